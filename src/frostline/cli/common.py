@@ -1,0 +1,47 @@
+"""Owns: what the smaller commands share - flags, overrides. Must not know: what they do."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NoReturn
+
+from frostline.errors import UserError
+
+if TYPE_CHECKING:
+    from frostline.config import Job
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as all of frostline's."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises what was wrong, without the usage.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def override_parser(command: str, description: str, epilog: str = "") -> OneLineParser:
+    """Returns a parser for a command that takes config overrides, as `model=minilm`."""
+    parser = OneLineParser(
+        prog=f"frostline {command}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as of `frostline run`: model=minilm ...")
+    parser.add_argument("--config-dir", help="a folder of your own config groups")
+    return parser
+
+
+def compose(arguments: argparse.Namespace) -> Job:
+    """Composes the job that a command's overrides describe.
+
+    Raises:
+        SpecError: It doesn't compose or isn't valid.
+    """
+    from frostline.config import compose_job  # Hydra: not for --help
+
+    return compose_job(arguments.overrides, arguments.config_dir)

@@ -1,0 +1,34 @@
+"""Owns: tab completion - Hydra's own, under the names of frostline's commands. Must not know: the config.
+
+Hydra completes the line of an application without subcommands, so the subcommand is taken out of the line first.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+
+_TAKE_OVERRIDES = frozenset({"run", "fetch", "inspect", "ui"})
+
+
+def main(arguments: list[str], commands: tuple[str, ...]) -> int:
+    """Answers `frostline -sc install=bash` and the shell's `-sc query=bash`."""
+    action = arguments[1].partition("=")[0] if len(arguments) > 1 else ""
+    if action == "query":
+        line = os.environ.get("COMP_LINE", "")
+        words = line.split()
+        typing_command = len(words) < 2 or (len(words) == 2 and not line.endswith(" "))
+        if typing_command:
+            start = words[1] if len(words) == 2 else ""
+            print(" ".join(command for command in commands if command.startswith(start)))
+            return 0
+        if words[1] not in _TAKE_OVERRIDES:
+            return 0
+        ending = " " if line.endswith(" ") else ""
+        os.environ["COMP_LINE"] = shlex.join([words[0]]) + " " + " ".join(words[2:]) + ending
+    from frostline.cli.run import launch
+
+    sys.argv = ["frostline"]
+    launch(arguments)
+    return 0

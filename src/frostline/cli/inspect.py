@@ -1,0 +1,128 @@
+"""Owns: `frostline inspect` - a model's parts, counted. Must not know: weights; it builds the model without them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from frostline import assets
+from frostline.cli.common import compose, override_parser
+from frostline.errors import ModelError
+from frostline.spec import RunSpec, Task
+
+
+def main(arguments: list[str]) -> int:
+    """Prints blocks, parameter names, shapes and counts of a model, and what each frozen depth leaves to train."""
+    parser = override_parser(
+        "inspect",
+        "Shows a model's blocks, parameter names, shapes and counts, and what is frozen and trained at each depth.\n"
+        "Only its config is read, not its weights.",
+        "example: frostline inspect model=minilm",
+    )
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--params", action="store_true", help="list every parameter tensor, too")
+    options = parser.parse_args(arguments)
+    facts = examine(compose(options).run)
+    if options.json:
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        _print(facts, options)
+    return 0
+
+
+def examine(spec: RunSpec) -> dict[str, Any]:
+    """Returns what there is to know of a model's structure.
+
+    Args:
+        spec: Its model; the dataset's label names size the head.
+
+    Raises:
+        UserError: The model can't be found or isn't supported.
+    """
+    from frostline.anatomy import count, count_at, dissect, undivided
+    from frostline.model import skeleton
+
+    names = spec.dataset.label_names or ("LABEL_0", "LABEL_1")
+    model = skeleton(assets.model_folder(spec.model), task=spec.dataset.task, label_names=names)
+    try:
+        anatomy, trouble = dissect(model), None
+    except ModelError as error:
+        anatomy, trouble = undivided(model), str(error)
+    base = model.base_model
+    whole = count_at(anatomy, None)
+    depths: dict[str, int | None] = {"none": None}
+    if trouble is None:
+        depths |= {str(depth): depth for depth in range(anatomy.num_blocks + 1)}
+    return {
+        "model": spec.model_name,
+        "class": type(model).__name__,
+        "num_labels": 1 if spec.dataset.task is Task.REGRESSION else len(names),
+        "num_params": whole.num_total,
+        "num_named_params": len(list(model.named_parameters())),
+        "base": {
+            "class": type(base).__name__,
+            "num_params": count((("", base),)),
+            "num_named_params": len(list(base.named_parameters())),
+        },
+        "num_blocks": anatomy.num_blocks,
+        "unsupported": trouble,
+        "parts": [
+            {
+                "part": part,
+                "modules": [{"name": name, "num_params": count(((name, module),))} for name, module in modules],
+                "num_params": count(modules),
+            }
+            for part, modules in anatomy.groups()
+        ],
+        "depths": [
+            {
+                "freeze": "none" if depth is None else f"depth={depth}",
+                "head_only": depth is not None and depth == anatomy.num_blocks,
+                "num_trainable": count_at(anatomy, depth).num_trainable,
+                "num_frozen": count_at(anatomy, depth).num_frozen,
+            }
+            for depth in depths.values()
+        ],
+        "params": [
+            {"name": name, "shape": list(parameter.shape), "num_params": parameter.numel()}
+            for name, parameter in model.named_parameters()
+        ],
+    }
+
+
+def _print(facts: dict[str, Any], options: argparse.Namespace) -> None:
+    console = Console()
+    base = facts["base"]
+    console.print(
+        f"{facts['model']}: {facts['class']}, {facts['num_params']:,} parameters in {facts['num_named_params']} tensors, "
+        f"{facts['num_blocks']} blocks\n"
+        f"base model {base['class']}: {base['num_params']:,} parameters in {base['num_named_params']} tensors",
+        highlight=False,
+    )
+    parts = Table("part", "module", box=box.SIMPLE_HEAD, pad_edge=False)
+    parts.add_column("parameters", justify="right")
+    for part in facts["parts"]:
+        for index, module in enumerate(part["modules"]):
+            parts.add_row("" if index else part["part"], module["name"], f"{module['num_params']:,}")
+    console.print(parts)
+    depths = Table("freeze", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("frozen", "trained", "trained %"):
+        depths.add_column(name, justify="right")
+    for row in facts["depths"]:
+        share = 100 * row["num_trainable"] / facts["num_params"]
+        label = f"{row['freeze']} (head)" if row["head_only"] else row["freeze"]
+        depths.add_row(label, f"{row['num_frozen']:,}", f"{row['num_trainable']:,}", f"{share:.1f}")
+    console.print(depths)
+    if facts["unsupported"]:
+        console.print(f"freezing by depth is not possible: {facts['unsupported']}", highlight=False)
+    if options.params:
+        params = Table("parameter", "shape", box=box.SIMPLE_HEAD, pad_edge=False)
+        params.add_column("count", justify="right")
+        for row in facts["params"]:
+            params.add_row(row["name"], " x ".join(map(str, row["shape"])) or "scalar", f"{row['num_params']:,}")
+        console.print(params)

@@ -1,0 +1,94 @@
+"""Owns: the `frostline` command and its exit codes. Must not know: what the commands do.
+
+Exit codes: 0 done, 1 a run failed, 2 bad input (one line on stderr), 130 and 143 stopped by a signal. Help and config
+errors import nothing heavy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from frostline import __version__
+from frostline.cli.common import OneLineParser
+from frostline.errors import RunFailedError, UserError
+
+_COMMANDS = {
+    "run": "train one model, or with -m one for each combination of values",
+    "fetch": "fetch the model and data that a later, offline run needs",
+    "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
+    "predict": "ask a trained run's model",
+    "ui": "open the MLflow UI on the store that runs went to",
+}
+
+_EXAMPLES = """\
+examples:
+  frostline run model=minilm dataset=movie_reviews freeze.depth=4 optimizer.lr=1e-4
+  frostline run -m freeze.depth=0,3,6 seed=0,1      one run for each combination
+  frostline run --help                              all config groups, keys and defaults
+  frostline predict runs/single/... "a wonderful film"
+  eval "$(frostline -sc install=bash)"              tab completion (bash, zsh, fish)
+
+FROSTLINE_HOME is where fetched models and data are kept; FROSTLINE_DEBUG=1 shows tracebacks.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command line and exits.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _dispatch(arguments)
+    except UserError as error:
+        code = report_error(error)
+    except RunFailedError as error:
+        code = report_error(error, 1)
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def report_error(error: BaseException, code: int = 2) -> int:
+    """Prints one line on stderr and returns the exit code; with FROSTLINE_DEBUG=1 raises instead."""
+    if os.environ.get("FROSTLINE_DEBUG") == "1":
+        raise error
+    print(f"frostline: {error}", file=sys.stderr)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if arguments and arguments[0] in {"-sc", "--shell-completion", "--shell_completion"}:
+        completion = importlib.import_module("frostline.cli.completion")
+        return int(completion.main(arguments, tuple(_COMMANDS)))
+    parser = _parser()
+    if not arguments:
+        parser.print_help()
+        return 0
+    if arguments[0] not in _COMMANDS:
+        parser.parse_args(arguments)  # --help, --version, or an error with the choices
+    command = importlib.import_module(f"frostline.cli.{arguments[0]}")
+    return int(command.main(arguments[1:]))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="frostline",
+        description="How much of a pretrained model should be frozen for my task, and at what learning rate?",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"frostline {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
+    for name, text in _COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    return parser

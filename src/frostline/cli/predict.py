@@ -1,0 +1,83 @@
+"""Owns: `frostline predict` - texts in, labels out. Must not know: how the model was trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline.cli.common import compose, override_parser
+from frostline.config import spec_from_text
+from frostline.errors import UserError
+from frostline.record import SPEC_FILE
+
+if TYPE_CHECKING:
+    from frostline.predict import Prediction
+
+
+def main(arguments: list[str]) -> int:
+    """Prints a label and its score for each text."""
+    parser = override_parser(
+        "predict",
+        "Asks the model of a trained run. Texts come as arguments, or one a line on standard input.",
+        'examples:\n  frostline predict runs/single/... "a wonderful film" "two hours I will not get back"\n'
+        "  frostline predict 0123456789abcdef < lines.txt      a run id in MLflow (--tracking-uri)",
+    )
+    parser.usage = "frostline predict [-h] [--json] [--pair TEXT] [--tracking-uri URI] RUN [TEXT ...]"
+    actions = [action for action in parser._actions if action.dest == "overrides"]
+    actions[0].help, actions[0].metavar = "the run: its folder or MLflow run id; then texts", "RUN [TEXT ...]"
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, with the score of every class")
+    parser.add_argument("--pair", help="second text, for a model of text pairs")
+    parser.add_argument("--tracking-uri", help="where to look a run id up; the config's by default")
+    options = parser.parse_intermixed_args(arguments)
+    if not options.overrides:
+        parser.error("give a run: its folder or its MLflow run id")
+    run, *texts = options.overrides
+    folder = _folder(run, options.tracking_uri, options.config_dir)
+    max_tokens = _max_tokens(folder)
+    from frostline.predict import Predictor
+
+    predictor = Predictor(folder / "model", max_tokens)
+    source = iter(texts) if texts else _lines()
+    for prediction in predictor.predict((text, options.pair) for text in source):
+        print(_shown(prediction, options.json), flush=True)
+    return 0
+
+
+def _folder(run: str, tracking_uri: str | None, config_dir: str | None) -> Path:
+    path = Path(run)
+    if path.is_dir():
+        return path
+    if "/" in run or not run.isalnum():
+        raise UserError(f"{run}: no such folder")
+    from argparse import Namespace
+
+    from frostline import tracking
+
+    uri = tracking_uri or compose(Namespace(overrides=[], config_dir=config_dir)).tracking.uri
+    return tracking.run_folder(uri, run)
+
+
+def _max_tokens(folder: Path) -> int:
+    try:
+        return spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8")).training.max_tokens
+    except OSError as error:
+        raise UserError(f"{folder}: is no run's folder ({SPEC_FILE}: {error.strerror})") from error
+
+
+def _lines() -> Iterator[str]:
+    if sys.stdin.isatty():
+        print("one text a line, Ctrl-D to end:", file=sys.stderr)
+    for line in sys.stdin:
+        yield line.rstrip("\r\n")
+
+
+def _shown(prediction: Prediction, as_json: bool) -> str:
+    if as_json:
+        fields = {"text": prediction.text, "label": prediction.label, "score": prediction.score, "scores": prediction.scores}
+        return json.dumps(fields, ensure_ascii=False)
+    text = " ".join(prediction.text.split())
+    label = f"{prediction.label}\t" if prediction.label is not None else ""
+    return f"{label}{prediction.score:.4f}\t{text}"

@@ -1,0 +1,71 @@
+"""Owns: what can be known to be wrong with a job in under a second, without torch. Must not know: Hydra."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from frostline import assets, metrics, optimizer
+from frostline.errors import SpecError, UserError
+from frostline.record import SPEC_FILE
+from frostline.registry import import_plugins
+from frostline.spec import ModelSpec, Source, spec_diff
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from frostline.config import Job
+
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+
+
+def preflight(job: Job) -> None:
+    """Checks names, local files and the depth against the model.
+
+    Raises:
+        UserError: One line that says what to mend.
+    """
+    spec = job.run
+    import_plugins(job.plugins)
+    optimizer.check(spec.optimizer)
+    metrics.check(spec.training, spec.dataset.task)
+    if spec.model.source is Source.PATH:
+        spec.check_depth(_num_blocks(spec.model))
+    if spec.dataset.source is Source.PATH:
+        assets.data_file(spec.dataset)
+        if spec.dataset.eval_from is not None:
+            assets.local_file(spec.dataset.eval_from, "dataset.eval_from")
+    if job.resume is not None:
+        check_resume(job)
+
+
+def check_resume(job: Job) -> Path:
+    """Returns the folder to resume from.
+
+    Raises:
+        UserError: It holds no run, or one of another config; the message has the difference.
+    """
+    from pathlib import Path
+
+    from frostline.config import spec_from_text
+
+    assert job.resume is not None
+    folder = Path(job.resume)
+    try:
+        recorded = spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"resume={job.resume}: no run's folder there ({SPEC_FILE}: {error.strerror})") from error
+    difference = spec_diff(recorded, job.run)
+    if difference:
+        raise SpecError(f"resume={job.resume}: that run had another config: {'; '.join(difference)}")
+    return folder
+
+
+def _num_blocks(spec: ModelSpec) -> int | None:
+    folder = assets.model_folder(spec)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder / 'config.json'}: can't be read: {error}") from error
+    found = [config[key] for key in _LAYER_KEYS if isinstance(config, dict) and isinstance(config.get(key), int)]
+    return found[0] if found else None

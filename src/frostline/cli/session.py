@@ -1,0 +1,48 @@
+"""Owns: what one command knows of the runs it started. Must not know: how a run is executed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from frostline.config import spec_from_text
+from frostline.errors import UserError
+from frostline.record import SPEC_FILE
+from frostline.report import Row, print_table
+from frostline.result import RESULT_FILE, RunResult
+
+
+@dataclass
+class Session:
+    """A command under way.
+
+    Attributes:
+        sweep_dir: The folder of a multirun, None of a single run.
+        num_jobs: How many runs it has, if that is known.
+    """
+
+    sweep_dir: Path | None = None
+    num_jobs: int | None = None
+
+
+current = Session()
+"""One process runs one command."""
+
+
+def rows_of(folder: Path) -> list[Row]:
+    """Returns the recorded runs below a folder, in the order of their names; unreadable ones are left out."""
+    rows = []
+    found = sorted(folder.rglob(RESULT_FILE), key=lambda path: [(len(part), part) for part in path.parts])
+    for path in found:
+        try:
+            spec = spec_from_text((path.parent / SPEC_FILE).read_text(encoding="utf-8"))
+            rows.append(Row(coordinates=spec.flat(), result=RunResult.read(path.parent), folder=path.parent))
+        except (UserError, OSError):
+            continue
+    return rows
+
+
+def print_comparison() -> None:
+    """Prints the runs of a multirun side by side; nothing after a single run."""
+    if current.sweep_dir is not None and (rows := rows_of(current.sweep_dir)):
+        print_table(rows)

@@ -1,0 +1,87 @@
+"""Owns: one composed config -> one recorded run. Must not know: argv, how Hydra launches it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from frostline.cli import session
+from frostline.cli.main import report_error
+from frostline.cli.preflight import check_resume
+from frostline.config import Job, decode_job
+from frostline.errors import RunFailedError, UserError
+from frostline.provenance import redact
+from frostline.record import Recorder, Recorders, RunFolder
+from frostline.registry import import_plugins
+from frostline.report import one_line, summary
+from frostline.result import RunResult, Status
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def task(cfg: DictConfig) -> float | None:
+    """Hydra's task function: trains what was composed.
+
+    Returns:
+        The objective, which any Hydra sweeper can optimize.
+
+    Raises:
+        UserError, RunFailedError: In a multirun, so that Hydra counts the job as failed and goes on.
+        SystemExit: In a single run, with the exit code; and after a signal.
+    """
+    settings = HydraConfig.get()
+    single = settings.mode == RunMode.RUN
+    out_dir = Path(settings.runtime.output_dir)
+    try:
+        job = decode_job(cfg)
+        import_plugins(job.plugins)
+        result = execute(job, out_dir, [redact(override) for override in settings.overrides.task])
+    except UserError as error:
+        code = report_error(error)
+        if single:
+            sys.exit(code)
+        raise
+    show(result, out_dir, None if single else settings.job.num)
+    if result.status is Status.KILLED:
+        sys.exit(_signal_code(result))
+    if result.status is not Status.FINISHED:
+        if single:
+            sys.exit(report_error(RunFailedError(f"{result.name}: {result.reason}"), 1))
+        raise RunFailedError(f"{result.name}: {result.reason}")
+    return result.objective.value if result.objective else None
+
+
+def execute(job: Job, out_dir: Path, overrides: list[str]) -> RunResult:
+    """Trains a job in a folder, recorded there and in MLflow.
+
+    Raises:
+        UserError: Bad input.
+    """
+    from frostline.tracking import MlflowRecorder
+    from frostline.train import run  # torch and Trainer: only now
+
+    spec = job.run
+    resume_from = check_resume(job) if job.resume is not None else None
+    with RunFolder(out_dir, spec, overrides) as folder:
+        recorders: list[Recorder] = [folder]
+        if job.tracking.enabled:
+            recorders.append(MlflowRecorder(job.tracking, spec, out_dir))
+        return run(spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from)
+
+
+def show(result: RunResult, out_dir: Path, job_num: int | None) -> None:
+    """Prints what a run came to: a summary, or one line of a multirun."""
+    if job_num is None:
+        print(summary(result, out_dir), flush=True)
+    else:
+        total = session.current.num_jobs
+        print(f"[{job_num + 1}{f'/{total}' if total else ''}] {one_line(result)}", flush=True)
+
+
+def _signal_code(result: RunResult) -> int:
+    return 143 if "SIGTERM" in (result.reason or "") else 130

@@ -1,0 +1,28 @@
+"""Owns: `frostline ui` - MLflow's UI on the store that runs went to. Must not know: MLflow."""
+
+from __future__ import annotations
+
+import os
+
+from frostline import tracking
+from frostline.cli.common import compose, override_parser
+from frostline.errors import UserError
+
+
+def main(arguments: list[str]) -> int:
+    """Replaces this process by MLflow's UI."""
+    parser = override_parser(
+        "ui",
+        "Serves the MLflow UI on the store of tracking.uri, sqlite:///mlflow.db in this folder by default.",
+        "example: frostline ui --port 5001",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=5000)
+    options = parser.parse_args(arguments)
+    uri = compose(options).tracking.uri
+    path = uri.removeprefix("sqlite:///")
+    if path != uri and not os.path.exists(path):  # noqa: PTH110 - a URI's path, taken as it is
+        raise UserError(f"tracking.uri={uri}: no runs were recorded there yet: frostline run first, in this folder")
+    command = tracking.ui_command(uri, options.host, options.port)
+    print(f"MLflow UI on http://{options.host}:{options.port}/ (Ctrl-C ends it)", flush=True)
+    os.execv(command[0], command)

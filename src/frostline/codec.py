@@ -1,0 +1,105 @@
+"""Owns: plain data -> typed dataclasses, strictly. Must not know: any particular dataclass.
+
+The one place where a key is unknown or a type is wrong, for a composed config and for a recorded JSON alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+from frostline.errors import SpecError, listing, nearest
+
+T = TypeVar("T")
+
+_NAMES = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
+def decode(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
+    """Builds a dataclass from nested mappings, checking every key and every type.
+
+    Args:
+        cls: The dataclass; nested dataclasses, enums, optionals and tuples of one type are followed.
+        data: What was composed or recorded.
+        prefix: Dotted name of `data` in error messages.
+
+    Raises:
+        SpecError: A key is unknown or missing, a type is wrong, or the dataclass refused a value.
+    """
+    if not isinstance(data, Mapping):
+        raise SpecError(f"{prefix or 'config'}: expected a group of keys, got {_shown(data)}")
+    hints = _hints(cls)
+    for key in data:
+        if key not in hints:
+            where, known = _dotted(prefix, key), [_dotted(prefix, name) for name in hints]
+            raise SpecError(f"{where}: unknown key{nearest(where, known)}; known: {listing(hints)}")
+    values: dict[str, Any] = {}
+    for key, hint in hints.items():
+        where = _dotted(prefix, key)
+        if key not in data:
+            raise SpecError(f"{where} is missing: give it, as {where}=...")
+        values[key] = _decode_value(hint, data[key], where)
+    return cls(**values)
+
+
+def _dotted(prefix: str, key: object) -> str:
+    return f"{prefix}.{key}" if prefix else str(key)
+
+
+@cache
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def _decode_value(hint: Any, value: Any, where: str) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, UnionType):
+        inner = [arg for arg in get_args(hint) if arg is not NoneType]
+        return None if value is None else _decode_value(inner[0], value, where)
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise SpecError(f"{where}: expected a list, as [a,b], got {_shown(value)}")
+        item = get_args(hint)[0]
+        return tuple(_decode_value(item, each, f"{where}[{i}]") for i, each in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise SpecError(f"{where}: expected keys and values, as {{a: b}}, got {_shown(value)}")
+        item = get_args(hint)[1]
+        return {str(key): _decode_value(item, each, f"{where}.{key}") for key, each in value.items()}
+    if is_dataclass(hint):
+        return decode(cast("type[Any]", hint), value, where)
+    if value is None:
+        raise SpecError(f"{where} is null: give a value, as {where}=...")
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return _decode_enum(hint, value, where)
+    return _decode_scalar(hint, value, where)
+
+
+def _decode_enum(hint: type[Enum], value: Any, where: str) -> Enum:
+    if isinstance(value, bool):  # YAML reads a bare on/off as true/false
+        value = "on" if value else "off"
+    choices = [str(member.value) for member in hint]
+    try:
+        return hint(value)
+    except ValueError:
+        raise SpecError(f"{where}={value}: no such choice{nearest(str(value), choices)}; one of {listing(choices)}") from None
+
+
+def _decode_scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is hint:
+        return value
+    raise SpecError(f"{where}={value}: expected {_NAMES[hint]}, got {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    kinds = {str: "the text", bool: "the switch", int: "the whole number", float: "the number", NoneType: ""}
+    if type(value) in kinds:
+        return f"{kinds[type(value)]} {value!r}".strip()
+    return "a list" if isinstance(value, Sequence) else "a group of keys"

@@ -1,0 +1,196 @@
+"""Owns: Hydra and OmegaConf -> typed specs; the library's one door to them. Must not know: training.
+
+Unknown keys, wrong types and `_target_` die here, before torch is imported. Behind this module nobody has heard of a
+`DictConfig`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from frostline import paths
+from frostline.codec import decode
+from frostline.config_errors import explain
+from frostline.errors import SpecError, UserError
+from frostline.spec import SCHEMA_VERSION, RunSpec, TrackingSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+# What `hydra.utils.instantiate` would act on. A recorded config is data and must never be able to run code.
+_CODE_KEYS = frozenset({"_target_", "_args_", "_recursive_", "_partial_", "_convert_"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A composed command: the run, and what is not part of it.
+
+    Attributes:
+        run: What to train.
+        tracking: Where to record it besides its folder.
+        resume: A run's folder to go on from, or None.
+        plugins: Modules to import first.
+    """
+
+    run: RunSpec
+    tracking: TrackingSpec
+    resume: str | None
+    plugins: tuple[str, ...]
+
+
+def decode_job(cfg: DictConfig) -> Job:
+    """Turns a composed config into a typed job.
+
+    Raises:
+        SpecError: An unknown key, a wrong type, a value out of range, a `_target_`, an interpolation that can't be
+            resolved. One line.
+    """
+    with _one_line_errors():
+        raw = OmegaConf.to_container(cfg, resolve=False)
+        assert isinstance(raw, dict)
+        raw.pop("hydra", None)
+        _refuse_code(raw, "")
+        data = OmegaConf.to_container(_without_hydra(cfg), resolve=True, throw_on_missing=True)
+        assert isinstance(data, dict)
+        _refuse_code(data, "")
+        rest = {key: data.pop(key, None) for key in ("tracking", "resume", "plugins")}
+        run = RunSpec.from_dict({str(key): value for key, value in data.items()})
+        tracking = decode(TrackingSpec, rest["tracking"] or {}, "tracking")
+        return Job(run=run, tracking=tracking, resume=rest["resume"], plugins=tuple(rest["plugins"] or ()))
+
+
+def compose_job(overrides: Sequence[str] = (), config_dir: str | None = None) -> Job:
+    """Composes `conf/config.yaml` with overrides, outside of `hydra.main`.
+
+    Args:
+        overrides: As on the command line: `model=minilm`, `freeze.depth=3`.
+        config_dir: A folder of the user's own groups.
+
+    Raises:
+        SpecError: The config can't be composed or isn't valid.
+    """
+    extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
+    with _one_line_errors(), _hydra_initialized():
+        return decode_job(compose("config", overrides=[*overrides, *extra]))
+
+
+def compose_run(overrides: Sequence[str] = ()) -> RunSpec:
+    """Composes one run. See `compose_job`."""
+    return compose_job(overrides).run
+
+
+def check_multirun(overrides: Sequence[str], config_name: str, check: Callable[[Job], None]) -> None:
+    """Composes every value of every sweep once, so that a bad one is known before the first run.
+
+    Each value is checked with the first values of the other sweeps: the sum of their numbers, not the product.
+
+    Args:
+        overrides: The job's overrides, sweeps included: `freeze.depth=0,3`.
+        config_name: The primary config.
+        check: Called with each job; raises `UserError` for a bad one.
+
+    Raises:
+        SpecError: One of them doesn't compose or isn't valid.
+    """
+    with _one_line_errors():
+        choices: list[list[str]] = []
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            if override.is_sweep_override():
+                key = override.get_key_element()
+                choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+            else:
+                assert override.input_line is not None
+                choices.append([override.input_line])
+        first = [values[0] for values in choices]
+        check(decode_job(compose(config_name, overrides=first)))
+        for position, values in enumerate(choices):
+            for value in values[1:]:
+                check(decode_job(compose(config_name, overrides=[*first[:position], value, *first[position + 1 :]])))
+
+
+def spec_from_text(text: str) -> RunSpec:
+    """Reads a recorded spec, JSON or YAML. It is data: interpolations and tags in it are not followed.
+
+    Raises:
+        SpecError: It isn't JSON or YAML, is of another schema version, or isn't a valid spec.
+    """
+    with _one_line_errors():
+        try:
+            data = json.loads(text)
+        except json.JSONDecodeError:
+            data = yaml.load(text, Loader=_PlainLoader)
+        if not isinstance(data, dict):
+            raise SpecError("the recorded spec is not a group of keys")
+        _refuse_code(data, "")
+        version = data.pop("schema", None)
+        if version != SCHEMA_VERSION:
+            raise SpecError(f"the recorded spec has schema {version}, this frostline reads {SCHEMA_VERSION}")
+        return RunSpec.from_dict(data)
+
+
+def spec_to_yaml(spec: RunSpec) -> str:
+    """Returns the spec as YAML that `spec_from_text` reads back."""
+    text: str = yaml.safe_dump({"schema": SCHEMA_VERSION, **spec.to_dict()}, sort_keys=False, allow_unicode=True)
+    return text
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """A safe loader that reads `1e-4` as the number it is (YAML 1.1 asks for a dot)."""
+
+
+_PlainLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+@contextmanager
+def _hydra_initialized() -> Iterator[None]:
+    if GlobalHydra.instance().is_initialized():
+        yield
+    else:
+        with initialize_config_dir(config_dir=str(paths.conf_dir()), version_base="1.3", job_name="frostline"):
+            yield
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        spec_error = explain(error)
+        if spec_error is None:
+            raise
+        raise spec_error from error
+
+
+def _without_hydra(cfg: DictConfig) -> DictConfig:
+    if "hydra" not in cfg:
+        return cfg
+    copy = cfg.copy()
+    OmegaConf.set_struct(copy, False)
+    OmegaConf.set_readonly(copy, False)
+    del copy["hydra"]
+    return copy
+
+
+def _refuse_code(data: Any, where: str) -> None:
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    for key, value in items:
+        name = f"{where}.{key}" if where else str(key)
+        if key in _CODE_KEYS:
+            raise SpecError(f"{name} is refused: a config is data and can't name code; register a name in a plugin")
+        _refuse_code(value, name)

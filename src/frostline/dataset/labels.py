@@ -1,0 +1,137 @@
+"""Owns: what a raw label means - a class, a number, or nothing. Must not know: where rows come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from frostline.errors import DataError, listing, nearest
+from frostline.spec import DatasetSpec, Task
+
+_MAX_SHARE_OF_CLASSES = 0.5  # assumed: more classes than half the rows is an id or a measurement
+_ALWAYS_FINE_CLASSES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRule:
+    """Maps raw labels to class ids or numbers.
+
+    Attributes:
+        names: Class names in the order of their ids; empty for regression.
+        classes: Raw value -> id, for labels that name a class; None for numbers.
+        threshold: Makes two classes of a rating.
+        dead_zone: Ratings nearer than this to the threshold are dropped.
+    """
+
+    names: tuple[str, ...]
+    classes: Mapping[Any, int] | None
+    threshold: float | None
+    dead_zone: float
+
+    def __call__(self, value: Any) -> float | int | None:
+        """Returns the label of a raw value, or None to drop the row.
+
+        Raises:
+            DataError: It has none; the caller names the row.
+        """
+        if value is None or value == "":
+            raise DataError("the label is missing")
+        if self.classes is not None:
+            if value not in self.classes:
+                raise DataError(f"label {value!r}{nearest(str(value), self.names)} is none of {listing(self.names)}")
+            return self.classes[value]
+        number = _number(value)
+        if self.threshold is None:
+            return number
+        distance = number - self.threshold
+        return None if abs(distance) < self.dead_zone else int(distance > 0)
+
+
+def label_rule(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, num_rows: int) -> LabelRule:
+    """Finds out what the labels of a table mean.
+
+    Args:
+        spec: The task, class names and rating rule.
+        unique: The different raw labels.
+        feature_names: Class names that the table itself brings (a hub dataset's ClassLabel).
+        num_rows: Rows of the table.
+
+    Raises:
+        DataError: The labels don't fit the task.
+    """
+    if spec.task is Task.REGRESSION:
+        return LabelRule(names=(), classes=None, threshold=None, dead_zone=0.0)
+    if spec.threshold is not None:
+        assert spec.label_names is not None, "DatasetSpec asks for them"
+        return LabelRule(names=spec.label_names, classes=None, threshold=spec.threshold, dead_zone=spec.dead_zone)
+    values = [value for value in unique if value is not None and value != ""]
+    if not values:
+        raise DataError(f"dataset.label_column={spec.label_column}: all its values are missing")
+    names = spec.label_names or (tuple(feature_names) if feature_names else None)
+    classes = _classes(values, names, spec.label_column)
+    found = names or tuple(str(_plain(value)) for value in classes)
+    if len(found) > max(_ALWAYS_FINE_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
+        raise DataError(
+            f"dataset.label_column={spec.label_column}: {len(found)} different values in {num_rows} rows are no classes; "
+            f"for numbers use dataset.task=regression or dataset.threshold"
+        )
+    return LabelRule(names=tuple(found), classes=classes, threshold=None, dead_zone=0.0)
+
+
+def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dict[Any, int]:
+    """Returns raw value -> id: by name, by number within the names, or by order."""
+    if names is not None and all(isinstance(value, str) and value in names for value in values):
+        return {value: names.index(value) for value in values}
+    numbers = [_whole(value) for value in values]
+    if all(number is not None for number in numbers):
+        if names is None:
+            order = {number: index for index, number in enumerate(sorted({int(n) for n in numbers if n is not None}))}
+            ordered = sorted(zip(values, numbers, strict=True), key=lambda pair: pair[1] or 0)
+            return {value: order[int(number)] for value, number in ordered if number is not None}
+        wrong = [n for n in numbers if n is not None and not 0 <= n < len(names)]
+        if wrong:
+            raise DataError(
+                f"dataset.label_column={column}: label {wrong[0]} is out of range: {len(names)} classes have the ids 0 to "
+                f"{len(names) - 1}"
+            )
+        return {value: int(number) for value, number in zip(values, numbers, strict=True) if number is not None}
+    if all(_is_number(value) for value in values):
+        raise DataError(
+            f"dataset.label_column={column}: its values are fractions ({values[0]}): give dataset.threshold to make two "
+            f"classes of them, or dataset.task=regression"
+        )
+    if names is None:
+        texts = sorted(str(value) for value in values)
+        return {value: texts.index(str(value)) for value in sorted(values, key=str)}
+    wrong_names = sorted(str(value) for value in values if value not in names)
+    raise DataError(
+        f"dataset.label_column={column}: label {wrong_names[0]!r}{nearest(wrong_names[0], names)} is none of {listing(names)}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    whole = _whole(value)
+    return whole if whole is not None else value
+
+
+def _whole(value: Any) -> int | None:
+    if isinstance(value, bool):
+        return int(value)
+    if _is_number(value) and float(value) == int(float(value)):
+        return int(float(value))
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
+
+
+def _number(value: Any) -> float:
+    if not _is_number(value):
+        raise DataError(f"the label {value!r} is not a finite number")
+    return float(value)

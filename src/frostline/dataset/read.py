@@ -1,0 +1,158 @@
+"""Owns: a file or a hub dataset -> one table of raw columns. Must not know: what the columns mean."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from frostline.errors import DataError
+from frostline.spec import DatasetSpec, Format, Source
+
+_BY_EXTENSION = {
+    ".csv": Format.CSV,
+    ".tsv": Format.TSV,
+    ".tab": Format.TSV,
+    ".jsonl": Format.JSONL,
+    ".json": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".parquet": Format.PARQUET,
+}
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTable:
+    """A table as it was read, memory-mapped.
+
+    Attributes:
+        table: All columns; of CSV and TSV all as text, so that nothing is guessed.
+        fingerprint: sha256 of the file, or the hub's identity of the split.
+        name: For messages.
+    """
+
+    table: datasets.Dataset
+    fingerprint: str
+    name: str
+
+
+def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
+    """Reads a local file into a memory-mapped table.
+
+    Args:
+        path: The file.
+        spec: Its format, column names and quoting.
+        cache_dir: Where the table is kept; the same content is converted once.
+
+    Raises:
+        DataError: It is empty, not UTF-8, holds NUL bytes, or isn't of its format; one line, with the line number.
+    """
+    form = _BY_EXTENSION.get(path.suffix.lower()) if spec.format is Format.AUTO else spec.format
+    if form is None:
+        known = ", ".join(sorted(_BY_EXTENSION))
+        raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: is empty")
+    sha256 = _hash(path) if form is Format.PARQUET else _check_text(path)
+    builder, options = _builder(path, form, spec)
+    folder = cache_dir / sha256[:20]
+    try:
+        table = datasets.load_dataset(builder, data_files=[str(path)], split="train", cache_dir=str(folder), **options)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{path.name}: can't be read as {form.value}: {_cause(error)}") from error
+    if len(table) == 0:
+        raise DataError(f"{path}: holds a header line and no rows" if form in {Format.CSV, Format.TSV} else f"{path}: holds no rows")
+    return RawTable(table=table, fingerprint=sha256, name=path.name)
+
+
+def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:
+    """Reads one split of a hub dataset, or of a local folder in the layout of one.
+
+    Raises:
+        DataError: There is no such split or subset.
+        Exception: Whatever the hub raises; the caller names it.
+    """
+    assert spec.source is Source.HUB
+    try:
+        table = datasets.load_dataset(
+            spec.location, spec.subset, split=split, revision=spec.revision, cache_dir=str(cache_dir)
+        )
+    except ValueError as error:
+        raise DataError(f"dataset.location={spec.location}: {_cause(error)}") from error
+    if len(table) == 0:
+        raise DataError(f"{spec.location}: split {split} holds no rows")
+    fingerprint = hashlib.sha256(f"{spec.location}:{spec.subset}:{split}:{table._fingerprint}".encode()).hexdigest()
+    return RawTable(table=table, fingerprint=fingerprint, name=f"{spec.location} ({split})")
+
+
+def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str, Any]]:
+    if form is Format.PARQUET:
+        return "parquet", {}
+    if form is Format.JSONL:
+        return "json", {}
+    separator = "\t" if form is Format.TSV else ","
+    columns = list(spec.columns) if spec.columns is not None else _header(path, separator, spec.quoted)
+    repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated:
+        raise DataError(f"{path.name}: column {repeated[0]!r} stands in its header more than once")
+    return "csv", {
+        "sep": separator,
+        "column_names": columns,
+        "header": None,
+        "skiprows": 0 if spec.columns is not None else 1,
+        "quoting": csv.QUOTE_MINIMAL if spec.quoted else csv.QUOTE_NONE,
+        # Everything is text until its meaning is known: no "NA" that becomes null, no "007" that becomes 7.
+        "features": datasets.Features({name: datasets.Value("string") for name in columns}),
+        "keep_default_na": False,
+        "encoding": "utf-8-sig",
+    }
+
+
+def _header(path: Path, separator: str, quoted: bool) -> list[str]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
+        try:
+            header = next(rows, [])
+        except csv.Error as error:
+            raise DataError(f"{path.name}, line 1: {error}") from error
+    if not any(name.strip() for name in header):
+        raise DataError(f"{path.name}: its first line holds no column names; without a header line give dataset.columns")
+    return header
+
+
+def _check_text(path: Path) -> str:
+    """Returns the sha256 of a text file, read line by line; refuses what the readers would mangle."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            digest.update(line)
+            if b"\0" in line:
+                raise DataError(f"{path.name}, line {number}: holds a NUL byte: is it a text file in UTF-8?")
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path.name}, line {number}: is not UTF-8 (byte {error.start + 1}); convert it, as with "
+                    f"iconv -f LATIN1 -t UTF-8"
+                ) from error
+    return digest.hexdigest()
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,251 @@
+"""Owns: a `DatasetSpec` -> training and evaluation rows with labels, and the report on them. Must not know: tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from frostline.dataset.labels import LabelRule, label_rule
+from frostline.dataset.read import RawTable, read_file, read_hub
+from frostline.dataset.split import Indices, order, row_key, split
+from frostline.errors import DataError, listing, nearest
+from frostline.spec import DatasetSpec, Source, Task
+
+_ROWS_VERSION = 1  # part of cache fingerprints: raise it when the same input would give other rows
+
+FindFile = Callable[[str | None], Path]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows ready to be tokenized.
+
+    Attributes:
+        train: Columns `text`, `pair` (with a pair column) and `labels`, in the seeded order.
+        evaluation: The same of the held-out rows.
+        label_names: In the order of their ids; empty for regression.
+        fingerprint: sha256 of what these rows are.
+        report: Sizes, label counts, duplicates, overlap, dropped and empty rows.
+        warnings: What the user should know of, a line each.
+    """
+
+    train: datasets.Dataset
+    evaluation: datasets.Dataset
+    label_names: tuple[str, ...]
+    fingerprint: str
+    report: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A table with its labels and keys as arrays, and the rows of it that are used."""
+
+    table: datasets.Dataset
+    keys: Any
+    labels: Any
+    indices: Indices
+
+    def used(self) -> tuple[Any, Any]:
+        return self.keys[self.indices], self.labels[self.indices]
+
+
+def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
+    """Reads, labels and splits a dataset.
+
+    Args:
+        spec: Which, and how.
+        find_file: Returns the local path of the dataset's file (None) or of `eval_from`; not called for hub datasets.
+        cache_dir: Where converted tables are kept, memory-mapped.
+
+    Raises:
+        DataError: The rows can't be used; one line that names the column or the row.
+    """
+    raw = _read(spec, None, find_file, cache_dir)
+    rule = _rule(spec, raw)
+    table = _labelled(raw, spec, rule)
+    keys, labels = _arrays(table)
+    if spec.eval_from is None:
+        train, held_out = split(
+            keys, labels, regression=spec.task is Task.REGRESSION, fraction=spec.eval_fraction, seed=spec.seed
+        )
+        parts = [_part(table, keys, labels, train, spec, spec.train_rows), _part(table, keys, labels, held_out, spec, spec.eval_rows)]
+        fingerprints = [raw.fingerprint]
+    else:
+        other = _read(spec, spec.eval_from, find_file, cache_dir)
+        other_table = _labelled(other, spec, rule)
+        other_keys, other_labels = _arrays(other_table)
+        parts = [
+            _part(table, keys, labels, np.arange(len(keys)), spec, spec.train_rows),
+            _part(other_table, other_keys, other_labels, np.arange(len(other_keys)), spec, spec.eval_rows),
+        ]
+        fingerprints = [raw.fingerprint, other.fingerprint]
+    _check_enough(parts, rule, spec)
+    report, warnings = _report(parts, rule, raw.table, table)
+    return Rows(
+        train=parts[0].table.select(parts[0].indices).remove_columns("key"),
+        evaluation=parts[1].table.select(parts[1].indices).remove_columns("key"),
+        label_names=rule.names,
+        fingerprint=_digest([_ROWS_VERSION, *fingerprints, *_meaning(spec, rule), *_choice(spec)]),
+        report=report,
+        warnings=warnings,
+    )
+
+
+def _read(spec: DatasetSpec, eval_from: str | None, find_file: FindFile, cache_dir: Path) -> RawTable:
+    if spec.source is Source.HUB:
+        return read_hub(spec, eval_from or spec.split, cache_dir)
+    return read_file(find_file(eval_from), spec, cache_dir)
+
+
+def _rule(spec: DatasetSpec, raw: RawTable) -> LabelRule:
+    _check_columns(spec, raw)
+    feature = raw.table.features[spec.label_column]
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+    needs_classes = spec.task is Task.CLASSIFICATION and spec.threshold is None
+    try:
+        unique = raw.table.unique(spec.label_column) if needs_classes else []
+    except Exception as error:
+        raise DataError(f"dataset.label_column={spec.label_column}: holds {feature}, not labels") from error
+    return label_rule(spec, unique, names, len(raw.table))
+
+
+def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
+    for key in ("text_column", "pair_column", "label_column"):
+        column = getattr(spec, key)
+        if column is not None and column not in raw.table.column_names:
+            known = raw.table.column_names
+            raise DataError(f"dataset.{key}={column}: {raw.name} has no such column{nearest(column, known)}; it has {listing(known)}")
+
+
+def _labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
+    """Returns columns text, pair, labels and key, dropped rows left out; converted once for the same input."""
+    _check_columns(spec, raw)
+    regression = spec.task is Task.REGRESSION
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {"text": [], "labels": [], "key": []}
+        if spec.pair_column is not None:
+            out["pair"] = []
+        for offset, index in enumerate(indices):
+            where = f"{raw.name}, row {index + 1}"
+            text = _text(batch[spec.text_column][offset], where, spec.text_column)
+            pair = None
+            if spec.pair_column is not None:
+                pair = _text(batch[spec.pair_column][offset], where, spec.pair_column)
+            try:
+                label = rule(batch[spec.label_column][offset])
+            except DataError as error:
+                raise DataError(f"{where}: {error} (dataset.label_column={spec.label_column})") from error
+            if label is None:
+                continue
+            out["text"].append(text)
+            out["labels"].append(label)
+            out["key"].append(row_key(text, pair))
+            if pair is not None:
+                out["pair"].append(pair)
+        return out
+
+    features = {"text": "string", "labels": "float64" if regression else "int64", "key": "int64"}
+    if spec.pair_column is not None:
+        features["pair"] = "string"
+    return raw.table.map(
+        convert,
+        batched=True,
+        with_indices=True,
+        remove_columns=raw.table.column_names,
+        features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}),
+        new_fingerprint=_digest([_ROWS_VERSION, raw.fingerprint, *_meaning(spec, rule)])[:32],
+        desc="labels",
+    )
+
+
+def _text(value: Any, where: str, column: str) -> str:
+    if value is None:
+        raise DataError(f"{where}: the text is missing (column {column})")
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected text in column {column}, got {type(value).__name__}")
+    return value
+
+
+def _arrays(table: datasets.Dataset) -> tuple[Any, Any]:
+    if len(table) == 0:
+        raise DataError("no rows are left: every rating lies within dataset.dead_zone")
+    keys = np.concatenate([np.asarray(batch["key"], dtype=np.uint64) for batch in table.select_columns("key").iter(10_000)])
+    labels = np.concatenate([np.asarray(b["labels"], dtype=np.float64) for b in table.select_columns("labels").iter(10_000)])
+    return keys, labels
+
+
+def _part(table: datasets.Dataset, keys: Any, labels: Any, indices: Indices, spec: DatasetSpec, rows: int | None) -> _Part:
+    return _Part(table=table, keys=keys, labels=labels, indices=order(indices, keys, labels, spec.seed)[:rows])
+
+
+def _check_enough(parts: list[_Part], rule: LabelRule, spec: DatasetSpec) -> None:
+    for name, part in zip(("train on", "evaluate on"), parts, strict=True):
+        if not len(part.indices):
+            total = sum(len(other.indices) for other in parts)
+            raise DataError(f"no rows to {name}: there are {total} in all; change dataset.eval_fraction or the data")
+    _, labels = parts[0].used()
+    if rule.names and len(np.unique(labels)) < 2:
+        only = rule.names[int(labels[0])]
+        hint = f" of dataset.train_rows={spec.train_rows}" if spec.train_rows is not None else ""
+        raise DataError(f"the {len(labels)} training rows{hint} hold one class only ({only}): there is nothing to learn")
+
+
+def _report(
+    parts: list[_Part], rule: LabelRule, raw: datasets.Dataset, table: datasets.Dataset
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    (train_keys, train_labels), (eval_keys, eval_labels) = (part.used() for part in parts)
+    empty = row_key("", None)
+    overlap = int(np.isin(eval_keys, train_keys).sum())
+    report = {
+        "rows_read": len(raw),
+        "rows_dropped": len(raw) - len(table),
+        "train_rows": len(train_keys),
+        "eval_rows": len(eval_keys),
+        "labels": {"train": _label_counts(train_labels, rule), "eval": _label_counts(eval_labels, rule)},
+        "duplicates": {"train": _duplicates(train_keys), "eval": _duplicates(eval_keys)},
+        "overlap": overlap,
+        "empty_texts": int((train_keys == empty).sum() + (eval_keys == empty).sum()),
+    }
+    warnings = []
+    if overlap:
+        warnings.append(f"{overlap} of {len(eval_keys)} evaluation rows have a text that is trained on")
+    if report["duplicates"]["train"]:
+        warnings.append(f"{report['duplicates']['train']} training rows repeat a text")
+    if report["empty_texts"]:
+        warnings.append(f"{report['empty_texts']} rows have an empty text")
+    return report, tuple(warnings)
+
+
+def _label_counts(labels: Any, rule: LabelRule) -> dict[str, Any]:
+    if rule.names:
+        counts = np.bincount(labels.astype(np.int64), minlength=len(rule.names))
+        return {name: int(count) for name, count in zip(rule.names, counts, strict=True)}
+    return {"mean": float(labels.mean()), "std": float(labels.std()), "min": float(labels.min()), "max": float(labels.max())}
+
+
+def _duplicates(keys: Any) -> int:
+    return len(keys) - len(np.unique(keys))
+
+
+def _meaning(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
+    """What turns raw columns into texts and labels."""
+    columns = [spec.text_column, spec.pair_column, spec.label_column, spec.columns, spec.quoted]
+    return [*columns, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
+
+
+def _choice(spec: DatasetSpec) -> list[Any]:
+    """What decides which rows train and which evaluate."""
+    return [spec.eval_from is None, spec.eval_fraction, spec.train_rows, spec.eval_rows, spec.seed]
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

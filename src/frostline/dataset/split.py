@@ -1,0 +1,81 @@
+"""Owns: which rows train and which evaluate, from hashes of the rows. Must not know: what a row says.
+
+The split depends on what the rows are, not on their order in a file: shuffling a file changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+Keys = npt.NDArray[np.uint64]
+Labels = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+_REGRESSION_STRATA = 10
+
+
+def row_key(text: str, pair: str | None) -> int:
+    """Returns a 63-bit hash of a row's text, the same for the same text on any machine."""
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8)
+    if pair is not None:
+        digest.update(b"\0" + pair.encode("utf-8", "surrogatepass"))
+    return int.from_bytes(digest.digest(), "big") >> 1  # fits Arrow's int64
+
+
+def seeded(keys: Keys, seed: int, purpose: int) -> Keys:
+    """Returns new, independent hashes of keys (the mixing function of SplitMix64, Steele et al. 2014).
+
+    Args:
+        keys: `[N]`.
+        seed: Another seed, other hashes.
+        purpose: Keeps the hashes that split apart from those that order.
+    """
+    with np.errstate(over="ignore"):
+        z = keys + np.uint64(0x9E3779B97F4A7C15) * np.uint64(2 * seed + purpose + 1)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+def split(keys: Keys, labels: Labels, *, regression: bool, fraction: float, seed: int) -> tuple[Indices, Indices]:
+    """Splits rows into training and evaluation, stratified by label.
+
+    Within each class (each tenth of the range of ranks, for regression) the rows with the smallest hashes are held out;
+    equal texts of one class stay on one side.
+
+    Args:
+        keys: `[N]`, from `row_key`.
+        labels: `[N]`.
+        regression: Whether labels are numbers.
+        fraction: Share to hold out.
+        seed: Another seed, another split.
+
+    Returns:
+        Indices of training rows and of evaluation rows, each in the file's order.
+    """
+    hashes = seeded(keys, seed, purpose=0)
+    held_out = np.zeros(len(keys), dtype=bool)
+    for stratum in _strata(labels, regression):
+        ordered = stratum[np.argsort(hashes[stratum], kind="stable")]
+        count = round(fraction * len(ordered))
+        while 0 < count < len(ordered) and hashes[ordered[count]] == hashes[ordered[count - 1]]:
+            count += 1  # never cut between equal texts
+        held_out[ordered[:count]] = True
+    everything = np.arange(len(keys))
+    return everything[~held_out], everything[held_out]
+
+
+def order(indices: Indices, keys: Keys, labels: Labels, seed: int) -> Indices:
+    """Returns indices in the seeded order: by a hash of the row, so independent of the order in the file."""
+    hashes = seeded(keys[indices], seed, purpose=1)
+    return indices[np.lexsort((labels[indices], hashes))]
+
+
+def _strata(labels: Labels, regression: bool) -> list[Indices]:
+    if not regression:
+        return [np.flatnonzero(labels == value) for value in np.unique(labels)]
+    by_rank = np.argsort(labels, kind="stable")
+    return [part for part in np.array_split(by_rank, min(_REGRESSION_STRATA, len(labels))) if len(part)]

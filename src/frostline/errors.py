@@ -1,0 +1,57 @@
+"""Owns: the errors that a user can cause. Must not know: who raises them or how they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(ValueError):
+    """Something the user can mend: shown as one line, without a traceback, with exit code 2.
+
+    The message names the key or the file and the way out. It holds no line breaks.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class SpecError(UserError):
+    """A run's description is wrong: an unknown key, a wrong type, a value out of range."""
+
+
+class AssetError(UserError):
+    """A model or data file can't be had, or isn't what its checksum says."""
+
+
+class DataError(UserError):
+    """The rows can't be used: a missing column, a null, one class only."""
+
+
+class ModelError(UserError):
+    """The model can't be used: an unsupported architecture, pickled weights, remote code."""
+
+
+class RunFailedError(RuntimeError):
+    """A run ended as FAILED; its reason is recorded in its folder. Exit code 1."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Returns `" (did you mean 'x'?)"` for the choice nearest to `word`, or an empty string.
+
+    Args:
+        word: What the user wrote; may be dotted.
+        choices: What would have been valid, dotted alike.
+    """
+    known = list(choices)
+    group, _, last = word.rpartition(".")
+    # `learing_rate` is near `lr` in meaning, not in letters: try the initials of its parts first.
+    initials = "".join(part[:1] for part in last.split("_")) if "_" in last else ""
+    guess = f"{group}.{initials}" if group else initials
+    match = [guess] if guess in known else get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def listing(choices: Iterable[object]) -> str:
+    """Returns `choices` as `a, b, c`, sorted: the tail of an error message."""
+    return ", ".join(sorted(str(choice) for choice in choices))

@@ -1,0 +1,167 @@
+"""Owns: metric names, and logits and labels -> numbers. Must not know: training.
+
+Importing this package imports neither evaluate nor scikit-learn, so that a wrong name is found at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.errors import SpecError, UserError, listing, nearest
+from frostline.registry import Registry
+from frostline.spec import Direction, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from frostline.spec import TrainingSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricInfo:
+    """What is known of a metric before it is loaded.
+
+    Attributes:
+        direction: Whether more or less of it is better.
+        task: Which task it is for.
+        load: Returns an `evaluate.EvaluationModule`.
+        scores: Whether it reads class probabilities instead of classes.
+        binary_only: Whether it needs exactly two classes.
+    """
+
+    direction: Direction
+    task: Task
+    load: Callable[[], Any]
+    scores: bool = False
+    binary_only: bool = False
+
+
+METRICS: Registry[MetricInfo] = Registry("metric")
+"""Names for `training.metrics`. Register your own in a plugin: `METRICS.register("mine")(MetricInfo(...))`."""
+
+
+def _offline(name: str) -> Callable[[], Any]:
+    def load() -> Any:
+        from frostline.metrics import offline
+
+        return offline.METRIC_CLASSES[name]()
+
+    return load
+
+
+def _register(name: str, direction: Direction, task: Task, **kwargs: bool) -> None:
+    METRICS.register(name)(MetricInfo(direction=direction, task=task, load=_offline(name), **kwargs))
+
+
+for _name in ("accuracy", "balanced_accuracy", "f1_macro", "matthews_correlation", "precision_macro", "recall_macro"):
+    _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION)
+for _name in ("f1", "precision", "recall"):
+    _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION, binary_only=True)
+_register("roc_auc", Direction.MAXIMIZE, Task.CLASSIFICATION, scores=True)
+for _name in ("mse", "mae"):
+    _register(_name, Direction.MINIMIZE, Task.REGRESSION)
+for _name in ("pearson", "spearman"):
+    _register(_name, Direction.MAXIMIZE, Task.REGRESSION)
+
+_LOSS = "loss"
+
+
+def check(spec: TrainingSpec, task: Task) -> None:
+    """Checks metric names, objective and direction, without loading anything.
+
+    A name that is not frostline's own may be one of `evaluate.load`'s, or a path to a metric script: those are only
+    known once loaded.
+
+    Raises:
+        SpecError: An objective that isn't computed, a direction that contradicts it, a metric of the other task.
+    """
+    for name in spec.metrics:
+        if name in METRICS and METRICS.get(name).task is not task:
+            fitting = listing(known for known in METRICS if METRICS.get(known).task is task)
+            raise SpecError(f"training.metrics: {name} is not for {task.value}; for it there are {fitting}")
+    known = Direction.MINIMIZE if spec.objective == _LOSS else None
+    if spec.objective in spec.metrics and spec.objective in METRICS:
+        known = METRICS.get(spec.objective).direction
+    if known is not None and spec.direction is not known:
+        raise SpecError(
+            f"training.direction={spec.direction.value} contradicts training.objective={spec.objective}, "
+            f"which is to {known.value}: set training.direction={known.value}"
+        )
+    foreign = [name for name in spec.metrics if name not in METRICS]
+    if spec.objective not in {*spec.metrics, _LOSS} and not foreign:
+        choices = [*spec.metrics, _LOSS]
+        raise SpecError(
+            f"training.objective={spec.objective}: is not computed{nearest(spec.objective, choices)}; "
+            f"training.metrics gives {listing(choices)}"
+        )
+
+
+class ComputeMetrics:
+    """Turns logits and labels into named numbers: Trainer's `compute_metrics`.
+
+    Args:
+        names: What to compute: frostline's own metrics, `evaluate.load` names or paths.
+        task: Classification takes the class of the largest logit, regression the one output as it is.
+        num_labels: Number of classes (1 for regression).
+
+    Raises:
+        UserError: A metric is not known, can't be loaded, or doesn't fit the number of classes.
+    """
+
+    def __init__(self, names: Sequence[str], task: Task, num_labels: int) -> None:
+        self._task = task
+        self._num_labels = num_labels
+        self._metrics = [(name, *_load(name)) for name in names]
+        for name, _, info in self._metrics:
+            if info is not None and info.binary_only and num_labels != 2:
+                raise SpecError(f"training.metrics: {name} is for two classes, here are {num_labels}: take {name}_macro")
+
+    def __call__(self, logits: Any, labels: Any) -> dict[str, float]:
+        """Computes all metrics.
+
+        Args:
+            logits: `[N, C]`; for regression `[N, 1]` or `[N]`.
+            labels: `[N]`.
+
+        Returns:
+            One number per name; a metric that gives several gives each under its own name.
+        """
+        import numpy as np
+
+        logits = np.asarray(logits, dtype=np.float64)
+        predictions = logits.reshape(-1) if self._task is Task.REGRESSION else logits.argmax(-1)
+        values: dict[str, float] = {}
+        for name, metric, info in self._metrics:
+            if info is not None and info.scores:
+                result = metric.compute(prediction_scores=_softmax(logits), references=labels)
+            else:
+                result = metric.compute(predictions=predictions, references=labels)
+            for key, value in (result or {}).items():
+                if isinstance(value, (int, float, np.number)):
+                    values[name if len(result) == 1 else key] = float(value)
+        return values
+
+
+def _softmax(logits: Any) -> Any:
+    import numpy as np
+
+    shifted = np.exp(logits - logits.max(-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
+
+
+def _load(name: str) -> tuple[Any, MetricInfo | None]:
+    if name in METRICS:
+        info = METRICS.get(name)
+        return info.load(), info
+    import evaluate
+
+    try:
+        return evaluate.load(name), None
+    except Exception as error:
+        where = "the path" if Path(name).suffix == ".py" else "evaluate.load's hub"
+        raise UserError(
+            f"training.metrics: {name!r} is not known{nearest(name, METRICS)} and {where} doesn't have it or can't be "
+            f"reached ({type(error).__name__}); known: {listing(METRICS)}"
+        ) from error

@@ -1,0 +1,124 @@
+"""Owns: metrics over scikit-learn and scipy as `evaluate.Metric` subclasses. Must not know: names' meaning to a config.
+
+`evaluate.load("accuracy")` fetches a script from the hub; these need no network and compose with `evaluate.combine`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import stats
+from sklearn import metrics as sk
+
+Compute = Callable[[Any, Any], float]
+
+
+class _Offline(evaluate.Metric):  # type: ignore[misc]
+    """A metric of one number, computed from memory."""
+
+    metric_name = ""
+    description = ""
+    label_type = "int64"
+    compute_one: Compute
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features(
+            {"predictions": datasets.Value(self.label_type), "references": datasets.Value(self.label_type)}
+        )
+        return evaluate.MetricInfo(description=self.description, citation="", features=features)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        with warnings.catch_warnings():
+            # One class only, or a constant: the value is NaN or 0 by definition, and that is what is returned.
+            warnings.simplefilter("ignore")
+            value = type(self).compute_one(np.asarray(predictions), np.asarray(references))
+        return {self.metric_name: float(value)}
+
+
+class RocAuc(evaluate.Metric):  # type: ignore[misc]
+    """Area under the ROC curve from class probabilities `[N, C]`; one against the rest, averaged, for C > 2."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features(
+            {
+                "prediction_scores": datasets.Sequence(datasets.Value("float64")),
+                "references": datasets.Value("int64"),
+            }
+        )
+        return evaluate.MetricInfo(description="Area under the ROC curve.", citation="", features=features)
+
+    def _compute(self, prediction_scores: Any, references: Any) -> dict[str, float]:
+        scores, labels = np.asarray(prediction_scores), np.asarray(references)
+        if len(np.unique(labels)) < 2:
+            return {"roc_auc": float("nan")}  # undefined: there is nothing to tell apart
+        if scores.shape[1] == 2:
+            return {"roc_auc": float(sk.roc_auc_score(labels, scores[:, 1]))}
+        present = np.unique(labels)
+        if len(present) < scores.shape[1]:
+            return {"roc_auc": float(np.mean([sk.roc_auc_score(labels == c, scores[:, c]) for c in present]))}
+        return {"roc_auc": float(sk.roc_auc_score(labels, scores, multi_class="ovr"))}
+
+
+def _spearman(predictions: Any, references: Any) -> float:
+    return float(stats.spearmanr(predictions, references).statistic)
+
+
+def _pearson(predictions: Any, references: Any) -> float:
+    return float(stats.pearsonr(predictions, references).statistic)
+
+
+def _averaged(function: Callable[..., float], average: str) -> Compute:
+    def compute(predictions: Any, references: Any) -> float:
+        return function(references, predictions, average=average, zero_division=0)
+
+    return compute
+
+
+def _plain(function: Callable[..., float]) -> Compute:
+    def compute(predictions: Any, references: Any) -> float:
+        return function(references, predictions)  # scikit-learn wants the truth first
+
+    return compute
+
+
+def _metric(name: str, description: str, compute: Compute, label_type: str = "int64") -> type[_Offline]:
+    attributes = {
+        "metric_name": name,
+        "description": description,
+        "label_type": label_type,
+        "compute_one": staticmethod(compute),
+        "__doc__": description,
+        "__module__": __name__,
+    }
+    return type(name.title().replace("_", ""), (_Offline,), attributes)
+
+
+METRIC_CLASSES: dict[str, type[evaluate.Metric]] = {
+    "accuracy": _metric("accuracy", "Share of rows whose class is right.", _plain(sk.accuracy_score)),
+    "balanced_accuracy": _metric("balanced_accuracy", "Mean recall over classes.", _plain(sk.balanced_accuracy_score)),
+    "f1": _metric("f1", "F1 of class 1 of two.", _averaged(sk.f1_score, "binary")),
+    "f1_macro": _metric("f1_macro", "Mean F1 over classes.", _averaged(sk.f1_score, "macro")),
+    "precision": _metric("precision", "Precision of class 1 of two.", _averaged(sk.precision_score, "binary")),
+    "precision_macro": _metric("precision_macro", "Mean precision over classes.", _averaged(sk.precision_score, "macro")),
+    "recall": _metric("recall", "Recall of class 1 of two.", _averaged(sk.recall_score, "binary")),
+    "recall_macro": _metric("recall_macro", "Mean recall over classes.", _averaged(sk.recall_score, "macro")),
+    "matthews_correlation": _metric(
+        "matthews_correlation", "Correlation of predicted and true classes, -1 to 1.", _plain(sk.matthews_corrcoef)
+    ),
+    "roc_auc": RocAuc,
+    "mse": _metric("mse", "Mean squared error.", _plain(sk.mean_squared_error), "float64"),
+    "mae": _metric("mae", "Mean absolute error.", _plain(sk.mean_absolute_error), "float64"),
+    "pearson": _metric("pearson", "Pearson correlation.", _pearson, "float64"),
+    "spearman": _metric("spearman", "Spearman rank correlation.", _spearman, "float64"),
+}

@@ -1,0 +1,226 @@
+"""Owns: a model folder -> a classifier and its tokenizer, refused when it can't be right. Must not know: training.
+
+Safetensors only; no code from a model's folder is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from frostline.errors import ModelError
+from frostline.provenance import sha256_of_file
+from frostline.spec import Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from frostline.spec import ModelSpec
+
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "tf_model.h5", "flax_model.msgpack")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A model ready to be trained.
+
+    Attributes:
+        model: With a fresh head, in fp32, on the CPU.
+        tokenizer: The one that the model was pretrained with.
+        weights_sha256: Of the weights file; of all file hashes in order if it is sharded.
+        fresh: Names of the tensors that were not in the weights file: the head.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    weights_sha256: str
+    fresh: tuple[str, ...]
+
+
+def load_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a model folder.
+
+    Args:
+        folder: The model's folder.
+        max_tokens: Longest text in tokens; checked against the model's positions.
+
+    Raises:
+        ModelError: There is none, it has more tokens than the model has embeddings, or the model has fewer positions.
+    """
+    config = load_config(folder)
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:
+            raise ModelError(f"{folder}: its tokenizer can't be loaded: {_first_line(error)}") from error
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(f"{folder}: its tokenizer has neither a padding nor an end token: batches can't be padded")
+        tokenizer.pad_token = tokenizer.eos_token
+    embeddings = getattr(config, "vocab_size", None)
+    if embeddings is not None and len(tokenizer) > embeddings:
+        raise ModelError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model only {embeddings} embeddings: "
+            f"they don't belong together"
+        )
+    positions = max_positions(config)
+    if positions is not None and max_tokens > positions:
+        raise ModelError(f"training.max_tokens={max_tokens}: the model has {positions} positions; give that or fewer")
+    return tokenizer
+
+
+def load_model(
+    spec: ModelSpec, folder: Path, *, task: Task, label_names: Sequence[str], tokenizer: PreTrainedTokenizerBase
+) -> LoadedModel:
+    """Loads pretrained weights under a fresh head for the task.
+
+    The head's first weights come from torch's global generator: seed it before.
+
+    Args:
+        spec: The model; its `weights_sha256` is checked when given.
+        folder: The model's folder.
+        task: Classification or regression.
+        label_names: Class names in the order of their ids; saved with the model.
+        tokenizer: The model's.
+
+    Raises:
+        ModelError: The weights are pickled, need remote code, are not what the spec says, or don't fit the model.
+    """
+    weights_sha256 = check_weights(spec, folder)
+    config = load_config(folder, _head_settings(task, label_names))
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    with _quiet():
+        try:
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                config=config,
+                dtype=torch.float32,  # the default is the file's dtype: training in fp16 by accident
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a head of other classes is replaced; anything else is refused below
+            )
+        except Exception as error:
+            raise ModelError(f"{folder}: the model can't be loaded: {_first_line(error)}") from error
+    mismatched = {str(item[0] if isinstance(item, (tuple, list)) else item) for item in info["mismatched_keys"]}
+    fresh = tuple(sorted({*info["missing_keys"], *mismatched}))
+    return LoadedModel(model=model, tokenizer=tokenizer, weights_sha256=weights_sha256, fresh=fresh)
+
+
+def check_fresh(fresh: Sequence[str], pretrained: Sequence[str], folder: Path) -> None:
+    """Refuses a model whose embeddings or blocks did not come from its weights file.
+
+    Args:
+        fresh: Tensors that were not in the file.
+        pretrained: Names of modules that must have been: embeddings and blocks.
+        folder: For the message.
+
+    Raises:
+        ModelError: Some of the pretrained part would be random.
+    """
+    random = [name for name in fresh if any(name.startswith(f"{prefix}.") for prefix in pretrained)]
+    if random:
+        raise ModelError(f"{folder}: the weights file lacks {len(random)} tensors of the pretrained part, as {random[0]}")
+
+
+def skeleton(folder: Path, *, task: Task, label_names: Sequence[str]) -> PreTrainedModel:
+    """Builds a model from its config alone, without weights, on the meta device: for counting and names.
+
+    Raises:
+        ModelError: The config can't be read or needs remote code.
+    """
+    config = load_config(folder, _head_settings(task, label_names))
+    with _quiet(), torch.device("meta"):
+        try:
+            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        except ValueError as error:
+            raise ModelError(f"{folder}: {_first_line(error)}") from error
+    return model
+
+
+def load_config(folder: Path, settings: dict[str, Any] | None = None) -> Any:
+    """Reads a model folder's config.json.
+
+    Raises:
+        ModelError: It isn't valid, or names code of its own.
+    """
+    try:
+        raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = raw.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder / 'config.json'}: can't be read: {_first_line(error)}") from error
+    try:
+        with _quiet():
+            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **(settings or {}))
+    except Exception as error:
+        if "auto_map" in raw:
+            raise ModelError(f"{folder}: the model ({kind}) brings code of its own, which frostline doesn't run") from error
+        raise ModelError(f"{folder}: model_type {kind!r}: {_first_line(error)}") from error
+
+
+def max_positions(config: Any) -> int | None:
+    """Returns how many tokens a model with learned positions can take, or None if it has no such limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    # RoBERTa and its kin start counting positions after the padding id.
+    offset = (getattr(config, "pad_token_id", 0) or 0) + 1 if "roberta" in str(config.model_type) else 0
+    return positions - offset
+
+
+def check_weights(spec: ModelSpec, folder: Path) -> str:
+    """Returns the sha256 of the weights of a model folder.
+
+    Raises:
+        ModelError: There are none, they are pickled, or they are not what the spec says.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+        if pickles:
+            raise ModelError(
+                f"{folder}: only pickled weights ({pickles[0]}), which can run code when loaded; convert them to "
+                f"safetensors: load them where you trust them and call save_pretrained"
+            )
+        raise ModelError(f"{folder}: no weights there (model.safetensors)")
+    hashes = [sha256_of_file(path) for path in files]
+    total = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    if spec.weights_sha256 is not None and total != spec.weights_sha256:
+        raise ModelError(f"{folder}: weights have sha256 {total[:12]}..., model.weights_sha256 says {spec.weights_sha256[:12]}...")
+    return total
+
+
+def _head_settings(task: Task, label_names: Sequence[str]) -> dict[str, Any]:
+    if task is Task.REGRESSION:
+        return {"num_labels": 1, "problem_type": "regression", "id2label": {0: "score"}, "label2id": {"score": 0}}
+    return {
+        "problem_type": "single_label_classification",
+        "id2label": dict(enumerate(label_names)),
+        "label2id": {name: index for index, name in enumerate(label_names)},
+    }
+
+
+class _quiet:  # noqa: N801 - reads as a statement
+    """Silences transformers while loading: what it warns of is checked here and told in one line."""
+
+    def __enter__(self) -> None:
+        self._verbosity = transformers_logging.get_verbosity()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+    def __exit__(self, *exc_info: object) -> None:
+        transformers_logging.set_verbosity(self._verbosity)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

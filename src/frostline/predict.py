@@ -1,0 +1,94 @@
+"""Owns: a trained run's model -> predictions with label names. Must not know: how it was trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from frostline.errors import ModelError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of a text.
+
+    Attributes:
+        text: The text.
+        label: Name of the likeliest class; None for regression.
+        score: Its probability; for regression the predicted number.
+        scores: Probability of every class by name; for regression the number under `score`.
+    """
+
+    text: str
+    label: str | None
+    score: float
+    scores: dict[str, float]
+
+
+class Predictor:
+    """A trained model, ready to be asked.
+
+    Args:
+        model_folder: `model/` of a run's folder.
+        max_tokens: Longer texts are cut to this, as in training.
+
+    Raises:
+        ModelError: There is no model, or it can't be loaded.
+    """
+
+    def __init__(self, model_folder: Path, max_tokens: int) -> None:
+        if not (model_folder / "config.json").is_file():
+            raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+            self._model = AutoModelForSequenceClassification.from_pretrained(
+                model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{model_folder}: can't be loaded: {str(error).splitlines()[0]}") from error
+        self._model.eval()
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model.to(self._device)
+        self._max_tokens = max_tokens
+
+    def predict(self, texts: Iterable[tuple[str, str | None]], batch_size: int = 32) -> Iterator[Prediction]:
+        """Yields a prediction for each text, in order, reading ahead no further than a batch.
+
+        Args:
+            texts: Texts, each with the second text of a pair or None.
+            batch_size: Texts per forward pass.
+        """
+        source = iter(texts)
+        while batch := list(islice(source, batch_size)):
+            yield from self._batch(batch)
+
+    @torch.inference_mode()
+    def _batch(self, batch: list[tuple[str, str | None]]) -> Iterator[Prediction]:
+        pairs = [pair for _, pair in batch if pair is not None]
+        encoded = self._tokenizer(
+            [text for text, _ in batch],
+            pairs if len(pairs) == len(batch) else None,
+            truncation=True,
+            max_length=self._max_tokens,
+            padding=True,
+            return_tensors="pt",
+        ).to(self._device)
+        logits = self._model(**encoded).logits.float().cpu()
+        names = self._model.config.id2label
+        for (text, _), row in zip(batch, logits, strict=True):
+            if self._model.config.problem_type == "regression":
+                value = row.item()
+                yield Prediction(text=text, label=None, score=value, scores={"score": value})
+                continue
+            probabilities = row.softmax(-1)
+            best = int(probabilities.argmax())
+            scores = {names[index]: float(value) for index, value in enumerate(probabilities)}
+            yield Prediction(text=text, label=names[best], score=float(probabilities[best]), scores=scores)

@@ -1,0 +1,126 @@
+"""Owns: where and with what a run was made - versions, platform, git, hashes. Must not know: what the run is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "frostline",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "datasets",
+    "evaluate",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "safetensors",
+    "hydra-core",
+    "omegaconf",
+    "mlflow",
+)
+_CHUNK_BYTES = 1 << 20
+
+
+def capture() -> dict[str, Any]:
+    """Returns versions, platform and the git state of the working directory. No secrets: no environment is read."""
+    return {
+        "versions": {"python": platform.python_version(), **_versions()},
+        "platform": {
+            "system": platform.platform(),
+            "machine": platform.machine(),
+            "cpu": _cpu_model(),
+            "cores": os.cpu_count(),
+        },
+        "git": git_state(Path.cwd()),
+        "command": [redact(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]]],
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def redact(text: str) -> str:
+    """Returns `text` without the user and password of any URI in it."""
+    return re.sub(r"(\w://)[^/\s@]+@", r"\1***@", text)
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Returns `{'commit': ..., 'dirty': ...}` of the repository around a folder, or None without one (or git)."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": bool(status)}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def sha256_of_file(path: Path) -> str:
+    """Returns the sha256 of a file's bytes, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class PeakMemory:
+    """Largest resident memory of this process since it was made, in bytes.
+
+    Linux resets its high-water mark on request, so that runs of one process don't inherit each other's peak;
+    elsewhere the peak is that of the process's whole life.
+    """
+
+    def __init__(self) -> None:
+        try:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        except OSError:
+            pass
+
+    def read(self) -> int:
+        """Returns the peak so far."""
+        try:
+            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        except OSError:
+            pass
+        import resource  # not on Windows
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,176 @@
+"""Owns: the Recorder protocol and the run's folder, which is the truth. Must not know: who else records.
+
+A run's folder holds `spec.json`, `overrides.yaml`, `metrics.jsonl`, `result.json`, `model/` and `run.log`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+import yaml
+
+from frostline.errors import UserError
+from frostline.result import RESULT_FILE, RunResult, Status, finite
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from frostline.spec import RunSpec
+
+SPEC_FILE = "spec.json"
+OVERRIDES_FILE = "overrides.yaml"
+METRICS_FILE = "metrics.jsonl"
+LOG_FILE = "run.log"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """What is known of a run before it trains.
+
+    Attributes:
+        spec: What to train.
+        folder: Where it is recorded.
+        overrides: What the user typed.
+        freeze_depth: The depth that the spec's choice came to, None if nothing is frozen.
+        data: The data report.
+        provenance: Versions, platform, hashes.
+    """
+
+    spec: RunSpec
+    folder: Path
+    overrides: tuple[str, ...]
+    freeze_depth: int | None
+    data: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class Recorder(Protocol):
+    """Where a run's numbers go. Recording must never end a run: a recorder keeps its troubles to itself."""
+
+    def start(self, run: RunStart) -> None:
+        """Called once, before the first step."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Called with metrics of an optimizer step: `train/loss`, `eval/accuracy`."""
+
+    def finish(self, result: RunResult) -> None:
+        """Called once, when everything of the run lies in its folder; also without a `start` before it."""
+
+
+class NullRecorder:
+    """Records nothing."""
+
+    def start(self, run: RunStart) -> None:
+        """Does nothing."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Does nothing."""
+
+    def finish(self, result: RunResult) -> None:
+        """Does nothing."""
+
+
+class Recorders:
+    """Hands everything to several recorders, in order."""
+
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
+        self._recorders = tuple(recorders)
+
+    def start(self, run: RunStart) -> None:
+        """See `Recorder.start`."""
+        for recorder in self._recorders:
+            recorder.start(run)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """See `Recorder.log`."""
+        for recorder in self._recorders:
+            recorder.log(metrics, step)
+
+    def finish(self, result: RunResult) -> None:
+        """See `Recorder.finish`."""
+        for recorder in self._recorders:
+            recorder.finish(result)
+
+
+class RunFolder:
+    """A run's folder: opened before anything can go wrong, closed with `result.json`.
+
+    Use as a context manager. `metrics.jsonl` is written line by line and flushed, so that a killed run keeps what it
+    had; it holds no times, so that equal runs have equal files.
+
+    Args:
+        folder: Created if it isn't there.
+        spec: Written as `spec.json`.
+        overrides: Written as `overrides.yaml`.
+
+    Raises:
+        UserError: The folder can't be written, or holds a finished run already.
+    """
+
+    def __init__(self, folder: Path, spec: RunSpec, overrides: Sequence[str] = ()) -> None:
+        self.folder = folder
+        self._spec = spec
+        self._overrides = list(overrides)
+        self._metrics: TextIO | None = None
+        self._handler: logging.Handler | None = None
+
+    def __enter__(self) -> RunFolder:
+        if (self.folder / RESULT_FILE).exists():
+            raise UserError(f"{self.folder}: holds a run already; give another folder, as hydra.run.dir=runs/NEW")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / SPEC_FILE).write_text(self._spec.to_json(), encoding="utf-8")
+            overrides = yaml.safe_dump(self._overrides, allow_unicode=True)
+            (self.folder / OVERRIDES_FILE).write_text(overrides, encoding="utf-8")
+            self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")
+            self._handler = logging.FileHandler(self.folder / LOG_FILE, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{self.folder}: can't write the run's folder: {error.strerror}") from error
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger = logging.getLogger("frostline")
+        logger.addHandler(self._handler)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UserError) and not (self.folder / RESULT_FILE).exists():
+            # Found out before the run began: whoever looks into the folder should learn why it is empty.
+            failed = RunResult(
+                name=self._spec.name(), status=Status.FAILED, reason=str(error), spec_digest=self._spec.digest()
+            )
+            self.finish(failed)
+        if self._handler is not None:
+            logging.getLogger("frostline").removeHandler(self._handler)
+            self._handler.close()
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def start(self, run: RunStart) -> None:
+        """Nothing to do: the folder is open since before the run was prepared."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Appends one line to `metrics.jsonl`."""
+        assert self._metrics is not None, "log() outside of the context"
+        line = json.dumps(finite({"step": step, **metrics}), allow_nan=False)
+        self._metrics.write(line + "\n")
+        self._metrics.flush()
+
+    def finish(self, result: RunResult) -> None:
+        """Writes `result.json`: all of it or nothing."""
+        write_atomically(self.folder / RESULT_FILE, result.to_json())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file so that a reader or a crash never sees half of it: temporary file, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

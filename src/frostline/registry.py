@@ -1,0 +1,97 @@
+"""Owns: names that YAML may choose, and what they map to. Must not know: what is registered.
+
+A config names a choice (`optimizer.name: adamw`); it never holds a path to code. A user's own choice is registered by a
+module named on the command line (`plugins=[my_module]`) or by an entry point of the group `frostline.plugins`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from frostline.errors import UserError, listing, nearest
+
+T = TypeVar("T")
+
+ENTRY_POINT_GROUP = "frostline.plugins"
+
+
+class Registry(Generic[T]):
+    """A table from names to objects of one kind.
+
+    Args:
+        kind: What is registered, for error messages: `optimizer`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Returns a decorator that registers what it decorates under `name`.
+
+        Raises:
+            ValueError: The name is taken by something else.
+        """
+
+        def decorator(entry: T) -> T:
+            if self._entries.get(name, entry) is not entry:
+                raise ValueError(f"{self.kind} {name!r} is registered already")
+            self._entries[name] = entry
+            return entry
+
+        return decorator
+
+    def get(self, name: str) -> T:
+        """Returns the entry of a name.
+
+        Raises:
+            UserError: There is no such name.
+        """
+        if name not in self:
+            known = listing(self._entries)
+            raise UserError(f"{self.kind} {name!r} is not known{nearest(name, self._entries)}; known: {known}")
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        if name not in self._entries:
+            _load_entry_points()
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+
+_loaded_entry_points = False
+
+
+def _load_entry_points() -> None:
+    # Only when a name isn't built in: a plugin's imports are not free.
+    global _loaded_entry_points
+    if not _loaded_entry_points:
+        _loaded_entry_points = True
+        for entry in entry_points(group=ENTRY_POINT_GROUP):
+            entry.load()
+
+
+def import_plugins(modules: Iterable[str]) -> None:
+    """Imports the modules that the user named, which register what they bring.
+
+    Args:
+        modules: Dotted names; the working directory is searched too, as `python -m` does.
+
+    Raises:
+        UserError: A module can't be found or doesn't import.
+    """
+    for module in modules:
+        here = str(Path.cwd())
+        if here not in sys.path:
+            sys.path.insert(0, here)
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+            raise UserError(f"plugins: can't import {module!r}: {type(error).__name__}: {error}") from error

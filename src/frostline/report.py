@@ -1,0 +1,141 @@
+"""Owns: results -> what a person reads in the terminal. Must not know: MLflow, torch, where results come from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from frostline.result import RunResult, Status
+from frostline.spec import Scalar
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One run of a comparison.
+
+    Attributes:
+        coordinates: The spec's flat keys.
+        result: What it came to.
+        folder: Where it lies.
+    """
+
+    coordinates: Mapping[str, Scalar]
+    result: RunResult
+    folder: Path
+
+
+def summary(result: RunResult, folder: Path) -> str:
+    """Returns the lines that end a single run; the last one is `run_dir: PATH`."""
+    lines = [f"{result.name}: {result.status.value}{f' ({result.reason})' if result.reason else ''}"]
+    if result.metrics:
+        objective = result.objective.metric if result.objective else ""
+        names = sorted(result.metrics, key=lambda name: (name != f"eval/{objective}", name))
+        shown = [f"{name.removeprefix('eval/')} {number(result.metrics[name])}" for name in names]
+        lines.append(f"  evaluation  {', '.join(shown)} (step {result.step})")
+    if result.data:
+        lines.append(f"  data        {result.data['train_rows']} rows trained on, {result.data['eval_rows']} held out")
+    if result.params is not None and result.freeze is not None:
+        lines.append(f"  parameters  {_millions(result.params.num_trainable)} trained, {_frozen(result)}")
+    if result.cost is not None:
+        cost = result.cost
+        times = f"training {cost.train_s:.1f} s, evaluation {cost.eval_s:.1f} s, set-up {cost.setup_s:.1f} s"
+        lines.append(f"  cost        {times}; peak memory {cost.peak_bytes / 1e9:.2f} GB")
+    return "\n".join([*lines, f"run_dir: {folder}"])
+
+
+def one_line(result: RunResult) -> str:
+    """Returns a run of a multirun in one line."""
+    if result.objective is None:
+        return f"{result.name}: {result.status.value} ({result.reason})"
+    seconds = f", {result.cost.train_s:.0f} s" if result.cost else ""
+    return f"{result.name}: {result.objective.metric} {number(result.objective.value)}{seconds}"
+
+
+def varying(rows: Sequence[Row]) -> list[str]:
+    """Returns the coordinates in which runs differ, in the spec's order; `runtime` is none."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.coordinates))
+    return [key for key in keys if not key.startswith("runtime.") and len({row.coordinates.get(key) for row in rows}) > 1]
+
+
+def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
+    """Prints runs side by side, the best first, and what the best is.
+
+    Args:
+        rows: At least one.
+        console: Where; standard output by default.
+    """
+    console = console or Console(soft_wrap=not Console().is_terminal)
+    keys = varying(rows)
+    done = [row for row in rows if row.result.objective is not None]
+    others = [row for row in rows if row.result.objective is None]
+    maximize = not done or done[0].result.objective is None or done[0].result.objective.direction == "maximize"
+    done.sort(key=_value, reverse=maximize)
+    metric = done[0].result.objective.metric if done and done[0].result.objective else "objective"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for key in keys:
+        table.add_column(key, justify="right")
+    for name in (metric, "eval loss", "trained", "train time"):
+        table.add_column(name, justify="right")
+    table.add_column("status" if others else "")
+    for row in [*done, *others]:
+        cells = [_cell(row.coordinates.get(key)) for key in keys]
+        best = bool(done) and row is done[0]
+        table.add_row(*cells, *_numbers(row.result), _state(row.result, best), style="bold" if best else None)
+    console.print(table)
+    if done:
+        best_row = done[0]
+        where = ", ".join(f"{key}={_cell(best_row.coordinates.get(key))}" for key in keys) or best_row.result.name
+        console.print(f"best: {escape(where)}: {metric} {number(_value(best_row))}", highlight=False)
+        console.print(f"run_dir: {escape(str(best_row.folder))}", highlight=False, soft_wrap=True)
+    for row in others:
+        console.print(f"{row.result.status.value}: {escape(row.result.name)}: {escape(row.result.reason or '')}", highlight=False, soft_wrap=True)
+
+
+def number(value: float) -> str:
+    """Returns a metric's value with four decimals, or in scientific form when that would hide it."""
+    return f"{value:.4f}" if value == 0 or not math.isfinite(value) or 1e-3 <= abs(value) < 1e4 else f"{value:.3e}"
+
+
+def _value(row: Row) -> float:
+    assert row.result.objective is not None
+    return row.result.objective.value
+
+
+def _cell(value: Scalar) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "-" if value is None else escape(str(value))
+
+
+def _numbers(result: RunResult) -> list[str]:
+    return [
+        number(result.objective.value) if result.objective else "-",
+        number(result.metrics["eval/loss"]) if "eval/loss" in result.metrics else "-",
+        _millions(result.params.num_trainable) if result.params else "-",
+        f"{result.cost.train_s:.1f} s" if result.cost else "-",
+    ]
+
+
+def _state(result: RunResult, best: bool) -> str:
+    return result.status.value if result.status is not Status.FINISHED else ("<- best" if best else "")
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 10_000 else str(count)
+
+
+def _frozen(result: RunResult) -> str:
+    assert result.params is not None
+    assert result.freeze is not None
+    if result.freeze.depth is None:
+        return "nothing frozen"
+    blocks = f"the embeddings and {result.freeze.depth} of {result.freeze.num_blocks} blocks"
+    proof = ", unchanged (hashes compared)" if result.audit is not None and result.audit.frozen_unchanged else ""
+    return f"{_millions(result.params.num_frozen)} frozen: {blocks}{proof}"

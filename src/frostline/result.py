@@ -1,0 +1,192 @@
+"""Owns: what a run came to - `RunResult` and its JSON form. Must not know: who trains or tracks."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import UserError
+
+RESULT_SCHEMA = 1
+"""Version of `result.json`."""
+
+RESULT_FILE = "result.json"
+
+
+class Status(StrEnum):
+    """How a run ended; MLflow's own names, so that nothing is translated."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The number that a run is judged by."""
+
+    metric: str
+    value: float
+    direction: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamCount:
+    """Parameters (scalars, not tensors) by whether they are trained."""
+
+    num_trainable: int
+    num_frozen: int
+
+    @property
+    def num_total(self) -> int:
+        """All parameters."""
+        return self.num_trainable + self.num_frozen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frozen:
+    """What was frozen: the config's choice and the depth that it came to."""
+
+    name: str
+    depth: int | None
+    num_blocks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a run took.
+
+    Attributes:
+        train_s: Seconds of wall time in training steps, evaluations left out.
+        eval_s: Seconds in evaluations.
+        setup_s: Seconds before the first step: data, tokenization, model.
+        steps: Optimizer steps.
+        peak_bytes: Largest memory during the run: of the device if it is a GPU, else of the process.
+        peak_of: What `peak_bytes` measures: `cuda` or `process`.
+    """
+
+    train_s: float
+    eval_s: float
+    setup_s: float
+    steps: int
+    peak_bytes: int
+    peak_of: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """The proof that what was to be frozen was.
+
+    Attributes:
+        frozen_unchanged: Every frozen tensor, buffers included, has the same sha256 after the run as before.
+        absent_from_optimizer: No frozen parameter was in the optimizer.
+        pinned_in_eval: Every frozen module was in eval mode at the end, after Trainer's `model.train()` calls.
+        num_tensors: Frozen tensors that were hashed.
+        changed: Names of those that changed.
+    """
+
+    frozen_unchanged: bool
+    absent_from_optimizer: bool
+    pinned_in_eval: bool
+    num_tensors: int
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """One run's outcome: what `result.json` holds.
+
+    Attributes:
+        name: The run's coordinates.
+        status: How it ended.
+        reason: Why it isn't FINISHED, in one line.
+        spec_digest: Of the spec that was run.
+        objective: None when the run did not get that far.
+        metrics: `eval/accuracy` etc. of the weights that were kept.
+        step: The optimizer step of these weights.
+        params: Counts of parameters.
+        freeze: What was frozen.
+        cost: Time and memory.
+        audit: Whether the frozen part really did not move.
+        drift: One row per block: sum and relative size of the change.
+        data: Sizes, label counts, duplicates, overlap, truncation.
+        provenance: Versions, platform, threads, git, hashes of weights and data.
+        schema: Version of this form.
+    """
+
+    name: str
+    status: Status
+    reason: str | None
+    spec_digest: str
+    objective: Objective | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    step: int | None = None
+    params: ParamCount | None = None
+    freeze: Frozen | None = None
+    cost: Cost | None = None
+    audit: Audit | None = None
+    drift: list[dict[str, Any]] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    schema: int = RESULT_SCHEMA
+
+    def to_json(self) -> str:
+        """Returns `result.json`: valid JSON, in which NaN and infinities are the texts `nan`, `inf`, `-inf`."""
+        return json.dumps(finite(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> RunResult:
+        """Reads `result.json`.
+
+        Raises:
+            UserError: It isn't one, or is of another schema version.
+        """
+        try:
+            data = json.loads(text)
+            if data["schema"] != RESULT_SCHEMA:
+                raise UserError(f"result.json has schema {data['schema']}, this frostline reads {RESULT_SCHEMA}")
+            known = {item.name for item in fields(cls)}
+            values = {key: value for key, value in data.items() if key in known}
+            values["status"] = Status(data["status"])
+            values["metrics"] = {key: float(value) for key, value in data["metrics"].items()}
+            for key, part in (
+                ("objective", Objective),
+                ("params", ParamCount),
+                ("freeze", Frozen),
+                ("cost", Cost),
+                ("audit", Audit),
+            ):
+                values[key] = None if data[key] is None else part(**data[key])
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"this is no result.json: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def read(cls, folder: Path) -> RunResult:
+        """Reads the result of a run's folder.
+
+        Raises:
+            UserError: There is none, or it can't be read.
+        """
+        path = folder / RESULT_FILE
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: no run's result there ({error.strerror})") from error
+
+
+def finite(value: Any) -> Any:
+    """Returns `value` with NaN and infinities as text, so that it is valid JSON and says what it was."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

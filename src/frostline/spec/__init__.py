@@ -1,0 +1,47 @@
+"""Owns: what a run is - frozen dataclasses, their rules, digest and JSON. Must not know: all but the standard library."""
+
+from frostline.spec.parts import (
+    DatasetSpec,
+    Device,
+    Direction,
+    Every,
+    Format,
+    FreezeName,
+    FreezeSpec,
+    Keep,
+    ModelSpec,
+    OptimizerSpec,
+    Precision,
+    Progress,
+    RuntimeSpec,
+    Source,
+    Task,
+    TrackingSpec,
+    TrainingSpec,
+)
+from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, short_number, spec_diff
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "DatasetSpec",
+    "Device",
+    "Direction",
+    "Every",
+    "Format",
+    "FreezeName",
+    "FreezeSpec",
+    "Keep",
+    "ModelSpec",
+    "OptimizerSpec",
+    "Precision",
+    "Progress",
+    "RunSpec",
+    "RuntimeSpec",
+    "Scalar",
+    "Source",
+    "Task",
+    "TrackingSpec",
+    "TrainingSpec",
+    "short_number",
+    "spec_diff",
+]

@@ -1,0 +1,400 @@
+"""Owns: the parts of a run's description, one dataclass for each config group. Must not know: how they are composed.
+
+Values live in `conf/`, so no field has a default.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from frostline.errors import SpecError, listing
+
+
+class Source(StrEnum):
+    """Where a model or a dataset comes from."""
+
+    PACKAGE = "package"  # a checked file of a package index, picked apart, never installed
+    PATH = "path"  # a local folder (model) or file (dataset)
+    HUB = "hub"  # the Hugging Face hub, by name and revision
+
+
+class FreezeName(StrEnum):
+    """Which part of the model takes no gradient (docs/design.md, section 4)."""
+
+    NONE = "none"
+    DEPTH = "depth"
+    HEAD = "head"
+
+
+class Task(StrEnum):
+    """What a row's label is."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+
+
+class Direction(StrEnum):
+    """Whether more or less of the objective is better."""
+
+    MAXIMIZE = "maximize"
+    MINIMIZE = "minimize"
+
+
+class Precision(StrEnum):
+    """The dtype of the forward pass; weights and optimizer state stay in fp32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    AUTO = "auto"
+
+
+class Keep(StrEnum):
+    """Whose weights become `model/`: the best evaluation's or the last step's."""
+
+    BEST = "best"
+    LAST = "last"
+
+
+class Every(StrEnum):
+    """When something happens during training."""
+
+    EPOCH = "epoch"
+    NEVER = "never"
+
+
+class Format(StrEnum):
+    """The form of a local data file; `auto` goes by its extension."""
+
+    AUTO = "auto"
+    CSV = "csv"
+    TSV = "tsv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+class Device(StrEnum):
+    """Where a run computes; `auto` takes an accelerator when there is one."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class Progress(StrEnum):
+    """Whether a bar is drawn; `auto` draws it when a person watches (stderr is a terminal)."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+def require(ok: bool, key: str, value: object, wanted: str) -> None:
+    """Refuses a value out of range.
+
+    Raises:
+        SpecError: `ok` is false; the message is `key=value: must be wanted`.
+    """
+    if not ok:
+        raise SpecError(f"{key}={value}: must be {wanted}")
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSpec:
+    """A pretrained model. `conf/model/`.
+
+    Attributes:
+        name: Its name in run names and reports; None takes the last part of `location`.
+        source: Where it comes from.
+        location: `package`: the requirement, as `name==version`; `path`: a folder; `hub`: the repository.
+        member: `package` only: the folder inside the file.
+        sha256: `package` only: of the whole file, as downloaded.
+        revision: `hub` only: a commit, tag or branch; a commit is the one that can be reproduced.
+        weights_sha256: Of `model.safetensors`; checked before each run when given.
+        num_blocks: How many blocks it has, so that a depth is checked before anything is loaded; None: read from
+            the model.
+    """
+
+    name: str | None
+    source: Source
+    location: str
+    member: str | None
+    sha256: str | None
+    revision: str | None
+    weights_sha256: str | None
+    num_blocks: int | None
+
+    def __post_init__(self) -> None:
+        _check_source("model", self.source, self.location, self.sha256, self.member)
+        if self.num_blocks is not None:
+            require(self.num_blocks >= 1, "model.num_blocks", self.num_blocks, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetSpec:
+    """Rows of text with a label, and how they are split. `conf/dataset/`.
+
+    Attributes:
+        name: Its name in run names and reports; None takes the last part of `location`.
+        source: Where it comes from.
+        location: `package`: the requirement; `path`: a file; `hub`: the repository or a local folder of its layout.
+        member: `package` only: the file inside; `a.tar.gz!b.txt` reaches into a nested archive.
+        sha256: `package` only: of the whole file, as downloaded.
+        revision: `hub` only.
+        subset: `hub` only: the configuration name, as `sst2` of `glue`.
+        split: `hub` only: the split to train on.
+        format: Form of the file.
+        columns: Column names of a file without a header line; None: the first line holds them.
+        quoted: Whether `"` quotes fields of CSV and TSV; False takes it literally.
+        text_column: Column of the text.
+        pair_column: Column of the second text of a pair, or None.
+        label_column: Column of the label.
+        task: What the label is.
+        label_names: Class names in the order of their ids; None derives them from the labels.
+        threshold: Makes two classes of a rating: above it the second of `label_names`, else the first. None: no rule.
+        dead_zone: Drops ratings whose distance to `threshold` is less than this.
+        eval_from: The evaluation rows: a file (`path`) or a split (`hub`); None cuts `eval_fraction` off the rows.
+        eval_fraction: Share of the rows that is held out, 0 < x < 1; ignored with `eval_from`.
+        train_rows: How many rows of the seeded order to train on; None: all.
+        eval_rows: How many rows of the seeded order to evaluate on; None: all.
+        seed: Seeds the split and the row order. Apart from the run's `seed`, so that replicates over seeds see the
+            same rows.
+    """
+
+    name: str | None
+    source: Source
+    location: str
+    member: str | None
+    sha256: str | None
+    revision: str | None
+    subset: str | None
+    split: str
+    format: Format
+    columns: tuple[str, ...] | None
+    quoted: bool
+    text_column: str
+    pair_column: str | None
+    label_column: str
+    task: Task
+    label_names: tuple[str, ...] | None
+    threshold: float | None
+    dead_zone: float
+    eval_from: str | None
+    eval_fraction: float
+    train_rows: int | None
+    eval_rows: int | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        _check_source("dataset", self.source, self.location, self.sha256, self.member)
+        require(0 < self.eval_fraction < 1, "dataset.eval_fraction", self.eval_fraction, "between 0 and 1")
+        require(self.seed >= 0, "dataset.seed", self.seed, "0 or more")
+        for key, rows in (("train_rows", self.train_rows), ("eval_rows", self.eval_rows)):
+            require(rows is None or rows >= 1, f"dataset.{key}", rows, "1 or more, or null for all rows")
+        require(_finite(self.dead_zone) and self.dead_zone >= 0, "dataset.dead_zone", self.dead_zone, "0 or more")
+        if self.threshold is not None:
+            require(_finite(self.threshold), "dataset.threshold", self.threshold, "a finite number, or null")
+            if self.task is Task.REGRESSION:
+                raise SpecError("dataset.threshold makes classes: set it to null with dataset.task=regression")
+            if self.label_names is None or len(self.label_names) != 2:
+                raise SpecError("dataset.threshold makes two classes: give two dataset.label_names, lower first")
+        if self.label_names is not None:
+            repeated = {name for name in self.label_names if self.label_names.count(name) > 1}
+            if repeated:
+                raise SpecError(f"dataset.label_names: {listing(repeated)} stands there more than once")
+            if self.task is Task.CLASSIFICATION and len(self.label_names) < 2:
+                raise SpecError("dataset.label_names: a classification needs two classes or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FreezeSpec:
+    """How much of the model is frozen. `conf/freeze/`.
+
+    Attributes:
+        name: `none` trains everything, `head` only what lies above the blocks, `depth` all but the embeddings and the
+            lowest `depth` blocks.
+        depth: Number of frozen blocks, 0 to the model's; None unless `name` is `depth`.
+    """
+
+    name: FreezeName
+    depth: int | None
+
+    def __post_init__(self) -> None:
+        if self.name is FreezeName.DEPTH:
+            if self.depth is None:
+                raise SpecError("freeze.depth is missing: give the number of frozen blocks, as freeze.depth=3")
+            require(self.depth >= 0, "freeze.depth", self.depth, "0 or more (blocks, counted from below)")
+        elif self.depth is not None:
+            raise SpecError(
+                f"freeze.depth={self.depth} contradicts freeze={self.name.value}: "
+                f"drop one of them (freeze.depth belongs to freeze=depth)"
+            )
+
+    def label(self) -> str:
+        """Returns the short form used in names: `d4`, `none`, `head`."""
+        return f"d{self.depth}" if self.name is FreezeName.DEPTH else self.name.value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerSpec:
+    """The optimizer and its learning-rate schedule. `conf/optimizer/`.
+
+    Attributes:
+        name: A registered optimizer: adamw, sgd, adafactor.
+        lr: Peak learning rate of the head and the top block.
+        weight_decay: Decoupled for adamw and adafactor; not applied to biases and norms.
+        beta1: adamw's decay of the first moment; sgd's momentum.
+        beta2: adamw's decay of the second moment.
+        eps: Added to adamw's denominator.
+        layer_decay: Each lower block trains at this multiple of the learning rate of the block above it
+            (ULMFiT, arXiv 1801.06146, uses 1/2.6); 1 turns it off.
+        schedule: Shape of the learning rate after warmup, a name of `transformers.SchedulerType`.
+        warmup_ratio: Share of the steps in which the rate rises linearly from 0.
+        max_grad_norm: Gradients are scaled down to this L2 norm; 0 turns clipping off.
+    """
+
+    name: str
+    lr: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    eps: float
+    layer_decay: float
+    schedule: str
+    warmup_ratio: float
+    max_grad_norm: float
+
+    def __post_init__(self) -> None:
+        require(_finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "a finite number above 0, as 1e-4")
+        for key, value in (
+            ("weight_decay", self.weight_decay),
+            ("max_grad_norm", self.max_grad_norm),
+        ):
+            require(_finite(value) and value >= 0, f"optimizer.{key}", value, "a finite number, 0 or more")
+        for key, value in (("beta1", self.beta1), ("beta2", self.beta2), ("warmup_ratio", self.warmup_ratio)):
+            require(0 <= value < 1, f"optimizer.{key}", value, "at least 0 and below 1")
+        require(0 < self.eps < 1, "optimizer.eps", self.eps, "between 0 and 1")
+        require(0 < self.layer_decay <= 1, "optimizer.layer_decay", self.layer_decay, "above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSpec:
+    """How long and on what batches a run trains, and what it is judged by. `conf/training/`.
+
+    Attributes:
+        epochs: Passes over the training rows, may be a fraction; None with `max_steps`.
+        max_steps: Optimizer steps; None with `epochs`.
+        batch_size: Rows per forward pass and process.
+        eval_batch_size: The same for evaluation, where no gradients are kept.
+        accumulation_steps: Forward passes per optimizer step.
+        max_tokens: Longer texts are cut to this many tokens (the cut ones are counted).
+        precision: dtype of the forward pass.
+        metrics: Names of metrics computed at each evaluation.
+        objective: The metric a run is judged by: one of `metrics`, or `loss`.
+        direction: Whether more or less of the objective is better.
+        evaluate: When to evaluate besides at the end.
+        keep: Whose weights are kept.
+        checkpoint: When to write a checkpoint that an interrupted run can resume from.
+        log_every: Steps between two records of the training loss.
+    """
+
+    epochs: float | None
+    max_steps: int | None
+    batch_size: int
+    eval_batch_size: int
+    accumulation_steps: int
+    max_tokens: int
+    precision: Precision
+    metrics: tuple[str, ...]
+    objective: str
+    direction: Direction
+    evaluate: Every
+    keep: Keep
+    checkpoint: Every
+    log_every: int
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.max_steps is None):
+            raise SpecError("training: give either training.epochs or training.max_steps, and null for the other")
+        if self.epochs is not None:
+            require(_finite(self.epochs) and self.epochs > 0, "training.epochs", self.epochs, "above 0")
+        if self.max_steps is not None:
+            require(self.max_steps >= 1, "training.max_steps", self.max_steps, "1 or more")
+        for key, value in (
+            ("batch_size", self.batch_size),
+            ("eval_batch_size", self.eval_batch_size),
+            ("accumulation_steps", self.accumulation_steps),
+            ("log_every", self.log_every),
+        ):
+            require(value >= 1, f"training.{key}", value, "1 or more")
+        require(self.max_tokens >= 3, "training.max_tokens", self.max_tokens, "3 or more (special tokens count)")
+        if len(set(self.metrics)) != len(self.metrics):
+            raise SpecError(f"training.metrics: a name stands there more than once in [{', '.join(self.metrics)}]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuntimeSpec:
+    """Where and how a run is executed; not part of what it is, so not of its digest. `conf/runtime/`.
+
+    Attributes:
+        device: Where it computes.
+        threads: CPU threads of torch; None leaves torch's choice. Other numbers of threads give other bits.
+        loader_workers: Processes that prepare batches; 0 prepares them in the main process.
+        deterministic: Refuse kernels whose result may vary from run to run (on a GPU; a CPU needs nothing).
+        progress: Whether a bar is drawn.
+    """
+
+    device: Device
+    threads: int | None
+    loader_workers: int
+    deterministic: bool
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        require(self.threads is None or self.threads >= 1, "runtime.threads", self.threads, "1 or more, or null")
+        require(self.loader_workers >= 0, "runtime.loader_workers", self.loader_workers, "0 or more")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingSpec:
+    """Where runs are recorded besides their folders. `conf/tracking/`. Not part of what a run is.
+
+    Attributes:
+        enabled: False records in the run's folder alone.
+        uri: An MLflow tracking URI.
+        experiment: Name of the MLflow experiment.
+        log_model: Whether `model/` becomes an artifact too, a second copy of the weights.
+        tags: The user's own tags.
+    """
+
+    enabled: bool
+    uri: str
+    experiment: str
+    log_model: bool
+    tags: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if self.enabled and not self.uri.strip():
+            raise SpecError("tracking.uri is empty: give an MLflow tracking URI, or tracking=off")
+        if self.enabled and not self.experiment.strip():
+            raise SpecError("tracking.experiment is empty: give the name of an MLflow experiment")
+
+
+def _check_source(group: str, source: Source, location: str, sha256: str | None, member: str | None) -> None:
+    if not location.strip():
+        raise SpecError(f"{group}.location is empty: give a {source.value}")
+    if source is Source.PACKAGE:
+        if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9._+!-]+", location):
+            raise SpecError(f"{group}.location={location}: a package is given as name==version")
+        if sha256 is None or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise SpecError(f"{group}.sha256: a package's file needs its sha256, 64 hexadecimal digits")
+        if not member:
+            raise SpecError(f"{group}.member is missing: name what to take out of the package's file")

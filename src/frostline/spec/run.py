@@ -1,0 +1,139 @@
+"""Owns: a run as a whole - cross-field rules, name, digest and JSON. Must not know: all but the standard library."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from enum import StrEnum
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from frostline.codec import decode
+from frostline.errors import SpecError
+from frostline.spec.parts import DatasetSpec, FreezeSpec, ModelSpec, OptimizerSpec, RuntimeSpec, TrainingSpec, require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Scalar = str | int | float | bool | None
+
+SCHEMA_VERSION = 1
+"""Version of the recorded form of a `RunSpec`; a record of another version is refused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSpec:
+    """Everything that determines a run. Equal specs on like hardware give equal numbers."""
+
+    model: ModelSpec
+    dataset: DatasetSpec
+    freeze: FreezeSpec
+    optimizer: OptimizerSpec
+    training: TrainingSpec
+    runtime: RuntimeSpec
+    seed: int
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "0 or more and below 2**32")
+        self.check_depth(self.model.num_blocks)
+
+    def check_depth(self, num_blocks: int | None) -> None:
+        """Checks `freeze.depth` against the number of blocks of the model.
+
+        Raises:
+            SpecError: The depth is larger than `num_blocks`.
+        """
+        depth = self.freeze.depth
+        if num_blocks is not None and depth is not None and depth > num_blocks:
+            raise SpecError(
+                f"freeze.depth={depth}: {self.model_name} has {num_blocks} blocks, so give 0 to {num_blocks}"
+            )
+
+    @property
+    def model_name(self) -> str:
+        """The model's name, or the last part of its location."""
+        return self.model.name or _last_part(self.model.location)
+
+    @property
+    def dataset_name(self) -> str:
+        """The dataset's name, or the last part of its location."""
+        return self.dataset.name or _last_part(self.dataset.location)
+
+    def name(self) -> str:
+        """Returns the run's name: its coordinates, those that vary first, as `d4-lr1e-04-s0-minilm-movie_reviews`."""
+        parts = (
+            self.freeze.label(),
+            f"lr{short_number(self.optimizer.lr)}",
+            f"s{self.seed}",
+            self.model_name,
+            self.dataset_name,
+        )
+        return "-".join(re.sub(r"[^\w.+-]+", "_", part) for part in parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the spec as nested dicts of JSON values."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+    def to_json(self) -> str:
+        """Returns the recorded form: JSON with the schema version."""
+        return json.dumps({"schema": SCHEMA_VERSION, **self.to_dict()}, indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> RunSpec:
+        """Builds a spec from nested dicts, as `to_dict` and a composed config hold them.
+
+        Raises:
+            SpecError: A key is unknown or missing, a type is wrong, a value is out of range.
+        """
+        return decode(cls, data)
+
+    def flat(self) -> dict[str, Scalar]:
+        """Returns dotted coordinates, as `{'freeze.depth': 4, ...}`: the names that trackers and reports use."""
+        return dict(_flatten("", self))
+
+    def digest(self) -> str:
+        """Returns the sha256 of everything but `runtime`: where it ran is not what it was."""
+        data = {key: value for key, value in self.to_dict().items() if key != "runtime"}
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def short_number(value: float) -> str:
+    """Returns a number in the short scientific form of run names: `1e-04`, `3.2e-04`."""
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+
+
+def spec_diff(old: RunSpec, new: RunSpec) -> list[str]:
+    """Returns `key: old -> new` for each coordinate that differs, `runtime` left out."""
+    before, after = old.flat(), new.flat()
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if not key.startswith("runtime.") and before.get(key) != after.get(key)
+    ]
+
+
+def _last_part(location: str) -> str:
+    path = PurePath(location)
+    return (path.stem if path.suffix in {".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"} else path.name) or location
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Scalar]]:
+    if is_dataclass(value):
+        for field in fields(value):
+            yield from _flatten(f"{prefix}.{field.name}" if prefix else field.name, getattr(value, field.name))
+    elif isinstance(value, tuple):
+        yield prefix, ",".join(value)
+    else:
+        yield prefix, value.value if isinstance(value, StrEnum) else value

@@ -1,0 +1,6 @@
+"""Owns: one run from spec to result; the only importer of Hugging Face `Trainer`. Must not know: Hydra, MLflow, Optuna."""
+
+from frostline.train.run import run
+from frostline.train.signals import Interrupted
+
+__all__ = ["Interrupted", "run"]

@@ -1,0 +1,245 @@
+"""Owns: what happens beside the training steps. Must not know: how a step is computed.
+
+Trainer is composed, not subclassed: each concern is a callback of its own, and they share a `Progress` record.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from frostline.record import Recorder
+from frostline.spec import Direction, Every, TrainingSpec
+from frostline.train.checkpoint import CheckpointStore
+from frostline.train.device import RngState
+from frostline.train.loss import BatchLoss, DivergedError
+from frostline.train.signals import SignalGuard
+
+log = logging.getLogger(__name__)
+
+_BEST_FILE = "best.safetensors"
+_TIMING = ("_runtime", "_per_second", "_compilation_time")  # these differ from run to run: costs go to result.json
+
+
+@dataclass
+class Best:
+    """The best evaluation so far.
+
+    Attributes:
+        step: The optimizer step that it belongs to; None before the first evaluation.
+        value: The objective.
+        metrics: All of its metrics.
+        weights: The trained tensors of that step, on the CPU; None when they are the model's present ones.
+    """
+
+    step: int | None = None
+    value: float = math.nan
+    metrics: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class Ledger:
+    """What the callbacks of one run find out.
+
+    Attributes:
+        best: The evaluation whose weights are kept.
+        last_eval_step: The newest evaluation's step.
+        last_metrics: The newest evaluation's metrics.
+        eval_s: Seconds spent evaluating.
+    """
+
+    best: Best = field(default_factory=Best)
+    last_eval_step: int | None = None
+    last_metrics: dict[str, float] = field(default_factory=dict)
+    eval_s: float = 0.0
+
+
+class LossCallback(TrainerCallback):  # type: ignore[misc]
+    """Tells the loss which step it is in, and ends a diverged run at the step where it diverged."""
+
+    def __init__(self, loss: BatchLoss, check_every: int) -> None:
+        self._loss = loss
+        self._check_every = check_every
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Counts steps from 1."""
+        self._loss.step = state.global_step + 1
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Looks at the loss."""
+        if state.global_step % self._check_every == 0:
+            self._loss.check()
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Looks once more: the last steps may not have been checked."""
+        self._loss.check()
+
+
+class EvaluationCallback(TrainerCallback):  # type: ignore[misc]
+    """Keeps evaluation from disturbing training, times it, and keeps the best weights.
+
+    Each DataLoader iterator draws from the global random generators, so a run that evaluates would end in other weights
+    than one that doesn't: their state is put back.
+    """
+
+    def __init__(self, spec: TrainingSpec, ledger: Ledger, recorder: Recorder, model: nn.Module) -> None:
+        self._spec = spec
+        self._ledger = ledger
+        self._recorder = recorder
+        self._model = model
+        self._rng: RngState | None = None
+        self._started = 0.0
+
+    def before(self) -> None:
+        """Called before an evaluation that Trainer doesn't start by itself."""
+        self._rng = RngState.capture()
+        self._started = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Trainer evaluates right after this, if it does."""
+        if control.should_evaluate:
+            self.before()
+
+    on_epoch_end = on_step_end
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **kw: Any
+    ) -> None:
+        """Records the evaluation."""
+        assert self._rng is not None, "before() comes before every evaluation"
+        self._rng.restore()
+        ledger = self._ledger
+        ledger.eval_s += time.monotonic() - self._started
+        values = evaluation_metrics(metrics)
+        step = state.global_step
+        ledger.last_eval_step, ledger.last_metrics = step, values
+        self._recorder.log({**values, "train/epoch": float(state.epoch or 0.0)}, step)
+        if not math.isfinite(values["eval/loss"]):
+            raise DivergedError(step, f"the evaluation loss is {values['eval/loss']}")
+        value = values.get(f"eval/{self._spec.objective}", math.nan)
+        if self._is_better(value):
+            ledger.best = Best(step=step, value=value, metrics=values, weights=trained_weights(self._model))
+
+    def _is_better(self, value: float) -> bool:
+        best = self._ledger.best
+        if best.step is None or math.isnan(best.value):
+            return True
+        return value > best.value if self._spec.direction is Direction.MAXIMIZE else value < best.value
+
+
+class RecordCallback(TrainerCallback):  # type: ignore[misc]
+    """Records the training loss, its gradient norm and the learning rate."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Logs the last steps of an epoch too, which need not be a multiple of `log_every`."""
+        control.should_log = True
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Mapping[str, float], **kw: Any
+    ) -> None:
+        """Trainer's log of steps has a loss; its log of an evaluation and its summary have not."""
+        if "loss" in logs:
+            names = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
+            values = {new: float(logs[old]) for old, new in names.items() if old in logs}
+            self._recorder.log({**values, "train/epoch": float(state.epoch or 0.0)}, state.global_step)
+
+
+class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
+    """Publishes what Trainer wrote, with the best weights so far beside it."""
+
+    def __init__(self, store: CheckpointStore, ledger: Ledger, spec_digest: str, every: Every) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._spec_digest = spec_digest
+        self._every = every
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Writes none after the last step: the run's model is saved right after it."""
+        if state.global_step >= state.max_steps:
+            control.should_save = False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Trainer has written all files of this step."""
+        best = self._ledger.best
+        if best.weights is not None:
+            save_file(best.weights, self._store.writing / f"checkpoint-{state.global_step}" / _BEST_FILE)
+        extra = {
+            "spec_digest": self._spec_digest,
+            "best": {"step": best.step, "value": best.value, "metrics": best.metrics},
+        }
+        self._store.publish(state.global_step, extra)
+
+
+class StopCallback(TrainerCallback):  # type: ignore[misc]
+    """Ends training after the step in which a signal came, with a checkpoint."""
+
+    def __init__(self, guard: SignalGuard, every: Every) -> None:
+        self._guard = guard
+        self._every = every
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """From now on a step can be finished."""
+        self._guard.finish_step = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Looks for a signal."""
+        if self._guard.requested is not None:
+            control.should_training_stop = True
+            control.should_evaluate = False
+            control.should_save = self._every is not Every.NEVER
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+        """Trainer comes here after the stop, too: the step is saved already, and nobody waits for an evaluation."""
+        if self._guard.requested is not None:
+            control.should_evaluate = control.should_save = False
+
+
+def evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Returns Trainer's `eval_*` numbers as `eval/*`, its timings left out."""
+    return {
+        f"eval/{key.removeprefix('eval_')}": float(value)
+        for key, value in metrics.items()
+        if key.startswith("eval_") and not key.endswith(_TIMING)
+    }
+
+
+def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Returns copies on the CPU of what training changes: parameters with gradient, and buffers."""
+    named = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
+    named += [(name, tensor) for name, tensor in model.named_buffers() if tensor.is_floating_point()]
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copies weights from `trained_weights` into a model."""
+    present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, tensor in weights.items():
+        present[name].copy_(tensor)
+
+
+def restore_best(checkpoint: Path, manifest: Mapping[str, Any]) -> Best:
+    """Returns the best evaluation that a checkpoint knows of."""
+    known = manifest["best"]
+    if known["step"] is None:
+        return Best()
+    return Best(
+        step=known["step"],
+        value=float(known["value"]),
+        metrics={key: float(value) for key, value in known["metrics"].items()},
+        weights=load_file(checkpoint / _BEST_FILE),
+    )

@@ -1,0 +1,111 @@
+"""Owns: checkpoints that are whole or not there. Must not know: what is in them.
+
+Trainer writes a checkpoint file by file, and resumes from the highest number unchecked. Here it is written aside, given a
+manifest of sizes and hashes, and published by a rename; one that doesn't match its manifest is never resumed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import UserError
+from frostline.provenance import sha256_of_file
+from frostline.record import write_atomically
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+_NUM_KEPT = 2  # the newest and one to fall back on
+_REQUIRED = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+
+
+class CheckpointStore:
+    """The checkpoints of one run, below `checkpoints/` of its folder.
+
+    Args:
+        run_folder: The run's folder.
+    """
+
+    def __init__(self, run_folder: Path) -> None:
+        self.folder = run_folder / "checkpoints"
+
+    @property
+    def writing(self) -> Path:
+        """Where Trainer writes: not yet a checkpoint."""
+        return self.folder / ".writing"
+
+    def publish(self, step: int, extra: dict[str, Any]) -> Path:
+        """Turns what Trainer wrote for a step into a checkpoint, and removes the ones no longer needed.
+
+        Args:
+            step: The optimizer step.
+            extra: Kept in the manifest, for whoever resumes.
+        """
+        source = self.writing / f"checkpoint-{step}"
+        files = {}
+        for path in sorted(path for path in source.rglob("*") if path.is_file()):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+            name = path.relative_to(source).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+        write_atomically(source / MANIFEST, json.dumps({"step": step, "files": files, **extra}, indent=1))
+        target = self.folder / f"step-{step:09d}"
+        if target.exists():
+            shutil.rmtree(target)
+        source.replace(target)
+        for old in self.steps()[:-_NUM_KEPT]:
+            shutil.rmtree(old)
+        return target
+
+    def steps(self) -> list[Path]:
+        """Returns published checkpoints, oldest first."""
+        return sorted(self.folder.glob("step-*"))
+
+    def newest_whole(self) -> tuple[Path, dict[str, Any]]:
+        """Returns the newest checkpoint that matches its manifest, with the manifest.
+
+        A damaged one is named in a warning and passed over.
+
+        Raises:
+            UserError: There is none.
+        """
+        for path in reversed(self.steps()):
+            trouble, manifest = _inspect(path)
+            if trouble is None:
+                return path, manifest
+            log.warning("checkpoint %s is damaged (%s): going back to the one before", path.name, trouble)
+        raise UserError(f"resume: {self.folder} holds no whole checkpoint: start the run anew")
+
+    def remove(self) -> None:
+        """Removes all of them: a finished run needs none."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _inspect(path: Path) -> tuple[str | None, dict[str, Any]]:
+    """Returns what is wrong with a checkpoint, or None, and its manifest."""
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "no readable manifest", {}
+    missing = [name for name in _REQUIRED if name not in files and not _sharded(name, files)]
+    if missing:
+        return f"{missing[0]} is missing", manifest
+    for name, entry in files.items():
+        file = path / name
+        if ".." in Path(name).parts or not file.is_file() or file.is_symlink():
+            return f"{name} is missing", manifest
+        if file.stat().st_size != entry["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}", manifest
+        if sha256_of_file(file) != entry["sha256"]:
+            return f"{name} has another checksum", manifest
+    return None, manifest
+
+
+def _sharded(name: str, files: dict[str, Any]) -> bool:
+    return name == "model.safetensors" and "model.safetensors.index.json" in files

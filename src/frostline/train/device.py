@@ -1,0 +1,108 @@
+"""Owns: device, precision, threads and seeds of a run. Must not know: data, models."""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from frostline.errors import SpecError
+from frostline.spec import Device, Precision, RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where and how a run computes, decided.
+
+    Attributes:
+        device: `cpu`, `cuda` or `mps`.
+        precision: fp32, bf16 or fp16; never auto.
+        threads: CPU threads of torch.
+    """
+
+    device: str
+    precision: Precision
+    threads: int
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what belongs into a run's provenance."""
+        name = torch.cuda.get_device_name() if self.device == "cuda" else None
+        return {
+            "device": self.device,
+            "device_name": name,
+            "precision": self.precision.value,
+            "threads": self.threads,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        }
+
+
+def set_up(spec: RunSpec) -> Machine:
+    """Decides device and precision, sets threads and determinism, forgets what an earlier run of this process set.
+
+    Raises:
+        SpecError: The device isn't there, or can't compute in the precision.
+    """
+    AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's precision holds for all
+    GradientState._reset_state()
+    device = _device(spec.runtime.device)
+    if spec.runtime.threads is not None:
+        torch.set_num_threads(spec.runtime.threads)
+    if spec.runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(spec.runtime.deterministic)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    return Machine(device=device, precision=_precision(spec.training.precision, device), threads=torch.get_num_threads())
+
+
+def _device(wanted: Device) -> str:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if wanted is Device.AUTO:
+        return next(name for name in ("cuda", "mps", "cpu") if there[name])
+    if not there[wanted.value]:
+        raise SpecError(f"runtime.device={wanted.value}: there is none on this machine; use runtime.device=auto")
+    return wanted.value
+
+
+def _precision(wanted: Precision, device: str) -> Precision:
+    if wanted is Precision.AUTO:
+        return Precision.BF16 if device == "cuda" and torch.cuda.is_bf16_supported() else Precision.FP32
+    if wanted is Precision.FP16 and device != "cuda":
+        raise SpecError("training.precision=fp16 needs a GPU: use bf16 or fp32 here")
+    return wanted
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class RngState:
+    """The state of every global random generator, to be put back later."""
+
+    python: Any
+    numpy: Any
+    torch: torch.Tensor
+    cuda: list[torch.Tensor]
+
+    @classmethod
+    def capture(cls) -> RngState:
+        """Returns the state as it is now."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)
+
+    def restore(self) -> None:
+        """Puts the state back."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.torch)
+        if self.cuda:
+            torch.cuda.set_rng_state_all(self.cuda)

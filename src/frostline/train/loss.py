@@ -1,0 +1,82 @@
+"""Owns: the loss of a batch, independent of how the batch was cut up. Must not know: the model.
+
+Trainer's own scale depends on accumulation and on the number of processes for sequence classifiers (docs/design.md,
+section 8), and its log hides NaN as 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from frostline.spec import Task
+
+
+class DivergedError(RuntimeError):
+    """The loss is NaN or infinite.
+
+    Attributes:
+        step: The first optimizer step (counted from 1) with such a loss.
+    """
+
+    def __init__(self, step: int, what: str = "the loss is not finite") -> None:
+        super().__init__(f"diverged at step {step}: {what}")
+        self.step = step
+
+
+class BatchLoss:
+    """Trainer's `compute_loss_func`: the mean over all rows of an optimizer step.
+
+    The sum over a forward pass's rows is divided by the rows of the whole step, over all accumulated passes, so that
+    16 rows give one loss as 1 x 16 and as 8 x 2, a shorter last batch included.
+
+    Args:
+        task: Cross entropy for classification, squared error for regression.
+
+    Attributes:
+        step: The optimizer step under way; the training callback sets it.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self.step = 1
+        self._first_bad: torch.Tensor | None = None
+
+    def __call__(
+        self, outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Returns the loss (scalar).
+
+        Args:
+            outputs: With `logits` `[B, C]`.
+            labels: `[B]`.
+            num_items_in_batch: Rows of the whole optimizer step; None (evaluation) takes this batch's.
+        """
+        logits = outputs["logits"].float()
+        if self._task is Task.REGRESSION:
+            total = functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
+        else:
+            total = functional.cross_entropy(logits, labels, reduction="sum")
+        if num_items_in_batch is None:
+            return total / len(labels)
+        loss = total / num_items_in_batch
+        self._note(loss.detach())
+        return loss
+
+    def _note(self, loss: torch.Tensor) -> None:
+        # Kept on the device: asking a GPU after every step would make it wait.
+        if self._first_bad is None or self._first_bad.device != loss.device:
+            self._first_bad = torch.zeros((), dtype=torch.long, device=loss.device)
+        bad = ~torch.isfinite(loss) & (self._first_bad == 0)
+        self._first_bad = torch.where(bad, self.step, self._first_bad)
+
+    def check(self) -> None:
+        """Raises if a loss since the start was not finite.
+
+        Raises:
+            DivergedError: With the first such step.
+        """
+        if self._first_bad is not None and (step := int(self._first_bad)):
+            raise DivergedError(step)

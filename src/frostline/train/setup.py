@@ -1,0 +1,168 @@
+"""Owns: everything a run needs before its first step. Must not know: how it trains."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from frostline import assets, model, optimizer, provenance
+from frostline.anatomy import Anatomy, dissect, undivided
+from frostline.dataset import Tokenized, load_rows, tokenize
+from frostline.drift import Drift
+from frostline.errors import AssetError, DataError, ModelError, SpecError, UserError, listing
+from frostline.freeze import FrozenPart, freeze_prefix
+from frostline.metrics import ComputeMetrics
+from frostline.metrics import check as check_metrics
+from frostline.model import LoadedModel
+from frostline.spec import FreezeName, RunSpec, Source
+from frostline.train.device import Machine, seed_everything, set_up
+from frostline.train.progress import wants_bar
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A run, ready to train.
+
+    Attributes:
+        machine: Device, precision, threads.
+        loaded: Model and tokenizer; the frozen part is frozen.
+        anatomy: The model taken apart.
+        frozen: The frozen part and its hashes.
+        drift: The trained part as it was.
+        tables: Tokenized rows.
+        optimizer: Over the trained part.
+        metrics: Logits and labels -> numbers.
+        data: The data report, truncation counted.
+        provenance: Versions, platform, hashes.
+    """
+
+    machine: Machine
+    loaded: LoadedModel
+    anatomy: Anatomy
+    frozen: FrozenPart
+    drift: Drift
+    tables: Tokenized
+    optimizer: Any
+    metrics: ComputeMetrics
+    data: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def prepare(spec: RunSpec) -> Setup:
+    """Fetches, loads, tokenizes and freezes, cheap checks first.
+
+    Raises:
+        UserError: Something the user can mend.
+    """
+    optimizer.check(spec.optimizer)
+    check_metrics(spec.training, spec.dataset.task)
+    machine = set_up(spec)
+    bar = wants_bar(spec.runtime.progress)
+    (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
+    folder = assets.model_folder(spec.model, progress=bar)
+    spec.check_depth(spec.model.num_blocks or _num_layers(folder))
+    tokenizer = model.load_tokenizer(folder, spec.training.max_tokens)
+    rows = _rows(spec, bar)
+    for warning in rows.warnings:
+        log.warning("%s: %s", spec.dataset_name, warning)
+    num_labels = len(rows.label_names) or 1
+    metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels)
+    _check_objective(spec, metrics, num_labels)
+    tables = tokenize(rows, tokenizer, _tokenizer_sha256(folder), spec.training.max_tokens)
+    cut = sum(tables.truncated.values())
+    if cut:
+        log.warning("%s: %d texts are longer than training.max_tokens=%d and were cut", spec.dataset_name, cut, spec.training.max_tokens)
+    seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
+    loaded = model.load_model(
+        spec.model, folder, task=spec.dataset.task, label_names=rows.label_names, tokenizer=tokenizer
+    )
+    anatomy = _anatomy(loaded, spec)
+    model.check_fresh(loaded.fresh, [name for name, _ in anatomy.prefix(anatomy.num_blocks)], folder)
+    frozen = freeze_prefix(anatomy, spec.freeze)
+    levels = [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]
+    return Setup(
+        machine=machine,
+        loaded=loaded,
+        anatomy=anatomy,
+        frozen=frozen,
+        drift=Drift(anatomy),
+        tables=tables,
+        optimizer=optimizer.build(spec.optimizer, optimizer.param_groups(levels, spec.optimizer)),
+        metrics=metrics,
+        data={"name": spec.dataset_name, "label_names": list(rows.label_names), **rows.report, "truncated": tables.truncated},
+        provenance={
+            **provenance.capture(),
+            "compute": machine.describe(),
+            "weights_sha256": loaded.weights_sha256,
+            "tokenizer_sha256": _tokenizer_sha256(folder),
+            "data_fingerprint": rows.fingerprint,
+        },
+    )
+
+
+def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) -> None:
+    """Computes the metrics once on made-up numbers: whether a foreign metric gives the objective is known only then."""
+    labels = np.arange(4) % max(2, num_labels)
+    given = metrics(np.eye(max(2, num_labels))[labels][:, :num_labels], labels)
+    if spec.training.objective not in {*given, "loss"}:
+        raise SpecError(
+            f"training.objective={spec.training.objective}: is not computed; training.metrics gives "
+            f"{listing([*given, 'loss'])}"
+        )
+
+
+def _anatomy(loaded: LoadedModel, spec: RunSpec) -> Anatomy:
+    try:
+        anatomy = dissect(loaded.model)
+    except ModelError as error:
+        if spec.freeze.name is not FreezeName.NONE:
+            raise
+        if spec.optimizer.layer_decay != 1:
+            raise ModelError(f"optimizer.layer_decay needs blocks: {error}") from error
+        return undivided(loaded.model)
+    spec.check_depth(anatomy.num_blocks)
+    if spec.model.num_blocks not in {None, anatomy.num_blocks}:
+        raise ModelError(f"model.num_blocks={spec.model.num_blocks}: {spec.model_name} has {anatomy.num_blocks} blocks")
+    return anatomy
+
+
+def _num_layers(folder: Path) -> int | None:
+    layers = getattr(model.load_config(folder), "num_hidden_layers", None)
+    return layers if isinstance(layers, int) else None
+
+
+def _rows(spec: RunSpec, bar: bool) -> Any:
+    def find_file(eval_from: str | None) -> Path:
+        if eval_from is not None:
+            return assets.local_file(eval_from, "dataset.eval_from")
+        return assets.data_file(spec.dataset, progress=bar)
+
+    cache_dir = assets.home() / "datasets"
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        return load_rows(spec.dataset, find_file, cache_dir)
+    except (UserError, DataError):
+        raise
+    except OSError as error:
+        if spec.dataset.source is Source.HUB:
+            raise assets.hub_error("dataset", spec.dataset.location, error) from error
+        raise AssetError(f"{cache_dir}: can't keep converted rows there: {error.strerror or error}") from error
+    except Exception as error:
+        if spec.dataset.source is Source.HUB:
+            raise assets.hub_error("dataset", spec.dataset.location, error) from error
+        raise
+
+
+def _tokenizer_sha256(folder: Path) -> str:
+    names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json")
+    files = [folder / name for name in names] + sorted(folder.glob("*.model"))
+    parts = [f"{path.name}:{provenance.sha256_of_file(path)}" for path in files if path.is_file()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

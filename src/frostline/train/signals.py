@@ -1,0 +1,54 @@
+"""Owns: Ctrl-C and SIGTERM during a run. Must not know: what is stopped by them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+
+class Interrupted(BaseException):
+    """A signal ends the run; not an `Exception`, so that nobody takes it for a failure.
+
+    Attributes:
+        signum: The signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.signum
+
+
+class SignalGuard:
+    """Turns the first signal into a request to stop after the step, the second into an immediate end.
+
+    Outside of the training loop there is no step to finish, so the first one ends it at once. Use as a context manager.
+    """
+
+    def __init__(self) -> None:
+        self.requested: int | None = None
+        self.finish_step = False
+        """Set while the training loop runs: it looks at `requested` after every step."""
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> SignalGuard:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._before[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        del frame
+        if self.requested is not None or not self.finish_step:
+            raise Interrupted(signum)
+        self.requested = signum

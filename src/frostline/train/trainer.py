@@ -1,0 +1,141 @@
+"""Owns: a spec and a set-up -> Hugging Face `Trainer`, composed, not subclassed. Must not know: what becomes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    DataCollatorWithPadding,
+    EvalPrediction,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from frostline.record import Recorder
+from frostline.spec import Every, Precision, RunSpec
+from frostline.train import callbacks
+from frostline.train.checkpoint import CheckpointStore
+from frostline.train.device import Machine
+from frostline.train.loss import BatchLoss
+from frostline.train.progress import ProgressCallback as FrostlineProgress
+from frostline.train.progress import wants_bar
+from frostline.train.setup import Setup
+from frostline.train.signals import SignalGuard
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assembly:
+    """Trainer and what its callbacks share.
+
+    Attributes:
+        trainer: Ready for `train()`.
+        ledger: What the callbacks find out.
+        evaluation: To be told of evaluations that Trainer doesn't start by itself.
+        progress: To be closed when training ends badly.
+    """
+
+    trainer: Trainer
+    ledger: callbacks.Ledger
+    evaluation: callbacks.EvaluationCallback
+    progress: FrostlineProgress
+
+
+def training_arguments(spec: RunSpec, machine: Machine, output_dir: Path) -> TrainingArguments:
+    """Returns Trainer's arguments: the one place where a spec is translated to them.
+
+    Args:
+        spec: What to train.
+        machine: Device and precision, decided.
+        output_dir: Where Trainer writes checkpoints.
+    """
+    training, runtime = spec.training, spec.runtime
+    arguments = TrainingArguments(
+        output_dir=str(output_dir),
+        num_train_epochs=training.epochs or 1.0,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=training.eval_batch_size,
+        gradient_accumulation_steps=training.accumulation_steps,
+        max_grad_norm=spec.optimizer.max_grad_norm,
+        lr_scheduler_type=spec.optimizer.schedule,
+        warmup_steps=spec.optimizer.warmup_ratio,  # below 1 it is a share of the steps
+        bf16=machine.precision is Precision.BF16,
+        fp16=machine.precision is Precision.FP16,
+        use_cpu=machine.device == "cpu",
+        seed=spec.seed,
+        data_seed=spec.seed,
+        eval_strategy="epoch" if training.evaluate is Every.EPOCH else "no",
+        save_strategy="epoch" if training.checkpoint is Every.EPOCH else "no",
+        logging_strategy="steps",
+        logging_steps=training.log_every,
+        logging_nan_inf_filter=False,  # it shows NaN as a loss of 0
+        dataloader_num_workers=runtime.loader_workers,
+        dataloader_pin_memory=machine.device == "cuda",
+        label_names=["labels"],
+        report_to="none",
+        disable_tqdm=True,
+    )
+    if machine.device == "cuda":
+        _ = arguments.device  # decides n_gpu
+        arguments._n_gpu = 1  # several GPUs in one process would mean nn.DataParallel: another computation
+    return arguments
+
+
+def assemble(
+    spec: RunSpec, setup: Setup, store: CheckpointStore, recorder: Recorder, guard: SignalGuard
+) -> Assembly:
+    """Builds the Trainer of a run with its callbacks.
+
+    Args:
+        spec: What to train.
+        setup: Model, rows, optimizer, metrics.
+        store: Where checkpoints go.
+        recorder: Where numbers go.
+        guard: Who knows of signals.
+    """
+    model = setup.loaded.model
+    ledger = callbacks.Ledger()
+    loss = BatchLoss(spec.dataset.task)
+    every = spec.training.checkpoint
+    evaluation = callbacks.EvaluationCallback(spec.training, ledger, recorder, model)
+    progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress))
+    check_every = 1 if setup.machine.device == "cpu" else spec.training.log_every
+    ours: list[TrainerCallback] = [
+        callbacks.LossCallback(loss, check_every),
+        callbacks.StopCallback(guard, every),
+        evaluation,
+        callbacks.RecordCallback(recorder),
+        callbacks.CheckpointCallback(store, ledger, spec.digest(), every),
+        progress,
+    ]
+    padding = 8 if setup.machine.device == "cuda" and setup.machine.precision is not Precision.FP32 else None
+    trainer = Trainer(
+        model=model,
+        args=training_arguments(spec, setup.machine, store.writing),
+        data_collator=DataCollatorWithPadding(setup.loaded.tokenizer, pad_to_multiple_of=padding),
+        train_dataset=setup.tables.train,
+        eval_dataset=setup.tables.evaluation,
+        processing_class=setup.loaded.tokenizer,
+        compute_loss_func=loss,
+        compute_metrics=_compute_metrics(setup),
+        callbacks=ours,
+        optimizers=(setup.optimizer, None),
+    )
+    trainer.remove_callback(ProgressCallback)
+    for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+        trainer.remove_callback(callback)
+    # The loss function normalizes by the rows of the whole step; the model's forward must not be told to as well.
+    trainer.model_accepts_loss_kwargs = False
+    return Assembly(trainer=trainer, ledger=ledger, evaluation=evaluation, progress=progress)
+
+
+def _compute_metrics(setup: Setup) -> Any:
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        return setup.metrics(logits, prediction.label_ids)
+
+    return compute
