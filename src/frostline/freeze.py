@@ -110,10 +110,10 @@ def _hashes(modules: tuple[NamedModule, ...]) -> dict[str, str]:
 
 def _tensors(modules: tuple[NamedModule, ...]) -> Iterator[tuple[str, torch.Tensor]]:
     for prefix, module in modules:
-        for name, tensor in (*module.named_parameters(prefix), *module.named_buffers(prefix)):
-            yield name, tensor
+        yield from module.named_parameters(prefix)
+        yield from module.named_buffers(prefix)
 
 
 def _sha256(tensor: torch.Tensor) -> str:
     data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # the bytes, whatever the dtype
-    return hashlib.sha256(memoryview(data.numpy())).hexdigest()
+    return hashlib.sha256(data.numpy().data).hexdigest()

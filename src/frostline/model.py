@@ -78,7 +78,12 @@ def load_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    spec: ModelSpec, folder: Path, *, task: Task, label_names: Sequence[str], tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec,
+    folder: Path,
+    *,
+    task: Task,
+    label_names: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> LoadedModel:
     """Loads pretrained weights under a fresh head for the task.
 
@@ -130,7 +135,9 @@ def check_fresh(fresh: Sequence[str], pretrained: Sequence[str], folder: Path) -
     """
     random = [name for name in fresh if any(name.startswith(f"{prefix}.") for prefix in pretrained)]
     if random:
-        raise ModelError(f"{folder}: the weights file lacks {len(random)} tensors of the pretrained part, as {random[0]}")
+        raise ModelError(
+            f"{folder}: the weights file lacks {len(random)} tensors of the pretrained part, as {random[0]}"
+        )
 
 
 def skeleton(folder: Path, *, task: Task, label_names: Sequence[str]) -> PreTrainedModel:
@@ -161,10 +168,14 @@ def load_config(folder: Path, settings: dict[str, Any] | None = None) -> Any:
         raise ModelError(f"{folder / 'config.json'}: can't be read: {_first_line(error)}") from error
     try:
         with _quiet():
-            return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **(settings or {}))
+            return AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **(settings or {})
+            )
     except Exception as error:
         if "auto_map" in raw:
-            raise ModelError(f"{folder}: the model ({kind}) brings code of its own, which frostline doesn't run") from error
+            raise ModelError(
+                f"{folder}: the model ({kind}) brings code of its own, which frostline doesn't run"
+            ) from error
         raise ModelError(f"{folder}: model_type {kind!r}: {_first_line(error)}") from error
 
 
@@ -196,13 +207,20 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
     hashes = [sha256_of_file(path) for path in files]
     total = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     if spec.weights_sha256 is not None and total != spec.weights_sha256:
-        raise ModelError(f"{folder}: weights have sha256 {total[:12]}..., model.weights_sha256 says {spec.weights_sha256[:12]}...")
+        raise ModelError(
+            f"{folder}: weights have sha256 {total[:12]}..., model.weights_sha256 says {spec.weights_sha256[:12]}..."
+        )
     return total
 
 
 def _head_settings(task: Task, label_names: Sequence[str]) -> dict[str, Any]:
     if task is Task.REGRESSION:
-        return {"num_labels": 1, "problem_type": "regression", "id2label": {0: "score"}, "label2id": {"score": 0}}
+        return {
+            "num_labels": 1,
+            "problem_type": "regression",
+            "id2label": {0: "score"},
+            "label2id": {"score": 0},
+        }
     return {
         "problem_type": "single_label_classification",
         "id2label": dict(enumerate(label_names)),

@@ -43,7 +43,10 @@ def check(spec: OptimizerSpec) -> None:
     """
     OPTIMIZERS.get(spec.name)
     if spec.schedule not in SCHEDULES:
-        raise SpecError(f"optimizer.schedule={spec.schedule}: not known{nearest(spec.schedule, SCHEDULES)}; one of {listing(SCHEDULES)}")
+        raise SpecError(
+            f"optimizer.schedule={spec.schedule}: not known{nearest(spec.schedule, SCHEDULES)}; "
+            f"one of {listing(SCHEDULES)}"
+        )
 
 
 @OPTIMIZERS.register("adamw")

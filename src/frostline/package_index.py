@@ -91,7 +91,11 @@ def _from_find_links(project: str, version: str, sha256: str) -> Path | None:
         if not folder.is_dir():
             continue
         for path in sorted(folder.iterdir()):
-            if path.is_file() and path.name.replace("-", "_").lower().startswith(stem) and sha256_of_file(path) == sha256:
+            if (
+                path.is_file()
+                and path.name.replace("-", "_").lower().startswith(stem)
+                and sha256_of_file(path) == sha256
+            ):
                 return path
     return None
 

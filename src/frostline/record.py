@@ -142,7 +142,10 @@ class RunFolder:
         if isinstance(error, UserError) and not (self.folder / RESULT_FILE).exists():
             # Found out before the run began: whoever looks into the folder should learn why it is empty.
             failed = RunResult(
-                name=self._spec.name(), status=Status.FAILED, reason=str(error), spec_digest=self._spec.digest()
+                name=self._spec.name(),
+                status=Status.FAILED,
+                reason=str(error),
+                spec_digest=self._spec.digest(),
             )
             self.finish(failed)
         if self._handler is not None:

@@ -93,5 +93,5 @@ def import_plugins(modules: Iterable[str]) -> None:
             sys.path.insert(0, here)
         try:
             importlib.import_module(module)
-        except Exception as error:  # noqa: BLE001 - a user's module may raise anything
+        except Exception as error:
             raise UserError(f"plugins: can't import {module!r}: {type(error).__name__}: {error}") from error

@@ -61,7 +61,9 @@ def one_line(result: RunResult) -> str:
 def varying(rows: Sequence[Row]) -> list[str]:
     """Returns the coordinates in which runs differ, in the spec's order; `runtime` is none."""
     keys = list(dict.fromkeys(key for row in rows for key in row.coordinates))
-    return [key for key in keys if not key.startswith("runtime.") and len({row.coordinates.get(key) for row in rows}) > 1]
+    return [
+        key for key in keys if not key.startswith("runtime.") and len({row.coordinates.get(key) for row in rows}) > 1
+    ]
 
 
 def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
@@ -95,7 +97,11 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         console.print(f"best: {escape(where)}: {metric} {number(_value(best_row))}", highlight=False)
         console.print(f"run_dir: {escape(str(best_row.folder))}", highlight=False, soft_wrap=True)
     for row in others:
-        console.print(f"{row.result.status.value}: {escape(row.result.name)}: {escape(row.result.reason or '')}", highlight=False, soft_wrap=True)
+        console.print(
+            f"{row.result.status.value}: {escape(row.result.name)}: {escape(row.result.reason or '')}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def number(value: float) -> str:

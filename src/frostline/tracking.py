@@ -137,7 +137,9 @@ class MlflowRecorder:
         for path in sorted(self._folder.rglob("*")):
             relative = path.relative_to(self._folder)
             hidden = any(part.startswith(".") for part in relative.parts)
-            skipped = relative.parts[0] == "checkpoints" or (relative.parts[0] == MODEL_FOLDER and not self._tracking.log_model)
+            skipped = relative.parts[0] == "checkpoints" or (
+                relative.parts[0] == MODEL_FOLDER and not self._tracking.log_model
+            )
             if path.is_file() and not hidden and not skipped:
                 parent = relative.parent.as_posix()
                 self._client.log_artifact(self._run_id, str(path), None if parent == "." else parent)
@@ -216,7 +218,9 @@ def run_folder(uri: str, run_id: str) -> Path:
     try:
         run = made.get_run(run_id)
     except Exception as error:
-        raise UserError(f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({type(error).__name__})") from error
+        raise UserError(
+            f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({type(error).__name__})"
+        ) from error
     recorded = Path(run.data.tags.get(RUN_DIR_TAG, ""))
     if run.data.tags.get(RUN_DIR_TAG) and (recorded / MODEL_FOLDER).is_dir():
         return recorded
@@ -235,7 +239,18 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
     if uri.startswith(("http://", "https://", "databricks")):
         raise UserError(f"tracking.uri={redact(uri)} is a server with a UI of its own: open it in a browser")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    return [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", host, "--port", str(port)]
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
 
 
 def metric_name(name: str) -> str:
@@ -255,7 +270,11 @@ def _params(spec: RunSpec, freeze_depth: int | None) -> dict[str, Any]:
 
 def _tags(run: RunStart) -> dict[str, str]:
     versions = run.provenance["versions"]
-    tags = {f"frostline.version.{name}": versions[name] for name in ("frostline", "torch", "transformers") if name in versions}
+    tags = {
+        f"frostline.version.{name}": versions[name]
+        for name in ("frostline", "torch", "transformers")
+        if name in versions
+    }
     tags["frostline.weights_sha256"] = run.provenance["weights_sha256"]
     tags["frostline.data_fingerprint"] = run.provenance["data_fingerprint"]
     tags["mlflow.note.content"] = _note(run)
@@ -270,8 +289,8 @@ def _note(run: RunStart) -> str:
     spec, data = run.spec, run.data
     frozen = "nothing" if run.freeze_depth is None else f"the embeddings and the lowest {run.freeze_depth} blocks"
     return (
-        f"**{spec.model_name}** on **{spec.dataset_name}** ({data['train_rows']} training rows, {data['eval_rows']} held "
-        f"out). Frozen: {frozen}. Learning rate {spec.optimizer.lr:g}, seed {spec.seed}.\n\n"
+        f"**{spec.model_name}** on **{spec.dataset_name}** ({data['train_rows']} training rows, {data['eval_rows']} "
+        f"held out). Frozen: {frozen}. Learning rate {spec.optimizer.lr:g}, seed {spec.seed}.\n\n"
         f"```\nfrostline run {redact(' '.join(run.overrides))}\n```\n"
     )
 

@@ -1,4 +1,4 @@
-"""Owns: Hydra's callbacks - bad input is found before a folder is made and before a first run. Must not know: training."""
+"""Owns: Hydra's callbacks - bad input is found before a folder is made or a run begins. Must not know: training."""
 
 from __future__ import annotations
 

@@ -99,8 +99,8 @@ def _print(facts: dict[str, Any], options: argparse.Namespace) -> None:
     console = Console()
     base = facts["base"]
     console.print(
-        f"{facts['model']}: {facts['class']}, {facts['num_params']:,} parameters in {facts['num_named_params']} tensors, "
-        f"{facts['num_blocks']} blocks\n"
+        f"{facts['model']}: {facts['class']}, {facts['num_params']:,} parameters in {facts['num_named_params']} "
+        f"tensors, {facts['num_blocks']} blocks\n"
         f"base model {base['class']}: {base['num_params']:,} parameters in {base['num_named_params']} tensors",
         highlight=False,
     )

@@ -76,7 +76,12 @@ def _lines() -> Iterator[str]:
 
 def _shown(prediction: Prediction, as_json: bool) -> str:
     if as_json:
-        fields = {"text": prediction.text, "label": prediction.label, "score": prediction.score, "scores": prediction.scores}
+        fields = {
+            "text": prediction.text,
+            "label": prediction.label,
+            "score": prediction.score,
+            "scores": prediction.scores,
+        }
         return json.dumps(fields, ensure_ascii=False)
     text = " ".join(prediction.text.split())
     label = f"{prediction.label}\t" if prediction.label is not None else ""

@@ -49,7 +49,9 @@ class LabelRule:
         return None if abs(distance) < self.dead_zone else int(distance > 0)
 
 
-def label_rule(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, num_rows: int) -> LabelRule:
+def label_rule(
+    spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, num_rows: int
+) -> LabelRule:
     """Finds out what the labels of a table mean.
 
     Args:
@@ -74,8 +76,8 @@ def label_rule(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence
     found = names or tuple(str(_plain(value)) for value in classes)
     if len(found) > max(_ALWAYS_FINE_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
         raise DataError(
-            f"dataset.label_column={spec.label_column}: {len(found)} different values in {num_rows} rows are no classes; "
-            f"for numbers use dataset.task=regression or dataset.threshold"
+            f"dataset.label_column={spec.label_column}: {len(found)} different values in {num_rows} rows are no "
+            f"classes; for numbers use dataset.task=regression or dataset.threshold"
         )
     return LabelRule(names=tuple(found), classes=classes, threshold=None, dead_zone=0.0)
 
@@ -93,21 +95,22 @@ def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dic
         wrong = [n for n in numbers if n is not None and not 0 <= n < len(names)]
         if wrong:
             raise DataError(
-                f"dataset.label_column={column}: label {wrong[0]} is out of range: {len(names)} classes have the ids 0 to "
-                f"{len(names) - 1}"
+                f"dataset.label_column={column}: label {wrong[0]} is out of range: {len(names)} classes have the "
+                f"ids 0 to {len(names) - 1}"
             )
         return {value: int(number) for value, number in zip(values, numbers, strict=True) if number is not None}
     if all(_is_number(value) for value in values):
         raise DataError(
-            f"dataset.label_column={column}: its values are fractions ({values[0]}): give dataset.threshold to make two "
-            f"classes of them, or dataset.task=regression"
+            f"dataset.label_column={column}: its values are fractions ({values[0]}): give dataset.threshold to make "
+            f"two classes of them, or dataset.task=regression"
         )
     if names is None:
         texts = sorted(str(value) for value in values)
         return {value: texts.index(str(value)) for value in sorted(values, key=str)}
     wrong_names = sorted(str(value) for value in values if value not in names)
     raise DataError(
-        f"dataset.label_column={column}: label {wrong_names[0]!r}{nearest(wrong_names[0], names)} is none of {listing(names)}"
+        f"dataset.label_column={column}: label {wrong_names[0]!r}{nearest(wrong_names[0], names)} is none of "
+        f"{listing(names)}"
     )
 
 

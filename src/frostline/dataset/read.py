@@ -67,7 +67,9 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     except Exception as error:
         raise DataError(f"{path.name}: can't be read as {form.value}: {_cause(error)}") from error
     if len(table) == 0:
-        raise DataError(f"{path}: holds a header line and no rows" if form in {Format.CSV, Format.TSV} else f"{path}: holds no rows")
+        raise DataError(
+            f"{path}: holds a header line and no rows" if form in {Format.CSV, Format.TSV} else f"{path}: holds no rows"
+        )
     return RawTable(table=table, fingerprint=sha256, name=path.name)
 
 
@@ -122,7 +124,9 @@ def _header(path: Path, separator: str, quoted: bool) -> list[str]:
         except csv.Error as error:
             raise DataError(f"{path.name}, line 1: {error}") from error
     if not any(name.strip() for name in header):
-        raise DataError(f"{path.name}: its first line holds no column names; without a header line give dataset.columns")
+        raise DataError(
+            f"{path.name}: its first line holds no column names; without a header line give dataset.columns"
+        )
     return header
 
 

@@ -76,7 +76,10 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         train, held_out = split(
             keys, labels, regression=spec.task is Task.REGRESSION, fraction=spec.eval_fraction, seed=spec.seed
         )
-        parts = [_part(table, keys, labels, train, spec, spec.train_rows), _part(table, keys, labels, held_out, spec, spec.eval_rows)]
+        parts = [
+            _part(table, keys, labels, train, spec, spec.train_rows),
+            _part(table, keys, labels, held_out, spec, spec.eval_rows),
+        ]
         fingerprints = [raw.fingerprint]
     else:
         other = _read(spec, spec.eval_from, find_file, cache_dir)
@@ -122,7 +125,10 @@ def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
         column = getattr(spec, key)
         if column is not None and column not in raw.table.column_names:
             known = raw.table.column_names
-            raise DataError(f"dataset.{key}={column}: {raw.name} has no such column{nearest(column, known)}; it has {listing(known)}")
+            raise DataError(
+                f"dataset.{key}={column}: {raw.name} has no such column{nearest(column, known)}; "
+                f"it has {listing(known)}"
+            )
 
 
 def _labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
@@ -178,12 +184,18 @@ def _text(value: Any, where: str, column: str) -> str:
 def _arrays(table: datasets.Dataset) -> tuple[Any, Any]:
     if len(table) == 0:
         raise DataError("no rows are left: every rating lies within dataset.dead_zone")
-    keys = np.concatenate([np.asarray(batch["key"], dtype=np.uint64) for batch in table.select_columns("key").iter(10_000)])
-    labels = np.concatenate([np.asarray(b["labels"], dtype=np.float64) for b in table.select_columns("labels").iter(10_000)])
+    keys = np.concatenate(
+        [np.asarray(batch["key"], dtype=np.uint64) for batch in table.select_columns("key").iter(10_000)]
+    )
+    labels = np.concatenate(
+        [np.asarray(b["labels"], dtype=np.float64) for b in table.select_columns("labels").iter(10_000)]
+    )
     return keys, labels
 
 
-def _part(table: datasets.Dataset, keys: Any, labels: Any, indices: Indices, spec: DatasetSpec, rows: int | None) -> _Part:
+def _part(
+    table: datasets.Dataset, keys: Any, labels: Any, indices: Indices, spec: DatasetSpec, rows: int | None
+) -> _Part:
     return _Part(table=table, keys=keys, labels=labels, indices=order(indices, keys, labels, spec.seed)[:rows])
 
 
@@ -196,7 +208,9 @@ def _check_enough(parts: list[_Part], rule: LabelRule, spec: DatasetSpec) -> Non
     if rule.names and len(np.unique(labels)) < 2:
         only = rule.names[int(labels[0])]
         hint = f" of dataset.train_rows={spec.train_rows}" if spec.train_rows is not None else ""
-        raise DataError(f"the {len(labels)} training rows{hint} hold one class only ({only}): there is nothing to learn")
+        raise DataError(
+            f"the {len(labels)} training rows{hint} hold one class only ({only}): there is nothing to learn"
+        )
 
 
 def _report(
@@ -205,21 +219,22 @@ def _report(
     (train_keys, train_labels), (eval_keys, eval_labels) = (part.used() for part in parts)
     empty = row_key("", None)
     overlap = int(np.isin(eval_keys, train_keys).sum())
+    duplicates = {"train": _duplicates(train_keys), "eval": _duplicates(eval_keys)}
     report = {
         "rows_read": len(raw),
         "rows_dropped": len(raw) - len(table),
         "train_rows": len(train_keys),
         "eval_rows": len(eval_keys),
         "labels": {"train": _label_counts(train_labels, rule), "eval": _label_counts(eval_labels, rule)},
-        "duplicates": {"train": _duplicates(train_keys), "eval": _duplicates(eval_keys)},
+        "duplicates": duplicates,
         "overlap": overlap,
         "empty_texts": int((train_keys == empty).sum() + (eval_keys == empty).sum()),
     }
     warnings = []
     if overlap:
         warnings.append(f"{overlap} of {len(eval_keys)} evaluation rows have a text that is trained on")
-    if report["duplicates"]["train"]:
-        warnings.append(f"{report['duplicates']['train']} training rows repeat a text")
+    if duplicates["train"]:
+        warnings.append(f"{duplicates['train']} training rows repeat a text")
     if report["empty_texts"]:
         warnings.append(f"{report['empty_texts']} rows have an empty text")
     return report, tuple(warnings)
@@ -229,7 +244,12 @@ def _label_counts(labels: Any, rule: LabelRule) -> dict[str, Any]:
     if rule.names:
         counts = np.bincount(labels.astype(np.int64), minlength=len(rule.names))
         return {name: int(count) for name, count in zip(rule.names, counts, strict=True)}
-    return {"mean": float(labels.mean()), "std": float(labels.std()), "min": float(labels.min()), "max": float(labels.max())}
+    return {
+        "mean": float(labels.mean()),
+        "std": float(labels.std()),
+        "min": float(labels.min()),
+        "max": float(labels.max()),
+    }
 
 
 def _duplicates(keys: Any) -> int:

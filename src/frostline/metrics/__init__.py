@@ -55,7 +55,14 @@ def _register(name: str, direction: Direction, task: Task, **kwargs: bool) -> No
     METRICS.register(name)(MetricInfo(direction=direction, task=task, load=_offline(name), **kwargs))
 
 
-for _name in ("accuracy", "balanced_accuracy", "f1_macro", "matthews_correlation", "precision_macro", "recall_macro"):
+for _name in (
+    "accuracy",
+    "balanced_accuracy",
+    "f1_macro",
+    "matthews_correlation",
+    "precision_macro",
+    "recall_macro",
+):
     _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION)
 for _name in ("f1", "precision", "recall"):
     _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION, binary_only=True)
@@ -116,7 +123,9 @@ class ComputeMetrics:
         self._metrics = [(name, *_load(name)) for name in names]
         for name, _, info in self._metrics:
             if info is not None and info.binary_only and num_labels != 2:
-                raise SpecError(f"training.metrics: {name} is for two classes, here are {num_labels}: take {name}_macro")
+                raise SpecError(
+                    f"training.metrics: {name} is for two classes, here are {num_labels}: take {name}_macro"
+                )
 
     def __call__(self, logits: Any, labels: Any) -> dict[str, float]:
         """Computes all metrics.

@@ -110,11 +110,15 @@ METRIC_CLASSES: dict[str, type[evaluate.Metric]] = {
     "f1": _metric("f1", "F1 of class 1 of two.", _averaged(sk.f1_score, "binary")),
     "f1_macro": _metric("f1_macro", "Mean F1 over classes.", _averaged(sk.f1_score, "macro")),
     "precision": _metric("precision", "Precision of class 1 of two.", _averaged(sk.precision_score, "binary")),
-    "precision_macro": _metric("precision_macro", "Mean precision over classes.", _averaged(sk.precision_score, "macro")),
+    "precision_macro": _metric(
+        "precision_macro", "Mean precision over classes.", _averaged(sk.precision_score, "macro")
+    ),
     "recall": _metric("recall", "Recall of class 1 of two.", _averaged(sk.recall_score, "binary")),
     "recall_macro": _metric("recall_macro", "Mean recall over classes.", _averaged(sk.recall_score, "macro")),
     "matthews_correlation": _metric(
-        "matthews_correlation", "Correlation of predicted and true classes, -1 to 1.", _plain(sk.matthews_corrcoef)
+        "matthews_correlation",
+        "Correlation of predicted and true classes, -1 to 1.",
+        _plain(sk.matthews_corrcoef),
     ),
     "roc_auc": RocAuc,
     "mse": _metric("mse", "Mean squared error.", _plain(sk.mean_squared_error), "float64"),

@@ -1,4 +1,4 @@
-"""Owns: what a run is - frozen dataclasses, their rules, digest and JSON. Must not know: all but the standard library."""
+"""Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
 
 from frostline.spec.parts import (
     DatasetSpec,

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.codec import decode
 from frostline.errors import SpecError
-from frostline.spec.parts import DatasetSpec, FreezeSpec, ModelSpec, OptimizerSpec, RuntimeSpec, TrainingSpec, require
+from frostline.spec.parts import (
+    DatasetSpec,
+    FreezeSpec,
+    ModelSpec,
+    OptimizerSpec,
+    RuntimeSpec,
+    TrainingSpec,
+    require,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -118,7 +126,9 @@ def spec_diff(old: RunSpec, new: RunSpec) -> list[str]:
 
 def _last_part(location: str) -> str:
     path = PurePath(location)
-    return (path.stem if path.suffix in {".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"} else path.name) or location
+    return (
+        path.stem if path.suffix in {".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"} else path.name
+    ) or location
 
 
 def _plain(value: Any) -> Any:

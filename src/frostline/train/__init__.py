@@ -1,4 +1,4 @@
-"""Owns: one run from spec to result; the only importer of Hugging Face `Trainer`. Must not know: Hydra, MLflow, Optuna."""
+"""Owns: one run from spec to result; the only importer of HF `Trainer`. Must not know: Hydra, MLflow, Optuna."""
 
 from frostline.train.run import run
 from frostline.train.signals import Interrupted

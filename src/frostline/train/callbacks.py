@@ -28,7 +28,11 @@ from frostline.train.signals import SignalGuard
 log = logging.getLogger(__name__)
 
 _BEST_FILE = "best.safetensors"
-_TIMING = ("_runtime", "_per_second", "_compilation_time")  # these differ from run to run: costs go to result.json
+_TIMING = (
+    "_runtime",
+    "_per_second",
+    "_compilation_time",
+)  # these differ from run to run: costs go to result.json
 
 
 @dataclass
@@ -65,28 +69,32 @@ class Ledger:
     eval_s: float = 0.0
 
 
-class LossCallback(TrainerCallback):  # type: ignore[misc]
+class LossCallback(TrainerCallback):
     """Tells the loss which step it is in, and ends a diverged run at the step where it diverged."""
 
     def __init__(self, loss: BatchLoss, check_every: int) -> None:
         self._loss = loss
         self._check_every = check_every
 
-    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Counts steps from 1."""
         self._loss.step = state.global_step + 1
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Looks at the loss."""
         if state.global_step % self._check_every == 0:
             self._loss.check()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Looks once more: the last steps may not have been checked."""
         self._loss.check()
 
 
-class EvaluationCallback(TrainerCallback):  # type: ignore[misc]
+class EvaluationCallback(TrainerCallback):
     """Keeps evaluation from disturbing training, times it, and keeps the best weights.
 
     Each DataLoader iterator draws from the global random generators, so a run that evaluates would end in other weights
@@ -106,22 +114,20 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]
         self._rng = RngState.capture()
         self._started = time.monotonic()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Trainer evaluates right after this, if it does."""
         if control.should_evaluate:
             self.before()
 
     on_epoch_end = on_step_end
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **kw: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Records the evaluation."""
         assert self._rng is not None, "before() comes before every evaluation"
         self._rng.restore()
         ledger = self._ledger
         ledger.eval_s += time.monotonic() - self._started
-        values = evaluation_metrics(metrics)
+        values = evaluation_metrics(kwargs["metrics"])
         step = state.global_step
         ledger.last_eval_step, ledger.last_metrics = step, values
         self._recorder.log({**values, "train/epoch": float(state.epoch or 0.0)}, step)
@@ -138,27 +144,28 @@ class EvaluationCallback(TrainerCallback):  # type: ignore[misc]
         return value > best.value if self._spec.direction is Direction.MAXIMIZE else value < best.value
 
 
-class RecordCallback(TrainerCallback):  # type: ignore[misc]
+class RecordCallback(TrainerCallback):
     """Records the training loss, its gradient norm and the learning rate."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Logs the last steps of an epoch too, which need not be a multiple of `log_every`."""
         control.should_log = True
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Mapping[str, float], **kw: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Trainer's log of steps has a loss; its log of an evaluation and its summary have not."""
+        logs: Mapping[str, float] = kwargs["logs"]
         if "loss" in logs:
             names = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
             values = {new: float(logs[old]) for old, new in names.items() if old in logs}
             self._recorder.log({**values, "train/epoch": float(state.epoch or 0.0)}, state.global_step)
 
 
-class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
+class CheckpointCallback(TrainerCallback):
     """Publishes what Trainer wrote, with the best weights so far beside it."""
 
     def __init__(self, store: CheckpointStore, ledger: Ledger, spec_digest: str, every: Every) -> None:
@@ -167,12 +174,14 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         self._spec_digest = spec_digest
         self._every = every
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Writes none after the last step: the run's model is saved right after it."""
         if state.global_step >= state.max_steps:
             control.should_save = False
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Trainer has written all files of this step."""
         best = self._ledger.best
         if best.weights is not None:
@@ -184,25 +193,29 @@ class CheckpointCallback(TrainerCallback):  # type: ignore[misc]
         self._store.publish(state.global_step, extra)
 
 
-class StopCallback(TrainerCallback):  # type: ignore[misc]
+class StopCallback(TrainerCallback):
     """Ends training after the step in which a signal came, with a checkpoint."""
 
     def __init__(self, guard: SignalGuard, every: Every) -> None:
         self._guard = guard
         self._every = every
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """From now on a step can be finished."""
         self._guard.finish_step = True
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Looks for a signal."""
         if self._guard.requested is not None:
             control.should_training_stop = True
             control.should_evaluate = False
             control.should_save = self._every is not Every.NEVER
 
-    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Trainer comes here after the stop, too: the step is saved already, and nobody waits for an evaluation."""
         if self._guard.requested is not None:
             control.should_evaluate = control.should_save = False
@@ -219,7 +232,7 @@ def evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Returns copies on the CPU of what training changes: parameters with gradient, and buffers."""
-    named = [(name, tensor) for name, tensor in model.named_parameters() if tensor.requires_grad]
+    named: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     named += [(name, tensor) for name, tensor in model.named_buffers() if tensor.is_floating_point()]
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
 

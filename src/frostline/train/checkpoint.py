@@ -1,7 +1,7 @@
 """Owns: checkpoints that are whole or not there. Must not know: what is in them.
 
-Trainer writes a checkpoint file by file, and resumes from the highest number unchecked. Here it is written aside, given a
-manifest of sizes and hashes, and published by a rename; one that doesn't match its manifest is never resumed.
+Trainer writes a checkpoint file by file, and resumes from the highest number unchecked. Here it is written aside,
+given a manifest of sizes and hashes, and published by a rename; one that doesn't match its manifest is never resumed.
 """
 
 from __future__ import annotations

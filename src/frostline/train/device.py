@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from torch import Tensor
 
 from frostline.errors import SpecError
 from frostline.spec import Device, Precision, RunSpec
@@ -57,7 +58,9 @@ def set_up(spec: RunSpec) -> Machine:
     torch.use_deterministic_algorithms(spec.runtime.deterministic)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    return Machine(device=device, precision=_precision(spec.training.precision, device), threads=torch.get_num_threads())
+    return Machine(
+        device=device, precision=_precision(spec.training.precision, device), threads=torch.get_num_threads()
+    )
 
 
 def _device(wanted: Device) -> str:
@@ -90,8 +93,8 @@ class RngState:
 
     python: Any
     numpy: Any
-    torch: torch.Tensor
-    cuda: list[torch.Tensor]
+    torch_cpu: Tensor
+    cuda: list[Tensor]
 
     @classmethod
     def capture(cls) -> RngState:
@@ -103,6 +106,6 @@ class RngState:
         """Puts the state back."""
         random.setstate(self.python)
         np.random.set_state(self.numpy)
-        torch.set_rng_state(self.torch)
+        torch.set_rng_state(self.torch_cpu)
         if self.cuda:
             torch.cuda.set_rng_state_all(self.cuda)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from tqdm import tqdm
@@ -26,7 +25,7 @@ def wants_bar(choice: Progress) -> bool:
     return choice is Progress.ON or (choice is Progress.AUTO and sys.stderr.isatty())
 
 
-class ProgressCallback(TrainerCallback):  # type: ignore[misc]
+class ProgressCallback(TrainerCallback):
     """Shows steps, loss and the newest evaluation.
 
     Args:
@@ -41,35 +40,43 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self._shown: dict[str, str] = {}
         self._next_line = 0.0
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Starts the bar, at the step that a resumed run begins with."""
         if self._bar:
-            self._tqdm = tqdm(total=state.max_steps, initial=state.global_step, desc=self._name, unit="step", leave=False)
+            self._tqdm = tqdm(
+                total=state.max_steps, initial=state.global_step, desc=self._name, unit="step", leave=False
+            )
         self._next_line = time.monotonic() + _LINE_EVERY_S
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Moves on."""
         if self._tqdm is not None:
             self._tqdm.update(state.global_step - self._tqdm.n)
         elif time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + _LINE_EVERY_S
             shown = ", ".join(f"{key} {value}" for key, value in self._shown.items())
-            log.info("%s: step %d of %d%s", self._name, state.global_step, state.max_steps, f", {shown}" if shown else "")
+            log.info(
+                "%s: step %d of %d%s",
+                self._name,
+                state.global_step,
+                state.max_steps,
+                f", {shown}" if shown else "",
+            )
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Mapping[str, float], **kw: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Takes up the newest loss."""
-        if "loss" in logs:
-            self._show("loss", float(logs["loss"]))
+        if "loss" in kwargs["logs"]:
+            self._show("loss", float(kwargs["logs"]["loss"]))
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Mapping[str, float], **kw: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Takes up the newest evaluation loss."""
-        self._show("eval loss", float(metrics["eval_loss"]))
+        self._show("eval loss", float(kwargs["metrics"]["eval_loss"]))
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kw: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Ends the bar."""
         self.close()
 

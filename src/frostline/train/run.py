@@ -40,8 +40,9 @@ def run(
 ) -> RunResult:
     """Trains one model as its spec says.
 
-    Whatever happens to the training, a result comes back and is recorded: FINISHED, FAILED with the reason (an exception,
-    a loss that isn't finite, a frozen tensor that moved) or KILLED by a signal. Only what the user can mend is raised.
+    Whatever happens to the training, a result comes back and is recorded: FINISHED, FAILED with the reason (an
+    exception, a loss that isn't finite, a frozen tensor that moved) or KILLED by a signal. Only what the user can mend
+    is raised.
 
     Args:
         spec: What to train.
@@ -125,7 +126,12 @@ class _Course:
         self._train(assembly, checkpoint[0] if checkpoint else None, guard)
         kept = self._keep(assembly, setup)
         audit = setup.frozen.audit(setup.optimizer)
-        draft |= {"metrics": kept.metrics, "step": kept.step, "audit": audit, "drift": setup.drift.table(audit.changed)}
+        draft |= {
+            "metrics": kept.metrics,
+            "step": kept.step,
+            "audit": audit,
+            "drift": setup.drift.table(audit.changed),
+        }
         if not (audit.frozen_unchanged and audit.absent_from_optimizer and audit.pinned_in_eval):
             raise RuntimeError(f"the frozen part was not frozen: {audit}")
         objective = _objective(spec, kept.metrics)
@@ -216,7 +222,7 @@ def _objective(spec: RunSpec, metrics: dict[str, float]) -> Objective:
 
 
 def _save_model(setup: Setup, target: Path) -> None:
-    """Writes the whole model with its tokenizer and label names: aside first, so that `model/` is whole or not there."""
+    """Writes the whole model with tokenizer and label names: aside first, so that `model/` is whole or not there."""
     aside = target.with_name(f".{target.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     setup.loaded.model.save_pretrained(aside)

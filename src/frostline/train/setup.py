@@ -79,7 +79,12 @@ def prepare(spec: RunSpec) -> Setup:
     tables = tokenize(rows, tokenizer, _tokenizer_sha256(folder), spec.training.max_tokens)
     cut = sum(tables.truncated.values())
     if cut:
-        log.warning("%s: %d texts are longer than training.max_tokens=%d and were cut", spec.dataset_name, cut, spec.training.max_tokens)
+        log.warning(
+            "%s: %d texts are longer than training.max_tokens=%d and were cut",
+            spec.dataset_name,
+            cut,
+            spec.training.max_tokens,
+        )
     seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
     loaded = model.load_model(
         spec.model, folder, task=spec.dataset.task, label_names=rows.label_names, tokenizer=tokenizer
@@ -97,7 +102,12 @@ def prepare(spec: RunSpec) -> Setup:
         tables=tables,
         optimizer=optimizer.build(spec.optimizer, optimizer.param_groups(levels, spec.optimizer)),
         metrics=metrics,
-        data={"name": spec.dataset_name, "label_names": list(rows.label_names), **rows.report, "truncated": tables.truncated},
+        data={
+            "name": spec.dataset_name,
+            "label_names": list(rows.label_names),
+            **rows.report,
+            "truncated": tables.truncated,
+        },
         provenance={
             **provenance.capture(),
             "compute": machine.describe(),
@@ -162,7 +172,14 @@ def _rows(spec: RunSpec, bar: bool) -> Any:
 
 
 def _tokenizer_sha256(folder: Path) -> str:
-    names = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json")
+    names = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+        "special_tokens_map.json",
+    )
     files = [folder / name for name in names] + sorted(folder.glob("*.model"))
     parts = [f"{path.name}:{provenance.sha256_of_file(path)}" for path in files if path.is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -85,9 +85,7 @@ def training_arguments(spec: RunSpec, machine: Machine, output_dir: Path) -> Tra
     return arguments
 
 
-def assemble(
-    spec: RunSpec, setup: Setup, store: CheckpointStore, recorder: Recorder, guard: SignalGuard
-) -> Assembly:
+def assemble(spec: RunSpec, setup: Setup, store: CheckpointStore, recorder: Recorder, guard: SignalGuard) -> Assembly:
     """Builds the Trainer of a run with its callbacks.
 
     Args:
