@@ -72,6 +72,8 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
         item = get_args(hint)[1]
         return {str(key): _decode_value(item, each, f"{where}.{key}") for key, each in value.items()}
     if is_dataclass(hint):
+        if isinstance(value, cast("type[Any]", hint)):
+            return value  # decoded already
         return decode(cast("type[Any]", hint), value, where)
     if value is None:
         raise SpecError(f"{where} is null: give a value, as {where}=...")

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 # What `hydra.utils.instantiate` would act on. A recorded config is data and must never be able to run code.
 _CODE_KEYS = frozenset({"_target_", "_args_", "_recursive_", "_partial_", "_convert_"})
+_BESIDE_THE_RUN = ("tracking", "resume", "plugins")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +64,11 @@ def decode_job(cfg: DictConfig) -> Job:
         data = OmegaConf.to_container(_without_hydra(cfg), resolve=True, throw_on_missing=True)
         assert isinstance(data, dict)
         _refuse_code(data, "")
-        rest = {key: data.pop(key, None) for key in ("tracking", "resume", "plugins")}
-        run = RunSpec.from_dict({str(key): value for key, value in data.items()})
-        tracking = decode(TrackingSpec, rest["tracking"] or {}, "tracking")
-        return Job(run=run, tracking=tracking, resume=rest["resume"], plugins=tuple(rest["plugins"] or ()))
+        values = {str(key): value for key, value in data.items()}
+        # What is not part of a run may be left out by a config that somebody else composed.
+        rest = {"resume": None, "plugins": [], **{key: values.pop(key) for key in _BESIDE_THE_RUN if key in values}}
+        run = RunSpec.from_dict(values)
+        return decode(Job, {"run": run, **rest})
 
 
 def compose_job(overrides: Sequence[str] = (), config_dir: str | None = None) -> Job:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from frostline.spec import ModelSpec
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "tf_model.h5", "flax_model.msgpack")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tokenizer.model*", "*.tiktoken")
+"""Files that hold a vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,9 @@ def load_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerBase:
         ModelError: There is none, it has more tokens than the model has embeddings, or the model has fewer positions.
     """
     config = load_config(folder)
+    if not any(path.is_file() for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        # Transformers would make one without a vocabulary, and every word would be unknown.
+        raise ModelError(f"{folder}: no tokenizer there (tokenizer.json or a vocabulary): save it beside the model")
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -73,7 +73,8 @@ def label_rule(
         raise DataError(f"dataset.label_column={spec.label_column}: all its values are missing")
     names = spec.label_names or (tuple(feature_names) if feature_names else None)
     classes = _classes(values, names, spec.label_column)
-    found = names or tuple(str(_plain(value)) for value in classes)
+    by_id = {index: str(_plain(value)) for value, index in classes.items()}  # "1" and "1.0" are one class
+    found = names or tuple(by_id[index] for index in sorted(by_id))
     if len(found) > max(_ALWAYS_FINE_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
         raise DataError(
             f"dataset.label_column={spec.label_column}: {len(found)} different values in {num_rows} rows are no "

@@ -62,14 +62,12 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     folder = cache_dir / sha256[:20]
     try:
         table = datasets.load_dataset(builder, data_files=[str(path)], split="train", cache_dir=str(folder), **options)
-    except DataError:
-        raise
     except Exception as error:
+        if "corresponds to no data" in str(error):  # the builder's word for no rows at all
+            raise _no_rows(path, form) from error
         raise DataError(f"{path.name}: can't be read as {form.value}: {_cause(error)}") from error
     if len(table) == 0:
-        raise DataError(
-            f"{path}: holds a header line and no rows" if form in {Format.CSV, Format.TSV} else f"{path}: holds no rows"
-        )
+        raise _no_rows(path, form)
     return RawTable(table=table, fingerprint=sha256, name=path.name)
 
 
@@ -91,6 +89,10 @@ def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:
         raise DataError(f"{spec.location}: split {split} holds no rows")
     fingerprint = hashlib.sha256(f"{spec.location}:{spec.subset}:{split}:{table._fingerprint}".encode()).hexdigest()
     return RawTable(table=table, fingerprint=fingerprint, name=f"{spec.location} ({split})")
+
+
+def _no_rows(path: Path, form: Format) -> DataError:
+    return DataError(f"{path}: holds {'a header line and ' if form in {Format.CSV, Format.TSV} else ''}no rows")
 
 
 def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str, Any]]:

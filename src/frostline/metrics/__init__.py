@@ -169,8 +169,10 @@ def _load(name: str) -> tuple[Any, MetricInfo | None]:
     try:
         return evaluate.load(name), None
     except Exception as error:
-        where = "the path" if Path(name).suffix == ".py" else "evaluate.load's hub"
+        why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if Path(name).suffix == ".py":
+            raise UserError(f"training.metrics: {name} can't be loaded: {why}") from error
         raise UserError(
-            f"training.metrics: {name!r} is not known{nearest(name, METRICS)} and {where} doesn't have it or can't be "
-            f"reached ({type(error).__name__}); known: {listing(METRICS)}"
+            f"training.metrics: {name!r} is not known{nearest(name, METRICS)}, nor to evaluate.load (offline, or no such "
+            f"metric: {type(error).__name__}); known: {listing(METRICS)}"
         ) from error

@@ -1,0 +1,79 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from frostline.dataset.split import order, row_key, seeded, split
+
+
+def keys_of(texts):
+    return np.array([row_key(text, None) for text in texts], dtype=np.uint64)
+
+
+def test_keys_are_the_same_on_any_machine():
+    assert row_key("hello", None) == 6042553977968695870
+    assert len({row_key("a", None), row_key("a", ""), row_key("a", "b"), row_key("ab", None)}) == 4
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=8, max_size=300),
+    seed=st.integers(0, 1000),
+    fraction=st.floats(0.1, 0.9),
+)
+def test_a_split_is_whole_disjoint_and_stratified(labels, seed, fraction):
+    values = np.array(labels, dtype=float)
+    keys = keys_of([f"row {i}" for i in range(len(labels))])
+    train, held_out = split(keys, values, regression=False, fraction=fraction, seed=seed)
+    assert sorted([*train, *held_out]) == list(range(len(labels)))
+    for value in np.unique(values):
+        total, held = int((values == value).sum()), int((values[held_out] == value).sum())
+        assert held == round(fraction * total)
+
+
+def test_shuffling_the_file_changes_nothing():
+    texts = [f"text {i}" for i in range(400)]
+    labels = np.arange(400) % 3
+    keys = keys_of(texts)
+    shuffle = np.random.default_rng(0).permutation(400)
+
+    def result(k, y, names):
+        train, held = split(k, y.astype(float), regression=False, fraction=0.2, seed=5)
+        return [names[i] for i in order(train, k, y, 5)], [names[i] for i in order(held, k, y, 5)]
+
+    assert result(keys, labels, texts) == result(keys[shuffle], labels[shuffle], [texts[i] for i in shuffle])
+
+
+def test_equal_texts_of_a_class_stay_on_one_side():
+    texts = [f"text {i // 4}" for i in range(400)]  # each four times
+    labels = np.zeros(400)
+    keys = keys_of(texts)
+    for seed in range(5):
+        train, held_out = split(keys, labels, regression=False, fraction=0.3, seed=seed)
+        assert not {texts[i] for i in train} & {texts[i] for i in held_out}
+        assert 100 <= len(held_out) <= 140
+
+
+def test_another_seed_another_split_and_another_order():
+    keys, labels = keys_of([f"t{i}" for i in range(200)]), np.zeros(200)
+    one, two = (set(split(keys, labels, regression=False, fraction=0.5, seed=s)[1]) for s in (0, 1))
+    assert 30 < len(one & two) < 70  # independent halves share a quarter
+    everything = np.arange(200)
+    assert list(order(everything, keys, labels, 0)) != list(order(everything, keys, labels, 1))
+
+
+def test_the_order_says_nothing_of_the_split():
+    # The held-out rows have the smallest splitting hashes; were the order the same hash, train_rows=N would take the
+    # rows next to the cut.
+    keys = keys_of([f"t{i}" for i in range(2000)])
+    ranks = np.argsort(np.argsort(seeded(keys, 0, purpose=0)))
+    others = np.argsort(np.argsort(seeded(keys, 0, purpose=1)))
+    assert abs(np.corrcoef(ranks, others)[0, 1]) < 0.1
+
+
+def test_regression_is_stratified_over_the_range():
+    values = np.random.default_rng(0).normal(size=1000)
+    keys = keys_of([f"t{i}" for i in range(1000)])
+    _, held_out = split(keys, values, regression=True, fraction=0.2, seed=0)
+    assert len(held_out) == 200
+    assert abs(values[held_out].mean() - values.mean()) < 0.1
+    assert abs(values[held_out].std() - values.std()) < 0.1

@@ -1,0 +1,169 @@
+import json
+import logging
+import math
+
+import pytest
+
+from frostline.config import compose_run, spec_from_text
+from frostline.errors import UserError
+from frostline.provenance import PeakMemory, capture, git_state, redact
+from frostline.record import NullRecorder, Recorder, Recorders, RunFolder, write_atomically
+from frostline.result import Cost, Objective, ParamCount, RunResult, Status
+
+
+def result(**changes):
+    values = {"name": "n", "status": Status.FINISHED, "reason": None, "spec_digest": "d"}
+    return RunResult(**{**values, **changes})
+
+
+def test_a_folder_holds_what_a_run_is_made_of(tmp_path):
+    spec = compose_run(["freeze.depth=2"])
+    with RunFolder(tmp_path / "r", spec, ["freeze.depth=2"]) as folder:
+        folder.log({"train/loss": 0.5}, 1)
+        # before the end everything is on disk already: a kill loses nothing
+        assert (tmp_path / "r" / "metrics.jsonl").read_text() == '{"step": 1, "train/loss": 0.5}\n'
+        logging.getLogger("frostline.test").warning("something")
+        folder.finish(result())
+    assert spec_from_text((tmp_path / "r" / "spec.json").read_text()) == spec
+    assert (tmp_path / "r" / "overrides.yaml").read_text() == "- freeze.depth=2\n"
+    assert "WARNING frostline.test: something" in (tmp_path / "r" / "run.log").read_text()
+    assert RunResult.read(tmp_path / "r").status is Status.FINISHED
+    assert not list((tmp_path / "r").glob("*.tmp"))
+
+
+def test_a_nan_is_recorded_as_what_it_is_in_valid_json(tmp_path):
+    with RunFolder(tmp_path, compose_run()) as folder:
+        folder.log({"train/loss": math.nan, "x": math.inf}, 1)
+        folder.finish(result(metrics={"eval/loss": math.nan, "eval/x": -math.inf}))
+
+    def strict(token):
+        raise AssertionError(f"{token} is no JSON")
+
+    assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=strict)["train/loss"] == "nan"
+    json.loads((tmp_path / "result.json").read_text(), parse_constant=strict)
+    read = RunResult.read(tmp_path)
+    assert math.isnan(read.metrics["eval/loss"])
+    assert read.metrics["eval/x"] == -math.inf
+
+
+def test_results_round_trip():
+    full = result(
+        objective=Objective(metric="accuracy", value=0.5, direction="maximize"),
+        metrics={"eval/accuracy": 0.5},
+        params=ParamCount(num_trainable=1, num_frozen=2),
+        cost=Cost(train_s=1.0, eval_s=2.0, setup_s=0.5, steps=3, peak_bytes=4, peak_of="process"),
+        drift=[{"part": "head", "sum_abs": 1.0}],
+    )
+    assert RunResult.from_json(full.to_json()) == full
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"schema": 1}', '{"schema": 2}', "null"])
+def test_what_is_no_result(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError):
+        RunResult.read(tmp_path)
+    with pytest.raises(UserError, match="no run's result there"):
+        RunResult.read(tmp_path / "nowhere")
+
+
+def test_a_folder_with_a_run_in_it_is_not_written_over(tmp_path):
+    with RunFolder(tmp_path, compose_run()) as folder:
+        folder.finish(result())
+    with pytest.raises(UserError, match="holds a run already"), RunFolder(tmp_path, compose_run()):
+        pass
+
+
+def test_folders_with_spaces_and_unicode_work_and_a_file_does_not(tmp_path):
+    with RunFolder(tmp_path / "a b ☃", compose_run()):
+        pass
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match="can't write the run's folder"),
+        RunFolder(tmp_path / "file" / "x", compose_run()),
+    ):
+        pass
+
+
+def test_bad_input_found_late_is_told_in_the_folder(tmp_path):
+    with pytest.raises(UserError), RunFolder(tmp_path, compose_run()):
+        raise UserError("dataset.text_column=x: no such column")
+    assert RunResult.read(tmp_path).status is Status.FAILED
+    assert "no such column" in RunResult.read(tmp_path).reason
+
+
+def test_recorders_hand_on_in_order():
+    seen = []
+
+    class Spy(NullRecorder):
+        def __init__(self, name):
+            self.name = name
+
+        def log(self, metrics, step):
+            seen.append((self.name, step))
+
+    both: Recorder = Recorders([Spy("a"), Spy("b"), NullRecorder()])
+    both.log({"x": 1.0}, 7)
+    assert seen == [("a", 7), ("b", 7)]
+
+
+def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    write_atomically(path, "old")
+    monkeypatch.setattr("os.fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("http://user:pass@host:5000/x", "http://***@host:5000/x"),
+        (
+            "tracking.uri=postgresql://me:secret@db/f and https://t@h",
+            "tracking.uri=postgresql://***@db/f and https://***@h",
+        ),
+        ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
+        ("mail me@home.org", "mail me@home.org"),
+    ],
+)
+def test_passwords_in_uris_are_left_out(text, clean):
+    assert redact(text) == clean
+
+
+def test_provenance_has_versions_platform_and_git(monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["/bin/frostline", "run", "tracking.uri=http://u:p@h"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "top-secret-value")
+    seen = capture()
+    assert seen["versions"]["torch"]
+    assert seen["platform"]["cores"] >= 1
+    assert seen["command"] == ["frostline", "run", "tracking.uri=http://***@h"]
+    assert "top-secret-value" not in json.dumps(seen)
+    assert git_state(tmp_path) is None
+
+
+def test_git_state_tells_dirty_from_clean(tmp_path):
+    import subprocess
+
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x", *arguments], check=True
+        )
+
+    git("init", "-q")
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-qm", "x")
+    assert git_state(tmp_path)["dirty"] is False
+    (tmp_path / "a").write_text("2")
+    assert git_state(tmp_path)["dirty"] is True
+
+
+def test_peak_memory_is_of_this_run_not_of_the_one_before():
+    first = PeakMemory()
+    block = bytearray(200_000_000)
+    block[::4096] = b"x" * len(block[::4096])
+    high = first.read()
+    del block
+    later = PeakMemory().read()
+    assert high - later > 100_000_000
