@@ -99,6 +99,7 @@ def tiny_config(**changes):
         "num_attention_heads": 2,
         "intermediate_size": 64,
         "max_position_embeddings": 64,
+        "initializer_range": 0.1,  # words that differ enough to be learned in a few steps
     }
     return BertConfig(**{**settings, **changes})
 

@@ -168,17 +168,17 @@ class RecordCallback(TrainerCallback):
 class CheckpointCallback(TrainerCallback):
     """Publishes what Trainer wrote, with the best weights so far beside it."""
 
-    def __init__(self, store: CheckpointStore, ledger: Ledger, spec_digest: str, every: Every) -> None:
+    def __init__(self, store: CheckpointStore, ledger: Ledger, spec_digest: str, guard: SignalGuard) -> None:
         self._store = store
         self._ledger = ledger
         self._spec_digest = spec_digest
-        self._every = every
+        self._guard = guard
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Writes none after the last step: the run's model is saved right after it."""
-        if state.global_step >= state.max_steps:
+        """Writes none after the last step, unless stopped there: else the run's model is saved right after it."""
+        if state.global_step >= state.max_steps and self._guard.requested is None:
             control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -210,15 +210,23 @@ class StopCallback(TrainerCallback):
         """Looks for a signal."""
         if self._guard.requested is not None:
             control.should_training_stop = True
-            control.should_evaluate = False
-            control.should_save = self._every is not Every.NEVER
+            if not _epoch_is_whole(state):  # else on_epoch_end, which comes next, evaluates and saves
+                control.should_evaluate = False
+                control.should_save = self._every is not Every.NEVER
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Trainer comes here after the stop, too: the step is saved already, and nobody waits for an evaluation."""
+        """Trainer comes here after every stop; only a whole epoch is evaluated, or a resumed run would lack it."""
         if self._guard.requested is not None:
-            control.should_evaluate = control.should_save = False
+            control.should_training_stop = True
+            whole = _epoch_is_whole(state)
+            control.should_evaluate = control.should_evaluate and whole
+            control.should_save = whole and self._every is not Every.NEVER
+
+
+def _epoch_is_whole(state: TrainerState) -> bool:
+    return state.epoch is not None and math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
 
 
 def evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -229,6 +229,7 @@ def _save_model(setup: Setup, target: Path) -> None:
     setup.loaded.tokenizer.save_pretrained(aside)
     for path in aside.rglob("*"):  # weights come out readable by their owner alone, whatever the umask says
         path.chmod(0o666 & ~_umask())
+    shutil.rmtree(target, ignore_errors=True)
     aside.replace(target)
 
 

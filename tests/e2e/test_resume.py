@@ -1,0 +1,231 @@
+"""Checkpoints that are whole, and runs that go on from them as if nothing had happened."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from frostline.errors import UserError
+from frostline.record import NullRecorder, Recorders, RunFolder
+from frostline.result import RunResult, Status
+from frostline.train import run
+from frostline.train.checkpoint import MANIFEST, CheckpointStore
+
+LENGTH = "training.epochs=4"
+
+
+class StopAt(NullRecorder):
+    """Sends this process a signal while a step is under way, as a terminal does."""
+
+    def __init__(self, step, signum=signal.SIGINT, times=1):
+        self._step, self._signum, self._times = step, signum, times
+
+    def log(self, metrics, step):
+        if step == self._step - 1 and "train/loss" in metrics:  # the step before has just been recorded
+            for _ in range(self._times):
+                os.kill(os.getpid(), self._signum)
+
+
+@pytest.fixture
+def train(tmp_path, make_spec):
+    count = iter(range(100))
+
+    def call(*overrides, stop=None, resume_from=None):
+        spec = make_spec(LENGTH, *overrides)
+        folder = tmp_path / f"run{next(count)}"
+        with RunFolder(folder, spec, overrides) as recorder:
+            recorders = Recorders([recorder, stop] if stop else [recorder])
+            return run(spec, recorders, folder, resume_from=resume_from), folder
+
+    return call
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def assert_same(one: Path, other: Path):
+    left, right = weights(one), weights(other)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    results = [RunResult.read(folder) for folder in (one, other)]
+    assert results[0].metrics == results[1].metrics
+    assert results[0].step == results[1].step
+
+
+# 8 steps an epoch, 32 in all: inside the first epoch, at the end of one, inside a later one, after the last step.
+@pytest.mark.parametrize("step", [3, 8, 9, 19, 24, 31, 32])
+def test_a_resumed_run_ends_in_the_same_bits(train, step):
+    whole = train()[1]
+    stopped, cut = train(stop=StopAt(step))
+    assert stopped.status is Status.KILLED
+    assert stopped.reason == "stopped by SIGINT"
+    assert not (cut / "model").exists()
+    # A signal that comes in the evaluation after step 8 is found when that epoch ends, before step 9.
+    assert [p.name for p in CheckpointStore(cut).steps()][-1] == f"step-{8 if step == 9 else step:09d}"
+    resumed, folder = train(resume_from=cut)
+    assert resumed.status is Status.FINISHED
+    assert resumed.provenance["resumed_from"] == str(cut)
+    assert_same(whole, folder)
+
+
+def test_a_run_may_be_stopped_and_resumed_again_and_again(train):
+    whole = train()[1]
+    first = train(stop=StopAt(5))[1]
+    second = train(stop=StopAt(14, signal.SIGTERM), resume_from=first)[1]
+    assert_same(whole, train(resume_from=second)[1])
+
+
+def test_the_best_weights_survive_a_stop(train, monkeypatch):
+    from frostline.train.callbacks import EvaluationCallback
+
+    real = EvaluationCallback.on_evaluate
+    scores = {8: 0.9, 16: 0.5, 24: 0.6, 32: 0.7}
+
+    def scripted(self, args, state, control, **kwargs):
+        kwargs["metrics"]["eval_accuracy"] = scores[state.global_step]
+        real(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(EvaluationCallback, "on_evaluate", scripted)
+    whole = train()[1]
+    cut = train(stop=StopAt(20))[1]
+    resumed, folder = train(resume_from=cut)
+    assert (resumed.step, resumed.objective.value) == (8, 0.9)
+    assert_same(whole, folder)
+
+
+def test_a_second_signal_ends_it_at_once(train):
+    stopped, cut = train(stop=StopAt(3, times=2))
+    assert stopped.status is Status.KILLED
+    assert CheckpointStore(cut).steps() == []
+
+
+def test_sigterm_is_named(train):
+    assert train(stop=StopAt(3, signal.SIGTERM))[0].reason == "stopped by SIGTERM"
+
+
+def test_the_handlers_are_put_back(train):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(stop=StopAt(3))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_finished_run_keeps_no_checkpoints_and_never_writes_none(train):
+    folder = train()[1]
+    assert not (folder / "checkpoints").exists()
+    stopped, cut = train("training.checkpoint=never", stop=StopAt(20))
+    assert stopped.status is Status.KILLED
+    assert CheckpointStore(cut).steps() == []
+
+
+_template: list[Path] = []
+
+
+@pytest.fixture
+def cut(train, tmp_path, tmp_path_factory):
+    """A run stopped at step 20: it holds the checkpoints of steps 16 and 20. A copy, to be damaged."""
+    if not _template:
+        _template.append(tmp_path_factory.mktemp("template") / "cut")
+        shutil.copytree(train(stop=StopAt(20))[1], _template[0])
+    folder = Path(shutil.copytree(_template[0], tmp_path / "cut"))
+    assert [p.name for p in CheckpointStore(folder).steps()] == ["step-000000016", "step-000000020"]
+    return folder
+
+
+def _flip(path: Path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE = {
+    "truncated weights": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+    "one flipped bit in the weights": lambda f: _flip(f / "model.safetensors"),
+    "one flipped bit in the optimizer": lambda f: _flip(f / "optimizer.pt"),
+    "empty optimizer": lambda f: (f / "optimizer.pt").write_bytes(b""),
+    "no weights": lambda f: (f / "model.safetensors").unlink(),
+    "no optimizer": lambda f: (f / "optimizer.pt").unlink(),
+    "no scheduler": lambda f: (f / "scheduler.pt").unlink(),
+    "no random state": lambda f: (f / "rng_state.pth").unlink(),
+    "no trainer state": lambda f: (f / "trainer_state.json").unlink(),
+    "no manifest": lambda f: (f / MANIFEST).unlink(),
+    "torn manifest": lambda f: (f / MANIFEST).write_text((f / MANIFEST).read_text()[:40]),
+    "a manifest that forgets the optimizer": lambda f: _forget(f / MANIFEST, "optimizer.pt"),
+    "another checkpoint's weights": lambda f: (f / "model.safetensors").write_bytes(
+        (f.parent / "step-000000016" / "model.safetensors").read_bytes()
+    ),
+    "a link": lambda f: _link(f / "optimizer.pt"),
+}
+
+
+def _forget(manifest: Path, name: str):
+    data = json.loads(manifest.read_text())
+    del data["files"][name]
+    manifest.write_text(json.dumps(data))
+
+
+def _link(path: Path):
+    other = path.with_name("elsewhere")
+    path.rename(other)
+    path.symlink_to(other)
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=str)
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(cut, caplog, damage):
+    DAMAGE[damage](cut / "checkpoints" / "step-000000020")
+    path, manifest = CheckpointStore(cut).newest_whole()
+    assert path.name == "step-000000016"
+    assert manifest["step"] == 16
+    assert "step-000000020 is damaged" in caplog.text
+
+
+def test_after_a_damage_the_result_is_still_the_same(train, cut):
+    whole = train()[1]
+    (cut / "checkpoints" / "step-000000020" / "optimizer.pt").unlink()
+    assert_same(whole, train(resume_from=cut)[1])
+
+
+def test_a_checkpoint_half_written_is_none(cut):
+    store = CheckpointStore(cut)
+    (store.writing / "checkpoint-24").mkdir(parents=True)  # what a kill during Trainer's writing leaves
+    (store.writing / "checkpoint-24" / "model.safetensors").write_bytes(b"half")
+    assert store.newest_whole()[0].name == "step-000000020"
+
+
+def test_no_checkpoint_and_another_config_are_refused(train, cut, tmp_path):
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        train(resume_from=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="its checkpoint is of another config"):
+        train("optimizer.lr=5e-4", resume_from=cut)
+
+
+def test_a_torn_last_line_of_the_old_metrics_is_left_out(train, cut):
+    whole = train()[1]
+    with (cut / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 21, "train/lo')
+    assert_same(whole, train(resume_from=cut)[1])
+
+
+def test_a_malicious_checkpoint_runs_nothing(train, cut, tmp_path):
+    canary = tmp_path / "canary"
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(canary), "w"))
+
+    folder = cut / "checkpoints" / "step-000000020"
+    torch.save({"state": Evil(), "param_groups": []}, folder / "optimizer.pt")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    from frostline.provenance import sha256_of_file
+
+    file = folder / "optimizer.pt"
+    manifest["files"]["optimizer.pt"] = {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    result, _ = train(resume_from=cut)
+    assert result.status is Status.FAILED
+    assert not canary.exists()
