@@ -189,6 +189,7 @@ class CheckpointCallback(TrainerCallback):
         extra = {
             "spec_digest": self._spec_digest,
             "best": {"step": best.step, "value": best.value, "metrics": best.metrics},
+            "last": {"step": self._ledger.last_eval_step, "metrics": self._ledger.last_metrics},
         }
         self._store.publish(state.global_step, extra)
 
@@ -253,14 +254,14 @@ def put_back(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
         present[name].copy_(tensor)
 
 
-def restore_best(checkpoint: Path, manifest: Mapping[str, Any]) -> Best:
-    """Returns the best evaluation that a checkpoint knows of."""
-    known = manifest["best"]
-    if known["step"] is None:
-        return Best()
-    return Best(
-        step=known["step"],
-        value=float(known["value"]),
-        metrics={key: float(value) for key, value in known["metrics"].items()},
-        weights=load_file(checkpoint / _BEST_FILE),
-    )
+def restore_ledger(ledger: Ledger, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+    """Fills a ledger with what a checkpoint knows of the evaluations before it."""
+    best, last = manifest["best"], manifest["last"]
+    ledger.last_eval_step, ledger.last_metrics = last["step"], dict(last["metrics"])
+    if best["step"] is not None:
+        ledger.best = Best(
+            step=best["step"],
+            value=float(best["value"]),
+            metrics=dict(best["metrics"]),
+            weights=load_file(checkpoint / _BEST_FILE),
+        )

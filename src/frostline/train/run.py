@@ -197,7 +197,8 @@ def _carry_over(
 ) -> None:
     """Takes the best evaluation and the recorded numbers up to the checkpoint over from the interrupted run."""
     path, manifest = checkpoint
-    best = assembly.ledger.best = callbacks.restore_best(path, manifest)
+    callbacks.restore_ledger(assembly.ledger, path, manifest)
+    best = assembly.ledger.best
     log.info("resuming from %s (best so far: %s)", path, best.value if best.step is not None else "none")
     assert resume_from is not None
     for line in (resume_from / METRICS_FILE).read_text(encoding="utf-8").splitlines():
