@@ -157,6 +157,12 @@ class MlflowRecorder:
             )  # fmt: skip
 
 
+def absolute(uri: str) -> str:
+    """Returns a tracking URI with the path of a SQLite file made absolute: a process may change its folder."""
+    path = uri.removeprefix("sqlite:///")
+    return uri if path == uri or not path else f"sqlite:///{Path(path).absolute()}"
+
+
 def client(uri: str) -> MlflowClient:
     """Returns an MLflow client, with a fresh database made ready by one process only.
 
@@ -171,6 +177,7 @@ def client(uri: str) -> MlflowClient:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
+    uri = absolute(uri)
     with _migration_lock(uri):
         made = MlflowClient(tracking_uri=uri)
         if uri.startswith("sqlite:"):
@@ -180,7 +187,7 @@ def client(uri: str) -> MlflowClient:
 
 @contextmanager
 def _migration_lock(uri: str) -> Iterator[None]:
-    name = hashlib.sha256(f"{uri} {Path.cwd()}".encode()).hexdigest()[:16]
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
     lock = FileLock(Path(tempfile.gettempdir()) / f"frostline-{os.getuid()}-{name}.lock")
     with lock if uri.startswith("sqlite:") else nullcontext():
         yield
@@ -194,7 +201,7 @@ def _experiment(made: MlflowClient, tracking: TrackingSpec) -> str:
         try:
             # Without this tag the page opens as one for generative AI, with an assistant's panel.
             tags = {"mlflow.experimentKind": "custom_model_development"}
-            return str(made.create_experiment(tracking.experiment, tags=tags))
+            return str(made.create_experiment(tracking.experiment, _artifact_location(tracking.uri), tags))
         except MlflowException:
             found = made.get_experiment_by_name(tracking.experiment)  # another process was faster
             if found is None:
@@ -202,6 +209,12 @@ def _experiment(made: MlflowClient, tracking: TrackingSpec) -> str:
     if found.lifecycle_stage != "active":
         made.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Artifacts of a SQLite store lie beside it; those of any other store where it says."""
+    path = absolute(uri).removeprefix("sqlite:///")
+    return None if path == uri or "://" in path else (Path(path).parent / "mlruns").as_uri()
 
 
 def run_folder(uri: str, run_id: str) -> Path:

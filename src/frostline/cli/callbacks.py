@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 
 from frostline.cli import session
 from frostline.cli.main import report_error
-from frostline.cli.preflight import preflight
+from frostline.cli.preflight import check_folder, preflight
 from frostline.config import check_multirun, decode_job
 from frostline.errors import UserError
 
@@ -32,6 +32,7 @@ class RunCallback(Callback):
         HydraConfig.instance().set_config(config)  # Hydra sets it later; ${hydra:...} may be asked for now
         try:
             preflight(decode_job(config))
+            check_folder(Path(config.hydra.run.dir))
         except UserError as error:
             sys.exit(report_error(error))
 
@@ -41,6 +42,7 @@ class RunCallback(Callback):
         try:
             overrides = _sweep_overrides(config)
             check_multirun(overrides, config.hydra.job.config_name, preflight)
+            check_folder(Path(config.hydra.sweep.dir))
             session.current.num_jobs = _num_jobs(overrides)
             session.current.sweep_dir = Path(config.hydra.sweep.dir)
         except UserError as error:

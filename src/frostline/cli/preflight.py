@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline import assets, metrics, optimizer
@@ -12,8 +14,6 @@ from frostline.registry import import_plugins
 from frostline.spec import ModelSpec, Source, spec_diff
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from frostline.config import Job
 
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -39,14 +39,27 @@ def preflight(job: Job) -> None:
         check_resume(job)
 
 
+def check_folder(folder: Path) -> None:
+    """Checks that a folder can be made and written.
+
+    Raises:
+        UserError: It can't.
+    """
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise UserError(f"{folder}: can't be made, {existing} is a file; give another, as hydra.run.dir=runs/NEW")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: can't be written (permissions of {existing}); give another, as hydra.run.dir=...")
+
+
 def check_resume(job: Job) -> Path:
     """Returns the folder to resume from.
 
     Raises:
         UserError: It holds no run, or one of another config; the message has the difference.
     """
-    from pathlib import Path
-
     from frostline.config import spec_from_text
 
     assert job.resume is not None

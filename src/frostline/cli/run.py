@@ -55,5 +55,7 @@ def configure_logging() -> None:
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(message)s"))
+        # Tracebacks are in the run's log; the terminal gets the reason, in one line.
+        handler.addFilter(lambda record: record.exc_info is None or os.environ.get("FROSTLINE_DEBUG") == "1")
         logger.addHandler(handler)
         logger.propagate = False

@@ -173,6 +173,6 @@ def _load(name: str) -> tuple[Any, MetricInfo | None]:
         if Path(name).suffix == ".py":
             raise UserError(f"training.metrics: {name} can't be loaded: {why}") from error
         raise UserError(
-            f"training.metrics: {name!r} is not known{nearest(name, METRICS)}, nor to evaluate.load (offline, or no such "
-            f"metric: {type(error).__name__}); known: {listing(METRICS)}"
+            f"training.metrics: {name!r} is not known{nearest(name, METRICS)}, nor to evaluate.load "
+            f"(offline, or no such metric: {type(error).__name__}); known: {listing(METRICS)}"
         ) from error

@@ -66,7 +66,9 @@ def run(
         raise
     except Interrupted as stop:
         result = RunResult(status=Status.KILLED, reason=str(stop), **draft, cost=course.cost())
-    except Exception as error:
+    except KeyboardInterrupt:
+        result = RunResult(status=Status.KILLED, reason="stopped by SIGINT", **draft, cost=course.cost())
+    except (Exception, SystemExit) as error:  # an exit inside a run ends this run, not the sweep
         log.exception("%s failed", spec.name())
         result = RunResult(status=Status.FAILED, reason=_reason(error), **draft, cost=course.cost())
     recorder.finish(result)
@@ -240,6 +242,6 @@ def _umask() -> int:
     return umask
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if type(error).__name__ == "DivergedError" else f"{type(error).__name__}: {text}"
