@@ -34,7 +34,8 @@ def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     """Each test has a cache of its own, but for those on the real model; none inherits a user's pip settings."""
     home = REAL_HOME if "real_home" in request.fixturenames else tmp_path_factory.mktemp("home")
     monkeypatch.setenv("FROSTLINE_HOME", str(home))
-    monkeypatch.delenv("FROSTLINE_DEBUG", raising=False)
+    for variable in ("FROSTLINE_DEBUG", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture

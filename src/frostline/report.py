@@ -13,7 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from frostline.result import RunResult, Status
-from frostline.spec import Scalar
+from frostline.spec import Scalar, short_number
+
+_FILE_WIDTH = 160
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,9 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         rows: At least one.
         console: Where; standard output by default.
     """
-    console = console or Console(soft_wrap=not Console().is_terminal)
+    console = console or Console()
+    if not console.is_terminal:
+        console = Console(width=_FILE_WIDTH)  # a file or a pipe has no width to keep to
     keys = varying(rows)
     done = [row for row in rows if row.result.objective is not None]
     others = [row for row in rows if row.result.objective is None]
@@ -82,9 +86,9 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
     metric = done[0].result.objective.metric if done and done[0].result.objective else "objective"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for key in keys:
-        table.add_column(key, justify="right")
+        table.add_column(key, justify="right", no_wrap=True)
     for name in (metric, "eval loss", "trained", "train time"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status" if others else "")
     for row in [*done, *others]:
         cells = [_cell(row.coordinates.get(key)) for key in keys]
@@ -116,7 +120,7 @@ def _value(row: Row) -> float:
 
 def _cell(value: Scalar) -> str:
     if isinstance(value, float):
-        return f"{value:g}"
+        return short_number(value) if 0 < abs(value) < 1e-2 else f"{value:g}"
     return "-" if value is None else escape(str(value))
 
 

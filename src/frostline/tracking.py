@@ -5,6 +5,7 @@ The run's folder is the truth; MLflow is where people compare. So MLflow's troub
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import logging
 import math
@@ -105,7 +106,7 @@ class MlflowRecorder:
         self._client = client(self._tracking.uri)
         experiment_id = _experiment(self._client, self._tracking)
         base = {
-            "mlflow.user": os.environ.get("USER") or "unknown",
+            "mlflow.user": getpass.getuser(),
             "mlflow.source.name": "frostline run",
             "mlflow.source.type": "LOCAL",
             "frostline.spec_digest": self._spec.digest(),
@@ -188,7 +189,7 @@ def client(uri: str) -> MlflowClient:
 @contextmanager
 def _migration_lock(uri: str) -> Iterator[None]:
     name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"frostline-{os.getuid()}-{name}.lock")
+    lock = FileLock(Path(tempfile.gettempdir()) / f"frostline-{getpass.getuser()}-{name}.lock")
     with lock if uri.startswith("sqlite:") else nullcontext():
         yield
 

@@ -144,6 +144,13 @@ def test_a_tracking_server_that_is_down_ends_no_run(frostline, in_tmp, tiny_over
     assert err.count("MLflow at") == 1
     assert "the run goes on and is recorded in its folder alone" in err
     assert RunResult.read(Path(out.splitlines()[-1].removeprefix("run_dir: "))).status is Status.FINISHED
+    arguments = (
+        "tracking.uri=http://me:secret@127.0.0.1:9",
+        "seed=0,1",
+        "training.max_steps=1",
+        "training.epochs=null",
+    )
+    assert frostline("run", "-m", *tiny_overrides, *arguments)[0] == 0
     for path in (in_tmp / "runs").rglob("*"):
         assert path.is_dir() or b"secret" not in path.read_bytes(), path
     assert "secret" not in err

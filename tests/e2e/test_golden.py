@@ -1,8 +1,8 @@
 """The golden loss curve: a change that is no change of computation leaves it bit-equal.
 
 Bits are only promised on like hardware, so a recorded curve names the machine it was made on; elsewhere it is compared
-within a tolerance. `python -m tests.e2e.test_golden` records it anew: only for a change that is meant to compute something
-else, and says so in its commit.
+within a tolerance. `python -m tests.e2e.test_golden` records it anew: only for a change that is meant to compute
+something else, and says so in its commit.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Packages as files, from a real HTTP index on the loopback: nothing of them may run, leave its folder, or be fetched twice."""
+"""Packages as files, from a real HTTP index on the loopback: nothing of them runs, leaves its folder or comes twice."""
 
 import hashlib
 import io

@@ -143,3 +143,10 @@ def test_composition_leaves_the_environment_alone():
     before = dict(os.environ)
     compose_run()
     assert dict(os.environ) == before
+
+
+def test_mlflows_own_variable_names_the_store(monkeypatch):
+    assert compose_job().tracking.uri == "sqlite:///mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert compose_job().tracking.uri == "http://host:5000"
+    assert compose_job(["tracking.uri=sqlite:///other.db"]).tracking.uri == "sqlite:///other.db"

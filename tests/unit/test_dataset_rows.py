@@ -165,8 +165,8 @@ def test_overlap_and_duplicates_are_counted(load, tmp_path):
     assert rows.report["overlap"] == 10
     assert rows.report["duplicates"] == {"train": 4, "eval": 0}
     assert rows.warnings == (
-        "10 of 10 evaluation rows have a text that is trained on",
-        "4 training rows repeat a text",
+        "evaluation rows whose text is trained on: 10 of 10",
+        "training rows that repeat another's text: 4",
     )
 
 

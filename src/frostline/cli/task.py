@@ -15,7 +15,7 @@ from frostline.cli.preflight import check_resume
 from frostline.config import Job, decode_job
 from frostline.errors import RunFailedError, UserError
 from frostline.provenance import redact
-from frostline.record import Recorder, Recorders, RunFolder
+from frostline.record import Recorder, Recorders, RunFolder, write_atomically
 from frostline.registry import import_plugins
 from frostline.report import one_line, summary
 from frostline.result import RunResult, Status
@@ -37,6 +37,8 @@ def task(cfg: DictConfig) -> float | None:
     settings = HydraConfig.get()
     single = settings.mode == RunMode.RUN
     out_dir = Path(settings.runtime.output_dir)
+    if not single:
+        _redact_file(Path(settings.sweep.dir) / "multirun.yaml")
     try:
         job = decode_job(cfg)
         import_plugins(job.plugins)
@@ -81,6 +83,12 @@ def show(result: RunResult, out_dir: Path, job_num: int | None) -> None:
     else:
         total = session.current.num_jobs
         print(f"[{job_num + 1}{f'/{total}' if total else ''}] {one_line(result)}", flush=True)
+
+
+def _redact_file(path: Path) -> None:
+    """Takes passwords out of the copy of the config that Hydra's sweeper leaves in the sweep's folder."""
+    if path.is_file() and redact(text := path.read_text(encoding="utf-8")) != text:
+        write_atomically(path, redact(text))
 
 
 def _signal_code(result: RunResult) -> int:

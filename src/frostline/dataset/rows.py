@@ -232,11 +232,11 @@ def _report(
     }
     warnings = []
     if overlap:
-        warnings.append(f"{overlap} of {len(eval_keys)} evaluation rows have a text that is trained on")
+        warnings.append(f"evaluation rows whose text is trained on: {overlap} of {len(eval_keys)}")
     if duplicates["train"]:
-        warnings.append(f"{duplicates['train']} training rows repeat a text")
+        warnings.append(f"training rows that repeat another's text: {duplicates['train']}")
     if report["empty_texts"]:
-        warnings.append(f"{report['empty_texts']} rows have an empty text")
+        warnings.append(f"rows with an empty text: {report['empty_texts']}")
     return report, tuple(warnings)
 
 

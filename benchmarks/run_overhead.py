@@ -1,0 +1,109 @@
+"""What frostline's records, audit and callbacks cost over a plain Trainer script that freezes correctly.
+
+A: what a careful user writes by hand: Trainer with the embeddings and the lowest blocks frozen and pinned in eval mode,
+   fused AdamW over the rest, dynamic padding, one evaluation, the model saved. No audit, no hashes, no records.
+B: `frostline.train.run` of the same spec, recorded in its folder (MLflow off).
+
+Same rows, tokens, batches, threads and dtype (fp32), in one process, alternating, model loaded anew each time. The
+ratio B / A of wall times is what counts; absolute times are of a shared machine.
+
+    python benchmarks/run_overhead.py [--repeats 5] [--rows 512] [--depth 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+
+from frostline.config import compose_run
+from frostline.provenance import capture
+from frostline.record import RunFolder
+from frostline.spec import RunSpec
+from frostline.train import run
+from frostline.train.device import seed_everything
+from frostline.train.setup import prepare
+
+
+def by_hand(spec: RunSpec, folder: Path) -> None:
+    """A: the plain script. Data and tokens come from the same cache, so that only the run itself is compared."""
+    setup = prepare(spec)  # loads, tokenizes, freezes, pins; its hashes are paid by both sides
+    seed_everything(spec.seed)
+    trainer = Trainer(
+        model=setup.loaded.model,
+        args=TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=spec.training.epochs,
+            per_device_train_batch_size=spec.training.batch_size,
+            per_device_eval_batch_size=spec.training.eval_batch_size,
+            eval_strategy="epoch",
+            save_strategy="no",
+            logging_steps=spec.training.log_every,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        ),
+        data_collator=DataCollatorWithPadding(setup.loaded.tokenizer),
+        train_dataset=setup.tables.train,
+        eval_dataset=setup.tables.evaluation,
+        optimizers=(setup.optimizer, None),
+    )
+    for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
+        trainer.remove_callback(callback)
+    trainer.train()
+    setup.loaded.model.save_pretrained(folder / "model")
+    setup.loaded.tokenizer.save_pretrained(folder / "model")
+
+
+def by_frostline(spec: RunSpec, folder: Path) -> None:
+    """B: the same run, recorded and audited."""
+    with RunFolder(folder, spec) as recorder:
+        run(spec, recorder, folder)
+
+
+def main() -> None:
+    """Alternates A and B and prints medians, ranges and the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--depth", type=int, default=5)
+    options = parser.parse_args()
+    overrides = [f"dataset.train_rows={options.rows}", "dataset.eval_rows=256", f"freeze.depth={options.depth}"]
+    spec = compose_run([*overrides, "runtime.progress=off", "runtime.device=cpu"])
+    scratch = Path(tempfile.mkdtemp(prefix="frostline-bench-"))
+    times: dict[str, list[float]] = {"A": [], "B": []}
+    for repeat in range(options.repeats + 1):  # the first round warms caches and is left out
+        for name, work in (("A", by_hand), ("B", by_frostline)):
+            folder = scratch / f"{name}{repeat}"
+            began = time.perf_counter()
+            work(spec, folder)
+            if repeat:
+                times[name].append(time.perf_counter() - began)
+            shutil.rmtree(folder)
+    shutil.rmtree(scratch)
+    ratios = [b / a for a, b in zip(times["A"], times["B"], strict=True)]
+    platform = capture()["platform"]
+    print(
+        f"{platform['cpu']}, {torch.get_num_threads()} threads, torch {torch.__version__}, fp32, {' '.join(overrides)}"
+    )
+    for name, label in (("A", "plain Trainer"), ("B", "frostline")):
+        values = times[name]
+        spread = f"range {min(values):.2f} to {max(values):.2f} s"
+        print(f"{name} {label:14} median {statistics.median(values):.2f} s, {spread}")
+    print(
+        f"B / A: median {statistics.median(ratios):.3f}, range {min(ratios):.3f} to {max(ratios):.3f} (n={len(ratios)})"
+    )
+
+
+if __name__ == "__main__":
+    main()
