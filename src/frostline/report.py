@@ -75,9 +75,7 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
         rows: At least one.
         console: Where; standard output by default.
     """
-    console = console or Console()
-    if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)  # a file or a pipe has no width to keep to
+    console = console or make_console()
     keys = varying(rows)
     done = [row for row in rows if row.result.objective is not None]
     others = [row for row in rows if row.result.objective is None]
@@ -106,6 +104,12 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def make_console() -> Console:
+    """Returns a console on standard output, wide when it is a file or a pipe, which has no width to keep to."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_FILE_WIDTH)
 
 
 def number(value: float) -> str:

@@ -231,13 +231,13 @@ def test_bad_input_is_one_line_and_exit_2(frostline, in_tmp, tiny_overrides, ove
     assert err.startswith("frostline: ")
 
 
-def test_debug_shows_the_traceback(in_tmp, tiny_overrides, monkeypatch):
-    from frostline.cli.main import main
-    from frostline.errors import UserError
-
+@pytest.mark.parametrize("command", ["inspect", "run", "run -m"])
+def test_debug_shows_the_traceback_too(frostline, in_tmp, monkeypatch, command):
     monkeypatch.setenv("FROSTLINE_DEBUG", "1")
-    with pytest.raises(UserError):
-        main(["inspect", "freeze.depth=9"])
+    code, _, err = frostline(*command.split(), "freeze.depth=9")
+    assert code == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1] == "frostline: freeze.depth=9: minilm has 6 blocks, so give 0 to 6"
 
 
 def test_a_folder_that_can_not_be_written(frostline, in_tmp, tiny_overrides):
@@ -371,7 +371,7 @@ def test_hydras_own_flags(frostline, in_tmp, tiny_overrides):
     assert code == 0
     assert "lr: 0.001" in out
     code, out, _ = frostline("run", "+sweep=demo", "--cfg", "job")
-    assert "train_rows: 1024" in out
+    assert "train_rows: 768" in out
     assert not (in_tmp / "runs").exists()
 
 
@@ -452,3 +452,24 @@ def test_two_texts_files(frostline, in_tmp, tiny_overrides):
     )
     assert code == 0
     assert "40 rows trained on, 20 held out" in out
+
+
+def test_a_users_own_sweep_file(frostline, in_tmp, tiny_overrides):
+    (in_tmp / "my_conf" / "sweep").mkdir(parents=True)
+    (in_tmp / "my_conf" / "sweep" / "mine.yaml").write_text(
+        "# @package _global_\nhydra:\n  mode: MULTIRUN\n  sweeper:\n    params:\n      freeze.depth: 0,4\n"
+    )
+    code, out, err = frostline("run", "--config-dir", "my_conf", "+sweep=mine", *tiny_overrides, OFF)
+    assert code == 0, err
+    assert "[2/2] d4-" in out
+    code, _, err = frostline(
+        "run", "--config-dir", "my_conf", "+sweep=mine", *tiny_overrides, OFF, "model.num_blocks=3"
+    )
+    assert (code, err) == (2, "frostline: freeze.depth=4: tiny has 3 blocks, so give 0 to 3\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_installed(frostline, in_tmp, shell):
+    code, out, _ = frostline("-sc", f"install={shell}")
+    assert code == 0
+    assert "frostline" in out

@@ -276,7 +276,7 @@ def test_long_texts_are_cut_and_counted(train, tmp_path):
     rows = [(text + " very" * (100 if i < 10 else 0), label) for i, (text, label) in enumerate(sentences(60))]
     result, folder, _ = train(f"dataset.location={write_csv(tmp_path / 'long.csv', rows)}")
     assert sum(result.data["truncated"].values()) == 10
-    assert "10 texts are longer than training.max_tokens=32" in (folder / "run.log").read_text()
+    assert "texts longer than training.max_tokens=32, which were cut: 10" in (folder / "run.log").read_text()
 
 
 def test_max_steps_and_fractions_of_an_epoch(train):

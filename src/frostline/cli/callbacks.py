@@ -20,6 +20,8 @@ from frostline.errors import UserError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+_BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
 
 class RunCallback(Callback):
     """Checks a command before it starts. conf/config.yaml names it under `hydra.callbacks`.
@@ -40,11 +42,12 @@ class RunCallback(Callback):
         """Checks every value of every sweep before the first run."""
         HydraConfig.instance().set_config(config)
         try:
-            overrides = _sweep_overrides(config)
-            check_multirun(overrides, config.hydra.job.config_name, preflight)
             check_folder(Path(config.hydra.sweep.dir))
-            session.current.num_jobs = _num_jobs(overrides)
             session.current.sweep_dir = Path(config.hydra.sweep.dir)
+            if config.hydra.sweeper._target_ == _BASIC_SWEEPER:  # another sweeper's values are not known beforehand
+                overrides = _sweep_overrides(config)
+                check_multirun(overrides, config.hydra.job.config_name, preflight)
+                session.current.num_jobs = _num_jobs(overrides)
         except UserError as error:
             sys.exit(report_error(error))
 

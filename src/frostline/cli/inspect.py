@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from frostline import assets
 from frostline.cli.common import compose, override_parser
 from frostline.errors import ModelError
+from frostline.report import make_console
 from frostline.spec import RunSpec, Task
 
 
@@ -96,13 +96,14 @@ def examine(spec: RunSpec) -> dict[str, Any]:
 
 
 def _print(facts: dict[str, Any], options: argparse.Namespace) -> None:
-    console = Console()
+    console = make_console()
     base = facts["base"]
     console.print(
         f"{facts['model']}: {facts['class']}, {facts['num_params']:,} parameters in {facts['num_named_params']} "
         f"tensors, {facts['num_blocks']} blocks\n"
         f"base model {base['class']}: {base['num_params']:,} parameters in {base['num_named_params']} tensors",
         highlight=False,
+        soft_wrap=True,
     )
     parts = Table("part", "module", box=box.SIMPLE_HEAD, pad_edge=False)
     parts.add_column("parameters", justify="right")

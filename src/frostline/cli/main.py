@@ -10,6 +10,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -59,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def report_error(error: BaseException, code: int = 2) -> int:
-    """Prints one line on stderr and returns the exit code; with FROSTLINE_DEBUG=1 raises instead."""
+    """Prints one line on stderr and returns the exit code; with FROSTLINE_DEBUG=1 the traceback comes before it."""
     if os.environ.get("FROSTLINE_DEBUG") == "1":
-        raise error
+        traceback.print_exception(error)
     print(f"frostline: {error}", file=sys.stderr)
     return code
 

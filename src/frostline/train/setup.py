@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,19 +73,15 @@ def prepare(spec: RunSpec) -> Setup:
     tokenizer = model.load_tokenizer(folder, spec.training.max_tokens)
     rows = _rows(spec, bar)
     for warning in rows.warnings:
-        log.warning("%s: %s", spec.dataset_name, warning)
+        _warn_once(f"{spec.dataset_name}: {warning}")
     num_labels = len(rows.label_names) or 1
     metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels)
     _check_objective(spec, metrics, num_labels)
     tables = tokenize(rows, tokenizer, _tokenizer_sha256(folder), spec.training.max_tokens)
     cut = sum(tables.truncated.values())
     if cut:
-        log.warning(
-            "%s: %d texts are longer than training.max_tokens=%d and were cut",
-            spec.dataset_name,
-            cut,
-            spec.training.max_tokens,
-        )
+        limit = spec.training.max_tokens
+        _warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={limit}, which were cut: {cut}")
     seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
     loaded = model.load_model(
         spec.model, folder, task=spec.dataset.task, label_names=rows.label_names, tokenizer=tokenizer
@@ -116,6 +113,12 @@ def prepare(spec: RunSpec) -> Setup:
             "data_fingerprint": rows.fingerprint,
         },
     )
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Tells what every run of a multirun would tell again; `result.json` has the counts of each."""
+    log.warning(message)
 
 
 def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) -> None:
