@@ -68,8 +68,8 @@ def _cpu_model() -> str:
 
 
 def redact(text: str) -> str:
-    """Returns `text` without the user and password of any URI in it."""
-    return re.sub(r"(\w://)[^/\s@]+@", r"\1***@", text)
+    """Returns `text` without the user and password of any URI in it; Hydra may have escaped its colons."""
+    return re.sub(r"(\w\\?://)[^/\s@]+@", r"\1***@", text)
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -181,7 +181,7 @@ def test_a_failing_run_lets_the_others_go_on(frostline, in_tmp, tiny_overrides, 
     statuses = [row.result.status for row in rows_of(next((in_tmp / "runs" / "multirun").iterdir()))]
     assert sorted(statuses) == ["FAILED", "FAILED", "FINISHED"]
     assert out.count("diverged at step") >= 2
-    assert "best: optimizer.lr=0.001" in out
+    assert "best: optimizer.lr=1e-03" in out
     assert "Traceback" not in err
 
 

@@ -123,6 +123,7 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch
             "tracking.uri=postgresql://me:secret@db/f and https://t@h",
             "tracking.uri=postgresql://***@db/f and https://***@h",
         ),
+        (r"http\://me\:secret@host\:9", r"http\://***@host\:9"),  # as Hydra escapes a multirun's overrides
         ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
         ("mail me@home.org", "mail me@home.org"),
     ],

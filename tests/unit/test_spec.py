@@ -21,6 +21,9 @@ def test_round_trips_through_json_yaml_and_dict(spec):
     assert RunSpec.from_dict(spec.to_dict()) == spec
 
 
+BASE = compose_run()
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lr=st.floats(min_value=1e-12, max_value=1e3, allow_nan=False),
@@ -30,7 +33,7 @@ def test_round_trips_through_json_yaml_and_dict(spec):
     name=st.text(min_size=1, max_size=20).filter(lambda t: t.strip() and t.isprintable()),
 )
 def test_any_valid_spec_round_trips_exactly(lr, decay, depth, seed, name):
-    base = compose_run()
+    base = BASE
     spec = replace(
         base,
         seed=seed,
