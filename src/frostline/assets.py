@@ -28,6 +28,7 @@ from frostline.spec import DatasetSpec, ModelSpec, Source
 
 log = logging.getLogger(__name__)
 
+_NETWORK_WORDS = ("Offline", "Connect", "Timeout", "LocalEntry", "Http", "HTTP", "Network", "Proxy", "SSL")
 _HUB_MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles, no Python
 
 
@@ -121,6 +122,9 @@ def hub_error(group: str, location: str, error: BaseException) -> AssetError:
         "DatasetNotFoundError",
     }:
         return AssetError(f"{group}.location={location}: the hub says: {str(error).splitlines()[0]}")
+    if not isinstance(error, OSError) and not any(word in name for word in _NETWORK_WORDS):
+        why = next((line.strip() for line in str(error).splitlines() if line.strip()), name)
+        return AssetError(f"{group}.location={location}: can't be read: {why}")
     nearby = {"model": ("path", "minilm"), "dataset": ("csv", "movie_reviews")}[group]
     return AssetError(
         f"{group}.location={location}: the hub can't be reached ({name}); to work offline, give a local copy as "

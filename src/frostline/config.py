@@ -110,6 +110,8 @@ def check_multirun(overrides: Sequence[str], config_name: str, check: Callable[[
             if override.is_sweep_override():
                 key = override.get_key_element()
                 choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+                if not choices[-1]:
+                    raise SpecError(f"{override.input_line}: holds no values (range excludes its end)")
             else:
                 assert override.input_line is not None
                 choices.append([override.input_line])

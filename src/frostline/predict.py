@@ -52,8 +52,9 @@ class Predictor:
             self._model = AutoModelForSequenceClassification.from_pretrained(
                 model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"{model_folder}: can't be loaded: {str(error).splitlines()[0]}") from error
+        except Exception as error:
+            why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ModelError(f"{model_folder}: can't be loaded: {why}") from error
         self._model.eval()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model.to(self._device)

@@ -69,7 +69,7 @@ def _cpu_model() -> str:
 
 def redact(text: str) -> str:
     """Returns `text` without the user and password of any URI in it; Hydra may have escaped its colons."""
-    return re.sub(r"(\w\\?://)[^/\s@]+@", r"\1***@", text)
+    return re.sub(r"(\w\\?://)\S*@", r"\1***@", text)
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import yaml
+from filelock import FileLock, Timeout
 
 from frostline.errors import UserError
 from frostline.result import RESULT_FILE, RunResult, Status, finite
@@ -118,12 +119,16 @@ class RunFolder:
         self._overrides = list(overrides)
         self._metrics: TextIO | None = None
         self._handler: logging.Handler | None = None
+        self._lock = _FolderLock(folder / ".lock")
 
     def __enter__(self) -> RunFolder:
-        if (self.folder / RESULT_FILE).exists():
-            raise UserError(f"{self.folder}: holds a run already; give another folder, as hydra.run.dir=runs/NEW")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not self._lock.acquire(blocking=False):
+                raise UserError(f"{self.folder}: another process is writing a run there; give another folder")
+            if (self.folder / RESULT_FILE).exists() or (self.folder / METRICS_FILE).exists():
+                self._lock.release()
+                raise UserError(f"{self.folder}: holds a run already; give another folder, as hydra.run.dir=runs/NEW")
             (self.folder / SPEC_FILE).write_text(self._spec.to_json(), encoding="utf-8")
             overrides = yaml.safe_dump(self._overrides, allow_unicode=True)
             (self.folder / OVERRIDES_FILE).write_text(overrides, encoding="utf-8")
@@ -153,6 +158,7 @@ class RunFolder:
             self._handler.close()
         if self._metrics is not None:
             self._metrics.close()
+        self._lock.release()
 
     def start(self, run: RunStart) -> None:
         """Nothing to do: the folder is open since before the run was prepared."""
@@ -167,6 +173,28 @@ class RunFolder:
     def finish(self, result: RunResult) -> None:
         """Writes `result.json`: all of it or nothing."""
         write_atomically(self.folder / RESULT_FILE, result.to_json())
+
+
+class _FolderLock:
+    """A lock that the system frees when its process dies, and that leaves no file when released."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = FileLock(path)
+
+    def acquire(self, blocking: bool) -> bool:
+        """Returns whether the lock is held now."""
+        try:
+            self._lock.acquire(blocking=blocking)
+        except Timeout:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Frees the lock; may be called without holding it."""
+        if self._lock.is_locked:
+            self._path.unlink(missing_ok=True)
+            self._lock.release()
 
 
 def write_atomically(path: Path, text: str) -> None:

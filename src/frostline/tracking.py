@@ -97,8 +97,9 @@ class MlflowRecorder:
             self._flush()
             for key, value in _final_tags(result).items():
                 self._client.set_tag(self._run_id, key, value)
-            self._log_files()
+            # The status first: a kill while the model is uploaded must not leave the run RUNNING for ever.
             self._client.set_terminated(self._run_id, status=result.status.value)
+            self._log_files()
 
     def _create(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Param, RunTag
@@ -228,8 +229,11 @@ def run_folder(uri: str, run_id: str) -> Path:
     Raises:
         UserError: There is no such run, or it has no model.
     """
-    made = client(uri)
+    path = absolute(uri).removeprefix("sqlite:///")
+    if uri.startswith("sqlite:") and not Path(path).is_file():
+        raise UserError(f"{run_id}: no run's folder, and there is no {redact(uri)} to look it up in")
     try:
+        made = client(uri)
         run = made.get_run(run_id)
     except Exception as error:
         raise UserError(

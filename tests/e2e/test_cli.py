@@ -231,6 +231,72 @@ def test_bad_input_is_one_line_and_exit_2(frostline, in_tmp, tiny_overrides, ove
     assert err.startswith("frostline: ")
 
 
+def test_two_runs_at_once_in_one_folder(frostline, in_tmp, tiny_overrides, make_spec):
+    from frostline.record import RunFolder
+
+    with RunFolder(in_tmp / "same", make_spec()):
+        code, _, err = frostline("run", *tiny_overrides, OFF, "hydra.run.dir=same")
+    assert code == 2
+    assert "another process is writing a run there" in err
+    code, _, err = frostline("run", *tiny_overrides, OFF, "hydra.run.dir=same")
+    assert (code, "holds a run already" in err) == (2, True)
+
+
+def test_flags_may_stand_anywhere_and_wrong_ones_get_one_line(frostline, in_tmp, tiny_overrides):
+    code, out, err = frostline("run", *tiny_overrides, OFF, "-m", "freeze.depth=0,4")
+    assert code == 0, err
+    assert "[2/2]" in out
+    for arguments in (["--nosuch"], ["--cfg", "nope"], ["freeze.depth=1", "--cfg"]):
+        code, _, err = frostline("run", *arguments)
+        assert code == 2
+        assert len(err.strip().splitlines()) == 1, err
+    assert frostline("run", "--info", "freeze.depth=1")[0] == 0
+
+
+def test_a_sweep_without_values(frostline, in_tmp, tiny_overrides):
+    code, _, err = frostline("run", "-m", *tiny_overrides, OFF, "seed=range(0,0)")
+    assert code == 2
+    assert "seed=range(0,0): holds no values" in err
+    assert not (in_tmp / "runs").exists()
+
+
+def test_an_earlier_commands_runs_stay_out_of_the_table(frostline, in_tmp, tiny_overrides):
+    assert frostline("run", *tiny_overrides, OFF, "hydra.run.dir=runs/all/old", "freeze=none")[0] == 0
+    code, out, err = frostline("run", "-m", *tiny_overrides, OFF, "hydra.sweep.dir=runs/all", "seed=0,1")
+    assert code == 0, err
+    assert "runs/all/old" not in out
+
+
+def test_predict_wants_pairs_where_the_model_does(frostline, in_tmp, tiny_overrides):
+    rows = [(text, text, str(i % 2)) for i, (text, _) in enumerate(sentences(40))]
+    write_csv(in_tmp / "pairs.csv", rows, ("text", "second", "label"))
+    pairs = ["dataset.location=pairs.csv", "dataset.pair_column=second", "hydra.run.dir=pairs"]
+    assert frostline("run", *tiny_overrides, OFF, *pairs)[0] == 0
+    assert "give the second with --pair" in frostline("predict", "pairs", "a text")[2]
+    assert frostline("predict", "pairs", "--pair", "other", "a text")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("model/model.safetensors", b"half"),
+        ("model/tokenizer.json", b'{"a": 1}'),
+        ("model/config.json", b"[]"),
+        ("spec.json", b"\xff\xfe"),
+        ("spec.json", b'{"schema": 1'),
+    ],
+)
+def test_predict_on_a_damaged_run_gets_one_line(frostline, in_tmp, tiny_overrides, file, content):
+    assert (
+        frostline("run", *tiny_overrides, OFF, "hydra.run.dir=run", "training.max_steps=1", "training.epochs=null")[0]
+        == 0
+    )
+    (in_tmp / "run" / file).write_bytes(content)
+    code, _, err = frostline("predict", "run", "a text")
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1, err
+
+
 @pytest.mark.parametrize("command", ["inspect", "run", "run -m"])
 def test_debug_shows_the_traceback_too(frostline, in_tmp, monkeypatch, command):
     monkeypatch.setenv("FROSTLINE_DEBUG", "1")

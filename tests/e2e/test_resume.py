@@ -1,5 +1,6 @@
 """Checkpoints that are whole, and runs that go on from them as if nothing had happened."""
 
+import importlib
 import json
 import os
 import shutil
@@ -58,8 +59,8 @@ def assert_same(one: Path, other: Path):
     assert results[0].step == results[1].step
 
 
-# 8 steps an epoch, 32 in all: inside the first epoch, at the end of one, inside a later one, after the last step.
-@pytest.mark.parametrize("step", [8, 19, 32, *(pytest.param(s, marks=pytest.mark.slow) for s in (3, 9, 24, 31))])
+# 8 steps an epoch, 32 in all: inside the first epoch, at the end of one, inside a later one.
+@pytest.mark.parametrize("step", [8, 19, *(pytest.param(s, marks=pytest.mark.slow) for s in (3, 9, 24, 31))])
 def test_a_resumed_run_ends_in_the_same_bits(train, step):
     whole = train()[1]
     stopped, cut = train(stop=StopAt(step))
@@ -229,3 +230,50 @@ def test_a_malicious_checkpoint_runs_nothing(train, cut, tmp_path):
     result, _ = train(resume_from=cut)
     assert result.status is Status.FAILED
     assert not canary.exists()
+
+
+@pytest.mark.parametrize("moment", ["step 32", "last evaluation", "saving", "recording"])
+def test_a_signal_after_the_last_step_lets_the_run_finish(train, tmp_path, make_spec, monkeypatch, moment):
+    """All the work is done: to throw it away would help nobody. But who runs several is told to stop."""
+    from frostline.train import Interrupted
+    from frostline.train.callbacks import EvaluationCallback
+
+    module = importlib.import_module("frostline.train.run")  # the package has a function of this name
+    whole = train("training.epochs=1")[1]
+
+    def and_signal(real):
+        def call(*args, **kwargs):
+            os.kill(os.getpid(), signal.SIGINT)
+            return real(*args, **kwargs)
+
+        return call
+
+    if moment == "last evaluation":
+        monkeypatch.setattr(EvaluationCallback, "on_evaluate", and_signal(EvaluationCallback.on_evaluate))
+    if moment == "saving":
+        monkeypatch.setattr(module, "_save_model", and_signal(module._save_model))
+    if moment == "recording":
+        monkeypatch.setattr(RunFolder, "finish", and_signal(RunFolder.finish))
+    spec, folder = make_spec(LENGTH, "training.epochs=1"), tmp_path / "cut"
+    with RunFolder(folder, spec) as recorder, pytest.raises(Interrupted, match="SIGINT"):
+        run(spec, Recorders([recorder, StopAt(8)] if moment == "step 32" else [recorder]), folder)
+    assert_same(whole, folder)
+    assert RunResult.read(folder).status is Status.FINISHED
+    assert not list(folder.glob(".*"))
+    assert not (folder / "checkpoints").exists()
+
+
+def test_a_second_signal_while_saving_ends_it_at_once_and_leaves_no_half_model(tmp_path, make_spec, monkeypatch):
+    from transformers import PreTrainedTokenizerBase
+
+    def twice(*args, **kwargs):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", twice)
+    spec, folder = make_spec("training.epochs=1", "training.checkpoint=never"), tmp_path / "cut"
+    with RunFolder(folder, spec) as recorder:
+        result = run(spec, recorder, folder)
+    assert result.status is Status.KILLED
+    assert not list(folder.glob(".model*"))
+    assert not (folder / "model").exists()

@@ -76,3 +76,23 @@ def test_a_rating_that_is_no_number(value):
     rule = label_rule(spec(threshold=0.0, label_names=("neg", "pos")), [], None, 10)
     with pytest.raises(DataError, match="missing|not a finite number"):
         rule(value)
+
+
+@pytest.mark.parametrize(
+    ("unique", "names"),
+    [
+        (["007", "7", "08"], ("007", "08", "7")),
+        (["9007199254740992", "9007199254740993"], ("9007199254740992", "9007199254740993")),
+        (["1_0", "10"], ("10", "1_0")),
+        ([1.0, 0.0], ("0", "1")),
+        ([True, False], ("0", "1")),
+    ],
+)
+def test_labels_that_look_like_numbers_are_not_merged(unique, names):
+    assert label_rule(spec(), unique, None, 100).names == names
+
+
+@pytest.mark.parametrize("unique", [[0, 1], ["0", "1"]])
+def test_a_number_that_is_a_given_name_is_that_name(unique):
+    rule = label_rule(spec(label_names=("1", "0")), unique, None, 100)
+    assert [rule(unique[0]), rule(unique[1])] == [1, 0]

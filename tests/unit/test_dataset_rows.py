@@ -197,7 +197,9 @@ def test_few_rows_are_enough(load, tmp_path):
         (b"text,label\na,1\nb,1\nc,1\n", r"hold one class only \(1\)"),
         (b"text,label\na,\nb,\n", r"all its values are missing"),
         (b"text,label\na,1\nb,\nc,0\n", r"row 2: the label is missing"),
-        (b"text,label\na,1\nb,2,3\n", r"can't be read as csv: .*line 3"),
+        (b"text,label\na,1\nb,2,3\n", r"line 3: has 3 fields, there are 2 columns; quote texts"),
+        (b"text,label\ngood, really,1\nbad, truly,0\n", r"line 2: has 3 fields, there are 2 columns"),
+        (b"text,label\na,1\nb\n", r"line 3: has 1 fields, there are 2 columns"),
         (b"text,label\na,1\nb,0\n", r"no rows to evaluate on"),
     ],
 )

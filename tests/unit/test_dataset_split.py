@@ -77,3 +77,25 @@ def test_regression_is_stratified_over_the_range():
     assert len(held_out) == 200
     assert abs(values[held_out].mean() - values.mean()) < 0.1
     assert abs(values[held_out].std() - values.std()) < 0.1
+
+
+def test_shuffling_changes_nothing_for_regression_with_ties():
+    texts = [f"text {i}" for i in range(300)]
+    values, keys = np.array([i % 4 for i in range(300)], dtype=float), keys_of([f"text {i}" for i in range(300)])
+    shuffle = np.random.default_rng(1).permutation(300)
+    one = split(keys, values, regression=True, fraction=0.2, seed=0)[1]
+    two = split(keys[shuffle], values[shuffle], regression=True, fraction=0.2, seed=0)[1]
+    assert {texts[i] for i in one} == {texts[shuffle[i]] for i in two}
+
+
+def test_equal_texts_of_one_rating_stay_on_one_side():
+    texts = [f"text {i // 3}" for i in range(300)]
+    values = np.array([(i // 3) % 5 for i in range(300)], dtype=float)
+    train, held_out = split(keys_of(texts), values, regression=True, fraction=0.3, seed=0)
+    assert not {texts[i] for i in train} & {texts[i] for i in held_out}
+
+
+def test_a_class_of_one_text_is_trained_on_not_only_evaluated():
+    keys, labels = keys_of(["same"] * 20 + [f"t{i}" for i in range(60)]), np.array([1.0] * 20 + [0.0] * 60)
+    train, _ = split(keys, labels, regression=False, fraction=0.2, seed=0)
+    assert (labels[train] == 1).sum() == 20

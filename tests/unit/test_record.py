@@ -126,6 +126,7 @@ def test_an_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch
         (r"http\://me\:secret@host\:9", r"http\://***@host\:9"),  # as Hydra escapes a multirun's overrides
         ("sqlite:///mlflow.db", "sqlite:///mlflow.db"),
         ("mail me@home.org", "mail me@home.org"),
+        ("http://user:s3cr/e@t@host:1/x", "http://***@host:1/x"),
     ],
 )
 def test_passwords_in_uris_are_left_out(text, clean):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,24 +35,31 @@ class RunCallback(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks a single run before its folder is made."""
         HydraConfig.instance().set_config(config)  # Hydra sets it later; ${hydra:...} may be asked for now
-        try:
+        with _or_exit():
             preflight(decode_job(config))
             check_folder(Path(config.hydra.run.dir))
-        except UserError as error:
-            sys.exit(report_error(error))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks every value of every sweep before the first run."""
         HydraConfig.instance().set_config(config)
-        try:
-            check_folder(Path(config.hydra.sweep.dir))
+        with _or_exit():
             session.current.sweep_dir = Path(config.hydra.sweep.dir)
             if config.hydra.sweeper._target_ == _BASIC_SWEEPER:  # another sweeper's values are not known beforehand
                 overrides = _sweep_overrides(config)
                 check_multirun(overrides, config.hydra.job.config_name, preflight)
                 session.current.num_jobs = _num_jobs(overrides)
-        except UserError as error:
-            sys.exit(report_error(error))
+            check_folder(Path(config.hydra.sweep.dir))
+
+
+@contextmanager
+def _or_exit() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        sys.exit(report_error(error))
+    except Exception:  # noqa: BLE001 - Hydra would warn of it and go on as if nothing had been checked
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def _sweep_overrides(config: DictConfig) -> list[str]:

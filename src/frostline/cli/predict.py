@@ -15,6 +15,7 @@ from frostline.record import SPEC_FILE
 
 if TYPE_CHECKING:
     from frostline.predict import Prediction
+    from frostline.spec import RunSpec
 
 
 def main(arguments: list[str]) -> int:
@@ -36,10 +37,15 @@ def main(arguments: list[str]) -> int:
         parser.error("give a run: its folder or its MLflow run id")
     run, *texts = options.overrides
     folder = _folder(run, options.tracking_uri, options.config_dir)
-    max_tokens = _max_tokens(folder)
+    spec = _spec(folder)
+    if (spec.dataset.pair_column is None) != (options.pair is None):
+        need = (
+            "was trained on pairs of texts: give the second with --pair" if options.pair is None else "takes no --pair"
+        )
+        raise UserError(f"{run}: its model {need}")
     from frostline.predict import Predictor
 
-    predictor = Predictor(folder / "model", max_tokens)
+    predictor = Predictor(folder / "model", spec.training.max_tokens)
     source = iter(texts) if texts else _lines()
     for prediction in predictor.predict((text, options.pair) for text in source):
         print(_shown(prediction, options.json), flush=True)
@@ -60,11 +66,13 @@ def _folder(run: str, tracking_uri: str | None, config_dir: str | None) -> Path:
     return tracking.run_folder(uri, run)
 
 
-def _max_tokens(folder: Path) -> int:
+def _spec(folder: Path) -> RunSpec:
     try:
-        return spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8")).training.max_tokens
+        return spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{folder}: is no run's folder ({SPEC_FILE}: {error.strerror})") from error
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / SPEC_FILE}: is damaged: {error}") from error
 
 
 def _lines() -> Iterator[str]:

@@ -40,18 +40,19 @@ def preflight(job: Job) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Checks that a folder can be made and written.
+    """Makes a folder, as Hydra is about to, and checks that it can be written.
 
     Raises:
         UserError: It can't.
     """
-    existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise UserError(f"{folder}: can't be made, {existing} is a file; give another, as hydra.run.dir=runs/NEW")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: can't be written (permissions of {existing}); give another, as hydra.run.dir=...")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: can't be made ({error.strerror}); give another, as hydra.run.dir=runs/NEW"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: can't be written (permissions); give another, as hydra.run.dir=runs/NEW")
 
 
 def check_resume(job: Job) -> Path:
@@ -66,8 +67,8 @@ def check_resume(job: Job) -> Path:
     folder = Path(job.resume)
     try:
         recorded = spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"resume={job.resume}: no run's folder there ({SPEC_FILE}: {error.strerror})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"resume={job.resume}: no run's folder there ({SPEC_FILE}: {error})") from error
     difference = spec_diff(recorded, job.run)
     if difference:
         raise SpecError(f"resume={job.resume}: that run had another config: {'; '.join(difference)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from frostline import paths
 from frostline.cli import session
@@ -43,9 +43,51 @@ def launch(arguments: list[str]) -> Any:
     from frostline.cli.task import task
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks and exits by itself
-    sys.argv = ["frostline", *arguments]
+    sys.argv = ["frostline", *_flags_first(arguments)]
+    _check_flags(sys.argv[1:])
     application = hydra.main(version_base="1.3", config_path=str(paths.conf_dir()), config_name="config")(task)
     return application()
+
+
+_FLAGS_WITH_VALUE = frozenset(
+    {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir",
+     "-sc", "--shell-completion", "--experimental-rerun"}
+)  # fmt: skip
+_INFO_TOPICS = frozenset({"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"})
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Returns the arguments with flags before overrides: Hydra's parser stops at a flag after an override."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        flags.append(word)
+        takes_next = word in _FLAGS_WITH_VALUE or (word in {"-i", "--info"} and rest[:1] and rest[0] in _INFO_TOPICS)
+        if takes_next and rest:
+            flags.append(rest.pop(0))
+    # `--info` takes an optional word, and would take an override for it.
+    return [*flags, "--", *overrides] if flags and flags[-1] in {"-i", "--info"} else [*flags, *overrides]
+
+
+def _check_flags(arguments: list[str]) -> None:
+    """Parses Hydra's flags once ahead, for an error in one line.
+
+    Raises:
+        UserError: An unknown flag or a bad value.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    def error(message: str) -> NoReturn:
+        raise UserError(f"{message} (see frostline run --hydra-help)")
+
+    parser = get_args_parser()
+    parser.error = error  # type: ignore[method-assign]
+    parser.parse_args(arguments)
 
 
 def configure_logging() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from frostline.config import spec_from_text
@@ -19,10 +19,12 @@ class Session:
     Attributes:
         sweep_dir: The folder of a multirun, None of a single run.
         num_jobs: How many runs it has, if that is known.
+        folders: Of the runs that were started in this process.
     """
 
     sweep_dir: Path | None = None
     num_jobs: int | None = None
+    folders: list[Path] = field(default_factory=list)
 
 
 current = Session()
@@ -37,12 +39,18 @@ def rows_of(folder: Path) -> list[Row]:
         try:
             spec = spec_from_text((path.parent / SPEC_FILE).read_text(encoding="utf-8"))
             rows.append(Row(coordinates=spec.flat(), result=RunResult.read(path.parent), folder=path.parent))
-        except (UserError, OSError):
+        except (UserError, OSError, UnicodeDecodeError):
             continue
     return rows
 
 
 def print_comparison() -> None:
     """Prints the runs of a multirun side by side; nothing after a single run."""
-    if current.sweep_dir is not None and (rows := rows_of(current.sweep_dir)):
+    if current.sweep_dir is None:
+        return
+    rows = rows_of(current.sweep_dir)
+    if current.folders:  # the folder may hold the runs of an earlier command, too
+        started = {folder.absolute() for folder in current.folders}
+        rows = [row for row in rows if row.folder.absolute() in started]
+    if rows:
         print_table(rows)

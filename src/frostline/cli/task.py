@@ -38,19 +38,20 @@ def task(cfg: DictConfig) -> float | None:
     single = settings.mode == RunMode.RUN
     out_dir = Path(settings.runtime.output_dir)
     if not single:
+        session.current.folders.append(out_dir)
         _redact_file(Path(settings.sweep.dir) / "multirun.yaml")
     try:
         job = decode_job(cfg)
         import_plugins(job.plugins)
-        result = execute(job, out_dir, [redact(override) for override in settings.overrides.task])
+        result, stopped = execute(job, out_dir, [redact(override) for override in settings.overrides.task])
     except UserError as error:
         code = report_error(error)
         if single:
             sys.exit(code)
         raise
     show(result, out_dir, None if single else settings.job.num)
-    if result.status is Status.KILLED:
-        sys.exit(_signal_code(result))
+    if stopped:
+        sys.exit(stopped)
     if result.status is not Status.FINISHED:
         if single:
             sys.exit(report_error(RunFailedError(f"{result.name}: {result.reason}"), 1))
@@ -58,14 +59,17 @@ def task(cfg: DictConfig) -> float | None:
     return result.objective.value if result.objective else None
 
 
-def execute(job: Job, out_dir: Path, overrides: list[str]) -> RunResult:
+def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, int]:
     """Trains a job in a folder, recorded there and in MLflow.
+
+    Returns:
+        The result, and the exit code if a signal asked to stop: of a run that it killed, or that was done already.
 
     Raises:
         UserError: Bad input.
     """
     from frostline.tracking import MlflowRecorder
-    from frostline.train import run  # torch and Trainer: only now
+    from frostline.train import Interrupted, run  # torch and Trainer: only now
 
     spec = job.run
     resume_from = check_resume(job) if job.resume is not None else None
@@ -73,7 +77,11 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> RunResult:
         recorders: list[Recorder] = [folder]
         if job.tracking.enabled:
             recorders.append(MlflowRecorder(job.tracking, spec, out_dir))
-        return run(spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from)
+        try:
+            result = run(spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from)
+        except Interrupted as stop:
+            return RunResult.read(out_dir), stop.exit_code
+        return result, _signal_code(result) if result.status is Status.KILLED else 0
 
 
 def show(result: RunResult, out_dir: Path, job_num: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,11 @@ def label_rule(
     values = [value for value in unique if value is not None and value != ""]
     if not values:
         raise DataError(f"dataset.label_column={spec.label_column}: all its values are missing")
+    odd = next((value for value in values if not isinstance(value, (str, int, float))), None)
+    if odd is not None:
+        raise DataError(
+            f"dataset.label_column={spec.label_column}: holds {type(odd).__name__}, neither text nor number"
+        )
     names = spec.label_names or (tuple(feature_names) if feature_names else None)
     classes = _classes(values, names, spec.label_column)
     by_id = {index: str(_plain(value)) for value, index in classes.items()}  # "1" and "1.0" are one class
@@ -85,8 +91,8 @@ def label_rule(
 
 def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dict[Any, int]:
     """Returns raw value -> id: by name, by number within the names, or by order."""
-    if names is not None and all(isinstance(value, str) and value in names for value in values):
-        return {value: names.index(value) for value in values}
+    if names is not None and all(str(_plain(value)) in names for value in values):
+        return {value: names.index(str(_plain(value))) for value in values}
     numbers = [_whole(value) for value in values]
     if all(number is not None for number in numbers):
         if names is None:
@@ -100,7 +106,7 @@ def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dic
                 f"ids 0 to {len(names) - 1}"
             )
         return {value: int(number) for value, number in zip(values, numbers, strict=True) if number is not None}
-    if all(_is_number(value) for value in values):
+    if all(_is_fraction(value) for value in values):
         raise DataError(
             f"dataset.label_column={column}: its values are fractions ({values[0]}): give dataset.threshold to make "
             f"two classes of them, or dataset.task=regression"
@@ -121,11 +127,19 @@ def _plain(value: Any) -> Any:
 
 
 def _whole(value: Any) -> int | None:
-    if isinstance(value, bool):
-        return int(value)
-    if _is_number(value) and float(value) == int(float(value)):
-        return int(float(value))
-    return None
+    """Returns the whole number that a value is; a text like `007` or `1e3` is a text."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"(-?(?:0|[1-9][0-9]*))(?:\.0+)?", value.strip())
+        return int(match.group(1)) if match else None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return int(value) if isinstance(value, int) else None
+
+
+def _is_fraction(value: Any) -> bool:
+    return isinstance(value, float) or bool(
+        re.fullmatch(r"-?(?:0|[1-9][0-9]*)?(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", str(value))
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,13 @@ class RawTable:
         table: All columns; of CSV and TSV all as text, so that nothing is guessed.
         fingerprint: sha256 of the file, or the hub's identity of the split.
         name: For messages.
+        notes: What the user should know of the file.
     """
 
     table: datasets.Dataset
     fingerprint: str
     name: str
+    notes: tuple[str, ...] = ()
 
 
 def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
@@ -59,6 +62,7 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise DataError(f"{path}: is empty")
     sha256 = _hash(path) if form is Format.PARQUET else _check_text(path)
     builder, options = _builder(path, form, spec)
+    notes = _check_fields(path, options) if builder == "csv" else ()
     folder = cache_dir / sha256[:20]
     try:
         table = datasets.load_dataset(builder, data_files=[str(path)], split="train", cache_dir=str(folder), **options)
@@ -68,7 +72,7 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise DataError(f"{path.name}: can't be read as {form.value}: {_cause(error)}") from error
     if len(table) == 0:
         raise _no_rows(path, form)
-    return RawTable(table=table, fingerprint=sha256, name=path.name)
+    return RawTable(table=table, fingerprint=sha256, name=path.name, notes=notes)
 
 
 def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:
@@ -116,6 +120,29 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
         "keep_default_na": False,
         "encoding": "utf-8-sig",
     }
+
+
+def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
+    """Refuses a row with more or fewer fields than there are columns: pandas would shift or fill it without a word."""
+    csv.field_size_limit(sys.maxsize)
+    wanted, several_lines = len(options["column_names"]), 0
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter=options["sep"], quoting=options["quoting"])
+        before = 0
+        try:
+            for fields in rows:
+                if fields and len(fields) != wanted:
+                    hint = "; quote texts that hold a separator" if len(fields) > wanted else ""
+                    raise DataError(
+                        f"{path.name}, line {before + 1}: has {len(fields)} fields, there are {wanted} columns{hint}"
+                    )
+                several_lines += rows.line_num - before > 1
+                before = rows.line_num
+        except csv.Error as error:
+            raise DataError(f"{path.name}, line {rows.line_num}: {error}") from error
+    if not several_lines:
+        return ()
+    return (f"rows that go over several lines: {several_lines} (if that is a stray quote, use dataset.quoted=false)",)
 
 
 def _header(path: Path, separator: str, quoted: bool) -> list[str]:

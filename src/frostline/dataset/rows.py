@@ -91,7 +91,7 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         ]
         fingerprints = [raw.fingerprint, other.fingerprint]
     _check_enough(parts, rule, spec)
-    report, warnings = _report(parts, rule, raw.table, table)
+    report, warnings = _report(parts, rule, raw, table)
     return Rows(
         train=parts[0].table.select(parts[0].indices).remove_columns("key"),
         evaluation=parts[1].table.select(parts[1].indices).remove_columns("key"),
@@ -214,15 +214,15 @@ def _check_enough(parts: list[_Part], rule: LabelRule, spec: DatasetSpec) -> Non
 
 
 def _report(
-    parts: list[_Part], rule: LabelRule, raw: datasets.Dataset, table: datasets.Dataset
+    parts: list[_Part], rule: LabelRule, raw: RawTable, table: datasets.Dataset
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     (train_keys, train_labels), (eval_keys, eval_labels) = (part.used() for part in parts)
     empty = row_key("", None)
     overlap = int(np.isin(eval_keys, train_keys).sum())
     duplicates = {"train": _duplicates(train_keys), "eval": _duplicates(eval_keys)}
     report = {
-        "rows_read": len(raw),
-        "rows_dropped": len(raw) - len(table),
+        "rows_read": len(raw.table),
+        "rows_dropped": len(raw.table) - len(table),
         "train_rows": len(train_keys),
         "eval_rows": len(eval_keys),
         "labels": {"train": _label_counts(train_labels, rule), "eval": _label_counts(eval_labels, rule)},
@@ -230,7 +230,11 @@ def _report(
         "overlap": overlap,
         "empty_texts": int((train_keys == empty).sum() + (eval_keys == empty).sum()),
     }
-    warnings = []
+    warnings = list(raw.notes)
+    for side, labels in (("train on", train_labels), ("evaluate on", eval_labels)):
+        absent = [name for index, name in enumerate(rule.names) if not (labels == index).any()]
+        if absent:
+            warnings.append(f"classes without a row to {side}: {', '.join(absent)}")
     if overlap:
         warnings.append(f"evaluation rows whose text is trained on: {overlap} of {len(eval_keys)}")
     if duplicates["train"]:

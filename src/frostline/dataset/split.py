@@ -58,12 +58,9 @@ def split(keys: Keys, labels: Labels, *, regression: bool, fraction: float, seed
     """
     hashes = seeded(keys, seed, purpose=0)
     held_out = np.zeros(len(keys), dtype=bool)
-    for stratum in _strata(labels, regression):
+    for stratum in _strata(labels, hashes, regression):
         ordered = stratum[np.argsort(hashes[stratum], kind="stable")]
-        count = round(fraction * len(ordered))
-        while 0 < count < len(ordered) and hashes[ordered[count]] == hashes[ordered[count - 1]]:
-            count += 1  # never cut between equal texts
-        held_out[ordered[:count]] = True
+        held_out[ordered[: _cut(hashes[ordered], round(fraction * len(ordered)))]] = True
     everything = np.arange(len(keys))
     return everything[~held_out], everything[held_out]
 
@@ -74,8 +71,23 @@ def order(indices: Indices, keys: Keys, labels: Labels, seed: int) -> Indices:
     return indices[np.lexsort((labels[indices], hashes))]
 
 
-def _strata(labels: Labels, regression: bool) -> list[Indices]:
+def _cut(hashes: Keys, count: int) -> int:
+    """Returns where to cut sorted hashes near `count`, never between equal texts: above, or below if that takes all."""
+    up = down = count
+    while 0 < up < len(hashes) and hashes[up] == hashes[up - 1]:
+        up += 1
+    while 0 < down < len(hashes) and hashes[down] == hashes[down - 1]:
+        down -= 1
+    return up if up < len(hashes) else down
+
+
+def _strata(labels: Labels, hashes: Keys, regression: bool) -> list[Indices]:
     if not regression:
         return [np.flatnonzero(labels == value) for value in np.unique(labels)]
-    by_rank = np.argsort(labels, kind="stable")
-    return [part for part in np.array_split(by_rank, min(_REGRESSION_STRATA, len(labels))) if len(part)]
+    by_rank = np.lexsort((hashes, labels))  # equal labels in the order of their hashes, not of the file
+    bounds = []
+    for bound in np.linspace(0, len(labels), min(_REGRESSION_STRATA, len(labels)) + 1).round().astype(int)[1:-1]:
+        while bound < len(labels) and hashes[by_rank[bound]] == hashes[by_rank[bound - 1]]:
+            bound += 1  # equal texts of one label stay in one stratum
+        bounds.append(bound)
+    return [part for part in np.split(by_rank, bounds) if len(part)]

@@ -71,10 +71,14 @@ class RocAuc(evaluate.Metric):  # type: ignore[misc]
 
 
 def _spearman(predictions: Any, references: Any) -> float:
+    if len(predictions) < 2:
+        return float("nan")  # a correlation of one point is undefined
     return float(stats.spearmanr(predictions, references).statistic)
 
 
 def _pearson(predictions: Any, references: Any) -> float:
+    if len(predictions) < 2:
+        return float("nan")
     return float(stats.pearsonr(predictions, references).statistic)
 
 

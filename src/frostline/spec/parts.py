@@ -196,7 +196,7 @@ class DatasetSpec:
     def __post_init__(self) -> None:
         _check_source("dataset", self.source, self.location, self.sha256, self.member)
         require(0 < self.eval_fraction < 1, "dataset.eval_fraction", self.eval_fraction, "between 0 and 1")
-        require(self.seed >= 0, "dataset.seed", self.seed, "0 or more")
+        require(0 <= self.seed < 2**32, "dataset.seed", self.seed, "0 or more and below 2**32")
         for key, rows in (("train_rows", self.train_rows), ("eval_rows", self.eval_rows)):
             require(rows is None or rows >= 1, f"dataset.{key}", rows, "1 or more, or null for all rows")
         require(_finite(self.dead_zone) and self.dead_zone >= 0, "dataset.dead_zone", self.dead_zone, "0 or more")
@@ -282,6 +282,8 @@ class OptimizerSpec:
         for key, value in (("beta1", self.beta1), ("beta2", self.beta2), ("warmup_ratio", self.warmup_ratio)):
             require(0 <= value < 1, f"optimizer.{key}", value, "at least 0 and below 1")
         require(0 < self.eps < 1, "optimizer.eps", self.eps, "between 0 and 1")
+        if self.schedule == "polynomial":  # it ends at a rate of 1e-7
+            require(self.lr > 1e-7, "optimizer.lr", self.lr, "above 1e-7 with optimizer.schedule=polynomial")
         require(0 < self.layer_decay <= 1, "optimizer.layer_decay", self.layer_decay, "above 0 and at most 1")
 
 
@@ -359,8 +361,10 @@ class RuntimeSpec:
     progress: Progress
 
     def __post_init__(self) -> None:
-        require(self.threads is None or self.threads >= 1, "runtime.threads", self.threads, "1 or more, or null")
-        require(self.loader_workers >= 0, "runtime.loader_workers", self.loader_workers, "0 or more")
+        threads = self.threads
+        require(threads is None or 1 <= threads <= 1024, "runtime.threads", threads, "1 to 1024, or null")
+        workers = self.loader_workers
+        require(0 <= workers <= 1024, "runtime.loader_workers", workers, "0 to 1024")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

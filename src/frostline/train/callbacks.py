@@ -168,17 +168,16 @@ class RecordCallback(TrainerCallback):
 class CheckpointCallback(TrainerCallback):
     """Publishes what Trainer wrote, with the best weights so far beside it."""
 
-    def __init__(self, store: CheckpointStore, ledger: Ledger, spec_digest: str, guard: SignalGuard) -> None:
+    def __init__(self, store: CheckpointStore, ledger: Ledger, spec_digest: str) -> None:
         self._store = store
         self._ledger = ledger
         self._spec_digest = spec_digest
-        self._guard = guard
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Writes none after the last step, unless stopped there: else the run's model is saved right after it."""
-        if state.global_step >= state.max_steps and self._guard.requested is None:
+        """Writes none after the last step: the run's model is saved right after it."""
+        if state.global_step >= state.max_steps:
             control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -205,13 +204,15 @@ class StopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """From now on a step can be finished."""
-        self._guard.finish_step = True
+        self._guard.defer()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Looks for a signal."""
         if self._guard.requested is not None:
             control.should_training_stop = True
-            if not _epoch_is_whole(state):  # else on_epoch_end, which comes next, evaluates and saves
+            if (
+                not _epoch_is_whole(state) and state.global_step < state.max_steps
+            ):  # else on_epoch_end, which comes next, evaluates and saves
                 control.should_evaluate = False
                 control.should_save = self._every is not Every.NEVER
 

@@ -53,25 +53,30 @@ def run(
 
     Raises:
         UserError: Bad input: no run was started.
+        Interrupted: A signal came when the last step was done: the run was finished and recorded as FINISHED, but who
+            runs several should stop.
     """
     draft: dict[str, Any] = {"name": spec.name(), "spec_digest": spec.digest()}
     memory = PeakMemory()
     course = _Course(spec, recorder, out_dir, memory)
-    try:
-        with SignalGuard() as guard:
+    with SignalGuard() as guard:
+        try:
             result = course.go(guard, draft, tuple(overrides), resume_from)
-    except UserError as error:
-        if course.started:
-            recorder.finish(RunResult(status=Status.FAILED, reason=str(error), **draft, cost=course.cost()))
-        raise
-    except Interrupted as stop:
-        result = RunResult(status=Status.KILLED, reason=str(stop), **draft, cost=course.cost())
-    except KeyboardInterrupt:
-        result = RunResult(status=Status.KILLED, reason="stopped by SIGINT", **draft, cost=course.cost())
-    except (Exception, SystemExit) as error:  # an exit inside a run ends this run, not the sweep
-        log.exception("%s failed", spec.name())
-        result = RunResult(status=Status.FAILED, reason=_reason(error), **draft, cost=course.cost())
-    recorder.finish(result)
+        except UserError as error:
+            if course.started:
+                recorder.finish(RunResult(status=Status.FAILED, reason=str(error), **draft, cost=course.cost()))
+            raise
+        except (Interrupted, KeyboardInterrupt) as stop:
+            reason = str(stop) or "stopped by SIGINT"
+            result = RunResult(status=Status.KILLED, reason=reason, **draft, cost=course.cost())
+        except (Exception, SystemExit) as error:  # an exit inside a run ends this run, not the sweep
+            log.exception("%s failed", spec.name())
+            result = RunResult(status=Status.FAILED, reason=_reason(error), **draft, cost=course.cost())
+        guard.defer()  # a signal now must not leave a half-written record
+        course.clean_up()
+        recorder.finish(result)
+    if guard.requested is not None and result.status is Status.FINISHED:
+        raise Interrupted(guard.requested)
     return result
 
 
@@ -147,10 +152,11 @@ class _Course:
             assembly.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         finally:
             assembly.progress.close()
-            guard.finish_step = False
             self._train_ended = time.monotonic()
-        if guard.requested is not None:
+        state = assembly.trainer.state
+        if guard.requested is not None and state.global_step < state.max_steps:
             raise Interrupted(guard.requested)
+        # All steps are done: what is left is an evaluation and writing files, which a first signal lets pass.
 
     def _keep(self, assembly: Assembly, setup: Setup) -> callbacks.Best:
         """Evaluates what isn't evaluated yet and leaves the kept weights in the model."""
@@ -167,6 +173,11 @@ class _Course:
         if ledger.best.step != step:
             callbacks.put_back(setup.loaded.model, ledger.best.weights)
         return ledger.best
+
+    def clean_up(self) -> None:
+        """Removes what an aborted writing left behind."""
+        shutil.rmtree(_aside(self._out_dir / MODEL_FOLDER), ignore_errors=True)
+        shutil.rmtree(CheckpointStore(self._out_dir).writing, ignore_errors=True)
 
     def cost(self) -> Cost:
         """Returns what it took so far."""
@@ -226,7 +237,7 @@ def _objective(spec: RunSpec, metrics: dict[str, float]) -> Objective:
 
 def _save_model(setup: Setup, target: Path) -> None:
     """Writes the whole model with tokenizer and label names: aside first, so that `model/` is whole or not there."""
-    aside = target.with_name(f".{target.name}.writing")
+    aside = _aside(target)
     shutil.rmtree(aside, ignore_errors=True)
     setup.loaded.model.save_pretrained(aside)
     setup.loaded.tokenizer.save_pretrained(aside)
@@ -234,6 +245,10 @@ def _save_model(setup: Setup, target: Path) -> None:
         path.chmod(0o666 & ~_umask())
     shutil.rmtree(target, ignore_errors=True)
     aside.replace(target)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.writing")
 
 
 def _umask() -> int:

@@ -37,6 +37,10 @@ class SignalGuard:
         """Set while the training loop runs: it looks at `requested` after every step."""
         self._before: dict[int, Any] = {}
 
+    def defer(self) -> None:
+        """From now on the first signal is only noted."""
+        self.finish_step = True
+
     def __enter__(self) -> SignalGuard:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
             for signum in (signal.SIGINT, signal.SIGTERM):

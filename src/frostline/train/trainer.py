@@ -107,7 +107,7 @@ def assemble(spec: RunSpec, setup: Setup, store: CheckpointStore, recorder: Reco
         callbacks.StopCallback(guard, every),
         evaluation,
         callbacks.RecordCallback(recorder),
-        callbacks.CheckpointCallback(store, ledger, spec.digest(), guard),
+        callbacks.CheckpointCallback(store, ledger, spec.digest()),
         progress,
     ]
     padding = 8 if setup.machine.device == "cuda" and setup.machine.precision is not Precision.FP32 else None
