@@ -29,7 +29,7 @@ test: $(STAMP) ## the whole test suite, slow tests included
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow or not slow"
 
 test-fast: $(STAMP) ## the tests that need no real model: under 3 minutes
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
 
 check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

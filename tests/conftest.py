@@ -171,7 +171,12 @@ def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callab
         return int(stop.value.code or 0), out, err
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it: put back after the test
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
     yield call
+    # Hydra's --info leaves a handler on this test's captured stream.
+    root.handlers[:] = handlers
+    root.setLevel(level)
     for handler in list(logging.getLogger("frostline").handlers):
         logging.getLogger("frostline").removeHandler(handler)
     logging.getLogger("frostline").propagate = True
