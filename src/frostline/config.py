@@ -144,7 +144,8 @@ def spec_from_text(text: str) -> RunSpec:
 
 def spec_to_yaml(spec: RunSpec) -> str:
     """Returns the spec as YAML that `spec_from_text` reads back."""
-    text: str = yaml.safe_dump({"schema": SCHEMA_VERSION, **spec.to_dict()}, sort_keys=False, allow_unicode=True)
+    data = {"schema": SCHEMA_VERSION, **spec.to_dict()}
+    text: str = yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
     return text
 
 
@@ -152,11 +153,16 @@ class _PlainLoader(yaml.SafeLoader):
     """A safe loader that reads `1e-4` as the number it is (YAML 1.1 asks for a dot)."""
 
 
-_PlainLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+class _PlainDumper(yaml.SafeDumper):
+    """The dumper that belongs to it: quotes a text such as `0E0`, which the loader would take for a number."""
+
+
+for _class in (_PlainLoader, _PlainDumper):
+    _class.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
 
 
 @contextmanager

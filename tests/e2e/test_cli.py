@@ -124,6 +124,7 @@ def test_a_crash_is_failed_and_not_a_traceback(frostline, in_tmp, tiny_overrides
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), SystemExit(0), SystemExit("bye")])
+@pytest.mark.slow
 def test_an_exit_in_a_run_is_a_failure(frostline, in_tmp, tiny_overrides, store, monkeypatch, raised):
     from transformers import Trainer
 
@@ -286,6 +287,7 @@ def test_predict_wants_pairs_where_the_model_does(frostline, in_tmp, tiny_overri
         ("spec.json", b'{"schema": 1'),
     ],
 )
+@pytest.mark.slow
 def test_predict_on_a_damaged_run_gets_one_line(frostline, in_tmp, tiny_overrides, file, content):
     assert (
         frostline("run", *tiny_overrides, OFF, "hydra.run.dir=run", "training.max_steps=1", "training.epochs=null")[0]
@@ -382,6 +384,7 @@ def test_inspect_counts_bert_as_it_comes(frostline, in_tmp):
     assert parts["head"] == 590_592 + 1_538
 
 
+@pytest.mark.slow
 def test_predict_from_arguments_lines_and_a_run_id(frostline, tiny_overrides, store, monkeypatch):
     code, out, _ = frostline("run", *tiny_overrides, "freeze=none", "training.epochs=24", "training.evaluate=never")
     assert code == 0
@@ -458,6 +461,7 @@ def test_completion(frostline, in_tmp, monkeypatch, line, has):
     assert has <= set(out.split())
 
 
+@pytest.mark.slow
 def test_completion_in_a_real_bash(in_tmp):
     """What a person gets after `eval "$(frostline -sc install=bash)"`."""
     binary = Path(sys.executable).with_name("frostline")

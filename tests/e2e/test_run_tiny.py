@@ -133,7 +133,9 @@ def calm_model(own_model):
     return own_model
 
 
-@pytest.mark.parametrize("rows", [128, 124, 100])
+@pytest.mark.parametrize(
+    "rows", [pytest.param(128, marks=pytest.mark.slow), 124, pytest.param(100, marks=pytest.mark.slow)]
+)
 def test_the_loss_does_not_depend_on_how_a_batch_is_cut(train, make_spec, calm_model, rows):
     """16 rows as 1 x 16, 8 x 2 and 4 x 4; with a last step of 12 or 4 rows, whose passes are uneven."""
     base = make_spec(f"model.location={calm_model}", f"dataset.train_rows={rows}", "training.epochs=2")
@@ -204,6 +206,7 @@ def test_a_frozen_tensor_that_moves_fails_the_run(train, monkeypatch):
     assert math.isnan(next(row["sum_abs"] for row in result.drift if row["part"] == "block 0"))
 
 
+@pytest.mark.slow
 def test_the_best_evaluations_weights_are_kept_and_are_what_is_reported(train, monkeypatch):
     from frostline.train.callbacks import EvaluationCallback
 
@@ -226,11 +229,13 @@ def test_the_best_evaluations_weights_are_kept_and_are_what_is_reported(train, m
     assert half.series("train/loss")
 
 
+@pytest.mark.slow
 def test_a_minimized_objective_keeps_the_smallest(train):
     result, _, spy = train("training.epochs=4", "training.objective=loss", "training.direction=minimize")
     assert result.objective.value == min(spy.series("eval/loss"))
 
 
+@pytest.mark.slow
 def test_the_saved_model_is_the_whole_model_with_label_names(train):
     from transformers import pipeline
 
@@ -241,6 +246,7 @@ def test_the_saved_model_is_the_whole_model_with_label_names(train):
     assert (folder / "model" / "model.safetensors").stat().st_mode & 0o044
 
 
+@pytest.mark.slow
 def test_regression(train, tmp_path):
     rows = [(text, str((2 if label == "positive" else -2) + len(text) / 100)) for text, label in sentences(160)]
     path = write_csv(tmp_path / "ratings.csv", rows)
@@ -296,6 +302,7 @@ def test_the_learning_rate_warms_up_and_falls(train):
     assert rates[-1] < 1.5e-4
 
 
+@pytest.mark.slow
 def test_gradients_are_clipped(train):
     free = train("optimizer.max_grad_norm=0", "optimizer=sgd", "optimizer.lr=1e-2")
     tight = train("optimizer.max_grad_norm=1e-6", "optimizer=sgd", "optimizer.lr=1e-2")
@@ -304,10 +311,12 @@ def test_gradients_are_clipped(train):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adafactor"])
+@pytest.mark.slow
 def test_other_optimizers_run(train, optimizer):
     assert train(f"optimizer={optimizer}")[0].status is Status.FINISHED
 
 
+@pytest.mark.slow
 def test_runs_of_other_precision_in_one_process_do_not_inherit_it(train):
     plain, _, one = train()
     half, _, two = train("training.precision=bf16")
@@ -325,6 +334,7 @@ def test_fp16_needs_a_gpu(train):
         train("training.precision=fp16")
 
 
+@pytest.mark.slow
 def test_loader_workers_change_no_bit(train):
     assert same_bits(weights(train()[1]), weights(train("runtime.loader_workers=2")[1]))
 

@@ -2,7 +2,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from frostline.config import compose_run, spec_from_text, spec_to_yaml
@@ -32,6 +32,7 @@ BASE = compose_run()
     seed=st.integers(min_value=0, max_value=2**32 - 1),
     name=st.text(min_size=1, max_size=20).filter(lambda t: t.strip() and t.isprintable()),
 )
+@example(lr=1.0, decay=0.0, depth=0, seed=0, name="0E0")
 def test_any_valid_spec_round_trips_exactly(lr, decay, depth, seed, name):
     base = BASE
     spec = replace(
