@@ -22,7 +22,7 @@ import platformdirs
 from filelock import FileLock
 
 from frostline import package_index
-from frostline.errors import AssetError, listing
+from frostline.errors import AssetError
 from frostline.provenance import sha256_of_file
 from frostline.spec import DatasetSpec, ModelSpec, Source
 
@@ -279,9 +279,3 @@ def _locked(name: str) -> Iterator[None]:
 
 def _slug(member: str) -> str:
     return member.replace("/", "_").replace("!", "__")
-
-
-def describe(spec: ModelSpec | DatasetSpec) -> str:
-    """Returns where an asset comes from, for a line that the user reads."""
-    places = {Source.PACKAGE: "package index", Source.PATH: "local", Source.HUB: "hub"}
-    return f"{spec.location} ({listing([places[spec.source]])})"

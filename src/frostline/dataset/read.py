@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 
 from frostline.errors import DataError
+from frostline.provenance import sha256_of_file
 from frostline.spec import DatasetSpec, Format, Source
 
 _BY_EXTENSION = {
@@ -23,7 +24,6 @@ _BY_EXTENSION = {
     ".ndjson": Format.JSONL,
     ".parquet": Format.PARQUET,
 }
-_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty")
-    sha256 = _hash(path) if form is Format.PARQUET else _check_text(path)
+    sha256 = sha256_of_file(path) if form is Format.PARQUET else _check_text(path)
     builder, options = _builder(path, form, spec)
     notes = _check_fields(path, options) if builder == "csv" else ()
     folder = cache_dir / sha256[:20]
@@ -174,14 +174,6 @@ def _check_text(path: Path) -> str:
                     f"{path.name}, line {number}: is not UTF-8 (byte {error.start + 1}); convert it, as with "
                     f"iconv -f LATIN1 -t UTF-8"
                 ) from error
-    return digest.hexdigest()
-
-
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
     return digest.hexdigest()
 
 
