@@ -9,6 +9,7 @@ import json
 import logging
 import os
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
@@ -76,6 +77,35 @@ class NullRecorder:
         """Does nothing."""
 
 
+class Verdict(StrEnum):
+    """What a monitor says after an evaluation."""
+
+    GO = "go"
+    PRUNE = "prune"  # stop: it promises little
+    PAUSE = "pause"  # stop with a checkpoint: it may go on later
+
+
+class Monitor(Protocol):
+    """Who watches a run while it trains and may stop it."""
+
+    def alive(self) -> None:
+        """Called after each optimizer step and now and then before the first."""
+
+    def evaluated(self, epoch: float, value: float) -> Verdict:
+        """Called with the objective of each evaluation; `epoch` counts what is trained so far."""
+
+
+class NullMonitor:
+    """Lets every run go to its end."""
+
+    def alive(self) -> None:
+        """Does nothing."""
+
+    def evaluated(self, epoch: float, value: float) -> Verdict:
+        """Says go."""
+        return Verdict.GO
+
+
 class Recorders:
     """Hands everything to several recorders, in order."""
 
@@ -108,13 +138,18 @@ class RunFolder:
         folder: Created if it isn't there.
         spec: Written as `spec.json`.
         overrides: Written as `overrides.yaml`.
+        go_on_from: None begins a run in a folder that has none. A step goes on with the run that lies there: numbers
+            up to this step are kept, the others and its result go; 0 begins it again.
 
     Raises:
-        UserError: The folder can't be written, or holds a finished run already.
+        UserError: The folder can't be written, or holds a run already.
     """
 
-    def __init__(self, folder: Path, spec: RunSpec, overrides: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folder: Path, spec: RunSpec, overrides: Sequence[str] = (), *, go_on_from: int | None = None
+    ) -> None:
         self.folder = folder
+        self._go_on_from = go_on_from
         self._spec = spec
         self._overrides = list(overrides)
         self._metrics: TextIO | None = None
@@ -126,12 +161,13 @@ class RunFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not self._lock.acquire(blocking=False):
                 raise UserError(f"{self.folder}: another process is writing a run there; give another folder")
-            if (self.folder / RESULT_FILE).exists() or (self.folder / METRICS_FILE).exists():
+            if self._go_on_from is not None:
+                _rewind(self.folder, self._go_on_from)
+            elif (self.folder / RESULT_FILE).exists() or (self.folder / METRICS_FILE).exists():
                 self._lock.release()
                 raise UserError(f"{self.folder}: holds a run already; give another folder, as hydra.run.dir=runs/NEW")
-            (self.folder / SPEC_FILE).write_text(self._spec.to_json(), encoding="utf-8")
-            overrides = yaml.safe_dump(self._overrides, allow_unicode=True)
-            (self.folder / OVERRIDES_FILE).write_text(overrides, encoding="utf-8")
+            write_atomically(self.folder / SPEC_FILE, self._spec.to_json())
+            write_atomically(self.folder / OVERRIDES_FILE, yaml.safe_dump(self._overrides, allow_unicode=True))
             self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")
             self._handler = logging.FileHandler(self.folder / LOG_FILE, encoding="utf-8")
         except OSError as error:
@@ -164,8 +200,10 @@ class RunFolder:
         """Nothing to do: the folder is open since before the run was prepared."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Appends one line to `metrics.jsonl`."""
+        """Appends one line to `metrics.jsonl`; what is told again of the steps before a resume stands there already."""
         assert self._metrics is not None, "log() outside of the context"
+        if self._go_on_from is not None and step <= self._go_on_from:
+            return
         line = json.dumps(finite({"step": step, **metrics}), allow_nan=False)
         self._metrics.write(line + "\n")
         self._metrics.flush()
@@ -173,6 +211,31 @@ class RunFolder:
     def finish(self, result: RunResult) -> None:
         """Writes `result.json`: all of it or nothing."""
         write_atomically(self.folder / RESULT_FILE, result.to_json())
+
+
+def metrics_up_to(folder: Path, step: int) -> list[tuple[int, dict[str, float]]]:
+    """Returns the recorded numbers of a run's folder up to a step; a torn last line is left out."""
+    rows = []
+    try:
+        lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # the torn last line of a killed run
+            continue
+        at = int(record.pop("step"))
+        if at <= step:
+            rows.append((at, {key: float(value) for key, value in record.items()}))
+    return rows
+
+
+def _rewind(folder: Path, step: int) -> None:
+    rows = metrics_up_to(folder, step)
+    lines = [json.dumps(finite({"step": at, **values}), allow_nan=False) + "\n" for at, values in rows]
+    write_atomically(folder / METRICS_FILE, "".join(lines))
+    (folder / RESULT_FILE).unlink(missing_ok=True)
 
 
 class _FolderLock:

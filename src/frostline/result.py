@@ -18,11 +18,12 @@ RESULT_FILE = "result.json"
 
 
 class Status(StrEnum):
-    """How a run ended; MLflow's own names, so that nothing is translated."""
+    """How a run ended; MLflow's own names, but for PRUNED, which it doesn't know."""
 
     FINISHED = "FINISHED"
     FAILED = "FAILED"
     KILLED = "KILLED"
+    PRUNED = "PRUNED"  # stopped before its end because it promised little, or to go on later
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class Cost:
         steps: Optimizer steps.
         peak_bytes: Largest memory during the run: of the device if it is a GPU, else of the process.
         peak_of: What `peak_bytes` measures: `cuda` or `process`.
+        flops: Floating-point operations of the training steps, estimated (`train.flops`); None if unknown.
     """
 
     train_s: float
@@ -75,6 +77,7 @@ class Cost:
     steps: int
     peak_bytes: int
     peak_of: str
+    flops: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from frostline.record import Recorder
+from frostline.record import Monitor, Recorder, Verdict
 from frostline.spec import Direction, Every, TrainingSpec
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import RngState
@@ -60,13 +60,40 @@ class Ledger:
         best: The evaluation whose weights are kept.
         last_eval_step: The newest evaluation's step.
         last_metrics: The newest evaluation's metrics.
-        eval_s: Seconds spent evaluating.
+        eval_s: Seconds spent evaluating, before a resume too.
+        verdict: What the monitor said last.
     """
 
     best: Best = field(default_factory=Best)
     last_eval_step: int | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
     eval_s: float = 0.0
+    verdict: Verdict = Verdict.GO
+    _carried: tuple[float, float] = (0.0, 0.0)
+    _began: float | None = None
+    _ended: float | None = None
+
+    def begin(self) -> None:
+        """Training begins: the clock runs."""
+        self._began = time.monotonic()
+
+    def end(self) -> None:
+        """Training has ended, the last evaluation included; may be called again."""
+        self._ended = time.monotonic()
+
+    def carry(self, train_s: float, eval_s: float) -> None:
+        """Takes over what the interrupted run took up to its checkpoint."""
+        self._carried = (train_s, eval_s)
+        self.eval_s = eval_s
+
+    @property
+    def train_s(self) -> float:
+        """Seconds in training steps so far, evaluations left out."""
+        carried_train_s, carried_eval_s = self._carried
+        if self._began is None:
+            return carried_train_s
+        ended = self._ended if self._ended is not None else time.monotonic()
+        return carried_train_s + max(0.0, ended - self._began - (self.eval_s - carried_eval_s))
 
 
 class LossCallback(TrainerCallback):
@@ -165,6 +192,36 @@ class RecordCallback(TrainerCallback):
             self._recorder.log({**values, "train/epoch": float(state.epoch or 0.0)}, state.global_step)
 
 
+class MonitorCallback(TrainerCallback):
+    """Tells the monitor how the run goes, and stops it if the monitor wants that. Comes after `EvaluationCallback`."""
+
+    def __init__(self, monitor: Monitor, ledger: Ledger, objective: str, every: Every) -> None:
+        self._monitor = monitor
+        self._ledger = ledger
+        self._objective = objective
+        self._every = every
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Gives a sign of life."""
+        self._monitor.alive()
+
+    on_prediction_step = on_step_end
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Asks whether to go on; after the last step there is nothing to stop."""
+        if state.global_step >= state.max_steps or state.global_step == 0:
+            return
+        self._ledger.verdict = ask_monitor(self._monitor, self._ledger, self._objective, state.epoch or 0.0)
+        if self._ledger.verdict is not Verdict.GO:
+            control.should_training_stop = True
+            control.should_save = self._ledger.verdict is Verdict.PAUSE
+
+
+def ask_monitor(monitor: Monitor, ledger: Ledger, objective: str, epoch: float) -> Verdict:
+    """Returns the verdict on the newest evaluation."""
+    return monitor.evaluated(epoch, ledger.last_metrics.get(f"eval/{objective}", math.nan))
+
+
 class CheckpointCallback(TrainerCallback):
     """Publishes what Trainer wrote, with the best weights so far beside it."""
 
@@ -189,6 +246,8 @@ class CheckpointCallback(TrainerCallback):
             "spec_digest": self._spec_digest,
             "best": {"step": best.step, "value": best.value, "metrics": best.metrics},
             "last": {"step": self._ledger.last_eval_step, "metrics": self._ledger.last_metrics},
+            "cost": {"train_s": self._ledger.train_s, "eval_s": self._ledger.eval_s},
+            "epoch": state.epoch,
         }
         self._store.publish(state.global_step, extra)
 
@@ -255,10 +314,24 @@ def put_back(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
         present[name].copy_(tensor)
 
 
+def load_kept(model: nn.Module, checkpoint: Path) -> None:
+    """Puts a checkpoint's weights into a model that won't be trained on.
+
+    Args:
+        model: As it was set up.
+        checkpoint: Its folder; a model in several files is left as it is, since nothing but a report depends on it.
+    """
+    path = checkpoint / "model.safetensors"
+    if path.is_file():
+        names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
+        put_back(model, {name: tensor for name, tensor in load_file(path).items() if name in names})
+
+
 def restore_ledger(ledger: Ledger, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
     """Fills a ledger with what a checkpoint knows of the evaluations before it."""
     best, last = manifest["best"], manifest["last"]
     ledger.last_eval_step, ledger.last_metrics = last["step"], dict(last["metrics"])
+    ledger.carry(float(manifest["cost"]["train_s"]), float(manifest["cost"]["eval_s"]))
     if best["step"] is not None:
         ledger.best = Best(
             step=best["step"],

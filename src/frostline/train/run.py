@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -16,11 +15,12 @@ import torch
 
 from frostline.errors import UserError, listing
 from frostline.provenance import PeakMemory
-from frostline.record import METRICS_FILE, Recorder, RunStart
+from frostline.record import Monitor, NullMonitor, Recorder, RunStart, Verdict, metrics_up_to
 from frostline.result import Cost, Objective, RunResult, Status
 from frostline.spec import Keep, RunSpec
 from frostline.train import callbacks
 from frostline.train.checkpoint import CheckpointStore
+from frostline.train.flops import flops_per_epoch
 from frostline.train.setup import Setup, prepare
 from frostline.train.signals import Interrupted, SignalGuard
 from frostline.train.trainer import Assembly, assemble
@@ -37,19 +37,22 @@ def run(
     *,
     overrides: Sequence[str] = (),
     resume_from: Path | None = None,
+    monitor: Monitor | None = None,
 ) -> RunResult:
     """Trains one model as its spec says.
 
     Whatever happens to the training, a result comes back and is recorded: FINISHED, FAILED with the reason (an
-    exception, a loss that isn't finite, a frozen tensor that moved) or KILLED by a signal. Only what the user can mend
-    is raised.
+    exception, a loss that isn't finite, a frozen tensor that moved), PRUNED by the monitor or KILLED by a signal. Only
+    what the user can mend is raised.
 
     Args:
         spec: What to train.
         recorder: Where numbers and the result go.
         out_dir: The run's folder: `model/` and checkpoints are written there.
         overrides: What the user typed, for the record.
-        resume_from: Folder of an interrupted run of the same spec, to go on from its newest whole checkpoint.
+        resume_from: Folder of an interrupted run of the same spec, to go on from its newest whole checkpoint; may be
+            `out_dir`.
+        monitor: Who may stop the run after an evaluation; None: nobody.
 
     Raises:
         UserError: Bad input: no run was started.
@@ -58,7 +61,7 @@ def run(
     """
     draft: dict[str, Any] = {"name": spec.name(), "spec_digest": spec.digest()}
     memory = PeakMemory()
-    course = _Course(spec, recorder, out_dir, memory)
+    course = _Course(spec, recorder, out_dir, memory, monitor or NullMonitor())
     with SignalGuard() as guard:
         try:
             result = course.go(guard, draft, tuple(overrides), resume_from)
@@ -83,16 +86,22 @@ def run(
 class _Course:
     """The steps of one run, in order, and the clock beside them."""
 
-    def __init__(self, spec: RunSpec, recorder: Recorder, out_dir: Path, memory: PeakMemory) -> None:
+    def __init__(
+        self, spec: RunSpec, recorder: Recorder, out_dir: Path, memory: PeakMemory, monitor: Monitor
+    ) -> None:
         self._spec = spec
         self._recorder = recorder
         self._out_dir = out_dir
         self._memory = memory
         self._began = time.monotonic()
-        self._train_began: float | None = None
-        self._train_ended: float | None = None
+        self._monitor = monitor
+        self._setup_s: float | None = None
+        self._flops_per_epoch: float | None = None
         self._assembly: Assembly | None = None
         self._device = "cpu"
+        self._epoch = 0.0
+        self._steps: int | None = None
+        """The step, if nothing was trained because the checkpoint lay at a step where the monitor says stop."""
         self.started = False
         """Whether the recorder knows of the run."""
 
@@ -122,7 +131,8 @@ class _Course:
                 provenance=setup.provenance,
             )
         )
-        assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard)
+        assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard, self._monitor)
+        self._flops_per_epoch = flops_per_epoch(setup.loaded.model, setup.tables.train)
         if checkpoint is not None:
             _carry_over(checkpoint, assembly, resume_from, self._recorder)
         log.info(
@@ -130,7 +140,7 @@ class _Course:
             spec.name(), setup.machine.device, setup.machine.precision.value, setup.machine.threads,
             setup.data["train_rows"], self._out_dir,
         )  # fmt: skip
-        self._train(assembly, checkpoint[0] if checkpoint else None, guard)
+        self._train(assembly, checkpoint, guard)
         kept = self._keep(assembly, setup)
         audit = setup.frozen.audit(setup.optimizer)
         draft |= {
@@ -142,31 +152,49 @@ class _Course:
         if not (audit.frozen_unchanged and audit.absent_from_optimizer and audit.pinned_in_eval):
             raise RuntimeError(f"the frozen part was not frozen: {audit}")
         objective = _objective(spec, kept.metrics)
+        if assembly.ledger.verdict is not Verdict.GO:
+            how = "paused" if assembly.ledger.verdict is Verdict.PAUSE else "pruned"
+            reason = f"{how} after epoch {self._epoch:g}"
+            return RunResult(status=Status.PRUNED, reason=reason, objective=objective, **draft, cost=self.cost())
         _save_model(setup, self._out_dir / MODEL_FOLDER)
         store.remove()
         return RunResult(status=Status.FINISHED, reason=None, objective=objective, **draft, cost=self.cost())
 
-    def _train(self, assembly: Assembly, checkpoint: Path | None, guard: SignalGuard) -> None:
-        self._train_began = time.monotonic()
+    def _train(
+        self, assembly: Assembly, checkpoint: tuple[Path, dict[str, Any]] | None, guard: SignalGuard
+    ) -> None:
+        self._setup_s = time.monotonic() - self._began
+        ledger = assembly.ledger
+        if checkpoint is not None and ledger.last_eval_step == checkpoint[1]["step"]:
+            # Killed between this evaluation's checkpoint and the end that the monitor wanted: it is asked again.
+            self._epoch = float(checkpoint[1]["epoch"] or 0.0)
+            objective = self._spec.training.objective
+            ledger.verdict = callbacks.ask_monitor(self._monitor, ledger, objective, self._epoch)
+            if ledger.verdict is not Verdict.GO:
+                self._steps = int(checkpoint[1]["step"])
+                callbacks.load_kept(assembly.trainer.model, checkpoint[0])
+                return
+        ledger.begin()
         try:
-            assembly.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            assembly.trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
         finally:
             assembly.progress.close()
-            self._train_ended = time.monotonic()
+            ledger.end()
+            self._epoch = assembly.trainer.state.epoch or 0.0
         state = assembly.trainer.state
-        if guard.requested is not None and state.global_step < state.max_steps:
+        stopped_early = ledger.verdict is Verdict.GO and state.global_step < state.max_steps
+        if guard.requested is not None and stopped_early:
             raise Interrupted(guard.requested)
         # All steps are done: what is left is an evaluation and writing files, which a first signal lets pass.
 
     def _keep(self, assembly: Assembly, setup: Setup) -> callbacks.Best:
         """Evaluates what isn't evaluated yet and leaves the kept weights in the model."""
         trainer, ledger = assembly.trainer, assembly.ledger
-        step = trainer.state.global_step
+        step = self._steps if self._steps is not None else trainer.state.global_step
         if ledger.last_eval_step != step:
             assembly.evaluation.before()
             trainer.evaluate()
-            ledger_time = time.monotonic()
-            self._train_ended = max(self._train_ended or 0.0, ledger_time)
+            ledger.end()
         if self._spec.training.keep is Keep.LAST:
             return callbacks.Best(step=step, metrics=ledger.last_metrics)
         assert ledger.best.weights is not None, "there was an evaluation"
@@ -181,18 +209,17 @@ class _Course:
 
     def cost(self) -> Cost:
         """Returns what it took so far."""
-        now = time.monotonic()
-        began = self._train_began if self._train_began is not None else now
-        ended = self._train_ended if self._train_ended is not None else now
-        eval_s = self._assembly.ledger.eval_s if self._assembly else 0.0
+        ledger = self._assembly.ledger if self._assembly else callbacks.Ledger()
+        steps = self._assembly.trainer.state.global_step if self._assembly else 0
         on_gpu = self._device == "cuda"
         return Cost(
-            train_s=max(0.0, ended - began - eval_s),
-            eval_s=eval_s,
-            setup_s=began - self._began,
-            steps=self._assembly.trainer.state.global_step if self._assembly else 0,
+            train_s=ledger.train_s,
+            eval_s=ledger.eval_s,
+            setup_s=self._setup_s if self._setup_s is not None else time.monotonic() - self._began,
+            steps=self._steps if self._steps is not None else steps,
             peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else self._memory.read(),
             peak_of="cuda" if on_gpu else "process",
+            flops=None if self._flops_per_epoch is None else self._flops_per_epoch * self._epoch,
         )
 
 
@@ -214,14 +241,8 @@ def _carry_over(
     best = assembly.ledger.best
     log.info("resuming from %s (best so far: %s)", path, best.value if best.step is not None else "none")
     assert resume_from is not None
-    for line in (resume_from / METRICS_FILE).read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:  # the torn last line of a killed run
-            continue
-        step = record.pop("step")
-        if step <= manifest["step"]:
-            recorder.log({key: float(value) for key, value in record.items()}, step)
+    for step, values in metrics_up_to(resume_from, manifest["step"]):
+        recorder.log(values, step)
 
 
 def _objective(spec: RunSpec, metrics: dict[str, float]) -> Objective:

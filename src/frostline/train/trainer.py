@@ -15,7 +15,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from frostline.record import Recorder
+from frostline.record import Monitor, Recorder
 from frostline.spec import Every, Precision, RunSpec
 from frostline.train import callbacks
 from frostline.train.checkpoint import CheckpointStore
@@ -85,7 +85,9 @@ def training_arguments(spec: RunSpec, machine: Machine, output_dir: Path) -> Tra
     return arguments
 
 
-def assemble(spec: RunSpec, setup: Setup, store: CheckpointStore, recorder: Recorder, guard: SignalGuard) -> Assembly:
+def assemble(
+    spec: RunSpec, setup: Setup, store: CheckpointStore, recorder: Recorder, guard: SignalGuard, monitor: Monitor
+) -> Assembly:
     """Builds the Trainer of a run with its callbacks.
 
     Args:
@@ -94,6 +96,7 @@ def assemble(spec: RunSpec, setup: Setup, store: CheckpointStore, recorder: Reco
         store: Where checkpoints go.
         recorder: Where numbers go.
         guard: Who knows of signals.
+        monitor: Who may stop the run after an evaluation.
     """
     model = setup.loaded.model
     ledger = callbacks.Ledger()
@@ -106,6 +109,7 @@ def assemble(spec: RunSpec, setup: Setup, store: CheckpointStore, recorder: Reco
         callbacks.LossCallback(loss, check_every),
         callbacks.StopCallback(guard, every),
         evaluation,
+        callbacks.MonitorCallback(monitor, ledger, spec.training.objective, every),
         callbacks.RecordCallback(recorder),
         callbacks.CheckpointCallback(store, ledger, spec.digest()),
         progress,

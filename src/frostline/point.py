@@ -1,0 +1,198 @@
+"""Owns: what a point of a sweep came to. Must not know: how points are chosen, trained or shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from frostline.errors import UserError
+from frostline.spec import DEPTH_KEY, LR_KEY, CostName, Params, Value, short_number
+
+
+class State(StrEnum):
+    """Where a point stands."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAILED = "FAILED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one stage of a point's work came to.
+
+    Attributes:
+        state: COMPLETE (to the end of what was asked), PRUNED (stopped by the pruner), FAILED.
+        by_seed: The objective of each seed that was trained.
+        cost: Sums over the seeds of `train_s` and `flops`, and `num_trainable` of one.
+        reason: Why it isn't COMPLETE.
+        more: Whether there is a stage 2 left to train.
+        epochs: Trained so far, of the first seed.
+        resumed: How often its runs went on from a checkpoint.
+    """
+
+    state: State
+    by_seed: Mapping[int, float] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    more: bool = False
+    epochs: float = 0.0
+    resumed: int = 0
+
+    @property
+    def quality(self) -> float | None:
+        """The mean of the seeds' objectives."""
+        return statistics.fmean(self.by_seed.values()) if self.by_seed else None
+
+    def to_dict(self, stage: int) -> dict[str, Any]:
+        """Returns JSON values, with the stage that it belongs to."""
+        return {
+            "state": self.state.value,
+            "by_seed": {str(seed): value for seed, value in self.by_seed.items()},
+            "cost": dict(self.cost),
+            "reason": self.reason,
+            "more": self.more,
+            "epochs": self.epochs,
+            "resumed": self.resumed,
+            "stage": stage,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> tuple[Outcome, int]:
+        """Reads `to_dict`; returns the stage, too."""
+        outcome = cls(
+            state=State(data["state"]),
+            by_seed={int(seed): float(value) for seed, value in data["by_seed"].items()},
+            cost=dict(data["cost"]),
+            reason=data["reason"],
+            more=bool(data["more"]),
+            epochs=float(data["epochs"]),
+            resumed=int(data["resumed"]),
+        )
+        return outcome, int(data["stage"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A point of a sweep.
+
+    Attributes:
+        number: Its number in the study; its folder's name.
+        params: What was chosen.
+        state: Where it stands.
+        outcome: What it came to; None while it waits or runs.
+        history: Objective after each reported evaluation, by `seed index * epochs + epoch`.
+        copy_of: Number of the like point whose outcome it took over.
+        stage: The last stage that was trained: 1 or 2.
+        first_quality: The quality at the end of stage 1, by which points were chosen for stage 2.
+    """
+
+    number: int
+    params: Params
+    state: State
+    outcome: Outcome | None = None
+    history: Mapping[int, float] = field(default_factory=dict)
+    copy_of: int | None = None
+    stage: int = 1
+    first_quality: float | None = None
+
+    @property
+    def quality(self) -> float | None:
+        """The mean of the seeds' objectives; None if it has none."""
+        return self.outcome.quality if self.outcome else None
+
+    @property
+    def spread(self) -> float | None:
+        """The standard deviation over the seeds (n - 1); None with one seed."""
+        values = list(self.outcome.by_seed.values()) if self.outcome else []
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    @property
+    def depth(self) -> int | None:
+        """The frozen depth, if it is swept."""
+        value = self.params.get(DEPTH_KEY)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @property
+    def lr(self) -> float | None:
+        """The learning rate, if it is swept."""
+        value = self.params.get(LR_KEY)
+        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+    def cost(self, name: CostName) -> float | None:
+        """Returns a cost, or None if it isn't known."""
+        return self.outcome.cost.get(name.value) if self.outcome else None
+
+    def label(self) -> str:
+        """Returns its coordinates: `d4 lr1e-04`."""
+        return label(self.params)
+
+    def to_json(self) -> str:
+        """Returns what the point's folder keeps, so that a lost study can be rebuilt."""
+        data = {
+            "number": self.number,
+            "label": self.label(),
+            "params": self.params,
+            "state": self.state.value,
+            "outcome": self.outcome.to_dict(self.stage) if self.outcome else None,
+            "history": {str(step): value for step, value in self.history.items()},
+            "copy_of": self.copy_of,
+            "stage": self.stage,
+            "first_quality": self.first_quality,
+        }
+        return json.dumps(data, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Point:
+        """Reads `to_json`.
+
+        Raises:
+            UserError: It isn't one.
+        """
+        try:
+            data = json.loads(text)
+            return cls(
+                number=int(data["number"]),
+                params=dict(data["params"]),
+                state=State(data["state"]),
+                outcome=Outcome.from_dict(data["outcome"])[0] if data["outcome"] else None,
+                history={int(step): float(value) for step, value in data["history"].items()},
+                copy_of=data["copy_of"],
+                stage=int(data["stage"]),
+                first_quality=data["first_quality"],
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"this is no point.json: {type(error).__name__}: {error}") from error
+
+
+def label(params: Mapping[str, Value]) -> str:
+    """Returns coordinates in short, depth and learning rate first: `d4 lr1e-04 weight_decay=0.1`."""
+    parts = []
+    if DEPTH_KEY in params:
+        parts.append(f"d{params[DEPTH_KEY]}")
+    if LR_KEY in params:
+        value = params[LR_KEY]
+        parts.append(f"lr{short_number(float(value))}" if isinstance(value, (int, float)) else f"lr{value}")
+    for key, value in params.items():
+        if key not in {DEPTH_KEY, LR_KEY}:
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            parts.append(shown if "." not in key else f"{key.rpartition('.')[2]}={shown}")
+    return " ".join(parts)
+
+
+def ranked(points: Iterable[Point], maximize: bool) -> list[Point]:
+    """Returns the points with a finite quality that were not stopped by a pruner, the best first; ties by number."""
+    sign = -1.0 if maximize else 1.0
+    fit = [
+        point
+        for point in points
+        if point.quality is not None and math.isfinite(point.quality) and point.state is State.COMPLETE
+    ]
+    return sorted(fit, key=lambda point: (sign * (point.quality or 0.0), point.number))

@@ -1,0 +1,405 @@
+"""Owns: the ask/tell loop of a sweep over an injected executor. Must not know: how a point is trained, who watches.
+
+`tests/unit/test_search.py` drives it with a fake executor.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from frostline.errors import UserError
+from frostline.point import Outcome, Point, State, ranked
+from frostline.search.study import Study
+from frostline.spec import DEPTH_KEY, Params, Space, SweepSpec
+
+_ALIKE = 3
+"""So many first points that fail for the same reason stop the sweep: the cause is not in the point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A stage of a point's work, to be trained.
+
+    Attributes:
+        number: Of the point.
+        params: Of the point.
+        stage: 1 or 2.
+    """
+
+    number: int
+    params: Params
+    stage: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reported:
+    """A running point made an evaluation and waits to hear whether it should go on."""
+
+    number: int
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A task came to its end.
+
+    Attributes:
+        number: Of the point.
+        outcome: What it came to; None if it was interrupted and can go on later.
+        fatal: What the user must mend before any point can be trained, if that is why.
+    """
+
+    number: int
+    outcome: Outcome | None
+    fatal: str | None = None
+
+
+Event = Reported | Ended
+
+
+class Executor(Protocol):
+    """Who trains. Several tasks may be under way; their events come in the order in which they happen."""
+
+    @property
+    def free(self) -> int:
+        """How many more tasks it takes now."""
+
+    def submit(self, task: Task) -> None:
+        """Begins a task."""
+
+    def wait(self) -> Sequence[Event]:
+        """Returns what happened, after a moment at most; may be empty."""
+
+    def answer(self, number: int, prune: bool) -> None:
+        """Answers a `Reported`."""
+
+    def stop(self) -> None:
+        """Interrupts what runs: each task ends, with an `Ended`."""
+
+
+class Listener(Protocol):
+    """Who watches: the live view, MLflow, the points' files."""
+
+    def begun(self, task: Task) -> None:
+        """A task was handed to the executor."""
+
+    def reported(self, number: int, step: int, value: float) -> None:
+        """A running point made an evaluation."""
+
+    def ended(self, point: Point, points: Sequence[Point]) -> None:
+        """A point's stage ended; `points` are all of the study."""
+
+    def released(self, number: int) -> None:
+        """A point was interrupted; it goes on with the next command."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a sweep's command ended.
+
+    Attributes:
+        points: All points of the study.
+        complete: Whether the total was reached and stage 2 is done.
+        stopped: Why not, in one line.
+        fatal: What the user must mend, if that is why.
+    """
+
+    points: Sequence[Point]
+    complete: bool
+    stopped: str | None = None
+    fatal: str | None = None
+
+
+def search(
+    plan: SweepSpec,
+    study: Study,
+    executor: Executor,
+    listener: Listener,
+    *,
+    maximize: bool,
+    total: int,
+    should_stop: Callable[[], bool] = lambda: False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Summary:
+    """Trains points until the study has its total, then takes the best ones to the end.
+
+    Args:
+        plan: The sweep.
+        study: Filled.
+        executor: Who trains.
+        listener: Who watches.
+        maximize: Whether more of the objective is better.
+        total: Points in all, those of earlier commands included.
+        should_stop: Asked now and then; true ends the sweep as an interruption.
+        clock: Seconds, for `timeout_s`; never the wall clock, which may jump.
+    """
+    course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock)
+    course.stage(1, course.next_point)
+    if course.stopped is None:
+        queue = finalists(study.points(), plan, maximize)
+        course.stage(2, lambda: queue.pop(0) if queue else None)
+    return Summary(
+        points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal
+    )
+
+
+class _Course:
+    """One command's way through a study."""
+
+    def __init__(
+        self,
+        plan: SweepSpec,
+        study: Study,
+        executor: Executor,
+        listener: Listener,
+        maximize: bool,
+        total: int,
+        should_stop: Callable[[], bool],
+        clock: Callable[[], float],
+    ) -> None:
+        self._plan = plan
+        self._study = study
+        self._executor = executor
+        self._listener = listener
+        self._maximize = maximize
+        self._total = total
+        self._should_stop = should_stop
+        self._clock = clock
+        self._deadline = math.inf if plan.timeout_s is None else clock() + plan.timeout_s
+        self._running: dict[int, Task] = {}
+        self._failures = 0
+        self.stopped: str | None = None
+        self.fatal: str | None = None
+
+    def next_point(self) -> Task | None:
+        """Begins the study's next point; like points that are done already are not trained again."""
+        while True:
+            begun = self._study.begin(self._total)
+            if begun is None:
+                return None
+            number, params = begun
+            points = self._study.points()
+            twin = next((p for p in points if p.number != number and p.params == params and _is_reusable(p)), None)
+            if twin is None:
+                return Task(number=number, params=params, stage=1)
+            assert twin.outcome is not None
+            for step, value in sorted(twin.history.items()):
+                self._study.report(number, step, value)
+            outcome = twin.outcome
+            if outcome.more:  # the like one may go on to stage 2, this one doesn't
+                outcome = replace(outcome, more=False, state=State.PRUNED, reason="like another point")
+            self._study.tell(number, outcome, copy_of=twin.number)
+            self._tell_listener(number)
+
+    def stage(self, stage: int, next_task: Callable[[], Task | None]) -> None:
+        """Keeps the executor busy until there is nothing left to begin and nothing runs."""
+        exhausted = False
+        while True:
+            self._look_at_limits()
+            while not exhausted and self.stopped is None and self._executor.free > 0:
+                task = next_task()
+                if task is None:
+                    exhausted = True
+                    break
+                self._running[task.number] = task
+                self._listener.begun(task)
+                self._executor.submit(task)
+            if not self._running:
+                return
+            for event in self._executor.wait():
+                if isinstance(event, Reported):
+                    self._on_report(event)
+                else:
+                    self._on_end(event, stage)
+
+    def _look_at_limits(self) -> None:
+        if self.stopped is None and self._should_stop():
+            self._stop("interrupted")
+        elif self.stopped is None and self._clock() >= self._deadline:
+            # What runs may finish: a time limit is no reason to throw an epoch away.
+            self.stopped = f"sweep.timeout_s={self._plan.timeout_s:g} is over"
+
+    def _stop(self, reason: str) -> None:
+        self.stopped = self.stopped or reason
+        self._executor.stop()
+
+    def _on_report(self, event: Reported) -> None:
+        self._listener.reported(event.number, event.step, event.value)
+        prune = math.isfinite(event.value) and self._study.report(event.number, event.step, event.value)
+        self._executor.answer(event.number, prune)
+
+    def _on_end(self, event: Ended, stage: int) -> None:
+        task = self._running.pop(event.number)
+        if event.fatal is not None:
+            self.fatal = self.fatal or event.fatal
+            self._study.release(event.number)
+            self._listener.released(event.number)
+            self._stop(event.fatal)
+            return
+        if event.outcome is None:
+            self._study.release(event.number)
+            self._listener.released(event.number)
+            return
+        outcome = checked(event.outcome)
+        if stage == 2:
+            history = {p.number: p.history for p in self._study.points()}[task.number]
+            self._study.tell_continued(task.number, task.params, outcome, history)
+        else:
+            if outcome.more and not self._study.begun_before(task.number):
+                assert outcome.quality is not None
+                self._study.report(task.number, 1, outcome.quality)
+            self._study.tell(task.number, outcome)
+        self._tell_listener(task.number)
+        if outcome.state is State.FAILED:
+            self._count_failure()
+
+    def _tell_listener(self, number: int) -> None:
+        points = self._study.points()
+        self._listener.ended(next(p for p in points if p.number == number), points)
+
+    def _count_failure(self) -> None:
+        self._failures += 1
+        limit = self._plan.max_failures
+        if limit is not None and self._failures >= limit:
+            self._stop(f"sweep.max_failures={limit} points failed")
+            return
+        ended = sorted(
+            (p for p in self._study.points() if p.state not in {State.WAITING, State.RUNNING}), key=lambda p: p.number
+        )[:_ALIKE]
+        kinds = {_kind(p.outcome.reason) for p in ended if p.state is State.FAILED and p.outcome and p.outcome.reason}
+        if len(ended) == _ALIKE and all(p.state is State.FAILED for p in ended) and len(kinds) == 1:
+            self._stop(f"the first {_ALIKE} points failed alike")
+
+
+def checked(outcome: Outcome) -> Outcome:
+    """Returns the outcome, FAILED if a value of it is no finite number."""
+    if outcome.state is State.FAILED:
+        return outcome
+    try:
+        by_seed = {seed: _number(value) for seed, value in outcome.by_seed.items()}
+    except (TypeError, ValueError) as error:
+        return replace(outcome, state=State.FAILED, by_seed={}, more=False, reason=str(error))
+    if not by_seed:
+        return replace(outcome, state=State.FAILED, more=False, reason="it came to no objective")
+    return replace(outcome, by_seed=by_seed)
+
+
+def _number(value: object) -> float:
+    """Returns a metric's value as a finite float: numbers, and tensors or arrays of one element."""
+    if isinstance(value, (str, bytes, bool)) or value is None:
+        raise ValueError(f"the objective is {value!r}, not a number")
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the objective is {type(value).__name__}, not a number") from error
+    if not math.isfinite(number):
+        raise ValueError(f"the objective is {number}")
+    return number
+
+
+def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[Task]:
+    """Returns the tasks of stage 2: the best share of the points that wait for it, and the best at each frozen depth.
+
+    "One epoch for all, then finish the best" matches Hyperband at far less compute (arXiv 2307.15422); the best at
+    each depth is added so that a table over depths compares finished runs. The order is that of the ranks: if the time
+    runs out, the best are done.
+
+    Args:
+        points: All of the study.
+        plan: The sweep.
+        maximize: Whether more of the objective is better.
+    """
+    waiting = [point for point in points if point.outcome is not None and point.outcome.more and point.stage == 1]
+    # A point that went on is compared by what it was worth at the end of stage 1, like those that wait.
+    sign = -1.0 if maximize else 1.0
+    candidates = [point for point in points if point in waiting or point.stage == 2]
+    order = sorted(candidates, key=lambda point: (sign * _stage_1_value(point), point.number))
+    chosen = order[: math.ceil(plan.finish * len(order))]
+    depths = {point.params.get(DEPTH_KEY) for point in order}
+    chosen += [next(point for point in order if point.params.get(DEPTH_KEY) == depth) for depth in sorted(depths, key=str)]
+    unique = {point.number: point for point in chosen if point in waiting}
+    kept = sorted(unique.values(), key=order.index)
+    return [Task(number=point.number, params=point.params, stage=2) for point in kept]
+
+
+def hopeless(points: Sequence[Point], plan: SweepSpec, maximize: bool, total: int) -> list[int]:
+    """Returns the numbers of waiting points that can't reach stage 2 any more: their checkpoints may go.
+
+    Args:
+        points: All of the study.
+        plan: The sweep.
+        maximize: Whether more of the objective is better.
+        total: Points that the study is to have.
+    """
+    tasks = finalists(points, replace(plan, finish=1.0), maximize)
+    depth_best: dict[object, int] = {}
+    for task in tasks:
+        depth_best.setdefault(task.params.get(DEPTH_KEY), task.number)
+    room = math.ceil(plan.finish * total)
+    return [task.number for rank, task in enumerate(tasks) if rank >= room and task.number not in depth_best.values()]
+
+
+def check_alike(points: Sequence[Point]) -> str | None:
+    """Returns the first reason if no point has a result, else None."""
+    failed = [point for point in points if point.state is State.FAILED]
+    if not failed or ranked(points, True) or any(point.state is State.PRUNED for point in points):
+        return None
+    outcome = failed[0].outcome
+    return (outcome.reason if outcome else None) or "unknown"
+
+
+def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -> list[Params]:
+    """Returns the points to try before the sampler is asked.
+
+    Args:
+        plan: The sweep.
+        space: What is swept.
+        explicit: The user's own; None: the coarse grid. With the grid sampler the whole grid follows them.
+
+    Raises:
+        UserError: A point is outside of the space.
+    """
+    grid = plan.sampler.value == "grid"
+    points = list(explicit) if explicit is not None else []
+    for params in points:
+        space.check(params)
+    if grid:
+        points += [params for params in space.grid(coarse=False) if params not in points]
+    elif explicit is None:
+        points = list(space.grid(coarse=True))
+    limit = plan.n_trials
+    if explicit is None and not grid and limit is not None and len(points) > limit:
+        # Thinned out evenly rather than cut off: else the first depths would be all there is.
+        points = [points[math.floor(index * len(points) / limit)] for index in range(limit)]
+    if plan.deep_first and any(DEPTH_KEY in params for params in points):
+        points.sort(key=lambda params: -_depth(params))
+    if grid and limit is not None:
+        points = points[:limit]
+    if not points and grid:
+        raise UserError("sweep.space: the grid is empty")
+    return points
+
+
+def _depth(params: Params) -> float:
+    value = params.get(DEPTH_KEY)
+    return float(value) if isinstance(value, (int, float)) else -1.0
+
+
+def _is_reusable(point: Point) -> bool:
+    return point.state in {State.COMPLETE, State.PRUNED} and point.outcome is not None and point.copy_of is None
+
+
+def _stage_1_value(point: Point) -> float:
+    value = point.first_quality if point.first_quality is not None else point.quality
+    assert value is not None, "it has ended stage 1"
+    return value
+
+
+def _kind(reason: str) -> str:
+    return re.sub(r"[\d.e+-]+", "#", reason)

@@ -1,0 +1,456 @@
+"""Owns: a study in Optuna's storage - asked, told, read back as points. Must not know: how points are trained.
+
+Only the parent process of a sweep writes to the storage. Everything that a resumed sweep needs lies in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+
+from frostline.errors import UserError
+from frostline.point import Outcome, Point, State
+from frostline.provenance import redact
+from frostline.search.samplers import SeededSampler, distribution, make_pruner
+from frostline.spec import DEPTH_KEY, Params, PrunerName, Space, SweepSpec
+
+log = logging.getLogger(__name__)
+
+_OUTCOME = "frostline.outcome"
+_OWNER = "frostline.owner"
+_CONTINUES = "frostline.continues"
+_WARM = "frostline.warm"
+_COPY = "frostline.copy_of"
+_SURPLUS = "frostline.surplus"
+_READY = "frostline.ready"
+_STATES = {
+    TrialState.WAITING: State.WAITING,
+    TrialState.RUNNING: State.RUNNING,
+    TrialState.COMPLETE: State.COMPLETE,
+    TrialState.PRUNED: State.PRUNED,
+    TrialState.FAIL: State.FAILED,
+}
+
+
+class CorruptStudyError(Exception):
+    """The journal can't be read; the study can be rebuilt from the points' own files."""
+
+
+class Journal:
+    """The journal file of a sweep that one process at a time works on.
+
+    Args:
+        path: Of the file; it need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self) -> BaseStorage:
+        """Returns the storage.
+
+        A last line that a crash cut off is removed first: Optuna would append to it, and the joined line could never
+        be read again. A lock left by a killed process is removed, too: the sweep's folder has a lock of its own.
+
+        Raises:
+            CorruptStudyError: Another line can't be read.
+        """
+        for lock in self.path.parent.glob(f"{self.path.name}.lock*"):
+            lock.unlink(missing_ok=True)
+        if self.path.exists():
+            _cut_torn_line(self.path)
+        try:
+            return JournalStorage(JournalFileBackend(str(self.path)))
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise CorruptStudyError(f"{self.path}: can't be read ({type(error).__name__}: {error})") from error
+
+    def put_aside(self) -> Path:
+        """Renames the file, so that a new one can be written; returns where it is now."""
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.broken-{number}")).exists():
+            number += 1
+        self.path.replace(target)
+        return target
+
+
+def _cut_torn_line(path: Path) -> None:
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        end = data.rfind(b"\n") + 1
+        log.warning("%s: the last line was cut off by a crash and is dropped", path)
+        with path.open("r+b") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+def open_url(url: str) -> BaseStorage:
+    """Returns the storage of an Optuna URL.
+
+    Raises:
+        UserError: It can't be reached; the message holds no password.
+    """
+    if url.startswith("journal:"):
+        return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+    try:
+        with _quiet():
+            return RDBStorage(url)
+    except ImportError as error:
+        reason = f"{error}; install its driver, as pip install psycopg2-binary"
+    except Exception as error:  # noqa: BLE001 - SQLAlchemy's own tree of errors; a user's URL is wrong or out of reach
+        reason = str(error).splitlines()[0]
+    raise UserError(f"sweep.storage={redact(url)}: can't be opened: {redact(reason)[:300]}")
+
+
+class Study:
+    """One study.
+
+    Args:
+        storage: From `Journal.open` or `open_url`.
+        name: Of the study.
+        plan: The sweep.
+        space: What is swept.
+        maximize: Whether more of the objective is better.
+        owner: Who begins trials here (host and folder): only its own running ones are begun again.
+        max_steps: How many reports a point makes at most, if known; for hyperband.
+
+    Raises:
+        UserError: The study is there already with other directions.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        name: str,
+        plan: SweepSpec,
+        space: Space,
+        *,
+        maximize: bool,
+        owner: str,
+        max_steps: int | None = None,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._plan = plan
+        self._space = space
+        self._maximize = maximize
+        self._owner = owner
+        self._active: set[int] = set()
+        self._pruner = make_pruner(plan.pruner, max_steps)
+        directions = ["maximize" if maximize else "minimize", *(["minimize"] if plan.cost else [])]
+        with _quiet():
+            self._study = optuna.create_study(
+                storage=storage,
+                study_name=name,
+                directions=directions,
+                sampler=SeededSampler(plan.sampler, plan.seed),
+                pruner=self._pruner,
+                load_if_exists=True,
+            )
+        found = [direction.name.lower() for direction in self._study.directions]
+        if found != directions:
+            raise UserError(f"study {name}: is there already, to {' and '.join(found)}; give another sweep.name")
+
+    # -- filling -----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the queue was filled."""
+        return bool(self._study.user_attrs.get(_READY))
+
+    def fill(self, queue: Sequence[Params], warm: Sequence[Point] = ()) -> None:
+        """Puts the points to try first into the study, after those of an earlier one to learn from. Once.
+
+        Args:
+            queue: In the order in which they are tried.
+            warm: Points of an earlier study.
+        """
+        if self.is_ready:
+            return
+        present = {trial.number for trial in self._trials()}
+        rows = [self._warm_trial(point) for point in warm]
+        rows += [
+            create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}) for params in queue
+        ]
+        for number, trial in enumerate(rows):
+            if number not in present:
+                self._study.add_trial(trial)
+        self._study.set_user_attr(_READY, True)
+
+    def _warm_trial(self, point: Point) -> FrozenTrial:
+        assert point.outcome is not None
+        return create_trial(
+            state=TrialState.COMPLETE,
+            values=self._values(point.outcome),
+            params=dict(point.params),
+            distributions=self._distributions(point.params),
+            user_attrs={_WARM: True, _OUTCOME: point.outcome.to_dict(point.stage)},
+        )
+
+    def rebuild(self, points: Sequence[Point]) -> None:
+        """Puts recorded points into an empty study, in the order of their numbers."""
+        by_number = {point.number: point for point in points}
+        for number in range(max(by_number, default=-1) + 1):
+            point = by_number.get(number)
+            if point is None:  # began, and left no file: its number stays taken
+                lost = Outcome(state=State.FAILED, reason="lost: its record was not found when the study was rebuilt")
+                attrs = {_OUTCOME: lost.to_dict(1)}
+                self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attrs))
+                continue
+            self._study.add_trial(self._rebuilt(point))
+        for point in points:
+            if point.stage == 2 and point.outcome is not None and point.state is not State.RUNNING:
+                self.tell_continued(point.number, point.params, point.outcome, point.history)
+
+    def _rebuilt(self, point: Point) -> FrozenTrial:
+        attrs: dict[str, Any] = {_OWNER: self._owner}
+        state, outcome = point.state, point.outcome
+        if point.copy_of is not None:
+            attrs[_COPY] = point.copy_of
+        if outcome is not None:
+            attrs[_OUTCOME] = outcome.to_dict(point.stage)
+        if point.stage == 2 and outcome is not None:
+            value = point.first_quality if point.first_quality is not None else outcome.quality
+            seed = next(iter(outcome.by_seed), 0)
+            first = Outcome(state=State.COMPLETE, by_seed={} if value is None else {seed: value}, more=True)
+            attrs[_OUTCOME], state = first.to_dict(1), State.PRUNED
+        wanted = {value: key for key, value in _STATES.items()}[state]
+        values = self._values(outcome) if wanted is TrialState.COMPLETE and outcome is not None else None
+        if wanted is TrialState.PRUNED and outcome is not None and not self._plan.cost:
+            value = point.first_quality if point.first_quality is not None else outcome.quality
+            values = None if value is None else [value]
+        return create_trial(
+            state=wanted,
+            values=values,
+            params=dict(point.params),
+            distributions=self._distributions(point.params),
+            user_attrs=attrs,
+            intermediate_values=dict(point.history),
+        )
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def begin(self, total: int) -> tuple[int, Params] | None:
+        """Returns the next point: one of ours that was running when its process died, a waiting one, or a new one.
+
+        Args:
+            total: How many points the study is to have.
+
+        Returns:
+            Number and parameters; None when there are enough.
+        """
+        for trial in self._trials():
+            mine = trial.user_attrs.get(_OWNER) in {None, self._owner}
+            if trial.state is TrialState.RUNNING and mine and trial.number not in self._active:
+                return self._suggest(Trial(self._study, trial._trial_id))
+        counted = [trial for trial in self._trials() if _is_point(trial)]
+        waiting = any(trial.state is TrialState.WAITING for trial in counted)
+        begun = sum(trial.state is not TrialState.WAITING for trial in counted)
+        if begun >= total or (not waiting and len(counted) >= total):
+            return None
+        with _quiet():
+            trial = self._study.ask()
+        before = sum(_is_point(other) and other.number < trial.number for other in self._trials())
+        if before >= total:  # another parent on the same storage was faster: this one is not needed
+            trial.set_user_attr(_SURPLUS, True)
+            self._study.tell(trial, state=TrialState.FAIL)
+            return None
+        return self._suggest(trial)
+
+    def _suggest(self, trial: Trial) -> tuple[int, Params]:
+        if _OWNER not in trial.user_attrs:
+            trial.set_user_attr(_OWNER, self._owner)
+        params: Params = {}
+        with _quiet():
+            for group in self._space.groups:
+                params[group.key] = trial._suggest(group.key, distribution(group))
+            for dimension in self._space.of(params):
+                params[dimension.key] = trial._suggest(dimension.key, distribution(dimension))
+        self._active.add(trial.number)
+        return trial.number, params
+
+    def begun_before(self, number: int) -> bool:
+        """Returns whether a trial has reported already."""
+        return bool(self._frozen(number).intermediate_values)
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    def report(self, number: int, step: int, value: float) -> bool:
+        """Stores a report of a running trial and returns whether the pruner wants it stopped.
+
+        With several objectives Optuna prunes nothing; here the quality is compared among the points of its own depth.
+
+        Args:
+            number: Of the trial.
+            step: Of the report, counted from 1.
+            value: The objective.
+        """
+        frozen = self._frozen(number)
+        if frozen.state is not TrialState.RUNNING:  # stage 2: its trial has been told; nobody prunes the best
+            return False
+        self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
+        if self._plan.pruner.name is PrunerName.NONE:
+            return False
+        frozen = self._frozen(number)
+        if self._plan.cost is None:
+            return bool(self._pruner.prune(self._study, frozen))
+        return self._prune_within_depth(frozen)
+
+    def _prune_within_depth(self, frozen: FrozenTrial) -> bool:
+        alike = [
+            trial
+            for trial in self._trials()
+            if trial.number != frozen.number
+            and trial.params.get(DEPTH_KEY) == frozen.params.get(DEPTH_KEY)
+            and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            and trial.intermediate_values
+        ]
+        shadow = optuna.create_study(direction="maximize" if self._maximize else "minimize", pruner=self._pruner)
+        for trial in alike:
+            last = trial.intermediate_values[max(trial.intermediate_values)]
+            shadow.add_trial(
+                create_trial(state=trial.state, value=last, intermediate_values=dict(trial.intermediate_values))
+            )
+        running = shadow.ask()
+        for step, value in sorted(frozen.intermediate_values.items()):
+            running.report(value, step)
+        return bool(running.should_prune())
+
+    def tell(self, number: int, outcome: Outcome, *, copy_of: int | None = None) -> None:
+        """Ends a trial. A value that is no finite number makes it FAILED: Optuna would take -inf for the best.
+
+        Args:
+            number: Of the trial.
+            outcome: What stage 1 came to.
+            copy_of: Number of the like point that it was taken from.
+        """
+        frozen = self._frozen(number)
+        self._active.discard(number)
+        if frozen.state is not TrialState.RUNNING:
+            return
+        storage = self._study._storage
+        storage.set_trial_user_attr(frozen._trial_id, _OUTCOME, outcome.to_dict(1))
+        if copy_of is not None:
+            storage.set_trial_user_attr(frozen._trial_id, _COPY, copy_of)
+        with _quiet():
+            if outcome.state is State.COMPLETE and not outcome.more:
+                self._study.tell(number, values=self._values(outcome), state=TrialState.COMPLETE)
+            elif outcome.state in {State.COMPLETE, State.PRUNED}:
+                self._study.tell(number, state=TrialState.PRUNED)
+            else:
+                self._study.tell(number, state=TrialState.FAIL)
+
+    def release(self, number: int) -> None:
+        """Lets go of a trial that was interrupted: it stays RUNNING, and is begun again by the next command."""
+        self._active.discard(number)
+
+    def tell_continued(
+        self, number: int, params: Params, outcome: Outcome, history: Mapping[int, float] | None = None
+    ) -> None:
+        """Adds what stage 2 of a point came to, as a trial of its own."""
+        done = outcome.state is State.COMPLETE
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE if done else TrialState.FAIL,
+                values=self._values(outcome) if done else None,
+                params=dict(params),
+                distributions=self._distributions(params),
+                user_attrs={_CONTINUES: number, _OUTCOME: outcome.to_dict(2)},
+                intermediate_values=dict(history or {}),
+            )
+        )
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def points(self) -> list[Point]:
+        """Returns all points by number; stage 2 is merged into the point that it continued."""
+        trials = self._trials()
+        continued = {trial.user_attrs[_CONTINUES]: trial for trial in trials if _CONTINUES in trial.user_attrs}
+        return [_point(trial, continued.get(trial.number)) for trial in trials if _is_point(trial)]
+
+    def num_warm(self) -> int:
+        """Returns how many points of an earlier study it learns from."""
+        return sum(_WARM in trial.user_attrs for trial in self._trials())
+
+    def importances(self) -> dict[str, float]:
+        """Returns how much of the objective's variation each key explains, summing to 1 (PED-ANOVA, arXiv 2304.10255).
+
+        Empty with too few points to say.
+        """
+        points = [trial for trial in self._trials() if _is_point(trial) and trial.state is TrialState.COMPLETE]
+        told = [trial for trial in self._trials() if _is_point(trial) and trial.state is TrialState.PRUNED]
+        # Of a staged sweep all points are compared at the end of stage 1: the finished ones alone are a biased choice.
+        rows = [(trial, trial.values[0]) for trial in points if trial.values]
+        rows += [(trial, trial.values[0]) for trial in told if trial.values and not self._plan.cost]
+        rows = [(trial, value) for trial, value in rows if trial.params]
+        if len(rows) < 8:
+            return {}
+        shadow = optuna.create_study(direction="maximize" if self._maximize else "minimize")
+        for trial, value in rows:
+            shadow.add_trial(create_trial(value=value, params=trial.params, distributions=trial.distributions))
+        try:
+            with _quiet():
+                found = optuna.importance.get_param_importances(shadow)
+        except (ValueError, RuntimeError) as error:
+            log.debug("no importances: %s", error)
+            return {}
+        return {key: float(value) for key, value in found.items()}
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _frozen(self, number: int) -> FrozenTrial:
+        storage = self._study._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
+        return storage.get_trial(trial_id)
+
+    def _values(self, outcome: Outcome) -> list[float]:
+        assert outcome.quality is not None
+        values = [outcome.quality]
+        if self._plan.cost is not None:
+            values.append(float(outcome.cost[self._plan.cost.value]))
+        return values
+
+    def _distributions(self, params: Params) -> dict[str, Any]:
+        dimensions = (*self._space.groups, *self._space.of(params))
+        return {dimension.key: distribution(dimension) for dimension in dimensions}
+
+
+def _is_point(trial: FrozenTrial) -> bool:
+    return not any(key in trial.user_attrs for key in (_CONTINUES, _WARM, _SURPLUS))
+
+
+def _point(trial: FrozenTrial, continued: FrozenTrial | None) -> Point:
+    final = continued if continued is not None and continued.state is TrialState.COMPLETE else trial
+    data = final.user_attrs.get(_OUTCOME)
+    outcome, stage = Outcome.from_dict(data) if data else (None, 1)
+    if final is trial and continued is not None and outcome is not None:  # stage 2 failed: stage 1 still counts
+        reason = (continued.user_attrs.get(_OUTCOME) or {}).get("reason")
+        outcome = replace(outcome, reason=f"stage 2: {reason}", more=False)
+    params = final.params or trial.system_attrs.get("fixed_params", {})
+    return Point(
+        number=trial.number,
+        params=dict(params),
+        state=_STATES[final.state],
+        outcome=outcome,
+        history={**trial.intermediate_values, **final.intermediate_values},
+        copy_of=trial.user_attrs.get(_COPY),
+        stage=stage,
+        first_quality=Outcome.from_dict(first)[0].quality if (first := trial.user_attrs.get(_OUTCOME)) else None,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

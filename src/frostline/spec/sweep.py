@@ -1,0 +1,183 @@
+"""Owns: what a sweep is - how many points, which sampler, which stages. Must not know: Optuna, Hydra.
+
+Values live in `sweeps/sweep/_base/`, so no field has a default.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from frostline.errors import SpecError
+from frostline.spec.parts import require
+
+SWEEP_SCHEMA = 1
+"""Version of `sweep.json`; a sweep of another version is not resumed."""
+
+
+class SamplerName(StrEnum):
+    """How the next point is chosen."""
+
+    TPE = "tpe"
+    RANDOM = "random"
+    GRID = "grid"
+    QMC = "qmc"
+    GP = "gp"
+    CMAES = "cmaes"
+    NSGAII = "nsgaii"
+
+
+class PrunerName(StrEnum):
+    """How a run that promises little is stopped after an evaluation."""
+
+    NONE = "none"
+    MEDIAN = "median"
+    PERCENTILE = "percentile"
+    HALVING = "halving"
+    HYPERBAND = "hyperband"
+    PATIENT = "patient"
+    WILCOXON = "wilcoxon"
+
+
+class CostName(StrEnum):
+    """A second objective, to be small."""
+
+    TRAIN_S = "train_s"
+    NUM_TRAINABLE = "num_trainable"
+    FLOPS = "flops"
+
+
+class KeepModels(StrEnum):
+    """Whose `model/` stays on the disk."""
+
+    BEST = "best"
+    ALL = "all"
+    NONE = "none"
+
+
+class Enqueue(StrEnum):
+    """Points to try before the sampler is asked."""
+
+    COARSE = "coarse"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrunerSpec:
+    """A pruner and its settings; each belongs to the pruners named.
+
+    Attributes:
+        name: Which.
+        startup_trials: Points that are never pruned (median, percentile).
+        warmup_epochs: Evaluations in which no run is pruned (median, percentile).
+        percentile: Share that may go on, in percent (percentile).
+        reduction_factor: One in so many goes on at each rung (halving, hyperband).
+        patience: Evaluations without a gain (patient).
+        p_threshold: Of the signed-rank test (wilcoxon).
+    """
+
+    name: PrunerName
+    startup_trials: int
+    warmup_epochs: int
+    percentile: float
+    reduction_factor: int
+    patience: int
+    p_threshold: float
+
+    def __post_init__(self) -> None:
+        require(self.startup_trials >= 0, "sweep.pruner.startup_trials", self.startup_trials, "0 or more")
+        require(self.warmup_epochs >= 0, "sweep.pruner.warmup_epochs", self.warmup_epochs, "0 or more")
+        require(0 <= self.percentile <= 100, "sweep.pruner.percentile", self.percentile, "0 to 100")
+        require(self.reduction_factor >= 2, "sweep.pruner.reduction_factor", self.reduction_factor, "2 or more")
+        require(self.patience >= 0, "sweep.pruner.patience", self.patience, "0 or more")
+        require(0 < self.p_threshold < 1, "sweep.pruner.p_threshold", self.p_threshold, "between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepSpec:
+    """A sweep's plan; the space and the points to try first are read apart. `sweeps/sweep/`.
+
+    Attributes:
+        name: Of the study, its folder and its MLflow run.
+        new: Begin afresh under a new name although there is a sweep of this one.
+        n_trials: How many points in total, those of earlier commands included; None with sampler grid: all of it.
+        timeout_s: Seconds of wall time after which no further point is begun; None: no limit.
+        max_failures: Failed points after which the sweep stops; None: no limit.
+        trial_timeout_s: Seconds without a sign of life (a step, an evaluation) after which a run is killed.
+        retry_failed: Try the failed points of earlier commands once more.
+        sampler: How the next point is chosen.
+        seed: Of the sampler. Apart from the runs' seeds.
+        pruner: How a run is stopped after an evaluation.
+        seeds: A point is trained once with each; None: once, with the run's `seed`.
+        first_epochs: Stage 1 is the first seed's first so many epochs; None: its whole run.
+        finish: Share of the points that goes on to stage 2, 0 < x <= 1; the best point at each frozen depth does so, too.
+        cost: A second objective to be small; None: quality alone.
+        deep_first: Whether points to try first are sorted by depth, the deepest, cheapest first.
+        warm_start: Name or folder of an earlier sweep, whose finished points of the same space the sampler learns from.
+        storage: An Optuna storage URL; None: a journal in the sweep's folder.
+        keep_models: Whose `model/` stays on the disk.
+    """
+
+    name: str
+    new: bool
+    n_trials: int | None
+    timeout_s: float | None
+    max_failures: int | None
+    trial_timeout_s: float
+    retry_failed: bool
+    sampler: SamplerName
+    seed: int
+    pruner: PrunerSpec
+    seeds: tuple[int, ...] | None
+    first_epochs: int | None
+    finish: float
+    cost: CostName | None
+    deep_first: bool
+    warm_start: str | None
+    storage: str | None
+    keep_models: KeepModels
+
+    def __post_init__(self) -> None:
+        bad = not self.name or self.name in {".", ".."} or any(letter in self.name for letter in "/\\\0\n")
+        require(not bad, "sweep.name", self.name, "a name that can be a folder's")
+        if self.n_trials is None and self.sampler is not SamplerName.GRID:
+            raise SpecError("sweep.n_trials is null: give the total number of points (only sampler=grid has one)")
+        require(self.n_trials is None or self.n_trials >= 1, "sweep.n_trials", self.n_trials, "1 or more")
+        for key, number in (("timeout_s", self.timeout_s), ("trial_timeout_s", self.trial_timeout_s)):
+            ok = number is None or (math.isfinite(number) and number > 0)
+            require(ok, f"sweep.{key}", number, "a number of seconds above 0")
+        require(self.max_failures is None or self.max_failures >= 1, "sweep.max_failures", self.max_failures, "1 or more")
+        require(0 <= self.seed < 2**32, "sweep.seed", self.seed, "0 or more and below 2**32")
+        require(0 < self.finish <= 1, "sweep.finish", self.finish, "above 0 and at most 1")
+        require(self.first_epochs is None or self.first_epochs >= 1, "sweep.first_epochs", self.first_epochs, "1 or more")
+        if self.seeds is not None:
+            require(len(self.seeds) > 0, "sweep.seeds", "[]", "a list of seeds, or null")
+            require(len(set(self.seeds)) == len(self.seeds), "sweep.seeds", list(self.seeds), "without repetitions")
+        if self.cost is not None and self.sampler in {SamplerName.CMAES}:
+            raise SpecError("sweep.sampler=cmaes: has one objective only; with sweep.cost take tpe, nsgaii or gp")
+        if self.has_stages and self.sampler is SamplerName.GP:
+            # Checked in optuna 5.0: it learns from COMPLETE trials alone, and a point left at stage 1 is PRUNED.
+            raise SpecError("sweep.sampler=gp: learns from finished points only; give sweep.finish=1")
+        if self.cost is not None and self.has_stages:
+            raise SpecError("sweep.cost: points of two stages have different costs; give sweep.finish=1")
+
+    @property
+    def has_stages(self) -> bool:
+        """Whether some points may stay behind after stage 1."""
+        return self.finish < 1 and (self.first_epochs is not None or (self.seeds is not None and len(self.seeds) > 1))
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what may not change when a sweep is resumed, as plain data."""
+        seeds = None if self.seeds is None else list(self.seeds)
+        return {
+            "sampler": self.sampler.value,
+            "seed": self.seed,
+            "pruner": self.pruner.name.value,
+            "seeds": seeds,
+            "first_epochs": self.first_epochs,
+            "finish": self.finish,
+            "cost": self.cost.value if self.cost else None,
+        }
+
