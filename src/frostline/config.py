@@ -41,12 +41,18 @@ class Job:
         tracking: Where to record it besides its folder.
         resume: A run's folder to go on from, or None.
         plugins: Modules to import first.
+        slots: How many trials of a sweep run side by side; None: one for each GPU, or one.
     """
 
     run: RunSpec
     tracking: TrackingSpec
     resume: str | None
     plugins: tuple[str, ...]
+    slots: int | None
+
+    def __post_init__(self) -> None:
+        if self.slots is not None and not 1 <= self.slots <= 1024:
+            raise SpecError(f"runtime.slots={self.slots}: must be 1 to 1024, or null for one for each GPU")
 
 
 def decode_job(cfg: DictConfig) -> Job:
@@ -65,8 +71,12 @@ def decode_job(cfg: DictConfig) -> Job:
         assert isinstance(data, dict)
         _refuse_code(data, "")
         values = {str(key): value for key, value in data.items()}
+        values.pop("sweep", None)  # how the run came about is not part of it: cli.sweeping reads it
         # What is not part of a run may be left out by a config that somebody else composed.
         rest = {"resume": None, "plugins": [], **{key: values.pop(key) for key in _BESIDE_THE_RUN if key in values}}
+        rest["slots"] = None
+        if isinstance(values.get("runtime"), dict):
+            rest["slots"] = values["runtime"].pop("slots", None)  # nothing that a run computes depends on it
         run = RunSpec.from_dict(values)
         return decode(Job, {"run": run, **rest})
 

@@ -12,7 +12,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from frostline.errors import SpecError, nearest
-from frostline.spec import RunSpec, TrackingSpec
+from frostline.spec import RunSpec, SweepSpec, TrackingSpec
 
 
 def explain(error: BaseException) -> SpecError | None:
@@ -41,7 +41,8 @@ def explain(error: BaseException) -> SpecError | None:
 def known_keys() -> list[str]:
     """Returns every dotted key of a run's config, as `optimizer.lr`."""
     tracking = [f"tracking.{key}" for key in get_type_hints(TrackingSpec)]
-    return [*_dotted(RunSpec, ""), *tracking, "resume", "plugins"]
+    sweep = [f"sweep.{key}" for key in [*_dotted(SweepSpec, ""), "space", "enqueue"]]
+    return [*_dotted(RunSpec, ""), *tracking, *sweep, "resume", "plugins", "runtime.slots"]
 
 
 def _dotted(cls: type[Any], prefix: str) -> list[str]:

@@ -31,11 +31,11 @@ class Outcome:
     Attributes:
         state: COMPLETE (to the end of what was asked), PRUNED (stopped by the pruner), FAILED.
         by_seed: The objective of each seed that was trained.
-        cost: Sums over the seeds of `train_s` and `flops`, and `num_trainable` of one.
+        cost: Sums over the seeds of `train_s`, `eval_s` and `flops`; `num_trainable` and `eval_rows` of one.
         reason: Why it isn't COMPLETE.
         more: Whether there is a stage 2 left to train.
-        epochs: Trained so far, of the first seed.
         resumed: How often its runs went on from a checkpoint.
+        note: Something to know about it, as a retry.
     """
 
     state: State
@@ -43,8 +43,8 @@ class Outcome:
     cost: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     more: bool = False
-    epochs: float = 0.0
     resumed: int = 0
+    note: str | None = None
 
     @property
     def quality(self) -> float | None:
@@ -59,8 +59,8 @@ class Outcome:
             "cost": dict(self.cost),
             "reason": self.reason,
             "more": self.more,
-            "epochs": self.epochs,
             "resumed": self.resumed,
+            "note": self.note,
             "stage": stage,
         }
 
@@ -73,8 +73,8 @@ class Outcome:
             cost=dict(data["cost"]),
             reason=data["reason"],
             more=bool(data["more"]),
-            epochs=float(data["epochs"]),
             resumed=int(data["resumed"]),
+            note=data["note"],
         )
         return outcome, int(data["stage"])
 

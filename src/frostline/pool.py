@@ -218,6 +218,11 @@ class Pool:
             events.append(Event(Kind.TIMEOUT, key, f"timeout: no sign of life for {self._hang_s:g} s"))
         return events
 
+    def kill(self) -> None:
+        """Ends all processes at once."""
+        for worker in self._workers:
+            worker.process.kill()
+
     def close(self) -> None:
         """Ends all processes: idle ones by a word, busy ones by a signal, those that don't listen by a kill."""
         for worker in self._workers:
@@ -308,7 +313,7 @@ def _main(
         kind, value = Kind.DONE, None
         try:
             value = _resolve(function)(payload, channel)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the next job must find a worker
             traceback.print_exc()
             kind, value = Kind.ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}"
         finally:

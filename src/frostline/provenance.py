@@ -72,6 +72,25 @@ def redact(text: str) -> str:
     return re.sub(r"(\w\\?://)\S*@", r"\1***@", text)
 
 
+def process_start(pid: int) -> str | None:
+    """Returns what tells a process from a later one with the same number: its start; None if there is no such process.
+
+    Linux gives the start in ticks since boot; elsewhere a living process has the mark `alive`.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+        return stat.rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        return "alive"
+    return None if Path("/proc/self/stat").exists() else "alive"
+
+
 def git_state(folder: Path) -> dict[str, Any] | None:
     """Returns `{'commit': ..., 'dirty': ...}` of the repository around a folder, or None without one (or git)."""
     commit = _git(folder, "rev-parse", "HEAD")

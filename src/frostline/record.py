@@ -28,6 +28,10 @@ SPEC_FILE = "spec.json"
 OVERRIDES_FILE = "overrides.yaml"
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "run.log"
+CHILD_FILE = ".child.json"
+"""Its place in a sweep, for a run that another process starts."""
+
+_TAKEOVER_S = 20.0  # assumed: what a killed process with a large model may need to be gone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +163,8 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._lock.acquire(blocking=False):
+            # Whoever goes on may come a moment before the system has freed the lock of the process that was killed.
+            if not self._lock.acquire(0.0 if self._go_on_from is None else _TAKEOVER_S):
                 raise UserError(f"{self.folder}: another process is writing a run there; give another folder")
             if self._go_on_from is not None:
                 _rewind(self.folder, self._go_on_from)
@@ -245,10 +250,10 @@ class _FolderLock:
         self._path = path
         self._lock = FileLock(path)
 
-    def acquire(self, blocking: bool) -> bool:
+    def acquire(self, timeout_s: float) -> bool:
         """Returns whether the lock is held now."""
         try:
-            self._lock.acquire(blocking=blocking)
+            self._lock.acquire(timeout=timeout_s, poll_interval=0.05)
         except Timeout:
             return False
         return True

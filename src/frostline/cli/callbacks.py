@@ -18,12 +18,13 @@ from frostline.cli import session
 from frostline.cli.main import report_error
 from frostline.cli.preflight import check_folder, preflight
 from frostline.config import check_multirun, decode_job
-from frostline.errors import UserError
+from frostline.errors import SpecError, UserError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+_OWN_SWEEPER = "hydra_plugins.frostline_optuna_sweeper.sweeper.FrostlineOptunaSweeper"
 
 
 class RunCallback(Callback):
@@ -43,6 +44,9 @@ class RunCallback(Callback):
         """Checks every value of every sweep before the first run."""
         HydraConfig.instance().set_config(config)
         with _or_exit():
+            if config.hydra.sweeper._target_ == _OWN_SWEEPER:  # it checks for itself, and has its own end
+                return
+            _refuse_sweep_of_sweeps(config)
             session.current.sweep_dir = Path(config.hydra.sweep.dir)
             if config.hydra.sweeper._target_ == _BASIC_SWEEPER:  # another sweeper's values are not known beforehand
                 overrides = _sweep_overrides(config)
@@ -68,6 +72,13 @@ def _sweep_overrides(config: DictConfig) -> list[str]:
     named = {override.partition("=")[0].lstrip("+") for override in given}
     params = config.hydra.sweeper.get("params") or {}
     return [*(f"{key}={value}" for key, value in params.items() if key not in named), *given]
+
+
+def _refuse_sweep_of_sweeps(config: DictConfig) -> None:
+    """`sweep=a,b` would quietly run the basic sweeper over two plans, searching nothing."""
+    for override in OverridesParser.create().parse_overrides(list(config.hydra.overrides.task)):
+        if override.key_or_group == "sweep" and override.is_sweep_override():
+            raise SpecError(f"{override.input_line}: one sweep at a time, as frostline sweep lr_x_depth")
 
 
 def _num_jobs(overrides: list[str]) -> int:

@@ -20,6 +20,8 @@ from frostline.errors import RunFailedError, UserError
 
 _COMMANDS = {
     "run": "train one model, or with -m one for each combination of values",
+    "sweep": "search over learning rate, frozen depth and whatever else; the same command goes on with it",
+    "report": "what a sweep says: the best at each depth, a recommendation, pictures",
     "fetch": "fetch the model and data that a later, offline run needs",
     "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
     "predict": "ask a trained run's model",
@@ -30,6 +32,7 @@ _EXAMPLES = """\
 examples:
   frostline run model=minilm dataset=movie_reviews freeze.depth=4 optimizer.lr=1e-4
   frostline run -m freeze.depth=0,3,6 seed=0,1      one run for each combination
+  frostline sweep lr_x_depth                        which depth, at which learning rate?
   frostline run --help                              all config groups, keys and defaults
   frostline predict runs/single/... "a wonderful film"
   eval "$(frostline -sc install=bash)"              tab completion (bash, zsh, fish)

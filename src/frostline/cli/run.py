@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ def main(arguments: list[str]) -> int:
         The exit code.
     """
     configure_logging()
+    session.current.command = session.current.command or shlex.join(["frostline", "run", *arguments])
     try:
         launch(arguments)
     except (UserError, RunFailedError) as error:
@@ -32,6 +34,8 @@ def main(arguments: list[str]) -> int:
         if known is None:
             raise
         return report_error(known)
+    if session.current.exit_code is not None:
+        return session.current.exit_code
     session.print_comparison()
     return 0
 

@@ -20,11 +20,15 @@ class Session:
         sweep_dir: The folder of a multirun, None of a single run.
         num_jobs: How many runs it has, if that is known.
         folders: Of the runs that were started in this process.
+        exit_code: Of a sweep, None before its end.
+        command: What the user typed, to be typed again.
     """
 
     sweep_dir: Path | None = None
     num_jobs: int | None = None
     folders: list[Path] = field(default_factory=list)
+    exit_code: int | None = None
+    command: str = ""
 
 
 current = Session()

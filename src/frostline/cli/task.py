@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +16,15 @@ from frostline.cli.preflight import check_resume
 from frostline.config import Job, decode_job
 from frostline.errors import RunFailedError, UserError
 from frostline.provenance import redact
-from frostline.record import Recorder, Recorders, RunFolder, write_atomically
+from frostline.record import CHILD_FILE, Recorder, Recorders, RunFolder, write_atomically
 from frostline.registry import import_plugins
 from frostline.report import one_line, summary
 from frostline.result import RunResult, Status
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from frostline.tracking import Child
 
 
 def task(cfg: DictConfig) -> float | None:
@@ -73,15 +76,27 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
 
     spec = job.run
     resume_from = check_resume(job) if job.resume is not None else None
+    child = _child(out_dir)
     with RunFolder(out_dir, spec, overrides) as folder:
         recorders: list[Recorder] = [folder]
         if job.tracking.enabled:
-            recorders.append(MlflowRecorder(job.tracking, spec, out_dir))
+            recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child))
         try:
             result = run(spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from)
         except Interrupted as stop:
             return RunResult.read(out_dir), stop.exit_code
         return result, _signal_code(result) if result.status is Status.KILLED else 0
+
+
+def _child(folder: Path) -> Child | None:
+    """Returns the run's place in a sweep, if a sweep's parent left a note of it in the folder."""
+    from frostline.tracking import Child
+
+    try:
+        data = json.loads((folder / CHILD_FILE).read_text(encoding="utf-8"))
+        return Child(parent=data["parent"], name=data["name"], params=data["params"], tags=data["tags"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def show(result: RunResult, out_dir: Path, job_num: int | None) -> None:

@@ -1,9 +1,21 @@
 """Owns: search space <-> Optuna, the ask/tell loop over an injected executor. Must not know: Hydra, torch, MLflow."""
 
-from frostline.search.loop import Ended, Event, Executor, Listener, Reported, Summary, Task, search
-from frostline.search.study import Journal, Study
+from frostline.search.loop import (
+    Ended,
+    Event,
+    Executor,
+    Listener,
+    Reported,
+    Summary,
+    Task,
+    check_alike,
+    queue_of,
+    search,
+)
+from frostline.search.study import CorruptStudyError, Journal, Study, importances, open_url
 
 __all__ = [
+    "CorruptStudyError",
     "Ended",
     "Event",
     "Executor",
@@ -13,5 +25,9 @@ __all__ = [
     "Study",
     "Summary",
     "Task",
+    "check_alike",
+    "importances",
+    "open_url",
+    "queue_of",
     "search",
 ]

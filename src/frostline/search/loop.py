@@ -144,9 +144,7 @@ def search(
     if course.stopped is None:
         queue = finalists(study.points(), plan, maximize)
         course.stage(2, lambda: queue.pop(0) if queue else None)
-    return Summary(
-        points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal
-    )
+    return Summary(points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal)
 
 
 class _Course:
@@ -273,7 +271,8 @@ class _Course:
             (p for p in self._study.points() if p.state not in {State.WAITING, State.RUNNING}), key=lambda p: p.number
         )[:_ALIKE]
         kinds = {_kind(p.outcome.reason) for p in ended if p.state is State.FAILED and p.outcome and p.outcome.reason}
-        if len(ended) == _ALIKE and all(p.state is State.FAILED for p in ended) and len(kinds) == 1:
+        succeeded = any(p.state in {State.COMPLETE, State.PRUNED} for p in self._study.points())
+        if len(ended) == _ALIKE and all(p.state is State.FAILED for p in ended) and len(kinds) == 1 and not succeeded:
             self._stop(f"the first {_ALIKE} points failed alike")
 
 
@@ -322,7 +321,9 @@ def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[
     order = sorted(candidates, key=lambda point: (sign * _stage_1_value(point), point.number))
     chosen = order[: math.ceil(plan.finish * len(order))]
     depths = {point.params.get(DEPTH_KEY) for point in order}
-    chosen += [next(point for point in order if point.params.get(DEPTH_KEY) == depth) for depth in sorted(depths, key=str)]
+    chosen += [
+        next(point for point in order if point.params.get(DEPTH_KEY) == depth) for depth in sorted(depths, key=str)
+    ]
     unique = {point.number: point for point in chosen if point in waiting}
     kept = sorted(unique.values(), key=order.index)
     return [Task(number=point.number, params=point.params, stage=2) for point in kept]

@@ -1,6 +1,4 @@
-"""Owns: names of samplers and pruners -> Optuna's. Must not know: what is trained.
-
-"""
+"""Owns: names of samplers and pruners -> Optuna's. Must not know: what is trained."""
 
 from __future__ import annotations
 
@@ -12,7 +10,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 
-from frostline.spec import Dimension, PrunerName, PrunerSpec, SamplerName, SweepSpec
+from frostline.spec import Dimension, PrunerName, PrunerSpec, SamplerName
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial, TrialState
 
 _STARTUP = 10
-"""Random points before TPE and GP trust their model: Optuna's own default. A coarse grid of as many takes their place."""
+"""Random points before TPE and GP trust their model: Optuna's default. A coarse grid of as many takes their place."""
 
 
 class SeededSampler(BaseSampler):

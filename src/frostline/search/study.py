@@ -34,6 +34,8 @@ _WARM = "frostline.warm"
 _COPY = "frostline.copy_of"
 _SURPLUS = "frostline.surplus"
 _READY = "frostline.ready"
+_EXTRA = "frostline.extra"
+_MIN_FOR_IMPORTANCES = 8  # assumed: below it the shares say more of chance than of the space
 _STATES = {
     TrialState.WAITING: State.WAITING,
     TrialState.RUNNING: State.RUNNING,
@@ -146,7 +148,7 @@ class Study:
         self._owner = owner
         self._active: set[int] = set()
         self._pruner = make_pruner(plan.pruner, max_steps)
-        directions = ["maximize" if maximize else "minimize", *(["minimize"] if plan.cost else [])]
+        directions: list[Any] = ["maximize" if maximize else "minimize", *(["minimize"] if plan.cost else [])]
         with _quiet():
             self._study = optuna.create_study(
                 storage=storage,
@@ -185,6 +187,27 @@ class Study:
             if number not in present:
                 self._study.add_trial(trial)
         self._study.set_user_attr(_READY, True)
+
+    def retry_failed(self) -> int:
+        """Puts the points that failed into the queue once more, beyond the total; returns how many."""
+        points = self.points()
+        done = [point.params for point in points if point.state is not State.FAILED]
+        again = [point.params for point in points if point.state is State.FAILED and point.params not in done]
+        for params in again:
+            self._study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}))
+        if again:
+            self._study.set_user_attr(_EXTRA, self.num_extra + len(again))
+        return len(again)
+
+    @property
+    def num_extra(self) -> int:
+        """Points beyond the total, because failed ones were tried again."""
+        return int(self._study.user_attrs.get(_EXTRA, 0))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was put into it yet."""
+        return not self._trials() and not self.is_ready
 
     def _warm_trial(self, point: Point) -> FrozenTrial:
         assert point.outcome is not None
@@ -258,13 +281,13 @@ class Study:
         if begun >= total or (not waiting and len(counted) >= total):
             return None
         with _quiet():
-            trial = self._study.ask()
-        before = sum(_is_point(other) and other.number < trial.number for other in self._trials())
+            asked = self._study.ask()
+        before = sum(_is_point(other) and other.number < asked.number for other in self._trials())
         if before >= total:  # another parent on the same storage was faster: this one is not needed
-            trial.set_user_attr(_SURPLUS, True)
-            self._study.tell(trial, state=TrialState.FAIL)
+            asked.set_user_attr(_SURPLUS, True)
+            self._study.tell(asked, state=TrialState.FAIL)
             return None
-        return self._suggest(trial)
+        return self._suggest(asked)
 
     def _suggest(self, trial: Trial) -> tuple[int, Params]:
         if _OWNER not in trial.user_attrs:
@@ -381,30 +404,6 @@ class Study:
         """Returns how many points of an earlier study it learns from."""
         return sum(_WARM in trial.user_attrs for trial in self._trials())
 
-    def importances(self) -> dict[str, float]:
-        """Returns how much of the objective's variation each key explains, summing to 1 (PED-ANOVA, arXiv 2304.10255).
-
-        Empty with too few points to say.
-        """
-        points = [trial for trial in self._trials() if _is_point(trial) and trial.state is TrialState.COMPLETE]
-        told = [trial for trial in self._trials() if _is_point(trial) and trial.state is TrialState.PRUNED]
-        # Of a staged sweep all points are compared at the end of stage 1: the finished ones alone are a biased choice.
-        rows = [(trial, trial.values[0]) for trial in points if trial.values]
-        rows += [(trial, trial.values[0]) for trial in told if trial.values and not self._plan.cost]
-        rows = [(trial, value) for trial, value in rows if trial.params]
-        if len(rows) < 8:
-            return {}
-        shadow = optuna.create_study(direction="maximize" if self._maximize else "minimize")
-        for trial, value in rows:
-            shadow.add_trial(create_trial(value=value, params=trial.params, distributions=trial.distributions))
-        try:
-            with _quiet():
-                found = optuna.importance.get_param_importances(shadow)
-        except (ValueError, RuntimeError) as error:
-            log.debug("no importances: %s", error)
-            return {}
-        return {key: float(value) for key, value in found.items()}
-
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
 
@@ -423,6 +422,32 @@ class Study:
     def _distributions(self, params: Params) -> dict[str, Any]:
         dimensions = (*self._space.groups, *self._space.of(params))
         return {dimension.key: distribution(dimension) for dimension in dimensions}
+
+
+def importances(points: Sequence[Point], space: Space, *, maximize: bool) -> dict[str, float]:
+    """Returns how much of the quality's variation each key explains, summing to 1 (PED-ANOVA, arXiv 2304.10255).
+
+    All points are compared at the end of stage 1: the finished ones alone are a biased choice. Empty with fewer than 8
+    points or where nothing can be said.
+    """
+    shadow = optuna.create_study(direction="maximize" if maximize else "minimize")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for point in points:
+        value = point.first_quality if point.first_quality is not None else point.quality
+        if value is None or point.state not in {State.COMPLETE, State.PRUNED}:
+            continue
+        dimensions = (*space.groups, *space.of(point.params))
+        distributions = {dimension.key: distribution(dimension) for dimension in dimensions}
+        shadow.add_trial(create_trial(value=value, params=dict(point.params), distributions=distributions))
+    if len(shadow.get_trials(deepcopy=False)) < _MIN_FOR_IMPORTANCES:
+        return {}
+    try:
+        with _quiet():
+            found = optuna.importance.get_param_importances(shadow)
+    except (ValueError, RuntimeError) as error:
+        log.debug("no importances: %s", error)
+        return {}
+    return {key: float(value) for key, value in found.items()}
 
 
 def _is_point(trial: FrozenTrial) -> bool:

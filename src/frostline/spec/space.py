@@ -126,6 +126,13 @@ class Dimension:
             return {"choices": list(self.choices)}
         return {"low": self.low, "high": self.high, "log": self.log, "step": self.step, "whole": self.whole}
 
+    @classmethod
+    def from_description(cls, key: str, data: Mapping[str, Any]) -> Dimension:
+        """Reads `describe`."""
+        if "choices" in data:
+            return cls(key=key, choices=tuple(data["choices"]))
+        return cls(key=key, low=data["low"], high=data["high"], log=data["log"], step=data["step"], whole=data["whole"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
@@ -193,6 +200,19 @@ class Space:
             for values in itertools.product(*axes):
                 yield {**names, **dict(zip((dimension.key for dimension in dimensions), values, strict=True))}
 
+    @classmethod
+    def from_description(cls, data: Mapping[str, Any]) -> Space:
+        """Reads `describe`."""
+        groups = tuple(Dimension.from_description(key, entry) for key, entry in data["groups"].items())
+        variants = {
+            chosen: tuple(
+                Dimension.from_description(key, entry)
+                for key, entry in data["variants"][",".join(map(str, chosen))].items()
+            )
+            for chosen in itertools.product(*(group.choices or () for group in groups))
+        }
+        return cls(groups=groups, variants=variants)
+
     def describe(self) -> dict[str, Any]:
         """Returns plain data, for records and for comparing two sweeps."""
         return {
@@ -248,10 +268,18 @@ def parse_dimension(key: str, entry: Any) -> tuple[Dimension, list[str]]:
     if values.low is None or values.high is None:
         raise SpecError(f"{where}: a range needs low and high (both are included)")
     # Numbers written without a dot make a range of whole numbers.
-    whole = all(isinstance(given[name], int) for name in ("low", "high")) and isinstance(given["step"], (int, type(None)))
+    whole = all(isinstance(given[name], int) for name in ("low", "high")) and isinstance(
+        given["step"], (int, type(None))
+    )
     return (
         Dimension(
-            key=key, low=values.low, high=values.high, log=values.log, step=values.step, whole=whole, coarse=values.coarse
+            key=key,
+            low=values.low,
+            high=values.high,
+            log=values.log,
+            step=values.step,
+            whole=whole,
+            coarse=values.coarse,
         ),
         [],
     )

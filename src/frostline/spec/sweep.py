@@ -112,7 +112,7 @@ class SweepSpec:
         pruner: How a run is stopped after an evaluation.
         seeds: A point is trained once with each; None: once, with the run's `seed`.
         first_epochs: Stage 1 is the first seed's first so many epochs; None: its whole run.
-        finish: Share of the points that goes on to stage 2, 0 < x <= 1; the best point at each frozen depth does so, too.
+        finish: Share of the points that goes on to stage 2, 0 < x <= 1; the best at each frozen depth does so, too.
         cost: A second objective to be small; None: quality alone.
         deep_first: Whether points to try first are sorted by depth, the deepest, cheapest first.
         warm_start: Name or folder of an earlier sweep, whose finished points of the same space the sampler learns from.
@@ -148,10 +148,14 @@ class SweepSpec:
         for key, number in (("timeout_s", self.timeout_s), ("trial_timeout_s", self.trial_timeout_s)):
             ok = number is None or (math.isfinite(number) and number > 0)
             require(ok, f"sweep.{key}", number, "a number of seconds above 0")
-        require(self.max_failures is None or self.max_failures >= 1, "sweep.max_failures", self.max_failures, "1 or more")
+        require(
+            self.max_failures is None or self.max_failures >= 1, "sweep.max_failures", self.max_failures, "1 or more"
+        )
         require(0 <= self.seed < 2**32, "sweep.seed", self.seed, "0 or more and below 2**32")
         require(0 < self.finish <= 1, "sweep.finish", self.finish, "above 0 and at most 1")
-        require(self.first_epochs is None or self.first_epochs >= 1, "sweep.first_epochs", self.first_epochs, "1 or more")
+        require(
+            self.first_epochs is None or self.first_epochs >= 1, "sweep.first_epochs", self.first_epochs, "1 or more"
+        )
         if self.seeds is not None:
             require(len(self.seeds) > 0, "sweep.seeds", "[]", "a list of seeds, or null")
             require(len(set(self.seeds)) == len(self.seeds), "sweep.seeds", list(self.seeds), "without repetitions")
@@ -180,4 +184,3 @@ class SweepSpec:
             "finish": self.finish,
             "cost": self.cost.value if self.cost else None,
         }
-

@@ -81,6 +81,14 @@ class CheckpointStore:
             log.warning("checkpoint %s is damaged (%s): going back to the one before", path.name, trouble)
         raise UserError(f"resume: {self.folder} holds no whole checkpoint: start the run anew")
 
+    def newest_step(self) -> int | None:
+        """Returns the step of the newest whole checkpoint, or None if there is none."""
+        for path in reversed(self.steps()):
+            trouble, manifest = _inspect(path)
+            if trouble is None:
+                return int(manifest["step"])
+        return None
+
     def remove(self) -> None:
         """Removes all of them: a finished run needs none."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -86,9 +86,7 @@ def run(
 class _Course:
     """The steps of one run, in order, and the clock beside them."""
 
-    def __init__(
-        self, spec: RunSpec, recorder: Recorder, out_dir: Path, memory: PeakMemory, monitor: Monitor
-    ) -> None:
+    def __init__(self, spec: RunSpec, recorder: Recorder, out_dir: Path, memory: PeakMemory, monitor: Monitor) -> None:
         self._spec = spec
         self._recorder = recorder
         self._out_dir = out_dir
@@ -160,9 +158,7 @@ class _Course:
         store.remove()
         return RunResult(status=Status.FINISHED, reason=None, objective=objective, **draft, cost=self.cost())
 
-    def _train(
-        self, assembly: Assembly, checkpoint: tuple[Path, dict[str, Any]] | None, guard: SignalGuard
-    ) -> None:
+    def _train(self, assembly: Assembly, checkpoint: tuple[Path, dict[str, Any]] | None, guard: SignalGuard) -> None:
         self._setup_s = time.monotonic() - self._began
         ledger = assembly.ledger
         if checkpoint is not None and ledger.last_eval_step == checkpoint[1]["step"]:
@@ -172,6 +168,7 @@ class _Course:
             ledger.verdict = callbacks.ask_monitor(self._monitor, ledger, objective, self._epoch)
             if ledger.verdict is not Verdict.GO:
                 self._steps = int(checkpoint[1]["step"])
+                assert assembly.trainer.model is not None
                 callbacks.load_kept(assembly.trainer.model, checkpoint[0])
                 return
         ledger.begin()

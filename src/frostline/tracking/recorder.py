@@ -1,39 +1,44 @@
-"""Owns: MLflow, in and out; the only importer of mlflow. Must not know: training.
+"""Owns: one run, recorded in MLflow. Must not know: training.
 
 The run's folder is the truth; MLflow is where people compare. So MLflow's troubles never end a run: they are told once.
 """
 
 from __future__ import annotations
 
-import getpass
-import hashlib
 import logging
 import math
-import os
-import re
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
-
-from frostline.errors import UserError
 from frostline.provenance import redact
 from frostline.record import RunStart
 from frostline.result import RunResult, Status
 from frostline.spec import RunSpec, TrackingSpec
+from frostline.tracking.client import (
+    MODEL_FOLDER,
+    PARENT_TAG,
+    RUN_DIR_TAG,
+    STATUS_TAG,
+    client,
+    experiment_of,
+    metric_name,
+    mlflow_status,
+    process_tags,
+    reconcile,
+    recorded_run,
+    remember,
+    source_tags,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
-RUN_DIR_TAG = "frostline.run_dir"
-MODEL_FOLDER = "model"
 
 _FLUSH_S = 5.0  # a batch costs what ten single metrics cost (measured: field notes), so numbers are sent in batches
 _MAX_TEXT = 6000  # longer params are cut by MLflow without a word
@@ -46,6 +51,30 @@ _PARAMS = (
 """The params that matter: the compare page shows every one. The whole config is an artifact."""
 
 
+_CHILD_PARAMS = (
+    "freeze.depth", "optimizer.lr", "optimizer.log10_lr", "seed", "model.name", "dataset.name", "training.epochs",
+    "training.batch_size",
+)  # fmt: skip
+"""The params of a sweep's children besides the swept keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Child:
+    """What makes a run the child of a sweep.
+
+    Attributes:
+        parent: Run id of the sweep; None if the sweep could not be recorded.
+        name: Coordinates: the page cuts names at some 20 characters.
+        params: The swept keys.
+        tags: Of the point.
+    """
+
+    parent: str | None
+    name: str
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
 class MlflowRecorder:
     """Records one run in MLflow.
 
@@ -53,12 +82,19 @@ class MlflowRecorder:
         tracking: Where, and under which experiment.
         spec: The run; needed even if it fails before it starts.
         folder: The run's folder, whose files become artifacts.
+        child: Its place in a sweep, or None.
+        reopen: Go on in the MLflow run that the folder was recorded in before, if there is one.
     """
 
-    def __init__(self, tracking: TrackingSpec, spec: RunSpec, folder: Path) -> None:
+    def __init__(
+        self, tracking: TrackingSpec, spec: RunSpec, folder: Path, *, child: Child | None = None, reopen: bool = False
+    ) -> None:
         self._tracking = tracking
         self._spec = spec
         self._folder = folder
+        self._child = child
+        self._reopen = reopen
+        self._recorded: dict[str, int] = {}
         self._client: MlflowClient | None = None
         self._run_id: str | None = None
         self._broken = False
@@ -68,14 +104,20 @@ class MlflowRecorder:
     def start(self, run: RunStart) -> None:
         """Creates the run with its params and tags."""
         with self._forgiving("start"):
-            self._create(_params(self._spec, run.freeze_depth), _tags(run))
+            if self._reopen and self._go_on():
+                return
+            self._create(_params(self._spec, run.freeze_depth, self._child), _tags(run))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Takes metrics, sent in batches every few seconds."""
         if self._broken:
             return
         now_ms = int(time.time() * 1000)
-        self._pending += [(key, value, now_ms, step) for key, value in metrics.items() if key != "train/epoch"]
+        self._pending += [
+            (key, value, now_ms, step)
+            for key, value in metrics.items()
+            if key != "train/epoch" and step > self._recorded.get(metric_name(key), -1)
+        ]
         if time.monotonic() - self._flushed > _FLUSH_S:
             with self._forgiving("metrics"):
                 self._flush()
@@ -85,11 +127,11 @@ class MlflowRecorder:
         if self._broken:
             with suppress(Exception):  # told already; at least the status should be true if the store is back
                 if self._client is not None and self._run_id is not None:
-                    self._client.set_terminated(self._run_id, status=result.status.value)
+                    self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
             return
         with self._forgiving("finish"):
             if self._run_id is None:  # it failed before it started
-                self._create(_params(self._spec, None), {})
+                self._create(_params(self._spec, None, self._child), {})
             assert self._client is not None
             assert self._run_id is not None
             last = result.step or (result.cost.steps if result.cost else 0)
@@ -98,29 +140,60 @@ class MlflowRecorder:
             for key, value in _final_tags(result).items():
                 self._client.set_tag(self._run_id, key, value)
             # The status first: a kill while the model is uploaded must not leave the run RUNNING for ever.
-            self._client.set_terminated(self._run_id, status=result.status.value)
+            self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
             self._log_files()
 
     def _create(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Param, RunTag
+        from mlflow.entities import Param
 
         self._client = client(self._tracking.uri)
-        experiment_id = _experiment(self._client, self._tracking)
+        experiment_id = experiment_of(self._client, self._tracking)
+        if self._child is None:  # a sweep's parent has done it for its children
+            reconcile(self._tracking.uri, experiment_id)
+        child = self._child
         base = {
-            "mlflow.user": getpass.getuser(),
-            "mlflow.source.name": "frostline run",
-            "mlflow.source.type": "LOCAL",
+            **source_tags("frostline run" if child is None else "frostline sweep"),
             "frostline.spec_digest": self._spec.digest(),
             RUN_DIR_TAG: str(self._folder.absolute()),
         }
-        everything = {**base, **tags, **self._tracking.tags}
-        run = self._client.create_run(experiment_id, run_name=self._spec.name(), tags=None)
+        everything = {**base, **tags, **(child.tags if child else {}), **self._tracking.tags}
+        if child is not None and child.parent is not None:
+            everything[PARENT_TAG] = child.parent
+        # With the tags from the start: a kill right now leaves a run that the next command can tell for dead.
+        name = child.name if child is not None else self._spec.name()
+        run = self._client.create_run(experiment_id, run_name=name, tags=everything)
         self._run_id = run.info.run_id
+        remember(self._folder, self._tracking.uri, self._run_id)
         self._client.log_batch(
             self._run_id,
             params=[Param(key, str(value)[:_MAX_TEXT]) for key, value in params.items()],
-            tags=[RunTag(key, value) for key, value in everything.items()],
         )
+
+    def _go_on(self) -> bool:
+        """Opens the run again in which the folder was recorded before; False if there is none."""
+        run_id = recorded_run(self._folder, self._tracking.uri)
+        if run_id is None:
+            return False
+        from mlflow.entities import RunStatus
+        from mlflow.exceptions import MlflowException
+
+        made = client(self._tracking.uri)
+        try:
+            run = made.get_run(run_id)
+        except MlflowException:  # somebody deleted it
+            return False
+        if run.info.lifecycle_stage != "active":
+            return False
+        made.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+        for key, value in process_tags().items():
+            made.set_tag(run_id, key, value)
+        made.set_tag(run_id, STATUS_TAG, "RUNNING")
+        # What is told again of the steps before the checkpoint stands there already.
+        self._recorded = {
+            key: max(metric.step for metric in made.get_metric_history(run_id, key)) for key in run.data.metrics
+        }
+        self._client, self._run_id = made, run_id
+        return True
 
     def _flush(self) -> None:
         if self._client is None or self._run_id is None:
@@ -159,126 +232,13 @@ class MlflowRecorder:
             )  # fmt: skip
 
 
-def absolute(uri: str) -> str:
-    """Returns a tracking URI with the path of a SQLite file made absolute: a process may change its folder."""
-    path = uri.removeprefix("sqlite:///")
-    return uri if path == uri or not path else f"sqlite:///{Path(path).absolute()}"
-
-
-def client(uri: str) -> MlflowClient:
-    """Returns an MLflow client, with a fresh database made ready by one process only.
-
-    Args:
-        uri: A tracking URI.
-    """
-    # No usage data to MLflow's makers, and no minutes of retries when a server is down.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    uri = absolute(uri)
-    with _migration_lock(uri):
-        made = MlflowClient(tracking_uri=uri)
-        if uri.startswith("sqlite:"):
-            made.search_experiments(max_results=1)  # migrates a fresh database: a second process must not do it, too
-    return made
-
-
-@contextmanager
-def _migration_lock(uri: str) -> Iterator[None]:
-    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"frostline-{getpass.getuser()}-{name}.lock")
-    with lock if uri.startswith("sqlite:") else nullcontext():
-        yield
-
-
-def _experiment(made: MlflowClient, tracking: TrackingSpec) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = made.get_experiment_by_name(tracking.experiment)
-    if found is None:
-        try:
-            # Without this tag the page opens as one for generative AI, with an assistant's panel.
-            tags = {"mlflow.experimentKind": "custom_model_development"}
-            return str(made.create_experiment(tracking.experiment, _artifact_location(tracking.uri), tags))
-        except MlflowException:
-            found = made.get_experiment_by_name(tracking.experiment)  # another process was faster
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
-        made.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def _artifact_location(uri: str) -> str | None:
-    """Artifacts of a SQLite store lie beside it; those of any other store where it says."""
-    path = absolute(uri).removeprefix("sqlite:///")
-    return None if path == uri or "://" in path else (Path(path).parent / "mlruns").as_uri()
-
-
-def run_folder(uri: str, run_id: str) -> Path:
-    """Returns the folder of a run recorded in MLflow; its artifacts, downloaded, if the folder isn't on this machine.
-
-    Args:
-        uri: Tracking URI.
-        run_id: MLflow's run id.
-
-    Raises:
-        UserError: There is no such run, or it has no model.
-    """
-    path = absolute(uri).removeprefix("sqlite:///")
-    if uri.startswith("sqlite:") and not Path(path).is_file():
-        raise UserError(f"{run_id}: no run's folder, and there is no {redact(uri)} to look it up in")
-    try:
-        made = client(uri)
-        run = made.get_run(run_id)
-    except Exception as error:
-        raise UserError(
-            f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({type(error).__name__})"
-        ) from error
-    recorded = Path(run.data.tags.get(RUN_DIR_TAG, ""))
-    if run.data.tags.get(RUN_DIR_TAG) and (recorded / MODEL_FOLDER).is_dir():
-        return recorded
-    names = {item.path for item in made.list_artifacts(run_id)}
-    if MODEL_FOLDER not in names:
-        raise UserError(f"{run_id}: its folder {recorded} isn't here and its model is no artifact (tracking.log_model)")
-    return Path(made.download_artifacts(run_id, "", dst_path=tempfile.mkdtemp(prefix="frostline-run-")))
-
-
-def ui_command(uri: str, host: str, port: int) -> list[str]:
-    """Returns the command that serves MLflow's UI on a local store.
-
-    Raises:
-        UserError: The store is a server already: open it in a browser.
-    """
-    if uri.startswith(("http://", "https://", "databricks")):
-        raise UserError(f"tracking.uri={redact(uri)} is a server with a UI of its own: open it in a browser")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    return [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-
-
-def metric_name(name: str) -> str:
-    """Returns a name that MLflow accepts: letters, digits and `_ - . / : space`; others become `_`."""
-    return re.sub(r"[^\w\-./: ]", "_", name)
-
-
-def _params(spec: RunSpec, freeze_depth: int | None) -> dict[str, Any]:
+def _params(spec: RunSpec, freeze_depth: int | None, child: Child | None) -> dict[str, Any]:
     flat = spec.flat()
-    values: dict[str, Any] = {key: flat.get(key) for key in _PARAMS}
+    names = _PARAMS if child is None else (*child.params, *_CHILD_PARAMS)
+    values: dict[str, Any] = {key: flat.get(key) for key in names}
+    for group, name in (("model", spec.model_name), ("dataset", spec.dataset_name)):
+        if group in values:  # a swept config group
+            values[group] = name
     values["model.name"], values["dataset.name"] = spec.model_name, spec.dataset_name
     values["optimizer.log10_lr"] = round(math.log10(spec.optimizer.lr), 4)  # charts draw lr on a linear axis
     if freeze_depth is not None:
@@ -329,7 +289,7 @@ def _final_metrics(result: RunResult) -> dict[str, float]:
 
 
 def _final_tags(result: RunResult) -> dict[str, str]:
-    tags = {"frostline.status": result.status.value}
+    tags = {STATUS_TAG: result.status.value}
     if result.status is not Status.FINISHED:
         tags["frostline.reason"] = redact(result.reason or "unknown")[:_MAX_TEXT]
     if result.audit is not None:

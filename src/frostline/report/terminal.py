@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from frostline.report.answer import Answer
 from frostline.result import RunResult, Status
-from frostline.spec import Scalar, short_number
+from frostline.spec import DEPTH_KEY, CostName, Scalar, short_number
 
 _FILE_WIDTH = 160
 
@@ -104,6 +105,43 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def print_answer(answer: Answer, console: Console | None = None) -> None:
+    """Prints the best point of each depth and the recommendation.
+
+    Args:
+        answer: What a sweep says.
+        console: Where; standard output by default.
+    """
+    console = console or make_console()
+    if answer.rows:
+        keys = [key for key in dict.fromkeys(k for row in answer.rows for k in row.point.params) if key != DEPTH_KEY]
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for name in (DEPTH_KEY, *keys, answer.metric, "+-", "trained", "train time", "points"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("")
+        for row in answer.rows:
+            chosen = answer.recommended is not None and row.depth == answer.recommended.depth
+            trained, seconds = row.point.cost(CostName.NUM_TRAINABLE), row.point.cost(CostName.TRAIN_S)
+            table.add_row(
+                str(row.depth),
+                *(_cell(row.point.params.get(key)) for key in keys),
+                number(row.quality),
+                "-" if row.error is None else f"{row.error:.4f}",
+                "-" if trained is None else _millions(round(trained)),
+                "-" if seconds is None else f"{seconds:.1f} s",
+                str(row.num_points),
+                "<- recommended" if chosen else "" if row.finished else "stopped early",
+                style="bold" if chosen else None,
+            )
+        console.print(table)
+        kinds = sorted({row.error_kind for row in answer.rows if row.error_kind})
+        if kinds:
+            console.print(f"+-: {'; '.join(kinds)}", highlight=False)
+    console.print(f"recommended: {escape(answer.text)}", highlight=False, soft_wrap=True)
+    if answer.how:
+        console.print(f"  ({escape(answer.how)})", highlight=False, soft_wrap=True)
 
 
 def make_console() -> Console:

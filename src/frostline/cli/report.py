@@ -1,0 +1,50 @@
+"""Owns: `frostline report STUDY` - a sweep's answer again, from its files. Must not know: how it was searched."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from frostline.cli.common import OneLineParser
+from frostline.errors import UserError, nearest
+
+_RUNS = Path("runs")
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the best point of each depth and the recommendation; writes the report's files anew."""
+    parser = OneLineParser(
+        prog="frostline report",
+        description="What a sweep says: the best point at each frozen depth, a recommendation, pictures; written to "
+        "STUDY/report/ as one HTML page, PNG and CSV.",
+        epilog="example: frostline report lr_x_depth",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", metavar="STUDY", help="a sweep's name, as lr_x_depth, or its folder")
+    options = parser.parse_args(arguments)
+    from frostline.cli.sweeping.ending import report_again, standing
+    from frostline.cli.sweeping.folder import SweepFolder, read_description
+    from frostline.report import make_console, print_answer
+
+    folder = _folder(options.study)
+    description = read_description(folder)
+    points = SweepFolder(folder).read_points()
+    if not points:
+        raise UserError(f"{folder}: no point of this sweep has begun yet")
+    answer, paths, command = report_again(folder, description, points)
+    console = make_console()
+    print_answer(answer, console)
+    console.print(standing(points, None), highlight=False, soft_wrap=True, markup=False)
+    if command:
+        console.print(f"run it again: {command}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"report: {paths[0]}", highlight=False, soft_wrap=True, markup=False)
+    return 0
+
+
+def _folder(study: str) -> Path:
+    for folder in (Path(study), _RUNS / study):
+        if (folder / "sweep.json").is_file():
+            return folder
+    known = sorted(path.parent.name for path in _RUNS.glob("*/sweep.json"))
+    there = f"; there are {', '.join(known)}" if known else "; no sweep was run in this folder yet"
+    raise UserError(f"{study}: no sweep of this name in {_RUNS}/{nearest(study, known)}{there}")

@@ -1,0 +1,69 @@
+"""Owns: `frostline sweep NAME` - a named sweep, begun or gone on with. Must not know: how it is searched."""
+
+from __future__ import annotations
+
+import shlex
+
+from frostline import paths
+from frostline.cli import session
+from frostline.errors import SpecError, nearest
+
+_USAGE = """\
+usage: frostline sweep NAME [flags] [sweep.KEY=VALUE] [KEY=VALUE] ...
+
+Searches for the best point of a space, here frozen depth and learning rate. The same command goes on with a sweep that
+was interrupted, up to its total.
+
+sweeps:
+{sweeps}
+
+  sweep.n_trials=40                       points in total
+  sweep.space.optimizer.lr.high=1e-3      a bound of the space; both bounds are included
+  'optimizer.weight_decay=choice(0,0.1)'  one more key, in Hydra's own syntax
+  freeze.depth=3                          a key of the space that should not be swept
+  sweep.seeds=[0,1,2]                     each point is trained once with each seed
+  sweep.sampler=tpe                       tpe | random | grid | qmc | gp | cmaes | nsgaii
+  sweep.pruner.name=median                none | median | percentile | halving | hyperband | patient | wilcoxon
+  sweep.new=true                          begin afresh under a new name
+  runtime.slots=2                         points trained side by side
+  hydra/launcher=basic                    any other launcher of Hydra, in batches
+
+All keys: frostline sweep NAME --cfg job. Your own sweeps: a folder with sweep/NAME.yaml, and --config-dir FOLDER.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Runs Hydra's application with the sweep's config.
+
+    Returns:
+        The exit code.
+    """
+    from frostline.cli import run
+
+    names = _names()
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        print(_USAGE.format(sweeps="\n".join(f"  {name:<16}{text}" for name, text in names.items())), end="")
+        return 0
+    name, *rest = arguments
+    if name.startswith("-") or "=" in name:
+        raise SpecError(f"frostline sweep {name}: the sweep's name comes first, as frostline sweep lr_x_depth {name}")
+    if "," in name:
+        raise SpecError(f"frostline sweep {name}: one sweep at a time")
+    if name not in names and not any(
+        word in {"--config-dir", "-cd"} or word.startswith("--config-dir=") for word in rest
+    ):
+        raise SpecError(f"frostline sweep {name}: no such sweep{nearest(name, names)}; there are {', '.join(names)}")
+    session.current.command = shlex.join(["frostline", "sweep", *arguments])
+    return run.main(["-m", f"+sweep={name}", *rest])
+
+
+def _names() -> dict[str, str]:
+    """Returns the ready-made sweeps with the first line of each file."""
+    found = {}
+    for path in sorted((paths.sweeps_dir() / "sweep").glob("*.yaml")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comments = [
+            line.removeprefix("# ").strip() for line in lines if line.startswith("# ") and "@package" not in line
+        ]
+        found[path.stem] = comments[0] if comments else ""
+    return found

@@ -1,0 +1,377 @@
+"""Owns: the course of one sweep's command, from its config to its exit code. Must not know: how a run trains."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from frostline.cli import session
+from frostline.cli.main import report_error
+from frostline.cli.preflight import preflight
+from frostline.cli.sweeping.ending import conclude
+from frostline.cli.sweeping.executors import (
+    RUN_TRIAL,
+    WARM,
+    BatchExecutor,
+    PoolExecutor,
+    Runs,
+    num_cores,
+    slot_env,
+    visible_gpus,
+)
+from frostline.cli.sweeping.folder import JOURNAL_FILE, SweepFolder, describe, free_name
+from frostline.cli.sweeping.read import Compose, Sweep, read
+from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
+from frostline.errors import RunFailedError, SpecError, UserError
+from frostline.point import Point, State
+from frostline.pool import Pool
+from frostline.record import LOG_FILE
+from frostline.search import (
+    CorruptStudyError,
+    Executor,
+    Journal,
+    Study,
+    Summary,
+    open_url,
+    queue_of,
+    search,
+)
+from frostline.spec import Direction, Progress, PrunerName
+
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+    from omegaconf import DictConfig
+
+    from frostline.tracking import SweepRun
+
+log = logging.getLogger(__name__)
+
+
+def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launcher: Launcher) -> int:
+    """Runs a sweep, or goes on with it.
+
+    Args:
+        cfg: The composed config of the multirun.
+        arguments: The overrides of the job, those that sweep included.
+        compose: Composes a point's config.
+        launcher: Set up by Hydra. With warm workers (frostline_local) points run in a pool, with another in batches.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: Bad input; one line.
+    """
+    sweep = read(cfg, arguments, compose, preflight)
+    warm = bool(getattr(launcher, "warm_workers", False))
+    if not warm:
+        sweep = _for_batches(sweep, type(launcher).__name__)
+    if sweep.plan.new:
+        target = free_name(sweep.folder)
+        sweep = replace(sweep, folder=target, plan=replace(sweep.plan, name=target.name))
+    with ExitStack() as stack:
+        folder = stack.enter_context(SweepFolder(sweep.folder))
+        goes_on = folder.admit(describe(sweep, sweep.space.keys))
+        handler = _log_file(folder.folder)
+        stack.callback(_close_log, handler)
+        if sweep.plan.storage is not None:
+            stack.enter_context(_one_writer(sweep.plan.storage))
+        return _Course(sweep, compose, folder, launcher if not warm else None, goes_on, stack).go()
+
+
+def _for_batches(sweep: Sweep, launcher: str) -> Sweep:
+    plan, notices = sweep.plan, list(sweep.notices)
+    if plan.pruner.name is not PrunerName.NONE or plan.has_stages:
+        plan = replace(plan, pruner=replace(plan.pruner, name=PrunerName.NONE), first_epochs=None, finish=1.0)
+        notices.append(f"{launcher} trains in batches: every point is trained to its end, without pruner and stages")
+    return replace(sweep, plan=plan, notices=tuple(notices))
+
+
+@dataclass
+class _Signals:
+    """What the person asked for with Ctrl-C, or the system with SIGTERM."""
+
+    requested: int | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        del frame
+        if self.requested is not None:
+            raise KeyboardInterrupt
+        self.requested = signum
+        print("stopping after the step; once more stops at once", file=sys.stderr, flush=True)
+
+
+class _Course:
+    """One command's sweep."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        compose: Compose,
+        folder: SweepFolder,
+        launcher: Launcher | None,
+        goes_on: bool,
+        stack: ExitStack,
+    ) -> None:
+        self._sweep = sweep
+        self._compose = compose
+        self._folder = folder
+        self._launcher = launcher
+        self._goes_on = goes_on
+        self._stack = stack
+        training = sweep.job.run.training
+        self._metric = training.objective
+        self._maximize = training.direction is Direction.MAXIMIZE
+        self._signals = _Signals()
+        self._run: SweepRun | None = None
+        self._warned: set[str] = set()
+
+    def go(self) -> int:
+        """Returns the exit code."""
+        from frostline.tracking import SweepRun
+
+        sweep, plan = self._sweep, self._sweep.plan
+        queue = queue_of(plan, sweep.space, sweep.enqueue)
+        base_total = plan.n_trials if plan.n_trials is not None else len(queue)
+        gpus = visible_gpus() if self._launcher is None else []
+        slots = sweep.job.slots or max(1, len(gpus))
+        threads = sweep.job.run.runtime.threads or (max(1, num_cores() // slots) if self._launcher is None else None)
+        bar = self._wants_bar()
+        with self._signals.held():
+            self._run = SweepRun(sweep.job.tracking, plan.name, self._folder.folder, self._params())
+            runs = Runs(sweep, self._compose, self._folder, threads)
+            executor = self._executor(runs, slots, threads or 1, gpus)
+            try:
+                study = self._open_study(queue)
+                total = base_total + study.num_extra
+                view = View(self._metric, self._maximize, total, slots, bar)
+                self._stack.callback(view.close)
+                self._view = view
+                for notice in sweep.notices:
+                    view.say(f"note: {notice}")
+                self._warn_of_batch(total, queue, view)
+                self._run.start()
+                files = Files(self._folder, plan, self._maximize, total)
+                self._take_up(study, view, files)
+                mlflow = MlflowView(self._run, self._metric, self._maximize)
+                summary = search(
+                    plan, study, executor, Listeners([files, mlflow, view]),
+                    maximize=self._maximize, total=total, should_stop=lambda: self._should_stop(executor),
+                )  # fmt: skip
+                view.close()
+            except (KeyboardInterrupt, SystemExit) as stop:
+                return self._broken_off(stop)
+            except BaseException:
+                self._close_pool()
+                self._finish_run_killed("failed")
+                raise
+        return self._end(summary, runs)
+
+    # -- starting ----------------------------------------------------------------------------------------------------
+
+    def _executor(self, runs: Runs, slots: int, threads: int, gpus: Sequence[str]) -> Executor:
+        assert self._run is not None
+        run = self._run
+        if self._launcher is not None:
+            return BatchExecutor(self._launcher, slots, self._sweep, runs, lambda: run.run_id)
+        logs = self._folder.folder / "workers"
+        logs.mkdir(exist_ok=True)
+        self._pool = Pool(
+            slots,
+            RUN_TRIAL,
+            warm=WARM,
+            env=slot_env(slots, threads, gpus),
+            log_dir=logs,
+            path=[str(Path.cwd())],
+            hang_s=self._sweep.plan.trial_timeout_s,
+        )
+        self._stack.enter_context(self._pool)
+        return PoolExecutor(self._pool, self._sweep, runs, lambda: run.run_id, self._warn)
+
+    def _open_study(self, queue: Sequence[Any]) -> Study:
+        plan = self._sweep.plan
+        journal = Journal(self._folder.folder / JOURNAL_FILE)
+        recorded = self._folder.read_points() if self._goes_on else []
+        try:
+            study = self._study(journal.open() if plan.storage is None else open_url(plan.storage))
+        except CorruptStudyError as error:
+            aside = journal.put_aside()
+            log.warning("%s; put aside as %s", error, aside.name)
+            study = self._study(journal.open())
+        if study.is_empty and recorded:
+            log.warning(
+                "the study is gone: rebuilt from the files of %d points in %s", len(recorded), self._folder.folder
+            )
+            study.rebuild(recorded)
+        study.fill(queue, self._warm_points())
+        if plan.retry_failed and self._goes_on:
+            study.retry_failed()
+        return study
+
+    def _study(self, storage: Any) -> Study:
+        owner = f"{socket.gethostname()}:{self._folder.folder.absolute()}"
+        plan = self._sweep.plan
+        seeds = len(plan.seeds) if plan.seeds else 1
+        epochs = self._sweep.job.run.training.epochs
+        steps = None if epochs is None else max(1, round(epochs)) * seeds
+        return Study(
+            storage, self._folder.folder.name, plan, self._sweep.space,
+            maximize=self._maximize, owner=owner, max_steps=steps,
+        )  # fmt: skip
+
+    def _warm_points(self) -> list[Point]:
+        name = self._sweep.plan.warm_start
+        if name is None:
+            return []
+        folder = Path(name) if Path(name).is_dir() else self._folder.folder.parent / name
+        points = SweepFolder(folder).read_points() if folder.is_dir() else []
+        usable = []
+        for point in points:
+            if point.state is State.COMPLETE and point.outcome is not None and point.copy_of is None:
+                with contextlib.suppress(SpecError):
+                    self._sweep.space.check(point.params)
+                    usable.append(point)
+        if not usable:
+            raise UserError(f"sweep.warm_start={name}: no finished points of this space lie in {folder}")
+        return usable
+
+    def _take_up(self, study: Study, view: View, files: Files) -> None:
+        points = study.points()
+        stored = {point.number: point for point in self._folder.read_points()}
+        for point in points:  # a kill may have come between telling the study and writing the file
+            if point.outcome is not None and stored.get(point.number) != point:
+                self._folder.write_point(point)
+        files.resume(points)
+        view.resume(points)
+
+    def _warn_of_batch(self, total: int, queue: Sequence[Any], view: View) -> None:
+        if self._sweep.enqueue is None and len(queue) == total and self._sweep.plan.sampler.value not in {"grid"}:
+            view.say(f"note: the coarse grid takes all {total} points, the sampler none: raise sweep.n_trials for more")
+
+    def _params(self) -> dict[str, Any]:
+        sweep, plan = self._sweep, self._sweep.plan
+        return {
+            "sweep": plan.name,
+            "sampler": plan.sampler.value,
+            "pruner": plan.pruner.name.value,
+            "n_trials": plan.n_trials,
+            "seeds": ",".join(map(str, plan.seeds or (sweep.job.run.seed,))),
+            "space": ", ".join(sweep.space.keys),
+            "model.name": "swept" if "model" in sweep.space.keys else sweep.job.run.model_name,
+            "dataset.name": "swept" if "dataset" in sweep.space.keys else sweep.job.run.dataset_name,
+            "training.epochs": sweep.job.run.training.epochs,
+        }
+
+    def _wants_bar(self) -> bool:
+        choice = self._sweep.job.run.runtime.progress
+        return choice is Progress.ON or (choice is Progress.AUTO and sys.stderr.isatty())
+
+    # -- under way ---------------------------------------------------------------------------------------------------
+
+    def _should_stop(self, executor: Executor) -> bool:
+        if self._signals.requested is not None and isinstance(executor, PoolExecutor):
+            executor.stop_signal = signal.Signals(self._signals.requested)
+        return self._signals.requested is not None
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:  # every trial would tell it again
+            self._warned.add(text)
+            self._view.say(f"warning: {text}")
+
+    # -- ending ------------------------------------------------------------------------------------------------------
+
+    def _end(self, summary: Summary, runs: Runs) -> int:
+        assert self._run is not None
+        signum = self._signals.requested
+        self._close_pool()
+        failed = conclude(self._sweep, self._folder, self._run, runs, summary, interrupted=signum is not None)
+        if signum is not None:
+            self._say_how_to_go_on()
+            return 128 + signum
+        if summary.fatal is not None:
+            return report_error(UserError(summary.fatal))
+        if failed is not None:
+            return report_error(RunFailedError(failed), 1)
+        return 0
+
+    def _broken_off(self, stop: BaseException) -> int:
+        """A second signal, or a launcher's job that was stopped by one."""
+        self._close_pool(at_once=True)
+        self._finish_run_killed("stopped by a signal")
+        self._say_how_to_go_on()
+        if isinstance(stop, SystemExit) and isinstance(stop.code, int):
+            return stop.code
+        return 128 + (self._signals.requested or signal.SIGINT)
+
+    def _close_pool(self, *, at_once: bool = False) -> None:
+        pool = getattr(self, "_pool", None)
+        if pool is not None:
+            if at_once:
+                pool.kill()
+            pool.close()
+
+    def _finish_run_killed(self, reason: str) -> None:
+        from frostline.result import Status
+        from frostline.tracking import end_dead_runs
+
+        if self._run is not None:
+            self._run.finish(Status.KILLED, {"frostline.reason": reason}, [])
+        with contextlib.suppress(Exception):
+            end_dead_runs(self._sweep.job.tracking)
+
+    def _say_how_to_go_on(self) -> None:
+        print(f"go on with: {session.current.command}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _one_writer(url: str) -> Iterator[None]:
+    """SQLite takes one writer: a second parent on the same file is refused."""
+    path = url.removeprefix("sqlite:///")
+    if path == url or not path:
+        yield
+        return
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(f"{path}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"sweep.storage={url}: another sweep writes to it, and SQLite takes one writer; use a server, as "
+            "postgresql://..., or a journal of its own (sweep.storage=null)"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _log_file(folder: Path) -> logging.Handler:
+    handler = logging.FileHandler(folder / f"sweep-{LOG_FILE}", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("frostline").addHandler(handler)
+    return handler
+
+
+def _close_log(handler: logging.Handler) -> None:
+    logging.getLogger("frostline").removeHandler(handler)
+    handler.close()

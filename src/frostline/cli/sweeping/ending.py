@@ -1,0 +1,190 @@
+"""Owns: a sweep's last words - report, MLflow's charts and status, the terminal. Must not know: the search."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.cli.sweeping.executors import Runs
+from frostline.cli.sweeping.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder
+from frostline.cli.sweeping.read import Sweep
+from frostline.point import Point, State, ranked
+from frostline.report import Answer, Material, answer_of, make_console, print_answer, write_report
+from frostline.result import Status
+from frostline.search import Summary, check_alike, importances
+from frostline.spec import CostName, Direction, Space
+
+if TYPE_CHECKING:
+    from frostline.tracking import SweepRun
+
+log = logging.getLogger(__name__)
+
+
+def conclude(
+    sweep: Sweep, folder: SweepFolder, run: SweepRun, runs: Runs, summary: Summary, *, interrupted: bool
+) -> str | None:
+    """Writes the report, ends the MLflow run, prints the answer.
+
+    Args:
+        sweep: What was swept.
+        folder: The sweep's.
+        run: The parent run in MLflow.
+        runs: For the best run's command.
+        summary: How the search ended.
+        interrupted: By a signal.
+
+    Returns:
+        Why the command failed, in one line; None if it didn't.
+    """
+    points = summary.points
+    training = sweep.job.run.training
+    maximize = training.direction is Direction.MAXIMIZE
+    num_blocks = None if "model" in sweep.space.keys else sweep.job.run.model.num_blocks
+    answer = answer_of(points, training.objective, maximize=maximize, num_blocks=num_blocks)
+    status = standing(points, summary.stopped)
+    command = ""
+    chosen = answer.recommended.point if answer.recommended is not None else answer.best
+    if chosen is not None:
+        command = "frostline run " + shlex.join(runs.overrides(chosen.params, runs.seeds[0]))
+    paths: list[Path] = []
+    if any(point.quality is not None for point in points):
+        material = Material(
+            name=folder.folder.name,
+            points=points,
+            answer=answer,
+            importances=importances(points, sweep.space, maximize=maximize),
+            cost=sweep.plan.cost or CostName.TRAIN_S,
+            base=_shared(sweep),
+            command=command,
+            status=status,
+        )
+        paths = write_report(material, folder.folder / REPORT_FOLDER)
+    first_reason = check_alike(points)
+    failed = None
+    if first_reason is not None and not interrupted and summary.fatal is None:
+        failed = f"every point failed; the first: {first_reason}"
+    elif summary.stopped is not None and "failed" in summary.stopped and summary.fatal is None:
+        failed = f"stopped: {summary.stopped}; the first: {_first_reason(points)}"
+    _record(run, folder, answer, points, summary, paths, status, interrupted=interrupted, failed=failed is not None)
+    if answer.best is not None and not interrupted:
+        console = make_console()
+        print_answer(answer, console)
+        console.print(status, highlight=False, soft_wrap=True, markup=False)
+        console.print(f"run it again: {command}", highlight=False, soft_wrap=True, markup=False)
+        if paths:
+            console.print(f"report: {paths[0]}", highlight=False, soft_wrap=True, markup=False)
+        if run.run_id is not None:
+            console.print("compare in the MLflow UI: frostline ui", highlight=False, soft_wrap=True)
+    return failed
+
+
+def standing(points: Sequence[Point], stopped: str | None) -> str:
+    """Returns how many points came to what, in words."""
+    counts = Counter(point.state for point in points)
+    names = {State.COMPLETE: "to the end", State.PRUNED: "stopped early", State.FAILED: "failed"}
+    parts = [f"{counts[state]} {name}" for state, name in names.items() if counts[state]]
+    left = counts[State.WAITING] + counts[State.RUNNING]
+    parts += [f"{left} left"] if left else []
+    copies = sum(point.copy_of is not None for point in points)
+    parts += [f"{copies} taken over from like points"] if copies else []
+    return f"{len(points)} points: {', '.join(parts)}" + (f"; {stopped}" if stopped else "")
+
+
+def _record(
+    run: SweepRun,
+    folder: SweepFolder,
+    answer: Answer,
+    points: Sequence[Point],
+    summary: Summary,
+    paths: Sequence[Path],
+    status: str,
+    *,
+    interrupted: bool,
+    failed: bool,
+) -> None:
+    metric = answer.metric
+    best_so_far: float | None = None
+    for point in sorted(ranked(points, answer.maximize), key=lambda point: point.number):
+        quality = point.quality or 0.0
+        if best_so_far is None or (quality > best_so_far if answer.maximize else quality < best_so_far):
+            best_so_far = quality
+        run.log({f"best/{metric}": best_so_far}, point.number)
+    finished = [row for row in answer.rows if row.finished]
+    run.log_by_step(f"by_depth/{metric}", {row.depth: row.quality for row in finished})
+    times = {row.depth: row.point.cost(CostName.TRAIN_S) for row in finished}
+    run.log_by_step("by_depth/train_s", {depth: value for depth, value in times.items() if value is not None})
+    counts = Counter(point.state.value.lower() for point in points)
+    run.log({f"points/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}, 0)
+    outcome = Status.KILLED if interrupted else Status.FAILED if failed or summary.fatal else Status.FINISHED
+    tags: dict[str, str] = {"frostline.counts": status, "mlflow.note.content": _note(answer, status)}
+    if summary.stopped is not None:
+        tags["frostline.reason"] = summary.fatal or summary.stopped
+    if answer.best is not None:
+        tags["frostline.best"] = answer.best.label()
+        tags["frostline.recommendation"] = answer.text
+    own = [folder.folder / SWEEP_FILE, folder.folder / JOURNAL_FILE]
+    run.finish(outcome, tags, [*paths, *(path for path in own if path.is_file())])
+
+
+def _note(answer: Answer, status: str) -> str:
+    lines = [f"**{answer.text}**", "", status, ""]
+    if answer.rows:
+        lines += [f"| frozen blocks | {answer.metric} | +- | point |", "|---|---|---|---|"]
+        for row in answer.rows:
+            error = "-" if row.error is None else f"{row.error:.4f}"
+            early = "" if row.finished else " (stopped early)"
+            lines.append(f"| {row.depth} | {row.quality:.4f} | {error} | {row.point.label()}{early} |")
+    return "\n".join(lines)
+
+
+def _shared(sweep: Sweep) -> dict[str, Any]:
+    swept = set(sweep.space.keys)
+    groups = tuple(f"{group.key}." for group in sweep.space.groups)
+    flat = sweep.job.run.flat()
+    return {key: value for key, value in flat.items() if key not in swept and not (groups and key.startswith(groups))}
+
+
+def _first_reason(points: Sequence[Point]) -> str:
+    failed = [point for point in points if point.state is State.FAILED and point.outcome is not None]
+    return (failed[0].outcome.reason if failed and failed[0].outcome else None) or "unknown"
+
+
+def report_again(
+    folder: Path, description: Mapping[str, Any], points: Sequence[Point]
+) -> tuple[Answer, list[Path], str]:
+    """Makes the report of a sweep from its files alone.
+
+    Args:
+        folder: The sweep's.
+        description: Its `sweep.json`.
+        points: From the points' files.
+    """
+    maximize = description["direction"] == Direction.MAXIMIZE.value
+    space = Space.from_description(description["space"])
+    num_blocks = description["num_blocks"]
+    answer = answer_of(points, description["objective"], maximize=maximize, num_blocks=num_blocks)
+    cost = description["plan"]["cost"]
+    chosen = answer.recommended.point if answer.recommended is not None else answer.best
+    command = ""
+    if chosen is not None:
+        from frostline.cli.sweeping.read import encode
+
+        seeds = description["plan"]["seeds"]
+        extra = [f"seed={seeds[0]}"] if seeds else []
+        command = "frostline run " + shlex.join([*description["command"], *encode(chosen.params), *extra])
+    status = standing(points, None)
+    material = Material(
+        name=folder.name,
+        points=points,
+        answer=answer,
+        importances=importances(points, space, maximize=maximize),
+        cost=CostName(cost) if cost else CostName.TRAIN_S,
+        base=description["base"],
+        command=command,
+        status=status,
+    )
+    return answer, write_report(material, folder / REPORT_FOLDER), command

@@ -1,0 +1,339 @@
+"""Owns: tasks of a search -> trainings, in warm workers or through a Hydra launcher. Must not know: who chose them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.cli.sweeping.folder import SweepFolder
+from frostline.cli.sweeping.read import Compose, Sweep, encode
+from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, outcome_of
+from frostline.config import Job, decode_job
+from frostline.errors import UserError
+from frostline.point import Outcome, State, label
+from frostline.pool import Event, Kind, Pool
+from frostline.provenance import redact
+from frostline.record import CHILD_FILE, write_atomically
+from frostline.result import RunResult, Status
+from frostline.search import Ended, Reported, Task
+from frostline.search import Event as SearchEvent
+from frostline.spec import Progress, PrunerName, Value
+
+if TYPE_CHECKING:
+    from hydra.plugins.launcher import Launcher
+
+_POLL_S = 0.2
+RUN_TRIAL = "frostline.cli.sweeping.trial:run_trial"
+WARM = "frostline.cli.sweeping.trial:warm"
+
+
+class Runs:
+    """A task -> the runs that it is made of.
+
+    Args:
+        sweep: What is swept.
+        compose: Composes a point's config.
+        folder: The sweep's.
+        threads: CPU threads of a run that doesn't say; None leaves it to torch.
+    """
+
+    def __init__(self, sweep: Sweep, compose: Compose, folder: SweepFolder, threads: int | None) -> None:
+        self._sweep = sweep
+        self._compose = compose
+        self._folder = folder
+        self._threads = threads
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds that a point is trained with."""
+        return self._sweep.plan.seeds or (self._sweep.job.run.seed,)
+
+    @property
+    def steps_per_run(self) -> int:
+        """How many reports a run makes at most."""
+        return max(1, round(self._sweep.job.run.training.epochs or 1))
+
+    def of(self, task: Task) -> tuple[SeedRun, ...]:
+        """Returns the runs of a task's stage, in the order of the seeds.
+
+        Raises:
+            UserError: The point doesn't compose.
+        """
+        plan = self._sweep.plan
+        first_only = task.stage == 1 and plan.has_stages
+        until = plan.first_epochs if first_only else None
+        seeds = self.seeds[:1] if first_only else self.seeds
+        return tuple(self._seed_run(task, seed, until) for seed in seeds)
+
+    def folder_of(self, number: int, seed: int) -> Path:
+        """Returns the folder of a run."""
+        target = self._folder.point_folder(number)
+        return target / f"s{seed}" if len(self.seeds) > 1 else target
+
+    def overrides(self, params: Mapping[str, Value], seed: int) -> tuple[str, ...]:
+        """Returns what composes a run."""
+        extra = [f"seed={seed}"] if self._sweep.plan.seeds is not None else []
+        return (*self._sweep.fixed, *encode(params), *extra)
+
+    def _seed_run(self, task: Task, seed: int, until: int | None) -> SeedRun:
+        overrides = self.overrides(task.params, seed)
+        job = self._ready(decode_job(self._compose(overrides)))
+        shown = tuple(redact(line) for line in overrides)
+        return SeedRun(job=job, folder=self.folder_of(task.number, seed), overrides=shown, until_epoch=until)
+
+    def _ready(self, job: Job) -> Job:
+        threads = job.run.runtime.threads or self._threads
+        runtime = replace(job.run.runtime, threads=threads, progress=Progress.OFF)
+        return replace(job, run=replace(job.run, runtime=runtime))
+
+
+class PoolExecutor:
+    """Trains in warm workers; the next task begins when any slot is free.
+
+    Args:
+        pool: Started.
+        sweep: What is swept.
+        runs: Tasks -> runs.
+        parent: MLflow run id of the sweep, known once it has begun.
+        warn: Told of a worker's warnings.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        sweep: Sweep,
+        runs: Runs,
+        parent: Callable[[], str | None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._pool = pool
+        self._sweep = sweep
+        self._runs = runs
+        self._parent = parent
+        self._warn = warn
+        self._tasks: dict[int, Task] = {}
+        self._ready: list[SearchEvent] = []
+        self._stopping = False
+        self.stop_signal = signal.SIGINT
+
+    @property
+    def free(self) -> int:
+        """See `Executor`."""
+        return 0 if self._stopping else self._pool.free
+
+    def submit(self, task: Task) -> None:
+        """See `Executor`."""
+        self._tasks[task.number] = task
+        try:
+            runs = self._runs.of(task)
+        except UserError as error:
+            self._ready.append(Ended(number=task.number, outcome=None, fatal=str(error)))
+            return
+        plan = self._sweep.plan
+        job = TrialJob(
+            number=task.number,
+            name=label(task.params),
+            runs=runs,
+            ask=plan.pruner.name is not PrunerName.NONE,
+            more=task.stage == 1 and plan.has_stages,
+            steps_per_run=self._runs.steps_per_run,
+            parent=self._parent(),
+            params=dict(task.params),
+        )
+        self._pool.submit(task.number, job)
+
+    def wait(self) -> Sequence[SearchEvent]:
+        """See `Executor`."""
+        events, self._ready = self._ready, []
+        for event in self._pool.poll(0.0 if events else _POLL_S):
+            events += self._translate(event)
+        return events
+
+    def _translate(self, event: Event) -> list[SearchEvent]:
+        if event.kind is Kind.MESSAGE:
+            if isinstance(event.value, Warned):
+                self._warn(event.value.text)
+                return []
+            assert isinstance(event.value, Report)
+            return [Reported(number=event.key, step=event.value.step, value=event.value.value)]
+        if event.kind is Kind.DONE:
+            assert isinstance(event.value, TrialEnd)
+            return [Ended(number=event.key, outcome=event.value.outcome, fatal=event.value.fatal)]
+        if self._stopping and event.kind is Kind.DIED:  # the signal came between two runs
+            return [Ended(number=event.key, outcome=None)]
+        return [Ended(number=event.key, outcome=self._lost(event))]
+
+    def _lost(self, event: Event) -> Outcome:
+        """The worker could not tell how it ended: its folder is made to tell it."""
+        task = self._tasks[event.key]
+        reason = str(event.value)
+        for seed_run in self._runs.of(task):
+            if seed_run.folder.is_dir() and not _has_ended(seed_run.folder):
+                spec = seed_run.job.run
+                failed = RunResult(name=spec.name(), status=Status.FAILED, reason=reason, spec_digest=spec.digest())
+                with suppress(OSError):
+                    write_atomically(seed_run.folder / "result.json", failed.to_json())
+        return Outcome(state=State.FAILED, reason=reason)
+
+    def answer(self, number: int, prune: bool) -> None:
+        """See `Executor`."""
+        if self._sweep.plan.pruner.name is not PrunerName.NONE:
+            self._pool.answer(number, prune)
+
+    def stop(self) -> None:
+        """See `Executor`."""
+        self._stopping = True
+        for number in self._pool.pids():
+            self._pool.signal(number, self.stop_signal)
+
+
+def _has_ended(folder: Path) -> bool:
+    try:
+        RunResult.read(folder)
+    except UserError:
+        return False
+    return True
+
+
+class BatchExecutor:
+    """Trains batches through any Hydra launcher: basic, joblib, submitit, Ray.
+
+    A batch begins when it is full or nothing more is to be had, and is over when its last run is.
+
+    Args:
+        launcher: Set up by Hydra, with frostline's task function.
+        size: Points in a batch.
+        sweep: What is swept.
+        runs: Tasks -> runs.
+        parent: MLflow run id of the sweep.
+    """
+
+    def __init__(
+        self, launcher: Launcher, size: int, sweep: Sweep, runs: Runs, parent: Callable[[], str | None]
+    ) -> None:
+        self._launcher = launcher
+        self._size = size
+        self._sweep = sweep
+        self._runs = runs
+        self._parent = parent
+        self._batch: list[Task] = []
+        self._stopping = False
+
+    @property
+    def free(self) -> int:
+        """See `Executor`."""
+        return 0 if self._stopping else self._size - len(self._batch)
+
+    def submit(self, task: Task) -> None:
+        """See `Executor`."""
+        self._batch.append(task)
+
+    def wait(self) -> Sequence[SearchEvent]:
+        """See `Executor`."""
+        batch, self._batch = self._batch, []
+        events: list[SearchEvent] = []
+        todo: list[tuple[Task, int, list[str]]] = []
+        for task in batch:
+            todo += [(task, seed, overrides) for seed, overrides in self._missing(task)]
+        returns: dict[tuple[int, int], Any] = {}
+        if todo:
+            first = min(task.number for task, _, _ in todo)
+            jobs = self._launcher.launch([overrides for _, _, overrides in todo], initial_job_idx=first)
+            returns = {(task.number, seed): job for (task, seed, _), job in zip(todo, jobs, strict=True)}
+        for task in batch:
+            events.append(self._end_of(task, returns))
+        return events
+
+    def _missing(self, task: Task) -> list[tuple[int, list[str]]]:
+        rows = []
+        for seed_run in self._runs.of(task):
+            folder, spec = seed_run.folder, seed_run.job.run
+            with suppress(UserError):
+                result = RunResult.read(folder)
+                if result.status is Status.FINISHED and result.spec_digest == spec.digest():
+                    continue
+            shutil.rmtree(folder, ignore_errors=True)  # of a killed command: a launcher's job can't go on with it
+            folder.mkdir(parents=True)
+            several = len(self._runs.seeds) > 1
+            child = {
+                "parent": self._parent(),
+                "name": label(task.params) + (f" s{spec.seed}" if several else ""),
+                "params": dict(task.params),
+                "tags": {"frostline.point": str(task.number), "frostline.kind": "trial"},
+            }
+            write_atomically(folder / CHILD_FILE, json.dumps(child))
+            where = [f"hydra.sweep.dir={_quoted(str(folder.parent))}", f"hydra.sweep.subdir={_quoted(folder.name)}"]
+            rows.append((spec.seed, [*self._runs.overrides(task.params, spec.seed), *where]))
+        return rows
+
+    def _end_of(self, task: Task, returns: Mapping[tuple[int, int], Any]) -> Ended:
+        results: list[tuple[int, RunResult]] = []
+        for seed in self._runs.seeds:
+            folder = self._runs.folder_of(task.number, seed)
+            try:
+                result = RunResult.read(folder)
+            except UserError:
+                error = getattr(returns.get((task.number, seed)), "_return_value", None)
+                if isinstance(error, UserError):
+                    return Ended(number=task.number, outcome=None, fatal=str(error))
+                reason = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else "left no result"
+                return Ended(number=task.number, outcome=Outcome(state=State.FAILED, reason=reason))
+            error = getattr(returns.get((task.number, seed)), "_return_value", None)
+            if isinstance(error, UserError):
+                return Ended(number=task.number, outcome=None, fatal=str(error))
+            results.append((seed, result))
+            if result.status is Status.KILLED:
+                return Ended(number=task.number, outcome=None)
+            if result.status is not Status.FINISHED:
+                return Ended(number=task.number, outcome=outcome_of(results, State.FAILED, more=False))
+        return Ended(number=task.number, outcome=outcome_of(results, State.COMPLETE, more=False))
+
+    def answer(self, number: int, prune: bool) -> None:
+        """A batch is not asked."""
+
+    def stop(self) -> None:
+        """See `Executor`."""
+        self._stopping = True
+
+
+def num_cores() -> int:
+    """Returns the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def visible_gpus() -> list[str]:
+    """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; without importing torch."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [name for name in given.split(",") if name.strip() and name.strip() != "-1"]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
+
+
+def slot_env(slots: int, threads: int, gpus: Sequence[str]) -> Callable[[int], dict[str, str]]:
+    """Returns the environment of each slot: its threads, its GPU, and waiting that burns no core that another needs."""
+
+    def env(slot: int) -> dict[str, str]:
+        values = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+        if slots > 1:
+            values["OMP_WAIT_POLICY"] = "passive"
+        if gpus:
+            values["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+        return values
+
+    return env
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "\\'") + "'"

@@ -1,0 +1,186 @@
+"""Owns: a sweep's folder - one parent at a time, what may not change, the points' own files. Must not know: Optuna."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from frostline.cli.sweeping.read import Sweep
+from frostline.errors import SpecError, UserError
+from frostline.point import Point
+from frostline.provenance import redact
+from frostline.record import write_atomically
+from frostline.spec import SWEEP_SCHEMA
+
+SWEEP_FILE = "sweep.json"
+JOURNAL_FILE = "journal.log"
+POINT_FILE = "point.json"
+REPORT_FOLDER = "report"
+_LOCK = ".lock"
+_OWNER = ".owner.json"
+
+
+class SweepFolder:
+    """A sweep's folder, held by one process. Use as a context manager.
+
+    The system frees the lock of a dead process, so a stale one is taken over without a word.
+
+    Args:
+        folder: Created if it isn't there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = FileLock(folder / _LOCK)
+
+    def __enter__(self) -> SweepFolder:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            owner = {"pid": os.getpid(), "host": socket.gethostname()}
+            write_atomically(self.folder / _OWNER, json.dumps(owner) + "\n")
+        except Timeout:
+            raise UserError(
+                f"{self.folder}: another process works on this sweep ({_owner(self.folder)}); "
+                "wait for it, or give sweep.name=ANOTHER"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{self.folder}: can't be written ({error.strerror}); give hydra.sweep.dir=NEW") from error
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(OSError):
+            (self.folder / _OWNER).unlink(missing_ok=True)
+        self._lock.release()
+
+    def admit(self, description: Mapping[str, Any]) -> bool:
+        """Records what the sweep is, or compares with what was recorded.
+
+        Returns:
+            Whether it goes on with an earlier command's sweep.
+
+        Raises:
+            SpecError: The record is of another schema version, or of another config; the message has the difference.
+        """
+        path = self.folder / SWEEP_FILE
+        if not path.exists():
+            write_atomically(path, json.dumps({"schema": SWEEP_SCHEMA, **description}, indent=1) + "\n")
+            return False
+        recorded = read_description(self.folder)
+        difference = _differences(recorded, description)
+        if difference:
+            shown = "; ".join(difference[:6]) + (f"; and {len(difference) - 6} more" if len(difference) > 6 else "")
+            raise SpecError(
+                f"{self.folder}: holds a sweep of another config ({shown}); "
+                "sweep.new=true begins afresh under a new name"
+            )
+        return True
+
+    def point_folder(self, number: int) -> Path:
+        """Returns the folder of a point."""
+        return self.folder / f"{number:03d}"
+
+    def write_point(self, point: Point) -> None:
+        """Keeps a point in its folder, so that a lost study can be rebuilt."""
+        target = self.point_folder(point.number)
+        target.mkdir(parents=True, exist_ok=True)
+        write_atomically(target / POINT_FILE, point.to_json())
+
+    def read_points(self) -> list[Point]:
+        """Returns the points that have a file, by number; unreadable files are left out."""
+        points = []
+        for path in sorted(self.folder.glob(f"*/{POINT_FILE}")):
+            with contextlib.suppress(OSError, UnicodeDecodeError, UserError):
+                points.append(Point.from_json(path.read_text(encoding="utf-8")))
+        return sorted(points, key=lambda point: point.number)
+
+
+def free_name(folder: Path) -> Path:
+    """Returns the first of `NAME`, `NAME-2`, `NAME-3` that isn't there."""
+    number, candidate = 1, folder
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
+    """Returns what may not change while a sweep goes on: plan, space, and the runs' config but the swept keys."""
+    groups = {f"{group.key}." for group in sweep.space.groups}
+    flat = sweep.job.run.flat()
+    base = {
+        key: value
+        for key, value in flat.items()
+        if key not in swept_keys
+        and not key.startswith(("runtime.", *groups))
+        and not (key == "seed" and sweep.plan.seeds is not None)
+    }
+    return {
+        "name": sweep.plan.name,
+        "plan": sweep.plan.describe(),
+        "space": sweep.space.describe(),
+        "base": base,
+        "objective": sweep.job.run.training.objective,
+        "direction": sweep.job.run.training.direction.value,
+        "model": sweep.job.run.model_name,
+        "dataset": sweep.job.run.dataset_name,
+        "num_blocks": sweep.job.run.model.num_blocks,
+        "storage": redact(sweep.plan.storage) if sweep.plan.storage else None,
+        "command": [redact(line) for line in sweep.fixed],
+    }
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Returns `sweep.json`.
+
+    Raises:
+        UserError: There is none, it can't be read, or is of another schema version.
+    """
+    path = folder / SWEEP_FILE
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        schema = data["schema"]
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: no sweep lies there ({SWEEP_FILE} is missing)") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: can't be read ({type(error).__name__}); move the folder away, or name another"
+        ) from error
+    if schema != SWEEP_SCHEMA:
+        raise UserError(f"{path}: has schema {schema}, this frostline reads {SWEEP_SCHEMA}; begin with sweep.new=true")
+    return data
+
+
+def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    found = []
+    for part in ("plan", "space", "base"):
+        before, after = _flat(recorded.get(part, {})), _flat(now[part])
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                name = key if part == "base" else f"sweep.{key}" if part == "plan" else f"sweep.space.{key}"
+                found.append(f"{name}: {before.get(key)} -> {after.get(key)}")
+    return found
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        return {prefix: data}
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat.update(_flat(value, f"{prefix}.{key}" if prefix and key else prefix or str(key)))
+    return flat
+
+
+def _owner(folder: Path) -> str:
+    try:
+        owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
+        return f"pid {owner['pid']} on {owner['host']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its pid is not known"

@@ -1,0 +1,337 @@
+"""Owns: one stage of a point's work, in a worker process. Must not know: who chose the point.
+
+Importing this module costs nothing: the parent pickles its dataclasses, and only a worker imports torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.cli.run import configure_logging
+from frostline.config import Job, spec_from_text
+from frostline.errors import UserError
+from frostline.point import Outcome, State
+from frostline.record import SPEC_FILE, Recorder, Recorders, RunFolder, Verdict
+from frostline.registry import import_plugins
+from frostline.result import RunResult, Status
+from frostline.spec import RunSpec, spec_diff
+
+if TYPE_CHECKING:
+    from frostline.pool import Channel
+
+log = logging.getLogger(__name__)
+
+_OOM_NOTE = "out of memory: retried with half the batch and twice the accumulation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedRun:
+    """One of a point's runs.
+
+    Attributes:
+        job: What to train.
+        folder: Where.
+        overrides: What composes it, for the record.
+        until_epoch: Pause after this epoch; None: to the end.
+    """
+
+    job: Job
+    folder: Path
+    overrides: tuple[str, ...]
+    until_epoch: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialJob:
+    """What the parent sends to a worker.
+
+    Attributes:
+        number: Of the point.
+        name: Its coordinates.
+        runs: In the order of the seeds.
+        ask: Whether a pruner wants to be asked after each evaluation.
+        more: Whether stage 2 follows.
+        steps_per_run: Reports that a run makes at most: a later seed's are counted on from there.
+        parent: MLflow run id of the sweep, or None.
+        params: The swept keys.
+    """
+
+    number: int
+    name: str
+    runs: tuple[SeedRun, ...]
+    ask: bool
+    more: bool
+    steps_per_run: int
+    parent: str | None
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """An evaluation, told to the parent."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned:
+    """A warning, told to the parent: a worker's own terminal is a file."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEnd:
+    """What comes back to the parent.
+
+    Attributes:
+        outcome: None if a signal stopped it.
+        fatal: What the user must mend.
+    """
+
+    outcome: Outcome | None
+    fatal: str | None = None
+
+
+def warm() -> None:
+    """Imports what every trial needs, once for each worker."""
+    import frostline.tracking
+    import frostline.train  # noqa: F401
+
+    frostline.tracking.preload()
+
+
+class _ChannelMonitor:
+    """Tells the parent how a run goes, and asks it whether to go on."""
+
+    def __init__(self, channel: Channel, seed_run: SeedRun, ask: bool, offset: int) -> None:
+        self._channel = channel
+        self._seed_run = seed_run
+        self._ask = ask
+        self._offset = offset
+
+    def alive(self) -> None:
+        """Tells, now and then."""
+        self._channel.alive()
+
+    def evaluated(self, epoch: float, value: float) -> Verdict:
+        """Reports whole epochs; the pruner is asked before the stage's end is looked at."""
+        step = round(epoch)
+        if abs(epoch - step) > 1e-6 or step < 1:
+            return Verdict.GO
+        report = Report(step=self._offset + step, value=value)
+        if self._ask:
+            if self._channel.ask(report):
+                return Verdict.PRUNE
+        else:
+            self._channel.send(report)
+        until = self._seed_run.until_epoch
+        return Verdict.PAUSE if until is not None and step >= until else Verdict.GO
+
+
+class _WarningsToParent(logging.Handler):
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(logging.WARNING)
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info is None:  # an exception's reason comes with the outcome
+            self._channel.send(Warned(text=record.getMessage()))
+
+
+def run_trial(trial: TrialJob, channel: Channel) -> TrialEnd:
+    """Trains a point's runs one after the other; what is there already is taken as it is.
+
+    Args:
+        trial: What to train.
+        channel: To the parent.
+    """
+    configure_logging()
+    handler = _WarningsToParent(channel)
+    logging.getLogger("frostline").addHandler(handler)
+    try:
+        return _run_all(trial, channel)
+    except UserError as error:
+        return TrialEnd(outcome=None, fatal=str(error))
+    finally:
+        logging.getLogger("frostline").removeHandler(handler)
+
+
+def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
+    results: list[tuple[int, RunResult]] = []
+    resumed = 0
+    note: str | None = None
+    for index, seed_run in enumerate(trial.runs):
+        monitor = _ChannelMonitor(channel, seed_run, trial.ask, index * trial.steps_per_run)
+        channel.alive()
+        result, went_on, run_note = _one_run(trial, seed_run, monitor)
+        resumed += went_on
+        note = run_note or note
+        if result is None or result.status is Status.KILLED:
+            return TrialEnd(outcome=None)
+        results.append((seed_run.job.run.seed, result))
+        if result.status is Status.FAILED:
+            return TrialEnd(outcome=_outcome(results, State.FAILED, trial, resumed, note))
+        if result.status is Status.PRUNED and not _is_paused(result, seed_run):
+            return TrialEnd(outcome=_outcome(results, State.PRUNED, trial, resumed, note))
+        last = index == len(trial.runs) - 1
+        if len(trial.runs) > 1 and not last and result.objective is not None and trial.ask:
+            step = (index + 1) * trial.steps_per_run
+            if channel.ask(Report(step=step, value=result.objective.value)):
+                return TrialEnd(outcome=_outcome(results, State.PRUNED, trial, resumed, note))
+    return TrialEnd(outcome=_outcome(results, State.COMPLETE, trial, resumed, note))
+
+
+def _is_paused(result: RunResult, seed_run: SeedRun) -> bool:
+    return seed_run.until_epoch is not None and (result.reason or "").startswith("paused")
+
+
+def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tuple[RunResult | None, bool, str | None]:
+    """Returns the result, whether it went on from a checkpoint, and a note for the record."""
+    spec, note = _adopt_retry(seed_run)
+    done = _finished(seed_run, spec)
+    if done is not None:
+        return done, False, note
+    result, went_on = _train(trial, seed_run, spec, monitor)
+    if result is not None and _out_of_memory(result) and (smaller := _half_batch(spec)) is not None:
+        log.warning("%s: %s", trial.name, _OOM_NOTE)
+        _free_memory()
+        result, _ = _train(trial, seed_run, smaller, monitor, afresh=True)
+        note = _OOM_NOTE
+    return result, went_on, note
+
+
+def _train(
+    trial: TrialJob, seed_run: SeedRun, spec: RunSpec, monitor: _ChannelMonitor, *, afresh: bool = False
+) -> tuple[RunResult | None, bool]:
+    from frostline.tracking import Child, MlflowRecorder
+    from frostline.train import Interrupted, run
+    from frostline.train.checkpoint import CheckpointStore
+
+    job, folder = seed_run.job, seed_run.folder
+    import_plugins(job.plugins)
+    store = CheckpointStore(folder)
+    if afresh:
+        store.remove()
+    step = store.newest_step()
+    overrides = list(seed_run.overrides)
+    if spec.training.batch_size != job.run.training.batch_size:
+        training = spec.training
+        overrides += [
+            f"training.batch_size={training.batch_size}",
+            f"training.accumulation_steps={training.accumulation_steps}",
+        ]
+    with RunFolder(folder, spec, overrides, go_on_from=step or 0) as run_folder:
+        recorders: list[Recorder] = [run_folder]
+        if job.tracking.enabled:
+            several = len(trial.runs) > 1
+            tags = {"frostline.point": str(trial.number), "frostline.kind": "trial"}
+            if afresh:
+                tags["frostline.retried"] = _OOM_NOTE
+            name = f"{trial.name} s{spec.seed}" if several else trial.name
+            child = Child(parent=trial.parent, name=name, params=trial.params, tags=tags)
+            reopen = not afresh
+            recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=reopen))
+        resume_from = folder if step is not None else None
+        try:
+            result = run(
+                spec, Recorders(recorders), folder, overrides=overrides, resume_from=resume_from, monitor=monitor
+            )
+        except Interrupted:  # it came when the run was done
+            result = RunResult.read(folder)
+    return result, step is not None
+
+
+def _finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
+    """Returns the recorded result if the folder holds the very run, to its end: it is never trained again."""
+    try:
+        result = RunResult.read(seed_run.folder)
+    except UserError:
+        return None
+    if result.spec_digest != spec.digest():
+        return None
+    paused = result.status is Status.PRUNED and _is_paused(result, seed_run)
+    return result if result.status is Status.FINISHED or paused else None
+
+
+def _adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:
+    """Returns the spec, with the smaller batch if an earlier attempt ran out of memory with the given one."""
+    spec = seed_run.job.run
+    try:
+        recorded = spec_from_text((seed_run.folder / SPEC_FILE).read_text(encoding="utf-8"))
+    except (OSError, UserError):
+        return spec, None
+    smaller = _half_batch(spec)
+    if smaller is not None and spec_diff(recorded, spec) and not spec_diff(recorded, smaller):
+        return smaller, _OOM_NOTE
+    return spec, None
+
+
+def _half_batch(spec: RunSpec) -> RunSpec | None:
+    training = spec.training
+    if training.batch_size < 2 or training.batch_size % 2:
+        return None
+    return replace(
+        spec,
+        training=replace(
+            training, batch_size=training.batch_size // 2, accumulation_steps=training.accumulation_steps * 2
+        ),
+    )
+
+
+def _out_of_memory(result: RunResult) -> bool:
+    return result.status is Status.FAILED and (result.reason or "").startswith("OutOfMemoryError")
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _outcome(
+    results: Sequence[tuple[int, RunResult]], state: State, trial: TrialJob, resumed: int, note: str | None
+) -> Outcome:
+    return outcome_of(results, state, more=trial.more, resumed=resumed, note=note)
+
+
+def outcome_of(
+    results: Sequence[tuple[int, RunResult]], state: State, *, more: bool, resumed: int = 0, note: str | None = None
+) -> Outcome:
+    """Returns what a point's runs came to.
+
+    Args:
+        results: By seed.
+        state: Of the point.
+        more: Whether stage 2 follows if it is COMPLETE.
+        resumed: How many runs went on from a checkpoint.
+        note: For the record.
+    """
+    costs = [result.cost for _, result in results if result.cost is not None]
+    cost: dict[str, float] = {"train_s": sum(c.train_s for c in costs), "eval_s": sum(c.eval_s for c in costs)}
+    if costs and all(c.flops is not None for c in costs):
+        cost["flops"] = sum(c.flops or 0.0 for c in costs)
+    trainable = [result.params.num_trainable for _, result in results if result.params is not None]
+    if trainable:
+        cost["num_trainable"] = float(trainable[0])
+    rows = next((result.data.get("eval_rows") for _, result in results if result.data), None)
+    if isinstance(rows, int):
+        cost["eval_rows"] = float(rows)
+    last = results[-1][1]
+    return Outcome(
+        state=state,
+        by_seed={seed: result.objective.value for seed, result in results if result.objective is not None},
+        cost=cost,
+        reason=last.reason if state is not State.COMPLETE else None,
+        more=more and state is State.COMPLETE,
+        resumed=resumed,
+        note=note,
+    )

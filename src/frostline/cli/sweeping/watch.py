@@ -1,0 +1,278 @@
+"""Owns: what a person, MLflow and the points' files hear of a sweep under way. Must not know: how it is searched."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from frostline.cli.sweeping.folder import SweepFolder
+from frostline.point import Point, State, label, ranked
+from frostline.report import number
+from frostline.search import Listener, Task
+from frostline.search.loop import hopeless
+from frostline.spec import KeepModels, SweepSpec
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from frostline.tracking import SweepRun
+
+log = logging.getLogger(__name__)
+
+
+class View:
+    """Shows a sweep: a bar and one line for each finished point on a terminal, plain lines elsewhere.
+
+    Args:
+        metric: The objective's name.
+        maximize: Whether more of it is better.
+        total: Points in all.
+        slots: Trained side by side, for the time left.
+        bar: Whether a person watches.
+    """
+
+    def __init__(self, metric: str, maximize: bool, total: int, slots: int, bar: bool) -> None:
+        self._metric = metric
+        self._maximize = maximize
+        self._total = total
+        self._slots = slots
+        self._running: dict[int, tuple[Task, float]] = {}
+        self._seconds: list[float] = []
+        self._points: Sequence[Point] = ()
+        self._stage_2_left = 0
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        if bar:
+            self._make_bar()
+
+    def _make_bar(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task("sweep", total=self._total, state="starting the workers")
+        self._progress.start()
+
+    def close(self) -> None:
+        """Ends the bar."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def say(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self._progress is not None:
+            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def resume(self, points: Sequence[Point]) -> None:
+        """Takes up what earlier commands did."""
+        self._points = points
+        done = sum(_is_done(point) for point in points)
+        if done:
+            self.say(f"going on: {done} of {self._total} points are done")
+        self._refresh()
+
+    def begun(self, task: Task) -> None:
+        """See `Listener`."""
+        self._running[task.number] = (task, time.monotonic())
+        self._refresh()
+
+    def reported(self, number: int, step: int, value: float) -> None:
+        """See `Listener`."""
+
+    def ended(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+        self._points = points
+        task, began = self._running.pop(point.number, (None, time.monotonic()))
+        if task is not None:
+            self._seconds.append(time.monotonic() - began)
+        self.say(self._line(point))
+        self._refresh()
+
+    def released(self, number: int) -> None:
+        """See `Listener`."""
+        self._running.pop(number, None)
+        self._refresh()
+
+    def _line(self, point: Point) -> str:
+        done = sum(_is_done(other) for other in self._points)
+        head = f"[{done}/{self._total}] #{point.number} {point.label()}:"
+        outcome = point.outcome
+        assert outcome is not None
+        if point.state is State.FAILED or outcome.quality is None:
+            return f"{head} FAILED: {outcome.reason}"
+        value = f"{self._metric} {number(outcome.quality)}"
+        if point.spread is not None:
+            value += f" (sd {number(point.spread)} over {len(outcome.by_seed)} seeds)"
+        seconds = f", {outcome.cost['train_s']:.0f} s" if "train_s" in outcome.cost else ""
+        rest = f" - {outcome.reason}" if outcome.reason and point.state is State.PRUNED else ""
+        rest = " - may go on later" if outcome.more else rest
+        rest += f" (as #{point.copy_of})" if point.copy_of is not None else ""
+        rest += f" [{outcome.note}]" if outcome.note else ""
+        return f"{head} {value}{seconds}{rest}"
+
+    def _refresh(self) -> None:
+        if self._progress is None or self._task is None:
+            return
+        best = ranked(self._points, self._maximize)
+        waiting = [point for point in self._points if point.outcome is not None and point.outcome.more]
+        pool = best or sorted(
+            (point for point in waiting if point.quality is not None),
+            key=lambda point: point.quality or 0.0,
+            reverse=self._maximize,
+        )
+        parts = []
+        if pool:
+            parts.append(f"best {number(pool[0].quality or 0.0)} ({pool[0].label()})")
+        parts.append("running " + (", ".join(label(task.params) for task, _ in self._running.values()) or "-"))
+        for state in (State.PRUNED, State.FAILED):
+            count = sum(point.state is state for point in self._points)
+            if count:
+                parts.append(f"{state.value.lower()} {count}")
+        left = self._time_left()
+        if left is not None:
+            parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
+        done = min(self._total, sum(_is_done(point) for point in self._points))
+        self._progress.update(self._task, completed=done, state=" · ".join(parts))
+
+    def _time_left(self) -> float | None:
+        if not self._seconds:
+            return None
+        left = self._total - sum(_is_done(point) for point in self._points)
+        return statistics.median(self._seconds) * max(0, left) / self._slots
+
+
+def _is_done(point: Point) -> bool:
+    return point.state not in {State.WAITING, State.RUNNING}
+
+
+class Files:
+    """Keeps a file for each point, and of models and checkpoints only those that may be wanted.
+
+    Args:
+        folder: The sweep's.
+        plan: The sweep's.
+        maximize: Whether more of the objective is better.
+        total: Points in all.
+    """
+
+    def __init__(self, folder: SweepFolder, plan: SweepSpec, maximize: bool, total: int) -> None:
+        self._folder = folder
+        self._plan = plan
+        self._maximize = maximize
+        self._total = total
+        self._kept: int | None = None
+        self._tidied: set[int] = set()
+
+    def resume(self, points: Sequence[Point]) -> None:
+        """Takes up what earlier commands did."""
+        best = ranked(points, self._maximize)
+        self._kept = best[0].number if best else None
+
+    def begun(self, task: Task) -> None:
+        """See `Listener`."""
+        if task.stage == 1:
+            self._folder.write_point(Point(number=task.number, params=task.params, state=State.RUNNING))
+
+    def reported(self, number: int, step: int, value: float) -> None:
+        """See `Listener`."""
+
+    def ended(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+        self._folder.write_point(point)
+        self._tidy_checkpoints(points)
+        self._tidy_models(point, points)
+
+    def released(self, number: int) -> None:
+        """See `Listener`."""
+
+    def _tidy_checkpoints(self, points: Sequence[Point]) -> None:
+        if self._plan.has_stages:
+            for number in hopeless(points, self._plan, self._maximize, self._total):
+                if number not in self._tidied:
+                    self._tidied.add(number)
+                    self._remove(number, "checkpoints")
+
+    def _tidy_models(self, point: Point, points: Sequence[Point]) -> None:
+        if self._plan.keep_models is KeepModels.ALL:
+            return
+        best = ranked(points, self._maximize)
+        kept = best[0].number if best and self._plan.keep_models is KeepModels.BEST else None
+        for old in {point.number, self._kept} - {kept, None}:
+            assert old is not None
+            self._remove(old, "model")
+        self._kept = kept
+
+    def _remove(self, number: int, name: str) -> None:
+        folder = self._folder.point_folder(number)
+        for target in (folder / name, *folder.glob(f"s*/{name}")):
+            shutil.rmtree(target, ignore_errors=True)
+
+
+class MlflowView:
+    """Draws the sweep on its parent run's charts: points and the best so far over the number of the point.
+
+    Args:
+        run: The parent run.
+        metric: The objective's name.
+        maximize: Whether more of it is better.
+    """
+
+    def __init__(self, run: SweepRun, metric: str, maximize: bool) -> None:
+        self._run = run
+        self._metric = metric
+        self._maximize = maximize
+
+    def begun(self, task: Task) -> None:
+        """See `Listener`."""
+
+    def reported(self, number: int, step: int, value: float) -> None:
+        """See `Listener`."""
+
+    def ended(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+        if point.quality is not None and point.stage == 1:
+            self._run.log({f"point/{self._metric}": point.quality}, point.number)
+
+    def released(self, number: int) -> None:
+        """See `Listener`."""
+
+
+class Listeners:
+    """Tells several listeners, in order."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._listeners = tuple(listeners)
+
+    def begun(self, task: Task) -> None:
+        """See `Listener`."""
+        self._each(lambda listener: listener.begun(task))
+
+    def reported(self, number: int, step: int, value: float) -> None:
+        """See `Listener`."""
+        self._each(lambda listener: listener.reported(number, step, value))
+
+    def ended(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+        self._each(lambda listener: listener.ended(point, points))
+
+    def released(self, number: int) -> None:
+        """See `Listener`."""
+        self._each(lambda listener: listener.released(number))
+
+    def _each(self, tell: Callable[[Listener], None]) -> None:
+        for listener in self._listeners:
+            tell(listener)

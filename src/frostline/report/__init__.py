@@ -1,0 +1,30 @@
+"""Owns: results -> tables, figures, one HTML page. Must not know: MLflow, torch, where results come from."""
+
+from frostline.report.answer import Answer, DepthRow, answer_of
+from frostline.report.page import Material, write_report
+from frostline.report.terminal import (
+    Row,
+    make_console,
+    number,
+    one_line,
+    print_answer,
+    print_table,
+    summary,
+    varying,
+)
+
+__all__ = [
+    "Answer",
+    "DepthRow",
+    "Material",
+    "Row",
+    "answer_of",
+    "make_console",
+    "number",
+    "one_line",
+    "print_answer",
+    "print_table",
+    "summary",
+    "varying",
+    "write_report",
+]

@@ -1,0 +1,202 @@
+"""Owns: points of a sweep -> the best at each depth and a recommendation in words. Must not know: how it is shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frostline.point import Point, State, ranked
+from frostline.spec import CostName, short_number
+
+_SHARES = frozenset(
+    {"accuracy", "balanced_accuracy", "f1", "f1_macro", "f1_micro", "f1_weighted", "precision", "recall"}
+)
+"""Metrics between 0 and 1 whose differences people give in points (hundredths)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthRow:
+    """The best point of a frozen depth.
+
+    Attributes:
+        depth: Frozen blocks.
+        point: The best of its finished points; if none finished, the best that was stopped early.
+        quality: Of the point.
+        error: How far the quality may be off; None if that is not known.
+        error_kind: What `error` is: `sd of 3 seeds`, or `s.e. of 512 rows`.
+        finished: Whether the point was trained to its end.
+        num_points: Points tried at this depth.
+    """
+
+    depth: int
+    point: Point
+    quality: float
+    error: float | None
+    error_kind: str
+    finished: bool
+    num_points: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a sweep says.
+
+    Attributes:
+        metric: The objective's name.
+        maximize: Whether more of it is better.
+        best: The best finished point, or None.
+        rows: By depth; empty if no depth was swept.
+        recommended: The row to take, or None.
+        text: The recommendation in words.
+        how: By which rule, in a sentence.
+    """
+
+    metric: str
+    maximize: bool
+    best: Point | None
+    rows: Sequence[DepthRow]
+    recommended: DepthRow | None
+    text: str
+    how: str
+
+
+def answer_of(points: Sequence[Point], metric: str, *, maximize: bool, num_blocks: int | None) -> Answer:
+    """Returns what a sweep says.
+
+    The recommended depth is the deepest, cheapest, whose best point is within one error of the best of all: the one
+    standard error rule (Breiman et al. 1984; Hastie et al., The Elements of Statistical Learning, section 7.10).
+
+    Args:
+        points: All of the study.
+        metric: The objective's name.
+        maximize: Whether more of it is better.
+        num_blocks: Of the model, if there is one model and it is known.
+    """
+    finished = ranked(points, maximize)
+    rows = depth_rows(points, metric, maximize=maximize)
+    best = finished[0] if finished else None
+    done = [row for row in rows if row.finished]
+    recommended = _recommended(done, best, metric, maximize=maximize)
+    text = _words(recommended, done, best, metric, maximize=maximize, num_blocks=num_blocks)
+    how = ""
+    if recommended is not None and best is not None:
+        error, kind = error_of(best, metric)
+        if error is None:
+            how = "the best value; how far it may be off is not known"
+        else:
+            how = f"the deepest frozen depth within one error of the best (one error here: {error:.4f}, the {kind})"
+    return Answer(metric=metric, maximize=maximize, best=best, rows=rows, recommended=recommended, text=text, how=how)
+
+
+def depth_rows(points: Sequence[Point], metric: str, *, maximize: bool) -> list[DepthRow]:
+    """Returns the best point of each frozen depth, by depth."""
+    sign = -1.0 if maximize else 1.0
+    rows = []
+    for depth in sorted({point.depth for point in points if point.depth is not None}):
+        here = [point for point in points if point.depth == depth]
+        usable = ranked(here, maximize)
+        finished = bool(usable)
+        if not usable:
+            early = [p for p in here if p.state is State.PRUNED and p.quality is not None]
+            usable = sorted(early, key=lambda point: (sign * (point.quality or 0.0), point.number))
+        if not usable:
+            continue
+        top = usable[0]
+        error, kind = error_of(top, metric)
+        assert top.quality is not None
+        rows.append(
+            DepthRow(
+                depth=depth, point=top, quality=top.quality, error=error, error_kind=kind, finished=finished,
+                num_points=sum(point.outcome is not None for point in here),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def error_of(point: Point, metric: str) -> tuple[float | None, str]:
+    """Returns how far a point's quality may be off, and what that number is.
+
+    With several seeds it is their standard deviation. With one, of an accuracy, the binomial standard error of the
+    held-out rows, sqrt(q (1 - q) / n): it says nothing of what another seed would give.
+    """
+    if point.spread is not None and point.outcome is not None:
+        return point.spread, f"sd of {len(point.outcome.by_seed)} seeds"
+    rows = point.outcome.cost.get("eval_rows") if point.outcome else None
+    quality = point.quality
+    if metric == "accuracy" and rows and quality is not None and 0 <= quality <= 1:
+        return math.sqrt(quality * (1 - quality) / rows), f"s.e. of {rows:.0f} held-out rows"
+    return None, ""
+
+
+def pareto(points: Sequence[Point], cost: CostName, *, maximize: bool) -> list[Point]:
+    """Returns the finished points that no other beats in both quality and cost, the cheapest first."""
+    sign = -1.0 if maximize else 1.0
+    known = [point for point in ranked(points, maximize) if point.cost(cost) is not None]
+    known.sort(key=lambda point: (point.cost(cost) or 0.0, sign * (point.quality or 0.0)))
+    front: list[Point] = []
+    for point in known:
+        if not front or sign * (point.quality or 0.0) < sign * (front[-1].quality or 0.0):
+            front.append(point)
+    return front
+
+
+def difference(gain: float, metric: str) -> str:
+    """Returns a difference of two qualities in words: `0.3 points` of an accuracy, else the number."""
+    return f"{100 * gain:.1f} points" if metric in _SHARES else f"{gain:.4g}"
+
+
+def _recommended(rows: Sequence[DepthRow], best: Point | None, metric: str, *, maximize: bool) -> DepthRow | None:
+    if best is None or not rows:
+        return None
+    error, _ = error_of(best, metric)
+    assert best.quality is not None
+    limit = error or 0.0
+    near = [row for row in rows if (best.quality - row.quality) * (1 if maximize else -1) <= limit + 1e-12]
+    return max(near, key=lambda row: row.depth)
+
+
+def _words(
+    row: DepthRow | None,
+    rows: Sequence[DepthRow],
+    best: Point | None,
+    metric: str,
+    *,
+    maximize: bool,
+    num_blocks: int | None,
+) -> str:
+    if best is None:
+        return "no point was trained to its end"
+    if row is None:
+        where = ", ".join(f"{key}={_shown(value)}" for key, value in best.params.items())
+        return f"{where}: {metric} {_value(best, metric)}"
+    of = f" of {num_blocks}" if num_blocks is not None else ""
+    lr = f", lr {short_number(row.point.lr)}" if row.point.lr is not None else ""
+    others = [key for key in row.point.params if key not in {"freeze.depth", "optimizer.lr"}]
+    more = "".join(f", {key}={_shown(row.point.params[key])}" for key in others)
+    head = f"freeze {row.depth}{of} blocks{lr}{more}: {metric} {_value(row.point, metric)}"
+    shallow, deep = rows[0], rows[-1]
+    if shallow.depth < row.depth:
+        what = f"training all {num_blocks} blocks" if shallow.depth == 0 and num_blocks else f"freezing {shallow.depth}"
+        return f"{head}; {what} {_compare(shallow, row, metric, maximize=maximize)}"
+    if deep.depth > row.depth:
+        return f"{head}; freezing {deep.depth} {_compare(deep, row, metric, maximize=maximize)}"
+    return head
+
+
+def _compare(other: DepthRow, row: DepthRow, metric: str, *, maximize: bool) -> str:
+    gain = (other.quality - row.quality) * (1 if maximize else -1)
+    verb = "gains" if gain >= 0 else "loses"
+    ours, theirs = row.point.cost(CostName.TRAIN_S), other.point.cost(CostName.TRAIN_S)
+    time = f" for {theirs / ours:.1f}x the time" if ours and theirs else ""
+    return f"{verb} {difference(abs(gain), metric)}{time}"
+
+
+def _value(point: Point, metric: str) -> str:
+    error, _ = error_of(point, metric)
+    assert point.quality is not None
+    return f"{point.quality:.3f} +- {error:.3f}" if error is not None else f"{point.quality:.4g}"
+
+
+def _shown(value: object) -> str:
+    return short_number(value) if isinstance(value, float) and 0 < abs(value) < 1e-2 else str(value)

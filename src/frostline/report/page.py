@@ -1,0 +1,218 @@
+"""Owns: a sweep's report as files - one HTML page, PNG, CSV. Must not know: where the points come from."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline.point import Point, State, ranked
+from frostline.record import write_atomically
+from frostline.report.answer import Answer, error_of
+from frostline.report.figures import make_figures
+from frostline.report.terminal import number
+from frostline.spec import CostName
+
+_CAPTIONS = {
+    "by_depth": "How quality falls, or doesn't, as more of the model is frozen.",
+    "lr_x_depth": "The best value of each cell. The best rate moves with the depth, which is why both are searched.",
+    "quality_vs_cost": "Every finished point; on the line lie those that no other beats in both.",
+    "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",
+    "importances": "Among the points at an equal stage. With few points this is rough.",
+}
+_CSS = """
+body{font:15px/1.5 system-ui,sans-serif;color:#1b2a38;max-width:1080px;margin:32px auto;padding:0 20px;background:#fff}
+h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 10px}.muted{color:#5c6b78}
+.answer{background:#eef5fb;border-left:5px solid #2b6ca3;padding:14px 18px;margin:20px 0;font-size:18px}
+.answer p{margin:4px 0}.answer .how{font-size:13px;color:#5c6b78}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}
+th,td{padding:5px 14px 5px 0;text-align:right;border-bottom:1px solid #e3e9ee}th{color:#5c6b78;font-weight:600}
+th.text,td.text{text-align:left}tr.best td{font-weight:700;background:#fdf3ec}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:18px}
+figure{margin:0;border:1px solid #e3e9ee;border-radius:6px;padding:8px}img{width:100%}
+figcaption{font-size:13px;color:#5c6b78;padding:2px 8px}
+code,pre{background:#f4f6f8;border-radius:4px;padding:2px 5px;font-size:13px}pre{padding:12px;overflow-x:auto}
+details{margin:14px 0}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a report is made of.
+
+    Attributes:
+        name: Of the sweep.
+        points: All of the study.
+        answer: What it says.
+        importances: Share of the variation that each key explains.
+        cost: The cost axis.
+        base: What all runs share, by key.
+        command: What to type for the best run.
+        status: How the sweep stands, in words.
+    """
+
+    name: str
+    points: Sequence[Point]
+    answer: Answer
+    importances: Mapping[str, float]
+    cost: CostName
+    base: Mapping[str, Any]
+    command: str
+    status: str
+
+
+def write_report(material: Material, folder: Path) -> list[Path]:
+    """Writes `report.html`, `points.csv` and a PNG for each picture; returns them, the page first.
+
+    Args:
+        material: What it is made of.
+        folder: Created if it isn't there; files of an earlier report are replaced.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = make_figures(material.points, material.answer, material.importances, material.cost)
+    page, table = folder / "report.html", folder / "points.csv"
+    write_atomically(page, _page(material, figures))
+    write_atomically(table, _csv(material))
+    paths = [page, table]
+    for name, data in figures.items():
+        path = folder / f"{name}.png"
+        path.write_bytes(data)
+        paths.append(path)
+    return paths
+
+
+def _page(material: Material, figures: Mapping[str, bytes]) -> str:
+    answer = material.answer
+    parts = [
+        f"<h1>{_esc(material.name)}</h1><p class=muted>{_esc(material.status)}</p>",
+        f"<div class=answer><p>{_esc(answer.text)}</p>"
+        + (f"<p class=how>Rule: {_esc(answer.how)}.</p>" if answer.how else "")
+        + "</div>",
+        f"<h2>Run it again</h2><pre>{_esc(material.command)}</pre>" if material.command else "",
+    ]
+    if answer.rows:
+        parts.append("<h2>The best point at each frozen depth</h2>" + _depth_table(material))
+    shown = "".join(
+        f'<figure><img alt="{_esc(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
+        f"<figcaption>{_esc(_CAPTIONS[name])}</figcaption></figure>"
+        for name, data in figures.items()
+    )
+    parts.append(f"<h2>Pictures</h2><div class=figures>{shown}</div>" if shown else "")
+    parts.append(f"<h2>All points</h2>{_points_table(material)}")
+    rows = "".join(
+        f"<tr><td class=text>{_esc(key)}</td><td class=text>{_esc(value)}</td></tr>"
+        for key, value in material.base.items()
+    )
+    parts.append(f"<details><summary>What all runs share</summary><table>{rows}</table></details>")
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_esc(material.name)} - frostline</title>'
+        f"<style>{_CSS}</style><body>{''.join(parts)}</body></html>\n"
+    )
+
+
+def _depth_table(material: Material) -> str:
+    answer = material.answer
+    keys = [key for key in _keys(material.points) if key != "freeze.depth"]
+    head = _heads(["frozen blocks", *keys, answer.metric, "+-", "trained parameters", "training", "points", ""])
+    body = []
+    for row in answer.rows:
+        recommended = answer.recommended is not None and row.depth == answer.recommended.depth
+        trained = row.point.cost(CostName.NUM_TRAINABLE)
+        seconds = row.point.cost(CostName.TRAIN_S)
+        notes = "recommended" if recommended else "" if row.finished else "stopped early: not comparable"
+        cells = [
+            str(row.depth),
+            *(_value(row.point.params.get(key)) for key in keys),
+            number(row.quality),
+            f"{row.error:.4f}" if row.error is not None else "-",
+            f"{trained / 1e6:.2f} M" if trained is not None else "-",
+            f"{seconds:.1f} s" if seconds is not None else "-",
+            str(row.num_points),
+        ]
+        line = "".join(f"<td>{_esc(cell)}</td>" for cell in cells) + f"<td class=text>{_esc(notes)}</td>"
+        body.append(f"<tr{' class=best' if recommended else ''}>{line}</tr>")
+    kinds = sorted({row.error_kind for row in answer.rows if row.error_kind})
+    foot = f"<p class=muted>+-: {_esc('; '.join(kinds))}</p>" if kinds else ""
+    return f"<table>{head}{''.join(body)}</table>{foot}"
+
+
+def _points_table(material: Material) -> str:
+    keys = _keys(material.points)
+    head = _heads(["#", *keys, material.answer.metric, "+-", "training", "state", ""])
+    order = {point.number: rank for rank, point in enumerate(ranked(material.points, material.answer.maximize))}
+    points = sorted(material.points, key=lambda point: (order.get(point.number, len(order)), point.number))
+    body = []
+    for point in points:
+        error, _ = error_of(point, material.answer.metric)
+        seconds = point.cost(CostName.TRAIN_S)
+        cells = [
+            str(point.number),
+            *(_value(point.params.get(key)) for key in keys),
+            number(point.quality) if point.quality is not None else "-",
+            f"{error:.4f}" if error is not None else "-",
+            f"{seconds:.1f} s" if seconds is not None else "-",
+        ]
+        best = material.answer.best is not None and point.number == material.answer.best.number
+        line = "".join(f"<td>{_esc(cell)}</td>" for cell in cells)
+        line += f"<td class=text>{_esc(point.state.value)}</td><td class=text>{_esc(_remark(point))}</td>"
+        body.append(f"<tr{' class=best' if best else ''}>{line}</tr>")
+    return f"<table>{head}{''.join(body)}</table>"
+
+
+def _remark(point: Point) -> str:
+    parts = [f"as #{point.copy_of}"] if point.copy_of is not None else []
+    if point.outcome is not None:
+        parts += [text for text in (point.outcome.reason, point.outcome.note) if text]
+    if point.state is State.PRUNED and not parts:
+        parts.append("not among those that went on to the end")
+    return "; ".join(parts)
+
+
+def _csv(material: Material) -> str:
+    keys = _keys(material.points)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    head = ["number", *keys, material.answer.metric, "sd_over_seeds", "seeds", "stage", "state", "train_s", "flops"]
+    writer.writerow([*head, "num_trainable", "copy_of", "reason", "note"])
+    for point in material.points:
+        outcome = point.outcome
+        cost = outcome.cost if outcome else {}
+        row: list[Any] = [point.number, *(point.params.get(key) for key in keys), point.quality, point.spread]
+        row += [len(outcome.by_seed) if outcome else 0, point.stage, point.state.value, cost.get("train_s")]
+        row += [cost.get("flops"), cost.get("num_trainable"), point.copy_of]
+        row += [outcome.reason if outcome else None, outcome.note if outcome else None]
+        writer.writerow([_harmless(cell) for cell in row])
+    return buffer.getvalue()
+
+
+def _harmless(cell: Any) -> Any:
+    """Keeps a spreadsheet from taking a text for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell
+
+
+def _keys(points: Sequence[Point]) -> list[str]:
+    return list(dict.fromkeys(key for point in points for key in point.params))
+
+
+def _heads(names: Sequence[str]) -> str:
+    last = len(names) - 1
+    cells = "".join(
+        f"<th{' class=text' if index == last or name == 'state' else ''}>{_esc(name)}</th>"
+        for index, name in enumerate(names)
+    )
+    return f"<tr>{cells}</tr>"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.2e}" if value != 0 and not 1e-2 <= abs(value) < 1e4 else f"{value:g}"
+    return "-" if value is None else str(value)
+
+
+def _esc(value: Any) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,34 @@
+"""Owns: MLflow, in and out; the only importer of mlflow. Must not know: training."""
+
+from frostline.tracking.client import (
+    MODEL_FOLDER,
+    RUN_DIR_TAG,
+    RUN_FILE,
+    absolute,
+    client,
+    end_dead_runs,
+    metric_name,
+    preload,
+    reconcile,
+    run_folder,
+    ui_command,
+)
+from frostline.tracking.recorder import Child, MlflowRecorder
+from frostline.tracking.sweep import SweepRun
+
+__all__ = [
+    "MODEL_FOLDER",
+    "RUN_DIR_TAG",
+    "RUN_FILE",
+    "Child",
+    "MlflowRecorder",
+    "SweepRun",
+    "absolute",
+    "client",
+    "end_dead_runs",
+    "metric_name",
+    "preload",
+    "reconcile",
+    "run_folder",
+    "ui_command",
+]

@@ -1,0 +1,236 @@
+"""Owns: a way to an MLflow store - client, experiment, who runs what. Must not know: what is recorded."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import logging
+import os
+import re
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from frostline.errors import UserError
+from frostline.provenance import process_start, redact
+from frostline.record import write_atomically
+from frostline.result import Status
+from frostline.spec import TrackingSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+RUN_DIR_TAG = "frostline.run_dir"
+MODEL_FOLDER = "model"
+RUN_FILE = ".mlflow.json"
+"""In a run's or sweep's folder: which MLflow run it is recorded in."""
+
+STATUS_TAG = "frostline.status"
+PARENT_TAG = "mlflow.parentRunId"
+_PROCESS_TAG = "frostline.process"
+
+
+def preload() -> None:
+    """Imports MLflow, which takes a second or two, before anybody waits for it."""
+    import mlflow  # noqa: F401
+
+
+def absolute(uri: str) -> str:
+    """Returns a tracking URI with the path of a SQLite file made absolute: a process may change its folder."""
+    path = uri.removeprefix("sqlite:///")
+    return uri if path == uri or not path else f"sqlite:///{Path(path).absolute()}"
+
+
+def client(uri: str) -> MlflowClient:
+    """Returns an MLflow client, with a fresh database made ready by one process only.
+
+    Args:
+        uri: A tracking URI.
+    """
+    # No usage data to MLflow's makers, and no minutes of retries when a server is down.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    uri = absolute(uri)
+    with _migration_lock(uri):
+        made = MlflowClient(tracking_uri=uri)
+        if uri.startswith("sqlite:"):
+            made.search_experiments(max_results=1)  # migrates a fresh database: a second process must not do it, too
+    return made
+
+
+@contextmanager
+def _migration_lock(uri: str) -> Iterator[None]:
+    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"frostline-{getpass.getuser()}-{name}.lock")
+    with lock if uri.startswith("sqlite:") else nullcontext():
+        yield
+
+
+def experiment_of(made: MlflowClient, tracking: TrackingSpec) -> str:
+    """Returns the id of the experiment, made or restored if need be."""
+    from mlflow.exceptions import MlflowException
+
+    found = made.get_experiment_by_name(tracking.experiment)
+    if found is None:
+        try:
+            # Without this tag the page opens as one for generative AI, with an assistant's panel.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return str(made.create_experiment(tracking.experiment, _artifact_location(tracking.uri), tags))
+        except MlflowException:
+            found = made.get_experiment_by_name(tracking.experiment)  # another process was faster
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        made.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _artifact_location(uri: str) -> str | None:
+    """Artifacts of a SQLite store lie beside it; those of any other store where it says."""
+    path = absolute(uri).removeprefix("sqlite:///")
+    return None if path == uri or "://" in path else (Path(path).parent / "mlruns").as_uri()
+
+
+def end_dead_runs(tracking: TrackingSpec) -> None:
+    """Ends what processes of this machine left RUNNING, now."""
+    if tracking.enabled:
+        reconcile.cache_clear()
+        reconcile(tracking.uri, experiment_of(client(tracking.uri), tracking))
+
+
+@cache
+def reconcile(uri: str, experiment_id: str) -> int:
+    """Ends the runs that a process of this machine left RUNNING when it died; once per process.
+
+    A run that is gone on with later is opened again.
+
+    Args:
+        uri: Tracking URI.
+        experiment_id: Where to look.
+
+    Returns:
+        How many there were.
+    """
+    made = client(uri)
+    host = socket.gethostname()
+    wanted = f"attributes.status = 'RUNNING' AND tags.`{_PROCESS_TAG}` LIKE '{host}/%'"
+    count = 0
+    for run in made.search_runs([experiment_id], wanted, max_results=1000):
+        pid, _, start = run.data.tags[_PROCESS_TAG].removeprefix(f"{host}/").partition("/")
+        if pid.isdigit() and process_start(int(pid)) != start:
+            made.set_tag(run.info.run_id, STATUS_TAG, Status.KILLED.value)
+            made.set_tag(run.info.run_id, "frostline.reason", "its process died")
+            made.set_terminated(run.info.run_id, status=Status.KILLED.value)
+            count += 1
+    if count:
+        log.info("MLflow: %d run%s of a dead process ended as KILLED", count, "" if count == 1 else "s")
+    return count
+
+
+def run_folder(uri: str, run_id: str) -> Path:
+    """Returns the folder of a run recorded in MLflow; its artifacts, downloaded, if the folder isn't on this machine.
+
+    Args:
+        uri: Tracking URI.
+        run_id: MLflow's run id.
+
+    Raises:
+        UserError: There is no such run, or it has no model.
+    """
+    path = absolute(uri).removeprefix("sqlite:///")
+    if uri.startswith("sqlite:") and not Path(path).is_file():
+        raise UserError(f"{run_id}: no run's folder, and there is no {redact(uri)} to look it up in")
+    try:
+        made = client(uri)
+        run = made.get_run(run_id)
+    except Exception as error:
+        raise UserError(
+            f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({type(error).__name__})"
+        ) from error
+    recorded = Path(run.data.tags.get(RUN_DIR_TAG, ""))
+    if run.data.tags.get(RUN_DIR_TAG) and (recorded / MODEL_FOLDER).is_dir():
+        return recorded
+    names = {item.path for item in made.list_artifacts(run_id)}
+    if MODEL_FOLDER not in names:
+        raise UserError(f"{run_id}: its folder {recorded} isn't here and its model is no artifact (tracking.log_model)")
+    return Path(made.download_artifacts(run_id, "", dst_path=tempfile.mkdtemp(prefix="frostline-run-")))
+
+
+def ui_command(uri: str, host: str, port: int) -> list[str]:
+    """Returns the command that serves MLflow's UI on a local store.
+
+    Raises:
+        UserError: The store is a server already: open it in a browser.
+    """
+    if uri.startswith(("http://", "https://", "databricks")):
+        raise UserError(f"tracking.uri={redact(uri)} is a server with a UI of its own: open it in a browser")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    return [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
+
+
+def metric_name(name: str) -> str:
+    """Returns a name that MLflow accepts: letters, digits and `_ - . / : space`; others become `_`."""
+    return re.sub(r"[^\w\-./: ]", "_", name)
+
+
+def mlflow_status(status: Status) -> str:
+    """Returns MLflow's word: it knows no PRUNED, and a run that was stopped early is not FINISHED. A tag says which."""
+    return Status.KILLED.value if status is Status.PRUNED else status.value
+
+
+def recorded_run(folder: Path, uri: str) -> str | None:
+    """Returns the id of the MLflow run that a folder is recorded in, or None."""
+    try:
+        data = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        return str(data["run_id"]) if data["uri"] == redact(absolute(uri)) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember(folder: Path, uri: str, run_id: str) -> None:
+    """Keeps in a folder which MLflow run it is recorded in."""
+    text = json.dumps({"uri": redact(absolute(uri)), "run_id": run_id}) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / RUN_FILE, text)
+
+
+def source_tags(command: str) -> dict[str, str]:
+    """Returns who runs what, in MLflow's own tags, and that it is under way."""
+    return {
+        "mlflow.user": getpass.getuser(),
+        "mlflow.source.name": command,
+        "mlflow.source.type": "LOCAL",
+        STATUS_TAG: "RUNNING",
+        **process_tags(),
+    }
+
+
+def process_tags() -> dict[str, str]:
+    """Returns which process runs it, so that a later one can tell that it died."""
+    return {_PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}/{process_start(os.getpid())}"}

@@ -1,0 +1,148 @@
+"""Owns: a sweep's parent run in MLflow. Must not know: how points are chosen or trained."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.provenance import redact
+from frostline.result import Status
+from frostline.spec import TrackingSpec
+from frostline.tracking.client import (
+    RUN_DIR_TAG,
+    STATUS_TAG,
+    client,
+    experiment_of,
+    metric_name,
+    process_tags,
+    reconcile,
+    recorded_run,
+    remember,
+    source_tags,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+
+class SweepRun:
+    """The parent run: its charts show the answer, its artifacts hold the report.
+
+    Its troubles never end a sweep; they are told once.
+
+    Args:
+        tracking: Where, and under which experiment.
+        name: The sweep's.
+        folder: The sweep's; the run is found again by a file in it.
+        params: What the sweep is, in a few params.
+    """
+
+    def __init__(self, tracking: TrackingSpec, name: str, folder: Path, params: Mapping[str, Any]) -> None:
+        self._tracking = tracking
+        self._name = name
+        self._folder = folder
+        self._params = dict(params)
+        self._client: MlflowClient | None = None
+        self._known: dict[tuple[str, int], float] = {}
+        self.run_id: str | None = None
+
+    def start(self) -> None:
+        """Makes the run, or opens the one that the folder is recorded in; ends what a dead process left RUNNING."""
+        if not self._tracking.enabled:
+            return
+        with self._forgiving("start"):
+            from mlflow.entities import Param
+
+            made = client(self._tracking.uri)
+            experiment_id = experiment_of(made, self._tracking)
+            reconcile(self._tracking.uri, experiment_id)
+            if not self._go_on(made):
+                tags = {
+                    **source_tags("frostline sweep"),
+                    RUN_DIR_TAG: str(self._folder.absolute()),
+                    "frostline.kind": "sweep",
+                    **self._tracking.tags,
+                }
+                run = made.create_run(experiment_id, run_name=self._name, tags=tags)
+                self.run_id = run.info.run_id
+                remember(self._folder, self._tracking.uri, self.run_id)
+                made.log_batch(
+                    self.run_id, params=[Param(key, str(value)[:6000]) for key, value in self._params.items()]
+                )
+            self._client = made
+
+    def _go_on(self, made: MlflowClient) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        run_id = recorded_run(self._folder, self._tracking.uri)
+        if run_id is None:
+            return False
+        try:
+            run = made.get_run(run_id)
+        except MlflowException:  # somebody deleted it
+            return False
+        if run.info.lifecycle_stage != "active":
+            return False
+        made.update_run(run_id, status="RUNNING")
+        for key, value in {**process_tags(), STATUS_TAG: "RUNNING"}.items():
+            made.set_tag(run_id, key, value)
+        for key in run.data.metrics:
+            for metric in made.get_metric_history(run_id, key):
+                self._known[key, metric.step] = metric.value
+        self.run_id = run_id
+        return True
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Records numbers at a step; what stands there already with the same value is left out."""
+        rows = {metric_name(key): float(value) for key, value in metrics.items()}
+        new = {key: value for key, value in rows.items() if self._known.get((key, step)) != value}
+        if self._client is None or self.run_id is None or not new:
+            return
+        with self._forgiving("metrics"):
+            from mlflow.entities import Metric
+
+            now_ms = int(time.time() * 1000)
+            self._client.log_batch(
+                self.run_id, metrics=[Metric(key, value, now_ms, step) for key, value in new.items()]
+            )
+            self._known |= {(key, step): value for key, value in new.items()}
+
+    def log_by_step(self, name: str, values: Mapping[int, float]) -> None:
+        """Records one metric over something that isn't time, as the frozen depth."""
+        for step, value in sorted(values.items()):
+            self.log({name: value}, step)
+
+    def finish(self, status: Status, tags: Mapping[str, str], files: Sequence[Path]) -> None:
+        """Ends the run: status first, so that a kill during the upload doesn't leave it RUNNING.
+
+        Args:
+            status: How the sweep's command ended.
+            tags: The answer, and what the run list is filtered by.
+            files: Artifacts.
+        """
+        if self._client is None or self.run_id is None:
+            return
+        with self._forgiving("finish"):
+            for key, value in {**tags, STATUS_TAG: status.value}.items():
+                self._client.set_tag(self.run_id, key, redact(value)[:6000])
+            self._client.set_terminated(self.run_id, status=status.value)
+            for path in files:
+                self._client.log_artifact(self.run_id, str(path))
+
+    @contextmanager
+    def _forgiving(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - recording must not end a sweep
+            self._client = None
+            message = redact(" ".join(str(error).split()))[:300]
+            log.warning(
+                "MLflow at %s: the sweep's %s failed (%s: %s); it goes on and is recorded in its folder",
+                redact(self._tracking.uri), what, type(error).__name__, message,
+            )  # fmt: skip

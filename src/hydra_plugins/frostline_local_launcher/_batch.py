@@ -1,0 +1,88 @@
+"""Owns: a batch of Hydra jobs in warm workers. Must not know: what the jobs do."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
+from omegaconf import OmegaConf, open_dict
+
+from frostline.cli.sweeping.executors import num_cores, slot_env, visible_gpus
+from frostline.pool import Channel, Kind, Pool
+
+if TYPE_CHECKING:
+    from hydra_plugins.frostline_local_launcher.launcher import FrostlineLocalLauncher
+
+
+def launch(
+    launcher: FrostlineLocalLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+) -> list[JobReturn]:
+    """See `FrostlineLocalLauncher.launch`."""
+    setup_globals()
+    config, context, task = launcher.config, launcher.hydra_context, launcher.task_function
+    assert config is not None
+    assert context is not None
+    assert task is not None
+    configure_log(config.hydra.hydra_logging, config.hydra.verbose)
+    sweep_dir = Path(str(config.hydra.sweep.dir))
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    gpus = visible_gpus()
+    wanted = launcher.slots or OmegaConf.select(config, "runtime.slots") or max(1, len(gpus))
+    slots = max(1, min(wanted, len(job_overrides)))
+    singletons = Singleton.get_state()
+    jobs = [
+        # By value: a task function may live in a script or a test that a worker can't import.
+        cloudpickle.dumps((initial_job_idx + index, list(overrides), context, config, task, singletons))
+        for index, overrides in enumerate(job_overrides)
+    ]
+    returns: dict[int, JobReturn] = {}
+    threads = max(1, num_cores() // slots)
+    name = "hydra_plugins.frostline_local_launcher._batch:work"
+    with Pool(slots, name, env=slot_env(slots, threads, gpus), path=[str(Path.cwd())]) as pool:
+        waiting = list(enumerate(jobs))
+        while len(returns) < len(jobs):
+            while waiting and pool.free:
+                index, payload = waiting.pop(0)
+                pool.submit(index, payload)
+            for event in pool.poll(0.5):
+                if event.kind is Kind.DONE:
+                    returns[event.key] = pickle.loads(event.value)
+                elif event.kind is not Kind.MESSAGE:
+                    returns[event.key] = _lost(filter_overrides(job_overrides[event.key]), str(event.value))
+    return [returns[index] for index in range(len(jobs))]
+
+
+def _lost(overrides: Sequence[str], reason: str) -> JobReturn:
+    lost = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+    lost.return_value = RuntimeError(reason)
+    return lost
+
+
+def work(payload: bytes, channel: Channel) -> bytes:
+    """Runs one job, in a worker."""
+    del channel
+    number, overrides, context, config, task, singletons = pickle.loads(payload)
+    setup_globals()
+    Singleton.set_state(singletons)
+    job_config = context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(job_config):
+        job_config.hydra.job.id = f"{job_config.hydra.job.name}_{number}"
+        job_config.hydra.job.num = number
+    result: Any = run_job(
+        hydra_context=context,
+        task_function=task,
+        config=job_config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )
+    try:
+        return bytes(cloudpickle.dumps(result))
+    except Exception:  # noqa: BLE001 - an exception object that holds a lock, a socket: its words are enough
+        error = result._return_value
+        result.return_value = RuntimeError(f"{type(error).__name__}: {error}")
+        return bytes(cloudpickle.dumps(result))
