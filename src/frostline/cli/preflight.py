@@ -30,7 +30,7 @@ def preflight(job: Job) -> None:
     optimizer.check(spec.optimizer)
     metrics.check(spec.training, spec.dataset.task)
     if spec.model.source is Source.PATH:
-        spec.check_depth(_num_blocks(spec.model))
+        spec.check_depth(num_blocks(spec.model))
     if spec.dataset.source is Source.PATH:
         assets.data_file(spec.dataset)
         if spec.dataset.eval_from is not None:
@@ -75,7 +75,10 @@ def check_resume(job: Job) -> Path:
     return folder
 
 
-def _num_blocks(spec: ModelSpec) -> int | None:
+def num_blocks(spec: ModelSpec) -> int | None:
+    """Returns how many blocks a model has, if that can be known without loading it."""
+    if spec.num_blocks is not None or spec.source is not Source.PATH:
+        return spec.num_blocks
     folder = assets.model_folder(spec)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

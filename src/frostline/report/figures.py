@@ -202,6 +202,7 @@ def _history(axes: Axes, points: Sequence[Point], answer: Answer) -> bool:
     axes.plot(steps, best, color=_WARM, linewidth=2, drawstyle="steps-post", label="best so far")
     axes.set_title("History of the search")
     axes.set_xlabel("point")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(answer.metric)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="best", fontsize=9)

@@ -20,7 +20,7 @@ from frostline.spec import CostName
 
 _CAPTIONS = {
     "by_depth": "How quality falls, or doesn't, as more of the model is frozen.",
-    "lr_x_depth": "The best value of each cell. The best rate moves with the depth, which is why both are searched.",
+    "lr_x_depth": "The best value of each cell; an empty one was not tried.",
     "quality_vs_cost": "Every finished point; on the line lie those that no other beats in both.",
     "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",
     "importances": "Among the points at an equal stage. With few points this is rough.",
@@ -36,7 +36,7 @@ th.text,td.text{text-align:left}tr.best td{font-weight:700;background:#fdf3ec}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:18px}
 figure{margin:0;border:1px solid #e3e9ee;border-radius:6px;padding:8px}img{width:100%}
 figcaption{font-size:13px;color:#5c6b78;padding:2px 8px}
-code,pre{background:#f4f6f8;border-radius:4px;padding:2px 5px;font-size:13px}pre{padding:12px;overflow-x:auto}
+code,pre{background:#f4f6f8;border-radius:4px;padding:2px 5px;font-size:13px}pre{padding:12px;white-space:pre-wrap;overflow-wrap:anywhere}
 details{margin:14px 0}
 """
 

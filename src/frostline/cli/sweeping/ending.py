@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.cli.preflight import num_blocks as blocks_of
 from frostline.cli.sweeping.executors import Runs
 from frostline.cli.sweeping.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder
 from frostline.cli.sweeping.read import Sweep
@@ -43,7 +44,7 @@ def conclude(
     points = summary.points
     training = sweep.job.run.training
     maximize = training.direction is Direction.MAXIMIZE
-    num_blocks = None if "model" in sweep.space.keys else sweep.job.run.model.num_blocks
+    num_blocks = None if "model" in sweep.space.keys else blocks_of(sweep.job.run.model)
     answer = answer_of(points, training.objective, maximize=maximize, num_blocks=num_blocks)
     status = standing(points, summary.stopped)
     command = ""

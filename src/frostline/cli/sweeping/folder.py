@@ -12,6 +12,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from frostline.cli.preflight import num_blocks
 from frostline.cli.sweeping.read import Sweep
 from frostline.errors import SpecError, UserError
 from frostline.point import Point
@@ -131,7 +132,7 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
         "direction": sweep.job.run.training.direction.value,
         "model": sweep.job.run.model_name,
         "dataset": sweep.job.run.dataset_name,
-        "num_blocks": sweep.job.run.model.num_blocks,
+        "num_blocks": None if "model" in swept_keys else num_blocks(sweep.job.run.model),
         "storage": redact(sweep.plan.storage) if sweep.plan.storage else None,
         "command": [redact(line) for line in sweep.fixed],
     }

@@ -14,10 +14,12 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.codec import decode
+from frostline.cli.preflight import num_blocks
 from frostline.config import Job, decode_job
 from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError, listing, nearest
 from frostline.spec import (
+    DEPTH_KEY,
     Dimension,
     Enqueue,
     Params,
@@ -111,7 +113,7 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
         point = dict(zip((group.key for group in groups), chosen, strict=True))
         composed = compose([*lines, *encode(point)])
         job = decode_job(composed)
-        variants[chosen], more = _dimensions(composed, entries, swept, groups, job.run)
+        variants[chosen], more = _dimensions(composed, entries, swept, groups, job)
         notices += [notice for notice in more if notice not in notices]
         jobs += [job, *(replace(job, run=spec) for spec in _corners(job.run, variants[chosen]))]
     space = Space(groups=groups, variants=variants)
@@ -199,11 +201,12 @@ def _dimensions(
     entries: Mapping[str, Any],
     swept: Mapping[str, Override],
     groups: Sequence[Dimension],
-    spec: RunSpec,
+    job: Job,
 ) -> tuple[tuple[Dimension, ...], list[str]]:
     resolved = OmegaConf.to_container(composed.sweep, resolve=True)
     assert isinstance(resolved, dict)
     now = flat_entries(resolved.get("space") or {})
+    spec = job.run
     known = spec.flat()
     taken = {group.key for group in groups}
     found: list[Dimension] = []
@@ -216,10 +219,25 @@ def _dimensions(
         if key == "seed":
             raise SpecError("sweep.space.seed: a seed is no choice to search for; give sweep.seeds=[0,1,2]")
         whole = isinstance(known[key], int) and not isinstance(known[key], bool)
+        if key not in swept:
+            now[key] = _with_blocks(key, now[key], job)
         dimension, more = _from_override(swept[key], whole=whole) if key in swept else parse_dimension(key, now[key])
         found.append(dimension)
         notices += more
     return tuple(found), notices
+
+
+def _with_blocks(key: str, entry: Any, job: Job) -> Any:
+    """Fills in `high: ${model.num_blocks}` for a model whose config doesn't say it."""
+    if key != DEPTH_KEY or not isinstance(entry, Mapping) or "high" not in entry or entry["high"] is not None:
+        return entry
+    blocks = num_blocks(job.run.model)
+    if blocks is None:
+        raise SpecError(
+            f"sweep.space.{key}.high: how many blocks {job.run.model_name} has is not known before it is loaded; "
+            "give it, as model.num_blocks=12"
+        )
+    return {**entry, "high": blocks}
 
 
 def _value_of(spec: RunSpec, key: str) -> Any:

@@ -1,0 +1,581 @@
+"""The ask/tell loop, driven by a fake executor: totals, stages, resumption, failures, pruning, every sampler."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from frostline import paths
+from frostline.codec import decode
+from frostline.errors import SpecError, UserError
+from frostline.point import Outcome, Point, State, ranked
+from frostline.search import (
+    CorruptStudyError,
+    Ended,
+    Journal,
+    Reported,
+    Study,
+    importances,
+    open_url,
+    queue_of,
+    search,
+)
+from frostline.search.loop import checked, finalists, hopeless
+from frostline.spec import CostName, PrunerName, SamplerName, Space, SweepSpec, parse_dimension
+
+
+def make_plan(**changes) -> SweepSpec:
+    """The shipped plan, changed."""
+    text = (paths.sweeps_dir() / "sweep" / "_base" / "plan.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text)["sweep"]
+    values.pop("space")
+    values.pop("enqueue")
+    values["name"] = "test"
+    values["pruner"].update(changes.pop("pruner", {}))
+    return decode(SweepSpec, {**values, **changes}, "sweep")
+
+
+SPACE = Space(
+    groups=(),
+    variants={
+        (): (
+            parse_dimension("freeze.depth", {"low": 0, "high": 4, "coarse": 3})[0],
+            parse_dimension("optimizer.lr", {"low": 1e-5, "high": 1e-2, "log": True, "coarse": 2})[0],
+        )
+    },
+)
+EPOCHS = 3
+
+
+def quality(params, seed=0, epoch=EPOCHS):
+    """Peaks at depth 1 and lr 1e-3; more epochs are better; a seed moves it a little."""
+    peak = 0.9 - 0.05 * abs(params["freeze.depth"] - 1) - 0.1 * abs(math.log10(params["optimizer.lr"]) + 3)
+    return peak - 0.02 * (EPOCHS - epoch) + 0.003 * seed
+
+
+class Killed(BaseException):
+    """The process dies here."""
+
+
+class FakeExecutor:
+    """Trains nothing; `slots` tasks at a time, each making its reports one by one. Ends in a random order if told."""
+
+    def __init__(self, plan, value=quality, slots=1, kill_after=None, order=None, broken=None):
+        self.plan, self.value, self.slots = plan, value, slots
+        self.kill_after, self.order, self.broken = kill_after, order, broken or {}
+        self.running = {}
+        self.done = []
+        self.events = 0
+        self.stopped = False
+
+    @property
+    def free(self):
+        return 0 if self.stopped else self.slots - len(self.running)
+
+    def submit(self, task):
+        first = task.stage == 1 and self.plan.has_stages
+        epochs = self.plan.first_epochs if first and self.plan.first_epochs else EPOCHS
+        begin = 0 if task.stage == 1 else self.plan.first_epochs or 0
+        self.running[task.number] = (task, list(range(begin + 1, epochs)), first)
+
+    def wait(self):
+        self.events += 1
+        if self.kill_after is not None and self.events > self.kill_after:
+            raise Killed
+        numbers = sorted(self.running)
+        number = self.order.choice(numbers) if self.order else numbers[0]
+        task, steps, first = self.running[number]
+        if self.stopped:
+            del self.running[number]
+            return [Ended(number=number, outcome=None)]
+        if steps:
+            step = steps.pop(0)
+            return [Reported(number=number, step=step, value=self.value(task.params, 0, step))]
+        del self.running[number]
+        return [Ended(number=number, outcome=self.outcome(task, first))]
+
+    def outcome(self, task, first):
+        if task.number in self.broken:
+            return Outcome(state=State.FAILED, reason=self.broken[task.number])
+        self.done.append((task.number, task.stage))
+        epoch = self.plan.first_epochs if first and self.plan.first_epochs else EPOCHS
+        seeds = self.plan.seeds or (0,)
+        seeds = seeds[:1] if first else seeds
+        by_seed = {seed: self.value(task.params, seed, epoch) for seed in seeds}
+        cost = {"num_trainable": float(10 - task.params["freeze.depth"]), "train_s": 1.0}
+        return Outcome(state=State.COMPLETE, by_seed=by_seed, cost=cost, more=first)
+
+    def answer(self, number, prune):
+        if prune:
+            task, _, _ = self.running[number]
+            self.running[number] = (task, [], False)
+            self.outcome_pruned(number)
+
+    def outcome_pruned(self, number):
+        task, _, _ = self.running.pop(number)
+        self.pruned = [*getattr(self, "pruned", []), number]
+        self.late = [Ended(number=number, outcome=Outcome(state=State.PRUNED, by_seed={0: 0.1}, reason="pruned"))]
+        self.running[number] = (task, [], False)
+        self.broken_outcomes = {number}
+        original = self.outcome
+
+        def outcome(task_, first):
+            if task_.number == number:
+                return Outcome(state=State.PRUNED, by_seed={0: self.value(task_.params, 0, 1)}, reason="pruned")
+            return original(task_, first)
+
+        self.outcome = outcome
+
+    def stop(self):
+        self.stopped = True
+
+
+class Quiet:
+    def __init__(self):
+        self.lines = []
+
+    def begun(self, task):
+        self.lines.append(("begun", task.number, task.stage))
+
+    def reported(self, number, step, value):
+        pass
+
+    def ended(self, point, points):
+        self.lines.append(("ended", point.number, point.state))
+
+    def released(self, number):
+        self.lines.append(("released", number))
+
+
+def open_study(folder: Path, plan, space=SPACE, owner="here", maximize=True) -> Study:
+    return Study(Journal(folder / "journal.log").open(), "test", plan, space, maximize=maximize, owner=owner, max_steps=3)
+
+
+def go(folder, plan, executor=None, total=None, listener=None, space=SPACE, explicit=None, **kwargs):
+    study = open_study(folder, plan, space)
+    study.fill(queue_of(plan, space, explicit))
+    executor = executor or FakeExecutor(plan)
+    total = total if total is not None else plan.n_trials
+    return search(plan, study, executor, listener or Quiet(), maximize=True, total=total, **kwargs)
+
+
+def table(points):
+    return [(p.number, p.params, p.state, p.quality, p.stage) for p in points]
+
+
+def test_a_total_of_points_the_coarse_grid_first_and_the_deepest_of_it_first(tmp_path):
+    summary = go(tmp_path, make_plan(n_trials=10))
+    assert summary.complete
+    assert len(summary.points) == 10
+    queue = queue_of(make_plan(n_trials=10), SPACE, None)
+    assert [p.params for p in summary.points[:6]] == queue
+    assert [params["freeze.depth"] for params in queue] == [4, 4, 2, 2, 0, 0]
+
+
+def test_the_best_quarter_and_the_best_at_each_depth_go_on_to_the_end(tmp_path):
+    plan = make_plan(n_trials=16)
+    summary = go(tmp_path, plan)
+    ended = [p for p in summary.points if p.state is State.COMPLETE]
+    waiting = [p for p in summary.points if p.state is State.PRUNED]
+    assert len(ended) + len(waiting) == 16
+    assert all(p.stage == 2 for p in ended)
+    assert {p.depth for p in ended} == {p.depth for p in summary.points}
+    by_first = sorted(summary.points, key=lambda p: -p.first_quality)
+    assert {p.number for p in by_first[:4]} <= {p.number for p in ended}
+    for point in waiting:
+        better = [p for p in ended if p.depth == point.depth]
+        assert max(p.first_quality for p in better) >= point.first_quality
+        assert point.quality == pytest.approx(quality(point.params, epoch=1))
+    assert all(p.quality == pytest.approx(quality(p.params)) for p in ended)
+
+
+def test_a_sweep_killed_anywhere_and_gone_on_with_ends_like_an_undisturbed_one(tmp_path):
+    plan = make_plan(n_trials=14)
+    (tmp_path / "whole").mkdir()
+    whole = go(tmp_path / "whole", plan)
+    rng = random.Random(0)
+    for attempt in range(6):
+        folder = tmp_path / f"killed-{attempt}"
+        folder.mkdir()
+        trained = []
+        while True:
+            executor = FakeExecutor(plan, kill_after=rng.randint(1, 9))
+            try:
+                summary = go(folder, plan, executor)
+            except Killed:
+                trained += executor.done
+                with (folder / "journal.log").open("ab") as file:  # and the last line is torn
+                    file.write(b'{"op_code": 5, "worker')
+                continue
+            trained += executor.done
+            break
+        assert table(summary.points) == table(whole.points)
+        told = [entry for entry in trained if trained.count(entry) > 1]
+        assert len(told) <= 1 or len(set(told)) == len(told) // 2  # only what was told to nobody is trained again
+
+
+def test_raising_the_total_goes_on(tmp_path):
+    first = go(tmp_path, make_plan(n_trials=8))
+    executor = FakeExecutor(make_plan(n_trials=12))
+    more = go(tmp_path, make_plan(n_trials=12), executor)
+    assert len(more.points) == 12
+    assert len([number for number, stage in executor.done if stage == 1]) == 4
+    finished = [row for row in table(first.points) if row[2] is State.COMPLETE]
+    assert [row for row in table(more.points) if row[0] in {number for number, *_ in finished}] == finished
+
+
+def test_slots_and_their_order_change_no_value(tmp_path):
+    plan = make_plan(n_trials=12)
+    for name, slots, order in (("one", 1, None), ("three", 3, random.Random(1))):
+        (tmp_path / name).mkdir()
+        summary = go(tmp_path / name, plan, FakeExecutor(plan, slots=slots, order=order))
+        assert len(summary.points) == 12
+        for point in summary.points:
+            assert point.quality == quality(point.params, epoch=EPOCHS if point.stage == 2 else 1)
+
+
+def test_several_parents_on_one_storage_divide_the_total(tmp_path):
+    plan = make_plan(n_trials=9, finish=1.0, first_epochs=None)
+    storage = f"journal:{tmp_path / 'shared.log'}"
+    studies = [
+        Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=f"host-{index}") for index in range(3)
+    ]
+    for study in studies:
+        study.fill(queue_of(plan, SPACE, None))
+    taken = []
+    while any(live := [study.begin(9) for study in studies]):
+        for study, begun in zip(studies, live, strict=True):
+            if begun is not None:
+                taken.append(begun[0])
+                study.tell(begun[0], Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
+    assert sorted(taken) == list(range(9))
+    assert len([p for p in studies[0].points() if p.state is State.COMPLETE]) == 9
+
+
+def test_a_running_point_of_another_parent_is_left_alone(tmp_path):
+    plan = make_plan(n_trials=4)
+    first, second = (open_study(tmp_path, plan, owner=name) for name in ("here", "there"))
+    first.fill([])
+    assert first.begin(4)[0] == 0
+    assert second.begin(4)[0] == 1
+    assert open_study(tmp_path, plan, owner="here").begin(4)[0] == 0
+
+
+# -- failures -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_failed_point_of_ten_leaves_nine(tmp_path):
+    plan = make_plan(n_trials=10)
+    listener = Quiet()
+    summary = go(tmp_path, plan, FakeExecutor(plan, broken={7: "ValueError: seven"}), listener=listener)
+    states = [p.state for p in summary.points]
+    assert states.count(State.FAILED) == 1
+    assert summary.points[7].outcome.reason == "ValueError: seven"
+    assert summary.complete
+    assert ("ended", 7, State.FAILED) in listener.lines
+
+
+def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_path):
+    plan = make_plan(n_trials=10)
+    reasons = {n: f"OSError: no space left after {n} bytes" for n in range(10)}
+    summary = go(tmp_path, plan, FakeExecutor(plan, broken=reasons))
+    assert summary.stopped == "the first 3 points failed alike"
+    assert [p.state for p in summary.points[:4]] == [State.FAILED] * 3 + [State.WAITING]
+    again = make_plan(n_trials=10, retry_failed=True)
+    study = open_study(tmp_path, again)
+    assert study.retry_failed() == 3
+    summary = search(again, study, FakeExecutor(again), Quiet(), maximize=True, total=10 + study.num_extra)
+    assert summary.complete
+    assert len([p for p in summary.points if p.state is not State.FAILED]) == 10
+
+
+def test_three_different_failures_do_not_stop_it(tmp_path):
+    plan = make_plan(n_trials=6)
+    broken = {0: "ValueError: a", 1: "KeyError: b", 2: "ValueError: a"}
+    assert go(tmp_path, plan, FakeExecutor(plan, broken=broken)).complete
+
+
+def test_max_failures(tmp_path):
+    plan = make_plan(n_trials=10, max_failures=2)
+    summary = go(tmp_path, plan, FakeExecutor(plan, broken={4: "ValueError: x", 6: "KeyError: y"}))
+    assert summary.stopped == "sweep.max_failures=2 points failed"
+
+
+@pytest.mark.parametrize("value", [None, "abc", "1.5", math.nan, math.inf, -math.inf, [], np.ones(2), True])
+def test_an_objective_that_is_no_finite_number_fails_its_point(value):
+    outcome = checked(Outcome(state=State.COMPLETE, by_seed={0: value}))
+    assert outcome.state is State.FAILED
+    assert outcome.reason.startswith("the objective is ")
+
+
+def test_a_tensor_or_array_of_one_number_is_taken_as_the_number():
+    torch = pytest.importorskip("torch")
+    for value in (torch.tensor(0.5), np.float32(0.5), np.array([0.5])[0], 1):
+        outcome = checked(Outcome(state=State.COMPLETE, by_seed={0: value}))
+        assert outcome.state is State.COMPLETE
+        assert type(outcome.by_seed[0]) is float
+
+
+def test_no_trial_is_left_running_by_a_bad_objective(tmp_path):
+    plan = make_plan(n_trials=5, finish=1.0, first_epochs=None)
+    bad = iter([None, "1.5", -math.inf, math.nan, 0.5])
+    summary = go(tmp_path, plan, FakeExecutor(plan, value=lambda *_: next(bad) if _[2] == EPOCHS else 0.5))
+    assert [p.state for p in summary.points][:4] == [State.FAILED] * 4 or summary.stopped
+    assert not [p for p in summary.points if p.state is State.RUNNING]
+    assert all(p.quality is None or math.isfinite(p.quality) for p in ranked(summary.points, True))
+
+
+def test_what_the_user_must_mend_stops_the_sweep_and_loses_nothing(tmp_path):
+    plan = make_plan(n_trials=6)
+
+    class Fatal(FakeExecutor):
+        def wait(self):
+            number = next(iter(self.running))
+            del self.running[number]
+            return [Ended(number=number, outcome=None, fatal="training.objective=x: is not computed")]
+
+    summary = go(tmp_path, plan, Fatal(plan))
+    assert summary.fatal == "training.objective=x: is not computed"
+    assert go(tmp_path, plan).complete
+
+
+def test_an_interruption_and_a_time_limit(tmp_path):
+    plan = make_plan(n_trials=8, timeout_s=5.0)
+    clock = iter([0.0, *range(1000)])
+    summary = go(tmp_path, plan, clock=lambda: next(clock))
+    assert summary.stopped == "sweep.timeout_s=5 is over"
+    assert not [p for p in summary.points if p.state is State.RUNNING]
+    flags = iter([False, False, True, *[True] * 100])
+    summary = go(tmp_path, make_plan(n_trials=8), should_stop=lambda: next(flags))
+    assert summary.stopped == "interrupted"
+    assert go(tmp_path, make_plan(n_trials=8)).complete
+
+
+# -- samplers, pruners, objectives --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", [name for name in SamplerName if name is not SamplerName.GP])
+def test_every_sampler_fills_its_total_and_is_repeatable(tmp_path, sampler):
+    plan = make_plan(n_trials=10, sampler=sampler.value, finish=1.0, first_epochs=None)
+    tables = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        tables.append(table(go(tmp_path / name, plan, explicit=()).points))
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 10
+    assert len({json.dumps(row[1], sort_keys=True) for row in tables[0]}) == 10
+    for _, params, _, _, _ in tables[0]:
+        SPACE.check(params)
+
+
+@pytest.mark.slow
+def test_the_gp_sampler_too(tmp_path):
+    plan = make_plan(n_trials=14, sampler="gp", finish=1.0, first_epochs=None)
+    summary = go(tmp_path, plan, explicit=())
+    assert max(p.quality for p in summary.points[10:]) > 0.75
+
+
+def test_the_grid_is_all_of_the_space(tmp_path):
+    plan = make_plan(n_trials=None, sampler="grid", finish=1.0, first_epochs=None)
+    queue = queue_of(plan, SPACE, None)
+    assert len(queue) == 5 * 2
+    assert queue == sorted(queue, key=lambda params: -params["freeze.depth"])
+    assert len(go(tmp_path, plan, total=len(queue)).points) == 10
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (PrunerName.MEDIAN, {"startup_trials": 3}),
+        (PrunerName.PERCENTILE, {"startup_trials": 3, "percentile": 25.0}),
+        (PrunerName.HALVING, {"reduction_factor": 2}),
+        (PrunerName.HYPERBAND, {"reduction_factor": 2}),
+    ],
+)
+def test_pruners_stop_the_worst(tmp_path, name, settings):
+    plan = make_plan(n_trials=14, sampler="random", finish=1.0, first_epochs=None, pruner={"name": name.value, **settings})
+    summary = go(tmp_path, plan, explicit=())
+    pruned = [p for p in summary.points if p.state is State.PRUNED]
+    done = [p for p in summary.points if p.state is State.COMPLETE]
+    assert pruned
+    assert done
+    assert max(quality(p.params) for p in pruned) <= max(p.quality for p in done)
+
+
+def test_the_patient_pruner_stops_what_gains_nothing(tmp_path):
+    plan = make_plan(n_trials=3, finish=1.0, first_epochs=None, pruner={"name": "patient", "patience": 0})
+    falling = FakeExecutor(plan, value=lambda params, seed, epoch: 0.9 - 0.1 * epoch)
+    summary = go(tmp_path, plan, falling)
+    assert {p.state for p in summary.points} == {State.PRUNED}
+
+
+def test_wilcoxon_runs(tmp_path):
+    plan = make_plan(n_trials=6, finish=1.0, first_epochs=None, pruner={"name": "wilcoxon"})
+    assert go(tmp_path, plan).complete
+
+
+def test_two_objectives_and_pruning_within_a_depth(tmp_path):
+    plan = make_plan(
+        n_trials=20, cost="num_trainable", finish=1.0, first_epochs=None, sampler="random",
+        pruner={"name": "median", "startup_trials": 2},
+    )  # fmt: skip
+    summary = go(tmp_path, plan, explicit=())
+    assert summary.complete
+    pruned = [p for p in summary.points if p.state is State.PRUNED]
+    assert pruned
+    for point in pruned:  # never for being worse than another depth
+        alike = [p for p in summary.points if p.depth == point.depth and p.number < point.number]
+        assert any(p.history.get(1, -1) > point.history[1] for p in alike)
+    done = [p for p in summary.points if p.state is State.COMPLETE]
+    assert all(p.cost(CostName.NUM_TRAINABLE) == 10 - p.depth for p in done)
+
+
+def test_seeds_are_averaged_and_bad_points_stop_after_the_first(tmp_path):
+    plan = make_plan(n_trials=8, seeds=[0, 1, 2], first_epochs=None)
+    points = go(tmp_path, plan).points
+    done = [p for p in points if p.state is State.COMPLETE]
+    assert all(len(p.outcome.by_seed) == 3 for p in done)
+    assert all(len(p.outcome.by_seed) == 1 for p in points if p.state is State.PRUNED)
+    assert done[0].quality == pytest.approx(quality(done[0].params, 1))
+    assert done[0].spread == pytest.approx(0.003)
+
+
+def test_like_points_are_trained_once(tmp_path):
+    plan = make_plan(n_trials=12, sampler="random", finish=1.0, first_epochs=None)
+    small = Space(groups=(), variants={(): (
+        parse_dimension("freeze.depth", {"choices": [0, 1]})[0], parse_dimension("optimizer.lr", {"choices": [1e-3]})[0]
+    )})  # fmt: skip
+    executor = FakeExecutor(plan)
+    summary = go(tmp_path, plan, executor, space=small, explicit=())
+    assert len(executor.done) == 2
+    copies = [p for p in summary.points if p.copy_of is not None]
+    assert len(copies) == 10
+    originals = {p.number: p for p in summary.points}
+    assert all(p.quality == originals[p.copy_of].quality for p in copies)
+
+
+def test_warm_start_teaches_the_sampler_and_is_not_counted(tmp_path):
+    plan = make_plan(n_trials=4, finish=1.0, first_epochs=None)
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    old = go(tmp_path / "old", make_plan(n_trials=20, finish=1.0, first_epochs=None))
+    study = open_study(tmp_path / "new", plan)
+    study.fill([], warm=old.points)
+    assert study.num_warm() == 20
+    summary = search(plan, study, FakeExecutor(plan), Quiet(), maximize=True, total=4)
+    assert len(summary.points) == 4
+    cold = [quality(params) for params in queue_of(plan, SPACE, None)]
+    assert max(p.quality for p in summary.points) > np.mean(cold)
+
+
+def test_importances_name_what_matters(tmp_path):
+    plan = make_plan(n_trials=30, sampler="random", finish=1.0, first_epochs=None)
+    points = go(tmp_path, plan, FakeExecutor(plan, value=lambda p, *_: p["freeze.depth"] / 10), explicit=()).points
+    found = importances(points, SPACE, maximize=True)
+    assert found["freeze.depth"] > 0.8
+    assert sum(found.values()) == pytest.approx(1)
+    assert importances(points[:5], SPACE, maximize=True) == {}
+
+
+def test_no_checkpoint_is_kept_that_nobody_can_need(tmp_path):
+    plan = make_plan(n_trials=16)
+    points = go(tmp_path, plan, FakeExecutor(plan)).points
+    stage_1 = [replace(p, stage=1, state=State.PRUNED, outcome=replace(p.outcome, more=True)) for p in points]
+    gone = set(hopeless(stage_1, plan, True, 16))
+    assert gone
+    assert not gone & {task.number for task in finalists(stage_1, plan, True)}
+
+
+# -- the storage --------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_is_rebuilt_from_points_when_its_journal_is_lost(tmp_path):
+    plan = make_plan(n_trials=10)
+    whole = go(tmp_path, plan)
+    half = tmp_path / "half"
+    half.mkdir()
+    with pytest.raises(Killed):
+        go(half, plan, FakeExecutor(plan, kill_after=9))
+    points = [p for p in open_study(half, plan).points() if p.state is not State.WAITING]
+    (half / "journal.log").unlink()
+    study = open_study(half, plan)
+    study.rebuild([Point.from_json(p.to_json()) for p in points])
+    study.fill(queue_of(plan, SPACE, None))
+    executor = FakeExecutor(plan)
+    summary = search(plan, study, executor, Quiet(), maximize=True, total=10)
+    assert table(summary.points) == table(whole.points)
+    done = {p.number for p in points if p.outcome is not None}
+    assert not done & {number for number, stage in executor.done if stage == 1}
+
+
+def test_a_damaged_journal_is_noticed(tmp_path):
+    plan = make_plan(n_trials=6)
+    go(tmp_path, plan)
+    lines = (tmp_path / "journal.log").read_bytes().splitlines(keepends=True)
+    lines[5] = b"\x00garbage\n"
+    (tmp_path / "journal.log").write_bytes(b"".join(lines))
+    with pytest.raises(CorruptStudyError, match=r"journal\.log"):
+        Journal(tmp_path / "journal.log").open()
+
+
+def test_a_storage_out_of_reach_is_one_line_without_its_password():
+    with pytest.raises(UserError) as error:
+        open_url("postgresql://me:secret@127.0.0.1:1/none")
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_study_with_another_direction_is_refused(tmp_path):
+    open_study(tmp_path, make_plan())
+    with pytest.raises(UserError, match="another"):
+        open_study(tmp_path, make_plan(), maximize=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sampler": "tpee"}, r"sweep\.sampler=tpee: no such choice \(did you mean 'tpe'\?\)"),
+        ({"pruner": {"name": "medain"}}, r"sweep\.pruner\.name=medain.*median"),
+        ({"n_trials": None}, "n_trials is null"),
+        ({"n_trials": 0}, "1 or more"),
+        ({"seeds": [0, 0]}, "without repetitions"),
+        ({"seeds": []}, "a list of seeds"),
+        ({"finish": 0.0}, "above 0"),
+        ({"cost": "money"}, r"sweep\.cost=money"),
+        ({"cost": "train_s"}, "give sweep.finish=1"),
+        ({"sampler": "gp"}, "learns from finished points only"),
+        ({"sampler": "cmaes", "cost": "flops", "finish": 1.0}, "one objective only"),
+        ({"name": "a/b"}, r"sweep\.name"),
+        ({"timeout_s": -1.0}, "seconds above 0"),
+    ],
+)
+def test_a_bad_plan_is_one_line(changes, words):
+    with pytest.raises(SpecError, match=words):
+        make_plan(**changes)
+
+
+@pytest.mark.slow
+def test_ten_thousand_points_in_bounded_memory(tmp_path):
+    import resource
+
+    plan = make_plan(n_trials=10_000, sampler="random", finish=1.0, first_epochs=None)
+    study = open_study(tmp_path, plan)
+    study.fill([])
+    points = [
+        Point(number=n, params={"freeze.depth": n % 5, "optimizer.lr": 1e-5 * (1 + n % 900)}, state=State.COMPLETE,
+              outcome=Outcome(state=State.COMPLETE, by_seed={0: n / 1e4}))
+        for n in range(9_990)
+    ]  # fmt: skip
+    study.rebuild(points)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    summary = search(plan, study, FakeExecutor(plan, slots=2), Quiet(), maximize=True, total=10_000)
+    assert len(summary.points) == 10_000
+    grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    assert grown_mb < 300
