@@ -20,10 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## fetch model and data, train 4 frozen depths x 2 learning rates, print the table
+demo: $(STAMP) ## fetch model and data, search over frozen depth and learning rate, print the answer
 	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
-	$(BIN)/frostline run +sweep=demo
-	@echo "compare them in the MLflow UI: make ui"
+	$(BIN)/frostline sweep demo
 
 test: $(STAMP) ## the whole test suite, slow tests included
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "slow or not slow"

@@ -440,7 +440,9 @@ def test_hydras_own_flags(frostline, in_tmp, tiny_overrides):
     assert code == 0
     assert "lr: 0.001" in out
     code, out, _ = frostline("run", "+sweep=demo", "--cfg", "job")
-    assert "train_rows: 768" in out
+    assert "train_rows: 320" in out
+    code, out, _ = frostline("sweep", "demo", "--cfg", "job")
+    assert "n_trials: 21" in out
     assert not (in_tmp / "runs").exists()
 
 
@@ -448,9 +450,12 @@ def test_hydras_own_flags(frostline, in_tmp, tiny_overrides):
     ("line", "has"),
     [
         ("frostline r", {"run"}),
-        ("frostline ", {"run", "fetch", "inspect", "predict", "ui"}),
+        ("frostline ", {"run", "sweep", "report", "fetch", "inspect", "predict", "ui"}),
         ("frostline run model=", {"model=minilm", "model=path", "model=hub"}),
         ("frostline run freeze.de", {"freeze.depth="}),
+        ("frostline sweep ", {"lr_x_depth", "demo", "pareto"}),
+        ("frostline sweep lr", {"lr_x_depth", "lr_only"}),
+        ("frostline sweep demo sweep.n_tr", {"sweep.n_trials="}),
         ("frostline inspect dataset=tw", {"dataset=tweets"}),
     ],
 )

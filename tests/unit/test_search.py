@@ -155,7 +155,9 @@ class Quiet:
 
 
 def open_study(folder: Path, plan, space=SPACE, owner="here", maximize=True) -> Study:
-    return Study(Journal(folder / "journal.log").open(), "test", plan, space, maximize=maximize, owner=owner, max_steps=3)
+    return Study(
+        Journal(folder / "journal.log").open(), "test", plan, space, maximize=maximize, owner=owner, max_steps=3
+    )
 
 
 def go(folder, plan, executor=None, total=None, listener=None, space=SPACE, explicit=None, **kwargs):
@@ -268,7 +270,7 @@ def test_a_running_point_of_another_parent_is_left_alone(tmp_path):
     assert open_study(tmp_path, plan, owner="here").begin(4)[0] == 0
 
 
-# -- failures -----------------------------------------------------------------------------------------------------------
+# -- failures --
 
 
 def test_one_failed_point_of_ten_leaves_nine(tmp_path):
@@ -358,7 +360,7 @@ def test_an_interruption_and_a_time_limit(tmp_path):
     assert go(tmp_path, make_plan(n_trials=8)).complete
 
 
-# -- samplers, pruners, objectives --------------------------------------------------------------------------------------
+# -- samplers, pruners, objectives --
 
 
 @pytest.mark.parametrize("sampler", [name for name in SamplerName if name is not SamplerName.GP])
@@ -400,7 +402,9 @@ def test_the_grid_is_all_of_the_space(tmp_path):
     ],
 )
 def test_pruners_stop_the_worst(tmp_path, name, settings):
-    plan = make_plan(n_trials=14, sampler="random", finish=1.0, first_epochs=None, pruner={"name": name.value, **settings})
+    plan = make_plan(
+        n_trials=14, sampler="random", finish=1.0, first_epochs=None, pruner={"name": name.value, **settings}
+    )
     summary = go(tmp_path, plan, explicit=())
     pruned = [p for p in summary.points if p.state is State.PRUNED]
     done = [p for p in summary.points if p.state is State.COMPLETE]
@@ -493,7 +497,7 @@ def test_no_checkpoint_is_kept_that_nobody_can_need(tmp_path):
     assert not gone & {task.number for task in finalists(stage_1, plan, True)}
 
 
-# -- the storage --------------------------------------------------------------------------------------------------------
+# -- the storage --
 
 
 def test_a_study_is_rebuilt_from_points_when_its_journal_is_lost(tmp_path):

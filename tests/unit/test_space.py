@@ -1,5 +1,6 @@
 """Search spaces: bounds that include their ends, choices, grids, and what is wrong with them, in one line."""
 
+import itertools
 import math
 
 import pytest
@@ -38,16 +39,18 @@ def test_numbers_without_a_dot_make_whole_numbers_up_to_the_last():
 
 
 def test_steps_reach_the_upper_bound():
-    assert dimension("optimizer.weight_decay", low=0.0, high=0.3, step=0.1).values() == pytest.approx((0, 0.1, 0.2, 0.3))
+    assert dimension("optimizer.weight_decay", low=0.0, high=0.3, step=0.1).values() == pytest.approx(
+        (0, 0.1, 0.2, 0.3)
+    )
     assert dimension("training.batch_size", low=8, high=32, step=8).values() == (8, 16, 24, 32)
 
 
 def test_the_coarse_grid_of_a_logarithmic_range_lies_inside_of_it():
     values = dimension("optimizer.lr", low=1e-5, high=1e-2, log=True).values()
     assert len(values) == 3
-    ratios = [later / earlier for earlier, later in zip(values, values[1:], strict=False)]
+    ratios = [later / earlier for earlier, later in itertools.pairwise(values)]
     assert ratios == pytest.approx([10, 10], rel=0.01)
-    assert 1e-5 < values[0]
+    assert values[0] > 1e-5
     assert values[-1] < 1e-2
 
 

@@ -23,10 +23,18 @@ def main(arguments: list[str], commands: tuple[str, ...]) -> int:
             start = words[1] if len(words) == 2 else ""
             print(" ".join(command for command in commands if command.startswith(start)))
             return 0
-        if words[1] not in _TAKE_OVERRIDES:
+        rest = words[2:]
+        if words[1] == "sweep":
+            if len(words) < 3 or (len(words) == 3 and not line.endswith(" ")):
+                from frostline.cli.sweep import names
+
+                print(" ".join(name for name in names() if name.startswith(words[2] if len(words) == 3 else "")))
+                return 0
+            rest = [f"+sweep={words[2]}", *words[3:]]
+        elif words[1] not in _TAKE_OVERRIDES:
             return 0
         ending = " " if line.endswith(" ") else ""
-        os.environ["COMP_LINE"] = shlex.join([words[0]]) + " " + " ".join(words[2:]) + ending
+        os.environ["COMP_LINE"] = shlex.join([words[0]]) + " " + " ".join(rest) + ending
     from frostline.cli.run import launch
 
     sys.argv = ["frostline"]

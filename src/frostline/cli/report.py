@@ -22,11 +22,11 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("study", metavar="STUDY", help="a sweep's name, as lr_x_depth, or its folder")
     options = parser.parse_args(arguments)
+    folder = _folder(options.study)
     from frostline.cli.sweeping.ending import report_again, standing
     from frostline.cli.sweeping.folder import SweepFolder, read_description
     from frostline.report import make_console, print_answer
 
-    folder = _folder(options.study)
     description = read_description(folder)
     points = SweepFolder(folder).read_points()
     if not points:

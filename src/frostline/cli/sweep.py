@@ -32,6 +32,9 @@ All keys: frostline sweep NAME --cfg job. Your own sweeps: a folder with sweep/N
 """
 
 
+_LOOKING = frozenset({"-c", "--cfg", "-i", "--info", "--hydra-help"})
+
+
 def main(arguments: list[str]) -> int:
     """Runs Hydra's application with the sweep's config.
 
@@ -40,24 +43,25 @@ def main(arguments: list[str]) -> int:
     """
     from frostline.cli import run
 
-    names = _names()
-    if not arguments or arguments[0] in {"-h", "--help"}:
-        print(_USAGE.format(sweeps="\n".join(f"  {name:<16}{text}" for name, text in names.items())), end="")
+    known = names()
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_USAGE.format(sweeps="\n".join(f"  {name:<16}{text}" for name, text in known.items())), end="")
         return 0
     name, *rest = arguments
     if name.startswith("-") or "=" in name:
         raise SpecError(f"frostline sweep {name}: the sweep's name comes first, as frostline sweep lr_x_depth {name}")
     if "," in name:
         raise SpecError(f"frostline sweep {name}: one sweep at a time")
-    if name not in names and not any(
+    if name not in known and not any(
         word in {"--config-dir", "-cd"} or word.startswith("--config-dir=") for word in rest
     ):
-        raise SpecError(f"frostline sweep {name}: no such sweep{nearest(name, names)}; there are {', '.join(names)}")
+        raise SpecError(f"frostline sweep {name}: no such sweep{nearest(name, known)}; there are {', '.join(known)}")
     session.current.command = shlex.join(["frostline", "sweep", *arguments])
-    return run.main(["-m", f"+sweep={name}", *rest])
+    only_look = any(word.split("=")[0] in _LOOKING for word in rest)  # Hydra takes one of these or -m
+    return run.main([*([] if only_look else ["-m"]), f"+sweep={name}", *rest])
 
 
-def _names() -> dict[str, str]:
+def names() -> dict[str, str]:
     """Returns the ready-made sweeps with the first line of each file."""
     found = {}
     for path in sorted((paths.sweeps_dir() / "sweep").glob("*.yaml")):

@@ -177,6 +177,8 @@ def _quality_vs_cost(axes: Axes, points: Sequence[Point], answer: Answer, cost: 
 
 
 def _history(axes: Axes, points: Sequence[Point], answer: Answer) -> bool:
+    from matplotlib.ticker import MaxNLocator
+
     told = [p for p in points if p.outcome is not None]
     finished = [p for p in told if p.state is State.COMPLETE and p.quality is not None]
     early = [p for p in told if p.state is State.PRUNED and p.quality is not None]
@@ -202,7 +204,7 @@ def _history(axes: Axes, points: Sequence[Point], answer: Answer) -> bool:
     axes.plot(steps, best, color=_WARM, linewidth=2, drawstyle="steps-post", label="best so far")
     axes.set_title("History of the search")
     axes.set_xlabel("point")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(answer.metric)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, loc="best", fontsize=9)

@@ -36,7 +36,8 @@ th.text,td.text{text-align:left}tr.best td{font-weight:700;background:#fdf3ec}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:18px}
 figure{margin:0;border:1px solid #e3e9ee;border-radius:6px;padding:8px}img{width:100%}
 figcaption{font-size:13px;color:#5c6b78;padding:2px 8px}
-code,pre{background:#f4f6f8;border-radius:4px;padding:2px 5px;font-size:13px}pre{padding:12px;white-space:pre-wrap;overflow-wrap:anywhere}
+code,pre{background:#f4f6f8;border-radius:4px;padding:2px 5px;font-size:13px}
+pre{padding:12px;white-space:pre-wrap;overflow-wrap:anywhere}
 details{margin:14px 0}
 """
 

@@ -47,7 +47,7 @@ from frostline.search import (
     queue_of,
     search,
 )
-from frostline.spec import Direction, Progress, PrunerName
+from frostline.spec import Direction, Params, Progress, PrunerName
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -80,6 +80,8 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
     if sweep.plan.new:
         target = free_name(sweep.folder)
         sweep = replace(sweep, folder=target, plan=replace(sweep.plan, name=target.name))
+    queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
+    warm_points = _warm_points(sweep)
     with ExitStack() as stack:
         folder = stack.enter_context(SweepFolder(sweep.folder))
         goes_on = folder.admit(describe(sweep, sweep.space.keys))
@@ -87,7 +89,8 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
         stack.callback(_close_log, handler)
         if sweep.plan.storage is not None:
             stack.enter_context(_one_writer(sweep.plan.storage))
-        return _Course(sweep, compose, folder, launcher if not warm else None, goes_on, stack).go()
+        course = _Course(sweep, compose, folder, launcher if not warm else None, goes_on, stack)
+        return course.go(queue, warm_points)
 
 
 def _for_batches(sweep: Sweep, launcher: str) -> Sweep:
@@ -146,12 +149,16 @@ class _Course:
         self._run: SweepRun | None = None
         self._warned: set[str] = set()
 
-    def go(self) -> int:
-        """Returns the exit code."""
+    def go(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> int:
+        """Returns the exit code.
+
+        Args:
+            queue: Points to try first.
+            warm_points: Points of an earlier sweep.
+        """
         from frostline.tracking import SweepRun
 
         sweep, plan = self._sweep, self._sweep.plan
-        queue = queue_of(plan, sweep.space, sweep.enqueue)
         base_total = plan.n_trials if plan.n_trials is not None else len(queue)
         gpus = visible_gpus() if self._launcher is None else []
         slots = sweep.job.slots or max(1, len(gpus))
@@ -162,7 +169,7 @@ class _Course:
             runs = Runs(sweep, self._compose, self._folder, threads)
             executor = self._executor(runs, slots, threads or 1, gpus)
             try:
-                study = self._open_study(queue)
+                study = self._open_study(queue, warm_points)
                 total = base_total + study.num_extra
                 view = View(self._metric, self._maximize, total, slots, bar)
                 self._stack.callback(view.close)
@@ -208,7 +215,7 @@ class _Course:
         self._stack.enter_context(self._pool)
         return PoolExecutor(self._pool, self._sweep, runs, lambda: run.run_id, self._warn)
 
-    def _open_study(self, queue: Sequence[Any]) -> Study:
+    def _open_study(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> Study:
         plan = self._sweep.plan
         journal = Journal(self._folder.folder / JOURNAL_FILE)
         recorded = self._folder.read_points() if self._goes_on else []
@@ -223,7 +230,7 @@ class _Course:
                 "the study is gone: rebuilt from the files of %d points in %s", len(recorded), self._folder.folder
             )
             study.rebuild(recorded)
-        study.fill(queue, self._warm_points())
+        study.fill(queue, warm_points)
         if plan.retry_failed and self._goes_on:
             study.retry_failed()
         return study
@@ -238,22 +245,6 @@ class _Course:
             storage, self._folder.folder.name, plan, self._sweep.space,
             maximize=self._maximize, owner=owner, max_steps=steps,
         )  # fmt: skip
-
-    def _warm_points(self) -> list[Point]:
-        name = self._sweep.plan.warm_start
-        if name is None:
-            return []
-        folder = Path(name) if Path(name).is_dir() else self._folder.folder.parent / name
-        points = SweepFolder(folder).read_points() if folder.is_dir() else []
-        usable = []
-        for point in points:
-            if point.state is State.COMPLETE and point.outcome is not None and point.copy_of is None:
-                with contextlib.suppress(SpecError):
-                    self._sweep.space.check(point.params)
-                    usable.append(point)
-        if not usable:
-            raise UserError(f"sweep.warm_start={name}: no finished points of this space lie in {folder}")
-        return usable
 
     def _take_up(self, study: Study, view: View, files: Files) -> None:
         points = study.points()
@@ -334,13 +325,36 @@ class _Course:
         from frostline.result import Status
         from frostline.tracking import end_dead_runs
 
-        if self._run is not None:
-            self._run.finish(Status.KILLED, {"frostline.reason": reason}, [])
+        if self._run is None or self._run.run_id is None:
+            return
+        self._run.finish(Status.KILLED, {"frostline.reason": reason}, [])
         with contextlib.suppress(Exception):
             end_dead_runs(self._sweep.job.tracking)
 
     def _say_how_to_go_on(self) -> None:
         print(f"go on with: {session.current.command}", file=sys.stderr, flush=True)
+
+
+def _warm_points(sweep: Sweep) -> list[Point]:
+    """Returns the finished points of an earlier sweep that lie in this one's space.
+
+    Raises:
+        UserError: There are none.
+    """
+    name = sweep.plan.warm_start
+    if name is None:
+        return []
+    folder = Path(name) if Path(name).is_dir() else sweep.folder.parent / name
+    points = SweepFolder(folder).read_points() if folder.is_dir() else []
+    usable = []
+    for point in points:
+        if point.state is State.COMPLETE and point.outcome is not None and point.copy_of is None:
+            with contextlib.suppress(SpecError):
+                sweep.space.check(point.params)
+                usable.append(point)
+    if not usable:
+        raise UserError(f"sweep.warm_start={name}: no finished points of this space lie in {folder}")
+    return usable
 
 
 @contextmanager

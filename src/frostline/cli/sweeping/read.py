@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
-from frostline.codec import decode
 from frostline.cli.preflight import num_blocks
+from frostline.codec import decode
 from frostline.config import Job, decode_job
 from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError, listing, nearest

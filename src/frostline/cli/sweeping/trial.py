@@ -102,9 +102,12 @@ class TrialEnd:
 def warm() -> None:
     """Imports what every trial needs, once for each worker."""
     import frostline.tracking
-    import frostline.train  # noqa: F401
+    import frostline.train
 
     frostline.tracking.preload()
+    # Trainer collects garbage at each start; looking through all that was imported takes 0.7 s of it (measured).
+    gc.collect()
+    gc.freeze()
 
 
 class _ChannelMonitor:

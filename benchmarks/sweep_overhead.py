@@ -1,0 +1,94 @@
+"""What a trial of a sweep costs beside its training, and how long a sweep takes to its first training step.
+
+A: the runs' own train_s, eval_s and setup_s (data, model, Trainer), from their result.json.
+B: the wall time of the whole sweep from its first trial's beginning to its last one's end.
+(B - A) / trials is what launcher, Optuna's journal, MLflow, folders and files cost a trial in a warm worker. Points
+train a tiny model, so that this is most of what there is. MLflow: SQLite, as by default.
+
+    python benchmarks/sweep_overhead.py --trials 20 --repeats 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    rows = [measure(options.trials) for _ in range(options.repeats)]
+    for name in rows[0]:
+        values = sorted(row[name] for row in rows)
+        print(
+            f"{name}: median {statistics.median(values):.2f} s, {values[0]:.2f} to {values[-1]:.2f} (n={len(values)})"
+        )
+
+
+def measure(trials: int) -> dict[str, float]:
+    """Runs one sweep in an empty folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_parts(folder)
+        command = [
+            sys.executable, "-m", "frostline", "sweep", "lr_x_depth", "model=path", f"model.location={folder / 'tiny'}",
+            "dataset=csv", f"dataset.location={folder / 'moods.csv'}", "training.batch_size=16",
+            "training.max_tokens=32", "training.epochs=1", "runtime.device=cpu", "runtime.threads=1",
+            f"sweep.n_trials={trials}",
+        ]  # fmt: skip
+        env = {**os.environ, "FROSTLINE_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+        began = time.time()
+        subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
+        runs = folder / "runs" / "lr_x_depth"
+        results = [json.loads(path.read_text()) for path in sorted(runs.glob("*/result.json"))]
+        logs = [path.read_text() for path in sorted(runs.glob("*/run.log"))]
+        first_step = min(stamp(log, "training on") for log in logs)
+        # Of the trials after the first: it pays for caches that all of them use.
+        begins = sorted((runs / f"{number:03d}" / "spec.json").stat().st_mtime for number in range(trials))
+        wall = begins[-1] - begins[1]
+        inside = sum(sum(result["cost"][key] for key in ("train_s", "eval_s", "setup_s")) for result in results[1:-1])
+        return {
+            "overhead a trial": (wall - inside) / (trials - 2),
+            "start of the command to the first training step": first_step - began,
+        }
+
+
+def stamp(log: str, words: str) -> float:
+    """Returns the time of a log line."""
+    line = next(line for line in log.splitlines() if words in line)
+    match = re.match(r"(\S+ \S+) ", line)
+    assert match is not None
+    return datetime.strptime(match.group(1), "%Y-%m-%d %H:%M:%S,%f").timestamp()
+
+
+def make_parts(folder: Path) -> None:
+    """Makes the tiny model and data of the tests."""
+    import torch
+    from tests.conftest import save_tokenizer, sentences, tiny_config, write_csv
+    from transformers import BertModel
+
+    target = folder / "tiny"
+    target.mkdir()
+    torch.manual_seed(0)
+    BertModel(tiny_config()).save_pretrained(target)
+    save_tokenizer(target)
+    write_csv(folder / "moods.csv", sentences(160))
+
+
+if __name__ == "__main__":
+    main()

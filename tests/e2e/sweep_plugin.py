@@ -1,0 +1,76 @@
+"""A user's plugin for the sweep tests: optimizers that break in every way a trial can break. Workers import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from frostline.optimizer import OPTIMIZERS
+
+
+def _adamw(groups, spec):
+    return OPTIMIZERS.get("adamw")(groups, spec)
+
+
+@OPTIMIZERS.register("breaking")
+def breaking(groups, spec):
+    """What it does goes by the weight decay, which is a swept key in the tests."""
+    what = round(spec.weight_decay * 1000)
+    optimizer = _adamw(groups, spec)
+    if what == 1:
+        raise ValueError("no such thing")
+    if what == 2:
+        sys.exit(5)
+    if what == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == 4:
+        time.sleep(600)
+    if what == 5:
+        return _exploding(optimizer)
+    return optimizer
+
+
+def _exploding(optimizer):
+    import torch
+
+    step = optimizer.step
+
+    def explode(*args, **kwargs):
+        with torch.no_grad():
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.fill_(float("nan"))
+        return step(*args, **kwargs)
+
+    optimizer.step = explode
+    return optimizer
+
+
+@OPTIMIZERS.register("hungry")
+def hungry(groups, spec):
+    """Runs out of memory with batches of more than 8 rows: only the steps know, so it looks at what the test left."""
+    import torch
+
+    optimizer = _adamw(groups, spec)
+    limit = Path("hungry.txt")
+    if limit.exists() and limit.read_text() != "fed":
+        limit.write_text("fed")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+    return optimizer
+
+
+@OPTIMIZERS.register("slow")
+def slow(groups, spec):
+    """AdamW that takes its time, so that a test can come in between."""
+    optimizer = _adamw(groups, spec)
+    step = optimizer.step
+
+    def wait(*args, **kwargs):
+        time.sleep(float(os.environ.get("SLOW_S", "0.1")))
+        return step(*args, **kwargs)
+
+    optimizer.step = wait
+    return optimizer

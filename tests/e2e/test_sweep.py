@@ -1,0 +1,506 @@
+"""Whole sweeps on a tiny model: each shipped sweep, faults of trials, MLflow's side, resumption by the same command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from frostline.cli.sweeping.folder import SweepFolder
+from frostline.point import State, ranked
+from frostline.result import RunResult, Status
+from tests.e2e.sweep_tools import (
+    answer_rows,
+    call,
+    interrupt,
+    mlflow_runs,
+    points,
+    results,
+    start,
+    wait_for,
+    worker_pids,
+)
+
+pytestmark = pytest.mark.slow
+
+PLUGIN = {"PYTHONPATH": str(Path(__file__).parent)}
+
+
+@pytest.fixture
+def tiny(tiny_overrides):
+    """Without a fixed learning rate, which would not be swept."""
+    return [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]
+
+
+def small(n, *more):
+    return [f"sweep.n_trials={n}", "training.epochs=2", "dataset.train_rows=64", *more]
+
+
+def pairs(folder, name):
+    runs = mlflow_runs(folder)
+    parent = next(run for run in runs if run.data.tags.get("frostline.kind") == "sweep" and run.info.run_name == name)
+    return parent, [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+
+
+def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
+    done = call("sweep", "lr_x_depth", *tiny, *small(14), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "lr_x_depth"
+    found = points(folder)
+    assert len(found) == 14
+    assert {p.depth for p in found[:12]} == {0, 1, 3, 4}
+    finished = [p for p in found if p.state is State.COMPLETE]
+    assert len(finished) >= 4
+    assert {p.depth for p in finished} == {p.depth for p in found}
+    assert re.search(r"recommended: freeze \d of 4 blocks, lr \S+: accuracy 0\.\d{3} \+- 0\.\d{3}", done.stdout)
+    assert "report: runs/lr_x_depth/report/report.html" in done.stdout
+    assert len([line for line in done.stderr.splitlines() if line.startswith("[")]) == 14 + len(finished)
+    names = {path.name for path in (folder / "report").iterdir()}
+    assert names >= {
+        "report.html",
+        "points.csv",
+        "by_depth.png",
+        "lr_x_depth.png",
+        "history.png",
+        "quality_vs_cost.png",
+    }
+    page = (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert 'src="data:image/png;base64,' in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
+    # models: of the best alone; checkpoints: of nobody, after the end of those that went on
+    best = ranked(found, True)[0]
+    assert [path.parent.name for path in folder.glob("*/model")] == [f"{best.number:03d}"]
+    # every frozen tensor was looked at, in both stages
+    for result in results(folder).values():
+        assert result["audit"]["frozen_unchanged"]
+        assert result["audit"]["absent_from_optimizer"]
+
+    parent, children = pairs(tmp_path, "lr_x_depth")
+    assert parent.info.status == "FINISHED"
+    assert len(children) == 14
+    assert {run.info.status for run in children} == {"FINISHED", "KILLED"}
+    states = [run.data.tags["frostline.status"] for run in children]
+    assert states.count("PRUNED") == len([p for p in found if p.state is State.PRUNED])
+    assert states.count("FINISHED") == len(finished)
+    assert all(re.match(r"d\d lr", run.info.run_name) for run in children)
+    assert all(len(run.data.params) <= 10 and "freeze.depth" in run.data.params for run in children)
+    assert parent.data.tags["frostline.best"] == best.label()
+    assert parent.data.metrics["best/accuracy"] == best.quality
+    from frostline.tracking import client
+
+    made = client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    by_depth = made.get_metric_history(parent.info.run_id, "by_depth/accuracy")
+    assert {metric.step for metric in by_depth} == {p.depth for p in finished}
+    artifacts = {item.path for item in made.list_artifacts(parent.info.run_id)}
+    assert artifacts >= {"report.html", "points.csv", "journal.log", "sweep.json", "lr_x_depth.png"}
+
+    # the same command again trains nothing and says the same
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
+    again = call("sweep", "lr_x_depth", *tiny, *small(14), cwd=tmp_path)
+    assert again.returncode == 0
+    assert "going on: 14 of 14 points are done" in again.stderr
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")} == before
+    assert again.stdout == done.stdout
+    # and the report alone, from the files
+    report = call("report", "lr_x_depth", cwd=tmp_path)
+    assert report.returncode == 0
+    assert report.stdout.splitlines()[:12] == done.stdout.splitlines()[:12]
+
+    # a changed config is refused with the difference, and nothing is lost
+    refused = call("sweep", "lr_x_depth", *tiny, *small(14), "optimizer.weight_decay=0.3", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "optimizer.weight_decay: 0.01 -> 0.3" in refused.stderr
+    assert "sweep.new=true" in refused.stderr
+    assert answer_rows(folder)
+    # a sweep of another schema is not resumed
+    description = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps({**description, "schema": 99}))
+    refused = call("sweep", "lr_x_depth", *tiny, *small(14), cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "schema 99" in refused.stderr
+
+
+def test_a_point_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
+    done = call("sweep", "lr_x_depth", *tiny, *small(6, "runtime.slots=2"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "lr_x_depth"
+    paused = [p for p in points(folder) if p.state is State.COMPLETE]
+    assert paused  # these were stopped after an epoch, and gone on with
+    chosen = ranked(paused, True)[0]
+    command = next(line for line in done.stdout.splitlines() if line.startswith("run it again: "))
+    assert "freeze.depth=" in command
+    overrides = [*tiny, *small(6), f"freeze.depth={chosen.depth}", f"optimizer.lr={chosen.lr!r}"]
+    alone = call("run", "+sweep=lr_x_depth", *overrides, "hydra.run.dir=alone", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    in_sweep = folder / f"{chosen.number:03d}"
+    assert (tmp_path / "alone" / "metrics.jsonl").read_text() == (in_sweep / "metrics.jsonl").read_text()
+    left, right = RunResult.read(tmp_path / "alone"), RunResult.read(in_sweep)
+    assert left.spec_digest == right.spec_digest
+    assert left.metrics == right.metrics
+    assert left.drift == right.drift
+    weights = "model/model.safetensors"
+    assert (tmp_path / "alone" / weights).read_bytes() == (in_sweep / weights).read_bytes()
+
+
+def test_depth_only_lr_only_and_range(tmp_path, tiny):
+    done = call("sweep", "depth_only", *tiny, "optimizer.lr=1e-3", "dataset.train_rows=64", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [p.depth for p in points(tmp_path / "runs" / "depth_only")] == [4, 3, 2, 1, 0]
+    rows = ["freeze.depth=3", "optimizer.lr=tag(log,interval(1e-4,1e-2))", "optimizer.weight_decay=0,0,0.1"]
+    done = call("sweep", "lr_only", *tiny, *small(6), *rows, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "optimizer.weight_decay: 0 stands there more than once" in done.stderr
+    found = points(tmp_path / "runs" / "lr_only")
+    assert {p.params["optimizer.weight_decay"] for p in found} <= {0, 0.1}
+    assert all(1e-4 <= p.lr <= 1e-2 for p in found)
+    # duplicates of a grid are one
+    done = call("sweep", "depth_only", *tiny, "sweep.name=dups", "freeze.depth=range(0,2)", "dataset.train_rows=64",
+                "optimizer.lr=1e-3", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(p.depth for p in points(tmp_path / "runs" / "dups")) == [0, 1]
+
+
+def test_pareto(tmp_path, tiny):
+    done = call(
+        "sweep", "pareto", *tiny, *small(8, "sweep.pruner.name=median", "sweep.pruner.startup_trials=1"), cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    found = points(tmp_path / "runs" / "pareto")
+    assert len(found) == 8
+    done_ones = [p for p in found if p.state is State.COMPLETE]
+    assert all(p.outcome.cost["num_trainable"] > 0 and p.outcome.cost["flops"] > 0 for p in done_ones)
+    deep, shallow = min(done_ones, key=lambda p: -p.depth), min(done_ones, key=lambda p: p.depth)
+    assert deep.outcome.cost["flops"] < shallow.outcome.cost["flops"]
+
+
+def test_seeds(tmp_path, tiny):
+    done = call("sweep", "seeds", *tiny, *small(6, "training.epochs=1"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = points(tmp_path / "runs" / "seeds")
+    finished = [p for p in found if p.state is State.COMPLETE]
+    assert all(sorted(p.outcome.by_seed) == [0, 1, 2] for p in finished)
+    assert all(sorted(p.outcome.by_seed) == [0] for p in found if p.state is State.PRUNED)
+    assert all(p.quality == pytest.approx(sum(p.outcome.by_seed.values()) / 3) for p in finished)
+    assert "sd of 3 seeds" in done.stdout
+    runs = results(tmp_path / "runs" / "seeds")
+    assert {name.split("/")[1] for name in runs} == {"s0", "s1", "s2"}
+    _, children = pairs(tmp_path, "seeds")
+    assert len(children) == len(runs)
+    assert all(re.search(r" s\d$", run.info.run_name) for run in children)
+
+
+def test_models_x_depth_with_bounds_that_follow_the_model(tmp_path, tiny, tiny_model):
+    """A user's own model configs, one of them cut to two blocks."""
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    two = tmp_path / "two"
+    shutil.copytree(tiny_model, two)
+    config = json.loads((two / "config.json").read_text())
+    (two / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    weights = {
+        k: v for k, v in load_file(two / "model.safetensors").items() if "layer.2." not in k and "layer.3." not in k
+    }
+    save_file(weights, two / "model.safetensors", metadata={"format": "pt"})
+    own = tmp_path / "own" / "model"
+    own.mkdir(parents=True)
+    for name, folder in (("four", tiny_model), ("two", two)):
+        (own / f"{name}.yaml").write_text(f"defaults:\n  - path@_here_\n  - _self_\nname: {name}\nlocation: {folder}\n")
+    rest = [o for o in tiny if not o.startswith("model")]
+    done = call(
+        "sweep", "models_x_depth", "--config-dir", str(tmp_path / "own"), *rest, *small(12, "model=two"),
+        "model=four,two", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = points(tmp_path / "runs" / "models_x_depth")
+    depths = {name: {p.depth for p in found if p.params["model"] == name} for name in ("two", "four")}
+    assert max(depths["two"]) == 2
+    assert max(depths["four"]) == 4
+
+
+# -- faults of trials --
+
+
+def breaking(n, what, *more):
+    values = ",".join(f"{value / 1000}" for value in what)
+    return [
+        "plugins=[sweep_plugin]", "optimizer.name=breaking", f"optimizer.weight_decay={values}", "freeze.depth=2",
+        f"sweep.n_trials={n}", "sweep.sampler=grid", "training.epochs=1", "dataset.train_rows=64", "optimizer.lr=1e-3",
+        *more,
+    ]  # fmt: skip
+
+
+def test_every_way_to_fail_is_recorded_and_the_sweep_goes_on(tmp_path, tiny):
+    arguments = breaking(8, [0, 1, 2, 3, 4, 5, 6, 7], "sweep.trial_timeout_s=12", "runtime.slots=2")
+    done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, **PLUGIN)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "depth_only"
+    found = {round(p.params["optimizer.weight_decay"] * 1000): p for p in points(folder)}
+    reasons = {key: p.outcome.reason for key, p in found.items() if p.state is State.FAILED}
+    assert set(reasons) == {1, 2, 3, 4, 5}
+    assert reasons[1] == "ValueError: no such thing"
+    assert reasons[2] == "SystemExit: 5"
+    assert "killed by signal 9" in reasons[3]
+    assert reasons[4].startswith("timeout")
+    assert re.fullmatch(r"diverged at step \d+: the loss is not finite", reasons[5])
+    assert all(found[key].state is State.COMPLETE for key in (0, 6, 7))
+    assert "Traceback" in (folder / f"{found[1].number:03d}" / "run.log").read_text()
+    for key in reasons:
+        assert RunResult.read(folder / f"{found[key].number:03d}").status is Status.FAILED
+    # the next command ends what the dead left behind; here the parent's end did it already
+    _, children = pairs(tmp_path, "depth_only")
+    assert not [run for run in children if run.info.status == "RUNNING"]
+    status = {run.data.tags["frostline.point"]: run.data.tags["frostline.status"] for run in children}
+    assert status[str(found[1].number)] == "FAILED"
+    assert status[str(found[0].number)] == "FINISHED"
+    assert status[str(found[5].number)] == "FAILED"
+
+
+def test_all_fail_is_one_line_with_the_first_reason(tmp_path, tiny):
+    done = call("sweep", "depth_only", *tiny, *breaking(2, [1, 2]), cwd=tmp_path, **PLUGIN)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "frostline: every point failed; the first: ValueError: no such thing"
+    parent, _ = pairs(tmp_path, "depth_only")
+    assert parent.info.status == "FAILED"
+
+
+def test_the_first_three_alike_stop_it_and_retry_failed_tries_again(tmp_path, tiny):
+    arguments = [
+        "plugins=[sweep_plugin]", "optimizer.name=breaking", "optimizer.weight_decay=0.001", "sweep.n_trials=6",
+        "training.epochs=1", "dataset.train_rows=64", "optimizer.lr=1e-3",
+    ]  # fmt: skip
+    done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, **PLUGIN)
+    assert done.returncode == 1
+    assert "the first 3 points failed alike; the first: ValueError: no such thing" in done.stderr
+    states = [p.state for p in points(tmp_path / "runs" / "depth_only")]
+    assert states == [State.FAILED] * 3
+
+
+def test_out_of_memory_is_retried_once_with_half_the_batch(tmp_path, tiny):
+    (tmp_path / "hungry.txt").write_text("hungry")
+    arguments = ["plugins=[sweep_plugin]", "optimizer.name=hungry", "optimizer.lr=1e-3", "dataset.train_rows=64"]
+    done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, **PLUGIN)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "depth_only"
+    found = points(folder)
+    assert {p.state for p in found} == {State.COMPLETE}
+    assert [bool(p.outcome.note) for p in found] == [True, False, False, False, False]
+    spec = json.loads((folder / "000" / "spec.json").read_text())
+    assert (spec["training"]["batch_size"], spec["training"]["accumulation_steps"]) == (8, 2)
+    assert "training.batch_size=8" in (folder / "000" / "overrides.yaml").read_text()
+    assert json.loads((folder / "001" / "spec.json").read_text())["training"]["batch_size"] == 16
+    _, children = pairs(tmp_path, "depth_only")
+    retried = [run for run in children if "frostline.retried" in run.data.tags]
+    assert len(retried) == 1
+    assert len(children) == 6  # the attempt that failed is to be seen, too
+
+
+def test_a_metric_that_is_not_produced_stops_the_sweep_with_one_line(tmp_path, tiny):
+    script = tmp_path / "odd.py"
+    script.write_text(
+        "import datasets, evaluate\n"
+        "class Odd(evaluate.Metric):\n"
+        "    def _info(self):\n"
+        "        return evaluate.MetricInfo(description='', citation='', inputs_description='',\n"
+        "            features=datasets.Features({'predictions': datasets.Value('int64'), "
+        "'references': datasets.Value('int64')}))\n"
+        "    def _compute(self, predictions, references):\n"
+        "        return {'odd_score': 0.5}\n"
+    )
+    arguments = [f"training.metrics=[accuracy,{script}]", "training.objective=odd", "dataset.train_rows=64"]
+    done = call("sweep", "depth_only", *tiny, *arguments, "optimizer.lr=1e-3", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "training.objective=odd: is not computed" in last
+    assert "accuracy" in last
+    assert "odd_score" in last
+    assert not results(tmp_path / "runs" / "depth_only") or all(
+        result["status"] == "FAILED" for result in results(tmp_path / "runs" / "depth_only").values()
+    )
+
+
+def test_pruned_is_pruned_in_optuna_and_in_mlflow(tmp_path, tiny):
+    arguments = [
+        "sweep.finish=1.0", "sweep.pruner.name=percentile", "sweep.pruner.startup_trials=2",
+        "sweep.pruner.percentile=10.0", "freeze.depth=0",
+    ]  # fmt: skip
+    done = call("sweep", "lr_only", *tiny, *small(8), *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = points(tmp_path / "runs" / "lr_only")
+    pruned = [p for p in found if p.state is State.PRUNED]
+    assert pruned
+    assert all(p.outcome.reason == "pruned after epoch 1" for p in pruned)
+    _, children = pairs(tmp_path, "lr_only")
+    tagged = {run.data.tags["frostline.point"] for run in children if run.data.tags["frostline.status"] == "PRUNED"}
+    assert tagged == {str(p.number) for p in pruned}
+    text = (tmp_path / "runs" / "lr_only" / "journal.log").read_text()
+    assert text.count('"state":2') >= len(pruned)  # TrialState.PRUNED
+
+
+# -- launchers, storages, locks --
+
+
+def test_the_basic_launcher_trains_in_batches(tmp_path, tiny):
+    arguments = ["hydra/launcher=basic", *small(4), "sweep.enqueue=none", "training.epochs=1"]
+    done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = points(tmp_path / "runs" / "lr_x_depth")
+    assert [p.state for p in found] == [State.COMPLETE] * 4
+    parent, children = pairs(tmp_path, "lr_x_depth")
+    assert len(children) == 4
+    assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
+
+
+def test_sqlite_storage_takes_one_writer_and_a_folder_one_parent(tmp_path, tiny):
+    slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(4), "training.epochs=1", "optimizer.lr=1e-3"]
+    storage = f"sweep.storage=sqlite:///{tmp_path / 'optuna.db'}"
+    first = start("sweep", "depth_only", *tiny, *slow, storage, cwd=tmp_path, SLOW_S="0.5", **PLUGIN)
+    try:
+        folder = tmp_path / "runs" / "depth_only"
+        wait_for(lambda: list(folder.glob("000/metrics.jsonl")), what="the first run")
+        second = call("sweep", "depth_only", *tiny, *slow, storage, cwd=tmp_path, **PLUGIN)
+        assert second.returncode == 2
+        assert f"another process works on this sweep (pid {first.pid} on " in second.stderr
+        other = call("sweep", "depth_only", *tiny, *slow, storage, "sweep.name=other", cwd=tmp_path, **PLUGIN)
+        assert other.returncode == 2
+        assert "SQLite takes one writer" in other.stderr
+    finally:
+        first.kill()
+        first.communicate()
+    # the lock of a killed parent is taken over
+    again = call("sweep", "depth_only", *tiny, *slow, storage, cwd=tmp_path, SLOW_S="0", **PLUGIN)
+    assert again.returncode == 0, again.stderr
+    with sqlite3.connect(tmp_path / "optuna.db") as base:
+        assert base.execute("select count(*) from trials where state = 'COMPLETE'").fetchone() == (4,)
+
+
+def test_two_parents_on_one_journal_divide_the_total(tmp_path, tiny):
+    common = [*small(8), "training.epochs=1", f"sweep.storage=journal:{tmp_path / 'shared.log'}"]
+    processes = [
+        start("sweep", "lr_x_depth", *tiny, *common, f"hydra.sweep.dir={tmp_path / name / 'lr_x_depth'}", cwd=tmp_path)
+        for name in ("a", "b")
+    ]
+    outs = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outs
+    counts = [len(list((tmp_path / name / "lr_x_depth").glob("*/result.json"))) for name in ("a", "b")]
+    assert sum(counts) == 8
+    assert all(counts)
+
+
+def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, tiny):
+    arguments = ["sweep", "depth_only", *tiny, "optimizer.lr=1e-3", "dataset.train_rows=64"]
+    assert call(*arguments, cwd=tmp_path).returncode == 0
+    folder = tmp_path / "runs" / "depth_only"
+    before = answer_rows(folder)
+    times = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
+    (folder / "journal.log").unlink()
+    again = call(*arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "the study is gone: rebuilt from the files of 5 points" in again.stderr
+    lines = (folder / "journal.log").read_bytes().splitlines(keepends=True)
+    lines[3] = b"\xff\xfe\n"
+    (folder / "journal.log").write_bytes(b"".join(lines))
+    again = call(*arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "put aside as journal.log.broken-1" in again.stderr
+    assert "Traceback" not in again.stderr
+    assert answer_rows(folder) == before
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")} == times
+
+
+def test_new_begins_afresh_under_a_new_name_and_learns_from_the_old(tmp_path, tiny):
+    arguments = ["sweep", "lr_x_depth", *tiny, *small(4), "sweep.finish=1.0", "sweep.enqueue=none"]
+    assert call(*arguments, cwd=tmp_path).returncode == 0
+    new = call(*arguments, "sweep.new=true", "sweep.warm_start=lr_x_depth", "optimizer.weight_decay=0.2", cwd=tmp_path)
+    assert new.returncode == 0, new.stderr
+    assert len(points(tmp_path / "runs" / "lr_x_depth-2")) == 4
+    assert len(points(tmp_path / "runs" / "lr_x_depth")) == 4
+
+
+def test_eight_workers_start_together(tmp_path, tiny):
+    arguments = ["runtime.slots=8", "sweep.n_trials=8", "training.epochs=1", "dataset.train_rows=32"]
+    done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert {p.state for p in points(tmp_path / "runs" / "lr_x_depth")} == {State.COMPLETE}
+    _, children = pairs(tmp_path, "lr_x_depth")
+    assert {run.info.status for run in children} == {"FINISHED"}
+
+
+# -- signals --
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_one_signal_finishes_the_step_and_the_same_command_goes_on(tmp_path, tiny, signum, code):
+    slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(5)]
+    arguments = ["sweep", "lr_x_depth", *tiny, *slow]
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert call(*arguments, cwd=whole, SLOW_S="0", **PLUGIN).returncode == 0
+    process = start(*arguments, cwd=tmp_path, SLOW_S="0.3", **PLUGIN)
+    folder = tmp_path / "runs" / "lr_x_depth"
+    wait_for(lambda: len((folder / "001" / "metrics.jsonl").read_text().splitlines()) >= 2
+             if (folder / "001" / "metrics.jsonl").exists() else False)  # fmt: skip
+    interrupt(process, signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "stopping after the step" in err
+    assert "go on with: frostline sweep lr_x_depth" in err
+    assert "Traceback" not in err
+    killed = [name for name, result in results(folder).items() if result["status"] == "KILLED"]
+    assert killed == ["001"]
+    assert list((folder / "001" / "checkpoints").glob("step-*"))
+    runs = mlflow_runs(tmp_path)
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+    assert {run.data.tags["frostline.status"] for run in runs} == {"KILLED", "PRUNED"}
+    again = call(*arguments, cwd=tmp_path, SLOW_S="0", **PLUGIN)
+    assert again.returncode == 0, again.stderr
+    assert answer_rows(folder) == answer_rows(whole / "runs" / "lr_x_depth")
+    assert points(folder)[1].outcome.resumed >= 1
+    assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]
+
+
+def test_two_signals_stop_at_once(tmp_path, tiny):
+    slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(4)]
+    process = start("sweep", "lr_x_depth", *tiny, *slow, cwd=tmp_path, SLOW_S="30", **PLUGIN)
+    folder = tmp_path / "runs" / "lr_x_depth"
+    wait_for(lambda: (folder / "000" / "spec.json").exists())
+    wait_for(lambda: "training on" in (folder / "000" / "run.log").read_text())
+    workers = worker_pids(process.pid)
+    interrupt(process)
+    wait_for(lambda: True, 1)
+    import time
+
+    time.sleep(1)
+    interrupt(process)
+    _, err = process.communicate(timeout=20)  # a step takes 30 s
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert workers
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists() and "Z" not in _state(pid)]
+    assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]
+
+
+def _state(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, tiny):
+    """Nothing is ordered by wall time: files from the future are no trouble."""
+    arguments = ["sweep", "depth_only", *tiny, "optimizer.lr=1e-3", "dataset.train_rows=64"]
+    assert call(*arguments, "sweep.n_trials=3", cwd=tmp_path).returncode == 0
+    folder = tmp_path / "runs" / "depth_only"
+    for path in folder.rglob("*"):
+        os.utime(path, (4e9, 4e9))
+    done = call(*arguments, "sweep.n_trials=5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [p.number for p in SweepFolder(folder).read_points()] == [0, 1, 2, 3, 4]

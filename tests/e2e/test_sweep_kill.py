@@ -1,0 +1,102 @@
+"""SIGKILL at random moments, to parent and workers: the same command ends with the table of an undisturbed sweep."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from frostline.point import State
+from tests.e2e.sweep_tools import answer_rows, call, mlflow_runs, points, results, start, worker_pids
+
+pytestmark = pytest.mark.slow
+
+KILLS = 12
+WORKER_KILLS = 3
+
+
+@pytest.mark.timeout(1500)
+def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, tiny_overrides):
+    tiny = [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]
+    arguments = [
+        "sweep", "lr_x_depth", *tiny, "sweep.n_trials=14", "training.epochs=2", "dataset.train_rows=64",
+        "plugins=[sweep_plugin]", "optimizer.name=slow",
+    ]  # fmt: skip
+    env = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.05"}
+    whole, torn = tmp_path / "whole", tmp_path / "torn"
+    whole.mkdir()
+    torn.mkdir()
+    assert call(*arguments, cwd=whole, timeout=400, **env).returncode == 0
+    folder = torn / "runs" / "lr_x_depth"
+    rng = random.Random(20261122)
+    finished: dict[str, float] = {}
+    kills = 0
+    while kills < KILLS:
+        process = start(*arguments, cwd=torn, **env)
+        # From a moment after its start, while it imports, to the midst of the trials. Workers take a few seconds.
+        time.sleep(rng.uniform(1.0, 9.0) if kills < KILLS - 2 else rng.uniform(9.0, 14.0))
+        if process.poll() is not None:
+            break  # it was faster
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        kills += 1
+        for name, result in results(folder).items():
+            if result["status"] == "FINISHED":
+                # What was finished stays as it is: no run of it begins again.
+                stamp = (folder / name / "spec.json").stat().st_mtime_ns
+                assert finished.setdefault(name, stamp) == stamp, name
+    assert kills >= 10
+    done = call(*arguments, cwd=torn, timeout=400, **env)
+    assert done.returncode == 0, done.stderr
+    assert answer_rows(folder) == answer_rows(whole / "runs" / "lr_x_depth")
+    assert [p.params for p in points(folder)] == [p.params for p in points(whole / "runs" / "lr_x_depth")]
+    for name, stamp in finished.items():
+        assert (folder / name / "spec.json").stat().st_mtime_ns == stamp, f"{name} was finished, and run again"
+    for name in results(folder):
+        left, right = (base / "runs" / "lr_x_depth" / name / "metrics.jsonl" for base in (whole, torn))
+        assert left.read_text() == right.read_text()
+    runs = mlflow_runs(torn)
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+    parents = [run for run in runs if run.data.tags.get("frostline.kind") == "sweep"]
+    assert [run.info.status for run in parents].count("FINISHED") == 1
+    trials = [run for run in runs if run.data.tags.get("frostline.kind") == "trial"]
+    ended = [run for run in trials if run.data.tags["frostline.status"] in {"FINISHED", "PRUNED"}]
+    assert len({run.data.tags["frostline.point"] for run in ended}) == 14
+
+
+@pytest.mark.timeout(600)
+def test_killed_workers_fail_their_point_and_the_sweep_goes_on(tmp_path, tiny_overrides):
+    tiny = [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]
+    arguments = [
+        "sweep", "lr_x_depth", *tiny, "sweep.n_trials=10", "training.epochs=1", "dataset.train_rows=64",
+        "plugins=[sweep_plugin]", "optimizer.name=slow",
+    ]  # fmt: skip
+    env = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.2"}
+    process = start(*arguments, cwd=tmp_path, **env)
+    rng = random.Random(3)
+    folder = tmp_path / "runs" / "lr_x_depth"
+    killed: set[int] = set()
+    deadline = time.monotonic() + 120
+    while len(killed) < WORKER_KILLS and time.monotonic() < deadline:
+        time.sleep(0.1)
+        busy = [p.number for p in points(folder) if p.state is State.RUNNING] if folder.is_dir() else []
+        wanted = [
+            n for n in busy if n in {1, 4, 6} and n not in killed and (folder / f"{n:03d}" / "metrics.jsonl").exists()
+        ]
+        if wanted:
+            time.sleep(rng.uniform(0.0, 0.5))
+            for pid in worker_pids(process.pid):
+                os.kill(pid, signal.SIGKILL)
+            killed.add(wanted[0])
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    found = points(folder)
+    failed = [p for p in found if p.state is State.FAILED]
+    assert {p.number for p in failed} == killed == {1, 4, 6}
+    assert all("killed by signal 9" in p.outcome.reason for p in failed)
+    assert [p.state for p in found].count(State.COMPLETE) == 7
+    assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]

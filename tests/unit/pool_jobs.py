@@ -1,0 +1,39 @@
+"""Jobs of test_pool.py: a worker imports this module."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def job(payload, channel):
+    what = payload["do"]
+    if what == "pid":
+        return os.getpid()
+    if what == "ask":
+        return channel.ask("may I?")
+    if what == "meet":
+        print("meeting as", payload["name"])
+        Path(payload["folder"], payload["name"]).touch()
+        while not Path(payload["folder"], payload["other"]).exists():
+            time.sleep(0.05)
+        return os.environ["SLOT"]
+    if what == "raise":
+        raise ValueError("two\nlines")
+    if what == "exit":
+        sys.exit(3)
+    if what == "unpicklable":
+        return lambda: None
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if what == "quit":
+        os._exit(7)
+    if what == "slow":
+        end = time.monotonic() + payload["seconds"]
+        while time.monotonic() < end:
+            time.sleep(0.05)
+            channel.alive()
+        return None
+    time.sleep(600)
+    return None

@@ -1,0 +1,139 @@
+"""What a sweep says: the best at each depth, the recommendation in words, the files of the report."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+
+import pytest
+
+from frostline.point import Outcome, Point, State
+from frostline.report import Material, answer_of, make_console, print_answer, write_report
+from frostline.report.answer import pareto
+from frostline.spec import CostName
+
+
+def point(number, depth, quality, lr=1e-4, state=State.COMPLETE, train_s=10.0, seeds=None, rows=2500.0, **more):
+    by_seed = seeds or ({} if quality is None else {0: quality})
+    cost = {"train_s": train_s, "num_trainable": 1e6 * (7 - depth), "eval_rows": rows}
+    outcome = Outcome(
+        state=state, by_seed=by_seed, cost=cost, reason=more.pop("reason", None), more=more.pop("more", False)
+    )
+    params = {"freeze.depth": depth, "optimizer.lr": lr, **more}
+    return Point(number=number, params=params, state=state, outcome=outcome)
+
+
+def say(points, **kwargs):
+    return answer_of(points, kwargs.pop("metric", "accuracy"), maximize=kwargs.pop("maximize", True), num_blocks=6)
+
+
+def test_the_deepest_depth_within_one_error_of_the_best_is_recommended():
+    points = [point(0, 0, 0.856, train_s=21.0), point(1, 4, 0.853, lr=1.1e-4), point(2, 5, 0.80), point(3, 6, 0.72)]
+    answer = say(points)
+    assert answer.best.number == 0
+    assert answer.recommended.depth == 4
+    error = math.sqrt(0.853 * 0.147 / 2500)
+    assert answer.text == (
+        f"freeze 4 of 6 blocks, lr 1.1e-04: accuracy 0.853 +- {error:.3f}; "
+        "training all 6 blocks gains 0.3 points for 2.1x the time"
+    )
+    assert "one error of the best" in answer.how
+
+
+def test_without_a_known_error_the_best_is_taken():
+    answer = say([point(0, 0, 0.9, rows=None), point(1, 4, 0.89, rows=None)], metric="f1_macro")
+    assert answer.recommended.depth == 0
+    assert "not known" in answer.how
+
+
+def test_seeds_give_the_error():
+    points = [point(0, 0, None, seeds={0: 0.90, 1: 0.92}), point(1, 3, None, seeds={0: 0.89, 1: 0.91})]
+    answer = say(points)
+    assert answer.rows[0].error == pytest.approx(0.0141421, abs=1e-6)
+    assert answer.rows[0].error_kind == "sd of 2 seeds"
+    assert answer.recommended.depth == 3
+
+
+def test_less_can_be_better():
+    points = [point(0, 0, 0.40), point(1, 3, 0.35), point(2, 6, 0.90)]
+    answer = say(points, metric="loss", maximize=False)
+    assert answer.best.number == 1
+    assert answer.recommended.depth == 3
+    assert "loses 0.05" in answer.text
+
+
+def test_what_stopped_early_counts_only_where_nothing_finished():
+    points = [point(0, 0, 0.8), point(1, 0, 0.95, state=State.PRUNED), point(2, 3, 0.99, state=State.PRUNED, more=True)]
+    answer = say(points)
+    assert [(row.depth, row.quality, row.finished) for row in answer.rows] == [(0, 0.8, True), (3, 0.99, False)]
+    assert answer.recommended.depth == 0
+
+
+def test_failed_and_nan_points_are_never_the_best():
+    points = [point(0, 0, 0.5), point(1, 1, math.nan), point(2, 2, None, state=State.FAILED, reason="x")]
+    assert say(points).best.number == 0
+
+
+def test_no_depth_and_no_points():
+    lone = Point(
+        number=0,
+        params={"optimizer.lr": 3e-4},
+        state=State.COMPLETE,
+        outcome=Outcome(state=State.COMPLETE, by_seed={0: 0.7}),
+    )
+    assert say([lone]).text == "optimizer.lr=3e-04: accuracy 0.7"
+    assert say([]).text == "no point was trained to its end"
+
+
+def test_the_pareto_front():
+    points = [
+        point(0, 0, 0.9, train_s=30),
+        point(1, 3, 0.88, train_s=12),
+        point(2, 4, 0.80, train_s=14),
+        point(3, 6, 0.7, train_s=5),
+    ]
+    assert [p.number for p in pareto(points, CostName.TRAIN_S, maximize=True)] == [3, 1, 0]
+
+
+def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp_path):
+    points = [point(n, n % 4, 0.7 + n / 100, lr=1e-5 * 3**n) for n in range(8)]
+    points.append(point(8, 1, 0.5, state=State.FAILED, reason="=cmd() <script>alert(1)</script>"))
+    points.append(point(9, 2, 0.6, state=State.PRUNED, more=True))
+    answer = say(points)
+    material = Material(
+        name="<b>x</b>", points=points, answer=answer, importances={"optimizer.lr": 0.7, "freeze.depth": 0.3},
+        cost=CostName.TRAIN_S, base={"seed": 0, "model.name": "<script>"}, command="frostline run <x>",
+        status="10 points",
+    )  # fmt: skip
+    paths = write_report(material, tmp_path)
+    assert {path.name for path in paths} == {
+        "report.html", "points.csv", "by_depth.png", "lr_x_depth.png", "quality_vs_cost.png", "history.png",
+        "importances.png",
+    }  # fmt: skip
+    page = paths[0].read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert page.count("data:image/png;base64,") == 5
+    rows = list(csv.DictReader(io.StringIO(paths[1].read_text(encoding="utf-8"))))
+    assert len(rows) == 10
+    assert rows[8]["reason"].startswith("'=cmd()")
+    assert float(rows[3]["accuracy"]) == points[3].quality
+    for path in paths[2:]:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    first = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write_report(material, tmp_path)] == first
+
+
+def test_the_terminal_says_the_same(capsys):
+    print_answer(say([point(0, 0, 0.86), point(1, 4, 0.85)]), make_console())
+    out = capsys.readouterr().out
+    assert "<- recommended" in out
+    assert "recommended: freeze" in out
+    assert "s.e. of 2500 held-out rows" in out
+
+
+def test_a_point_survives_its_file():
+    one = point(3, 2, 0.7, reason="why", more=True)
+    assert Point.from_json(one.to_json()) == one
+    assert one.label() == "d2 lr1e-04"
