@@ -305,12 +305,12 @@ def test_out_of_memory_is_retried_once_with_half_the_batch(tmp_path, tiny):
 def test_a_metric_that_is_not_produced_stops_the_sweep_with_one_line(tmp_path, tiny):
     script = tmp_path / "odd.py"
     script.write_text(
-        "import datasets, evaluate\n"
+        "import datasets\nimport evaluate\n"
         "class Odd(evaluate.Metric):\n"
         "    def _info(self):\n"
-        "        return evaluate.MetricInfo(description='', citation='', inputs_description='',\n"
-        "            features=datasets.Features({'predictions': datasets.Value('int64'), "
-        "'references': datasets.Value('int64')}))\n"
+        "        f = datasets.Features({'predictions': datasets.Value('int64'), "
+        "'references': datasets.Value('int64')})\n"
+        "        return evaluate.MetricInfo(description='', citation='', features=f)\n"
         "    def _compute(self, predictions, references):\n"
         "        return {'odd_score': 0.5}\n"
     )
@@ -329,7 +329,7 @@ def test_a_metric_that_is_not_produced_stops_the_sweep_with_one_line(tmp_path, t
 def test_pruned_is_pruned_in_optuna_and_in_mlflow(tmp_path, tiny):
     arguments = [
         "sweep.finish=1.0", "sweep.pruner.name=percentile", "sweep.pruner.startup_trials=2",
-        "sweep.pruner.percentile=10.0", "freeze.depth=0",
+        "sweep.pruner.percentile=10.0", "freeze.depth=0", "training.objective=loss", "training.direction=minimize",
     ]  # fmt: skip
     done = call("sweep", "lr_only", *tiny, *small(8), *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

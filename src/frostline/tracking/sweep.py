@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ class SweepRun:
         self._params = dict(params)
         self._client: MlflowClient | None = None
         self._known: dict[tuple[str, int], float] = {}
+        self._broken = False
         self.run_id: str | None = None
 
     def start(self) -> None:
@@ -59,7 +60,7 @@ class SweepRun:
         with self._forgiving("start"):
             from mlflow.entities import Param
 
-            made = client(self._tracking.uri)
+            made = self._client = client(self._tracking.uri)
             experiment_id = experiment_of(made, self._tracking)
             reconcile(self._tracking.uri, experiment_id)
             if not self._go_on(made):
@@ -75,7 +76,6 @@ class SweepRun:
                 made.log_batch(
                     self.run_id, params=[Param(key, str(value)[:6000]) for key, value in self._params.items()]
                 )
-            self._client = made
 
     def _go_on(self, made: MlflowClient) -> bool:
         from mlflow.exceptions import MlflowException
@@ -102,7 +102,7 @@ class SweepRun:
         """Records numbers at a step; what stands there already with the same value is left out."""
         rows = {metric_name(key): float(value) for key, value in metrics.items()}
         new = {key: value for key, value in rows.items() if self._known.get((key, step)) != value}
-        if self._client is None or self.run_id is None or not new:
+        if self._client is None or self.run_id is None or self._broken or not new:
             return
         with self._forgiving("metrics"):
             from mlflow.entities import Metric
@@ -128,10 +128,14 @@ class SweepRun:
         """
         if self._client is None or self.run_id is None:
             return
+        if self._broken:
+            with suppress(Exception):  # told already; at least the status should be true if the store is back
+                self._client.set_terminated(self.run_id, status=status.value)
+            return
         with self._forgiving("finish"):
-            for key, value in {**tags, STATUS_TAG: status.value}.items():
-                self._client.set_tag(self.run_id, key, redact(value)[:6000])
             self._client.set_terminated(self.run_id, status=status.value)
+            for key, value in {STATUS_TAG: status.value, **tags}.items():
+                self._client.set_tag(self.run_id, key, redact(value)[:6000])
             for path in files:
                 self._client.log_artifact(self.run_id, str(path))
 
@@ -140,7 +144,7 @@ class SweepRun:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - recording must not end a sweep
-            self._client = None
+            self._broken = True
             message = redact(" ".join(str(error).split()))[:300]
             log.warning(
                 "MLflow at %s: the sweep's %s failed (%s: %s); it goes on and is recorded in its folder",

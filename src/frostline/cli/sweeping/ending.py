@@ -66,10 +66,12 @@ def conclude(
         paths = write_report(material, folder.folder / REPORT_FOLDER)
     first_reason = check_alike(points)
     failed = None
-    if first_reason is not None and not interrupted and summary.fatal is None:
-        failed = f"every point failed; the first: {first_reason}"
-    elif summary.stopped is not None and "failed" in summary.stopped and summary.fatal is None:
+    if interrupted or summary.fatal is not None:
+        failed = None
+    elif summary.stopped is not None and "failed" in summary.stopped:
         failed = f"stopped: {summary.stopped}; the first: {_first_reason(points)}"
+    elif first_reason is not None:
+        failed = f"every point failed; the first: {first_reason}"
     _record(run, folder, answer, points, summary, paths, status, interrupted=interrupted, failed=failed is not None)
     if answer.best is not None and not interrupted:
         console = make_console()

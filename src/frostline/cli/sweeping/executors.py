@@ -164,6 +164,7 @@ class PoolExecutor:
             runs=runs,
             ask=plan.pruner.name is not PrunerName.NONE,
             more=task.stage == 1 and plan.has_stages,
+            several=len(self._runs.seeds) > 1,
             steps_per_run=self._runs.steps_per_run,
             parent=self._parent(),
             params=dict(task.params),

@@ -56,6 +56,7 @@ class TrialJob:
         runs: In the order of the seeds.
         ask: Whether a pruner wants to be asked after each evaluation.
         more: Whether stage 2 follows.
+        several: Whether the point is trained with several seeds, in this stage or the next.
         steps_per_run: Reports that a run makes at most: a later seed's are counted on from there.
         parent: MLflow run id of the sweep, or None.
         params: The swept keys.
@@ -66,6 +67,7 @@ class TrialJob:
     runs: tuple[SeedRun, ...]
     ask: bool
     more: bool
+    several: bool
     steps_per_run: int
     parent: str | None
     params: Mapping[str, Any]
@@ -233,11 +235,10 @@ def _train(
     with RunFolder(folder, spec, overrides, go_on_from=step or 0) as run_folder:
         recorders: list[Recorder] = [run_folder]
         if job.tracking.enabled:
-            several = len(trial.runs) > 1
             tags = {"frostline.point": str(trial.number), "frostline.kind": "trial"}
             if afresh:
                 tags["frostline.retried"] = _OOM_NOTE
-            name = f"{trial.name} s{spec.seed}" if several else trial.name
+            name = f"{trial.name} s{spec.seed}" if trial.several else trial.name
             child = Child(parent=trial.parent, name=name, params=trial.params, tags=tags)
             reopen = not afresh
             recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=reopen))
