@@ -174,7 +174,8 @@ def _words(
     lr = f", lr {short_number(row.point.lr)}" if row.point.lr is not None else ""
     others = [key for key in row.point.params if key not in {"freeze.depth", "optimizer.lr"}]
     more = "".join(f", {key}={_shown(row.point.params[key])}" for key in others)
-    head = f"freeze {row.depth}{of} blocks{lr}{more}: {metric} {_value(row.point, metric)}"
+    what = f"freeze {row.depth}{of} blocks" if row.depth else "freeze no block, the embeddings alone"
+    head = f"{what}{lr}{more}: {metric} {_value(row.point, metric)}"
     shallow, deep = rows[0], rows[-1]
     if shallow.depth < row.depth:
         what = f"training all {num_blocks} blocks" if shallow.depth == 0 and num_blocks else f"freezing {shallow.depth}"
