@@ -37,6 +37,12 @@ def tiny(tiny_overrides):
     return [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]
 
 
+@pytest.fixture
+def quiet(tiny):
+    """Without MLflow, for tests that look at files alone: it costs each command some four seconds."""
+    return [*tiny, "tracking=off"]
+
+
 def small(n, *more):
     return [f"sweep.n_trials={n}", "training.epochs=2", "dataset.train_rows=64", *more]
 
@@ -147,27 +153,27 @@ def test_a_point_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
     assert (tmp_path / "alone" / weights).read_bytes() == (in_sweep / weights).read_bytes()
 
 
-def test_depth_only_lr_only_and_range(tmp_path, tiny):
-    done = call("sweep", "depth_only", *tiny, "optimizer.lr=1e-3", "dataset.train_rows=64", cwd=tmp_path)
+def test_depth_only_lr_only_and_range(tmp_path, quiet):
+    done = call("sweep", "depth_only", *quiet, "optimizer.lr=1e-3", "dataset.train_rows=64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [p.depth for p in points(tmp_path / "runs" / "depth_only")] == [4, 3, 2, 1, 0]
     rows = ["freeze.depth=3", "optimizer.lr=tag(log,interval(1e-4,1e-2))", "optimizer.weight_decay=0,0,0.1"]
-    done = call("sweep", "lr_only", *tiny, *small(6), *rows, cwd=tmp_path)
+    done = call("sweep", "lr_only", *quiet, *small(6), *rows, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "optimizer.weight_decay: 0 stands there more than once" in done.stderr
     found = points(tmp_path / "runs" / "lr_only")
     assert {p.params["optimizer.weight_decay"] for p in found} <= {0, 0.1}
     assert all(1e-4 <= p.lr <= 1e-2 for p in found)
     # duplicates of a grid are one
-    done = call("sweep", "depth_only", *tiny, "sweep.name=dups", "freeze.depth=range(0,2)", "dataset.train_rows=64",
+    done = call("sweep", "depth_only", *quiet, "sweep.name=dups", "freeze.depth=range(0,2)", "dataset.train_rows=64",
                 "optimizer.lr=1e-3", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert sorted(p.depth for p in points(tmp_path / "runs" / "dups")) == [0, 1]
 
 
-def test_pareto(tmp_path, tiny):
+def test_pareto(tmp_path, quiet):
     done = call(
-        "sweep", "pareto", *tiny, *small(8, "sweep.pruner.name=median", "sweep.pruner.startup_trials=1"), cwd=tmp_path
+        "sweep", "pareto", *quiet, *small(8, "sweep.pruner.name=median", "sweep.pruner.startup_trials=1"), cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
     found = points(tmp_path / "runs" / "pareto")
@@ -194,7 +200,7 @@ def test_seeds(tmp_path, tiny):
     assert all(re.search(r" s\d$", run.info.run_name) for run in children)
 
 
-def test_models_x_depth_with_bounds_that_follow_the_model(tmp_path, tiny, tiny_model):
+def test_models_x_depth_with_bounds_that_follow_the_model(tmp_path, quiet, tiny_model):
     """A user's own model configs, one of them cut to two blocks."""
     import shutil
 
@@ -212,7 +218,7 @@ def test_models_x_depth_with_bounds_that_follow_the_model(tmp_path, tiny, tiny_m
     own.mkdir(parents=True)
     for name, folder in (("four", tiny_model), ("two", two)):
         (own / f"{name}.yaml").write_text(f"defaults:\n  - path@_here_\n  - _self_\nname: {name}\nlocation: {folder}\n")
-    rest = [o for o in tiny if not o.startswith("model")]
+    rest = [o for o in quiet if not o.startswith("model")]
     done = call(
         "sweep", "models_x_depth", "--config-dir", str(tmp_path / "own"), *rest, *small(12, "model=two"),
         "model=four,two", cwd=tmp_path,
@@ -271,12 +277,12 @@ def test_all_fail_is_one_line_with_the_first_reason(tmp_path, tiny):
     assert parent.info.status == "FAILED"
 
 
-def test_the_first_three_alike_stop_it_and_retry_failed_tries_again(tmp_path, tiny):
+def test_the_first_three_alike_stop_it_and_retry_failed_tries_again(tmp_path, quiet):
     arguments = [
         "plugins=[sweep_plugin]", "optimizer.name=breaking", "optimizer.weight_decay=0.001", "sweep.n_trials=6",
         "training.epochs=1", "dataset.train_rows=64", "optimizer.lr=1e-3",
     ]  # fmt: skip
-    done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, **PLUGIN)
+    done = call("sweep", "depth_only", *quiet, *arguments, cwd=tmp_path, **PLUGIN)
     assert done.returncode == 1
     assert "the first 3 points failed alike; the first: ValueError: no such thing" in done.stderr
     states = [p.state for p in points(tmp_path / "runs" / "depth_only")]
@@ -302,7 +308,7 @@ def test_out_of_memory_is_retried_once_with_half_the_batch(tmp_path, tiny):
     assert len(children) == 6  # the attempt that failed is to be seen, too
 
 
-def test_a_metric_that_is_not_produced_stops_the_sweep_with_one_line(tmp_path, tiny):
+def test_a_metric_that_is_not_produced_stops_the_sweep_with_one_line(tmp_path, quiet):
     script = tmp_path / "odd.py"
     script.write_text(
         "import datasets\nimport evaluate\n"
@@ -315,7 +321,7 @@ def test_a_metric_that_is_not_produced_stops_the_sweep_with_one_line(tmp_path, t
         "        return {'odd_score': 0.5}\n"
     )
     arguments = [f"training.metrics=[accuracy,{script}]", "training.objective=odd", "dataset.train_rows=64"]
-    done = call("sweep", "depth_only", *tiny, *arguments, "optimizer.lr=1e-3", cwd=tmp_path)
+    done = call("sweep", "depth_only", *quiet, *arguments, "optimizer.lr=1e-3", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     last = done.stderr.splitlines()[-1]
     assert "training.objective=odd: is not computed" in last
@@ -358,33 +364,33 @@ def test_the_basic_launcher_trains_in_batches(tmp_path, tiny):
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
 
 
-def test_sqlite_storage_takes_one_writer_and_a_folder_one_parent(tmp_path, tiny):
+def test_sqlite_storage_takes_one_writer_and_a_folder_one_parent(tmp_path, quiet):
     slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(4), "training.epochs=1", "optimizer.lr=1e-3"]
     storage = f"sweep.storage=sqlite:///{tmp_path / 'optuna.db'}"
-    first = start("sweep", "depth_only", *tiny, *slow, storage, cwd=tmp_path, SLOW_S="0.5", **PLUGIN)
+    first = start("sweep", "depth_only", *quiet, *slow, storage, cwd=tmp_path, SLOW_S="0.5", **PLUGIN)
     try:
         folder = tmp_path / "runs" / "depth_only"
         wait_for(lambda: list(folder.glob("000/metrics.jsonl")), what="the first run")
-        second = call("sweep", "depth_only", *tiny, *slow, storage, cwd=tmp_path, **PLUGIN)
+        second = call("sweep", "depth_only", *quiet, *slow, storage, cwd=tmp_path, **PLUGIN)
         assert second.returncode == 2
         assert f"another process works on this sweep (pid {first.pid} on " in second.stderr
-        other = call("sweep", "depth_only", *tiny, *slow, storage, "sweep.name=other", cwd=tmp_path, **PLUGIN)
+        other = call("sweep", "depth_only", *quiet, *slow, storage, "sweep.name=other", cwd=tmp_path, **PLUGIN)
         assert other.returncode == 2
         assert "SQLite takes one writer" in other.stderr
     finally:
         first.kill()
         first.communicate()
     # the lock of a killed parent is taken over
-    again = call("sweep", "depth_only", *tiny, *slow, storage, cwd=tmp_path, SLOW_S="0", **PLUGIN)
+    again = call("sweep", "depth_only", *quiet, *slow, storage, cwd=tmp_path, SLOW_S="0", **PLUGIN)
     assert again.returncode == 0, again.stderr
     with sqlite3.connect(tmp_path / "optuna.db") as base:
         assert base.execute("select count(*) from trials where state = 'COMPLETE'").fetchone() == (4,)
 
 
-def test_two_parents_on_one_journal_divide_the_total(tmp_path, tiny):
+def test_two_parents_on_one_journal_divide_the_total(tmp_path, quiet):
     common = [*small(8), "training.epochs=1", f"sweep.storage=journal:{tmp_path / 'shared.log'}"]
     processes = [
-        start("sweep", "lr_x_depth", *tiny, *common, f"hydra.sweep.dir={tmp_path / name / 'lr_x_depth'}", cwd=tmp_path)
+        start("sweep", "lr_x_depth", *quiet, *common, f"hydra.sweep.dir={tmp_path / name / 'lr_x_depth'}", cwd=tmp_path)
         for name in ("a", "b")
     ]
     outs = [process.communicate(timeout=240) for process in processes]
@@ -394,8 +400,8 @@ def test_two_parents_on_one_journal_divide_the_total(tmp_path, tiny):
     assert all(counts)
 
 
-def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, tiny):
-    arguments = ["sweep", "depth_only", *tiny, "optimizer.lr=1e-3", "dataset.train_rows=64"]
+def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, quiet):
+    arguments = ["sweep", "depth_only", *quiet, "optimizer.lr=1e-3", "dataset.train_rows=64"]
     assert call(*arguments, cwd=tmp_path).returncode == 0
     folder = tmp_path / "runs" / "depth_only"
     before = answer_rows(folder)
@@ -415,8 +421,8 @@ def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, tiny)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")} == times
 
 
-def test_new_begins_afresh_under_a_new_name_and_learns_from_the_old(tmp_path, tiny):
-    arguments = ["sweep", "lr_x_depth", *tiny, *small(4), "sweep.finish=1.0", "sweep.enqueue=none"]
+def test_new_begins_afresh_under_a_new_name_and_learns_from_the_old(tmp_path, quiet):
+    arguments = ["sweep", "lr_x_depth", *quiet, *small(4), "sweep.finish=1.0", "sweep.enqueue=none"]
     assert call(*arguments, cwd=tmp_path).returncode == 0
     new = call(*arguments, "sweep.new=true", "sweep.warm_start=lr_x_depth", "optimizer.weight_decay=0.2", cwd=tmp_path)
     assert new.returncode == 0, new.stderr
@@ -494,9 +500,24 @@ def _state(pid):
         return "Z"
 
 
-def test_a_clock_that_jumps_changes_nothing(tmp_path, tiny):
+def test_a_run_that_was_killed_is_not_left_running_by_the_next_one(tmp_path, tiny):
+    arguments = ["run", *tiny, "optimizer.lr=1e-3", "plugins=[sweep_plugin]", "optimizer.name=slow"]
+    process = start(*arguments, "hydra.run.dir=first", cwd=tmp_path, SLOW_S="30", **PLUGIN)
+    wait_for(lambda: any(run.info.status == "RUNNING" for run in mlflow_runs(tmp_path)), what="the run's start")
+    process.kill()
+    process.communicate()
+    done = call(*arguments, "hydra.run.dir=second", "training.max_steps=1", "training.epochs=null", cwd=tmp_path,
+                SLOW_S="0", **PLUGIN)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    runs = {Path(run.data.tags["frostline.run_dir"]).name: run for run in mlflow_runs(tmp_path)}
+    assert runs["first"].info.status == "KILLED"
+    assert runs["first"].data.tags["frostline.reason"] == "its process died"
+    assert runs["second"].info.status == "FINISHED"
+
+
+def test_a_clock_that_jumps_changes_nothing(tmp_path, quiet):
     """Nothing is ordered by wall time: files from the future are no trouble."""
-    arguments = ["sweep", "depth_only", *tiny, "optimizer.lr=1e-3", "dataset.train_rows=64"]
+    arguments = ["sweep", "depth_only", *quiet, "optimizer.lr=1e-3", "dataset.train_rows=64"]
     assert call(*arguments, "sweep.n_trials=3", cwd=tmp_path).returncode == 0
     folder = tmp_path / "runs" / "depth_only"
     for path in folder.rglob("*"):

@@ -303,6 +303,8 @@ class _Course:
             return report_error(UserError(summary.fatal))
         if failed is not None:
             return report_error(RunFailedError(failed), 1)
+        if summary.stopped is not None:  # by its time limit
+            self._say_how_to_go_on()
         return 0
 
     def _broken_off(self, stop: BaseException) -> int:
