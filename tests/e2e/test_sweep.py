@@ -326,7 +326,7 @@ def test_a_metric_that_is_not_produced_stops_the_sweep_with_one_line(tmp_path, q
     last = done.stderr.splitlines()[-1]
     assert "training.objective=odd: is not computed" in last
     assert "accuracy" in last
-    assert "odd_score" in last
+    assert "odd.py" in last
     assert not results(tmp_path / "runs" / "depth_only") or all(
         result["status"] == "FAILED" for result in results(tmp_path / "runs" / "depth_only").values()
     )
