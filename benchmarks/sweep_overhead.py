@@ -1,11 +1,11 @@
 """What a trial of a sweep costs beside its training, and how long a sweep takes to its first training step.
 
-A: the runs' own train_s, eval_s and setup_s (data, model, Trainer), from their result.json.
-B: the wall time of the whole sweep from its first trial's beginning to its last one's end.
-(B - A) / trials is what launcher, Optuna's journal, MLflow, folders and files cost a trial in a warm worker. Points
-train a tiny model, so that this is most of what there is. MLflow: SQLite, as by default.
+Two sweeps alternate: with MLflow (SQLite, as by default) and with tracking=off. A is what a trial's run takes by
+itself: its train_s, eval_s and setup_s (data, model, Trainer) of result.json, without MLflow. B is the time from one
+trial's beginning to the next one's, with MLflow. B - A is what launcher, Optuna's journal, MLflow, folders and files cost
+a trial in a warm worker. Points train a tiny model, so that this is most of what there is.
 
-    python benchmarks/sweep_overhead.py --trials 20 --repeats 3
+    python benchmarks/sweep_overhead.py --trials 14 --repeats 5
 """
 
 from __future__ import annotations
@@ -32,15 +32,23 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    rows = [measure(options.trials) for _ in range(options.repeats)]
+    rows = []
+    for _ in range(options.repeats):
+        off, on = measure(options.trials, mlflow=False), measure(options.trials, mlflow=True)
+        rows.append(
+            {
+                "overhead a trial, launcher and all stores (B - A)": on["trial_s"] - off["inside_s"],
+                "overhead a trial without MLflow": off["trial_s"] - off["inside_s"],
+                "start of the command to the first training step": on["first_step_s"],
+            }
+        )
     for name in rows[0]:
         values = sorted(row[name] for row in rows)
-        print(
-            f"{name}: median {statistics.median(values):.2f} s, {values[0]:.2f} to {values[-1]:.2f} (n={len(values)})"
-        )
+        middle = statistics.median(values)
+        print(f"{name}: median {middle:.2f} s, {values[0]:.2f} to {values[-1]:.2f} (n={len(values)})")
 
 
-def measure(trials: int) -> dict[str, float]:
+def measure(trials: int, *, mlflow: bool) -> dict[str, float]:
     """Runs one sweep in an empty folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -51,6 +59,8 @@ def measure(trials: int) -> dict[str, float]:
             "training.max_tokens=32", "training.epochs=1", "runtime.device=cpu", "runtime.threads=1",
             f"sweep.n_trials={trials}",
         ]  # fmt: skip
+        if not mlflow:
+            command.append("tracking=off")
         env = {**os.environ, "FROSTLINE_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
         began = time.time()
         subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
@@ -62,10 +72,8 @@ def measure(trials: int) -> dict[str, float]:
         begins = sorted((runs / f"{number:03d}" / "spec.json").stat().st_mtime for number in range(trials))
         wall = begins[-1] - begins[1]
         inside = sum(sum(result["cost"][key] for key in ("train_s", "eval_s", "setup_s")) for result in results[1:-1])
-        return {
-            "overhead a trial": (wall - inside) / (trials - 2),
-            "start of the command to the first training step": first_step - began,
-        }
+        num = trials - 2
+        return {"trial_s": wall / num, "inside_s": inside / num, "first_step_s": first_step - began}
 
 
 def stamp(log: str, words: str) -> float:
