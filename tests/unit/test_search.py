@@ -72,6 +72,7 @@ class FakeExecutor:
         self.kill_after, self.order, self.broken = kill_after, order, broken or {}
         self.running = {}
         self.done = []
+        self.cut = set()
         self.events = 0
         self.stopped = False
 
@@ -104,6 +105,8 @@ class FakeExecutor:
     def outcome(self, task, first):
         if task.number in self.broken:
             return Outcome(state=State.FAILED, reason=self.broken[task.number])
+        if task.number in self.cut:
+            return Outcome(state=State.PRUNED, by_seed={0: self.value(task.params, 0, 1)}, reason="pruned")
         self.done.append((task.number, task.stage))
         epoch = self.plan.first_epochs if first and self.plan.first_epochs else EPOCHS
         seeds = self.plan.seeds or (0,)
@@ -114,24 +117,9 @@ class FakeExecutor:
 
     def answer(self, number, prune):
         if prune:
-            task, _, _ = self.running[number]
-            self.running[number] = (task, [], False)
-            self.outcome_pruned(number)
-
-    def outcome_pruned(self, number):
-        task, _, _ = self.running.pop(number)
-        self.pruned = [*getattr(self, "pruned", []), number]
-        self.late = [Ended(number=number, outcome=Outcome(state=State.PRUNED, by_seed={0: 0.1}, reason="pruned"))]
-        self.running[number] = (task, [], False)
-        self.broken_outcomes = {number}
-        original = self.outcome
-
-        def outcome(task_, first):
-            if task_.number == number:
-                return Outcome(state=State.PRUNED, by_seed={0: self.value(task_.params, 0, 1)}, reason="pruned")
-            return original(task_, first)
-
-        self.outcome = outcome
+            task, _, first = self.running[number]
+            self.running[number] = (task, [], first)
+            self.cut.add(number)
 
     def stop(self):
         self.stopped = True
