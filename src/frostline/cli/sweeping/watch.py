@@ -44,7 +44,6 @@ class View:
         self._running: dict[int, tuple[Task, float]] = {}
         self._seconds: list[float] = []
         self._points: Sequence[Point] = ()
-        self._stage_2_left = 0
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         if bar:
@@ -138,18 +137,20 @@ class View:
         if pool:
             parts.append(f"best {number(pool[0].quality or 0.0)} ({pool[0].label()})")
         parts.append("running " + (", ".join(label(task.params) for task, _ in self._running.values()) or "-"))
-        for state in (State.PRUNED, State.FAILED):
-            count = sum(point.state is state for point in self._points)
-            if count:
-                parts.append(f"{state.value.lower()} {count}")
+        counts = {
+            "after stage 1": len(waiting),
+            "pruned": sum(point.state is State.PRUNED for point in self._points) - len(waiting),
+            "failed": sum(point.state is State.FAILED for point in self._points),
+        }
+        parts += [f"{name} {count}" for name, count in counts.items() if count]
         left = self._time_left()
         if left is not None:
-            parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left")
+            parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left{' of stage 1' if waiting else ''}")
         done = min(self._total, sum(_is_done(point) for point in self._points))
         self._progress.update(self._task, completed=done, state=" · ".join(parts))
 
     def _time_left(self) -> float | None:
-        if not self._seconds:
+        if not self._seconds or any(task.stage == 2 for task, _ in self._running.values()):
             return None
         left = self._total - sum(_is_done(point) for point in self._points)
         return statistics.median(self._seconds) * max(0, left) / self._slots
