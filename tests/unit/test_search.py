@@ -169,6 +169,14 @@ def test_a_total_of_points_the_coarse_grid_first_and_the_deepest_of_it_first(tmp
     assert [params["freeze.depth"] for params in queue] == [4, 4, 2, 2, 0, 0]
 
 
+@pytest.mark.parametrize("total", [3, 4])
+def test_a_coarse_grid_that_is_too_large_is_thinned_in_every_direction(total):
+    queue = queue_of(make_plan(n_trials=total), SPACE, None)
+    assert len(queue) == total
+    for key in ("freeze.depth", "optimizer.lr"):
+        assert len({params[key] for params in queue}) > 1
+
+
 def test_the_best_quarter_and_the_best_at_each_depth_go_on_to_the_end(tmp_path):
     plan = make_plan(n_trials=16)
     summary = go(tmp_path, plan)

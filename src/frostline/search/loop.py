@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -376,8 +377,9 @@ def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -
         points = list(space.grid(coarse=True))
     limit = plan.n_trials
     if explicit is None and not grid and limit is not None and len(points) > limit:
-        # Thinned out evenly rather than cut off: else the first depths would be all there is.
-        points = [points[math.floor(index * len(points) / limit)] for index in range(limit)]
+        # A drawing rather than a cut or a stride: else the first depths, or one learning rate, would be all there is.
+        drawn = set(random.Random(plan.seed).sample(range(len(points)), limit))
+        points = [params for index, params in enumerate(points) if index in drawn]
     if plan.deep_first and any(DEPTH_KEY in params for params in points):
         points.sort(key=lambda params: -_depth(params))
     if grid and limit is not None:
