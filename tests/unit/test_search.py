@@ -257,6 +257,26 @@ def test_several_parents_on_one_storage_divide_the_total(tmp_path):
     assert len([p for p in studies[0].points() if p.state is State.COMPLETE]) == 9
 
 
+def test_a_queue_that_two_parents_filled_at_the_same_moment_is_tried_once(tmp_path):
+    plan = make_plan(n_trials=8, finish=1.0, first_epochs=None)
+    storage = f"journal:{tmp_path / 'shared.log'}"
+    queue = queue_of(plan, SPACE, None)
+    studies = [Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=f"host-{n}") for n in range(2)]
+    for params in queue:  # interleaved, row by row
+        for study in studies:
+            study._study.enqueue_trial(params)
+    for study in studies:
+        study._study.set_user_attr("frostline.ready", True)
+    taken = []
+    while any(live := [study.begin(8) for study in studies]):
+        for study, begun in zip(studies, live, strict=True):
+            if begun is not None:
+                taken.append(begun[1])
+                study.tell(begun[0], Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
+    assert len(taken) == 8
+    assert [params for params in taken if params in queue] == queue
+
+
 def test_a_running_point_of_another_parent_is_left_alone(tmp_path):
     plan = make_plan(n_trials=4)
     first, second = (open_study(tmp_path, plan, owner=name) for name in ("here", "there"))

@@ -282,11 +282,17 @@ class Study:
             return None
         with _quiet():
             asked = self._study.ask()
-        before = sum(_is_point(other) and other.number < asked.number for other in self._trials())
-        if before >= total:  # another parent on the same storage was faster: this one is not needed
+        earlier = [other for other in self._trials() if _is_point(other) and other.number < asked.number]
+        wanted = self._frozen(asked.number).system_attrs.get("fixed_params")
+        queued_twice = wanted is not None and any(
+            other.state is not TrialState.FAIL and wanted in (other.params, other.system_attrs.get("fixed_params"))
+            for other in earlier
+        )
+        if queued_twice or len(earlier) >= total:
+            # Another parent on the same storage filled the queue at the same moment, or was faster to the last point.
             asked.set_user_attr(_SURPLUS, True)
             self._study.tell(asked, state=TrialState.FAIL)
-            return None
+            return self.begin(total) if queued_twice else None
         return self._suggest(asked)
 
     def _suggest(self, trial: Trial) -> tuple[int, Params]:
