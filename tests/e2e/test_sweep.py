@@ -277,7 +277,7 @@ def test_all_fail_is_one_line_with_the_first_reason(tmp_path, tiny):
     assert parent.info.status == "FAILED"
 
 
-def test_the_first_three_alike_stop_it_and_retry_failed_tries_again(tmp_path, quiet):
+def test_the_first_three_alike_stop_it(tmp_path, quiet):
     arguments = [
         "plugins=[sweep_plugin]", "optimizer.name=breaking", "optimizer.weight_decay=0.001", "sweep.n_trials=6",
         "training.epochs=1", "dataset.train_rows=64", "optimizer.lr=1e-3",

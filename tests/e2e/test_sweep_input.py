@@ -60,9 +60,10 @@ def test_a_sweep_of_sweeps_through_run_is_refused(frostline, in_tmp, tiny_overri
 
 
 def test_a_value_given_twice_is_told(frostline, in_tmp, tiny_overrides):
-    code, _, err = frostline("sweep", "lr_x_depth", *tiny_overrides, "freeze.depth=0,0,1", "dataset.location=/no.csv")
+    bad = "sweep.storage=nonsense://x"  # so that it ends here
+    code, _, err = frostline("sweep", "lr_x_depth", *tiny_overrides, "freeze.depth=0,0,1", bad)
     assert code == 2
-    assert "/no.csv" in err
+    assert "note: sweep.space.freeze.depth: 0 stands there more than once and is tried once" in err
 
 
 def test_help_lists_the_sweeps_and_imports_nothing_heavy(tmp_path):

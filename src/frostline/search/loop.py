@@ -143,8 +143,8 @@ def search(
     course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock)
     course.stage(1, course.next_point)
     if course.stopped is None:
-        queue = finalists(study.points(), plan, maximize)
-        course.stage(2, lambda: queue.pop(0) if queue else None)
+        queue = iter(finalists(study.points(), plan, maximize))
+        course.stage(2, lambda: next(queue, None))
     return Summary(points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal)
 
 
@@ -315,19 +315,17 @@ def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[
         plan: The sweep.
         maximize: Whether more of the objective is better.
     """
-    waiting = [point for point in points if point.outcome is not None and point.outcome.more and point.stage == 1]
+    waiting = {p.number for p in points if p.outcome is not None and p.outcome.more and p.stage == 1}
     # A point that went on is compared by what it was worth at the end of stage 1, like those that wait.
     sign = -1.0 if maximize else 1.0
-    candidates = [point for point in points if point in waiting or point.stage == 2]
+    candidates = [point for point in points if point.number in waiting or point.stage == 2]
     order = sorted(candidates, key=lambda point: (sign * _stage_1_value(point), point.number))
     chosen = order[: math.ceil(plan.finish * len(order))]
-    depths = {point.params.get(DEPTH_KEY) for point in order}
-    chosen += [
-        next(point for point in order if point.params.get(DEPTH_KEY) == depth) for depth in sorted(depths, key=str)
-    ]
-    unique = {point.number: point for point in chosen if point in waiting}
-    kept = sorted(unique.values(), key=order.index)
-    return [Task(number=point.number, params=point.params, stage=2) for point in kept]
+    best: dict[object, Point] = {}
+    for point in order:
+        best.setdefault(point.params.get(DEPTH_KEY), point)
+    going = {point.number for point in (*chosen, *best.values())} & waiting
+    return [Task(number=point.number, params=point.params, stage=2) for point in order if point.number in going]
 
 
 def hopeless(points: Sequence[Point], plan: SweepSpec, maximize: bool, total: int) -> list[int]:

@@ -147,6 +147,7 @@ class Study:
         self._maximize = maximize
         self._owner = owner
         self._active: set[int] = set()
+        self._read_before: dict[tuple[int, bool], Point] = {}
         self._pruner = make_pruner(plan.pruner, max_steps)
         directions: list[Any] = ["maximize" if maximize else "minimize", *(["minimize"] if plan.cost else [])]
         with _quiet():
@@ -192,7 +193,10 @@ class Study:
         """Puts the points that failed into the queue once more, beyond the total; returns how many."""
         points = self.points()
         done = [point.params for point in points if point.state is not State.FAILED]
-        again = [point.params for point in points if point.state is State.FAILED and point.params not in done]
+        again: list[Params] = []
+        for point in points:
+            if point.state is State.FAILED and point.params not in (*done, *again):  # it may have failed twice
+                again.append(point.params)
         for params in again:
             self._study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}))
         if again:
@@ -404,7 +408,16 @@ class Study:
         """Returns all points by number; stage 2 is merged into the point that it continued."""
         trials = self._trials()
         continued = {trial.user_attrs[_CONTINUES]: trial for trial in trials if _CONTINUES in trial.user_attrs}
-        return [_point(trial, continued.get(trial.number)) for trial in trials if _is_point(trial)]
+        return [self._read(trial, continued.get(trial.number)) for trial in trials if _is_point(trial)]
+
+    def _read(self, trial: FrozenTrial, continued: FrozenTrial | None) -> Point:
+        """Reads a trial; a finished one, which never changes, only once: the loop asks for all at each event."""
+        if not trial.state.is_finished():
+            return _point(trial, continued)
+        key = (trial.number, continued is not None)
+        if key not in self._read_before:
+            self._read_before[key] = _point(trial, continued)
+        return self._read_before[key]
 
     def num_warm(self) -> int:
         """Returns how many points of an earlier study it learns from."""

@@ -37,6 +37,7 @@ from frostline.errors import RunFailedError, SpecError, UserError
 from frostline.point import Point, State
 from frostline.pool import Pool
 from frostline.record import LOG_FILE
+from frostline.result import Status
 from frostline.search import (
     CorruptStudyError,
     Executor,
@@ -147,6 +148,7 @@ class _Course:
         self._maximize = training.direction is Direction.MAXIMIZE
         self._signals = _Signals()
         self._run: SweepRun | None = None
+        self._pool: Pool | None = None
         self._warned: set[str] = set()
 
     def go(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> int:
@@ -164,6 +166,8 @@ class _Course:
         slots = sweep.job.slots or max(1, len(gpus))
         threads = sweep.job.run.runtime.threads or (max(1, num_cores() // slots) if self._launcher is None else None)
         bar = self._wants_bar()
+        for notice in sweep.notices:
+            print(f"note: {notice}", file=sys.stderr, flush=True)
         with self._signals.held():
             self._run = SweepRun(sweep.job.tracking, plan.name, self._folder.folder, self._params())
             runs = Runs(sweep, self._compose, self._folder, threads)
@@ -174,8 +178,6 @@ class _Course:
                 view = View(self._metric, self._maximize, total, slots, bar)
                 self._stack.callback(view.close)
                 self._view = view
-                for notice in sweep.notices:
-                    view.say(f"note: {notice}")
                 self._warn_of_batch(total, queue, view)
                 self._run.start()
                 files = Files(self._folder, plan, self._maximize, total)
@@ -188,9 +190,9 @@ class _Course:
                 view.close()
             except (KeyboardInterrupt, SystemExit) as stop:
                 return self._broken_off(stop)
-            except BaseException:
+            except BaseException as error:
                 self._close_pool()
-                self._finish_run_killed("failed")
+                self._end_run(Status.FAILED, f"{type(error).__name__}: {error}")
                 raise
         return self._end(summary, runs)
 
@@ -293,7 +295,8 @@ class _Course:
 
     def _end(self, summary: Summary, runs: Runs) -> int:
         assert self._run is not None
-        signum = self._signals.requested
+        # A signal that came when the last point was done interrupted nothing.
+        signum = None if summary.complete else self._signals.requested
         self._close_pool()
         failed = conclude(self._sweep, self._folder, self._run, runs, summary, interrupted=signum is not None)
         if signum is not None:
@@ -310,26 +313,24 @@ class _Course:
     def _broken_off(self, stop: BaseException) -> int:
         """A second signal, or a launcher's job that was stopped by one."""
         self._close_pool(at_once=True)
-        self._finish_run_killed("stopped by a signal")
+        self._end_run(Status.KILLED, "stopped by a signal")
         self._say_how_to_go_on()
         if isinstance(stop, SystemExit) and isinstance(stop.code, int):
             return stop.code
         return 128 + (self._signals.requested or signal.SIGINT)
 
     def _close_pool(self, *, at_once: bool = False) -> None:
-        pool = getattr(self, "_pool", None)
-        if pool is not None:
+        if self._pool is not None:
             if at_once:
-                pool.kill()
-            pool.close()
+                self._pool.kill()
+            self._pool.close()
 
-    def _finish_run_killed(self, reason: str) -> None:
-        from frostline.result import Status
+    def _end_run(self, status: Status, reason: str) -> None:
         from frostline.tracking import end_dead_runs
 
         if self._run is None or self._run.run_id is None:
             return
-        self._run.finish(Status.KILLED, {"frostline.reason": reason}, [])
+        self._run.finish(status, {"frostline.reason": reason}, [])
         with contextlib.suppress(Exception):
             end_dead_runs(self._sweep.job.tracking)
 
