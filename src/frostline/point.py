@@ -87,7 +87,7 @@ class Point:
         number: Its number in the study; its folder's name.
         params: What was chosen.
         state: Where it stands.
-        outcome: What it came to; None while it waits or runs.
+        outcome: What it came to; None while it waits or runs. If stage 2 failed, what stage 1 came to, with the reason.
         history: Objective after each reported evaluation, by `seed index * epochs + epoch`.
         copy_of: Number of the like point whose outcome it took over.
         stage: The last stage that was trained: 1 or 2.

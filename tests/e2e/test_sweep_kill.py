@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from frostline.point import State
+from frostline.result import RunResult, Status
 from tests.e2e.sweep_tools import answer_rows, call, mlflow_runs, points, results, start, worker_pids
 
 pytestmark = pytest.mark.slow
@@ -68,6 +70,13 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
     assert len({run.data.tags["frostline.point"] for run in ended}) == 14
 
 
+def has_lines(run: Path, num: int) -> bool:
+    try:
+        return len((run / "metrics.jsonl").read_text().splitlines()) >= num
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.timeout(600)
 def test_killed_workers_fail_their_point_and_the_sweep_goes_on(tmp_path, tiny_overrides):
     tiny = [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]
@@ -75,7 +84,7 @@ def test_killed_workers_fail_their_point_and_the_sweep_goes_on(tmp_path, tiny_ov
         "sweep", "lr_x_depth", *tiny, "sweep.n_trials=10", "training.epochs=1", "dataset.train_rows=64",
         "plugins=[sweep_plugin]", "optimizer.name=slow",
     ]  # fmt: skip
-    env = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.2"}
+    env = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.4"}
     process = start(*arguments, cwd=tmp_path, **env)
     rng = random.Random(3)
     folder = tmp_path / "runs" / "lr_x_depth"
@@ -84,9 +93,8 @@ def test_killed_workers_fail_their_point_and_the_sweep_goes_on(tmp_path, tiny_ov
     while len(killed) < WORKER_KILLS and time.monotonic() < deadline:
         time.sleep(0.1)
         busy = [p.number for p in points(folder) if p.state is State.RUNNING] if folder.is_dir() else []
-        wanted = [
-            n for n in busy if n in {1, 4, 6} and n not in killed and (folder / f"{n:03d}" / "metrics.jsonl").exists()
-        ]
+        # The first as it begins, the others in the midst of their steps.
+        wanted = [n for n in busy if n in {1, 4, 6} - killed and has_lines(folder / f"{n:03d}", 0 if n == 1 else 1)]
         if wanted:
             time.sleep(rng.uniform(0.0, 0.5))
             for pid in worker_pids(process.pid):
@@ -99,4 +107,17 @@ def test_killed_workers_fail_their_point_and_the_sweep_goes_on(tmp_path, tiny_ov
     assert {p.number for p in failed} == killed == {1, 4, 6}
     assert all("killed by signal 9" in p.outcome.reason for p in failed)
     assert [p.state for p in found].count(State.COMPLETE) == 7
-    assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]
+    runs = mlflow_runs(tmp_path)
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+    by_point = {run.data.tags["frostline.point"]: run for run in runs if "frostline.point" in run.data.tags}
+    assert sorted(map(int, by_point)) == list(range(10))
+    for number in killed:
+        run, folder_of = by_point[str(number)], folder / f"{number:03d}"
+        assert (run.info.status, run.data.tags["frostline.status"]) == ("FAILED", "FAILED")
+        assert "killed by signal 9" in run.data.tags["frostline.reason"]
+        assert RunResult.read(folder_of).status is Status.FAILED
+        # what the worker had not sent yet is in its file, and so in MLflow
+        told = [json.loads(line) for line in (folder_of / "metrics.jsonl").read_text().splitlines()]
+        losses = [row["train/loss"] for row in told if "train/loss" in row]
+        assert losses or number == 1
+        assert not losses or run.data.metrics["train/loss"] == pytest.approx(losses[-1])

@@ -103,8 +103,9 @@ class FakeExecutor:
         return [Ended(number=number, outcome=self.outcome(task, first))]
 
     def outcome(self, task, first):
-        if task.number in self.broken:
-            return Outcome(state=State.FAILED, reason=self.broken[task.number])
+        if task.number in self.broken or (task.number, task.stage) in self.broken:
+            reason = self.broken.get(task.number) or self.broken[task.number, task.stage]
+            return Outcome(state=State.FAILED, reason=reason)
         if task.number in self.cut:
             return Outcome(state=State.PRUNED, by_seed={0: self.value(task.params, 0, 1)}, reason="pruned")
         self.done.append((task.number, task.stage))
@@ -297,6 +298,30 @@ def test_one_failed_point_of_ten_leaves_nine(tmp_path):
     assert summary.points[7].outcome.reason == "ValueError: seven"
     assert summary.complete
     assert ("ended", 7, State.FAILED) in listener.lines
+
+
+def test_a_point_that_fails_in_stage_2_is_failed_keeps_its_first_value_and_nobody_takes_its_place(tmp_path):
+    plan = make_plan(n_trials=12)
+    whole = go(tmp_path, plan)
+    victim = next(p for p in whole.points if p.stage == 2).number
+    for name in ("broken", "again"):
+        (tmp_path / name).mkdir()
+    listener, broken = Quiet(), {(victim, 2): "killed by signal 9"}
+    summary = go(tmp_path / "broken", plan, FakeExecutor(plan, broken=broken), listener=listener)
+    point = summary.points[victim]
+    assert (point.state, point.stage, point.outcome.reason) == (State.FAILED, 2, "stage 2: killed by signal 9")
+    assert point.quality == point.first_quality == whole.points[victim].first_quality
+    assert ("ended", victim, State.FAILED) in listener.lines
+    others = [row for row in table(whole.points) if row[0] != victim]
+    assert [row for row in table(summary.points) if row[0] != victim] == others
+    executor = FakeExecutor(plan)
+    assert table(go(tmp_path / "broken", plan, executor).points) == table(summary.points)
+    assert executor.done == []  # the same command trains nothing more
+    study = open_study(tmp_path / "again", plan)
+    study.rebuild(summary.points)
+    assert table(study.points()) == table(summary.points)
+    assert study.points()[victim].outcome.reason == "stage 2: killed by signal 9"
+    assert study.retry_failed() == 1
 
 
 def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_path):

@@ -35,6 +35,7 @@ _COPY = "frostline.copy_of"
 _SURPLUS = "frostline.surplus"
 _READY = "frostline.ready"
 _EXTRA = "frostline.extra"
+_STAGE_2 = "stage 2: "
 _MIN_FOR_IMPORTANCES = 8  # assumed: below it the shares say more of chance than of the space
 _STATES = {
     TrialState.WAITING: State.WAITING,
@@ -477,14 +478,18 @@ def _point(trial: FrozenTrial, continued: FrozenTrial | None) -> Point:
     final = continued if continued is not None and continued.state is TrialState.COMPLETE else trial
     data = final.user_attrs.get(_OUTCOME)
     outcome, stage = Outcome.from_dict(data) if data else (None, 1)
-    if final is trial and continued is not None and outcome is not None:  # stage 2 failed: stage 1 still counts
-        reason = (continued.user_attrs.get(_OUTCOME) or {}).get("reason")
-        outcome = replace(outcome, reason=f"stage 2: {reason}", more=False)
+    state = _STATES[final.state]
+    if final is trial and continued is not None and outcome is not None:
+        # Stage 2 failed: the point did, and keeps what stage 1 came to. It is not begun again, nor does another take
+        # its place: a resumed sweep would else end unlike an undisturbed one.
+        reason = str((continued.user_attrs.get(_OUTCOME) or {}).get("reason")).removeprefix(_STAGE_2)
+        state, stage = State.FAILED, 2
+        outcome = replace(outcome, state=state, reason=_STAGE_2 + reason, more=False)
     params = final.params or trial.system_attrs.get("fixed_params", {})
     return Point(
         number=trial.number,
         params=dict(params),
-        state=_STATES[final.state],
+        state=state,
         outcome=outcome,
         history={**trial.intermediate_values, **final.intermediate_values},
         copy_of=trial.user_attrs.get(_COPY),

@@ -27,6 +27,7 @@ from frostline.spec import TrackingSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ RUN_FILE = ".mlflow.json"
 """In a run's or sweep's folder: which MLflow run it is recorded in."""
 
 STATUS_TAG = "frostline.status"
+REASON_TAG = "frostline.reason"
 PARENT_TAG = "mlflow.parentRunId"
 _PROCESS_TAG = "frostline.process"
 
@@ -106,11 +108,10 @@ def _artifact_location(uri: str) -> str | None:
     return None if path == uri or "://" in path else (Path(path).parent / "mlruns").as_uri()
 
 
-def end_dead_runs(tracking: TrackingSpec) -> None:
-    """Ends what processes of this machine left RUNNING, now."""
-    if tracking.enabled:
-        reconcile.cache_clear()
-        reconcile(tracking.uri, experiment_of(client(tracking.uri), tracking))
+def end_dead_runs(uri: str, experiment_id: str) -> int:
+    """Ends what processes of this machine left RUNNING, now; returns how many runs there were."""
+    reconcile.cache_clear()
+    return reconcile(uri, experiment_id)
 
 
 @cache
@@ -134,7 +135,7 @@ def reconcile(uri: str, experiment_id: str) -> int:
         pid, _, start = run.data.tags[_PROCESS_TAG].removeprefix(f"{host}/").partition("/")
         if pid.isdigit() and process_start(int(pid)) != start:
             made.set_tag(run.info.run_id, STATUS_TAG, Status.KILLED.value)
-            made.set_tag(run.info.run_id, "frostline.reason", "its process died")
+            made.set_tag(run.info.run_id, REASON_TAG, "its process died")
             made.set_terminated(run.info.run_id, status=Status.KILLED.value)
             count += 1
     if count:
@@ -211,6 +212,31 @@ def recorded_run(folder: Path, uri: str) -> str | None:
         return str(data["run_id"]) if data["uri"] == redact(absolute(uri)) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def reopenable(folder: Path, uri: str) -> tuple[MlflowClient, Run] | None:
+    """Returns the MLflow run that a folder is recorded in, or None if there is none or somebody deleted it."""
+    run_id = recorded_run(folder, uri)
+    if run_id is None:
+        return None
+    from mlflow.exceptions import MlflowException
+
+    made = client(uri)
+    try:
+        run = made.get_run(run_id)
+    except MlflowException:
+        return None
+    return (made, run) if run.info.lifecycle_stage == "active" else None
+
+
+def reopen(made: MlflowClient, run: Run) -> None:
+    """Sets a run that ended before to RUNNING, by this process; why it ended then is no longer true."""
+    run_id = run.info.run_id
+    made.update_run(run_id, status="RUNNING")
+    for key, value in {**process_tags(), STATUS_TAG: "RUNNING"}.items():
+        made.set_tag(run_id, key, value)
+    if REASON_TAG in run.data.tags:
+        made.delete_tag(run_id, REASON_TAG)
 
 
 def remember(folder: Path, uri: str, run_id: str) -> None:

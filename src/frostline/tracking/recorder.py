@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,27 +16,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.provenance import redact
-from frostline.record import RunStart
+from frostline.record import RunStart, metrics_up_to
 from frostline.result import RunResult, Status
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking.client import (
     MODEL_FOLDER,
     PARENT_TAG,
+    REASON_TAG,
     RUN_DIR_TAG,
     STATUS_TAG,
     client,
     experiment_of,
     metric_name,
     mlflow_status,
-    process_tags,
     reconcile,
-    recorded_run,
     remember,
+    reopen,
+    reopenable,
     source_tags,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +107,9 @@ class MlflowRecorder:
     def start(self, run: RunStart) -> None:
         """Creates the run with its params and tags."""
         with self._forgiving("start"):
-            if self._reopen and self._go_on():
+            earlier = reopenable(self._folder, self._tracking.uri) if self._reopen else None
+            if earlier is not None:
+                self._open(*earlier)
                 return
             self._create(_params(self._spec, run.freeze_depth, self._child), _tags(run))
 
@@ -143,6 +148,24 @@ class MlflowRecorder:
             self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
             self._log_files()
 
+    def bury(self, result: RunResult) -> None:
+        """Ends the run of a process that is gone, with what its folder holds; makes the run if there was none yet.
+
+        Args:
+            result: How it ended. Nothing is done if MLflow has heard it already.
+        """
+        with self._forgiving("end"):
+            earlier = reopenable(self._folder, self._tracking.uri)
+            if earlier is None:
+                self._create(_params(self._spec, None, self._child), {})
+            elif _has_heard(earlier[1], result):
+                return
+            else:
+                self._open(*earlier)
+            for step, values in metrics_up_to(self._folder, sys.maxsize):  # its last seconds had not been sent
+                self.log(values, step)
+        self.finish(result)
+
     def _create(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Param
 
@@ -169,31 +192,14 @@ class MlflowRecorder:
             params=[Param(key, str(value)[:_MAX_TEXT]) for key, value in params.items()],
         )
 
-    def _go_on(self) -> bool:
-        """Opens the run again in which the folder was recorded before; False if there is none."""
-        run_id = recorded_run(self._folder, self._tracking.uri)
-        if run_id is None:
-            return False
-        from mlflow.entities import RunStatus
-        from mlflow.exceptions import MlflowException
-
-        made = client(self._tracking.uri)
-        try:
-            run = made.get_run(run_id)
-        except MlflowException:  # somebody deleted it
-            return False
-        if run.info.lifecycle_stage != "active":
-            return False
-        made.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-        for key, value in process_tags().items():
-            made.set_tag(run_id, key, value)
-        made.set_tag(run_id, STATUS_TAG, "RUNNING")
-        # What is told again of the steps before the checkpoint stands there already.
+    def _open(self, made: MlflowClient, run: Run) -> None:
+        """Goes on in an earlier run; what is told again of the steps that stand there already is left out."""
+        reopen(made, run)
+        run_id = run.info.run_id
         self._recorded = {
             key: max(metric.step for metric in made.get_metric_history(run_id, key)) for key in run.data.metrics
         }
         self._client, self._run_id = made, run_id
-        return True
 
     def _flush(self) -> None:
         if self._client is None or self._run_id is None:
@@ -230,6 +236,10 @@ class MlflowRecorder:
                 "MLflow at %s: %s failed (%s: %s); the run goes on and is recorded in its folder alone",
                 redact(self._tracking.uri), what, type(error).__name__, message,
             )  # fmt: skip
+
+
+def _has_heard(run: Run, result: RunResult) -> bool:
+    return run.info.status == mlflow_status(result.status) and run.data.tags.get(STATUS_TAG) == result.status.value
 
 
 def _params(spec: RunSpec, freeze_depth: int | None, child: Child | None) -> dict[str, Any]:
@@ -291,7 +301,7 @@ def _final_metrics(result: RunResult) -> dict[str, float]:
 def _final_tags(result: RunResult) -> dict[str, str]:
     tags = {STATUS_TAG: result.status.value}
     if result.status is not Status.FINISHED:
-        tags["frostline.reason"] = redact(result.reason or "unknown")[:_MAX_TEXT]
+        tags[REASON_TAG] = redact(result.reason or "unknown")[:_MAX_TEXT]
     if result.audit is not None:
         tags["frostline.frozen_unchanged"] = str(result.audit.frozen_unchanged).lower()
     return tags

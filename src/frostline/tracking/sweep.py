@@ -16,17 +16,19 @@ from frostline.tracking.client import (
     RUN_DIR_TAG,
     STATUS_TAG,
     client,
+    end_dead_runs,
     experiment_of,
     metric_name,
-    process_tags,
     reconcile,
-    recorded_run,
     remember,
+    reopen,
+    reopenable,
     source_tags,
 )
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +53,7 @@ class SweepRun:
         self._client: MlflowClient | None = None
         self._known: dict[tuple[str, int], float] = {}
         self._broken = False
+        self._experiment_id = ""
         self.run_id: str | None = None
 
     def start(self) -> None:
@@ -61,42 +64,29 @@ class SweepRun:
             from mlflow.entities import Param
 
             made = self._client = client(self._tracking.uri)
-            experiment_id = experiment_of(made, self._tracking)
-            reconcile(self._tracking.uri, experiment_id)
-            if not self._go_on(made):
-                tags = {
-                    **source_tags("frostline sweep"),
-                    RUN_DIR_TAG: str(self._folder.absolute()),
-                    "frostline.kind": "sweep",
-                    **self._tracking.tags,
-                }
-                run = made.create_run(experiment_id, run_name=self._name, tags=tags)
-                self.run_id = run.info.run_id
-                remember(self._folder, self._tracking.uri, self.run_id)
-                made.log_batch(
-                    self.run_id, params=[Param(key, str(value)[:6000]) for key, value in self._params.items()]
-                )
+            self._experiment_id = experiment_of(made, self._tracking)
+            reconcile(self._tracking.uri, self._experiment_id)
+            earlier = reopenable(self._folder, self._tracking.uri)
+            if earlier is not None:
+                self._open(made, earlier[1])
+                return
+            tags = {
+                **source_tags("frostline sweep"),
+                RUN_DIR_TAG: str(self._folder.absolute()),
+                "frostline.kind": "sweep",
+                **self._tracking.tags,
+            }
+            run = made.create_run(self._experiment_id, run_name=self._name, tags=tags)
+            self.run_id = run.info.run_id
+            remember(self._folder, self._tracking.uri, self.run_id)
+            made.log_batch(self.run_id, params=[Param(key, str(value)[:6000]) for key, value in self._params.items()])
 
-    def _go_on(self, made: MlflowClient) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        run_id = recorded_run(self._folder, self._tracking.uri)
-        if run_id is None:
-            return False
-        try:
-            run = made.get_run(run_id)
-        except MlflowException:  # somebody deleted it
-            return False
-        if run.info.lifecycle_stage != "active":
-            return False
-        made.update_run(run_id, status="RUNNING")
-        for key, value in {**process_tags(), STATUS_TAG: "RUNNING"}.items():
-            made.set_tag(run_id, key, value)
+    def _open(self, made: MlflowClient, run: Run) -> None:
+        reopen(made, run)
         for key in run.data.metrics:
-            for metric in made.get_metric_history(run_id, key):
+            for metric in made.get_metric_history(run.info.run_id, key):
                 self._known[key, metric.step] = metric.value
-        self.run_id = run_id
-        return True
+        self.run_id = run.info.run_id
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Records numbers at a step; what stands there already with the same value is left out."""
@@ -121,6 +111,8 @@ class SweepRun:
     def finish(self, status: Status, tags: Mapping[str, str], files: Sequence[Path]) -> None:
         """Ends the run: status first, so that a kill during the upload doesn't leave it RUNNING.
 
+        Its workers must be gone: a run that one of them left RUNNING is ended, too.
+
         Args:
             status: How the sweep's command ended.
             tags: The answer, and what the run list is filtered by.
@@ -133,6 +125,8 @@ class SweepRun:
                 self._client.set_terminated(self.run_id, status=status.value)
             return
         with self._forgiving("finish"):
+            # What a dead worker left RUNNING in the moment before its folder knew of it.
+            end_dead_runs(self._tracking.uri, self._experiment_id)
             self._client.set_terminated(self.run_id, status=status.value)
             for key, value in {STATUS_TAG: status.value, **tags}.items():
                 self._client.set_tag(self.run_id, key, redact(value)[:6000])

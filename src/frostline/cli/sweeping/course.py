@@ -326,13 +326,8 @@ class _Course:
             self._pool.close()
 
     def _end_run(self, status: Status, reason: str) -> None:
-        from frostline.tracking import end_dead_runs
-
-        if self._run is None or self._run.run_id is None:
-            return
-        self._run.finish(status, {"frostline.reason": reason}, [])
-        with contextlib.suppress(Exception):
-            end_dead_runs(self._sweep.job.tracking)
+        if self._run is not None:
+            self._run.finish(status, {"frostline.reason": reason}, [])
 
     def _say_how_to_go_on(self) -> None:
         print(f"go on with: {session.current.command}", file=sys.stderr, flush=True)

@@ -72,6 +72,8 @@ def conclude(
         failed = f"stopped: {summary.stopped}; the first: {_first_reason(points)}"
     elif first_reason is not None:
         failed = f"every point failed; the first: {first_reason}"
+    elif summary.complete and answer.best is None:
+        failed = f"no point was trained to its end; the first that failed: {_first_reason(points)}"
     _record(run, folder, answer, points, summary, paths, status, interrupted=interrupted, failed=failed is not None)
     if answer.best is not None and not interrupted:
         console = make_console()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.cli.sweeping.folder import SweepFolder
+from frostline.cli.sweeping.lost import record_lost
 from frostline.cli.sweeping.read import Compose, Sweep, encode
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, outcome_of
 from frostline.config import Job, decode_job
@@ -139,7 +140,7 @@ class PoolExecutor:
         self._runs = runs
         self._parent = parent
         self._warn = warn
-        self._tasks: dict[int, Task] = {}
+        self._trials: dict[int, TrialJob] = {}
         self._ready: list[SearchEvent] = []
         self._stopping = False
         self.stop_signal = signal.SIGINT
@@ -151,7 +152,6 @@ class PoolExecutor:
 
     def submit(self, task: Task) -> None:
         """See `Executor`."""
-        self._tasks[task.number] = task
         try:
             runs = self._runs.of(task)
         except UserError as error:
@@ -169,6 +169,7 @@ class PoolExecutor:
             parent=self._parent(),
             params=dict(task.params),
         )
+        self._trials[task.number] = job
         self._pool.submit(task.number, job)
 
     def wait(self) -> Sequence[SearchEvent]:
@@ -190,19 +191,9 @@ class PoolExecutor:
             return [Ended(number=event.key, outcome=event.value.outcome, fatal=event.value.fatal)]
         if self._stopping and event.kind is Kind.DIED:  # the signal came between two runs
             return [Ended(number=event.key, outcome=None)]
-        return [Ended(number=event.key, outcome=self._lost(event))]
-
-    def _lost(self, event: Event) -> Outcome:
-        """The worker could not tell how it ended: its folder is made to tell it."""
-        task = self._tasks[event.key]
         reason = str(event.value)
-        for seed_run in self._runs.of(task):
-            if seed_run.folder.is_dir() and not _has_ended(seed_run.folder):
-                spec = seed_run.job.run
-                failed = RunResult(name=spec.name(), status=Status.FAILED, reason=reason, spec_digest=spec.digest())
-                with suppress(OSError):
-                    write_atomically(seed_run.folder / "result.json", failed.to_json())
-        return Outcome(state=State.FAILED, reason=reason)
+        record_lost(self._trials[event.key], reason)
+        return [Ended(number=event.key, outcome=Outcome(state=State.FAILED, reason=reason))]
 
     def answer(self, number: int, prune: bool) -> None:
         """See `Executor`."""
@@ -214,14 +205,6 @@ class PoolExecutor:
         self._stopping = True
         for number in self._pool.pids():
             self._pool.signal(number, self.stop_signal)
-
-
-def _has_ended(folder: Path) -> bool:
-    try:
-        RunResult.read(folder)
-    except UserError:
-        return False
-    return True
 
 
 class BatchExecutor:

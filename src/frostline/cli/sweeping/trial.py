@@ -23,6 +23,7 @@ from frostline.spec import RunSpec, spec_diff
 
 if TYPE_CHECKING:
     from frostline.pool import Channel
+    from frostline.tracking import Child
 
 log = logging.getLogger(__name__)
 
@@ -199,8 +200,8 @@ def _is_paused(result: RunResult, seed_run: SeedRun) -> bool:
 
 def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tuple[RunResult | None, bool, str | None]:
     """Returns the result, whether it went on from a checkpoint, and a note for the record."""
-    spec, note = _adopt_retry(seed_run)
-    done = _finished(seed_run, spec)
+    spec, note = adopt_retry(seed_run)
+    done = finished(seed_run, spec)
     if done is not None:
         return done, False, note
     result, went_on = _train(trial, seed_run, spec, monitor)
@@ -215,7 +216,7 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tu
 def _train(
     trial: TrialJob, seed_run: SeedRun, spec: RunSpec, monitor: _ChannelMonitor, *, afresh: bool = False
 ) -> tuple[RunResult | None, bool]:
-    from frostline.tracking import Child, MlflowRecorder
+    from frostline.tracking import MlflowRecorder
     from frostline.train import Interrupted, run
     from frostline.train.checkpoint import CheckpointStore
 
@@ -235,13 +236,8 @@ def _train(
     with RunFolder(folder, spec, overrides, go_on_from=step or 0) as run_folder:
         recorders: list[Recorder] = [run_folder]
         if job.tracking.enabled:
-            tags = {"frostline.point": str(trial.number), "frostline.kind": "trial"}
-            if afresh:
-                tags["frostline.retried"] = _OOM_NOTE
-            name = f"{trial.name} s{spec.seed}" if trial.several else trial.name
-            child = Child(parent=trial.parent, name=name, params=trial.params, tags=tags)
-            reopen = not afresh
-            recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=reopen))
+            child = child_of(trial, spec.seed, retried=afresh)
+            recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=not afresh))
         resume_from = folder if step is not None else None
         try:
             result = run(
@@ -252,7 +248,24 @@ def _train(
     return result, step is not None
 
 
-def _finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
+def child_of(trial: TrialJob, seed: int, *, retried: bool = False) -> Child:
+    """Returns what one of a point's runs is in MLflow.
+
+    Args:
+        trial: The point.
+        seed: Of the run.
+        retried: Whether it is the second attempt, after it ran out of memory.
+    """
+    from frostline.tracking import Child
+
+    tags = {"frostline.point": str(trial.number), "frostline.kind": "trial"}
+    if retried:
+        tags["frostline.retried"] = _OOM_NOTE
+    name = f"{trial.name} s{seed}" if trial.several else trial.name
+    return Child(parent=trial.parent, name=name, params=trial.params, tags=tags)
+
+
+def finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
     """Returns the recorded result if the folder holds the very run, to its end: it is never trained again."""
     try:
         result = RunResult.read(seed_run.folder)
@@ -264,7 +277,7 @@ def _finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
     return result if result.status is Status.FINISHED or paused else None
 
 
-def _adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:
+def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:
     """Returns the spec, with the smaller batch if an earlier attempt ran out of memory with the given one."""
     spec = seed_run.job.run
     try:

@@ -1,0 +1,46 @@
+"""Owns: the records of a run whose worker is gone. Must not know: how the worker went, or what comes next."""
+
+from __future__ import annotations
+
+import logging
+
+from frostline.cli.sweeping.trial import SeedRun, TrialJob, adopt_retry, child_of, finished
+from frostline.record import write_atomically
+from frostline.result import RESULT_FILE, RunResult, Status
+
+log = logging.getLogger(__name__)
+
+
+def record_lost(trial: TrialJob, reason: str) -> None:
+    """Makes a point's folder and its MLflow run tell how it ended: the worker that should have done so is gone.
+
+    A point's runs are trained in the order of their seeds. The first one without an end is the one that was lost; those
+    before it have told their end, or died between two words of it, and those after it had not begun.
+
+    Args:
+        trial: What the worker was given.
+        reason: Why it can't tell.
+    """
+    for seed_run in trial.runs:
+        spec, _ = adopt_retry(seed_run)
+        result = finished(seed_run, spec)
+        lost = result is None
+        if result is None:
+            result = RunResult(name=spec.name(), status=Status.FAILED, reason=reason, spec_digest=spec.digest())
+            try:
+                seed_run.folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(seed_run.folder / RESULT_FILE, result.to_json())
+            except OSError as error:
+                log.warning("%s: its end can't be written there (%s)", seed_run.folder, error.strerror)
+        _bury(trial, seed_run, result)
+        if lost:
+            return
+
+
+def _bury(trial: TrialJob, seed_run: SeedRun, result: RunResult) -> None:
+    if not seed_run.job.tracking.enabled:
+        return
+    from frostline.tracking import MlflowRecorder
+
+    child = child_of(trial, seed_run.job.run.seed)
+    MlflowRecorder(seed_run.job.tracking, seed_run.job.run, seed_run.folder, child=child, reopen=True).bury(result)
