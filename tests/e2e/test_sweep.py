@@ -122,6 +122,14 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     assert refused.returncode == 2
     assert "optimizer.weight_decay: 0.01 -> 0.3" in refused.stderr
     assert "sweep.new=true" in refused.stderr
+    for change, words in (
+        ("sweep.pruner.patience=9", "sweep.pruner.patience: 1 -> 9"),
+        ("sweep.enqueue=[{freeze.depth: 1, optimizer.lr: 1e-3}]", "sweep.enqueue: coarse -> "),
+        ("sweep.space.optimizer.lr.coarse=2", "optimizer.lr.coarse: 3 -> 2"),
+    ):
+        refused = call("sweep", "lr_x_depth", *tiny, *small(14), change, cwd=tmp_path)
+        assert refused.returncode == 2
+        assert words in refused.stderr
     assert answer_rows(folder)
     # a sweep of another schema is not resumed
     description = json.loads((folder / "sweep.json").read_text())

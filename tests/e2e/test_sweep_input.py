@@ -66,6 +66,14 @@ def test_a_value_given_twice_is_told(frostline, in_tmp, tiny_overrides):
     assert "note: sweep.space.freeze.depth: 0 stands there more than once and is tried once" in err
 
 
+def test_whole_bounds_of_a_key_of_any_number_are_told(frostline, in_tmp, tiny_overrides):
+    bad = "sweep.storage=nonsense://x"
+    decay = "+sweep.space.optimizer.weight_decay={low: 0, high: 1}"
+    code, _, err = frostline("sweep", "lr_x_depth", *tiny_overrides, decay, bad)
+    assert code == 2
+    assert "note: sweep.space.optimizer.weight_decay: only the whole numbers 0 to 1 are tried; write low: 0.0" in err
+
+
 def test_help_lists_the_sweeps_and_imports_nothing_heavy(tmp_path):
     done = call("sweep", "--help", cwd=tmp_path)
     assert done.returncode == 0

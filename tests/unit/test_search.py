@@ -257,6 +257,39 @@ def test_several_parents_on_one_storage_divide_the_total(tmp_path):
     assert len([p for p in studies[0].points() if p.state is State.COMPLETE]) == 9
 
 
+def test_of_two_parents_each_takes_its_own_points_to_the_end_and_nothing_is_trained_twice(tmp_path):
+    plan = make_plan(n_trials=12)
+    storage = f"journal:{tmp_path / 'shared.log'}"
+
+    def run(owner, stop_after=99):
+        study = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=owner)
+        study.fill(queue_of(plan, SPACE, None))
+        executor = FakeExecutor(plan)
+        summary = search(
+            plan,
+            study,
+            executor,
+            Quiet(),
+            maximize=True,
+            total=12,
+            should_stop=lambda: len(executor.done) >= stop_after,
+        )
+        return summary, executor.done
+
+    _, first = run("a", stop_after=5)
+    _, second = run("b")
+    summary, third = run("a")
+    trained = [*first, *second, *third]
+    assert len(trained) == len(set(trained))
+    mine = {number for number, stage in [*first, *third] if stage == 1}
+    theirs = {number for number, stage in second if stage == 1}
+    assert len(mine) + len(theirs) == 12
+    assert {number for number, stage in third if stage == 2} <= mine
+    assert {number for number, stage in second if stage == 2} <= theirs
+    assert {number for number, stage in trained if stage == 2} == {p.number for p in summary.points if p.stage == 2}
+    assert {p.depth for p in summary.points if p.stage == 2} == {p.depth for p in summary.points}
+
+
 def test_a_queue_that_two_parents_filled_at_the_same_moment_is_tried_once(tmp_path):
     plan = make_plan(n_trials=8, finish=1.0, first_epochs=None)
     storage = f"journal:{tmp_path / 'shared.log'}"
@@ -275,6 +308,14 @@ def test_a_queue_that_two_parents_filled_at_the_same_moment_is_tried_once(tmp_pa
                 study.tell(begun[0], Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
     assert len(taken) == 8
     assert [params for params in taken if params in queue] == queue
+
+
+def test_a_journal_in_the_sweeps_folder_is_all_ours_whatever_the_host_is_called_now(tmp_path):
+    plan = make_plan(n_trials=4)
+    study = open_study(tmp_path, plan, owner=None)
+    study.fill([])
+    begun = study.begin(4)
+    assert open_study(tmp_path, plan, owner=None).begin(4) == begun
 
 
 def test_a_running_point_of_another_parent_is_left_alone(tmp_path):

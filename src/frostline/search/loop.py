@@ -143,7 +143,8 @@ def search(
     course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock)
     course.stage(1, course.next_point)
     if course.stopped is None:
-        queue = iter(finalists(study.points(), plan, maximize))
+        # Of several parents on one storage each takes its own points to the end: their checkpoints lie with it.
+        queue = (task for task in finalists(study.points(), plan, maximize) if study.owns(task.number))
         course.stage(2, lambda: next(queue, None))
     return Summary(points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal)
 

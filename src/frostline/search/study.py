@@ -124,7 +124,7 @@ class Study:
         plan: The sweep.
         space: What is swept.
         maximize: Whether more of the objective is better.
-        owner: Who begins trials here (host and folder): only its own running ones are begun again.
+        owner: Who begins trials here, if there are several: only its own ones are gone on with. None: all are its own.
         max_steps: How many reports a point makes at most, if known; for hyperband.
 
     Raises:
@@ -139,7 +139,7 @@ class Study:
         space: Space,
         *,
         maximize: bool,
-        owner: str,
+        owner: str | None = None,
         max_steps: int | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -240,7 +240,7 @@ class Study:
                 self.tell_continued(point.number, point.params, point.outcome, point.history)
 
     def _rebuilt(self, point: Point) -> FrozenTrial:
-        attrs: dict[str, Any] = {_OWNER: self._owner}
+        attrs: dict[str, Any] = {} if self._owner is None else {_OWNER: self._owner}
         state, outcome = point.state, point.outcome
         if point.copy_of is not None:
             attrs[_COPY] = point.copy_of
@@ -277,8 +277,7 @@ class Study:
             Number and parameters; None when there are enough.
         """
         for trial in self._trials():
-            mine = trial.user_attrs.get(_OWNER) in {None, self._owner}
-            if trial.state is TrialState.RUNNING and mine and trial.number not in self._active:
+            if trial.state is TrialState.RUNNING and self._is_mine(trial) and trial.number not in self._active:
                 return self._suggest(Trial(self._study, trial._trial_id))
         counted = [trial for trial in self._trials() if _is_point(trial)]
         waiting = any(trial.state is TrialState.WAITING for trial in counted)
@@ -301,7 +300,7 @@ class Study:
         return self._suggest(asked)
 
     def _suggest(self, trial: Trial) -> tuple[int, Params]:
-        if _OWNER not in trial.user_attrs:
+        if self._owner is not None and _OWNER not in trial.user_attrs:
             trial.set_user_attr(_OWNER, self._owner)
         params: Params = {}
         with _quiet():
@@ -311,6 +310,13 @@ class Study:
                 params[dimension.key] = trial._suggest(dimension.key, distribution(dimension))
         self._active.add(trial.number)
         return trial.number, params
+
+    def owns(self, number: int) -> bool:
+        """Returns whether a trial was begun here: its checkpoints lie here, and nobody else goes on with it."""
+        return self._is_mine(self._frozen(number))
+
+    def _is_mine(self, trial: FrozenTrial) -> bool:
+        return self._owner is None or trial.user_attrs.get(_OWNER) in {None, self._owner}
 
     def begun_before(self, number: int) -> bool:
         """Returns whether a trial has reported already."""

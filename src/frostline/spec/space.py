@@ -124,14 +124,21 @@ class Dimension:
         """Returns plain data, for records and for comparing two sweeps."""
         if self.choices is not None:
             return {"choices": list(self.choices)}
-        return {"low": self.low, "high": self.high, "log": self.log, "step": self.step, "whole": self.whole}
+        return {
+            "low": self.low,
+            "high": self.high,
+            "log": self.log,
+            "step": self.step,
+            "whole": self.whole,
+            "coarse": self.coarse,
+        }
 
     @classmethod
     def from_description(cls, key: str, data: Mapping[str, Any]) -> Dimension:
         """Reads `describe`."""
         if "choices" in data:
             return cls(key=key, choices=tuple(data["choices"]))
-        return cls(key=key, low=data["low"], high=data["high"], log=data["log"], step=data["step"], whole=data["whole"])
+        return cls(key=key, **data)
 
 
 @dataclass(frozen=True, kw_only=True)

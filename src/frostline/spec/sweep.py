@@ -6,7 +6,7 @@ Values live in `sweeps/sweep/_base/`, so no field has a default.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -178,7 +178,9 @@ class SweepSpec:
         return {
             "sampler": self.sampler.value,
             "seed": self.seed,
-            "pruner": self.pruner.name.value,
+            "pruner": {**asdict(self.pruner), "name": self.pruner.name.value},
+            "deep_first": self.deep_first,
+            "warm_start": self.warm_start,
             "seeds": seeds,
             "first_epochs": self.first_epochs,
             "finish": self.finish,

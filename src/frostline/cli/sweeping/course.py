@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
-import socket
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -238,13 +237,14 @@ class _Course:
         return study
 
     def _study(self, storage: Any) -> Study:
-        owner = f"{socket.gethostname()}:{self._folder.folder.absolute()}"
         plan = self._sweep.plan
+        # The journal in the folder is ours alone, on whatever host and under whatever path it is found again.
+        owner = self._folder.identity() if plan.storage is not None else None
         seeds = len(plan.seeds) if plan.seeds else 1
         epochs = self._sweep.job.run.training.epochs
         steps = None if epochs is None else max(1, round(epochs)) * seeds
         return Study(
-            storage, self._folder.folder.name, plan, self._sweep.space,
+            storage, plan.name, plan, self._sweep.space,
             maximize=self._maximize, owner=owner, max_steps=steps,
         )  # fmt: skip
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from frostline.errors import SpecError, UserError
 from frostline.point import Point
 from frostline.provenance import redact
 from frostline.record import write_atomically
-from frostline.spec import SWEEP_SCHEMA
+from frostline.spec import SWEEP_SCHEMA, Enqueue
 
 SWEEP_FILE = "sweep.json"
 JOURNAL_FILE = "journal.log"
@@ -72,7 +73,8 @@ class SweepFolder:
         """
         path = self.folder / SWEEP_FILE
         if not path.exists():
-            write_atomically(path, json.dumps({"schema": SWEEP_SCHEMA, **description}, indent=1) + "\n")
+            record = {"schema": SWEEP_SCHEMA, "id": uuid.uuid4().hex, **description}
+            write_atomically(path, json.dumps(record, indent=1) + "\n")
             return False
         recorded = read_description(self.folder)
         difference = _differences(recorded, description)
@@ -83,6 +85,14 @@ class SweepFolder:
                 "sweep.new=true begins afresh under a new name"
             )
         return True
+
+    def identity(self) -> str:
+        """Returns what tells this folder from others on a shared storage, wherever it is moved to.
+
+        Raises:
+            UserError: There is no readable record of the sweep.
+        """
+        return str(read_description(self.folder).get("id"))
 
     def point_folder(self, number: int) -> Path:
         """Returns the folder of a point."""
@@ -125,7 +135,7 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
     }
     return {
         "name": sweep.plan.name,
-        "plan": sweep.plan.describe(),
+        "plan": {**sweep.plan.describe(), "enqueue": _queue(sweep)},
         "space": sweep.space.describe(),
         "base": base,
         "objective": sweep.job.run.training.objective,
@@ -136,6 +146,10 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
         "storage": redact(sweep.plan.storage) if sweep.plan.storage else None,
         "command": [redact(line) for line in sweep.fixed],
     }
+
+
+def _queue(sweep: Sweep) -> Any:
+    return Enqueue.COARSE.value if sweep.enqueue is None else [dict(params) for params in sweep.enqueue]
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -224,6 +224,11 @@ def _dimensions(
         dimension, more = _from_override(swept[key], whole=whole) if key in swept else parse_dimension(key, now[key])
         found.append(dimension)
         notices += more
+        if key not in swept and dimension.whole and isinstance(known[key], float):
+            notices.append(
+                f"sweep.space.{key}: only the whole numbers {dimension.low:g} to {dimension.high:g} are tried; write "
+                f"low: {dimension.low:.1f} for any number between"
+            )
     return tuple(found), notices
 
 
