@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from frostline.errors import UserError
-from frostline.spec import DEPTH_KEY, LR_KEY, CostName, Params, Value, short_number
+from frostline.spec import DEPTH_KEY, LR_KEY, MODEL_KEY, CostName, Params, Value, short_number
 
 
 class State(StrEnum):
@@ -119,6 +119,12 @@ class Point:
         """The frozen depth, if it is swept."""
         value = self.params.get(DEPTH_KEY)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @property
+    def model(self) -> str | None:
+        """The model, if models are swept."""
+        value = self.params.get(MODEL_KEY)
+        return None if value is None else str(value)
 
     @property
     def lr(self) -> float | None:

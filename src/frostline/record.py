@@ -28,6 +28,9 @@ SPEC_FILE = "spec.json"
 OVERRIDES_FILE = "overrides.yaml"
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "run.log"
+RUN_FILE = ".mlflow.json"
+"""Which MLflow run a run's or sweep's folder is recorded in."""
+
 CHILD_FILE = ".child.json"
 """Its place in a sweep, for a run that another process starts."""
 

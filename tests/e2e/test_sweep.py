@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from frostline.cli.sweeping.folder import SweepFolder
 from frostline.point import State, ranked
 from frostline.result import RunResult, Status
+from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import (
     answer_rows,
     call,
@@ -438,6 +440,61 @@ def test_new_begins_afresh_under_a_new_name_and_learns_from_the_old(tmp_path, qu
     assert new.returncode == 0, new.stderr
     assert len(points(tmp_path / "runs" / "lr_x_depth-2")) == 4
     assert len(points(tmp_path / "runs" / "lr_x_depth")) == 4
+
+
+def test_what_changed_under_a_sweep_is_refused(tmp_path, tiny, tiny_csv, tiny_model):
+    """A setting of a swept group, the data file's rows, the weights; but a first mistake doesn't keep the name."""
+    own_csv, own_model = tmp_path / "own.csv", tmp_path / "own-model"
+    shutil.copyfile(tiny_csv, own_csv)
+    shutil.copytree(tiny_model, own_model)
+    arguments = [
+        "sweep", "models_x_depth", *tiny, "model=choice(path)", f"model.location={own_model}",
+        f"dataset.location={own_csv}", "training.epochs=1", "dataset.train_rows=64", "tracking=off",
+    ]  # fmt: skip
+    bad = call(*arguments, "sweep.n_trials=2", "dataset.text_column=nope", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert "dataset.text_column=nope" in bad.stderr
+    assert call(*arguments, "sweep.n_trials=2", cwd=tmp_path).returncode == 0  # the name is free again
+    other = call(*arguments, "sweep.n_trials=3", f"model.location={tiny_model}", cwd=tmp_path)
+    assert other.returncode == 2
+    assert f"path.model.location: {own_model} -> {tiny_model}" in other.stderr
+    write_csv(own_csv, [*sentences(160)[:-1], ("a great film indeed", "positive")])
+    changed = call(*arguments, "sweep.n_trials=3", cwd=tmp_path)
+    assert changed.returncode == 2
+    assert "the rows of the data set are not those that this sweep's first points were trained with" in changed.stderr
+    folder = tmp_path / "runs" / "models_x_depth"
+    assert [p.state for p in points(folder)] == [State.COMPLETE] * 2 + [State.RUNNING]
+    shutil.copyfile(tiny_csv, own_csv)
+    assert call(*arguments, "sweep.n_trials=3", cwd=tmp_path).returncode == 0
+    assert [p.state for p in points(folder)] == [State.COMPLETE] * 3
+
+
+def test_a_shared_study_of_another_config_is_refused(tmp_path, quiet):
+    common = ["sweep", "lr_x_depth", *quiet, *small(2), "training.epochs=1", "sweep.enqueue=none"]
+    common.append(f"sweep.storage=journal:{tmp_path / 'shared.log'}")
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    assert call(*common, cwd=tmp_path / "a").returncode == 0
+    other = call(*common, "seed=5", cwd=tmp_path / "b")
+    assert other.returncode == 2
+    assert "its study lr_x_depth holds a sweep of another config (seed: 0 -> 5)" in other.stderr
+    new = call(*common, "seed=5", "sweep.new=true", "sweep.timeout_s=0.001", cwd=tmp_path / "b")
+    assert new.returncode == 0, new.stderr
+    assert "go on with: frostline sweep lr_x_depth" in new.stderr
+    assert new.stderr.splitlines()[-1].endswith("sweep.name=lr_x_depth-2")
+    assert "sweep.new" not in new.stderr.splitlines()[-1]
+    assert "sweep.timeout_s=0.001 is over" in new.stdout
+
+
+def test_no_password_reaches_the_report_or_the_terminal(tmp_path, tiny):
+    uri = "tracking.uri=http://bob:hunter2@127.0.0.1:9"
+    arguments = ["training.epochs=1", "dataset.train_rows=32", "optimizer.lr=1e-3", "sweep.n_trials=1"]
+    done = call("sweep", "depth_only", *tiny, *arguments, uri, cwd=tmp_path, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
+    assert done.returncode == 0, done.stderr
+    assert "run it again: " in done.stdout
+    assert "hunter2" not in done.stdout + done.stderr
+    for path in (tmp_path / "runs").rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
 
 
 def test_eight_workers_start_together(tmp_path, tiny):

@@ -36,6 +36,18 @@ from tests.e2e.sweep_tools import call
         (["lr_x_depth", "sweep.pruner.name=median", "training.epochs=1"], "a run of one evaluation can't be pruned"),
         (["lr_x_depth", "sweep.warm_start=nothing"], "sweep.warm_start=nothing"),
         (["lr_x_depth", "sweep.storage=nonsense://x"], "sweep.storage=nonsense://x"),
+        (["lr_x_depth", "sweep.storage=sqlite:////proc/nope/x.db"], "can't be written there"),
+        (["lr_x_depth", "sweep.storage=journal:/nowhere/x.log"], "can't be opened"),
+        (["lr_x_depth", "training.objective=choice(accuracy,f1)"], "points are compared by one objective"),
+        (
+            [
+                "lr_x_depth",
+                "sweep.enqueue=[{freeze.depth: 1, optimizer.lr: 1e-4}]",
+                "sweep.n_trials=1",
+                "+sweep.space.freeze.depth.step=2",
+            ],
+            "in steps of 2",
+        ),
         (["lr_x_depth", "runtime.slots=0"], "runtime.slots=0"),
         (["lr_x_depth", "dataset.location=/nowhere.csv"], "/nowhere.csv"),
         (["lr_x_depth", "optimizer.lr=abc,1e-3"], "optimizer.lr"),

@@ -41,6 +41,17 @@ def test_the_deepest_depth_within_one_error_of_the_best_is_recommended():
     assert "one error of the best" in answer.how
 
 
+def test_depths_of_two_models_are_not_compared():
+    points = [
+        point(0, 8, 0.90, train_s=100.0, model="big"), point(1, 0, 0.88, train_s=300.0, model="big"),
+        point(2, 6, 0.91, train_s=8.0, model="small"), point(3, 0, 0.912, train_s=20.0, model="small"),
+    ]  # fmt: skip
+    answer = answer_of(points, "accuracy", maximize=True, num_blocks=None)
+    assert [(row.model, row.depth) for row in answer.rows] == [("big", 0), ("big", 8), ("small", 0), ("small", 6)]
+    assert (answer.recommended.model, answer.recommended.depth) == ("small", 6)
+    assert "2.5x the time" in answer.text
+
+
 def test_without_a_known_error_the_best_is_taken():
     answer = say([point(0, 0, 0.9, rows=None), point(1, 4, 0.89, rows=None)], metric="f1_macro")
     assert answer.recommended.depth == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -485,6 +486,77 @@ def test_the_grid_is_all_of_the_space(tmp_path):
     assert len(go(tmp_path, plan, total=len(queue)).points) == 10
 
 
+def test_a_grid_whose_total_is_raised_goes_on_with_the_grid(tmp_path):
+    whole = queue_of(make_plan(n_trials=None, sampler="grid", finish=1.0, first_epochs=None), SPACE, None)
+    for total in (3, None):
+        plan = make_plan(n_trials=total, sampler="grid", finish=1.0, first_epochs=None)
+        queue = queue_of(plan, SPACE, None)
+        study = open_study(tmp_path, plan)
+        study.fill(queue)
+        study.extend(queue, total or len(queue))
+        search(plan, study, FakeExecutor(plan), Quiet(), maximize=True, total=total or len(queue))
+    assert [p.params for p in study.points()] == whole
+
+
+def test_more_points_to_try_first_than_the_total_are_refused():
+    points = [{"freeze.depth": depth, "optimizer.lr": 1e-4} for depth in (0, 1, 2)]
+    with pytest.raises(UserError, match="names 3 points"):
+        queue_of(make_plan(n_trials=2), SPACE, points)
+
+
+def test_a_share_is_not_one_more_for_a_rounding_error(tmp_path):
+    plan = make_plan(n_trials=100, finish=0.07)
+    waiting = [
+        Point(number=n, params={"optimizer.lr": 1e-4 + n * 1e-6}, state=State.PRUNED, first_quality=n / 100,
+              outcome=Outcome(state=State.COMPLETE, by_seed={0: n / 100}, more=True))
+        for n in range(100)
+    ]  # fmt: skip
+    assert len(finalists(waiting, plan, True)) == 7
+
+
+def test_depths_of_two_models_have_a_best_each():
+    plan = make_plan(n_trials=4, finish=0.01)
+    waiting = [
+        Point(number=n, params={"model": model, "freeze.depth": 2}, state=State.PRUNED, first_quality=value,
+              outcome=Outcome(state=State.COMPLETE, by_seed={0: value}, more=True))
+        for n, (model, value) in enumerate([("big", 0.9), ("big", 0.8), ("small", 0.5), ("small", 0.6)])
+    ]  # fmt: skip
+    assert [task.number for task in finalists(waiting, plan, True)] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("median", {"startup_trials": 2}), ("percentile", {"startup_trials": 2, "percentile": 25.0}),
+     ("halving", {"reduction_factor": 2}), ("hyperband", {"reduction_factor": 2})],
+)  # fmt: skip
+@pytest.mark.parametrize("cost", [None, "num_trainable"])
+def test_pruners_prune_under_stages_and_with_a_cost(tmp_path, name, settings, cost):
+    """Optuna's own compare with COMPLETE trials, of which stage 1 has none, and never prune several objectives."""
+    stages = {"finish": 0.25, "first_epochs": 3} if cost is None else {"finish": 1.0, "first_epochs": None}
+    plan = make_plan(n_trials=24, sampler="random", cost=cost, pruner={"name": name, **settings}, **stages)
+    summary = go(tmp_path, plan, FakeExecutor(plan), explicit=())
+    pruned = [p for p in summary.points if p.outcome.reason == "pruned"]
+    assert pruned
+    assert len(pruned) < 24
+
+
+@pytest.mark.parametrize("name", ["halving", "hyperband", "median"])
+def test_a_kill_right_after_a_verdict_does_not_change_it(tmp_path, name):
+    plan = make_plan(
+        n_trials=14, sampler="random", finish=1.0, first_epochs=None,
+        pruner={"name": name, "reduction_factor": 2, "startup_trials": 2},
+    )  # fmt: skip
+    (tmp_path / "whole").mkdir()
+    whole = go(tmp_path / "whole", plan, explicit=())
+    assert any(p.state is State.PRUNED for p in whole.points)
+    for kill in range(1, 40, 3):
+        folder = tmp_path / f"killed-{kill}"
+        folder.mkdir()
+        with contextlib.suppress(Killed):
+            go(folder, plan, FakeExecutor(plan, kill_after=kill), explicit=())
+        assert table(go(folder, plan, explicit=()).points) == table(whole.points), kill
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -544,6 +616,15 @@ def test_seeds_are_averaged_and_bad_points_stop_after_the_first(tmp_path):
     assert done[0].spread == pytest.approx(0.003)
 
 
+def test_the_sampler_is_told_the_quality_of_a_whole_first_seed(tmp_path):
+    plan = make_plan(n_trials=8, seeds=[0, 1], first_epochs=None)
+    go(tmp_path, plan)
+    study = open_study(tmp_path, plan)
+    for trial, point in zip(study._trials(), study.points(), strict=False):
+        assert trial.intermediate_values[max(trial.intermediate_values)] == pytest.approx(point.first_quality)
+        assert len(trial.intermediate_values) == EPOCHS
+
+
 def test_like_points_are_trained_once(tmp_path):
     plan = make_plan(n_trials=12, sampler="random", finish=1.0, first_epochs=None)
     small = Space(groups=(), variants={(): (
@@ -555,6 +636,7 @@ def test_like_points_are_trained_once(tmp_path):
     copies = [p for p in summary.points if p.copy_of is not None]
     assert len(copies) == 10
     originals = {p.number: p for p in summary.points}
+    assert all(p.first_quality == originals[p.copy_of].first_quality for p in copies)
     assert all(p.quality == originals[p.copy_of].quality for p in copies)
 
 
@@ -610,6 +692,53 @@ def test_a_study_is_rebuilt_from_points_when_its_journal_is_lost(tmp_path):
     assert table(summary.points) == table(whole.points)
     done = {p.number for p in points if p.outcome is not None}
     assert not done & {number for number, stage in executor.done if stage == 1}
+
+
+def test_a_rebuilt_study_invents_no_points(tmp_path):
+    """Numbers between the points are those of an earlier study, of stage 2 and of retries."""
+    old = go(tmp_path, make_plan(n_trials=6, finish=1.0, first_epochs=None)).points
+    folder = tmp_path / "new"
+    folder.mkdir()
+    for total, broken in ((6, {7: "ValueError: x"}), (9, {})):
+        plan = make_plan(n_trials=total, retry_failed=bool(broken) is False)
+        study = open_study(folder, plan)
+        study.fill(queue_of(plan, SPACE, None), old)
+        if plan.retry_failed:
+            assert study.retry_failed() == 1
+        executor = FakeExecutor(plan, broken=broken)
+        summary = search(plan, study, executor, Quiet(), maximize=True, total=total + study.num_extra)
+    before, extra = table(summary.points), study.num_extra
+    assert extra == 1
+    (folder / "journal.log").unlink()
+    study = open_study(folder, plan)
+    study.rebuild([Point.from_json(p.to_json()) for p in summary.points], old)
+    study.fill(queue_of(plan, SPACE, None), old)
+    assert table(study.points()) == before
+    assert (study.num_extra, study.num_warm()) == (1, 6)
+    executor = FakeExecutor(plan)
+    search(plan, study, executor, Quiet(), maximize=True, total=9 + study.num_extra)
+    assert executor.done == []
+
+
+def test_a_study_that_nobody_trained_in_can_be_made_anew(tmp_path):
+    study = open_study(tmp_path, make_plan(n_trials=4))
+    study.describe({"base": {"dataset.name": "a"}})
+    study.fill(queue_of(make_plan(n_trials=4), SPACE, None))
+    study.begin(4)
+    assert open_study(tmp_path, make_plan()).description == {"base": {"dataset.name": "a"}}
+    assert study.is_untouched
+    study.reset()
+    assert study.is_empty
+    assert study.description is None
+    go(tmp_path, make_plan(n_trials=4))
+    assert not open_study(tmp_path, make_plan()).is_untouched
+
+
+@pytest.mark.parametrize("bad", ["/nowhere/at/all.log", "garbage.log"])
+def test_a_journal_that_cant_be_opened_is_one_line(tmp_path, bad):
+    (tmp_path / "garbage.log").write_text("this is\nno journal\n")
+    with pytest.raises(UserError, match=r"sweep\.storage=journal:.*can't be opened"):
+        open_url(f"journal:{tmp_path / bad}")
 
 
 def test_a_damaged_journal_is_noticed(tmp_path):

@@ -54,6 +54,34 @@ def test_the_coarse_grid_of_a_logarithmic_range_lies_inside_of_it():
     assert values[-1] < 1e-2
 
 
+def test_computed_values_lie_on_the_steps_and_inside_of_the_range():
+    stepped = dimension("optimizer.weight_decay", low=0.0, high=0.3, step=0.1)
+    assert stepped.values() == (0.0, 0.1, 0.2, 0.3)  # not 0.30000000000000004, which Optuna refuses
+    narrow = dimension("optimizer.lr", low=2.5004e-5, high=2.5049e-5, log=True)
+    assert len(set(narrow.values())) == 3
+    for value in (*stepped.values(), *narrow.values()):
+        (stepped if value < 1e-6 or value > 1e-3 else narrow).check(value)
+
+
+def test_a_logarithmic_range_of_whole_numbers_is_spread_on_its_scale():
+    assert dimension("training.batch_size", low=8, high=128, log=True).values(3) == (8, 32, 128)
+
+
+def test_a_point_off_the_steps_is_refused():
+    with pytest.raises(SpecError, match="in steps of 2"):
+        dimension("freeze.depth", low=0, high=6, step=2).check(3)
+
+
+def test_choices_that_differ_from_model_to_model_are_refused():
+    model = dimension("model", choices=["a", "b"])
+    depths = {
+        ("a",): (dimension("freeze.depth", choices=[0, 4]),),
+        ("b",): (dimension("freeze.depth", choices=[0, 6]),),
+    }
+    with pytest.raises(SpecError, match="give a range"):
+        Space(groups=(model,), variants=depths)
+
+
 def test_a_choice_given_twice_is_tried_once_with_a_notice():
     found, notices = parse_dimension("freeze.depth", {"choices": [0, 3, 0]})
     assert found.choices == (0, 3)

@@ -80,7 +80,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
     with RunFolder(out_dir, spec, overrides) as folder:
         recorders: list[Recorder] = [folder]
         if job.tracking.enabled:
-            recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child))
+            recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=child is not None))
         try:
             result = run(spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from)
         except Interrupted as stop:

@@ -17,10 +17,11 @@ _SHARES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class DepthRow:
-    """The best point of a frozen depth.
+    """The best point of a frozen depth, of one model.
 
     Attributes:
         depth: Frozen blocks.
+        model: Of the point, if models are swept: depths of two models don't compare.
         point: The best of its finished points; if none finished, the best that was stopped early.
         quality: Of the point.
         error: How far the quality may be off; None if that is not known.
@@ -30,6 +31,7 @@ class DepthRow:
     """
 
     depth: int
+    model: str | None
     point: Point
     quality: float
     error: float | None
@@ -46,7 +48,7 @@ class Answer:
         metric: The objective's name.
         maximize: Whether more of it is better.
         best: The best finished point, or None.
-        rows: By depth; empty if no depth was swept.
+        rows: By model and depth; empty if no depth was swept.
         recommended: The row to take, or None.
         text: The recommendation in words.
         how: By which rule, in a sentence.
@@ -65,7 +67,8 @@ def answer_of(points: Sequence[Point], metric: str, *, maximize: bool, num_block
     """Returns what a sweep says.
 
     The recommended depth is the deepest, cheapest, whose best point is within one error of the best of all: the one
-    standard error rule (Breiman et al. 1984; Hastie et al., The Elements of Statistical Learning, section 7.10).
+    standard error rule (Breiman et al. 1984; Hastie et al., The Elements of Statistical Learning, section 7.10). Among
+    several models it is a depth of the best point's.
 
     Args:
         points: All of the study.
@@ -76,7 +79,7 @@ def answer_of(points: Sequence[Point], metric: str, *, maximize: bool, num_block
     finished = ranked(points, maximize)
     rows = depth_rows(points, metric, maximize=maximize)
     best = finished[0] if finished else None
-    done = [row for row in rows if row.finished]
+    done = [row for row in rows if row.finished and (best is None or row.model == best.model)]
     recommended = _recommended(done, best, metric, maximize=maximize)
     text = _words(recommended, done, best, metric, maximize=maximize, num_blocks=num_blocks)
     how = ""
@@ -90,11 +93,12 @@ def answer_of(points: Sequence[Point], metric: str, *, maximize: bool, num_block
 
 
 def depth_rows(points: Sequence[Point], metric: str, *, maximize: bool) -> list[DepthRow]:
-    """Returns the best point of each frozen depth, by depth."""
+    """Returns the best point of each frozen depth, by model and depth."""
     sign = -1.0 if maximize else 1.0
     rows = []
-    for depth in sorted({point.depth for point in points if point.depth is not None}):
-        here = [point for point in points if point.depth == depth]
+    places = {(point.model or "", point.depth) for point in points if point.depth is not None}
+    for model, depth in sorted(places):
+        here = [point for point in points if (point.model or "", point.depth) == (model, depth)]
         usable = ranked(here, maximize)
         finished = bool(usable)
         if not usable:
@@ -107,8 +111,8 @@ def depth_rows(points: Sequence[Point], metric: str, *, maximize: bool) -> list[
         assert top.quality is not None
         rows.append(
             DepthRow(
-                depth=depth, point=top, quality=top.quality, error=error, error_kind=kind, finished=finished,
-                num_points=sum(point.outcome is not None for point in here),
+                depth=depth, model=model or None, point=top, quality=top.quality, error=error, error_kind=kind,
+                finished=finished, num_points=sum(point.outcome is not None for point in here),
             )
         )  # fmt: skip
     return rows

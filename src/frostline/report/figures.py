@@ -72,10 +72,15 @@ def _by_depth(axes: Axes, answer: Answer) -> bool:
     rows = [row for row in answer.rows if row.finished]
     if len(rows) < 2:
         return False
-    depths = [row.depth for row in rows]
-    values = [row.quality for row in rows]
-    errors = [row.error or 0.0 for row in rows]
-    axes.errorbar(depths, values, yerr=errors, color=_COLD, marker="o", capsize=4, linewidth=2, label="best point")
+    depths = sorted({row.depth for row in rows})
+    models = list(dict.fromkeys(row.model for row in rows))
+    for index, model in enumerate(models):
+        line = [row for row in rows if row.model == model]
+        axes.errorbar(
+            [row.depth for row in line], [row.quality for row in line], yerr=[row.error or 0.0 for row in line],
+            color=_COLD if len(models) == 1 else f"C{index}", marker="o", capsize=4, linewidth=2,
+            label="best point" if model is None else model,
+        )  # fmt: skip
     if answer.recommended is not None:
         row = answer.recommended
         axes.plot([row.depth], [row.quality], "o", color=_WARM, markersize=11, zorder=5, label="recommended")

@@ -122,7 +122,7 @@ def _depth_table(material: Material) -> str:
     head = _heads(["frozen blocks", *keys, answer.metric, "+-", "trained parameters", "training", "points", ""])
     body = []
     for row in answer.rows:
-        recommended = answer.recommended is not None and row.depth == answer.recommended.depth
+        recommended = row == answer.recommended
         trained = row.point.cost(CostName.NUM_TRAINABLE)
         seconds = row.point.cost(CostName.TRAIN_S)
         notes = "recommended" if recommended else "" if row.finished else "stopped early: not comparable"

@@ -122,7 +122,7 @@ def print_answer(answer: Answer, console: Console | None = None) -> None:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("")
         for row in answer.rows:
-            chosen = answer.recommended is not None and row.depth == answer.recommended.depth
+            chosen = row == answer.recommended
             trained, seconds = row.point.cost(CostName.NUM_TRAINABLE), row.point.cost(CostName.TRAIN_S)
             table.add_row(
                 str(row.depth),

@@ -12,7 +12,7 @@ from frostline.search.loop import (
     queue_of,
     search,
 )
-from frostline.search.study import CorruptStudyError, Journal, Study, importances, open_url
+from frostline.search.study import CorruptStudyError, Journal, Study, importances, open_url, study_names
 
 __all__ = [
     "CorruptStudyError",
@@ -30,4 +30,5 @@ __all__ = [
     "open_url",
     "queue_of",
     "search",
+    "study_names",
 ]

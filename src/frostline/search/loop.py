@@ -16,7 +16,7 @@ from typing import Protocol
 from frostline.errors import UserError
 from frostline.point import Outcome, Point, State, ranked
 from frostline.search.study import Study
-from frostline.spec import DEPTH_KEY, Params, Space, SweepSpec
+from frostline.spec import DEPTH_KEY, MODEL_KEY, Params, Space, SweepSpec
 
 _ALIKE = 3
 """So many first points that fail for the same reason stop the sweep: the cause is not in the point."""
@@ -251,9 +251,9 @@ class _Course:
             history = {p.number: p.history for p in self._study.points()}[task.number]
             self._study.tell_continued(task.number, task.params, outcome, history)
         else:
-            if outcome.more and not self._study.begun_before(task.number):
+            if outcome.more:
                 assert outcome.quality is not None
-                self._study.report(task.number, 1, outcome.quality)
+                self._study.settle(task.number, outcome.quality)
             self._study.tell(task.number, outcome)
         self._tell_listener(task.number)
         if outcome.state is State.FAILED:
@@ -321,10 +321,10 @@ def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[
     sign = -1.0 if maximize else 1.0
     candidates = [point for point in points if point.number in waiting or point.stage == 2]
     order = sorted(candidates, key=lambda point: (sign * _stage_1_value(point), point.number))
-    chosen = order[: math.ceil(plan.finish * len(order))]
+    chosen = order[: _share(plan.finish, len(order))]
     best: dict[object, Point] = {}
     for point in order:
-        best.setdefault(point.params.get(DEPTH_KEY), point)
+        best.setdefault(_row(point.params), point)
     going = {point.number for point in (*chosen, *best.values())} & waiting
     return [Task(number=point.number, params=point.params, stage=2) for point in order if point.number in going]
 
@@ -341,9 +341,18 @@ def hopeless(points: Sequence[Point], plan: SweepSpec, maximize: bool, total: in
     tasks = finalists(points, replace(plan, finish=1.0), maximize)
     depth_best: dict[object, int] = {}
     for task in tasks:
-        depth_best.setdefault(task.params.get(DEPTH_KEY), task.number)
-    room = math.ceil(plan.finish * total)
+        depth_best.setdefault(_row(task.params), task.number)
+    room = _share(plan.finish, total)
     return [task.number for rank, task in enumerate(tasks) if rank >= room and task.number not in depth_best.values()]
+
+
+def _share(share: float, num: int) -> int:
+    return math.ceil(share * num - 1e-9)  # 0.07 * 100 is a little above 7
+
+
+def _row(params: Params) -> tuple[object, object]:
+    """Returns the row of the answer's table that a point belongs to: depths of two models don't compare."""
+    return params.get(MODEL_KEY), params.get(DEPTH_KEY)
 
 
 def check_alike(points: Sequence[Point]) -> str | None:
@@ -368,6 +377,8 @@ def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -
     """
     grid = plan.sampler.value == "grid"
     points = list(explicit) if explicit is not None else []
+    if explicit is not None and plan.n_trials is not None and len(points) > plan.n_trials:
+        raise UserError(f"sweep.enqueue: names {len(points)} points, sweep.n_trials={plan.n_trials}: raise it")
     for params in points:
         space.check(params)
     if grid:

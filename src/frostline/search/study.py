@@ -35,6 +35,8 @@ _COPY = "frostline.copy_of"
 _SURPLUS = "frostline.surplus"
 _READY = "frostline.ready"
 _EXTRA = "frostline.extra"
+_DESCRIPTION = "frostline.description"
+_VERDICTS = "frostline.verdicts"
 _STAGE_2 = "stage 2: "
 _MIN_FOR_IMPORTANCES = 8  # assumed: below it the shares say more of chance than of the space
 _STATES = {
@@ -104,7 +106,12 @@ def open_url(url: str) -> BaseStorage:
         UserError: It can't be reached; the message holds no password.
     """
     if url.startswith("journal:"):
-        return JournalStorage(JournalFileBackend(url.removeprefix("journal:")))
+        path = Path(url.removeprefix("journal:"))
+        try:
+            return JournalStorage(JournalFileBackend(str(path)))
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            what = error.strerror if isinstance(error, OSError) else "it is no journal of Optuna's, or damaged"
+            raise UserError(f"sweep.storage={url}: can't be opened: {what}") from error
     try:
         with _quiet():
             return RDBStorage(url)
@@ -113,6 +120,11 @@ def open_url(url: str) -> BaseStorage:
     except Exception as error:  # noqa: BLE001 - SQLAlchemy's own tree of errors; a user's URL is wrong or out of reach
         reason = str(error).splitlines()[0]
     raise UserError(f"sweep.storage={redact(url)}: can't be opened: {redact(reason)[:300]}")
+
+
+def study_names(storage: BaseStorage) -> list[str]:
+    """Returns the names of the studies in a storage."""
+    return optuna.get_all_study_names(storage)
 
 
 class Study:
@@ -151,18 +163,50 @@ class Study:
         self._read_before: dict[tuple[int, bool], Point] = {}
         self._pruner = make_pruner(plan.pruner, max_steps)
         directions: list[Any] = ["maximize" if maximize else "minimize", *(["minimize"] if plan.cost else [])]
-        with _quiet():
-            self._study = optuna.create_study(
-                storage=storage,
-                study_name=name,
-                directions=directions,
-                sampler=SeededSampler(plan.sampler, plan.seed),
-                pruner=self._pruner,
-                load_if_exists=True,
-            )
+        self._storage = storage
+        self._directions = directions
+        self._study = self._open(name)
         found = [direction.name.lower() for direction in self._study.directions]
         if found != directions:
             raise UserError(f"study {name}: is there already, to {' and '.join(found)}; give another sweep.name")
+
+    def _open(self, name: str) -> optuna.Study:
+        with _quiet():
+            return optuna.create_study(
+                storage=self._storage,
+                study_name=name,
+                directions=self._directions,
+                sampler=SeededSampler(self._plan.sampler, self._plan.seed),
+                pruner=self._pruner,
+                load_if_exists=True,
+            )
+
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing of it was trained yet: it may be made anew for another config."""
+        return all(
+            trial.state is TrialState.WAITING
+            or (trial.state is TrialState.RUNNING and self._is_mine(trial) and not trial.intermediate_values)
+            for trial in self._trials()
+        )
+
+    def reset(self) -> None:
+        """Makes it anew, empty."""
+        name = self._study.study_name
+        optuna.delete_study(study_name=name, storage=self._storage)
+        self._study = self._open(name)
+        self._active.clear()
+        self._read_before.clear()
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """What sweep it is of, as somebody described it; None if nobody did yet."""
+        found = self._study.user_attrs.get(_DESCRIPTION)
+        return dict(found) if found is not None else None
+
+    def describe(self, description: Mapping[str, Any]) -> None:
+        """Keeps what sweep it is of: a shared storage must not mix two sweeps of one name."""
+        self._study.set_user_attr(_DESCRIPTION, dict(description))
 
     # -- filling -----------------------------------------------------------------------------------------------------
 
@@ -189,6 +233,23 @@ class Study:
             if number not in present:
                 self._study.add_trial(trial)
         self._study.set_user_attr(_READY, True)
+
+    def extend(self, queue: Sequence[Params], total: int) -> int:
+        """Puts the points of a queue that the study lacks behind its own: a grid whose total was raised.
+
+        Args:
+            queue: All of it.
+            total: Points that the study is to have.
+
+        Returns:
+            How many were added.
+        """
+        points = self.points()
+        present = [point.params for point in points]
+        missing = [params for params in queue if params not in present][: max(0, total - len(points))]
+        for params in missing:
+            self._study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}))
+        return len(missing)
 
     def retry_failed(self) -> int:
         """Puts the points that failed into the queue once more, beyond the total; returns how many."""
@@ -224,20 +285,32 @@ class Study:
             user_attrs={_WARM: True, _OUTCOME: point.outcome.to_dict(point.stage)},
         )
 
-    def rebuild(self, points: Sequence[Point]) -> None:
-        """Puts recorded points into an empty study, in the order of their numbers."""
+    def rebuild(self, points: Sequence[Point], warm: Sequence[Point] = ()) -> None:
+        """Puts recorded points into an empty study, each under its number.
+
+        A number without a point's file was that of an earlier study's point, of a stage 2, or of a point that had just
+        been chosen: it stays taken, and counts for nothing.
+
+        Args:
+            points: By their own files.
+            warm: Points of an earlier study, which have the first numbers.
+        """
         by_number = {point.number: point for point in points}
         for number in range(max(by_number, default=-1) + 1):
             point = by_number.get(number)
-            if point is None:  # began, and left no file: its number stays taken
-                lost = Outcome(state=State.FAILED, reason="lost: its record was not found when the study was rebuilt")
-                attrs = {_OUTCOME: lost.to_dict(1)}
-                self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attrs))
-                continue
-            self._study.add_trial(self._rebuilt(point))
+            if point is not None:
+                self._study.add_trial(self._rebuilt(point))
+            elif number < len(warm):
+                self._study.add_trial(self._warm_trial(warm[number]))
+            else:
+                self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={_SURPLUS: True}))
         for point in points:
             if point.stage == 2 and point.outcome is not None and point.state is not State.RUNNING:
                 self.tell_continued(point.number, point.params, point.outcome, point.history)
+        failed = [point for point in points if point.state is State.FAILED]
+        retries = sum(any(p.params == f.params and p.number > f.number for p in points) for f in failed)
+        if retries:
+            self._study.set_user_attr(_EXTRA, retries)
 
     def _rebuilt(self, point: Point) -> FrozenTrial:
         attrs: dict[str, Any] = {} if self._owner is None else {_OWNER: self._owner}
@@ -318,9 +391,16 @@ class Study:
     def _is_mine(self, trial: FrozenTrial) -> bool:
         return self._owner is None or trial.user_attrs.get(_OWNER) in {None, self._owner}
 
-    def begun_before(self, number: int) -> bool:
-        """Returns whether a trial has reported already."""
-        return bool(self._frozen(number).intermediate_values)
+    def settle(self, number: int, quality: float) -> None:
+        """Makes the last report of a trial that waits for stage 2 its quality: what samplers compare it by.
+
+        A run keeps its best epoch, and doesn't report its last one.
+        """
+        frozen = self._frozen(number)
+        last = max(frozen.intermediate_values, default=0)
+        reported = self._plan.first_epochs is not None and last >= self._plan.first_epochs
+        step = last if reported else last + 1
+        self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, quality)
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -340,30 +420,53 @@ class Study:
         self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
         if self._plan.pruner.name is PrunerName.NONE:
             return False
-        frozen = self._frozen(number)
-        if self._plan.cost is None:
-            return bool(self._pruner.prune(self._study, frozen))
-        return self._prune_within_depth(frozen)
+        verdicts: dict[str, Any] = dict(frozen.user_attrs.get(_VERDICTS) or {"steps": {}, "attrs": {}})
+        known = verdicts["steps"].get(str(step))
+        if known is None:
+            known, attrs = self._ask_pruner(self._frozen(number), verdicts["attrs"])
+            # In one piece: a pruner that is asked again after a kill must not see half of what it noted before.
+            verdicts = {"steps": {**verdicts["steps"], str(step): known}, "attrs": attrs}
+            self._study._storage.set_trial_user_attr(frozen._trial_id, _VERDICTS, verdicts)
+        return bool(known)
 
-    def _prune_within_depth(self, frozen: FrozenTrial) -> bool:
-        alike = [
-            trial
-            for trial in self._trials()
-            if trial.number != frozen.number
-            and trial.params.get(DEPTH_KEY) == frozen.params.get(DEPTH_KEY)
-            and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            and trial.intermediate_values
-        ]
-        shadow = optuna.create_study(direction="maximize" if self._maximize else "minimize", pruner=self._pruner)
-        for trial in alike:
-            last = trial.intermediate_values[max(trial.intermediate_values)]
-            shadow.add_trial(
-                create_trial(state=trial.state, value=last, intermediate_values=dict(trial.intermediate_values))
-            )
+    def _ask_pruner(self, frozen: FrozenTrial, attrs: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
+        """Asks Optuna's pruner in a copy of the study in which it can decide.
+
+        In the copy a point that came to the end of stage 1 is COMPLETE: the pruners compare with such trials only. With
+        several objectives, where Optuna never prunes, it holds the quality alone and the points of the same depth. The
+        numbers are those of the study, since Hyperband's brackets depend on them.
+
+        Args:
+            frozen: The running trial, its newest report included.
+            attrs: What the pruner noted of it before.
+
+        Returns:
+            The verdict, and what the pruner notes now.
+        """
+        shadow = optuna.create_study(
+            study_name=self._study.study_name,
+            direction="maximize" if self._maximize else "minimize",
+            pruner=self._pruner,
+        )
+        others = {trial.number: trial for trial in self._trials() if self._is_comparable(trial, frozen)}
+        for number in range(frozen.number):
+            shadow.add_trial(_copy(others.pop(number, None)))
         running = shadow.ask()
+        assert running.number == frozen.number
+        for other in others.values():
+            shadow.add_trial(_copy(other))
+        for key, value in attrs.items():
+            shadow._storage.set_trial_system_attr(running._trial_id, key, value)
         for step, value in sorted(frozen.intermediate_values.items()):
             running.report(value, step)
-        return bool(running.should_prune())
+        with _quiet():
+            verdict = bool(running.should_prune())
+        return verdict, dict(shadow._storage.get_trial(running._trial_id).system_attrs)
+
+    def _is_comparable(self, trial: FrozenTrial, frozen: FrozenTrial) -> bool:
+        if trial.number == frozen.number or not _is_point(trial) or not trial.intermediate_values:
+            return False
+        return self._plan.cost is None or trial.params.get(DEPTH_KEY) == frozen.params.get(DEPTH_KEY)
 
     def tell(self, number: int, outcome: Outcome, *, copy_of: int | None = None) -> None:
         """Ends a trial. A value that is no finite number makes it FAILED: Optuna would take -inf for the best.
@@ -415,7 +518,12 @@ class Study:
         """Returns all points by number; stage 2 is merged into the point that it continued."""
         trials = self._trials()
         continued = {trial.user_attrs[_CONTINUES]: trial for trial in trials if _CONTINUES in trial.user_attrs}
-        return [self._read(trial, continued.get(trial.number)) for trial in trials if _is_point(trial)]
+        found = [self._read(trial, continued.get(trial.number)) for trial in trials if _is_point(trial)]
+        first = {point.number: point.first_quality for point in found}
+        return [
+            point if point.copy_of is None else replace(point, first_quality=first.get(point.copy_of))
+            for point in found
+        ]
 
     def _read(self, trial: FrozenTrial, continued: FrozenTrial | None) -> Point:
         """Reads a trial; a finished one, which never changes, only once: the loop asks for all at each event."""
@@ -456,8 +564,8 @@ def importances(points: Sequence[Point], space: Space, *, maximize: bool) -> dic
     All points are compared at the end of stage 1: the finished ones alone are a biased choice. Empty with fewer than 8
     points or where nothing can be said.
     """
-    shadow = optuna.create_study(direction="maximize" if maximize else "minimize")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    shadow = optuna.create_study(direction="maximize" if maximize else "minimize")
     for point in points:
         value = point.first_quality if point.first_quality is not None else point.quality
         if value is None or point.state not in {State.COMPLETE, State.PRUNED}:
@@ -501,6 +609,24 @@ def _point(trial: FrozenTrial, continued: FrozenTrial | None) -> Point:
         copy_of=trial.user_attrs.get(_COPY),
         stage=stage,
         first_quality=Outcome.from_dict(first)[0].quality if (first := trial.user_attrs.get(_OUTCOME)) else None,
+    )
+
+
+def _copy(trial: FrozenTrial | None) -> FrozenTrial:
+    """Returns a trial as a pruner is to see it; None: a number that plays no part."""
+    if trial is None:
+        return create_trial(state=TrialState.FAIL)
+    outcome = trial.user_attrs.get(_OUTCOME)
+    ended = outcome is not None and outcome["state"] == State.COMPLETE.value
+    state = TrialState.COMPLETE if ended else TrialState.PRUNED
+    if not trial.state.is_finished():  # its reports so far count for halving
+        state = TrialState.PRUNED
+    last = trial.intermediate_values[max(trial.intermediate_values)]
+    return create_trial(
+        state=state,
+        value=last,
+        intermediate_values=dict(trial.intermediate_values),
+        system_attrs=dict((trial.user_attrs.get(_VERDICTS) or {"attrs": {}})["attrs"]),
     )
 
 

@@ -23,6 +23,7 @@ from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, short_number, sp
 from frostline.spec.space import (
     DEPTH_KEY,
     LR_KEY,
+    MODEL_KEY,
     Dimension,
     Params,
     Space,
@@ -44,6 +45,7 @@ from frostline.spec.sweep import (
 __all__ = [
     "DEPTH_KEY",
     "LR_KEY",
+    "MODEL_KEY",
     "SCHEMA_VERSION",
     "SWEEP_SCHEMA",
     "CostName",

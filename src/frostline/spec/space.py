@@ -18,6 +18,7 @@ Params = dict[str, Value]
 
 DEPTH_KEY = "freeze.depth"
 LR_KEY = "optimizer.lr"
+MODEL_KEY = "model"
 _ENTRY = frozenset({"low", "high", "log", "step", "choices", "coarse"})
 _COARSE = 3
 
@@ -89,17 +90,33 @@ class Dimension:
         if not self.whole and self.step is None:
             return tuple(self._typed(value) for value in self._centres(limit or self.coarse))
         step = self.step or 1
-        every = [self.low + step * index for index in range(math.floor((self.high - self.low) / step + 1e-9) + 1)]
+        num = math.floor((self.high - self.low) / step + 1e-9) + 1
+        every = [self._inside(self.low + step * index) for index in range(num)]
         if limit is not None and len(every) > limit:
-            places = [(len(every) - 1) * index / (limit - 1) for index in range(limit)] if limit > 1 else [0]
-            every = [every[math.floor(place + 0.5)] for place in places]
+            every = self._spread(every, limit)
         return tuple(self._typed(value) for value in every)
+
+    def _spread(self, every: list[float], limit: int) -> list[float]:
+        if limit == 1:
+            return every[:1]
+        if self.log:
+            ratio = self.high / self.low
+            places = [self.low * ratio ** (index / (limit - 1)) for index in range(limit)]
+            return list(dict.fromkeys(min(every, key=lambda value: abs(value - place)) for place in places))
+        return [every[math.floor((len(every) - 1) * index / (limit - 1) + 0.5)] for index in range(limit)]
 
     def _centres(self, count: int) -> list[float]:
         # Middles of equal cells: the ends of a learning-rate range are where nobody expects the best.
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         places = [low + (high - low) * (index + 0.5) / count for index in range(count)]
-        return [float(f"{math.exp(place) if self.log else place:.3g}") for place in places]
+        exact = [math.exp(place) if self.log else place for place in places]
+        short = [float(f"{value:.3g}") for value in exact]
+        readable = len(set(short)) == count and all(self.low <= value <= self.high for value in short)
+        return short if readable else [self._inside(value) for value in exact]
+
+    def _inside(self, value: float) -> float:
+        """Returns a computed value without its last bits' noise, and never outside of the range by them."""
+        return min(self.high, max(self.low, float(f"{value:.12g}")))
 
     def _typed(self, value: float) -> Value:
         return int(value) if self.whole else float(value)
@@ -117,6 +134,10 @@ class Dimension:
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             ok = number and self.low <= float(value) <= self.high and (not self.whole or float(value).is_integer())  # type: ignore[arg-type]
             wanted = f"{self.low:g} to {self.high:g}"
+            if ok and self.step is not None:
+                steps = (float(value) - self.low) / self.step  # type: ignore[arg-type]
+                ok = abs(steps - round(steps)) < 1e-8  # as Optuna asks
+                wanted += f" in steps of {self.step:g}"
         if not ok:
             raise SpecError(f"sweep.enqueue: {self.key}={value} is outside of the space ({wanted})")
 
@@ -161,6 +182,13 @@ class Space:
                 "sweep.space is empty: name what to sweep, as "
                 "sweep.space.optimizer.lr='{low: 1e-5, high: 1e-3, log: true}' or optimizer.lr='interval(1e-5,1e-3)'"
             )
+        seen: dict[str, tuple[Value, ...] | None] = {}
+        for dimension in itertools.chain(*self.variants.values()):
+            if seen.setdefault(dimension.key, dimension.choices) != dimension.choices:
+                raise SpecError(
+                    f"sweep.space.{dimension.key}.choices: differ from model to model, which Optuna can't search; "
+                    "give a range, {low: .., high: ..}, whose bounds may follow the model"
+                )
 
     @property
     def keys(self) -> list[str]:

@@ -104,7 +104,7 @@ class SweepSpec:
         new: Begin afresh under a new name although there is a sweep of this one.
         n_trials: How many points in total, those of earlier commands included; None with sampler grid: all of it.
         timeout_s: Seconds of wall time after which no further point is begun; None: no limit.
-        max_failures: Failed points after which the sweep stops; None: no limit.
+        max_failures: Failed points of one command after which the sweep stops; None: no limit.
         trial_timeout_s: Seconds without a sign of life (a step, an evaluation) after which a run is killed.
         retry_failed: Try the failed points of earlier commands once more.
         sampler: How the next point is chosen.

@@ -3,7 +3,6 @@
 from frostline.tracking.client import (
     MODEL_FOLDER,
     RUN_DIR_TAG,
-    RUN_FILE,
     absolute,
     client,
     metric_name,
@@ -18,7 +17,6 @@ from frostline.tracking.sweep import SweepRun
 __all__ = [
     "MODEL_FOLDER",
     "RUN_DIR_TAG",
-    "RUN_FILE",
     "Child",
     "MlflowRecorder",
     "SweepRun",

@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from frostline.errors import UserError
 from frostline.provenance import process_start, redact
-from frostline.record import write_atomically
+from frostline.record import RUN_FILE, write_atomically
 from frostline.result import Status
 from frostline.spec import TrackingSpec
 
@@ -33,9 +33,6 @@ log = logging.getLogger(__name__)
 
 RUN_DIR_TAG = "frostline.run_dir"
 MODEL_FOLDER = "model"
-RUN_FILE = ".mlflow.json"
-"""In a run's or sweep's folder: which MLflow run it is recorded in."""
-
 STATUS_TAG = "frostline.status"
 REASON_TAG = "frostline.reason"
 PARENT_TAG = "mlflow.parentRunId"

@@ -20,6 +20,7 @@ from frostline.tracking.client import (
     experiment_of,
     metric_name,
     reconcile,
+    recorded_run,
     remember,
     reopen,
     reopenable,
@@ -102,6 +103,18 @@ class SweepRun:
                 self.run_id, metrics=[Metric(key, value, now_ms, step) for key, value in new.items()]
             )
             self._known |= {(key, step): value for key, value in new.items()}
+
+    def recorded(self, folder: Path) -> str | None:
+        """Returns the MLflow run that the folder of a run is recorded in, or None."""
+        return recorded_run(folder, self._tracking.uri) if self._tracking.enabled else None
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tags another run of the sweep."""
+        if self._client is None or self._broken:
+            return
+        with self._forgiving("tags"):
+            for key, value in tags.items():
+                self._client.set_tag(run_id, key, redact(value)[:6000])
 
     def log_by_step(self, name: str, values: Mapping[int, float]) -> None:
         """Records one metric over something that isn't time, as the frozen depth."""

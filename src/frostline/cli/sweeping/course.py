@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,15 @@ from frostline.cli.sweeping.executors import (
     slot_env,
     visible_gpus,
 )
-from frostline.cli.sweeping.folder import JOURNAL_FILE, SweepFolder, describe, free_name
+from frostline.cli.sweeping.folder import (
+    JOURNAL_FILE,
+    SweepFolder,
+    describe,
+    differences,
+    free_name,
+    read_description,
+    refusal,
+)
 from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
 from frostline.errors import RunFailedError, SpecError, UserError
@@ -46,8 +55,9 @@ from frostline.search import (
     open_url,
     queue_of,
     search,
+    study_names,
 )
-from frostline.spec import Direction, Params, Progress, PrunerName
+from frostline.spec import Direction, Params, Progress, PrunerName, SamplerName
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -78,19 +88,37 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
     if not warm:
         sweep = _for_batches(sweep, type(launcher).__name__)
     if sweep.plan.new:
-        target = free_name(sweep.folder)
-        sweep = replace(sweep, folder=target, plan=replace(sweep.plan, name=target.name))
+        sweep = _renamed(sweep)
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
     warm_points = _warm_points(sweep)
     with ExitStack() as stack:
         folder = stack.enter_context(SweepFolder(sweep.folder))
-        goes_on = folder.admit(describe(sweep, sweep.space.keys))
+        description = describe(sweep, sweep.space.keys)
+        goes_on = folder.admit(description)
         handler = _log_file(folder.folder)
         stack.callback(_close_log, handler)
         if sweep.plan.storage is not None:
             stack.enter_context(_one_writer(sweep.plan.storage))
-        course = _Course(sweep, compose, folder, launcher if not warm else None, goes_on, stack)
-        return course.go(queue, warm_points)
+        course = _Course(sweep, compose, folder, launcher if not warm else None, goes_on, description, stack)
+        try:
+            return course.go(queue, warm_points)
+        except UserError:
+            raise
+        except ValueError as error:
+            # What composes was composed before: this is no config error, and must not be told as one.
+            log.exception("the sweep failed")
+            raise RunFailedError(
+                f"{folder.folder}: the sweep failed ({type(error).__name__}: {error}); its points are kept, the "
+                f"traceback is in {folder.folder / f'sweep-{LOG_FILE}'}"
+            ) from error
+
+
+def _renamed(sweep: Sweep) -> Sweep:
+    """Returns the sweep under the first name that neither a folder nor a study of its storage has."""
+    plan = sweep.plan
+    taken = study_names(open_url(plan.storage)) if plan.storage is not None else []
+    target = free_name(sweep.folder, taken)
+    return replace(sweep, folder=target, plan=replace(plan, name=target.name))
 
 
 def _for_batches(sweep: Sweep, launcher: str) -> Sweep:
@@ -134,6 +162,7 @@ class _Course:
         folder: SweepFolder,
         launcher: Launcher | None,
         goes_on: bool,
+        description: Mapping[str, Any],
         stack: ExitStack,
     ) -> None:
         self._sweep = sweep
@@ -141,6 +170,7 @@ class _Course:
         self._folder = folder
         self._launcher = launcher
         self._goes_on = goes_on
+        self._description = description
         self._stack = stack
         training = sweep.job.run.training
         self._metric = training.objective
@@ -177,7 +207,8 @@ class _Course:
                 view = View(self._metric, self._maximize, total, slots, bar)
                 self._stack.callback(view.close)
                 self._view = view
-                self._warn_of_batch(total, queue, view)
+                if not self._goes_on:
+                    self._warn_of_batch(total, queue, view)
                 self._run.start()
                 files = Files(self._folder, plan, self._maximize, total)
                 self._take_up(study, view, files)
@@ -187,13 +218,13 @@ class _Course:
                     maximize=self._maximize, total=total, should_stop=lambda: self._should_stop(executor),
                 )  # fmt: skip
                 view.close()
+                return self._end(summary, runs)
             except (KeyboardInterrupt, SystemExit) as stop:
                 return self._broken_off(stop)
             except BaseException as error:
                 self._close_pool()
                 self._end_run(Status.FAILED, f"{type(error).__name__}: {error}")
                 raise
-        return self._end(summary, runs)
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
@@ -230,11 +261,27 @@ class _Course:
             log.warning(
                 "the study is gone: rebuilt from the files of %d points in %s", len(recorded), self._folder.folder
             )
-            study.rebuild(recorded)
+            study.rebuild(recorded, warm_points)
+        self._admit(study)
         study.fill(queue, warm_points)
+        if plan.sampler is SamplerName.GRID:
+            study.extend(queue, (plan.n_trials or len(queue)) + study.num_extra)
         if plan.retry_failed and self._goes_on:
             study.retry_failed()
         return study
+
+    def _admit(self, study: Study) -> None:
+        """A storage may hold a study of this name that somebody made of another config."""
+        there = study.description
+        if there is None:
+            study.describe(self._description)
+            return
+        difference = differences(there, self._description)
+        if difference and study.is_untouched:
+            study.reset()
+            study.describe(self._description)
+        elif difference:
+            raise SpecError(f"sweep.storage: its study {self._sweep.plan.name} {refusal(difference)}")
 
     def _study(self, storage: Any) -> Study:
         plan = self._sweep.plan
@@ -330,7 +377,11 @@ class _Course:
             self._run.finish(status, {"frostline.reason": reason}, [])
 
     def _say_how_to_go_on(self) -> None:
-        print(f"go on with: {session.current.command}", file=sys.stderr, flush=True)
+        command = session.current.command
+        if self._sweep.plan.new:  # typed again it would begin once more
+            words = [word for word in shlex.split(command) if not word.startswith(("sweep.new=", "sweep.name="))]
+            command = shlex.join([*words, f"sweep.name={self._sweep.plan.name}"])
+        print(f"go on with: {command}", file=sys.stderr, flush=True)
 
 
 def _warm_points(sweep: Sweep) -> list[Point]:
@@ -344,6 +395,14 @@ def _warm_points(sweep: Sweep) -> list[Point]:
         return []
     folder = Path(name) if Path(name).is_dir() else sweep.folder.parent / name
     points = SweepFolder(folder).read_points() if folder.is_dir() else []
+    if points:
+        training, other = sweep.job.run.training, read_description(folder)
+        theirs = (other["objective"], other["direction"])
+        if theirs != (training.objective, training.direction.value):
+            raise UserError(
+                f"sweep.warm_start={name}: its objective is {theirs[0]} ({theirs[1]}), this sweep's is "
+                f"{training.objective} ({training.direction.value}): its values don't compare"
+            )
     usable = []
     for point in points:
         if point.state is State.COMPLETE and point.outcome is not None and point.copy_of is None:
@@ -362,15 +421,17 @@ def _one_writer(url: str) -> Iterator[None]:
     if path == url or not path:
         yield
         return
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{path}.lock")
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
             f"sweep.storage={url}: another sweep writes to it, and SQLite takes one writer; use a server, as "
             "postgresql://..., or a journal of its own (sweep.storage=null)"
         ) from None
+    except OSError as error:
+        raise UserError(f"sweep.storage={url}: can't be written there ({error.strerror})") from error
     try:
         yield
     finally:

@@ -14,6 +14,7 @@ from frostline.cli.sweeping.executors import Runs
 from frostline.cli.sweeping.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder
 from frostline.cli.sweeping.read import Sweep
 from frostline.point import Point, State, ranked
+from frostline.provenance import redact
 from frostline.report import Answer, Material, answer_of, make_console, print_answer, write_report
 from frostline.result import Status
 from frostline.search import Summary, check_alike, importances
@@ -50,7 +51,7 @@ def conclude(
     command = ""
     chosen = answer.recommended.point if answer.recommended is not None else answer.best
     if chosen is not None:
-        command = "frostline run " + shlex.join(runs.overrides(chosen.params, runs.seeds[0]))
+        command = "frostline run " + shlex.join(map(redact, runs.overrides(chosen.params, runs.seeds[0])))
     paths: list[Path] = []
     if any(point.quality is not None for point in points):
         material = Material(
@@ -74,7 +75,11 @@ def conclude(
         failed = f"every point failed; the first: {first_reason}"
     elif summary.complete and answer.best is None:
         failed = f"no point was trained to its end; the first that failed: {_first_reason(points)}"
-    _record(run, folder, answer, points, summary, paths, status, interrupted=interrupted, failed=failed is not None)
+    _record(
+        run, runs, folder, answer, points, summary, paths, status, interrupted=interrupted, failed=failed is not None
+    )
+    if answer.best is None and not interrupted and summary.fatal is None and failed is None:
+        make_console().print(status, highlight=False, soft_wrap=True, markup=False)
     if answer.best is not None and not interrupted:
         console = make_console()
         print_answer(answer, console)
@@ -101,6 +106,7 @@ def standing(points: Sequence[Point], stopped: str | None) -> str:
 
 def _record(
     run: SweepRun,
+    runs: Runs,
     folder: SweepFolder,
     answer: Answer,
     points: Sequence[Point],
@@ -119,9 +125,13 @@ def _record(
             best_so_far = quality
         run.log({f"best/{metric}": best_so_far}, point.number)
     finished = [row for row in answer.rows if row.finished]
-    run.log_by_step(f"by_depth/{metric}", {row.depth: row.quality for row in finished})
-    times = {row.depth: row.point.cost(CostName.TRAIN_S) for row in finished}
-    run.log_by_step("by_depth/train_s", {depth: value for depth, value in times.items() if value is not None})
+    models = {row.model for row in finished}
+    for model in models:  # depths of two models don't compare: a curve for each
+        end = f"/{model}" if len(models) > 1 else ""
+        rows = [row for row in finished if row.model == model]
+        run.log_by_step(f"by_depth/{metric}{end}", {row.depth: row.quality for row in rows})
+        times = {row.depth: row.point.cost(CostName.TRAIN_S) for row in rows}
+        run.log_by_step(f"by_depth/train_s{end}", {d: value for d, value in times.items() if value is not None})
     counts = Counter(point.state.value.lower() for point in points)
     run.log({f"points/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}, 0)
     outcome = Status.KILLED if interrupted else Status.FAILED if failed or summary.fatal else Status.FINISHED
@@ -131,6 +141,11 @@ def _record(
     if answer.best is not None:
         tags["frostline.best"] = answer.best.label()
         tags["frostline.recommendation"] = answer.text
+    if len(runs.seeds) > 1:  # the first seed's run went to its end, and so is FINISHED, of points that did not
+        for point in points:
+            child = run.recorded(runs.folder_of(point.number, runs.seeds[0])) if point.outcome is not None else None
+            if child is not None:
+                run.tag(child, {"frostline.point_state": point.state.value})
     own = [folder.folder / SWEEP_FILE, folder.folder / JOURNAL_FILE]
     run.finish(outcome, tags, [*paths, *(path for path in own if path.is_file())])
 

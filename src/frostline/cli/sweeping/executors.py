@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from frostline.cli.sweeping.folder import SweepFolder
+from frostline.cli.sweeping.folder import POINT_FILE, SweepFolder
+from frostline.cli.sweeping.inputs import Inputs
 from frostline.cli.sweeping.lost import record_lost
 from frostline.cli.sweeping.read import Compose, Sweep, encode
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, outcome_of
@@ -25,7 +26,7 @@ from frostline.errors import UserError
 from frostline.point import Outcome, State, label
 from frostline.pool import Event, Kind, Pool
 from frostline.provenance import redact
-from frostline.record import CHILD_FILE, write_atomically
+from frostline.record import CHILD_FILE, RUN_FILE, write_atomically
 from frostline.result import RunResult, Status
 from frostline.search import Ended, Reported, Task
 from frostline.search import Event as SearchEvent
@@ -55,6 +56,7 @@ class Runs:
         self._folder = folder
         self._threads = threads
         self._bases: dict[tuple[Value, ...], DictConfig] = {}
+        self._inputs = Inputs(folder, lambda number: self.folder_of(number, self.seeds[0]))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -82,6 +84,13 @@ class Runs:
         """Returns the folder of a run."""
         target = self._folder.point_folder(number)
         return target / f"s{seed}" if len(self.seeds) > 1 else target
+
+    def checked(self, number: int, params: Mapping[str, Value], end: TrialEnd) -> Ended:
+        """Returns how a task ended, with what is wrong if it was trained from other weights or rows than the others."""
+        trouble = None
+        if end.outcome is not None and end.outcome.state is not State.FAILED:
+            trouble = self._inputs.trouble(params, self.folder_of(number, self.seeds[0]))
+        return Ended(number=number, outcome=None if trouble else end.outcome, fatal=trouble or end.fatal)
 
     def overrides(self, params: Mapping[str, Value], seed: int) -> tuple[str, ...]:
         """Returns what composes a run."""
@@ -188,7 +197,7 @@ class PoolExecutor:
             return [Reported(number=event.key, step=event.value.step, value=event.value.value)]
         if event.kind is Kind.DONE:
             assert isinstance(event.value, TrialEnd)
-            return [Ended(number=event.key, outcome=event.value.outcome, fatal=event.value.fatal)]
+            return [self._runs.checked(event.key, self._trials[event.key].params, event.value)]
         if self._stopping and event.kind is Kind.DIED:  # the signal came between two runs
             return [Ended(number=event.key, outcome=None)]
         reason = str(event.value)
@@ -264,8 +273,7 @@ class BatchExecutor:
                 result = RunResult.read(folder)
                 if result.status is Status.FINISHED and result.spec_digest == spec.digest():
                     continue
-            shutil.rmtree(folder, ignore_errors=True)  # of a killed command: a launcher's job can't go on with it
-            folder.mkdir(parents=True)
+            _empty(folder)  # of a killed command: a launcher's job can't go on with it
             several = len(self._runs.seeds) > 1
             child = {
                 "parent": self._parent(),
@@ -298,7 +306,8 @@ class BatchExecutor:
                 return Ended(number=task.number, outcome=None)
             if result.status is not Status.FINISHED:
                 return Ended(number=task.number, outcome=outcome_of(results, State.FAILED, more=False))
-        return Ended(number=task.number, outcome=outcome_of(results, State.COMPLETE, more=False))
+        end = TrialEnd(outcome=outcome_of(results, State.COMPLETE, more=False))
+        return self._runs.checked(task.number, task.params, end)
 
     def answer(self, number: int, prune: bool) -> None:
         """A batch is not asked."""
@@ -306,6 +315,16 @@ class BatchExecutor:
     def stop(self) -> None:
         """See `Executor`."""
         self._stopping = True
+
+
+def _empty(folder: Path) -> None:
+    """Removes what an earlier attempt left, but for what says which point and which MLflow run it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name not in {RUN_FILE, POINT_FILE}:
+            path.unlink()
 
 
 def num_cores() -> int:

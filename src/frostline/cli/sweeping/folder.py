@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from frostline.cli.sweeping.read import Sweep
 from frostline.errors import SpecError, UserError
 from frostline.point import Point
 from frostline.provenance import redact
-from frostline.record import write_atomically
+from frostline.record import METRICS_FILE, write_atomically
 from frostline.spec import SWEEP_SCHEMA, Enqueue
 
 SWEEP_FILE = "sweep.json"
@@ -71,20 +72,35 @@ class SweepFolder:
         Raises:
             SpecError: The record is of another schema version, or of another config; the message has the difference.
         """
-        path = self.folder / SWEEP_FILE
-        if not path.exists():
-            record = {"schema": SWEEP_SCHEMA, "id": uuid.uuid4().hex, **description}
-            write_atomically(path, json.dumps(record, indent=1) + "\n")
+        if not (self.folder / SWEEP_FILE).exists():
+            self._record(description, uuid.uuid4().hex)
             return False
         recorded = read_description(self.folder)
-        difference = _differences(recorded, description)
-        if difference:
-            shown = "; ".join(difference[:6]) + (f"; and {len(difference) - 6} more" if len(difference) > 6 else "")
-            raise SpecError(
-                f"{self.folder}: holds a sweep of another config ({shown}); "
-                "sweep.new=true begins afresh under a new name"
-            )
-        return True
+        difference = differences(recorded, description)
+        if not difference:
+            return True
+        if self._has_trained():
+            raise SpecError(f"{self.folder}: {refusal(difference)}")
+        # A first command that ended at a mistake before any training must not keep the name for ever.
+        self._forget()
+        self._record(description, str(recorded.get("id")))
+        return False
+
+    def _record(self, description: Mapping[str, Any], identity: str) -> None:
+        record = {"schema": SWEEP_SCHEMA, "id": identity, **description}
+        write_atomically(self.folder / SWEEP_FILE, json.dumps(record, indent=1) + "\n")
+
+    def _has_trained(self) -> bool:
+        if any(point.outcome is not None for point in self.read_points()):
+            return True
+        told = (*self.folder.glob(f"[0-9]*/{METRICS_FILE}"), *self.folder.glob(f"[0-9]*/s*/{METRICS_FILE}"))
+        return any(path.stat().st_size for path in told)
+
+    def _forget(self) -> None:
+        for path in self.folder.glob(f"[0-9]*/{POINT_FILE}"):
+            shutil.rmtree(path.parent)
+        for path in self.folder.glob(f"{JOURNAL_FILE}*"):
+            path.unlink()
 
     def identity(self) -> str:
         """Returns what tells this folder from others on a shared storage, wherever it is moved to.
@@ -113,10 +129,15 @@ class SweepFolder:
         return sorted(points, key=lambda point: point.number)
 
 
-def free_name(folder: Path) -> Path:
-    """Returns the first of `NAME`, `NAME-2`, `NAME-3` that isn't there."""
+def free_name(folder: Path, taken: Collection[str] = ()) -> Path:
+    """Returns the first of `NAME`, `NAME-2`, `NAME-3` that isn't there.
+
+    Args:
+        folder: Of the name wished for.
+        taken: Names that are taken elsewhere, as in a shared storage.
+    """
     number, candidate = 1, folder
-    while candidate.exists():
+    while candidate.exists() or candidate.name in taken:
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate
@@ -138,6 +159,7 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
         "plan": {**sweep.plan.describe(), "enqueue": _queue(sweep)},
         "space": sweep.space.describe(),
         "base": base,
+        "groups": _group_settings(sweep, swept_keys),
         "objective": sweep.job.run.training.objective,
         "direction": sweep.job.run.training.direction.value,
         "model": sweep.job.run.model_name,
@@ -148,8 +170,27 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _group_settings(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Returns the settings of each choice of a swept group that aren't swept themselves, as `model.location`."""
+    prefixes = tuple(f"{group.key}." for group in sweep.space.groups)
+    if not prefixes:
+        return {}
+    return {
+        ",".join(map(str, chosen)): {
+            key: value for key, value in spec.flat().items() if key.startswith(prefixes) and key not in swept_keys
+        }
+        for chosen, spec in zip(sweep.space.variants, sweep.variants, strict=True)
+    }
+
+
 def _queue(sweep: Sweep) -> Any:
     return Enqueue.COARSE.value if sweep.enqueue is None else [dict(params) for params in sweep.enqueue]
+
+
+def refusal(difference: Sequence[str]) -> str:
+    """Returns why a sweep can't be gone on with, with what differs."""
+    shown = "; ".join(difference[:6]) + (f"; and {len(difference) - 6} more" if len(difference) > 6 else "")
+    return f"holds a sweep of another config ({shown}); sweep.new=true begins afresh under a new name"
 
 
 def read_description(folder: Path) -> dict[str, Any]:
@@ -173,13 +214,15 @@ def read_description(folder: Path) -> dict[str, Any]:
     return data
 
 
-def _differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Returns what differs between two descriptions of a sweep: `key: before -> now`."""
     found = []
-    for part in ("plan", "space", "base"):
+    prefixes = {"plan": "sweep.", "space": "sweep.space.", "base": "", "groups": ""}
+    for part, prefix in prefixes.items():
         before, after = _flat(recorded.get(part, {})), _flat(now[part])
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key):
-                name = key if part == "base" else f"sweep.{key}" if part == "plan" else f"sweep.space.{key}"
+                name = f"{prefix}{key}"
                 found.append(f"{name}: {before.get(key)} -> {after.get(key)}")
     return found
 

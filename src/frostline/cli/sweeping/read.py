@@ -32,6 +32,10 @@ from frostline.spec import (
     parse_dimension,
 )
 
+_JUDGES = frozenset({"training.objective", "training.direction"})
+_LENGTHS = frozenset({"training", "training.epochs", "training.max_steps", "training.evaluate"})
+"""Keys that decide how long a run is: if they are swept there is no common end of stage 1."""
+
 Compose = Callable[[Sequence[str]], DictConfig]
 """Composes the job's config from overrides."""
 
@@ -46,6 +50,7 @@ class Sweep:
         enqueue: The user's points to try first; None: a coarse grid.
         fixed: The overrides that all points share.
         job: Composed with the first values of the space.
+        variants: The run of each choice of config groups, in the order of `space.variants`.
         folder: As configured.
         notices: For the person at the terminal.
     """
@@ -55,6 +60,7 @@ class Sweep:
     enqueue: tuple[Params, ...] | None
     fixed: tuple[str, ...]
     job: Job
+    variants: tuple[RunSpec, ...]
     folder: Path
     notices: tuple[str, ...]
 
@@ -109,23 +115,31 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
     notices += more
     variants: dict[tuple[Value, ...], tuple[Dimension, ...]] = {}
     jobs: list[Job] = []
+    bases: list[RunSpec] = []
     for chosen in itertools.product(*(group.choices or () for group in groups)):
         point = dict(zip((group.key for group in groups), chosen, strict=True))
         composed = compose([*lines, *encode(point)])
         job = decode_job(composed)
+        bases.append(job.run)
         variants[chosen], more = _dimensions(composed, entries, swept, groups, job)
         notices += [notice for notice in more if notice not in notices]
         jobs += [job, *(replace(job, run=spec) for spec in _corners(job.run, variants[chosen]))]
     space = Space(groups=groups, variants=variants)
     for job in jobs:
         check(job)
-    plan, more = _fitted(plan, jobs[0].run)
+    first = jobs[0].run.training
+    if any(
+        (job.run.training.objective, job.run.training.direction) != (first.objective, first.direction) for job in jobs
+    ):
+        raise SpecError("sweep.space.training: its choices have different objectives; run a sweep for each")
+    plan, more = _fitted(plan, jobs[0].run, space)
     return Sweep(
         plan=plan,
         space=space,
         enqueue=_enqueue(enqueue_raw),
         fixed=lines,
         job=jobs[0],
+        variants=tuple(bases),
         folder=Path(str(cfg.hydra.sweep.dir)),
         notices=(*notices, *more),
     )
@@ -218,6 +232,8 @@ def _dimensions(
             raise SpecError(f"sweep.space.{key}: no such key in a run's config{nearest(key, known)}")
         if key == "seed":
             raise SpecError("sweep.space.seed: a seed is no choice to search for; give sweep.seeds=[0,1,2]")
+        if key in _JUDGES:
+            raise SpecError(f"sweep.space.{key}: points are compared by one objective; run a sweep for each")
         whole = isinstance(known[key], int) and not isinstance(known[key], bool)
         if key not in swept:
             now[key] = _with_blocks(key, now[key], job)
@@ -290,10 +306,15 @@ def _corners(spec: RunSpec, dimensions: Sequence[Dimension]) -> list[RunSpec]:
     return corners
 
 
-def _fitted(plan: SweepSpec, spec: RunSpec) -> tuple[SweepSpec, list[str]]:
+def _fitted(plan: SweepSpec, spec: RunSpec, space: Space) -> tuple[SweepSpec, list[str]]:
     """Returns the plan with stages that the runs can have, and what was changed."""
     notices = []
     epochs, every = spec.training.epochs, spec.training.evaluate.value
+    lengths = sorted(_LENGTHS & set(space.keys))
+    if lengths and plan.first_epochs is not None:
+        plan = replace(plan, first_epochs=None)
+        if plan.finish < 1 and not plan.has_stages:
+            notices.append(f"one stage only: {lengths[0]} is swept, so that runs have no common first epochs")
     if plan.first_epochs is not None and (epochs is None or epochs <= plan.first_epochs or every == "never"):
         plan = replace(plan, first_epochs=None)
         if plan.finish < 1 and not plan.has_stages:

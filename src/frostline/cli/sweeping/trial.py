@@ -273,8 +273,10 @@ def finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
         return None
     if result.spec_digest != spec.digest():
         return None
+    # Stopped by a pruner and told to nobody before the parent was killed: it would be stopped once more.
+    pruned = result.status is Status.PRUNED and (result.reason or "").startswith("pruned")
     paused = result.status is Status.PRUNED and _is_paused(result, seed_run)
-    return result if result.status is Status.FINISHED or paused else None
+    return result if result.status is Status.FINISHED or paused or pruned else None
 
 
 def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:
