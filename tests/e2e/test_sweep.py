@@ -208,12 +208,15 @@ def test_seeds(tmp_path, tiny):
     _, children = pairs(tmp_path, "seeds")
     assert len(children) == len(runs)
     assert all(re.search(r" s\d$", run.info.run_name) for run in children)
+    first = {run.data.tags["frostline.point"]: run for run in children if run.info.run_name.endswith(" s0")}
+    assert {run.info.status for run in first.values()} == {"FINISHED"}  # they are; the points of some are not
+    assert {n: run.data.tags["frostline.point_state"] for n, run in first.items()} == {
+        str(p.number): p.state.value for p in found
+    }
 
 
 def test_models_x_depth_with_bounds_that_follow_the_model(tmp_path, quiet, tiny_model):
     """A user's own model configs, one of them cut to two blocks."""
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     two = tmp_path / "two"
@@ -376,6 +379,20 @@ def test_the_basic_launcher_trains_in_batches(tmp_path, tiny):
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
 
 
+def test_a_killed_batch_is_trained_again_in_the_same_mlflow_runs(tmp_path, tiny):
+    arguments = ["hydra/launcher=basic", *small(2), "sweep.enqueue=none", "training.epochs=1"]
+    arguments += ["plugins=[sweep_plugin]", "optimizer.name=slow"]
+    process = start("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, SLOW_S="5", **PLUGIN)
+    wait_for(lambda: any("frostline.point" in run.data.tags for run in mlflow_runs(tmp_path)), what="the first run")
+    process.kill()
+    process.communicate()
+    done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, SLOW_S="0", **PLUGIN)
+    assert done.returncode == 0, done.stderr
+    _, children = pairs(tmp_path, "lr_x_depth")
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert sorted(run.data.tags["frostline.point"] for run in children) == ["0", "1"]
+
+
 def test_sqlite_storage_takes_one_writer_and_a_folder_one_parent(tmp_path, quiet):
     slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(4), "training.epochs=1", "optimizer.lr=1e-3"]
     storage = f"sweep.storage=sqlite:///{tmp_path / 'optuna.db'}"
@@ -439,6 +456,10 @@ def test_new_begins_afresh_under_a_new_name_and_learns_from_the_old(tmp_path, qu
     new = call(*arguments, "sweep.new=true", "sweep.warm_start=lr_x_depth", "optimizer.weight_decay=0.2", cwd=tmp_path)
     assert new.returncode == 0, new.stderr
     assert len(points(tmp_path / "runs" / "lr_x_depth-2")) == 4
+    loss = ["training.objective=loss", "training.direction=minimize", "sweep.warm_start=lr_x_depth", "sweep.name=loss"]
+    other = call(*arguments, *loss, cwd=tmp_path)
+    assert other.returncode == 2
+    assert "its objective is accuracy (maximize), this sweep's is loss (minimize)" in other.stderr
     assert len(points(tmp_path / "runs" / "lr_x_depth")) == 4
 
 

@@ -1,5 +1,6 @@
 """Owns: search space <-> Optuna, the ask/tell loop over an injected executor. Must not know: Hydra, torch, MLflow."""
 
+from frostline.search.importance import importances
 from frostline.search.loop import (
     Ended,
     Event,
@@ -12,7 +13,8 @@ from frostline.search.loop import (
     queue_of,
     search,
 )
-from frostline.search.study import CorruptStudyError, Journal, Study, importances, open_url, study_names
+from frostline.search.storages import CorruptStudyError, Journal, open_url, study_names
+from frostline.search.study import Study
 
 __all__ = [
     "CorruptStudyError",

@@ -5,40 +5,23 @@ Only the parent process of a sweep writes to the storage. Everything that a resu
 
 from __future__ import annotations
 
-import logging
-import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from frostline.errors import UserError
 from frostline.point import Outcome, Point, State
-from frostline.provenance import redact
+from frostline.search import marks
+from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import SeededSampler, distribution, make_pruner
+from frostline.search.storages import quiet
 from frostline.spec import DEPTH_KEY, Params, PrunerName, Space, SweepSpec
 
-log = logging.getLogger(__name__)
-
-_OUTCOME = "frostline.outcome"
-_OWNER = "frostline.owner"
-_CONTINUES = "frostline.continues"
-_WARM = "frostline.warm"
-_COPY = "frostline.copy_of"
-_SURPLUS = "frostline.surplus"
-_READY = "frostline.ready"
-_EXTRA = "frostline.extra"
-_DESCRIPTION = "frostline.description"
-_VERDICTS = "frostline.verdicts"
 _STAGE_2 = "stage 2: "
-_MIN_FOR_IMPORTANCES = 8  # assumed: below it the shares say more of chance than of the space
 _STATES = {
     TrialState.WAITING: State.WAITING,
     TrialState.RUNNING: State.RUNNING,
@@ -46,85 +29,6 @@ _STATES = {
     TrialState.PRUNED: State.PRUNED,
     TrialState.FAIL: State.FAILED,
 }
-
-
-class CorruptStudyError(Exception):
-    """The journal can't be read; the study can be rebuilt from the points' own files."""
-
-
-class Journal:
-    """The journal file of a sweep that one process at a time works on.
-
-    Args:
-        path: Of the file; it need not be there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def open(self) -> BaseStorage:
-        """Returns the storage.
-
-        A last line that a crash cut off is removed first: Optuna would append to it, and the joined line could never
-        be read again. A lock left by a killed process is removed, too: the sweep's folder has a lock of its own.
-
-        Raises:
-            CorruptStudyError: Another line can't be read.
-        """
-        for lock in self.path.parent.glob(f"{self.path.name}.lock*"):
-            lock.unlink(missing_ok=True)
-        if self.path.exists():
-            _cut_torn_line(self.path)
-        try:
-            return JournalStorage(JournalFileBackend(str(self.path)))
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise CorruptStudyError(f"{self.path}: can't be read ({type(error).__name__}: {error})") from error
-
-    def put_aside(self) -> Path:
-        """Renames the file, so that a new one can be written; returns where it is now."""
-        number = 1
-        while (target := self.path.with_name(f"{self.path.name}.broken-{number}")).exists():
-            number += 1
-        self.path.replace(target)
-        return target
-
-
-def _cut_torn_line(path: Path) -> None:
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        end = data.rfind(b"\n") + 1
-        log.warning("%s: the last line was cut off by a crash and is dropped", path)
-        with path.open("r+b") as file:
-            file.truncate(end)
-            os.fsync(file.fileno())
-
-
-def open_url(url: str) -> BaseStorage:
-    """Returns the storage of an Optuna URL.
-
-    Raises:
-        UserError: It can't be reached; the message holds no password.
-    """
-    if url.startswith("journal:"):
-        path = Path(url.removeprefix("journal:"))
-        try:
-            return JournalStorage(JournalFileBackend(str(path)))
-        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-            what = error.strerror if isinstance(error, OSError) else "it is no journal of Optuna's, or damaged"
-            raise UserError(f"sweep.storage={url}: can't be opened: {what}") from error
-    try:
-        with _quiet():
-            return RDBStorage(url)
-    except ImportError as error:
-        reason = f"{error}; install its driver, as pip install psycopg2-binary"
-    except Exception as error:  # noqa: BLE001 - SQLAlchemy's own tree of errors; a user's URL is wrong or out of reach
-        reason = str(error).splitlines()[0]
-    raise UserError(f"sweep.storage={redact(url)}: can't be opened: {redact(reason)[:300]}")
-
-
-def study_names(storage: BaseStorage) -> list[str]:
-    """Returns the names of the studies in a storage."""
-    return optuna.get_all_study_names(storage)
 
 
 class Study:
@@ -171,7 +75,7 @@ class Study:
             raise UserError(f"study {name}: is there already, to {' and '.join(found)}; give another sweep.name")
 
     def _open(self, name: str) -> optuna.Study:
-        with _quiet():
+        with quiet():
             return optuna.create_study(
                 storage=self._storage,
                 study_name=name,
@@ -201,19 +105,19 @@ class Study:
     @property
     def description(self) -> dict[str, Any] | None:
         """What sweep it is of, as somebody described it; None if nobody did yet."""
-        found = self._study.user_attrs.get(_DESCRIPTION)
+        found = self._study.user_attrs.get(marks.DESCRIPTION)
         return dict(found) if found is not None else None
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Keeps what sweep it is of: a shared storage must not mix two sweeps of one name."""
-        self._study.set_user_attr(_DESCRIPTION, dict(description))
+        self._study.set_user_attr(marks.DESCRIPTION, dict(description))
 
     # -- filling -----------------------------------------------------------------------------------------------------
 
     @property
     def is_ready(self) -> bool:
         """Whether the queue was filled."""
-        return bool(self._study.user_attrs.get(_READY))
+        return bool(self._study.user_attrs.get(marks.READY))
 
     def fill(self, queue: Sequence[Params], warm: Sequence[Point] = ()) -> None:
         """Puts the points to try first into the study, after those of an earlier one to learn from. Once.
@@ -232,7 +136,7 @@ class Study:
         for number, trial in enumerate(rows):
             if number not in present:
                 self._study.add_trial(trial)
-        self._study.set_user_attr(_READY, True)
+        self._study.set_user_attr(marks.READY, True)
 
     def extend(self, queue: Sequence[Params], total: int) -> int:
         """Puts the points of a queue that the study lacks behind its own: a grid whose total was raised.
@@ -262,13 +166,13 @@ class Study:
         for params in again:
             self._study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}))
         if again:
-            self._study.set_user_attr(_EXTRA, self.num_extra + len(again))
+            self._study.set_user_attr(marks.EXTRA, self.num_extra + len(again))
         return len(again)
 
     @property
     def num_extra(self) -> int:
         """Points beyond the total, because failed ones were tried again."""
-        return int(self._study.user_attrs.get(_EXTRA, 0))
+        return int(self._study.user_attrs.get(marks.EXTRA, 0))
 
     @property
     def is_empty(self) -> bool:
@@ -282,7 +186,7 @@ class Study:
             values=self._values(point.outcome),
             params=dict(point.params),
             distributions=self._distributions(point.params),
-            user_attrs={_WARM: True, _OUTCOME: point.outcome.to_dict(point.stage)},
+            user_attrs={marks.WARM: True, marks.OUTCOME: point.outcome.to_dict(point.stage)},
         )
 
     def rebuild(self, points: Sequence[Point], warm: Sequence[Point] = ()) -> None:
@@ -303,27 +207,27 @@ class Study:
             elif number < len(warm):
                 self._study.add_trial(self._warm_trial(warm[number]))
             else:
-                self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={_SURPLUS: True}))
+                self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={marks.SURPLUS: True}))
         for point in points:
             if point.stage == 2 and point.outcome is not None and point.state is not State.RUNNING:
                 self.tell_continued(point.number, point.params, point.outcome, point.history)
         failed = [point for point in points if point.state is State.FAILED]
         retries = sum(any(p.params == f.params and p.number > f.number for p in points) for f in failed)
         if retries:
-            self._study.set_user_attr(_EXTRA, retries)
+            self._study.set_user_attr(marks.EXTRA, retries)
 
     def _rebuilt(self, point: Point) -> FrozenTrial:
-        attrs: dict[str, Any] = {} if self._owner is None else {_OWNER: self._owner}
+        attrs: dict[str, Any] = {} if self._owner is None else {marks.OWNER: self._owner}
         state, outcome = point.state, point.outcome
         if point.copy_of is not None:
-            attrs[_COPY] = point.copy_of
+            attrs[marks.COPY] = point.copy_of
         if outcome is not None:
-            attrs[_OUTCOME] = outcome.to_dict(point.stage)
+            attrs[marks.OUTCOME] = outcome.to_dict(point.stage)
         if point.stage == 2 and outcome is not None:
             value = point.first_quality if point.first_quality is not None else outcome.quality
             seed = next(iter(outcome.by_seed), 0)
             first = Outcome(state=State.COMPLETE, by_seed={} if value is None else {seed: value}, more=True)
-            attrs[_OUTCOME], state = first.to_dict(1), State.PRUNED
+            attrs[marks.OUTCOME], state = first.to_dict(1), State.PRUNED
         wanted = {value: key for key, value in _STATES.items()}[state]
         values = self._values(outcome) if wanted is TrialState.COMPLETE and outcome is not None else None
         if wanted is TrialState.PRUNED and outcome is not None and not self._plan.cost:
@@ -357,7 +261,7 @@ class Study:
         begun = sum(trial.state is not TrialState.WAITING for trial in counted)
         if begun >= total or (not waiting and len(counted) >= total):
             return None
-        with _quiet():
+        with quiet():
             asked = self._study.ask()
         earlier = [other for other in self._trials() if _is_point(other) and other.number < asked.number]
         wanted = self._frozen(asked.number).system_attrs.get("fixed_params")
@@ -367,16 +271,16 @@ class Study:
         )
         if queued_twice or len(earlier) >= total:
             # Another parent on the same storage filled the queue at the same moment, or was faster to the last point.
-            asked.set_user_attr(_SURPLUS, True)
+            asked.set_user_attr(marks.SURPLUS, True)
             self._study.tell(asked, state=TrialState.FAIL)
             return self.begin(total) if queued_twice else None
         return self._suggest(asked)
 
     def _suggest(self, trial: Trial) -> tuple[int, Params]:
-        if self._owner is not None and _OWNER not in trial.user_attrs:
-            trial.set_user_attr(_OWNER, self._owner)
+        if self._owner is not None and marks.OWNER not in trial.user_attrs:
+            trial.set_user_attr(marks.OWNER, self._owner)
         params: Params = {}
-        with _quiet():
+        with quiet():
             for group in self._space.groups:
                 params[group.key] = trial._suggest(group.key, distribution(group))
             for dimension in self._space.of(params):
@@ -389,7 +293,7 @@ class Study:
         return self._is_mine(self._frozen(number))
 
     def _is_mine(self, trial: FrozenTrial) -> bool:
-        return self._owner is None or trial.user_attrs.get(_OWNER) in {None, self._owner}
+        return self._owner is None or trial.user_attrs.get(marks.OWNER) in {None, self._owner}
 
     def settle(self, number: int, quality: float) -> None:
         """Makes the last report of a trial that waits for stage 2 its quality: what samplers compare it by.
@@ -420,48 +324,18 @@ class Study:
         self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
         if self._plan.pruner.name is PrunerName.NONE:
             return False
-        verdicts: dict[str, Any] = dict(frozen.user_attrs.get(_VERDICTS) or {"steps": {}, "attrs": {}})
+        verdicts: dict[str, Any] = dict(frozen.user_attrs.get(marks.VERDICTS) or {"steps": {}, "attrs": {}})
         known = verdicts["steps"].get(str(step))
         if known is None:
-            known, attrs = self._ask_pruner(self._frozen(number), verdicts["attrs"])
+            newest = self._frozen(number)
+            known, attrs = ask_pruner(
+                self._pruner, newest, [trial for trial in self._trials() if self._is_comparable(trial, newest)],
+                name=self._study.study_name, maximize=self._maximize, noted=verdicts["attrs"],
+            )  # fmt: skip
             # In one piece: a pruner that is asked again after a kill must not see half of what it noted before.
             verdicts = {"steps": {**verdicts["steps"], str(step): known}, "attrs": attrs}
-            self._study._storage.set_trial_user_attr(frozen._trial_id, _VERDICTS, verdicts)
+            self._study._storage.set_trial_user_attr(frozen._trial_id, marks.VERDICTS, verdicts)
         return bool(known)
-
-    def _ask_pruner(self, frozen: FrozenTrial, attrs: Mapping[str, Any]) -> tuple[bool, dict[str, Any]]:
-        """Asks Optuna's pruner in a copy of the study in which it can decide.
-
-        In the copy a point that came to the end of stage 1 is COMPLETE: the pruners compare with such trials only. With
-        several objectives, where Optuna never prunes, it holds the quality alone and the points of the same depth. The
-        numbers are those of the study, since Hyperband's brackets depend on them.
-
-        Args:
-            frozen: The running trial, its newest report included.
-            attrs: What the pruner noted of it before.
-
-        Returns:
-            The verdict, and what the pruner notes now.
-        """
-        shadow = optuna.create_study(
-            study_name=self._study.study_name,
-            direction="maximize" if self._maximize else "minimize",
-            pruner=self._pruner,
-        )
-        others = {trial.number: trial for trial in self._trials() if self._is_comparable(trial, frozen)}
-        for number in range(frozen.number):
-            shadow.add_trial(_copy(others.pop(number, None)))
-        running = shadow.ask()
-        assert running.number == frozen.number
-        for other in others.values():
-            shadow.add_trial(_copy(other))
-        for key, value in attrs.items():
-            shadow._storage.set_trial_system_attr(running._trial_id, key, value)
-        for step, value in sorted(frozen.intermediate_values.items()):
-            running.report(value, step)
-        with _quiet():
-            verdict = bool(running.should_prune())
-        return verdict, dict(shadow._storage.get_trial(running._trial_id).system_attrs)
 
     def _is_comparable(self, trial: FrozenTrial, frozen: FrozenTrial) -> bool:
         if trial.number == frozen.number or not _is_point(trial) or not trial.intermediate_values:
@@ -481,10 +355,10 @@ class Study:
         if frozen.state is not TrialState.RUNNING:
             return
         storage = self._study._storage
-        storage.set_trial_user_attr(frozen._trial_id, _OUTCOME, outcome.to_dict(1))
+        storage.set_trial_user_attr(frozen._trial_id, marks.OUTCOME, outcome.to_dict(1))
         if copy_of is not None:
-            storage.set_trial_user_attr(frozen._trial_id, _COPY, copy_of)
-        with _quiet():
+            storage.set_trial_user_attr(frozen._trial_id, marks.COPY, copy_of)
+        with quiet():
             if outcome.state is State.COMPLETE and not outcome.more:
                 self._study.tell(number, values=self._values(outcome), state=TrialState.COMPLETE)
             elif outcome.state in {State.COMPLETE, State.PRUNED}:
@@ -507,7 +381,7 @@ class Study:
                 values=self._values(outcome) if done else None,
                 params=dict(params),
                 distributions=self._distributions(params),
-                user_attrs={_CONTINUES: number, _OUTCOME: outcome.to_dict(2)},
+                user_attrs={marks.CONTINUES: number, marks.OUTCOME: outcome.to_dict(2)},
                 intermediate_values=dict(history or {}),
             )
         )
@@ -517,7 +391,9 @@ class Study:
     def points(self) -> list[Point]:
         """Returns all points by number; stage 2 is merged into the point that it continued."""
         trials = self._trials()
-        continued = {trial.user_attrs[_CONTINUES]: trial for trial in trials if _CONTINUES in trial.user_attrs}
+        continued = {
+            trial.user_attrs[marks.CONTINUES]: trial for trial in trials if marks.CONTINUES in trial.user_attrs
+        }
         found = [self._read(trial, continued.get(trial.number)) for trial in trials if _is_point(trial)]
         first = {point.number: point.first_quality for point in found}
         return [
@@ -536,7 +412,7 @@ class Study:
 
     def num_warm(self) -> int:
         """Returns how many points of an earlier study it learns from."""
-        return sum(_WARM in trial.user_attrs for trial in self._trials())
+        return sum(marks.WARM in trial.user_attrs for trial in self._trials())
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -558,45 +434,19 @@ class Study:
         return {dimension.key: distribution(dimension) for dimension in dimensions}
 
 
-def importances(points: Sequence[Point], space: Space, *, maximize: bool) -> dict[str, float]:
-    """Returns how much of the quality's variation each key explains, summing to 1 (PED-ANOVA, arXiv 2304.10255).
-
-    All points are compared at the end of stage 1: the finished ones alone are a biased choice. Empty with fewer than 8
-    points or where nothing can be said.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    shadow = optuna.create_study(direction="maximize" if maximize else "minimize")
-    for point in points:
-        value = point.first_quality if point.first_quality is not None else point.quality
-        if value is None or point.state not in {State.COMPLETE, State.PRUNED}:
-            continue
-        dimensions = (*space.groups, *space.of(point.params))
-        distributions = {dimension.key: distribution(dimension) for dimension in dimensions}
-        shadow.add_trial(create_trial(value=value, params=dict(point.params), distributions=distributions))
-    if len(shadow.get_trials(deepcopy=False)) < _MIN_FOR_IMPORTANCES:
-        return {}
-    try:
-        with _quiet():
-            found = optuna.importance.get_param_importances(shadow)
-    except (ValueError, RuntimeError) as error:
-        log.debug("no importances: %s", error)
-        return {}
-    return {key: float(value) for key, value in found.items()}
-
-
 def _is_point(trial: FrozenTrial) -> bool:
-    return not any(key in trial.user_attrs for key in (_CONTINUES, _WARM, _SURPLUS))
+    return not any(key in trial.user_attrs for key in (marks.CONTINUES, marks.WARM, marks.SURPLUS))
 
 
 def _point(trial: FrozenTrial, continued: FrozenTrial | None) -> Point:
     final = continued if continued is not None and continued.state is TrialState.COMPLETE else trial
-    data = final.user_attrs.get(_OUTCOME)
+    data = final.user_attrs.get(marks.OUTCOME)
     outcome, stage = Outcome.from_dict(data) if data else (None, 1)
     state = _STATES[final.state]
     if final is trial and continued is not None and outcome is not None:
         # Stage 2 failed: the point did, and keeps what stage 1 came to. It is not begun again, nor does another take
         # its place: a resumed sweep would else end unlike an undisturbed one.
-        reason = str((continued.user_attrs.get(_OUTCOME) or {}).get("reason")).removeprefix(_STAGE_2)
+        reason = str((continued.user_attrs.get(marks.OUTCOME) or {}).get("reason")).removeprefix(_STAGE_2)
         state, stage = State.FAILED, 2
         outcome = replace(outcome, state=state, reason=_STAGE_2 + reason, more=False)
     params = final.params or trial.system_attrs.get("fixed_params", {})
@@ -606,32 +456,7 @@ def _point(trial: FrozenTrial, continued: FrozenTrial | None) -> Point:
         state=state,
         outcome=outcome,
         history={**trial.intermediate_values, **final.intermediate_values},
-        copy_of=trial.user_attrs.get(_COPY),
+        copy_of=trial.user_attrs.get(marks.COPY),
         stage=stage,
-        first_quality=Outcome.from_dict(first)[0].quality if (first := trial.user_attrs.get(_OUTCOME)) else None,
+        first_quality=Outcome.from_dict(first)[0].quality if (first := trial.user_attrs.get(marks.OUTCOME)) else None,
     )
-
-
-def _copy(trial: FrozenTrial | None) -> FrozenTrial:
-    """Returns a trial as a pruner is to see it; None: a number that plays no part."""
-    if trial is None:
-        return create_trial(state=TrialState.FAIL)
-    outcome = trial.user_attrs.get(_OUTCOME)
-    ended = outcome is not None and outcome["state"] == State.COMPLETE.value
-    state = TrialState.COMPLETE if ended else TrialState.PRUNED
-    if not trial.state.is_finished():  # its reports so far count for halving
-        state = TrialState.PRUNED
-    last = trial.intermediate_values[max(trial.intermediate_values)]
-    return create_trial(
-        state=state,
-        value=last,
-        intermediate_values=dict(trial.intermediate_values),
-        system_attrs=dict((trial.user_attrs.get(_VERDICTS) or {"attrs": {}})["attrs"]),
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

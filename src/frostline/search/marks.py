@@ -1,0 +1,12 @@
+"""Owns: the names of frostline's own marks on Optuna's trials and studies. Must not know: what is done with them."""
+
+OUTCOME = "frostline.outcome"
+OWNER = "frostline.owner"
+CONTINUES = "frostline.continues"
+WARM = "frostline.warm"
+COPY = "frostline.copy_of"
+SURPLUS = "frostline.surplus"
+READY = "frostline.ready"
+EXTRA = "frostline.extra"
+DESCRIPTION = "frostline.description"
+VERDICTS = "frostline.verdicts"

@@ -1,0 +1,106 @@
+"""Owns: where a study is kept - the sweep's own journal, or any URL of Optuna's. Must not know: what is in it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from frostline.errors import UserError
+from frostline.provenance import redact
+
+log = logging.getLogger(__name__)
+
+
+class CorruptStudyError(Exception):
+    """The journal can't be read; the study can be rebuilt from the points' own files."""
+
+
+class Journal:
+    """The journal file of a sweep that one process at a time works on.
+
+    Args:
+        path: Of the file; it need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def open(self) -> BaseStorage:
+        """Returns the storage.
+
+        A last line that a crash cut off is removed first: Optuna would append to it, and the joined line could never
+        be read again. A lock left by a killed process is removed, too: the sweep's folder has a lock of its own.
+
+        Raises:
+            CorruptStudyError: Another line can't be read.
+        """
+        for lock in self.path.parent.glob(f"{self.path.name}.lock*"):
+            lock.unlink(missing_ok=True)
+        if self.path.exists():
+            _cut_torn_line(self.path)
+        try:
+            return JournalStorage(JournalFileBackend(str(self.path)))
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise CorruptStudyError(f"{self.path}: can't be read ({type(error).__name__}: {error})") from error
+
+    def put_aside(self) -> Path:
+        """Renames the file, so that a new one can be written; returns where it is now."""
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.broken-{number}")).exists():
+            number += 1
+        self.path.replace(target)
+        return target
+
+
+def _cut_torn_line(path: Path) -> None:
+    data = path.read_bytes()
+    if data and not data.endswith(b"\n"):
+        end = data.rfind(b"\n") + 1
+        log.warning("%s: the last line was cut off by a crash and is dropped", path)
+        with path.open("r+b") as file:
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+def open_url(url: str) -> BaseStorage:
+    """Returns the storage of an Optuna URL.
+
+    Raises:
+        UserError: It can't be reached; the message holds no password.
+    """
+    if url.startswith("journal:"):
+        path = Path(url.removeprefix("journal:"))
+        try:
+            return JournalStorage(JournalFileBackend(str(path)))
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            what = error.strerror if isinstance(error, OSError) else "it is no journal of Optuna's, or damaged"
+            raise UserError(f"sweep.storage={url}: can't be opened: {what}") from error
+    try:
+        with quiet():
+            return RDBStorage(url)
+    except ImportError as error:
+        reason = f"{error}; install its driver, as pip install psycopg2-binary"
+    except Exception as error:  # noqa: BLE001 - SQLAlchemy's own tree of errors; a user's URL is wrong or out of reach
+        reason = str(error).splitlines()[0]
+    raise UserError(f"sweep.storage={redact(url)}: can't be opened: {redact(reason)[:300]}")
+
+
+def study_names(storage: BaseStorage) -> list[str]:
+    """Returns the names of the studies in a storage."""
+    return optuna.get_all_study_names(storage)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps Optuna's warnings of experimental features from the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
