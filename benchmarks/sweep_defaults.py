@@ -24,7 +24,7 @@ from scipy.stats import spearmanr
 from frostline.cli.sweeping.folder import SweepFolder
 from frostline.point import Outcome, Point, State
 from frostline.result import RunResult
-from frostline.search.loop import finalists
+from frostline.search.choice import finalists
 from frostline.spec import PrunerName, PrunerSpec, SamplerName, SweepSpec
 from frostline.spec.sweep import KeepModels
 

@@ -28,7 +28,8 @@ from frostline.search import (
     queue_of,
     search,
 )
-from frostline.search.loop import checked, finalists, hopeless
+from frostline.search.choice import finalists, hopeless
+from frostline.search.loop import checked
 from frostline.spec import CostName, PrunerName, SamplerName, Space, SweepSpec, parse_dimension
 
 

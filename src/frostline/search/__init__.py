@@ -1,5 +1,6 @@
 """Owns: search space <-> Optuna, the ask/tell loop over an injected executor. Must not know: Hydra, torch, MLflow."""
 
+from frostline.search.choice import Task, check_alike, hopeless, queue_of
 from frostline.search.importance import importances
 from frostline.search.loop import (
     Ended,
@@ -8,9 +9,6 @@ from frostline.search.loop import (
     Listener,
     Reported,
     Summary,
-    Task,
-    check_alike,
-    queue_of,
     search,
 )
 from frostline.search.storages import CorruptStudyError, Journal, open_url, study_names
@@ -28,6 +26,7 @@ __all__ = [
     "Summary",
     "Task",
     "check_alike",
+    "hopeless",
     "importances",
     "open_url",
     "queue_of",

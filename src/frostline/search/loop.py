@@ -6,35 +6,19 @@
 from __future__ import annotations
 
 import math
-import random
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from frostline.errors import UserError
-from frostline.point import Outcome, Point, State, ranked
+from frostline.point import Outcome, Point, State
+from frostline.search.choice import Task, finalists
 from frostline.search.study import Study
-from frostline.spec import DEPTH_KEY, MODEL_KEY, Params, Space, SweepSpec
+from frostline.spec import SweepSpec
 
 _ALIKE = 3
 """So many first points that fail for the same reason stop the sweep: the cause is not in the point."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """A stage of a point's work, to be trained.
-
-    Attributes:
-        number: Of the point.
-        params: Of the point.
-        stage: 1 or 2.
-    """
-
-    number: int
-    params: Params
-    stage: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,114 +288,8 @@ def _number(value: object) -> float:
     return number
 
 
-def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[Task]:
-    """Returns the tasks of stage 2: the best share of the points that wait for it, and the best at each frozen depth.
-
-    "One epoch for all, then finish the best" matches Hyperband at far less compute (arXiv 2307.15422); the best at
-    each depth is added so that a table over depths compares finished runs. The order is that of the ranks: if the time
-    runs out, the best are done.
-
-    Args:
-        points: All of the study.
-        plan: The sweep.
-        maximize: Whether more of the objective is better.
-    """
-    waiting = {p.number for p in points if p.outcome is not None and p.outcome.more and p.stage == 1}
-    # A point that went on is compared by what it was worth at the end of stage 1, like those that wait.
-    sign = -1.0 if maximize else 1.0
-    candidates = [point for point in points if point.number in waiting or point.stage == 2]
-    order = sorted(candidates, key=lambda point: (sign * _stage_1_value(point), point.number))
-    chosen = order[: _share(plan.finish, len(order))]
-    best: dict[object, Point] = {}
-    for point in order:
-        best.setdefault(_row(point.params), point)
-    going = {point.number for point in (*chosen, *best.values())} & waiting
-    return [Task(number=point.number, params=point.params, stage=2) for point in order if point.number in going]
-
-
-def hopeless(points: Sequence[Point], plan: SweepSpec, maximize: bool, total: int) -> list[int]:
-    """Returns the numbers of waiting points that can't reach stage 2 any more: their checkpoints may go.
-
-    Args:
-        points: All of the study.
-        plan: The sweep.
-        maximize: Whether more of the objective is better.
-        total: Points that the study is to have.
-    """
-    tasks = finalists(points, replace(plan, finish=1.0), maximize)
-    depth_best: dict[object, int] = {}
-    for task in tasks:
-        depth_best.setdefault(_row(task.params), task.number)
-    room = _share(plan.finish, total)
-    return [task.number for rank, task in enumerate(tasks) if rank >= room and task.number not in depth_best.values()]
-
-
-def _share(share: float, num: int) -> int:
-    return math.ceil(share * num - 1e-9)  # 0.07 * 100 is a little above 7
-
-
-def _row(params: Params) -> tuple[object, object]:
-    """Returns the row of the answer's table that a point belongs to: depths of two models don't compare."""
-    return params.get(MODEL_KEY), params.get(DEPTH_KEY)
-
-
-def check_alike(points: Sequence[Point]) -> str | None:
-    """Returns the first reason if no point has a result, else None."""
-    failed = [point for point in points if point.state is State.FAILED]
-    if not failed or ranked(points, True) or any(point.state is State.PRUNED for point in points):
-        return None
-    outcome = failed[0].outcome
-    return (outcome.reason if outcome else None) or "unknown"
-
-
-def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -> list[Params]:
-    """Returns the points to try before the sampler is asked.
-
-    Args:
-        plan: The sweep.
-        space: What is swept.
-        explicit: The user's own; None: the coarse grid. With the grid sampler the whole grid follows them.
-
-    Raises:
-        UserError: A point is outside of the space.
-    """
-    grid = plan.sampler.value == "grid"
-    points = list(explicit) if explicit is not None else []
-    if explicit is not None and plan.n_trials is not None and len(points) > plan.n_trials:
-        raise UserError(f"sweep.enqueue: names {len(points)} points, sweep.n_trials={plan.n_trials}: raise it")
-    for params in points:
-        space.check(params)
-    if grid:
-        points += [params for params in space.grid(coarse=False) if params not in points]
-    elif explicit is None:
-        points = list(space.grid(coarse=True))
-    limit = plan.n_trials
-    if explicit is None and not grid and limit is not None and len(points) > limit:
-        # A drawing rather than a cut or a stride: else the first depths, or one learning rate, would be all there is.
-        drawn = set(random.Random(plan.seed).sample(range(len(points)), limit))
-        points = [params for index, params in enumerate(points) if index in drawn]
-    if plan.deep_first and any(DEPTH_KEY in params for params in points):
-        points.sort(key=lambda params: -_depth(params))
-    if grid and limit is not None:
-        points = points[:limit]
-    if not points and grid:
-        raise UserError("sweep.space: the grid is empty")
-    return points
-
-
-def _depth(params: Params) -> float:
-    value = params.get(DEPTH_KEY)
-    return float(value) if isinstance(value, (int, float)) else -1.0
-
-
 def _is_reusable(point: Point) -> bool:
     return point.state in {State.COMPLETE, State.PRUNED} and point.outcome is not None and point.copy_of is None
-
-
-def _stage_1_value(point: Point) -> float:
-    value = point.first_quality if point.first_quality is not None else point.quality
-    assert value is not None, "it has ended stage 1"
-    return value
 
 
 def _kind(reason: str) -> str:

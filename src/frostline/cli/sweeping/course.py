@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
-
-from filelock import FileLock, Timeout
 
 from frostline.cli import session
 from frostline.cli.main import report_error
@@ -35,15 +32,15 @@ from frostline.cli.sweeping.folder import (
     SweepFolder,
     describe,
     differences,
-    free_name,
-    read_description,
     refusal,
 )
+from frostline.cli.sweeping.opening import earlier_points, for_batches, one_writer, renamed, sweep_log
 from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
 from frostline.errors import RunFailedError, SpecError, UserError
-from frostline.point import Point, State
+from frostline.point import Point
 from frostline.pool import Pool
+from frostline.provenance import redact
 from frostline.record import LOG_FILE
 from frostline.result import Status
 from frostline.search import (
@@ -55,9 +52,8 @@ from frostline.search import (
     open_url,
     queue_of,
     search,
-    study_names,
 )
-from frostline.spec import Direction, Params, Progress, PrunerName, SamplerName
+from frostline.spec import Direction, Params, Progress, SamplerName
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -86,19 +82,18 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
     sweep = read(cfg, arguments, compose, preflight)
     warm = bool(getattr(launcher, "warm_workers", False))
     if not warm:
-        sweep = _for_batches(sweep, type(launcher).__name__)
+        sweep = for_batches(sweep, type(launcher).__name__)
     if sweep.plan.new:
-        sweep = _renamed(sweep)
+        sweep = renamed(sweep)
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
-    warm_points = _warm_points(sweep)
+    warm_points = earlier_points(sweep)
     with ExitStack() as stack:
         folder = stack.enter_context(SweepFolder(sweep.folder))
         description = describe(sweep, sweep.space.keys)
         goes_on = folder.admit(description)
-        handler = _log_file(folder.folder)
-        stack.callback(_close_log, handler)
+        stack.enter_context(sweep_log(folder.folder))
         if sweep.plan.storage is not None:
-            stack.enter_context(_one_writer(sweep.plan.storage))
+            stack.enter_context(one_writer(sweep.plan.storage))
         course = _Course(sweep, compose, folder, launcher if not warm else None, goes_on, description, stack)
         try:
             return course.go(queue, warm_points)
@@ -108,25 +103,9 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
             # What composes was composed before: this is no config error, and must not be told as one.
             log.exception("the sweep failed")
             raise RunFailedError(
-                f"{folder.folder}: the sweep failed ({type(error).__name__}: {error}); its points are kept, the "
-                f"traceback is in {folder.folder / f'sweep-{LOG_FILE}'}"
+                f"{folder.folder}: the sweep failed ({type(error).__name__}: {redact(str(error))}); its points are "
+                f"kept, the traceback is in {folder.folder / f'sweep-{LOG_FILE}'}"
             ) from error
-
-
-def _renamed(sweep: Sweep) -> Sweep:
-    """Returns the sweep under the first name that neither a folder nor a study of its storage has."""
-    plan = sweep.plan
-    taken = study_names(open_url(plan.storage)) if plan.storage is not None else []
-    target = free_name(sweep.folder, taken)
-    return replace(sweep, folder=target, plan=replace(plan, name=target.name))
-
-
-def _for_batches(sweep: Sweep, launcher: str) -> Sweep:
-    plan, notices = sweep.plan, list(sweep.notices)
-    if plan.pruner.name is not PrunerName.NONE or plan.has_stages:
-        plan = replace(plan, pruner=replace(plan.pruner, name=PrunerName.NONE), first_epochs=None, finish=1.0)
-        notices.append(f"{launcher} trains in batches: every point is trained to its end, without pruner and stages")
-    return replace(sweep, plan=plan, notices=tuple(notices))
 
 
 @dataclass
@@ -382,69 +361,3 @@ class _Course:
             words = [word for word in shlex.split(command) if not word.startswith(("sweep.new=", "sweep.name="))]
             command = shlex.join([*words, f"sweep.name={self._sweep.plan.name}"])
         print(f"go on with: {command}", file=sys.stderr, flush=True)
-
-
-def _warm_points(sweep: Sweep) -> list[Point]:
-    """Returns the finished points of an earlier sweep that lie in this one's space.
-
-    Raises:
-        UserError: There are none.
-    """
-    name = sweep.plan.warm_start
-    if name is None:
-        return []
-    folder = Path(name) if Path(name).is_dir() else sweep.folder.parent / name
-    points = SweepFolder(folder).read_points() if folder.is_dir() else []
-    if points:
-        training, other = sweep.job.run.training, read_description(folder)
-        theirs = (other["objective"], other["direction"])
-        if theirs != (training.objective, training.direction.value):
-            raise UserError(
-                f"sweep.warm_start={name}: its objective is {theirs[0]} ({theirs[1]}), this sweep's is "
-                f"{training.objective} ({training.direction.value}): its values don't compare"
-            )
-    usable = []
-    for point in points:
-        if point.state is State.COMPLETE and point.outcome is not None and point.copy_of is None:
-            with contextlib.suppress(SpecError):
-                sweep.space.check(point.params)
-                usable.append(point)
-    if not usable:
-        raise UserError(f"sweep.warm_start={name}: no finished points of this space lie in {folder}")
-    return usable
-
-
-@contextmanager
-def _one_writer(url: str) -> Iterator[None]:
-    """SQLite takes one writer: a second parent on the same file is refused."""
-    path = url.removeprefix("sqlite:///")
-    if path == url or not path:
-        yield
-        return
-    lock = FileLock(f"{path}.lock")
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"sweep.storage={url}: another sweep writes to it, and SQLite takes one writer; use a server, as "
-            "postgresql://..., or a journal of its own (sweep.storage=null)"
-        ) from None
-    except OSError as error:
-        raise UserError(f"sweep.storage={url}: can't be written there ({error.strerror})") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _log_file(folder: Path) -> logging.Handler:
-    handler = logging.FileHandler(folder / f"sweep-{LOG_FILE}", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("frostline").addHandler(handler)
-    return handler
-
-
-def _close_log(handler: logging.Handler) -> None:
-    logging.getLogger("frostline").removeHandler(handler)
-    handler.close()

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from frostline.cli.sweeping.folder import SweepFolder
 from frostline.point import Point, State, label, ranked
 from frostline.report import number
-from frostline.search import Listener, Task
-from frostline.search.loop import hopeless
+from frostline.search import Listener, Task, hopeless
 from frostline.spec import KeepModels, SweepSpec
 
 if TYPE_CHECKING:
