@@ -152,6 +152,14 @@ def spec_from_text(text: str) -> RunSpec:
         return RunSpec.from_dict(data)
 
 
+def value_from_text(text: str) -> Any:
+    """Reads a single value as it stands after `key=` on a command line: a number, a switch, null, a list or a text."""
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except yaml.YAMLError:
+        return text
+
+
 def spec_to_yaml(spec: RunSpec) -> str:
     """Returns the spec as YAML that `spec_from_text` reads back."""
     data = {"schema": SCHEMA_VERSION, **spec.to_dict()}

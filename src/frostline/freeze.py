@@ -91,6 +91,18 @@ def freeze_prefix(anatomy: Anatomy, spec: FreezeSpec) -> FrozenPart:
     )
 
 
+def trained_sha256(model: nn.Module) -> str:
+    """Returns a sha256 over what training changes: the name and bytes of each parameter with gradient and each buffer.
+
+    Args:
+        model: On any device.
+    """
+    named: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    named += list(model.named_buffers())
+    lines = [f"{name} {_sha256(tensor)}" for name, tensor in sorted(named, key=lambda item: item[0])]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:
     """Takes the place of `nn.Module.train` in a frozen module."""
     del mode

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import re
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,87 @@ def capture() -> dict[str, Any]:
         "git": git_state(Path.cwd()),
         "command": [redact(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]]],
     }
+
+
+def environment() -> dict[str, Any]:
+    """Returns what one needs to come back to this environment: what `environment.json` holds beside `capture`.
+
+    Packages are listed as `pip install` takes them; of the environment's variables only those of a list that says
+    what may matter for the numbers, without users and passwords in URIs. Found out once for each process.
+    """
+    return {
+        **capture(),
+        "python": {
+            "version": sys.version,
+            "implementation": platform.python_implementation(),
+            "flags": {"optimize": sys.flags.optimize, "hash_randomization": sys.flags.hash_randomization},
+        },
+        "packages": list(packages()),
+        "instruction_set": list(_instruction_set()),
+        "variables": variables(),
+    }
+
+
+@cache
+def packages() -> tuple[str, ...]:
+    """Returns the installed packages as `pip freeze` lists them: `name==version`, or `name @ url`."""
+    lines: dict[str, str] = {}
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"]
+        if not name:  # a broken installation
+            continue
+        line = f"{name}=={distribution.version}"
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            direct = json.loads(distribution.read_text("direct_url.json") or "null")
+            if direct is not None:
+                revision = (direct.get("vcs_info") or {}).get("commit_id")
+                line = f"{name} @ {redact(direct['url'])}{f'@{revision}' if revision else ''}"
+        lines.setdefault(name.lower(), line)  # of two the first one is imported
+    return tuple(line for _, line in sorted(lines.items()))
+
+
+_VARIABLES = re.compile(
+    r"(OMP|MKL|OPENBLAS|KMP|GOTO|ATEN|DNNL|ONEDNN|CUBLAS|NCCL|GLOO)_\w+"
+    r"|CUDA_(VISIBLE_DEVICES|LAUNCH_BLOCKING|DEVICE_ORDER)|NVIDIA_TF32_OVERRIDE|TORCH_\w*(ALLOW|PRECISION|DETERMINISTIC)\w*"
+    r"|PYTORCH_(CUDA_)?ALLOC_CONF|PYTHONHASHSEED|TOKENIZERS_PARALLELISM|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE"
+    r"|HF_DATASETS_OFFLINE|LANG|LC_ALL|TZ"
+)
+"""The variables that a record may hold: those that are known to matter for numbers, threads or text."""
+
+
+def variables() -> dict[str, str]:
+    """Returns the allowed ones of the environment's variables."""
+    return {key: redact(value) for key, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(key)}
+
+
+@cache
+def _instruction_set() -> tuple[str, ...]:
+    """Returns the CPU's vector and matrix instructions, which decide about the kernels that are chosen."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(("flags", "Features")):
+                names = line.partition(":")[2].split()
+                wanted = ("sse4", "avx", "amx", "fma", "f16c", "bf16", "asimd", "sve", "i8mm")
+                return tuple(sorted(name for name in names if name.startswith(wanted)))
+    except OSError:
+        pass
+    return ()
+
+
+def git_diff(folder: Path, limit_bytes: int = 256 * 1024) -> str | None:
+    """Returns what is changed beside the commit, None if nothing is; cut with a line that says so past the limit.
+
+    Args:
+        folder: Inside the repository.
+        limit_bytes: A record is no place for a data set that somebody has just changed.
+    """
+    text = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff")
+    if not text:
+        return None
+    data = text.encode()
+    if len(data) > limit_bytes:
+        text = data[:limit_bytes].decode(errors="ignore") + f"\n# cut: {len(data)} bytes in all"
+    return redact(text) + "\n"
 
 
 def _versions() -> dict[str, str]:

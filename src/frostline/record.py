@@ -1,6 +1,7 @@
 """Owns: the Recorder protocol and the run's folder, which is the truth. Must not know: who else records.
 
-A run's folder holds `spec.json`, `overrides.yaml`, `metrics.jsonl`, `result.json`, `model/` and `run.log`.
+A run's folder holds `spec.json`, `overrides.yaml`, `environment.json`, `metrics.jsonl`, `result.json`, `model/` and
+`run.log`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from frostline.errors import UserError
+from frostline.provenance import environment, git_diff
 from frostline.result import RESULT_FILE, RunResult, Status, finite
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ SPEC_FILE = "spec.json"
 OVERRIDES_FILE = "overrides.yaml"
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "run.log"
+ENVIRONMENT_FILE = "environment.json"
+DIFF_FILE = "git.diff"
 RUN_FILE = ".mlflow.json"
 """Which MLflow run a run's or sweep's folder is recorded in."""
 
@@ -205,7 +209,12 @@ class RunFolder:
         self._lock.release()
 
     def start(self, run: RunStart) -> None:
-        """Nothing to do: the folder is open since before the run was prepared."""
+        """Keeps what one needs to come back to this environment: `environment.json`, and `git.diff` if there is one."""
+        seen = {**environment(), "compute": run.provenance.get("compute")}
+        write_atomically(self.folder / ENVIRONMENT_FILE, json.dumps(seen, indent=1, ensure_ascii=False) + "\n")
+        diff = git_diff(Path.cwd())
+        if diff is not None:
+            write_atomically(self.folder / DIFF_FILE, diff)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Appends one line to `metrics.jsonl`; what is told again of the steps before a resume stands there already."""

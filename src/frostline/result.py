@@ -111,6 +111,7 @@ class RunResult:
         objective: None when the run did not get that far.
         metrics: `eval/accuracy` etc. of the weights that were kept.
         step: The optimizer step of these weights.
+        weights_sha256: Of the trained tensors that were kept, names and bytes; of PRUNED runs too, which keep no model.
         params: Counts of parameters.
         freeze: What was frozen.
         cost: Time and memory.
@@ -128,6 +129,7 @@ class RunResult:
     objective: Objective | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     step: int | None = None
+    weights_sha256: str | None = None
     params: ParamCount | None = None
     freeze: Frozen | None = None
     cost: Cost | None = None

@@ -94,7 +94,15 @@ def test_help_lists_the_sweeps_and_imports_nothing_heavy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["sweep", "--help"], ["sweep", "nonsense"], ["report", "--help"], ["report", "no"]]
+    "arguments",
+    [
+        ["sweep", "--help"],
+        ["sweep", "nonsense"],
+        ["report", "--help"],
+        ["report", "no"],
+        ["reproduce", "--help"],
+        ["reproduce", "no"],
+    ],
 )
 def test_small_commands_import_nothing_heavy(tmp_path, arguments):
     code = (

@@ -12,6 +12,7 @@ from frostline.report.terminal import (
     summary,
     varying,
 )
+from frostline.report.verdict import print_differences, print_verdict
 
 __all__ = [
     "Answer",
@@ -23,7 +24,9 @@ __all__ = [
     "number",
     "one_line",
     "print_answer",
+    "print_differences",
     "print_table",
+    "print_verdict",
     "summary",
     "varying",
     "write_report",

@@ -5,10 +5,13 @@ from frostline.tracking.client import (
     RUN_DIR_TAG,
     absolute,
     client,
+    fetch_files,
     metric_name,
     preload,
     reconcile,
+    recorded_run,
     run_folder,
+    tag_run,
     ui_command,
 )
 from frostline.tracking.recorder import Child, MlflowRecorder
@@ -22,9 +25,12 @@ __all__ = [
     "SweepRun",
     "absolute",
     "client",
+    "fetch_files",
     "metric_name",
     "preload",
     "reconcile",
+    "recorded_run",
     "run_folder",
+    "tag_run",
     "ui_command",
 ]

@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -167,6 +167,54 @@ def run_folder(uri: str, run_id: str) -> Path:
     if MODEL_FOLDER not in names:
         raise UserError(f"{run_id}: its folder {recorded} isn't here and its model is no artifact (tracking.log_model)")
     return Path(made.download_artifacts(run_id, "", dst_path=tempfile.mkdtemp(prefix="frostline-run-")))
+
+
+def fetch_files(uri: str, run_id: str, names: Sequence[str], target: Path) -> Mapping[str, str]:
+    """Downloads some of a run's artifacts by name; nothing else of it is touched.
+
+    Args:
+        uri: Tracking URI.
+        run_id: MLflow's run id.
+        names: Of files at the top of the run's artifacts; one that isn't there is left out.
+        target: An existing folder.
+
+    Returns:
+        The run's tags.
+
+    Raises:
+        UserError: There is no such run, or the store can't be reached.
+    """
+    path = absolute(uri).removeprefix("sqlite:///")
+    if uri.startswith("sqlite:") and not Path(path).is_file():
+        raise UserError(f"{run_id}: no run's folder, no sweep, and there is no {redact(uri)} to look it up in")
+    try:
+        made = client(uri)
+        run = made.get_run(run_id)
+    except Exception as error:
+        raise UserError(
+            f"{run_id}: neither a run's folder, nor a sweep, nor a run in {redact(uri)} ({type(error).__name__})"
+        ) from error
+    try:
+        there = {item.path for item in made.list_artifacts(run_id)}
+        for name in names:
+            if name in there:
+                made.download_artifacts(run_id, name, dst_path=str(target))
+    except Exception as error:
+        raise UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})") from error
+    return dict(run.data.tags)
+
+
+def tag_run(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run; long ones are cut.
+
+    Args:
+        uri: Tracking URI.
+        run_id: MLflow's run id.
+        tags: By name.
+    """
+    made = client(uri)
+    for key, value in tags.items():
+        made.set_tag(run_id, key, redact(value)[:6000])
 
 
 def ui_command(uri: str, host: str, port: int) -> list[str]:

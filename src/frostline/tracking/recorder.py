@@ -63,19 +63,21 @@ _CHILD_PARAMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Child:
-    """What makes a run the child of a sweep.
+    """What makes a run the child of another: of a sweep, or of the run that it reproduces.
 
     Attributes:
-        parent: Run id of the sweep; None if the sweep could not be recorded.
+        parent: Run id of the other; None if that is not recorded in this store.
         name: Coordinates: the page cuts names at some 20 characters.
         params: The swept keys.
         tags: Of the point.
+        command: What started it.
     """
 
     parent: str | None
     name: str
     params: Mapping[str, Any]
     tags: Mapping[str, str]
+    command: str = "frostline sweep"
 
 
 class MlflowRecorder:
@@ -175,7 +177,7 @@ class MlflowRecorder:
             reconcile(self._tracking.uri, experiment_id)
         child = self._child
         base = {
-            **source_tags("frostline run" if child is None else "frostline sweep"),
+            **source_tags("frostline run" if child is None else child.command),
             "frostline.spec_digest": self._spec.digest(),
             RUN_DIR_TAG: str(self._folder.absolute()),
         }

@@ -209,7 +209,7 @@ class MonitorCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Asks whether to go on; after the last step there is nothing to stop."""
-        if state.global_step >= state.max_steps or state.global_step == 0:
+        if state.global_step >= state.max_steps or state.global_step == 0 or self._ledger.verdict is not Verdict.GO:
             return
         self._ledger.verdict = ask_monitor(self._monitor, self._ledger, self._objective, state.epoch or 0.0)
         if self._ledger.verdict is not Verdict.GO:
@@ -284,6 +284,29 @@ class StopCallback(TrainerCallback):
             whole = _epoch_is_whole(state)
             control.should_evaluate = control.should_evaluate and whole
             control.should_save = whole and self._every is not Every.NEVER
+
+
+class UntilCallback(TrainerCallback):
+    """Ends training after a given step; the schedule stays that of the whole run."""
+
+    def __init__(self, step: int, ledger: Ledger) -> None:
+        self._step = step
+        self._ledger = ledger
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Looks at the step."""
+        if state.global_step >= self._step and state.global_step < state.max_steps:
+            self._ledger.verdict = Verdict.PAUSE
+            control.should_training_stop = True
+            control.should_save = False
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Trainer comes here after every stop; only a whole epoch is evaluated here."""
+        if self._ledger.verdict is Verdict.PAUSE:
+            control.should_evaluate = control.should_evaluate and _epoch_is_whole(state)
+            control.should_save = False
 
 
 def _epoch_is_whole(state: TrainerState) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -39,7 +42,30 @@ class Machine:
             "precision": self.precision.value,
             "threads": self.threads,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "blas": _blas(),
+            **(_gpu() if self.device == "cuda" else {}),
         }
+
+
+@cache
+def _blas() -> str:
+    """Returns the libraries that torch's matrix products come from, as torch was built."""
+    words = ("Math Kernel Library", "MKL-DNN", "OpenBLAS", "BLAS_INFO")
+    lines = [line.strip(" -") for line in torch.__config__.show().splitlines()]
+    named = [line for line in lines if any(word in line for word in words) and "CXX_FLAGS" not in line]
+    return "; ".join(line[:120] for line in named)
+
+
+@cache
+def _gpu() -> dict[str, str | None]:
+    """Returns the CUDA version that torch was built for, and the driver."""
+    found: dict[str, str | None] = {"cuda": torch.version.cuda, "driver": None}
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        if done.returncode == 0 and done.stdout.strip():
+            found["driver"] = done.stdout.splitlines()[0].strip()
+    return found
 
 
 def set_up(spec: RunSpec) -> Machine:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from frostline.errors import UserError, listing
+from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
 from frostline.record import Monitor, NullMonitor, Recorder, RunStart, Verdict, metrics_up_to
 from frostline.result import Cost, Objective, RunResult, Status
@@ -38,6 +39,7 @@ def run(
     overrides: Sequence[str] = (),
     resume_from: Path | None = None,
     monitor: Monitor | None = None,
+    until_step: int | None = None,
 ) -> RunResult:
     """Trains one model as its spec says.
 
@@ -53,6 +55,7 @@ def run(
         resume_from: Folder of an interrupted run of the same spec, to go on from its newest whole checkpoint; may be
             `out_dir`.
         monitor: Who may stop the run after an evaluation; None: nobody.
+        until_step: Stop after this optimizer step, as PRUNED, everything before it computed as in the whole run.
 
     Raises:
         UserError: Bad input: no run was started.
@@ -61,7 +64,7 @@ def run(
     """
     draft: dict[str, Any] = {"name": spec.name(), "spec_digest": spec.digest()}
     memory = PeakMemory()
-    course = _Course(spec, recorder, out_dir, memory, monitor or NullMonitor())
+    course = _Course(spec, recorder, out_dir, memory, monitor or NullMonitor(), until_step)
     with SignalGuard() as guard:
         try:
             result = course.go(guard, draft, tuple(overrides), resume_from)
@@ -86,8 +89,17 @@ def run(
 class _Course:
     """The steps of one run, in order, and the clock beside them."""
 
-    def __init__(self, spec: RunSpec, recorder: Recorder, out_dir: Path, memory: PeakMemory, monitor: Monitor) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        recorder: Recorder,
+        out_dir: Path,
+        memory: PeakMemory,
+        monitor: Monitor,
+        until_step: int | None,
+    ) -> None:
         self._spec = spec
+        self._until_step = until_step
         self._recorder = recorder
         self._out_dir = out_dir
         self._memory = memory
@@ -130,6 +142,8 @@ class _Course:
             )
         )
         assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard, self._monitor)
+        if self._until_step is not None:
+            assembly.trainer.add_callback(callbacks.UntilCallback(self._until_step, assembly.ledger))
         self._flops_per_epoch = flops_per_epoch(setup.loaded.model, setup.tables.train)
         if checkpoint is not None:
             _carry_over(checkpoint, assembly, resume_from, self._recorder)
@@ -144,6 +158,7 @@ class _Course:
         draft |= {
             "metrics": kept.metrics,
             "step": kept.step,
+            "weights_sha256": trained_sha256(setup.loaded.model),
             "audit": audit,
             "drift": setup.drift.table(audit.changed),
         }

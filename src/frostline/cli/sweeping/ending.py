@@ -141,6 +141,9 @@ def _record(
     if answer.best is not None:
         tags["frostline.best"] = answer.best.label()
         tags["frostline.recommendation"] = answer.text
+        best_run = run.recorded(runs.folder_of(answer.best.number, runs.seeds[0]))
+        if best_run is not None:
+            tags["frostline.best_run"] = best_run
     if len(runs.seeds) > 1:  # the first seed's run went to its end, and so is FINISHED, of points that did not
         for point in points:
             child = run.recorded(runs.folder_of(point.number, runs.seeds[0])) if point.outcome is not None else None

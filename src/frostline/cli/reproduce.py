@@ -1,0 +1,306 @@
+"""Owns: `frostline reproduce RUN` - a record, found, re-run and judged. Must not know: how a verdict is reached."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.cli.common import OneLineParser
+from frostline.errors import UserError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from frostline.config import Job
+    from frostline.record import RunStart
+    from frostline.reproduce import Recorded, Verdict
+    from frostline.spec import RunSpec
+    from frostline.tracking import Child
+
+_RUNS = Path("runs")
+_BESIDE = ("tracking", "plugins")
+_SWEEP_FILE = "sweep.json"
+
+
+def main(arguments: list[str]) -> int:
+    """Re-runs a recorded run and prints whether it came out the same.
+
+    Returns:
+        0 for identical and equivalent, 1 for different.
+    """
+    options = _parser().parse_intermixed_args(arguments)
+    from frostline.reproduce import read_record
+
+    job = _job(options)
+    with ExitStack() as stack:
+        folder, run_id = _find(options.run, options.tracking_uri or job.tracking.uri, stack)
+        recorded = read_record(folder, options.run, _parse)
+        if run_id is None:
+            run_id = _run_of(folder, job)
+        elif options.tracking_uri not in {None, job.tracking.uri}:
+            run_id = None  # of another store: the re-run can't be its child
+    spec = _spec(recorded, [word for word in options.overrides if not word.startswith(_BESIDE)])
+    _refuse_code(recorded, spec, options)
+    until = _until(recorded, options.at)
+    if options.explain:
+        return _explain(recorded, spec, job)
+    return _rerun(recorded, spec, job, options, until, run_id)
+
+
+def _parser() -> OneLineParser:
+    import argparse
+
+    parser = OneLineParser(
+        prog="frostline reproduce",
+        usage="frostline reproduce [-h] [--explain] [--at STEP] [--tolerance X] RUN [KEY=VALUE ...]",
+        description="Re-runs a recorded run from its recorded config alone, and says whether it came out the same:\n"
+        "identical (every number and the trained weights are bit-equal), equivalent (within the tolerance, and\n"
+        "something that is known to change bits differs here) or different. Exit code 0, 0, 1.",
+        epilog="""examples:
+  frostline reproduce runs/lr_x_depth/016                 a run's folder
+  frostline reproduce lr_x_depth                          the best run of a sweep
+  frostline reproduce 0123456789abcdef0123456789abcdef    a run id in MLflow
+  frostline reproduce runs/single/... --explain           what differs here, without training
+  frostline reproduce runs/single/... runtime.threads=1   with something changed on purpose""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="a run's folder, a sweep (its best run), or a run id in MLflow")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="keys of the run to change; tracking=off")
+    parser.add_argument("--explain", action="store_true", help="only say what differs here; nothing is trained")
+    parser.add_argument("--at", type=int, metavar="STEP", help="re-run up to this optimizer step only")
+    parser.add_argument("--tolerance", type=float, metavar="X", help="how far `equivalent` reaches (0.01)")
+    parser.add_argument("--tracking-uri", metavar="URI", help="where to look a run id up; the config's by default")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME",
+        help="a metric of the record that is not frostline's own, and may be run: a record can't ask for that itself",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="the verdict as JSON on standard output")
+    parser.add_argument("--config-dir", help="a folder of your own config groups, for tracking")
+    return parser
+
+
+def _job(options: argparse.Namespace) -> Job:
+    """Composes what is beside the run: where the re-run is recorded, and the plugins that this person trusts."""
+    from frostline.config import compose_job
+
+    return compose_job([word for word in options.overrides if word.startswith(_BESIDE)], options.config_dir)
+
+
+def _parse(text: str) -> RunSpec:
+    from frostline.config import spec_from_text
+
+    return spec_from_text(text)
+
+
+# -- finding the record ----------------------------------------------------------------------------------------------
+
+
+def _find(run: str, uri: str, stack: ExitStack) -> tuple[Path, str | None]:
+    """Returns a folder with the record's files, and the MLflow run id if it was looked up there."""
+    for folder in (Path(run), _RUNS / run):
+        if (folder / _SWEEP_FILE).is_file():
+            return _best_of(folder), None
+        if folder.is_dir():
+            return folder, None
+    if not re.fullmatch(r"[0-9a-f]{32}", run):
+        raise UserError(f"{run}: no run's folder, no sweep in {_RUNS}/, and no MLflow run id (32 hexadecimal digits)")
+    from frostline import tracking
+    from frostline.reproduce import RECORD_FILES
+
+    target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frostline-record-")))
+    tags = tracking.fetch_files(uri, run, RECORD_FILES, target)
+    if tags.get("frostline.kind") == "sweep":
+        best = tags.get("frostline.best_run")
+        if best is None:
+            raise UserError(f"{run}: is a sweep; give the run id of one of its points")
+        tracking.fetch_files(uri, best, RECORD_FILES, target)
+        return target, best
+    return target, run
+
+
+def _run_of(folder: Path, job: Job) -> str | None:
+    """Returns the MLflow run that a folder is recorded in, in the store that the re-run goes to."""
+    if not job.tracking.enabled:
+        return None
+    from frostline.tracking import recorded_run
+
+    return recorded_run(folder, job.tracking.uri)
+
+
+def _best_of(folder: Path) -> Path:
+    from frostline.cli.sweeping.folder import SweepFolder, read_description
+    from frostline.point import ranked
+    from frostline.spec import Direction
+
+    description = read_description(folder)
+    maximize = description["direction"] == Direction.MAXIMIZE.value
+    best = ranked(SweepFolder(folder).read_points(), maximize)
+    if not best:
+        raise UserError(f"{folder}: no point of this sweep was trained to its end")
+    number = best[0].copy_of if best[0].copy_of is not None else best[0].number
+    target = SweepFolder(folder).point_folder(number)
+    seeds = description["plan"]["seeds"]
+    return target / f"s{seeds[0]}" if seeds and len(seeds) > 1 else target
+
+
+# -- what is re-run --------------------------------------------------------------------------------------------------
+
+
+def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
+    """Returns the recorded spec, on as many threads as it was trained on, with what the person changes on purpose."""
+    from frostline.cli.sweeping.read import with_params
+    from frostline.config import value_from_text
+    from frostline.errors import nearest
+    from frostline.spec import Progress
+
+    runtime = dataclasses.replace(recorded.spec.runtime, progress=Progress.AUTO)
+    threads = (recorded.result.provenance.get("compute") or {}).get("threads")
+    if isinstance(threads, int) and threads > 0:
+        runtime = dataclasses.replace(runtime, threads=threads)
+    spec = dataclasses.replace(recorded.spec, runtime=runtime)
+    known = spec.flat()
+    changes: dict[str, Any] = {}
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if not equals or key not in known:
+            raise UserError(f"{word}: give KEY=VALUE with a key of the run{nearest(key, known)}")
+        changes[key] = value_from_text(value)
+    return with_params(spec, changes) if changes else spec
+
+
+def _refuse_code(recorded: Recorded, spec: RunSpec, options: argparse.Namespace) -> None:
+    """A record can't have code run: what isn't frostline's own is named once more by the person who trusts it.
+
+    Raises:
+        UserError: A metric of the record may be a script.
+    """
+    from frostline.metrics import METRICS
+    from frostline.registry import import_plugins
+
+    import_plugins(_job(options).plugins)
+    for name in spec.training.metrics:
+        if name not in METRICS and name not in options.metric:
+            raise UserError(
+                f"{recorded.source}: its record asks for the metric {name!r}, which may be a script; if you trust it, "
+                f"give --metric {name}"
+            )
+
+
+def _until(recorded: Recorded, at: int | None) -> int | None:
+    own = recorded.until()
+    if at is None:
+        return own
+    if at < 1:
+        raise UserError(f"--at {at}: give an optimizer step, 1 or more")
+    if at > recorded.last_step:
+        raise UserError(f"--at {at}: the record ends at step {recorded.last_step}")
+    return own if at == recorded.last_step else at
+
+
+def _explain(recorded: Recorded, spec: RunSpec, job: Job) -> int:
+    from frostline.registry import import_plugins
+    from frostline.report import print_differences
+    from frostline.reproduce import differences
+    from frostline.train import prepare
+
+    import_plugins(job.plugins)
+    setup = prepare(spec)
+    print_differences(recorded.source, differences(recorded, spec, setup.provenance))
+    return 0
+
+
+def _rerun(
+    recorded: Recorded, spec: RunSpec, job: Job, options: argparse.Namespace, until: int | None, run_id: str | None
+) -> int:
+    from frostline.record import Recorder, Recorders, RunFolder
+    from frostline.report import print_verdict
+    from frostline.reproduce import TOLERANCE, compare, curve_of
+    from frostline.tracking import MlflowRecorder
+    from frostline.train import Interrupted, run
+
+    tolerance = TOLERANCE if options.tolerance is None else options.tolerance
+    if not tolerance >= 0:
+        raise UserError(f"--tolerance {tolerance}: give a number of 0 or more")
+    folder = _RUNS / "reproduced" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{spec.name()}"
+    watch = _Watch(recorded, spec)
+    overrides = [f"reproduce {recorded.source}", *options.overrides]
+    with RunFolder(folder, spec, overrides) as run_folder:
+        recorders: list[Recorder] = [run_folder, watch]
+        if job.tracking.enabled:
+            recorders.append(MlflowRecorder(job.tracking, spec, folder, child=_child(recorded, spec, run_id)))
+        try:
+            result = run(spec, Recorders(recorders), folder, overrides=overrides, until_step=until)
+        except Interrupted as stop:
+            return stop.exit_code
+    if result.status.value == "KILLED":
+        return 143 if "SIGTERM" in (result.reason or "") else 130
+    verdict = compare(recorded, result, curve_of(watch.rows), watch.differences, tolerance=tolerance, until=until)
+    _tell_mlflow(job, folder, verdict)
+    if options.json:
+        print(json.dumps(_as_json(recorded, verdict, folder), ensure_ascii=False))
+    else:
+        print_verdict(recorded, verdict, folder, until)
+    return verdict.exit_code
+
+
+class _Watch:
+    """Hears what the re-run is made of before it trains, and keeps its numbers."""
+
+    def __init__(self, recorded: Recorded, spec: RunSpec) -> None:
+        self._recorded = recorded
+        self._spec = spec
+        self.differences: tuple[Any, ...] = ()
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def start(self, run: RunStart) -> None:
+        """Tells what differs here, before anything is trained."""
+        from frostline.reproduce import differences
+
+        self.differences = differences(self._recorded, self._spec, run.provenance)
+        for difference in self.differences:
+            print(f"differs here: {difference} ({difference.effect.value})", file=sys.stderr, flush=True)
+
+    def log(self, metrics: Any, step: int) -> None:
+        """Keeps the numbers."""
+        self.rows.append((step, dict(metrics)))
+
+    def finish(self, result: Any) -> None:
+        """See `Recorder`."""
+
+
+def _child(recorded: Recorded, spec: RunSpec, run_id: str | None) -> Child:
+    from frostline.tracking import Child
+
+    tags = {
+        "frostline.kind": "reproduction",
+        "frostline.reproduces": run_id or recorded.source,
+        "frostline.reproduces_digest": recorded.result.spec_digest,
+    }
+    return Child(parent=run_id, name=f"again {spec.name()}", params={}, tags=tags, command="frostline reproduce")
+
+
+def _tell_mlflow(job: Job, folder: Path, verdict: Verdict) -> None:
+    if not job.tracking.enabled:
+        return
+    from frostline import tracking
+
+    with suppress(Exception):  # its troubles were told when the run was recorded
+        run_id = tracking.recorded_run(folder, job.tracking.uri)
+        if run_id is not None:
+            tags = {"frostline.verdict": verdict.conclusion.value, "frostline.verdict_reason": verdict.reason}
+            tracking.tag_run(job.tracking.uri, run_id, tags)
+
+
+def _as_json(recorded: Recorded, verdict: Verdict, folder: Path) -> dict[str, Any]:
+    from frostline.result import finite
+
+    data: dict[str, Any] = finite(dataclasses.asdict(verdict))
+    return {"source": recorded.source, **data, "run_dir": str(folder)}

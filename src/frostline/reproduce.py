@@ -1,0 +1,369 @@
+"""Owns: a recorded run and its re-run -> a verdict. Must not know: Hydra, torch, MLflow, who trains.
+
+A record is data that may come from anybody: three files of it are read, by name and as JSON, and nothing in it is
+followed.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import UserError
+from frostline.record import METRICS_FILE, SPEC_FILE, metrics_up_to
+from frostline.result import RESULT_FILE, RunResult, Status
+from frostline.spec import RunSpec
+
+RECORD_FILES = (SPEC_FILE, RESULT_FILE, METRICS_FILE)
+"""All that is read of a record."""
+
+TOLERANCE = 0.01
+"""Of `equivalent`, relative to the recorded value if that is above 1. Assumed: another seed moves an accuracy by more
+than a point, and a loss of 1 by more than a hundredth."""
+
+_ROWS = 2.0  # so many held-out rows may be judged otherwise, however few there are (assumed)
+
+Curve = dict[int, dict[str, float]]
+"""Recorded numbers by optimizer step."""
+
+
+class Effect(StrEnum):
+    """What a difference between then and now can do to the numbers."""
+
+    MEANING = "another computation"
+    BITS = "may change bits"
+    NONE = "none expected"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Something that is not as it was.
+
+    Attributes:
+        name: What: `optimizer.lr`, `threads`, `torch`.
+        recorded: As it was.
+        now: As it is here.
+        effect: What it can do.
+    """
+
+    name: str
+    recorded: str
+    now: str
+    effect: Effect
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.recorded} -> {self.now}"
+
+
+class Conclusion(StrEnum):
+    """How a re-run came out."""
+
+    IDENTICAL = "identical"
+    EQUIVALENT = "equivalent"
+    DIFFERENT = "different"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gap:
+    """Two numbers that are not equal: a metric at a step, recorded and now."""
+
+    step: int
+    metric: str
+    recorded: float
+    now: float
+
+    @property
+    def size(self) -> float:
+        """The absolute difference; infinite if one of them is missing or no number."""
+        size = abs(self.recorded - self.now)
+        return size if math.isfinite(size) else math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a re-run says of a record.
+
+    Attributes:
+        conclusion: Identical, equivalent or different.
+        reason: Why, in words: what differs here, or that nothing does.
+        num_compared: Numbers that were compared.
+        first: The first step's largest gap, where the curves part; None if they don't.
+        largest: The largest gap of all, measured by its tolerance.
+        weights: Whether the trained weights have the same bits; None if one side didn't record them.
+        differences: Between then and now.
+        tolerance: That was applied.
+    """
+
+    conclusion: Conclusion
+    reason: str
+    num_compared: int
+    first: Gap | None
+    largest: Gap | None
+    weights: bool | None
+    differences: tuple[Difference, ...]
+    tolerance: float
+
+    @property
+    def exit_code(self) -> int:
+        """0 for identical and equivalent, 1 for different."""
+        return int(self.conclusion is Conclusion.DIFFERENT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """A run as its record tells it.
+
+    Attributes:
+        spec: What was trained.
+        result: What it came to.
+        curve: Its numbers by step.
+        source: Where the record was found, for messages and the new run's record.
+    """
+
+    spec: RunSpec
+    result: RunResult
+    curve: Curve
+    source: str
+
+    @property
+    def last_step(self) -> int:
+        """The last step with a recorded number; 0 without any."""
+        return max(self.curve, default=0)
+
+    def until(self) -> int | None:
+        """Returns the step after which the run ended early, for a re-run to end there; None: it ran to its own end.
+
+        Raises:
+            UserError: It left no number to compare with.
+        """
+        reason = self.result.reason or ""
+        if self.result.status is Status.FINISHED or (
+            self.result.status is Status.FAILED and reason.startswith("diverged")
+        ):
+            return None
+        if self.last_step < 1:
+            raise UserError(
+                f"{self.source}: it ended as {self.result.status.value} ({reason}) before its first step: there is "
+                "nothing to compare with"
+            )
+        return self.last_step
+
+
+def read_record(folder: Path, source: str, parse: Any) -> Recorded:
+    """Reads a record from the files of a run's folder, or of a copy of them.
+
+    Args:
+        folder: With `RECORD_FILES` in it; a link that leads out of it is refused.
+        source: What the user called it.
+        parse: Text of `spec.json` -> `RunSpec`.
+
+    Raises:
+        UserError: A file is missing, damaged, or of another schema version.
+    """
+    for name in RECORD_FILES:
+        path = folder / name
+        if path.is_symlink() and folder.resolve() not in path.resolve().parents:
+            raise UserError(f"{path}: leads out of the run's folder: refused")
+    try:
+        text = (folder / SPEC_FILE).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{source}: is no run's record ({SPEC_FILE}: {_why(error)})") from error
+    spec: RunSpec = parse(text)
+    result = RunResult.read(folder)
+    try:
+        rows = metrics_up_to(folder, sys.maxsize)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / METRICS_FILE}: can't be read: {_why(error)}") from error
+    return Recorded(spec=spec, result=result, curve=curve_of(rows), source=source)
+
+
+def curve_of(rows: Sequence[tuple[int, Mapping[str, float]]]) -> Curve:
+    """Returns rows of `metrics.jsonl` by step; a metric told twice at a step keeps its last value."""
+    curve: Curve = {}
+    for step, values in rows:
+        curve.setdefault(step, {}).update(values)
+    return curve
+
+
+def differences(recorded: Recorded, spec: RunSpec, provenance: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """Returns what is not as it was, the weightiest first.
+
+    Args:
+        recorded: Then.
+        spec: What is trained now.
+        provenance: With what it is trained now: `RunStart.provenance`.
+    """
+    found = [
+        Difference(name=key, recorded=str(before), now=str(now), effect=Effect.MEANING)
+        for key, before, now in _changed(_coordinates(recorded.spec), _coordinates(spec))
+    ]
+    then = recorded.result.provenance
+    if recorded.result.spec_digest != recorded.spec.digest():
+        told = f"digest {recorded.result.spec_digest[:12]}"
+        now = f"digest {recorded.spec.digest()[:12]}"
+        found.append(Difference(name=SPEC_FILE, recorded=told, now=now, effect=Effect.MEANING))
+    for key, name in _INPUTS.items():
+        before, after = str(then.get(key, "?")), str(provenance.get(key, "?"))
+        if before != after:
+            found.append(Difference(name=name, recorded=_short(before), now=_short(after), effect=Effect.MEANING))
+    for name, before, after in _changed(_surroundings(then), _surroundings(provenance)):
+        effect = Effect.BITS if name in _MOVES_BITS else Effect.NONE
+        found.append(Difference(name=name, recorded=str(before), now=str(after), effect=effect))
+    return tuple(sorted(found, key=lambda difference: list(Effect).index(difference.effect)))
+
+
+def compare(
+    recorded: Recorded,
+    again: RunResult,
+    curve: Curve,
+    found: Sequence[Difference],
+    *,
+    tolerance: float = TOLERANCE,
+    until: int | None = None,
+) -> Verdict:
+    """Returns the verdict.
+
+    Identical: every number and the trained weights have the same bits. Equivalent: all numbers lie within the
+    tolerance, and something that is known to change bits alone differs. Different: the rest.
+
+    Args:
+        recorded: Then.
+        again: What the re-run came to.
+        curve: Its numbers by step.
+        found: From `differences`.
+        tolerance: How far a number may be off, relative to the recorded value if that is above 1. A metric of the
+            held-out rows may be off by two of them at least.
+        until: The step after which the re-run was to end; None: its own end.
+    """
+    rows = float(again.data.get("eval_rows") or 0)
+    gaps, num_compared = _gaps(recorded, again, curve, until)
+    whole = _is_whole(recorded, until)
+    weights = None
+    if whole and recorded.result.weights_sha256 is not None and again.weights_sha256 is not None:
+        weights = recorded.result.weights_sha256 == again.weights_sha256
+    first = gaps[0] if gaps else None
+    largest = max(gaps, key=lambda gap: gap.size / _allowed(gap, tolerance, rows), default=None)
+    within = largest is None or largest.size <= _allowed(largest, tolerance, rows)
+    meaning = [str(difference) for difference in found if difference.effect is Effect.MEANING]
+    bits = [str(difference) for difference in found if difference.effect is Effect.BITS]
+    alike = again.status is _expected(recorded, until) and (
+        again.status is not Status.FAILED or again.reason == recorded.result.reason
+    )
+    if not alike:
+        # A re-run that was to end early is PRUNED: what the record says of its own end plays no part.
+        ended = f"it ended as {again.status.value}" + (f" ({again.reason})" if again.reason else "")
+        conclusion = Conclusion.DIFFERENT
+        reason = f"{ended}, the record as {recorded.result.status.value}"
+        reason += f"; likely because of {'; '.join(meaning or bits)}" if meaning or bits else ""
+    elif not gaps and weights is not False:
+        conclusion = Conclusion.IDENTICAL
+        reason = "every number is bit-equal" if until is None else f"every number up to step {until} is bit-equal"
+        if whole:
+            reason += ", the trained weights too" if weights else "; the record holds no hash of the trained weights"
+    elif meaning:
+        conclusion, reason = Conclusion.DIFFERENT, f"because of {'; '.join(meaning)}"
+    elif bits and within:
+        conclusion, reason = Conclusion.EQUIVALENT, f"within {tolerance:g}; not bit-equal because of {'; '.join(bits)}"
+    elif bits:
+        conclusion, reason = Conclusion.DIFFERENT, f"beyond {tolerance:g}; likely because of {'; '.join(bits)}"
+    else:
+        conclusion, reason = Conclusion.DIFFERENT, "nothing that the record knows of differs here"
+    return Verdict(
+        conclusion=conclusion, reason=reason, num_compared=num_compared, first=first, largest=largest,
+        weights=weights, differences=tuple(found), tolerance=tolerance,
+    )  # fmt: skip
+
+
+_INPUTS = {
+    "weights_sha256": "model weights",
+    "tokenizer_sha256": "tokenizer",
+    "data_fingerprint": "data",
+}
+_LIBRARIES = frozenset({"frostline", "torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn"})
+_MOVES_BITS = frozenset(
+    {*_LIBRARIES, "threads", "device", "device_name", "precision", "cpu_capability", "cpu", "machine", "blas", "gpu"}
+)
+"""What is known to change the last bits of a training: docs/reproducibility.md says how it was seen."""
+
+
+def _coordinates(spec: RunSpec) -> dict[str, Any]:
+    return {key: value for key, value in spec.flat().items() if not key.startswith("runtime.")}
+
+
+def _surroundings(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns versions, hardware and the rest under one name each."""
+    flat: dict[str, Any] = {}
+    for part in ("versions", "platform", "compute"):
+        flat.update({key: value for key, value in dict(provenance.get(part) or {}).items() if value is not None})
+    git = provenance.get("git") or {}
+    flat["git"] = f"{str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}" if git else "none"
+    return flat
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    return [
+        (key, before.get(key, "-"), now.get(key, "-"))
+        for key in dict.fromkeys([*before, *now])
+        if before.get(key, "-") != now.get(key, "-")
+    ]
+
+
+def _short(value: str) -> str:
+    return value[:12] if len(value) > 20 else value
+
+
+def _is_whole(recorded: Recorded, until: int | None) -> bool:
+    """Returns whether the re-run goes as far as the record: only then are kept weights and their metrics comparable."""
+    if until is None:
+        return True
+    return until == recorded.last_step and recorded.result.status is Status.PRUNED
+
+
+def _gaps(recorded: Recorded, again: RunResult, curve: Curve, until: int | None) -> tuple[list[Gap], int]:
+    """Returns the numbers that differ, by step, the largest of a step first; and how many were compared."""
+    whole = _is_whole(recorded, until)
+    gaps, count = [], 0
+    for step in sorted({*recorded.curve, *curve}):
+        if until is not None and step > until:
+            break
+        then, now = recorded.curve.get(step, {}), curve.get(step, {})
+        # Where a re-run ends on request it is evaluated and logged once more than the recorded run was.
+        names = then if not whole and step == until else dict.fromkeys([*then, *now])
+        count += len(names)
+        here = [_gap(step, name, then, now) for name in names]
+        gaps += sorted((gap for gap in here if gap is not None), key=lambda gap: -gap.size)
+    if whole:
+        then, now = recorded.result.metrics, again.metrics
+        names = dict.fromkeys([*then, *now])
+        count += len(names)
+        gaps += [gap for name in names if (gap := _gap(again.step or 0, name, then, now)) is not None]
+    return gaps, count
+
+
+def _gap(step: int, metric: str, then: Mapping[str, float], now: Mapping[str, float]) -> Gap | None:
+    gap = Gap(step=step, metric=metric, recorded=then.get(metric, math.nan), now=now.get(metric, math.nan))
+    equal = metric in then and metric in now and _same(gap.recorded, gap.now)
+    return None if equal else gap
+
+
+def _same(left: float, right: float) -> bool:
+    return left == right or (math.isnan(left) and math.isnan(right))
+
+
+def _allowed(gap: Gap, tolerance: float, eval_rows: float) -> float:
+    limit = tolerance * max(1.0, abs(gap.recorded) if math.isfinite(gap.recorded) else 1.0)
+    counted = "eval/" in gap.metric and not gap.metric.endswith("/loss") and eval_rows
+    return max(limit, _ROWS / eval_rows) if counted else limit
+
+
+def _expected(recorded: Recorded, until: int | None) -> Status:
+    return recorded.result.status if until is None else Status.PRUNED
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
