@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
@@ -62,9 +63,12 @@ def test_a_run_learns_and_records_everything(train):
     result, folder, spy = train("freeze.depth=1", "training.epochs=24")
     assert result.status is Status.FINISHED
     assert result.objective.value > 0.8
-    assert {p.name for p in folder.iterdir()} == {
-        "spec.json", "overrides.yaml", "metrics.jsonl", "result.json", "run.log", "model",
+    assert {p.name for p in folder.iterdir()} - {"git.diff"} == {  # that is there if this checkout has changes
+        "spec.json", "overrides.yaml", "environment.json", "metrics.jsonl", "result.json", "run.log", "model",
     }  # fmt: skip
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["compute"] == spy.started.provenance["compute"]
+    assert environment["versions"] == spy.started.provenance["versions"]
     recorded = RunResult.read(folder)
     assert recorded.to_json() == result.to_json()
     data = json.loads((folder / "result.json").read_text())
@@ -80,6 +84,29 @@ def test_a_run_learns_and_records_everything(train):
     for key in ("versions", "platform", "compute", "weights_sha256", "data_fingerprint", "git"):
         assert key in data["provenance"]
     assert data["data"]["labels"]["train"] == {"negative": 64, "positive": 64}
+    assert re.fullmatch(r"[0-9a-f]{64}", data["weights_sha256"])
+
+
+def test_the_hash_of_the_trained_weights_is_that_of_their_bits(train):
+    same, _, _ = train("freeze.depth=2")
+    again, _, _ = train("freeze.depth=2")
+    other, _, _ = train("freeze.depth=2", "seed=1")
+    assert same.weights_sha256 == again.weights_sha256 != other.weights_sha256
+
+
+@pytest.mark.parametrize("step", [1, 4, 5])  # the first, an epoch's last, one inside the second
+def test_a_run_that_ends_at_a_step_computed_what_the_whole_run_does(train, make_spec, tmp_path, step):
+    whole, _, everything = train("training.epochs=2", "dataset.train_rows=64")
+    spec = make_spec("training.epochs=2", "dataset.train_rows=64")
+    spy = Spy()
+    with RunFolder(tmp_path / "part", spec) as folder:
+        result = run(spec, Recorders([folder, spy]), tmp_path / "part", until_step=step)
+    assert (result.status, result.cost.steps) == (Status.PRUNED, step)
+    assert result.reason.startswith("paused after epoch")
+    assert not (tmp_path / "part" / "model").exists()
+    train_lines = [(at, values) for at, values in spy.lines if "train/loss" in values]
+    assert train_lines == [(at, v) for at, v in everything.lines if "train/loss" in v and at <= step]
+    assert whole.status is Status.FINISHED
 
 
 def test_the_frozen_part_is_bit_equal_and_the_rest_moved(train, tiny_model):

@@ -1,12 +1,13 @@
 import json
 import logging
 import math
+import subprocess
 
 import pytest
 
 from frostline.config import compose_run, spec_from_text
 from frostline.errors import UserError
-from frostline.provenance import PeakMemory, capture, git_state, redact
+from frostline.provenance import PeakMemory, capture, environment, git_diff, git_state, redact
 from frostline.record import NullRecorder, Recorder, Recorders, RunFolder, write_atomically
 from frostline.result import Cost, Objective, ParamCount, RunResult, Status
 
@@ -169,3 +170,39 @@ def test_peak_memory_is_of_this_run_not_of_the_one_before():
     del block
     later = PeakMemory().read()
     assert high - later > 100_000_000
+
+
+def test_an_environment_lists_packages_as_pip_takes_them_and_no_secrets(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("MKL_CONFIG", "http://me:hunter2@proxy:1")
+    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "HOME", "OMPX"):
+        monkeypatch.setenv(name, "hunter2")
+    seen = environment()
+    assert seen["variables"]["OMP_NUM_THREADS"] == "3"
+    assert seen["variables"]["MKL_CONFIG"] == "http://***@proxy:1"
+    assert not {"HF_TOKEN", "HOME", "OMPX"} & seen["variables"].keys()
+    assert "hunter2" not in json.dumps(seen)
+    assert any(line.startswith("torch==2.") for line in seen["packages"])
+    assert [line for line in seen["packages"] if line.startswith("frostline")]
+    assert seen["packages"] == sorted(seen["packages"], key=lambda line: line.split("==")[0].split(" @")[0].lower())
+
+
+def test_what_is_changed_beside_the_commit_is_kept_within_bounds(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    assert git_diff(tmp_path) is None  # no repository
+    git("init")
+    (tmp_path / "a.txt").write_text("one\n")
+    git("add", ".")
+    git("commit", "-m", "one")
+    assert git_diff(tmp_path) is None
+    (tmp_path / "a.txt").write_text("uri = 'postgresql://me:hunter2@host/db'\n")
+    found = git_diff(tmp_path)
+    assert "-one" in found
+    assert "hunter2" not in found
+    (tmp_path / "a.txt").write_text("x" * 5000)
+    cut = git_diff(tmp_path, limit_bytes=1000)
+    assert len(cut) < 1100
+    assert "# cut: 5" in cut
