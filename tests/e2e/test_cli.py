@@ -83,10 +83,16 @@ def test_mlflow_has_the_run_with_all_that_matters(frostline, in_tmp, tiny_overri
     assert tags["frostline.frozen_unchanged"] == "true"
     assert tags["frostline.version.torch"]
     assert "frostline run" in tags["mlflow.note.content"]
+    assert f"It came to **accuracy {result.objective.value:.4f}**" in tags["mlflow.note.content"]
+    (dataset,) = [item.dataset for item in run.inputs.dataset_inputs]
+    assert (dataset.name, dataset.source_type) == ("moods", "path")
+    assert result.provenance["data_fingerprint"].startswith(dataset.digest)
+    assert json.loads(dataset.profile)["train_rows"] == 128
     experiment = store.get_experiment_by_name("frostline")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     artifacts = {item.path for item in store.list_artifacts(run.info.run_id)}
-    assert artifacts == {"spec.json", "overrides.yaml", "metrics.jsonl", "result.json", "run.log", "model"}
+    files = {"spec.json", "overrides.yaml", "environment.json", "metrics.jsonl", "result.json", "run.log", "model"}
+    assert artifacts - {"git.diff"} == files
     assert "model/model.safetensors" in {item.path for item in store.list_artifacts(run.info.run_id, "model")}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
 import shutil
 import signal
 import sqlite3
+import zlib
 from pathlib import Path
 
 import pytest
@@ -104,6 +106,19 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     made = client(f"sqlite:///{tmp_path / 'mlflow.db'}")
     by_depth = made.get_metric_history(parent.info.run_id, "by_depth/accuracy")
     assert {metric.step for metric in by_depth} == {p.depth for p in finished}
+    # a ready-made view of the page, and a link to it
+    link = re.search(r"frostline ui, then http://127.0.0.1:5000(/#/experiments/(\d+)/runs\?\S+)", done.stdout)
+    key = link.group(1).rpartition("viewStateShareKey=")[2]
+    packed = made.get_experiment(link.group(2)).tags[f"mlflow.sharedViewState.{key}"]
+    state = json.loads(zlib.decompress(base64.b64decode(packed.removeprefix("deflate;"))))
+    assert state["searchFilter"] == f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+    assert len(made.search_runs([link.group(2)], state["searchFilter"])) == 14
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best/accuracy`", False)
+    assert "params.`freeze.depth`" in state["selectedColumns"]
+    known = {f"params.`{name}`" for run in children for name in run.data.params}
+    known |= {f"metrics.`{name}`" for run in children for name in run.data.metrics}
+    assert {column for column in state["selectedColumns"] if not column.startswith("tags.")} <= known
+    assert link.group(1) in parent.data.tags["mlflow.note.content"]
     artifacts = {item.path for item in made.list_artifacts(parent.info.run_id)}
     assert artifacts >= {"report.html", "points.csv", "journal.log", "sweep.json", "lr_x_depth.png"}
 

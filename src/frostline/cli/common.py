@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from frostline.config import Job
 
 
+UI_HOST, UI_PORT = "127.0.0.1", 5000
+UI_ADDRESS = f"http://{UI_HOST}:{UI_PORT}"
+"""Where `frostline ui` serves if it isn't told otherwise."""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, as all of frostline's."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from frostline import tracking
-from frostline.cli.common import compose, override_parser
+from frostline.cli.common import UI_HOST, UI_PORT, compose, override_parser
 from frostline.errors import UserError
 
 
@@ -16,8 +16,8 @@ def main(arguments: list[str]) -> int:
         "Serves the MLflow UI on the store of tracking.uri, sqlite:///mlflow.db in this folder by default.",
         "example: frostline ui --port 5001",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=5000)
+    parser.add_argument("--host", default=UI_HOST, help="address to listen on (default: this machine only)")
+    parser.add_argument("--port", type=int, default=UI_PORT)
     options = parser.parse_args(arguments)
     uri = compose(options).tracking.uri
     path = uri.removeprefix("sqlite:///")

@@ -5,6 +5,7 @@ The run's folder is the truth; MLflow is where people compare. So MLflow's troub
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import sys
@@ -38,7 +39,7 @@ from frostline.tracking.client import (
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 log = logging.getLogger(__name__)
 
@@ -103,17 +104,22 @@ class MlflowRecorder:
         self._client: MlflowClient | None = None
         self._run_id: str | None = None
         self._broken = False
+        self._note = ""
         self._pending: list[tuple[str, float, int, int]] = []
         self._flushed = time.monotonic()
 
     def start(self, run: RunStart) -> None:
         """Creates the run with its params and tags."""
         with self._forgiving("start"):
+            self._note = _note(run)
             earlier = reopenable(self._folder, self._tracking.uri) if self._reopen else None
             if earlier is not None:
                 self._open(*earlier)
                 return
             self._create(_params(self._spec, run.freeze_depth, self._child), _tags(run))
+            assert self._client is not None
+            assert self._run_id is not None
+            self._client.log_inputs(self._run_id, datasets=_dataset_inputs(run))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Takes metrics, sent in batches every few seconds."""
@@ -144,7 +150,10 @@ class MlflowRecorder:
             last = result.step or (result.cost.steps if result.cost else 0)
             self.log(_final_metrics(result), last)
             self._flush()
-            for key, value in _final_tags(result).items():
+            tags = _final_tags(result)
+            if self._note:
+                tags["mlflow.note.content"] = f"{self._note}\n{_words(result)}\n"
+            for key, value in tags.items():
                 self._client.set_tag(self._run_id, key, value)
             # The status first: a kill while the model is uploaded must not leave the run RUNNING for ever.
             self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
@@ -283,6 +292,36 @@ def _note(run: RunStart) -> str:
         f"held out). Frozen: {frozen}. Learning rate {spec.optimizer.lr:g}, seed {spec.seed}.\n\n"
         f"```\nfrostline run {redact(' '.join(run.overrides))}\n```\n"
     )
+
+
+def _words(result: RunResult) -> str:
+    """Returns what a run came to, in a sentence of its description."""
+    if result.status is Status.FINISHED and result.objective is not None:
+        name, value = result.objective.metric, result.objective.value
+        seconds = f", {result.cost.train_s:.0f} s of training" if result.cost is not None else ""
+        return f"It came to **{name} {value:.4f}** (step {result.step}{seconds})."
+    return f"It ended as **{result.status.value}**: {redact(result.reason or 'unknown')}."
+
+
+def _dataset_inputs(run: RunStart) -> list[DatasetInput]:
+    """Returns the rows of a run as MLflow's dataset inputs, by which its page groups and filters runs."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    spec, data = run.spec.dataset, run.data
+    counted = ("rows_read", "train_rows", "eval_rows", "labels", "duplicates", "overlap", "truncated")
+    source = {"location": redact(spec.location), "member": spec.member, "subset": spec.subset, "split": spec.split}
+    found = []
+    for context in ("training", "evaluation") if spec.eval_from is not None else ("training",):
+        where = source if context == "training" else {"location": redact(spec.eval_from or "")}
+        dataset = Dataset(
+            name=run.spec.dataset_name,
+            digest=run.provenance["data_fingerprint"][:32],  # MLflow takes 36 characters
+            source_type=spec.source.value,
+            source=json.dumps({key: value for key, value in where.items() if value is not None}),
+            profile=json.dumps({key: data[key] for key in counted if key in data}),
+        )
+        found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    return found
 
 
 def _final_metrics(result: RunResult) -> dict[str, float]:

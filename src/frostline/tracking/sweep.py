@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ from frostline.tracking.client import (
     reopenable,
     source_tags,
 )
+from frostline.tracking.view import View, publish
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,6 +109,27 @@ class SweepRun:
     def recorded(self, folder: Path) -> str | None:
         """Returns the MLflow run that the folder of a run is recorded in, or None."""
         return recorded_run(folder, self._tracking.uri) if self._tracking.enabled else None
+
+    def publish_view(self, metric: str, *, maximize: bool, keys: Sequence[str]) -> str | None:
+        """Makes a view of the sweep's points in MLflow's page; returns where it is, None if it could not be made.
+
+        Args:
+            metric: The objective's name.
+            maximize: Whether more of it is better.
+            keys: The swept keys.
+
+        Returns:
+            The whole address if the store is a server, else what comes behind that of `frostline ui`.
+        """
+        links: list[str] = []
+        if self._client is None or self.run_id is None or self._broken:
+            return None
+        with self._forgiving("view"):
+            view = View(parent=self.run_id, metric=metric_name(f"best/{metric}"), maximize=maximize, keys=tuple(keys))
+            path = publish(self._client, self._experiment_id, view)
+            uri = re.sub(r"//[^/@]*@", "//", self._tracking.uri).rstrip("/")  # without user and password
+            links.append(f"{uri}{path}" if uri.startswith(("http://", "https://")) else path)
+        return links[0] if links else None
 
     def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Tags another run of the sweep."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.cli.common import UI_ADDRESS
 from frostline.cli.preflight import num_blocks as blocks_of
 from frostline.cli.sweeping.executors import Runs
 from frostline.cli.sweeping.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder
@@ -75,8 +76,19 @@ def conclude(
         failed = f"every point failed; the first: {first_reason}"
     elif summary.complete and answer.best is None:
         failed = f"no point was trained to its end; the first that failed: {_first_reason(points)}"
+    view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
     _record(
-        run, runs, folder, answer, points, summary, paths, status, interrupted=interrupted, failed=failed is not None
+        run,
+        runs,
+        view,
+        folder,
+        answer,
+        points,
+        summary,
+        paths,
+        status,
+        interrupted=interrupted,
+        failed=failed is not None,
     )
     if answer.best is None and not interrupted and summary.fatal is None and failed is None:
         make_console().print(status, highlight=False, soft_wrap=True, markup=False)
@@ -87,8 +99,9 @@ def conclude(
         console.print(f"run it again: {command}", highlight=False, soft_wrap=True, markup=False)
         if paths:
             console.print(f"report: {paths[0]}", highlight=False, soft_wrap=True, markup=False)
-        if run.run_id is not None:
-            console.print("compare in the MLflow UI: frostline ui", highlight=False, soft_wrap=True)
+        if view is not None:
+            local = f"frostline ui, then {UI_ADDRESS}{view}" if view.startswith("/") else view
+            console.print(f"compare in the MLflow UI: {local}", highlight=False, soft_wrap=True, markup=False)
     return failed
 
 
@@ -107,6 +120,7 @@ def standing(points: Sequence[Point], stopped: str | None) -> str:
 def _record(
     run: SweepRun,
     runs: Runs,
+    view: str | None,
     folder: SweepFolder,
     answer: Answer,
     points: Sequence[Point],
@@ -135,7 +149,7 @@ def _record(
     counts = Counter(point.state.value.lower() for point in points)
     run.log({f"points/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}, 0)
     outcome = Status.KILLED if interrupted else Status.FAILED if failed or summary.fatal else Status.FINISHED
-    tags: dict[str, str] = {"frostline.counts": status, "mlflow.note.content": _note(answer, status)}
+    tags: dict[str, str] = {"frostline.counts": status, "mlflow.note.content": _note(answer, status, view)}
     if summary.stopped is not None:
         tags["frostline.reason"] = summary.fatal or summary.stopped
     if answer.best is not None:
@@ -153,8 +167,10 @@ def _record(
     run.finish(outcome, tags, [*paths, *(path for path in own if path.is_file())])
 
 
-def _note(answer: Answer, status: str) -> str:
+def _note(answer: Answer, status: str, view: str | None) -> str:
     lines = [f"**{answer.text}**", "", status, ""]
+    if view is not None:
+        lines += [f"[The points side by side, the best first]({view})", ""]
     if answer.rows:
         lines += [f"| frozen blocks | {answer.metric} | +- | point |", "|---|---|---|---|"]
         for row in answer.rows:
