@@ -30,6 +30,7 @@ SPEC_FILE = "spec.json"
 OVERRIDES_FILE = "overrides.yaml"
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "run.log"
+LOCK_FILE = ".lock"
 ENVIRONMENT_FILE = "environment.json"
 DIFF_FILE = "git.diff"
 RUN_FILE = ".mlflow.json"
@@ -165,7 +166,7 @@ class RunFolder:
         self._overrides = list(overrides)
         self._metrics: TextIO | None = None
         self._handler: logging.Handler | None = None
-        self._lock = _FolderLock(folder / ".lock")
+        self._lock = _FolderLock(folder / LOCK_FILE)
 
     def __enter__(self) -> RunFolder:
         try:

@@ -23,6 +23,7 @@ _COMMANDS = {
     "sweep": "search over learning rate, frozen depth and whatever else; the same command goes on with it",
     "report": "what a sweep says: the best at each depth, a recommendation, pictures",
     "reproduce": "re-run a recorded run from its record, and say whether it came out the same",
+    "sync": "record in MLflow what it missed while it was out of reach",
     "fetch": "fetch the model and data that a later, offline run needs",
     "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
     "predict": "ask a trained run's model",

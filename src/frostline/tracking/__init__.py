@@ -15,6 +15,8 @@ from frostline.tracking.client import (
     ui_command,
 )
 from frostline.tracking.recorder import Child, MlflowRecorder
+from frostline.tracking.replay import replay
+from frostline.tracking.spool import pending
 from frostline.tracking.sweep import SweepRun
 
 __all__ = [
@@ -27,9 +29,11 @@ __all__ = [
     "client",
     "fetch_files",
     "metric_name",
+    "pending",
     "preload",
     "reconcile",
     "recorded_run",
+    "replay",
     "run_folder",
     "tag_run",
     "ui_command",

@@ -24,6 +24,7 @@ from frostline.provenance import process_start, redact
 from frostline.record import RUN_FILE, write_atomically
 from frostline.result import Status
 from frostline.spec import TrackingSpec
+from frostline.tracking.spool import check_up
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -55,7 +56,11 @@ def client(uri: str) -> MlflowClient:
 
     Args:
         uri: A tracking URI.
+
+    Raises:
+        ConnectionError: It is a server that did not answer a moment ago.
     """
+    check_up(uri)
     # No usage data to MLflow's makers, and no minutes of retries when a server is down.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")

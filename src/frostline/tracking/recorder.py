@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from frostline.provenance import redact
 from frostline.record import RunStart, metrics_up_to
 from frostline.result import RunResult, Status
 from frostline.spec import RunSpec, TrackingSpec
+from frostline.tracking import spool
 from frostline.tracking.client import (
     MODEL_FOLDER,
     PARENT_TAG,
@@ -139,7 +140,7 @@ class MlflowRecorder:
         """Sends what is left, the files of the run's folder, and the status: never FINISHED for what isn't."""
         if self._broken:
             with suppress(Exception):  # told already; at least the status should be true if the store is back
-                if self._client is not None and self._run_id is not None:
+                if self._client is not None and self._run_id is not None and not spool.is_down(self._tracking.uri):
                     self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
             return
         with self._forgiving("finish"):
@@ -158,24 +159,36 @@ class MlflowRecorder:
             # The status first: a kill while the model is uploaded must not leave the run RUNNING for ever.
             self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
             self._log_files()
+            spool.forget(self._folder)
 
-    def bury(self, result: RunResult) -> None:
+    def bury(self, result: RunResult, start: RunStart | None = None) -> bool:
         """Ends the run of a process that is gone, with what its folder holds; makes the run if there was none yet.
 
         Args:
             result: How it ended. Nothing is done if MLflow has heard it already.
+            start: What was known of the run before it trained, if that is known.
+
+        Returns:
+            Whether MLflow has it now.
         """
         with self._forgiving("end"):
             earlier = reopenable(self._folder, self._tracking.uri)
+            missed = spool.kept(self._folder) is not None
+            if start is not None:
+                self._note = _note(start)
             if earlier is None:
-                self._create(_params(self._spec, None, self._child), {})
-            elif _has_heard(earlier[1], result):
-                return
+                depth = start.freeze_depth if start is not None else None
+                self._create(_params(self._spec, depth, self._child), _tags(start) if start is not None else {})
+            elif _has_heard(earlier[1], result) and not missed:
+                return True
             else:
                 self._open(*earlier)
+            if start is not None and self._client is not None and self._run_id is not None:
+                self._client.log_inputs(self._run_id, datasets=_dataset_inputs(start))
             for step, values in metrics_up_to(self._folder, sys.maxsize):  # its last seconds had not been sent
                 self.log(values, step)
         self.finish(result)
+        return not self._broken
 
     def _create(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -242,11 +255,11 @@ class MlflowRecorder:
             yield
         except Exception as error:  # noqa: BLE001 - recording must not end a run
             self._broken = True
-            message = redact(" ".join(str(error).split()))[:300]
-            log.warning(
-                "MLflow at %s: %s failed (%s: %s); the run goes on and is recorded in its folder alone",
-                redact(self._tracking.uri), what, type(error).__name__, message,
-            )  # fmt: skip
+            spool.mark_down(self._tracking.uri)
+            child = None if self._child is None else asdict(self._child)
+            why = f"{what}: {type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}"
+            spool.keep(self._folder, {"kind": "run", "child": child, "why": why})
+            log.warning("%s", spool.warning(self._tracking.uri))
 
 
 def _has_heard(run: Run, result: RunResult) -> bool:

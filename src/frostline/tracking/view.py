@@ -50,7 +50,9 @@ def publish(made: MlflowClient, experiment_id: str, view: View) -> str:
     """
     key = hashlib.sha256(f"frostline {view.parent}".encode()).hexdigest()
     made.set_experiment_tag(experiment_id, f"{_TAG}{key}", _packed(state_of(view)))
-    return f"/#/experiments/{experiment_id}/runs?compareRunsMode=CHART&viewStateShareKey={quote(key)}"
+    # Without the first part the page shows itself as one for generative AI.
+    mode = "workflowType=machine_learning&compareRunsMode=CHART"
+    return f"/#/experiments/{experiment_id}/runs?{mode}&viewStateShareKey={quote(key)}"
 
 
 def state_of(view: View) -> dict[str, Any]:
@@ -62,7 +64,6 @@ def state_of(view: View) -> dict[str, Any]:
             *(f"params.`{key}`" for key in view.keys),
             f"metrics.`{view.metric}`",
             "metrics.`cost/train_s`",
-            "metrics.`cost/num_trainable`",
             "tags.`frostline.status`",
         ],
         "runsExpanded": {},
@@ -98,21 +99,28 @@ def _rows(view: View) -> dict[str, Any]:
 
 
 def _charts(view: View, axes: Sequence[str]) -> list[dict[str, Any]]:
-    charts = [
-        _chart("PARALLEL", selectedParams=list(axes), selectedMetrics=[view.metric], showAllRuns=True),
-    ]
     metric = _axis(view.metric, "METRIC")
+    name = view.metric.rpartition("/")[2]
+    charts = [_chart("SCATTER", f"{name} by {_short(axis)}", xaxis=_axis(axis), yaxis=metric) for axis in axes[:2]]
     if len(axes) > 1:
-        charts.append(_chart("CONTOUR", xaxis=_axis(axes[0]), yaxis=_axis(axes[1]), zaxis=metric))
-    charts += [_chart("SCATTER", xaxis=_axis(axis), yaxis=metric) for axis in axes[:2]]
-    charts.append(_chart("SCATTER", xaxis=_axis("cost/train_s", "METRIC"), yaxis=metric))
-    charts.append(_chart("BAR", metricKey=view.metric))
+        title = f"{name} by {_short(axes[0])} and {_short(axes[1])}"
+        charts.append(_chart("CONTOUR", title, xaxis=_axis(axes[0]), yaxis=_axis(axes[1]), zaxis=metric))
+    cost = _axis("cost/train_s", "METRIC")
+    charts += [
+        _chart("PARALLEL", "all at once", selectedParams=list(axes), selectedMetrics=[view.metric], showAllRuns=True),
+        _chart("SCATTER", f"{name} by training time (s)", xaxis=cost, yaxis=metric),
+        _chart("BAR", f"{name} of each point", metricKey=view.metric),
+    ]
     return [{**chart, "uuid": f"frostline-{index}"} for index, chart in enumerate(charts)]
 
 
-def _chart(kind: str, **settings: Any) -> dict[str, Any]:
+def _short(axis: str) -> str:
+    return {"freeze.depth": "depth", _LOG_LR: "log10 lr"}.get(axis, axis.rpartition(".")[2])
+
+
+def _chart(kind: str, title: str, **settings: Any) -> dict[str, Any]:
     place = {"metricSectionId": "frostline", "runsCountToCompare": 100}
-    return {"type": kind, **place, "deleted": False, "isGenerated": False, **settings}
+    return {"type": kind, "displayName": title, **place, "deleted": False, "isGenerated": False, **settings}
 
 
 def _axis(key: str, kind: str = "PARAM") -> dict[str, str]:

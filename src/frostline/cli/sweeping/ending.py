@@ -102,6 +102,10 @@ def conclude(
         if view is not None:
             local = f"frostline ui, then {UI_ADDRESS}{view}" if view.startswith("/") else view
             console.print(f"compare in the MLflow UI: {local}", highlight=False, soft_wrap=True, markup=False)
+        missed = run.num_missed()
+        if missed:
+            text = f"not in MLflow yet: {missed} of its runs; frostline sync {folder.folder}"
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
     return failed
 
 

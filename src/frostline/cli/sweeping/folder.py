@@ -19,14 +19,13 @@ from frostline.cli.sweeping.read import Sweep
 from frostline.errors import SpecError, UserError
 from frostline.point import Point
 from frostline.provenance import redact
-from frostline.record import METRICS_FILE, write_atomically
+from frostline.record import LOCK_FILE, METRICS_FILE, write_atomically
 from frostline.spec import SWEEP_SCHEMA, Enqueue
 
 SWEEP_FILE = "sweep.json"
 JOURNAL_FILE = "journal.log"
 POINT_FILE = "point.json"
 REPORT_FOLDER = "report"
-_LOCK = ".lock"
 _OWNER = ".owner.json"
 
 
@@ -41,7 +40,7 @@ class SweepFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = FileLock(folder / _LOCK)
+        self._lock = FileLock(folder / LOCK_FILE)
 
     def __enter__(self) -> SweepFolder:
         try:

@@ -1,0 +1,190 @@
+"""A real MLflow server, and one that is down, slow or answers 500: training goes on, `frostline sync` catches up."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from frostline.tracking import client, spool
+from tests.e2e.sweep_tools import call, points
+
+pytestmark = pytest.mark.slow
+
+QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextmanager
+def mlflow_server(folder: Path, port: int):
+    """A real server on the loopback, with a SQLite store and served artifacts."""
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "served"),
+    ]  # fmt: skip
+    log = (folder / "server.log").open("w")
+    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env={**os.environ})
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "server.log").read_text()
+                assert time.monotonic() < deadline, (folder / "server.log").read_text()
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+        log.close()
+
+
+@contextmanager
+def bad_server(sleep_s: float):
+    """Answers every request with 500, after a while."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            time.sleep(sleep_s)
+            with suppress(OSError):  # the client may have gone
+                self.send_error(500)
+
+        def do_POST(self):
+            self.do_GET()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads, server.block_on_close = True, False
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def all_runs(uri):
+    made = client(uri)
+    return made, made.search_runs([e.experiment_id for e in made.search_experiments()], max_results=1000)
+
+
+@pytest.mark.parametrize("kind", ["down", "answers 500", "slow"])
+def test_a_run_without_its_server_is_finished_and_told_once(tmp_path, tiny_overrides, kind):
+    with bad_server(0.0 if kind == "answers 500" else 30.0) as uri:
+        if kind == "down":
+            uri = f"http://me:hunter2@127.0.0.1:{free_port()}"
+        arguments = ["run", *tiny_overrides, "dataset.train_rows=32", f"tracking.uri={uri}", "hydra.run.dir=runs/one"]
+        done = call(*arguments, cwd=tmp_path, **QUICK)
+        assert done.returncode == 0, done.stderr
+        warnings = [line for line in done.stderr.splitlines() if "MLflow" in line]
+        assert len(warnings) == 1, done.stderr
+        assert "frostline sync records it later" in warnings[0]
+        assert spool.kept(tmp_path / "runs" / "one")["kind"] == "run"
+        again = call("sync", f"tracking.uri={uri}", cwd=tmp_path, **QUICK)
+        assert again.returncode == 2
+        assert "runs/one: can't be recorded" in again.stderr
+        assert len(again.stderr.splitlines()) <= 2
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
+    assert "hunter2" not in done.stdout + done.stderr + again.stdout + again.stderr
+
+
+@pytest.mark.timeout(900)
+def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_overrides):
+    port = free_port()
+    here = f"tracking.uri=http://127.0.0.1:{port}"
+    sweep = ["sweep", "lr_x_depth", *(o for o in tiny_overrides if not o.startswith("optimizer.lr=")), here]
+    sweep += ["sweep.n_trials=5", "training.epochs=2", "dataset.train_rows=64", "sweep.enqueue=none"]
+    down = call(*sweep, cwd=tmp_path, **QUICK)  # nobody listens yet
+    assert down.returncode == 0, down.stderr
+    assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
+    folder = tmp_path / "runs" / "lr_x_depth"
+    found = points(folder)
+    assert len(spool.pending([folder])) == 6
+
+    with mlflow_server(tmp_path, port) as uri:
+        sync = call("sync", here, cwd=tmp_path)
+        assert sync.returncode == 0, sync.stderr
+        assert len([line for line in sync.stdout.splitlines() if line.startswith("recorded: ")]) == 6
+        made, runs = all_runs(uri)
+        (parent,) = [run for run in runs if run.data.tags["frostline.kind"] == "sweep"]
+        children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        assert parent.info.status == "FINISHED"
+        assert len(children) == 5
+        by_point = {int(run.data.tags["frostline.point"]): run for run in children}
+        for point in found:
+            run = by_point[point.number]
+            assert run.data.metrics["best/accuracy"] == point.quality
+            assert run.data.tags["frostline.status"] == ("FINISHED" if point.state.value == "COMPLETE" else "PRUNED")
+            lines = (folder / f"{point.number:03d}" / "metrics.jsonl").read_text().splitlines()
+            told = [(row["step"], row["train/loss"]) for row in map(json.loads, lines) if "train/loss" in row]
+            history = made.get_metric_history(run.info.run_id, "train/loss")
+            assert sorted((metric.step, metric.value) for metric in history) == told
+            assert run.data.params["freeze.depth"] == str(point.depth)
+            assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["moods"]
+        assert max(parent.data.metrics[name] for name in ("best/accuracy", "point/accuracy")) > 0
+        assert {item.path for item in made.list_artifacts(parent.info.run_id)} >= {"report.html", "points.csv"}
+        assert call("sync", here, cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
+        before = len(runs)
+
+        # and with the server there from the start: the same things, at once
+        other = call(*sweep, "sweep.name=there", cwd=tmp_path)
+        assert other.returncode == 0, other.stderr
+        assert "MLflow at" not in other.stderr
+        assert f"compare in the MLflow UI: {uri}/#/experiments/" in other.stdout
+        _, runs = all_runs(uri)
+        assert len(runs) == before + 6
+        again = next(run for run in runs if run.data.tags.get("frostline.status") == "FINISHED" and run not in children
+                     and run.data.tags["frostline.kind"] == "trial")  # fmt: skip
+        back = call("reproduce", again.info.run_id, here, cwd=tmp_path)
+        assert back.returncode == 0, back.stderr
+        assert "verdict: identical" in back.stdout
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_goes_away_midway(tmp_path, tiny_overrides):
+    port = free_port()
+    here = f"tracking.uri=http://127.0.0.1:{port}"
+    arguments = ["run", *tiny_overrides, here, "plugins=[sweep_plugin]", "optimizer.name=slow", "training.epochs=8"]
+    arguments.append("hydra.run.dir=runs/one")
+    env = {**os.environ, **QUICK, "PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.25"}
+    with mlflow_server(tmp_path, port):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "frostline", *arguments], cwd=tmp_path, text=True, env=env,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        metrics = tmp_path / "runs" / "one" / "metrics.jsonl"
+        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert len([line for line in err.splitlines() if "MLflow" in line]) == 1, err
+    with mlflow_server(tmp_path, port) as uri:
+        assert call("sync", here, cwd=tmp_path).returncode == 0
+        made, (run,) = all_runs(uri)
+        assert run.info.status == "FINISHED"
+        told = [json.loads(line) for line in metrics.read_text().splitlines()]
+        history = made.get_metric_history(run.info.run_id, "train/loss")
+        assert len(history) == len([row for row in told if "train/loss" in row])
+        assert {item.path for item in made.list_artifacts(run.info.run_id)} >= {"spec.json", "result.json", "model"}
