@@ -51,7 +51,7 @@ def publish(made: MlflowClient, experiment_id: str, view: View) -> str:
     key = hashlib.sha256(f"frostline {view.parent}".encode()).hexdigest()
     made.set_experiment_tag(experiment_id, f"{_TAG}{key}", _packed(state_of(view)))
     # Without the first part the page shows itself as one for generative AI.
-    mode = "workflowType=machine_learning&compareRunsMode=CHART"
+    mode = "workflowType=machine_learning&compareRunsMode=TABLE"
     return f"/#/experiments/{experiment_id}/runs?{mode}&viewStateShareKey={quote(key)}"
 
 
