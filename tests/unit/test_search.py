@@ -329,6 +329,19 @@ def test_a_running_point_of_another_parent_is_left_alone(tmp_path):
     assert open_study(tmp_path, plan, owner="here").begin(4)[0] == 0
 
 
+def test_a_point_that_another_parent_has_just_asked_for_is_left_alone_until_it_is_an_orphan(tmp_path, monkeypatch):
+    plan = make_plan(n_trials=4)
+    storage = f"journal:{tmp_path / 'shared.log'}"
+    ours, theirs = (
+        Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=name) for name in ("ours", "theirs")
+    )
+    ours.fill([])
+    theirs._study.ask()  # and dies before it signs
+    assert ours.begin(4)[0] == 1
+    monkeypatch.setattr("frostline.search.study._ORPHAN_S", -1.0)
+    assert ours.begin(4)[0] == 0
+
+
 # -- failures --
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -22,6 +23,7 @@ from frostline.search.storages import quiet
 from frostline.spec import DEPTH_KEY, Params, PrunerName, Space, SweepSpec
 
 _STAGE_2 = "stage 2: "
+_ORPHAN_S = 60.0  # assumed: a parent signs what it has begun within milliseconds
 _STATES = {
     TrialState.WAITING: State.WAITING,
     TrialState.RUNNING: State.RUNNING,
@@ -293,7 +295,13 @@ class Study:
         return self._is_mine(self._frozen(number))
 
     def _is_mine(self, trial: FrozenTrial) -> bool:
-        return self._owner is None or trial.user_attrs.get(marks.OWNER) in {None, self._owner}
+        if self._owner is None:
+            return True
+        owner = trial.user_attrs.get(marks.OWNER)
+        if owner is not None or trial.state is not TrialState.RUNNING or trial.datetime_start is None:
+            return owner in {None, self._owner}
+        # Another parent has asked for it and not yet said so, or died in that moment.
+        return (datetime.now() - trial.datetime_start).total_seconds() > _ORPHAN_S
 
     def settle(self, number: int, quality: float) -> None:
         """Makes the last report of a trial that waits for stage 2 its quality: what samplers compare it by.
