@@ -6,7 +6,6 @@ The run's folder is the truth; MLflow is where people compare. So MLflow's troub
 from __future__ import annotations
 
 import json
-import logging
 import math
 import sys
 import time
@@ -41,8 +40,6 @@ from frostline.tracking.client import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Run
-
-log = logging.getLogger(__name__)
 
 
 _FLUSH_S = 5.0  # a batch costs what ten single metrics cost (measured: field notes), so numbers are sent in batches
@@ -259,7 +256,7 @@ class MlflowRecorder:
             child = None if self._child is None else asdict(self._child)
             why = f"{what}: {type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}"
             spool.keep(self._folder, {"kind": "run", "child": child, "why": why})
-            log.warning("%s", spool.warning(self._tracking.uri))
+            spool.warn(self._tracking.uri)
 
 
 def _has_heard(run: Run, result: RunResult) -> bool:

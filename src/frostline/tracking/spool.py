@@ -7,14 +7,18 @@ sweep's parent run has no such files: its numbers, tags and status are kept here
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from frostline.provenance import redact
 from frostline.record import write_atomically
+
+log = logging.getLogger(__name__)
 
 PENDING_FILE = ".mlflow-pending.json"
 _DOWN_S = 60.0
@@ -73,8 +77,14 @@ def check_up(uri: str) -> None:
 
 
 def warning(uri: str) -> str:
-    """Returns the one line that tells of a store's trouble: the same for every run, so that it is told once."""
+    """Returns the one line that tells of a store's trouble: the same for every run."""
     return (
         f"MLflow at {redact(uri)} does not answer as it should; training goes on. What it misses is kept in the runs' "
         "folders: frostline sync records it later"
     )
+
+
+@cache
+def warn(uri: str) -> None:
+    """Tells of a store's trouble, once in a process: every run of a multirun would tell it again."""
+    log.warning("%s", warning(uri))

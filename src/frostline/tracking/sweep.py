@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,8 +32,6 @@ from frostline.tracking.view import View, publish
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
-log = logging.getLogger(__name__)
 
 
 class SweepRun:
@@ -232,4 +229,4 @@ class SweepRun:
             spool.mark_down(self._tracking.uri)
             self._keep(f"{what}: {type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}")
             self.warning = spool.warning(self._tracking.uri)
-            log.warning("%s", self.warning)
+            spool.warn(self._tracking.uri)
