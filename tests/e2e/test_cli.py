@@ -506,6 +506,33 @@ def test_a_signal_is_killed_everywhere_and_the_run_can_go_on(store, in_tmp, tiny
     assert list((in_tmp / "cut" / "checkpoints").glob("step-*"))
 
 
+def test_resume_by_the_run_id_in_mlflow(frostline, in_tmp, tiny_overrides, store, monkeypatch):
+    from transformers import Trainer
+
+    real, calls = Trainer.training_step, []
+
+    def step(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", step)
+    assert frostline("run", *tiny_overrides, "hydra.run.dir=first")[0] == 130
+    monkeypatch.setattr(Trainer, "training_step", real)
+    (run,) = runs_of(store)
+    code, _, err = frostline("run", *tiny_overrides, f"resume={run.info.run_id}", "hydra.run.dir=second")
+    assert code == 0, err
+    assert RunResult.read(in_tmp / "second").provenance["resumed_from"] == str(in_tmp / "first")
+    shutil.rmtree(in_tmp / "first")
+    code, _, err = frostline("run", *tiny_overrides, f"resume={run.info.run_id}", "hydra.run.dir=third")
+    assert code == 2
+    assert err == f"frostline: resume={run.info.run_id}: its folder ({in_tmp / 'first'}) isn't on this machine\n"
+    code, _, err = frostline("run", *tiny_overrides, f"resume={'0' * 32}", "hydra.run.dir=third")
+    assert code == 2
+    assert "neither a run's folder nor a run in sqlite:///mlflow.db" in err
+
+
 def test_an_interrupted_multirun_stops(frostline, in_tmp, tiny_overrides, monkeypatch):
     from transformers import Trainer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,7 @@ def check_resume(job: Job) -> Path:
     from frostline.config import spec_from_text
 
     assert job.resume is not None
-    folder = Path(job.resume)
+    folder = _resumed(job.resume, job.tracking.uri)
     try:
         recorded = spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -73,6 +74,17 @@ def check_resume(job: Job) -> Path:
     if difference:
         raise SpecError(f"resume={job.resume}: that run had another config: {'; '.join(difference)}")
     return folder
+
+
+def _resumed(run: str, uri: str) -> Path:
+    if Path(run).is_dir() or not re.fullmatch(r"[0-9a-f]{32}", run):
+        return Path(run)
+    from frostline import tracking  # MLflow: only if it is a run id
+
+    try:
+        return tracking.recorded_folder(uri, run)
+    except UserError as error:
+        raise UserError(f"resume={error}") from error
 
 
 def num_blocks(spec: ModelSpec) -> int | None:

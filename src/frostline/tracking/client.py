@@ -155,16 +155,7 @@ def run_folder(uri: str, run_id: str) -> Path:
     Raises:
         UserError: There is no such run, or it has no model.
     """
-    path = absolute(uri).removeprefix("sqlite:///")
-    if uri.startswith("sqlite:") and not Path(path).is_file():
-        raise UserError(f"{run_id}: no run's folder, and there is no {redact(uri)} to look it up in")
-    try:
-        made = client(uri)
-        run = made.get_run(run_id)
-    except Exception as error:
-        raise UserError(
-            f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({type(error).__name__})"
-        ) from error
+    made, run = _look_up(uri, run_id)
     recorded = Path(run.data.tags.get(RUN_DIR_TAG, ""))
     if run.data.tags.get(RUN_DIR_TAG) and (recorded / MODEL_FOLDER).is_dir():
         return recorded
@@ -172,6 +163,36 @@ def run_folder(uri: str, run_id: str) -> Path:
     if MODEL_FOLDER not in names:
         raise UserError(f"{run_id}: its folder {recorded} isn't here and its model is no artifact (tracking.log_model)")
     return Path(made.download_artifacts(run_id, "", dst_path=tempfile.mkdtemp(prefix="frostline-run-")))
+
+
+def recorded_folder(uri: str, run_id: str) -> Path:
+    """Returns the folder of a run recorded in MLflow, on this machine.
+
+    Args:
+        uri: Tracking URI.
+        run_id: MLflow's run id.
+
+    Raises:
+        UserError: There is no such run, or its folder isn't here.
+    """
+    _, run = _look_up(uri, run_id)
+    folder = run.data.tags.get(RUN_DIR_TAG)
+    if not folder or not Path(folder).is_dir():
+        raise UserError(f"{run_id}: its folder ({folder or 'not recorded'}) isn't on this machine")
+    return Path(folder)
+
+
+def _look_up(uri: str, run_id: str) -> tuple[MlflowClient, Run]:
+    path = absolute(uri).removeprefix("sqlite:///")
+    if uri.startswith("sqlite:") and not Path(path).is_file():
+        raise UserError(f"{run_id}: no run's folder, and there is no {redact(uri)} to look it up in")
+    try:
+        made = client(uri)
+        return made, made.get_run(run_id)
+    except Exception as error:
+        raise UserError(
+            f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({type(error).__name__})"
+        ) from error
 
 
 def fetch_files(uri: str, run_id: str, names: Sequence[str], target: Path) -> Mapping[str, str]:
@@ -189,16 +210,7 @@ def fetch_files(uri: str, run_id: str, names: Sequence[str], target: Path) -> Ma
     Raises:
         UserError: There is no such run, or the store can't be reached.
     """
-    path = absolute(uri).removeprefix("sqlite:///")
-    if uri.startswith("sqlite:") and not Path(path).is_file():
-        raise UserError(f"{run_id}: no run's folder, no sweep, and there is no {redact(uri)} to look it up in")
-    try:
-        made = client(uri)
-        run = made.get_run(run_id)
-    except Exception as error:
-        raise UserError(
-            f"{run_id}: neither a run's folder, nor a sweep, nor a run in {redact(uri)} ({type(error).__name__})"
-        ) from error
+    made, run = _look_up(uri, run_id)
     try:
         there = {item.path for item in made.list_artifacts(run_id)}
         for name in names:
