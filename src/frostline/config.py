@@ -152,11 +152,24 @@ def spec_from_text(text: str) -> RunSpec:
         return RunSpec.from_dict(data)
 
 
+def spec_from_json(text: str) -> RunSpec:
+    """Reads a `spec.json` that may come from anybody: JSON alone, since YAML's aliases can be made to blow up.
+
+    Raises:
+        SpecError: It isn't JSON, is of another schema version, or isn't a valid spec.
+    """
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SpecError(f"the recorded spec is no JSON ({type(error).__name__})") from error
+    return spec_from_text(text)
+
+
 def value_from_text(text: str) -> Any:
     """Reads a single value as it stands after `key=` on a command line: a number, a switch, null, a list or a text."""
     try:
         return yaml.load(text, Loader=_PlainLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # no date, no number: a text
         return text
 
 

@@ -117,11 +117,14 @@ def _instruction_set() -> tuple[str, ...]:
 def git_diff(folder: Path, limit_bytes: int = 256 * 1024) -> str | None:
     """Returns what is changed beside the commit, None if nothing is; cut with a line that says so past the limit.
 
+    Of the whole repository, tracked files only; files that are named like secrets (`.env`, `*.pem`) are left out.
+
     Args:
         folder: Inside the repository.
         limit_bytes: A record is no place for a data set that somebody has just changed.
     """
-    text = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff")
+    secrets = [":(top,exclude,glob)**/.env*", ":(top,exclude,glob)**/*.pem", ":(top,exclude,glob)**/*secret*"]
+    text = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", ":(top)", *secrets)
     if not text:
         return None
     data = text.encode()
@@ -151,8 +154,17 @@ def _cpu_model() -> str:
 
 
 def redact(text: str) -> str:
-    """Returns `text` without the user and password of any URI in it; Hydra may have escaped its colons."""
-    return re.sub(r"(\w\\?://)\S*@", r"\1***@", text)
+    """Returns `text` without users and passwords of URIs, also of their queries; Hydra may have escaped colons."""
+    # Rather too much than too little: a password may hold a slash. Bounded, for long lines of addresses.
+    text = re.sub(r"(\w\\?://)\S{0,300}@", r"\1***@", text)
+    return re.sub(
+        r"([?&](?:password|passwd|pwd|token|secret|api_?key)=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE
+    )
+
+
+def without_user(uri: str) -> str:
+    """Returns a URI that can be shown and opened: without user and password."""
+    return re.sub(r"(\w://)\S*@", r"\1", uri)
 
 
 def process_start(pid: int) -> str | None:
@@ -186,8 +198,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
+            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=10, check=False, text=True,
+            encoding="utf-8", errors="replace",  # a change of a file in another encoding
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

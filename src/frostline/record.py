@@ -232,7 +232,11 @@ class RunFolder:
 
 
 def metrics_up_to(folder: Path, step: int) -> list[tuple[int, dict[str, float]]]:
-    """Returns the recorded numbers of a run's folder up to a step; a torn last line is left out."""
+    """Returns the recorded numbers of a run's folder up to a step; a torn last line is left out.
+
+    Raises:
+        UserError: A line is JSON, but not what frostline writes.
+    """
     rows = []
     try:
         lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
@@ -243,9 +247,12 @@ def metrics_up_to(folder: Path, step: int) -> list[tuple[int, dict[str, float]]]
             record = json.loads(line)
         except ValueError:  # the torn last line of a killed run
             continue
-        at = int(record.pop("step"))
-        if at <= step:
-            rows.append((at, {key: float(value) for key, value in record.items()}))
+        try:
+            at = int(record.pop("step"))
+            if at <= step:
+                rows.append((at, {key: float(value) for key, value in record.items()}))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / METRICS_FILE}: a line holds no numbers of a step") from error
     return rows
 
 

@@ -158,7 +158,7 @@ def read_record(folder: Path, source: str, parse: Any) -> Recorded:
     """Reads a record from the files of a run's folder, or of a copy of them.
 
     Args:
-        folder: With `RECORD_FILES` in it; a link that leads out of it is refused.
+        folder: With `RECORD_FILES` in it; a link that leads out of it is refused. A `metrics.jsonl` may be missing.
         source: What the user called it.
         parse: Text of `spec.json` -> `RunSpec`.
 
@@ -175,9 +175,12 @@ def read_record(folder: Path, source: str, parse: Any) -> Recorded:
         raise UserError(f"{source}: is no run's record ({SPEC_FILE}: {_why(error)})") from error
     spec: RunSpec = parse(text)
     result = RunResult.read(folder)
+    for part in ("versions", "platform", "compute", "git"):
+        if not isinstance(result.provenance.get(part) or {}, dict):
+            raise UserError(f"{folder / RESULT_FILE}: its provenance.{part} is no group of keys")
     try:
         rows = metrics_up_to(folder, sys.maxsize)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / METRICS_FILE}: can't be read: {_why(error)}") from error
     return Recorded(spec=spec, result=result, curve=curve_of(rows), source=source)
 
@@ -247,11 +250,12 @@ def compare(
     if whole and recorded.result.weights_sha256 is not None and again.weights_sha256 is not None:
         weights = recorded.result.weights_sha256 == again.weights_sha256
     first = gaps[0] if gaps else None
-    largest = max(gaps, key=lambda gap: gap.size / _allowed(gap, tolerance, rows), default=None)
+    largest = max(gaps, key=lambda gap: _excess(gap, tolerance, rows), default=None)
     within = largest is None or largest.size <= _allowed(largest, tolerance, rows)
     meaning = [str(difference) for difference in found if difference.effect is Effect.MEANING]
     bits = [str(difference) for difference in found if difference.effect is Effect.BITS]
-    alike = again.status is _expected(recorded, until) and (
+    left_out = _left_out(recorded, gaps) if weights else []
+    alike = again.status in _expected(recorded, until) and (
         again.status is not Status.FAILED or again.reason == recorded.result.reason
     )
     if not alike:
@@ -260,6 +264,14 @@ def compare(
         conclusion = Conclusion.DIFFERENT
         reason = f"{ended}, the record as {recorded.result.status.value}"
         reason += f"; likely because of {'; '.join(meaning or bits)}" if meaning or bits else ""
+    elif not num_compared:
+        conclusion, reason = Conclusion.DIFFERENT, "there was no number to compare"
+    elif gaps and len(left_out) == len(gaps):
+        conclusion = Conclusion.IDENTICAL
+        reason = (
+            "the trained weights and every evaluation are bit-equal; train/loss can't be compared where the recorded "
+            "run was stopped inside an epoch and went on"
+        )
     elif not gaps and weights is not False:
         conclusion = Conclusion.IDENTICAL
         reason = "every number is bit-equal" if until is None else f"every number up to step {until} is bit-equal"
@@ -286,7 +298,19 @@ _INPUTS = {
 }
 _LIBRARIES = frozenset({"frostline", "torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn"})
 _MOVES_BITS = frozenset(
-    {*_LIBRARIES, "threads", "device", "device_name", "precision", "cpu_capability", "cpu", "machine", "blas", "gpu"}
+    {
+        *_LIBRARIES,
+        "threads",
+        "device",
+        "device_name",
+        "precision",
+        "cpu_capability",
+        "cpu",
+        "machine",
+        "blas",
+        "cuda",
+        "driver",
+    }
 )
 """What is known to change the last bits of a training: docs/reproducibility.md says how it was seen."""
 
@@ -361,8 +385,21 @@ def _allowed(gap: Gap, tolerance: float, eval_rows: float) -> float:
     return max(limit, _ROWS / eval_rows) if counted else limit
 
 
-def _expected(recorded: Recorded, until: int | None) -> Status:
-    return recorded.result.status if until is None else Status.PRUNED
+def _excess(gap: Gap, tolerance: float, eval_rows: float) -> float:
+    allowed = _allowed(gap, tolerance, eval_rows)
+    return gap.size / allowed if allowed else math.inf
+
+
+def _left_out(recorded: Recorded, gaps: Sequence[Gap]) -> list[Gap]:
+    """Returns the gaps that a stop inside an epoch explains: it adds a row, and the loss is a mean since the last."""
+    if "resumed_from" not in recorded.result.provenance:
+        return []
+    return [gap for gap in gaps if gap.metric == "train/loss" or (math.isinf(gap.size) and "train/" in gap.metric)]
+
+
+def _expected(recorded: Recorded, until: int | None) -> set[Status]:
+    # A run that was lost when its last step was done is made again to its end.
+    return {recorded.result.status} if until is None else {Status.PRUNED, Status.FINISHED}
 
 
 def _why(error: Exception) -> str:

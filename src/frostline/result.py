@@ -157,6 +157,8 @@ class RunResult:
             known = {item.name for item in fields(cls)}
             values = {key: value for key, value in data.items() if key in known}
             values["status"] = Status(data["status"])
+            if not all(isinstance(data[key], dict) for key in ("data", "provenance", "metrics")):
+                raise TypeError("data, provenance and metrics are groups of keys")
             values["metrics"] = {key: float(value) for key, value in data["metrics"].items()}
             for key, part in (
                 ("objective", Objective),
@@ -167,7 +169,7 @@ class RunResult:
             ):
                 values[key] = None if data[key] is None else part(**data[key])
             return cls(**values)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             if isinstance(error, UserError):
                 raise
             raise UserError(f"this is no result.json: {type(error).__name__}: {error}") from error
@@ -184,6 +186,8 @@ class RunResult:
             return cls.from_json(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"{path}: no run's result there ({error.strerror})") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: is no text") from error
 
 
 def finite(value: Any) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from frostline.result import RunResult
 from frostline.tracking import client, spool
 from tests.e2e.sweep_tools import call, points
 
@@ -73,7 +74,7 @@ def bad_server(sleep_s: float):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.block_on_close = True, False
+    server.daemon_threads, server.block_on_close = False, True  # no socket is left to a later test
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -89,7 +90,7 @@ def all_runs(uri):
 
 @pytest.mark.parametrize("kind", ["down", "answers 500", "slow"])
 def test_a_run_without_its_server_is_finished_and_told_once(tmp_path, tiny_overrides, kind):
-    with bad_server(0.0 if kind == "answers 500" else 30.0) as uri:
+    with bad_server(0.0 if kind == "answers 500" else 5.0) as uri:
         if kind == "down":
             uri = f"http://me:hunter2@127.0.0.1:{free_port()}"
         arguments = ["run", *tiny_overrides, "dataset.train_rows=32", f"tracking.uri={uri}", "hydra.run.dir=runs/one"]
@@ -114,6 +115,7 @@ def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_override
     here = f"tracking.uri=http://127.0.0.1:{port}"
     sweep = ["sweep", "lr_x_depth", *(o for o in tiny_overrides if not o.startswith("optimizer.lr=")), here]
     sweep += ["sweep.n_trials=5", "training.epochs=2", "dataset.train_rows=64", "sweep.enqueue=none"]
+    sweep += ["tracking.experiment=mine", "+tracking.tags.team=nlp"]
     down = call(*sweep, cwd=tmp_path, **QUICK)  # nobody listens yet
     assert down.returncode == 0, down.stderr
     assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
@@ -122,14 +124,28 @@ def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_override
     assert len(spool.pending([folder])) == 6
 
     with mlflow_server(tmp_path, port) as uri:
-        sync = call("sync", here, cwd=tmp_path)
-        assert sync.returncode == 0, sync.stderr
-        assert len([line for line in sync.stdout.splitlines() if line.startswith("recorded: ")]) == 6
+        (folder / "000" / "spec.json").rename(folder / "000" / "spec.away")
+        sync = call("sync", cwd=tmp_path)  # where each belongs is kept with it
+        assert sync.returncode == 2
+        assert "000/spec.json: can't be read" in sync.stderr
+        assert len([line for line in sync.stdout.splitlines() if line.startswith("recorded: ")]) == 5
+        (folder / "000" / "spec.away").rename(folder / "000" / "spec.json")
+        once_more = call("sync", cwd=tmp_path)
+        assert once_more.returncode == 0, once_more.stderr
+        assert once_more.stdout == "recorded: runs/lr_x_depth/000\n"
+        assert not all_runs(f"sqlite:///{tmp_path / 'mlflow.db'}")[1]
         made, runs = all_runs(uri)
+        experiment = made.get_experiment_by_name("mine")
+        assert {run.info.experiment_id for run in runs} == {experiment.experiment_id}
+        assert {run.data.tags["team"] for run in runs} == {"nlp"}
+        assert [key for key in experiment.tags if key.startswith("mlflow.sharedViewState.")]
         (parent,) = [run for run in runs if run.data.tags["frostline.kind"] == "sweep"]
         children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
         assert parent.info.status == "FINISHED"
+        assert parent.data.params["sampler"] == "tpe"
         assert len(children) == 5
+        best = next(run for run in children if run.info.run_id == parent.data.tags["frostline.best_run"])
+        assert best.data.metrics["best/accuracy"] == max(p.quality for p in found if p.state.value == "COMPLETE")
         by_point = {int(run.data.tags["frostline.point"]): run for run in children}
         for point in found:
             run = by_point[point.number]
@@ -140,10 +156,13 @@ def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_override
             history = made.get_metric_history(run.info.run_id, "train/loss")
             assert sorted((metric.step, metric.value) for metric in history) == told
             assert run.data.params["freeze.depth"] == str(point.depth)
+            result = RunResult.read(folder / f"{point.number:03d}")
+            assert run.data.metrics["cost/train_s"] == result.cost.train_s
+            assert "model" not in {item.path for item in made.list_artifacts(run.info.run_id)}
             assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["moods"]
         assert max(parent.data.metrics[name] for name in ("best/accuracy", "point/accuracy")) > 0
         assert {item.path for item in made.list_artifacts(parent.info.run_id)} >= {"report.html", "points.csv"}
-        assert call("sync", here, cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
+        assert call("sync", cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
         before = len(runs)
 
         # and with the server there from the start: the same things, at once
@@ -181,10 +200,32 @@ def test_a_server_that_goes_away_midway(tmp_path, tiny_overrides):
     assert process.returncode == 0, err
     assert len([line for line in err.splitlines() if "MLflow" in line]) == 1, err
     with mlflow_server(tmp_path, port) as uri:
-        assert call("sync", here, cwd=tmp_path).returncode == 0
+        assert call("sync", cwd=tmp_path).returncode == 0
         made, (run,) = all_runs(uri)
         assert run.info.status == "FINISHED"
         told = [json.loads(line) for line in metrics.read_text().splitlines()]
         history = made.get_metric_history(run.info.run_id, "train/loss")
         assert len(history) == len([row for row in told if "train/loss" in row])
         assert {item.path for item in made.list_artifacts(run.info.run_id)} >= {"spec.json", "result.json", "model"}
+
+
+def test_a_store_that_cant_say_whether_a_run_is_there_gets_no_second_one(tmp_path, monkeypatch):
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    from frostline.tracking.client import remember, reopenable
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    made = client(uri)
+    run = made.create_run(made.create_experiment("e"))
+    remember(tmp_path / "run", uri, run.info.run_id)
+    assert reopenable(tmp_path / "run", uri)[1].info.run_id == run.info.run_id
+    remember(tmp_path / "gone", uri, "0" * 32)
+    assert reopenable(tmp_path / "gone", uri) is None
+
+    def hiccup(self, run_id):
+        raise MlflowException("API request failed: timed out")
+
+    monkeypatch.setattr(MlflowClient, "get_run", hiccup)
+    with pytest.raises(MlflowException):
+        reopenable(tmp_path / "run", uri)

@@ -580,7 +580,8 @@ def test_two_signals_stop_at_once(tmp_path, tiny):
     process = start("sweep", "lr_x_depth", *tiny, *slow, cwd=tmp_path, SLOW_S="30", **PLUGIN)
     folder = tmp_path / "runs" / "lr_x_depth"
     wait_for(lambda: (folder / "000" / "spec.json").exists())
-    wait_for(lambda: "training on" in (folder / "000" / "run.log").read_text())
+    log = folder / "000" / "run.log"
+    wait_for(lambda: log.exists() and "training on" in log.read_text())
     workers = worker_pids(process.pid)
     interrupt(process)
     wait_for(lambda: True, 1)

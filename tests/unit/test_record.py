@@ -2,12 +2,13 @@ import json
 import logging
 import math
 import subprocess
+import time
 
 import pytest
 
 from frostline.config import compose_run, spec_from_text
 from frostline.errors import UserError
-from frostline.provenance import PeakMemory, capture, environment, git_diff, git_state, redact
+from frostline.provenance import PeakMemory, capture, environment, git_diff, git_state, redact, without_user
 from frostline.record import NullRecorder, Recorder, Recorders, RunFolder, write_atomically
 from frostline.result import Cost, Objective, ParamCount, RunResult, Status
 
@@ -206,3 +207,43 @@ def test_what_is_changed_beside_the_commit_is_kept_within_bounds(tmp_path):
     cut = git_diff(tmp_path, limit_bytes=1000)
     assert len(cut) < 1100
     assert "# cut: 5" in cut
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:p@ss@host/x", "http://***@host/x"),
+        ("postgresql://h/db?user=me&password=hunter2&x=1", "postgresql://h/db?user=me&password=***&x=1"),
+        ("mail me@host about http://host/a", "mail me@host about http://host/a"),
+        ("a=http://u:p@h b=https://v:q@i", "a=http://***@h b=https://***@i"),
+    ],
+)
+def test_passwords_of_uris_are_taken_out(text, shown):
+    assert redact(text) == shown
+
+
+def test_a_long_line_of_addresses_is_no_trouble():
+    began = time.monotonic()
+    redact("http://host/path" * 20_000)
+    assert time.monotonic() - began < 5
+
+
+def test_an_address_without_its_user():
+    assert without_user("http://me:p@ss@host:5000/x") == "http://host:5000/x"
+
+
+def test_a_change_in_another_encoding_and_a_secret_file_in_the_diff(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "a.txt").write_bytes("gr\u00fcn\n".encode("latin-1"))
+    (tmp_path / ".env").write_text("TOKEN=1\n")
+    git("add", "-f", ".")
+    git("commit", "-m", "one")
+    (tmp_path / "a.txt").write_bytes("gr\u00fcner\n".encode("latin-1"))
+    (tmp_path / ".env").write_text("TOKEN=hunter2\n")
+    found = git_diff(tmp_path)
+    assert "a.txt" in found
+    assert "hunter2" not in found

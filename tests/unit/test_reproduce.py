@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from frostline.config import compose_run, spec_from_text
+from frostline.config import compose_run, spec_from_json
 from frostline.errors import UserError
 from frostline.reproduce import Conclusion, Effect, Recorded, compare, differences, read_record
 from frostline.result import Objective, RunResult, Status
@@ -228,7 +228,7 @@ def write_record(folder, spec=None):
 
 
 def test_a_record_is_read_from_three_files(tmp_path):
-    found = read_record(write_record(tmp_path), "r", spec_from_text)
+    found = read_record(write_record(tmp_path), "r", spec_from_json)
     assert (found.spec, found.curve, found.result) == (compose_run(), CURVE, result())
 
 
@@ -239,7 +239,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, name):
     (inside / name).replace(outside)
     (inside / name).symlink_to(outside)
     with pytest.raises(UserError, match="leads out"):
-        read_record(inside, "r", spec_from_text)
+        read_record(inside, "r", spec_from_json)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,8 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, name):
         ("spec.json", "{"), ("spec.json", "[]"), ("spec.json", '{"schema": 99}'), ("spec.json", "\x00"),
         ("spec.json", "!!python/object/apply:os.system ['touch canary']"), ("result.json", "{}"),
         ("result.json", '{"schema": 99}'), ("metrics.jsonl", '{"train/loss": 1}\n'), ("metrics.jsonl", "[1]\n"),
-        ("metrics.jsonl", '{"step": 1, "train/loss": {}}\n'),
+        ("metrics.jsonl", '{"step": 1, "train/loss": {}}\n'), ("metrics.jsonl", "5\n"), ("result.json", "[" * 100_000),
+        ("spec.json", "a: &a [1]\nb: *a\n"),
     ],
 )  # fmt: skip
 def test_a_damaged_or_foreign_record_is_one_line_and_runs_nothing(tmp_path, monkeypatch, name, text):
@@ -256,6 +257,61 @@ def test_a_damaged_or_foreign_record_is_one_line_and_runs_nothing(tmp_path, monk
     folder = write_record(tmp_path / "r")
     (folder / name).write_text(text)
     with pytest.raises(UserError) as error:
-        read_record(folder, "r", spec_from_text)
+        read_record(folder, "r", spec_from_json)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"metrics": []}, {"provenance": [1]}, {"provenance": {"compute": [1]}}, {"data": 1}]
+)
+def test_a_result_of_other_shapes_is_one_line(tmp_path, change):
+    folder = write_record(tmp_path)
+    data = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**data, **change}))
+    with pytest.raises(UserError):
+        read_record(folder, "r", spec_from_json)
+
+
+def test_a_record_that_is_no_text_is_one_line(tmp_path):
+    folder = write_record(tmp_path)
+    (folder / "result.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="is no text"):
+        read_record(folder, "r", spec_from_json)
+
+
+def test_a_tolerance_of_zero_leaves_no_room():
+    said = verdict(moved(1e-9), provenance=changed("compute/threads", 1), tolerance=0.0)
+    assert said.conclusion is Conclusion.DIFFERENT
+    assert said.largest is not None
+
+
+def test_nothing_to_compare_is_not_identical():
+    said = verdict({}, again=result(status=Status.PRUNED, metrics={}), then=replace(record(), curve={}), until=1)
+    assert said.conclusion is Conclusion.DIFFERENT
+    assert said.reason == "there was no number to compare"
+
+
+def test_a_run_lost_at_its_last_step_may_come_to_its_end():
+    then = record(status=Status.FAILED, reason="killed by signal 9", metrics={}, weights_sha256=None)
+    assert verdict(then=then, until=4).conclusion is Conclusion.IDENTICAL
+
+
+def test_a_stop_inside_an_epoch_explains_its_rows_of_the_loss_and_no_more():
+    resumed = record(provenance={**PROVENANCE, "resumed_from": "x"})
+    rows = {**CURVE, 3: {"train/loss": 0.55, "train/grad_norm": 1.0}, 4: {**CURVE[4], "train/loss": 0.45}}
+    then = replace(resumed, curve=rows)
+    said = verdict(then=then)
+    assert said.conclusion is Conclusion.IDENTICAL
+    assert "stopped inside an epoch" in said.reason
+    assert verdict(then=then, again=result(weights_sha256="b" * 64)).conclusion is Conclusion.DIFFERENT
+    other = replace(resumed, curve={**rows, 2: {**CURVE[2], "eval/loss": 0.651}})
+    assert verdict(then=other).conclusion is Conclusion.DIFFERENT
+    assert verdict(then=replace(record(), curve=rows)).conclusion is Conclusion.DIFFERENT
+
+
+@pytest.mark.parametrize("name", ["cuda", "driver"])
+def test_another_gpu_stack_may_change_bits(name):
+    then = record(provenance={**PROVENANCE, "compute": {**PROVENANCE["compute"], name: "12.4"}})
+    said = verdict(moved(1e-6), then=then, provenance=changed(f"compute/{name}", "13.0"))
+    assert said.conclusion is Conclusion.EQUIVALENT

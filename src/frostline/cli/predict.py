@@ -28,7 +28,10 @@ def main(arguments: list[str]) -> int:
     )
     parser.usage = "frostline predict [-h] [--json] [--pair TEXT] [--tracking-uri URI] RUN [TEXT ...]"
     actions = [action for action in parser._actions if action.dest == "overrides"]
-    actions[0].help, actions[0].metavar = "the run: its folder or MLflow run id; then texts", "RUN [TEXT ...]"
+    actions[0].help, actions[0].metavar = (
+        "the run: its folder, a sweep (its best run) or an MLflow run id; then texts",
+        "RUN [TEXT ...]",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with the score of every class")
     parser.add_argument("--pair", help="second text, for a model of text pairs")
     parser.add_argument("--tracking-uri", help="where to look a run id up; the config's by default")
@@ -53,6 +56,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _folder(run: str, tracking_uri: str | None, config_dir: str | None) -> Path:
+    for path in (Path(run), Path("runs") / run):
+        if (path / "sweep.json").is_file():
+            from frostline.cli.sweeping.folder import best_run_folder
+
+            return best_run_folder(path)
     path = Path(run)
     if path.is_dir():
         return path

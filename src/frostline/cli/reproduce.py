@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import sys
 import tempfile
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
             run_id = _run_of(folder, job)
         elif options.tracking_uri not in {None, job.tracking.uri}:
             run_id = None  # of another store: the re-run can't be its child
-    spec = _spec(recorded, [word for word in options.overrides if not word.startswith(_BESIDE)])
+    spec = _spec(recorded, [word for word in options.overrides if not _is_beside(word)])
     _refuse_code(recorded, spec, options)
     until = _until(recorded, options.at)
     if options.explain:
@@ -91,13 +92,17 @@ def _job(options: argparse.Namespace) -> Job:
     """Composes what is beside the run: where the re-run is recorded, and the plugins that this person trusts."""
     from frostline.config import compose_job
 
-    return compose_job([word for word in options.overrides if word.startswith(_BESIDE)], options.config_dir)
+    return compose_job([word for word in options.overrides if _is_beside(word)], options.config_dir)
+
+
+def _is_beside(word: str) -> bool:
+    return word.lstrip("+~").startswith(_BESIDE)
 
 
 def _parse(text: str) -> RunSpec:
-    from frostline.config import spec_from_text
+    from frostline.config import spec_from_json
 
-    return spec_from_text(text)
+    return spec_from_json(text)
 
 
 # -- finding the record ----------------------------------------------------------------------------------------------
@@ -105,11 +110,13 @@ def _parse(text: str) -> RunSpec:
 
 def _find(run: str, uri: str, stack: ExitStack) -> tuple[Path, str | None]:
     """Returns a folder with the record's files, and the MLflow run id if it was looked up there."""
+    from frostline.cli.sweeping.folder import best_run_folder
+
     for folder in (Path(run), _RUNS / run):
         if (folder / _SWEEP_FILE).is_file():
-            return _best_of(folder), None
+            return best_run_folder(folder), None
         if folder.is_dir():
-            return folder, None
+            return _one_seed(folder), None
     if not re.fullmatch(r"[0-9a-f]{32}", run):
         raise UserError(f"{run}: no run's folder, no sweep in {_RUNS}/, and no MLflow run id (32 hexadecimal digits)")
     from frostline import tracking
@@ -135,20 +142,11 @@ def _run_of(folder: Path, job: Job) -> str | None:
     return recorded_run(folder, job.tracking.uri)
 
 
-def _best_of(folder: Path) -> Path:
-    from frostline.cli.sweeping.folder import SweepFolder, read_description
-    from frostline.point import ranked
-    from frostline.spec import Direction
-
-    description = read_description(folder)
-    maximize = description["direction"] == Direction.MAXIMIZE.value
-    best = ranked(SweepFolder(folder).read_points(), maximize)
-    if not best:
-        raise UserError(f"{folder}: no point of this sweep was trained to its end")
-    number = best[0].copy_of if best[0].copy_of is not None else best[0].number
-    target = SweepFolder(folder).point_folder(number)
-    seeds = description["plan"]["seeds"]
-    return target / f"s{seeds[0]}" if seeds and len(seeds) > 1 else target
+def _one_seed(folder: Path) -> Path:
+    seeds = sorted(path.parent.name for path in folder.glob("s[0-9]*/spec.json"))
+    if seeds and not (folder / "spec.json").exists():
+        raise UserError(f"{folder}: has a run for each seed: give one, as {folder / seeds[0]}")
+    return folder
 
 
 # -- what is re-run --------------------------------------------------------------------------------------------------
@@ -200,6 +198,8 @@ def _until(recorded: Recorded, at: int | None) -> int | None:
         return own
     if at < 1:
         raise UserError(f"--at {at}: give an optimizer step, 1 or more")
+    if at < min(recorded.curve, default=1):
+        raise UserError(f"--at {at}: the record's first numbers are of step {min(recorded.curve, default=1)}")
     if at > recorded.last_step:
         raise UserError(f"--at {at}: the record ends at step {recorded.last_step}")
     return own if at == recorded.last_step else at
@@ -220,6 +220,7 @@ def _explain(recorded: Recorded, spec: RunSpec, job: Job) -> int:
 def _rerun(
     recorded: Recorded, spec: RunSpec, job: Job, options: argparse.Namespace, until: int | None, run_id: str | None
 ) -> int:
+    from frostline.provenance import redact
     from frostline.record import Recorder, Recorders, RunFolder
     from frostline.report import print_verdict
     from frostline.reproduce import TOLERANCE, compare, curve_of
@@ -227,11 +228,12 @@ def _rerun(
     from frostline.train import Interrupted, run
 
     tolerance = TOLERANCE if options.tolerance is None else options.tolerance
-    if not tolerance >= 0:
+    if not (tolerance >= 0 and math.isfinite(tolerance)):
         raise UserError(f"--tolerance {tolerance}: give a number of 0 or more")
-    folder = _RUNS / "reproduced" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{spec.name()}"
+    # Microseconds: two re-runs may begin in one second.
+    folder = _RUNS / "reproduced" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{spec.name()}"
     watch = _Watch(recorded, spec)
-    overrides = [f"reproduce {recorded.source}", *options.overrides]
+    overrides = [redact(word) for word in (recorded.source, *options.overrides)]
     with RunFolder(folder, spec, overrides) as run_folder:
         recorders: list[Recorder] = [run_folder, watch]
         if job.tracking.enabled:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from frostline.cli.common import compose, override_parser
+from frostline.cli.main import report_error
 from frostline.errors import UserError
+
+if TYPE_CHECKING:
+    from frostline.tracking import Replay
 
 _RUNS = Path("runs")
 
@@ -15,7 +21,7 @@ def main(arguments: list[str]) -> int:
     """Records what is pending and says how much it was.
 
     Returns:
-        0, or 1 if something is still pending.
+        0; 1 if something was left alone, 2 if something could not be recorded.
     """
     parser = override_parser(
         "sync",
@@ -29,10 +35,10 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     folders = [Path(word) for word in options.overrides if "=" not in word] or [_RUNS]
     for folder in folders:
-        if not folder.is_dir():
+        if not folder.is_dir() and folder != _RUNS:
             raise UserError(f"{folder}: no such folder; give the one that the runs lie in")
-    from frostline.config import spec_from_text
-    from frostline.tracking import pending, replay
+    from frostline.config import spec_from_json
+    from frostline.tracking import Replay, is_down, pending
 
     found = pending(folders)
     if not found:
@@ -40,13 +46,25 @@ def main(arguments: list[str]) -> int:
         return 0
     overrides = [word for word in options.overrides if "=" in word]
     tracking = compose(Namespace(overrides=overrides, config_dir=options.config_dir)).tracking
-    if not tracking.enabled:
-        raise UserError("tracking=off: there is no store to record in; give tracking.uri=...")
-    busy = 0
-    for folder in found:
-        if replay(folder, tracking, spec_from_text):
-            print(f"recorded: {folder}", flush=True)
-        else:
-            print(f"left alone: {folder} (a process is at work there)", flush=True)
-            busy += 1
-    return 1 if busy else 0
+    keys = frozenset(word.partition("=")[0].rpartition(".")[2] for word in overrides if "tracking." in word)
+    return _record(found, Replay(tracking, keys, spec_from_json), lambda: is_down(tracking.uri))
+
+
+def _record(found: Sequence[Path], replay: Replay, is_out: Callable[[], bool]) -> int:
+    """Records folder after folder; one that can't be recorded doesn't keep the others from it."""
+    code = 0
+    for step in (replay.begin, replay.record):
+        for folder in found:
+            try:
+                done = step(folder)
+            except UserError as error:
+                code = report_error(error)
+                if is_out():
+                    return code
+                continue
+            if done:
+                print(f"recorded: {folder}", flush=True)
+            elif done is False:
+                print(f"left alone: {folder} (a process is at work there)", flush=True)
+                code = code or 1
+    return code

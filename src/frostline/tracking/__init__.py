@@ -16,8 +16,8 @@ from frostline.tracking.client import (
     ui_command,
 )
 from frostline.tracking.recorder import Child, MlflowRecorder
-from frostline.tracking.replay import replay
-from frostline.tracking.spool import pending
+from frostline.tracking.replay import Replay
+from frostline.tracking.spool import is_down, pending
 from frostline.tracking.sweep import SweepRun
 
 __all__ = [
@@ -25,17 +25,18 @@ __all__ = [
     "RUN_DIR_TAG",
     "Child",
     "MlflowRecorder",
+    "Replay",
     "SweepRun",
     "absolute",
     "client",
     "fetch_files",
+    "is_down",
     "metric_name",
     "pending",
     "preload",
     "reconcile",
     "recorded_folder",
     "recorded_run",
-    "replay",
     "run_folder",
     "tag_run",
     "ui_command",

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
@@ -63,6 +63,7 @@ def client(uri: str) -> MlflowClient:
     check_up(uri)
     # No usage data to MLflow's makers, and no minutes of retries when a server is down.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is frostline's
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -159,10 +160,13 @@ def run_folder(uri: str, run_id: str) -> Path:
     recorded = Path(run.data.tags.get(RUN_DIR_TAG, ""))
     if run.data.tags.get(RUN_DIR_TAG) and (recorded / MODEL_FOLDER).is_dir():
         return recorded
-    names = {item.path for item in made.list_artifacts(run_id)}
-    if MODEL_FOLDER not in names:
-        raise UserError(f"{run_id}: its folder {recorded} isn't here and its model is no artifact (tracking.log_model)")
-    return Path(made.download_artifacts(run_id, "", dst_path=tempfile.mkdtemp(prefix="frostline-run-")))
+    try:
+        names = {item.path for item in made.list_artifacts(run_id)}
+        if MODEL_FOLDER in names:
+            return Path(made.download_artifacts(run_id, "", dst_path=tempfile.mkdtemp(prefix="frostline-run-")))
+    except Exception as error:
+        raise UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})") from error
+    raise UserError(f"{run_id}: its folder {recorded} isn't here and its model is no artifact (tracking.log_model)")
 
 
 def recorded_folder(uri: str, run_id: str) -> Path:
@@ -277,7 +281,11 @@ def recorded_run(folder: Path, uri: str) -> str | None:
 
 
 def reopenable(folder: Path, uri: str) -> tuple[MlflowClient, Run] | None:
-    """Returns the MLflow run that a folder is recorded in, or None if there is none or somebody deleted it."""
+    """Returns the MLflow run that a folder is recorded in, or None if there is none or somebody deleted it.
+
+    Raises:
+        MlflowException: The store can't say: a run made now would be a second one.
+    """
     run_id = recorded_run(folder, uri)
     if run_id is None:
         return None
@@ -286,9 +294,20 @@ def reopenable(folder: Path, uri: str) -> tuple[MlflowClient, Run] | None:
     made = client(uri)
     try:
         run = made.get_run(run_id)
-    except MlflowException:
-        return None
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
     return (made, run) if run.info.lifecycle_stage == "active" else None
+
+
+def send_params(made: MlflowClient, run_id: str, params: Mapping[str, Any], there: Mapping[str, str]) -> None:
+    """Records params that a run lacks; MLflow cuts long ones without a word, here it is done knowingly."""
+    from mlflow.entities import Param
+
+    new = [Param(key, str(value)[:6000]) for key, value in params.items() if key not in there]
+    if new:
+        made.log_batch(run_id, params=new)
 
 
 def reopen(made: MlflowClient, run: Run) -> None:

@@ -34,6 +34,7 @@ from frostline.tracking.client import (
     remember,
     reopen,
     reopenable,
+    send_params,
     source_tags,
 )
 
@@ -103,16 +104,19 @@ class MlflowRecorder:
         self._run_id: str | None = None
         self._broken = False
         self._note = ""
+        # What to type for such a run; a point of a sweep is one like any other.
+        self._command = child.command if child is not None and child.command != "frostline sweep" else "frostline run"
         self._pending: list[tuple[str, float, int, int]] = []
         self._flushed = time.monotonic()
 
     def start(self, run: RunStart) -> None:
         """Creates the run with its params and tags."""
         with self._forgiving("start"):
-            self._note = _note(run)
+            self._note = _note(run, self._command)
             earlier = reopenable(self._folder, self._tracking.uri) if self._reopen else None
             if earlier is not None:
                 self._open(*earlier)
+                self._send_params(_params(self._spec, run.freeze_depth, self._child), earlier[1].data.params)
                 return
             self._create(_params(self._spec, run.freeze_depth, self._child), _tags(run))
             assert self._client is not None
@@ -146,7 +150,7 @@ class MlflowRecorder:
             assert self._client is not None
             assert self._run_id is not None
             last = result.step or (result.cost.steps if result.cost else 0)
-            self.log(_final_metrics(result), last)
+            self._finish_metrics(_final_metrics(result), last)
             self._flush()
             tags = _final_tags(result)
             if self._note:
@@ -172,14 +176,15 @@ class MlflowRecorder:
             earlier = reopenable(self._folder, self._tracking.uri)
             missed = spool.kept(self._folder) is not None
             if start is not None:
-                self._note = _note(start)
+                self._note = _note(start, self._command)
+            params = _params(self._spec, start.freeze_depth if start is not None else None, self._child)
             if earlier is None:
-                depth = start.freeze_depth if start is not None else None
-                self._create(_params(self._spec, depth, self._child), _tags(start) if start is not None else {})
+                self._create(params, _tags(start) if start is not None else {})
             elif _has_heard(earlier[1], result) and not missed:
                 return True
             else:
                 self._open(*earlier)
+                self._send_params(params, earlier[1].data.params)
             if start is not None and self._client is not None and self._run_id is not None:
                 self._client.log_inputs(self._run_id, datasets=_dataset_inputs(start))
             for step, values in metrics_up_to(self._folder, sys.maxsize):  # its last seconds had not been sent
@@ -188,8 +193,6 @@ class MlflowRecorder:
         return not self._broken
 
     def _create(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
         self._client = client(self._tracking.uri)
         experiment_id = experiment_of(self._client, self._tracking)
         if self._child is None:  # a sweep's parent has done it for its children
@@ -200,6 +203,8 @@ class MlflowRecorder:
             "frostline.spec_digest": self._spec.digest(),
             RUN_DIR_TAG: str(self._folder.absolute()),
         }
+        if self._note:
+            base["mlflow.note.content"] = self._note
         everything = {**base, **tags, **(child.tags if child else {}), **self._tracking.tags}
         if child is not None and child.parent is not None:
             everything[PARENT_TAG] = child.parent
@@ -208,10 +213,18 @@ class MlflowRecorder:
         run = self._client.create_run(experiment_id, run_name=name, tags=everything)
         self._run_id = run.info.run_id
         remember(self._folder, self._tracking.uri, self._run_id)
-        self._client.log_batch(
-            self._run_id,
-            params=[Param(key, str(value)[:_MAX_TEXT]) for key, value in params.items()],
-        )
+        self._send_params(params, {})
+
+    def _finish_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """What the whole run came to replaces what stands there of a part of it, whichever step that was told at."""
+        now_ms = int(time.time() * 1000)
+        for key, value in metrics.items():
+            self._pending.append((key, value, now_ms, max(step, self._recorded.get(metric_name(key), step))))
+
+    def _send_params(self, params: Mapping[str, Any], there: Mapping[str, str]) -> None:
+        assert self._client is not None
+        assert self._run_id is not None
+        send_params(self._client, self._run_id, params, there)
 
     def _open(self, made: MlflowClient, run: Run) -> None:
         """Goes on in an earlier run; what is told again of the steps that stand there already is left out."""
@@ -252,10 +265,11 @@ class MlflowRecorder:
             yield
         except Exception as error:  # noqa: BLE001 - recording must not end a run
             self._broken = True
-            spool.mark_down(self._tracking.uri)
+            spool.mark_down(self._tracking.uri, error)
             child = None if self._child is None else asdict(self._child)
             why = f"{what}: {type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}"
-            spool.keep(self._folder, {"kind": "run", "child": child, "why": why})
+            missed = {"kind": "run", "tracking": spool.place(self._tracking), "child": child, "why": why}
+            spool.keep(self._folder, missed)
             spool.warn(self._tracking.uri)
 
 
@@ -286,7 +300,6 @@ def _tags(run: RunStart) -> dict[str, str]:
     }
     tags["frostline.weights_sha256"] = run.provenance["weights_sha256"]
     tags["frostline.data_fingerprint"] = run.provenance["data_fingerprint"]
-    tags["mlflow.note.content"] = _note(run)
     git = run.provenance["git"]
     if git is not None:
         tags["mlflow.source.git.commit"] = git["commit"]
@@ -294,13 +307,13 @@ def _tags(run: RunStart) -> dict[str, str]:
     return tags
 
 
-def _note(run: RunStart) -> str:
+def _note(run: RunStart, command: str) -> str:
     spec, data = run.spec, run.data
     frozen = "nothing" if run.freeze_depth is None else f"the embeddings and the lowest {run.freeze_depth} blocks"
     return (
         f"**{spec.model_name}** on **{spec.dataset_name}** ({data['train_rows']} training rows, {data['eval_rows']} "
         f"held out). Frozen: {frozen}. Learning rate {spec.optimizer.lr:g}, seed {spec.seed}.\n\n"
-        f"```\nfrostline run {redact(' '.join(run.overrides))}\n```\n"
+        f"```\n{command} {redact(' '.join(run.overrides))}\n```\n"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,60 +20,126 @@ from frostline.tracking.client import recorded_run
 from frostline.tracking.recorder import Child, MlflowRecorder
 from frostline.tracking.sweep import SweepRun
 
+Parse = Callable[[str], RunSpec]
+"""Text of `spec.json` -> the spec."""
 
-def replay(folder: Path, tracking: TrackingSpec, parse: Callable[[str], RunSpec]) -> bool:
-    """Records in MLflow what it has missed of a folder.
+
+class Replay:
+    """Records in MLflow what it has missed.
 
     Args:
-        folder: Of a run or a sweep; from `spool.pending`.
-        tracking: Where to record it.
-        parse: Text of `spec.json` -> the spec.
-
-    Returns:
-        False if a process is still at work there: it is left alone.
-
-    Raises:
-        UserError: The store can't be reached, or the folder can't be read.
+        given: Tracking settings as this command has them.
+        keys: Which of them the person gave on purpose, as `uri`; the others are those that the run was made with.
+        parse: Reads a `spec.json`.
     """
-    missed = spool.kept(folder)
-    if missed is None:
+
+    def __init__(self, given: TrackingSpec, keys: frozenset[str], parse: Parse) -> None:
+        self._given = given
+        self._keys = keys
+        self._parse = parse
+
+    def begin(self, folder: Path) -> None:
+        """Makes the parent run of a sweep, so that its points find it; does nothing for a run's folder.
+
+        Raises:
+            UserError: The store can't be reached.
+        """
+        missed = _missed(folder)
+        if missed["kind"] != "sweep" or _is_busy(folder):
+            return
+        tracking = self._tracking(folder, missed)
+        run = SweepRun(tracking, str(missed["name"]), folder, missed["params"])
+        run.start()
+        _check(folder, run.run_id is not None)
+
+    def record(self, folder: Path) -> bool:
+        """Records what was missed of a folder, from `spool.pending`.
+
+        Returns:
+            False if a process is still at work there: it is left alone.
+
+        Raises:
+            UserError: The store can't be reached, or the folder can't be read.
+        """
+        missed = _missed(folder)
+        above = [place for place in (folder.parent, folder.parent.parent) if (place / "sweep.json").is_file()]
+        if any(_is_busy(place) for place in above):  # its parent run may still be to come
+            return False
+        tracking = self._tracking(folder, missed)
+        with _held(folder) as ours:
+            if not ours:
+                return False
+            if missed["kind"] == "sweep":
+                run = SweepRun(tracking, str(missed["name"]), folder, missed["params"])
+                _check(folder, run.replay(missed))
+            else:
+                _check(folder, self._run(folder, tracking, missed))
         return True
-    if _is_busy(folder):
-        return False
-    done = _sweep(folder, tracking, missed) if missed.get("kind") == "sweep" else _run(folder, tracking, missed, parse)
+
+    def _tracking(self, folder: Path, missed: Mapping[str, Any]) -> TrackingSpec:
+        place = dict(missed["tracking"])
+        uri = self._given.uri if "uri" in self._keys else str(place["uri"])
+        if "***" in uri:
+            raise UserError(f"{folder}: belongs to {uri}: give the address whole, as tracking.uri=http://USER:...@HOST")
+        return replace(
+            self._given,
+            enabled=True,
+            uri=uri,
+            experiment=self._given.experiment if "experiment" in self._keys else str(place["experiment"]),
+            log_model=self._given.log_model if "log_model" in self._keys else bool(place["log_model"]),
+            tags={**place["tags"], **self._given.tags},
+        )
+
+    def _run(self, folder: Path, tracking: TrackingSpec, missed: Mapping[str, Any]) -> bool:
+        try:
+            spec = self._parse((folder / SPEC_FILE).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{folder / SPEC_FILE}: can't be read ({error})") from error
+        try:
+            result = RunResult.read(folder)
+        except UserError:  # killed, and told nobody
+            result = RunResult(
+                name=spec.name(), status=Status.KILLED, reason="its process died", spec_digest=spec.digest()
+            )
+        recorder = MlflowRecorder(tracking, spec, folder, child=_child(folder, tracking, missed), reopen=True)
+        return recorder.bury(result, _start(folder, spec, result))
+
+
+def _missed(folder: Path) -> dict[str, Any]:
+    missed = spool.kept(folder)
+    if missed is None or missed.get("kind") not in {"run", "sweep"} or not isinstance(missed.get("tracking"), dict):
+        raise UserError(f"{folder / spool.PENDING_FILE}: is damaged; the folder itself holds the run")
+    return missed
+
+
+def _check(folder: Path, done: bool) -> None:
     if not done:
         why = (spool.kept(folder) or {}).get("why", "")
         raise UserError(f"{folder}: can't be recorded: {why}")
-    return True
 
 
 def _is_busy(folder: Path) -> bool:
-    if not (folder / LOCK_FILE).exists():  # made by whoever works there
-        return False
-    lock = FileLock(folder / LOCK_FILE)
+    with _held(folder) as ours:
+        return not ours
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Holds a folder's lock; false if somebody works there. Without a lock's file nobody does."""
+    path = folder / LOCK_FILE
+    if not path.exists():
+        yield True
+        return
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        return True
-    lock.release()
-    return False
-
-
-def _sweep(folder: Path, tracking: TrackingSpec, missed: Mapping[str, Any]) -> bool:
-    return SweepRun(tracking, str(missed["name"]), folder, missed["params"]).replay(missed)
-
-
-def _run(folder: Path, tracking: TrackingSpec, missed: Mapping[str, Any], parse: Callable[[str], RunSpec]) -> bool:
+        yield False
+        return
     try:
-        spec = parse((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / SPEC_FILE}: can't be read ({error})") from error
-    try:
-        result = RunResult.read(folder)
-    except UserError:  # killed, and told nobody
-        result = RunResult(name=spec.name(), status=Status.KILLED, reason="its process died", spec_digest=spec.digest())
-    recorder = MlflowRecorder(tracking, spec, folder, child=_child(folder, tracking, missed), reopen=True)
-    return recorder.bury(result, _start(folder, spec, result))
+        yield True
+    finally:
+        lock.release()
 
 
 def _child(folder: Path, tracking: TrackingSpec, missed: Mapping[str, Any]) -> Child | None:
@@ -91,7 +159,7 @@ def _start(folder: Path, spec: RunSpec, result: RunResult) -> RunStart | None:
         return None
     try:
         overrides = yaml.safe_load((folder / OVERRIDES_FILE).read_text(encoding="utf-8")) or []
-    except (OSError, yaml.YAMLError):
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
         overrides = []
     return RunStart(
         spec=spec,

@@ -17,6 +17,7 @@ from typing import Any
 
 from frostline.provenance import redact
 from frostline.record import write_atomically
+from frostline.spec import TrackingSpec
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +56,22 @@ def pending(roots: Iterable[Path]) -> list[Path]:
     return sorted(found)
 
 
-def mark_down(uri: str) -> None:
+def mark_down(uri: str, error: BaseException) -> None:
     """Notes that a server did not answer; files and databases are asked each time."""
-    if uri.startswith(("http://", "https://")):
+    words = ("API request", "HTTPConnection", "HTTPSConnection", "Connection", "timed out", "Max retries")
+    silent = isinstance(error, (ConnectionError, TimeoutError)) or any(word in str(error) for word in words)
+    if silent and uri.startswith(("http://", "https://")):
         _down[uri] = time.monotonic() + _DOWN_S
+
+
+def place(tracking: TrackingSpec) -> dict[str, Any]:
+    """Returns where something was to be recorded, without user and password."""
+    return {
+        "uri": redact(tracking.uri),
+        "experiment": tracking.experiment,
+        "log_model": tracking.log_model,
+        "tags": {key: redact(value) for key, value in tracking.tags.items()},
+    }
 
 
 def is_down(uri: str) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.provenance import redact
+from frostline.provenance import redact, without_user
 from frostline.result import Status
 from frostline.spec import TrackingSpec
 from frostline.tracking import spool
@@ -25,6 +25,7 @@ from frostline.tracking.client import (
     remember,
     reopen,
     reopenable,
+    send_params,
     source_tags,
 )
 from frostline.tracking.view import View, publish
@@ -32,6 +33,9 @@ from frostline.tracking.view import View, publish
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
+
+
+log = logging.getLogger(__name__)
 
 
 class SweepRun:
@@ -56,6 +60,7 @@ class SweepRun:
         self._broken = False
         self._experiment_id = ""
         self._ending: dict[str, Any] = {}
+        self._view: dict[str, Any] | None = None
         self.warning: str | None = None
         """What was told of the store's trouble."""
         self.run_id: str | None = None
@@ -71,14 +76,13 @@ class SweepRun:
             earlier = reopenable(self._folder, self._tracking.uri)
             if earlier is not None:
                 self._open(made, earlier[1])
+                send_params(made, earlier[1].info.run_id, self._params, earlier[1].data.params)
             else:
                 self._create(made)
             for key, step, value in (spool.kept(self._folder) or {}).get("metrics", ()):
                 self.log({key: value}, step)  # what an earlier command could not send
 
     def _create(self, made: MlflowClient) -> None:
-        from mlflow.entities import Param
-
         tags = {
             **source_tags("frostline sweep"),
             RUN_DIR_TAG: str(self._folder.absolute()),
@@ -88,7 +92,7 @@ class SweepRun:
         run = made.create_run(self._experiment_id, run_name=self._name, tags=tags)
         self.run_id = run.info.run_id
         remember(self._folder, self._tracking.uri, self.run_id)
-        made.log_batch(self.run_id, params=[Param(key, str(value)[:6000]) for key, value in self._params.items()])
+        send_params(made, self.run_id, self._params, {})
 
     def _open(self, made: MlflowClient, run: Run) -> None:
         reopen(made, run)
@@ -102,6 +106,8 @@ class SweepRun:
         rows = {metric_name(key): float(value) for key, value in metrics.items()}
         new = {key: value for key, value in rows.items() if self._known.get((key, step)) != value}
         self._known |= {(key, step): value for key, value in new.items()}
+        if self._broken and new:  # the next word may never come
+            self._keep("metrics")
         if self._client is None or self.run_id is None or self._broken or not new:
             return
         with self._forgiving("metrics"):
@@ -134,30 +140,31 @@ class SweepRun:
         Returns:
             The whole address if the store is a server, else what comes behind that of `frostline ui`.
         """
-        links: list[str] = []
+        self._view = {"metric": metric_name(f"best/{metric}"), "maximize": maximize, "keys": list(keys)}
         if self._client is None or self.run_id is None or self._broken:
             return None
-        with self._forgiving("view"):
-            view = View(parent=self.run_id, metric=metric_name(f"best/{metric}"), maximize=maximize, keys=tuple(keys))
-            path = publish(self._client, self._experiment_id, view)
-            uri = re.sub(r"//[^/@]*@", "//", self._tracking.uri).rstrip("/")  # without user and password
-            links.append(f"{uri}{path}" if uri.startswith(("http://", "https://")) else path)
-        return links[0] if links else None
-
-    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Tags another run of the sweep."""
-        if self._client is None or self._broken:
-            return
-        with self._forgiving("tags"):
-            for key, value in tags.items():
-                self._client.set_tag(run_id, key, redact(value)[:6000])
+        try:
+            path = publish(self._client, self._experiment_id, View(parent=self.run_id, **self._view))
+        except Exception as error:  # noqa: BLE001 - a view is a convenience: the record doesn't depend on it
+            log.info("MLflow: no view of the sweep (%s)", type(error).__name__)
+            return None
+        uri = without_user(self._tracking.uri).rstrip("/")
+        return f"{uri}{path}" if uri.startswith(("http://", "https://")) else path
 
     def log_by_step(self, name: str, values: Mapping[int, float]) -> None:
         """Records one metric over something that isn't time, as the frozen depth."""
         for step, value in sorted(values.items()):
             self.log({name: value}, step)
 
-    def finish(self, status: Status, tags: Mapping[str, str], files: Sequence[Path]) -> None:
+    def finish(
+        self,
+        status: Status,
+        tags: Mapping[str, str],
+        files: Sequence[Path],
+        *,
+        best: Path | None = None,
+        points: Mapping[Path, Mapping[str, str]] | None = None,
+    ) -> None:
         """Ends the run: status first, so that a kill during the upload doesn't leave it RUNNING.
 
         Its workers must be gone: a run that one of them left RUNNING is ended, too.
@@ -166,10 +173,18 @@ class SweepRun:
             status: How the sweep's command ended.
             tags: The answer, and what the run list is filtered by.
             files: Artifacts.
+            best: The folder of the best run.
+            points: More tags for the runs that lie in these folders.
         """
         if not self._tracking.enabled:
             return
-        self._ending = {"status": status.value, "tags": dict(tags), "files": [str(path) for path in files]}
+        self._ending = {
+            "status": status.value,
+            "tags": {key: redact(value) for key, value in tags.items()},
+            "files": [str(path) for path in files],
+            "best": None if best is None else str(best),
+            "points": {str(path): dict(more) for path, more in (points or {}).items()},
+        }
         if self._broken:
             self._keep("finish")
             with suppress(Exception):  # told already; at least the status should be true if the store is back
@@ -189,7 +204,15 @@ class SweepRun:
         status = self._ending["status"]
         self._client.set_terminated(self.run_id, status=status)
         for key, value in {STATUS_TAG: status, **self._ending["tags"]}.items():
-            self._client.set_tag(self.run_id, key, redact(value)[:6000])
+            self._client.set_tag(self.run_id, key, value[:6000])
+        best = self._ending.get("best")
+        if best is not None and (run_id := self.recorded(Path(best))) is not None:
+            self._client.set_tag(self.run_id, "frostline.best_run", run_id)
+        for folder, more in self._ending.get("points", {}).items():
+            child = self.recorded(Path(folder))
+            if child is not None:
+                for key, value in more.items():
+                    self._client.set_tag(child, key, value)
         for name in self._ending["files"]:
             if Path(name).is_file():
                 self._client.log_artifact(self.run_id, name)
@@ -210,6 +233,8 @@ class SweepRun:
         with self._forgiving("sync"):
             # A process that was killed in the midst left no word of its end.
             self._ending = missed["ending"] or {"status": Status.KILLED.value, "tags": {}, "files": []}
+            if missed.get("view") and self._client is not None and self.run_id is not None:
+                publish(self._client, self._experiment_id, View(parent=self.run_id, **missed["view"]))
             self._end()
         return not self._broken
 
@@ -217,7 +242,13 @@ class SweepRun:
         before = (spool.kept(self._folder) or {}).get("metrics", ())
         known = {**{(key, step): value for key, step, value in before}, **self._known}
         metrics = [[key, step, value] for (key, step), value in known.items()]
-        missed = {"kind": "sweep", "name": self._name, "params": {k: str(v) for k, v in self._params.items()}}
+        missed = {
+            "kind": "sweep",
+            "tracking": spool.place(self._tracking),
+            "name": self._name,
+            "params": {key: str(value) for key, value in self._params.items()},
+            "view": self._view,
+        }
         spool.keep(self._folder, {**missed, "metrics": metrics, "ending": self._ending or None, "why": why})
 
     @contextmanager
@@ -226,7 +257,7 @@ class SweepRun:
             yield
         except Exception as error:  # noqa: BLE001 - recording must not end a sweep
             self._broken = True
-            spool.mark_down(self._tracking.uri)
+            spool.mark_down(self._tracking.uri, error)
             self._keep(f"{what}: {type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}")
             self.warning = spool.warning(self._tracking.uri)
             spool.warn(self._tracking.uri)

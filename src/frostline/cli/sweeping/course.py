@@ -99,7 +99,7 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
             return course.go(queue, warm_points)
         except UserError:
             raise
-        except ValueError as error:
+        except Exception as error:
             # What composes was composed before: this is no config error, and must not be told as one.
             log.exception("the sweep failed")
             raise RunFailedError(

@@ -159,16 +159,20 @@ def _record(
     if answer.best is not None:
         tags["frostline.best"] = answer.best.label()
         tags["frostline.recommendation"] = answer.text
-        best_run = run.recorded(runs.folder_of(answer.best.number, runs.seeds[0]))
-        if best_run is not None:
-            tags["frostline.best_run"] = best_run
+    told: dict[Path, dict[str, str]] = {}
     if len(runs.seeds) > 1:  # the first seed's run went to its end, and so is FINISHED, of points that did not
-        for point in points:
-            child = run.recorded(runs.folder_of(point.number, runs.seeds[0])) if point.outcome is not None else None
-            if child is not None:
-                run.tag(child, {"frostline.point_state": point.state.value})
+        told = {
+            runs.folder_of(point.number, runs.seeds[0]): {"frostline.point_state": point.state.value}
+            for point in points
+            if point.outcome is not None
+        }
+    best = None
+    if answer.best is not None:
+        number = answer.best.number if answer.best.copy_of is None else answer.best.copy_of
+        best = runs.folder_of(number, runs.seeds[0])
     own = [folder.folder / SWEEP_FILE, folder.folder / JOURNAL_FILE]
-    run.finish(outcome, tags, [*paths, *(path for path in own if path.is_file())])
+    files = [*paths, *(path for path in own if path.is_file())]
+    run.finish(outcome, tags, files, best=best, points=told)
 
 
 def _note(answer: Answer, status: str, view: str | None) -> str:

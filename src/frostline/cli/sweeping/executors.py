@@ -89,7 +89,8 @@ class Runs:
         """Returns how a task ended, with what is wrong if it was trained from other weights or rows than the others."""
         trouble = None
         if end.outcome is not None and end.outcome.state is not State.FAILED:
-            trouble = self._inputs.trouble(params, self.folder_of(number, self.seeds[0]))
+            folders = (self.folder_of(number, seed) for seed in end.outcome.by_seed)
+            trouble = next((words for run in folders if (words := self._inputs.trouble(params, run))), None)
         return Ended(number=number, outcome=None if trouble else end.outcome, fatal=trouble or end.fatal)
 
     def overrides(self, params: Mapping[str, Value], seed: int) -> tuple[str, ...]:

@@ -17,10 +17,10 @@ from filelock import FileLock, Timeout
 from frostline.cli.preflight import num_blocks
 from frostline.cli.sweeping.read import Sweep
 from frostline.errors import SpecError, UserError
-from frostline.point import Point
+from frostline.point import Point, ranked
 from frostline.provenance import redact
 from frostline.record import LOCK_FILE, METRICS_FILE, write_atomically
-from frostline.spec import SWEEP_SCHEMA, Enqueue
+from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue
 
 SWEEP_FILE = "sweep.json"
 JOURNAL_FILE = "journal.log"
@@ -184,6 +184,27 @@ def _group_settings(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, dict[s
 
 def _queue(sweep: Sweep) -> Any:
     return Enqueue.COARSE.value if sweep.enqueue is None else [dict(params) for params in sweep.enqueue]
+
+
+def best_run_folder(folder: Path) -> Path:
+    """Returns the folder of the best run of a sweep: of its first seed, if there are several.
+
+    Raises:
+        UserError: It isn't a sweep's folder, or no point was trained to its end.
+    """
+    description = read_description(folder)
+    try:
+        maximize = description["direction"] == Direction.MAXIMIZE.value
+        seeds = description["plan"]["seeds"]
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{folder / SWEEP_FILE}: lacks {error}") from error
+    sweep = SweepFolder(folder)
+    best = ranked(sweep.read_points(), maximize)
+    if not best:
+        raise UserError(f"{folder}: no point of this sweep was trained to its end")
+    number = best[0].copy_of if best[0].copy_of is not None else best[0].number
+    target = sweep.point_folder(number)
+    return target / f"s{seeds[0]}" if seeds and len(seeds) > 1 else target
 
 
 def refusal(difference: Sequence[str]) -> str:
