@@ -133,7 +133,6 @@ def test_a_record_cant_have_code_run(frostline, in_tmp, own, recorded):
         (["runs/one", "--at", "999"], "the record ends at step"),
         (["runs/one", "--tolerance", "-1"], "give a number of 0 or more"),
         (["runs/one", "--tolerance", "inf"], "give a number of 0 or more"),
-        (["runs/one", "model.revision=2024-13-45"], "model.revision"),
         (["runs/one", "freeze.depth=9"], "has 4 blocks"),
         ([], "RUN"),
     ],

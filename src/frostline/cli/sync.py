@@ -53,8 +53,9 @@ def main(arguments: list[str]) -> int:
 def _record(found: Sequence[Path], replay: Replay, is_out: Callable[[], bool]) -> int:
     """Records folder after folder; one that can't be recorded doesn't keep the others from it."""
     code = 0
-    for step in (replay.begin, replay.record):
-        for folder in found:
+    # Parents are made first, so that their runs find them, and ended last, when the best run's id is known.
+    for step, folders in ((replay.begin, found), (replay.record, list(reversed(found)))):
+        for folder in folders:
             try:
                 done = step(folder)
             except UserError as error:
