@@ -156,7 +156,7 @@ def _cpu_model() -> str:
 def redact(text: str) -> str:
     """Returns `text` without users and passwords of URIs, also of their queries; Hydra may have escaped colons."""
     # Rather too much than too little: a password may hold a slash. Bounded, for long lines of addresses.
-    text = re.sub(r"(\w\\?://)\S{0,300}@", r"\1***@", text)
+    text = re.sub(r"(\w\\?://)\S{0,2000}@", r"\1***@", text)
     return re.sub(
         r"([?&](?:password|passwd|pwd|token|secret|api_?key)=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE
     )

@@ -118,10 +118,18 @@ def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_override
     sweep += ["tracking.experiment=mine", "+tracking.tags.team=nlp"]
     down = call(*sweep, cwd=tmp_path, **QUICK)  # nobody listens yet
     assert down.returncode == 0, down.stderr
+    assert "not in MLflow yet: 6 of its runs; frostline sync runs/lr_x_depth" in down.stdout
     assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
     found = points(folder)
     assert len(spool.pending([folder])) == 6
+    kept = {path: spool.kept(path) for path in spool.pending([folder])}
+    for elsewhere in ([], [f"tracking.uri=http://127.0.0.1:{free_port()}"]):
+        early = call("sync", *elsewhere, cwd=tmp_path, **QUICK)  # one line for all: nobody listens yet
+        assert early.returncode == 2
+        assert len(early.stderr.splitlines()) <= 2, early.stderr
+    for path, missed in kept.items():  # and an attempt that failed changes nothing
+        assert {**spool.kept(path), "why": ""} == {**missed, "why": ""}
 
     with mlflow_server(tmp_path, port) as uri:
         name = next(f"{p.number:03d}" for p in found if p.state.value == "PRUNED")  # not the best one

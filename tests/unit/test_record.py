@@ -215,6 +215,7 @@ def test_what_is_changed_beside_the_commit_is_kept_within_bounds(tmp_path):
         ("http://me:p@ss@host/x", "http://***@host/x"),
         ("postgresql://h/db?user=me&password=hunter2&x=1", "postgresql://h/db?user=me&password=***&x=1"),
         ("mail me@host about http://host/a", "mail me@host about http://host/a"),
+        (f"http://me:{'t' * 1500}@host/x", "http://***@host/x"),
         ("a=http://u:p@h b=https://v:q@i", "a=http://***@h b=https://***@i"),
     ],
 )

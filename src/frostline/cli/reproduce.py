@@ -49,10 +49,10 @@ def main(arguments: list[str]) -> int:
         elif options.tracking_uri not in {None, job.tracking.uri}:
             run_id = None  # of another store: the re-run can't be its child
     spec = _spec(recorded, [word for word in options.overrides if not _is_beside(word)])
-    _refuse_code(recorded, spec, options)
+    _refuse_code(recorded, spec, job, options.metric)
     until = _until(recorded, options.at)
     if options.explain:
-        return _explain(recorded, spec, job)
+        return _explain(recorded, spec)
     return _rerun(recorded, spec, job, options, until, run_id)
 
 
@@ -174,7 +174,7 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     return with_params(spec, changes) if changes else spec
 
 
-def _refuse_code(recorded: Recorded, spec: RunSpec, options: argparse.Namespace) -> None:
+def _refuse_code(recorded: Recorded, spec: RunSpec, job: Job, trusted: Sequence[str]) -> None:
     """A record can't have code run: what isn't frostline's own is named once more by the person who trusts it.
 
     Raises:
@@ -183,9 +183,9 @@ def _refuse_code(recorded: Recorded, spec: RunSpec, options: argparse.Namespace)
     from frostline.metrics import METRICS
     from frostline.registry import import_plugins
 
-    import_plugins(_job(options).plugins)
+    import_plugins(job.plugins)
     for name in spec.training.metrics:
-        if name not in METRICS and name not in options.metric:
+        if name not in METRICS and name not in trusted:
             raise UserError(
                 f"{recorded.source}: its record asks for the metric {name!r}, which may be a script; if you trust it, "
                 f"give --metric {name}"
@@ -205,13 +205,11 @@ def _until(recorded: Recorded, at: int | None) -> int | None:
     return own if at == recorded.last_step else at
 
 
-def _explain(recorded: Recorded, spec: RunSpec, job: Job) -> int:
-    from frostline.registry import import_plugins
+def _explain(recorded: Recorded, spec: RunSpec) -> int:
     from frostline.report import print_differences
     from frostline.reproduce import differences
     from frostline.train import prepare
 
-    import_plugins(job.plugins)
     setup = prepare(spec)
     print_differences(recorded.source, differences(recorded, spec, setup.provenance))
     return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         if not folder.is_dir() and folder != _RUNS:
             raise UserError(f"{folder}: no such folder; give the one that the runs lie in")
     from frostline.config import spec_from_json
-    from frostline.tracking import Replay, is_down, pending
+    from frostline.tracking import Replay, pending
 
     found = pending(folders)
     if not found:
@@ -47,20 +47,24 @@ def main(arguments: list[str]) -> int:
     overrides = [word for word in options.overrides if "=" in word]
     tracking = compose(Namespace(overrides=overrides, config_dir=options.config_dir)).tracking
     keys = frozenset(word.partition("=")[0].rpartition(".")[2] for word in overrides if "tracking." in word)
-    return _record(found, Replay(tracking, keys, spec_from_json), lambda: is_down(tracking.uri))
+    return _record(found, Replay(tracking, keys, spec_from_json))
 
 
-def _record(found: Sequence[Path], replay: Replay, is_out: Callable[[], bool]) -> int:
+def _record(found: Sequence[Path], replay: Replay) -> int:
     """Records folder after folder; one that can't be recorded doesn't keep the others from it."""
     code = 0
+    failed: set[Path] = set()
     # Parents are made first, so that their runs find them, and ended last, when the best run's id is known.
     for step, folders in ((replay.begin, found), (replay.record, list(reversed(found)))):
         for folder in folders:
+            if folder in failed:
+                continue
             try:
                 done = step(folder)
             except UserError as error:
                 code = report_error(error)
-                if is_out():
+                failed.add(folder)
+                if replay.is_out:
                     return code
                 continue
             if done:

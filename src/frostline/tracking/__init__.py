@@ -17,7 +17,7 @@ from frostline.tracking.client import (
 )
 from frostline.tracking.recorder import Child, MlflowRecorder
 from frostline.tracking.replay import Replay
-from frostline.tracking.spool import is_down, pending
+from frostline.tracking.spool import pending
 from frostline.tracking.sweep import SweepRun
 
 __all__ = [
@@ -30,7 +30,6 @@ __all__ = [
     "absolute",
     "client",
     "fetch_files",
-    "is_down",
     "metric_name",
     "pending",
     "preload",

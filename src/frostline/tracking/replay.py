@@ -37,6 +37,12 @@ class Replay:
         self._given = given
         self._keys = keys
         self._parse = parse
+        self._uri = given.uri
+
+    @property
+    def is_out(self) -> bool:
+        """Whether the store that was asked last does not answer: the others needn't be tried."""
+        return spool.is_down(self._uri)
 
     def begin(self, folder: Path) -> None:
         """Makes the parent run of a sweep, so that its points find it; does nothing for a run's folder.
@@ -50,7 +56,7 @@ class Replay:
         tracking = self._tracking(folder, missed)
         run = SweepRun(tracking, str(missed["name"]), folder, missed["params"])
         run.start()
-        _check(folder, run.run_id is not None)
+        _check(folder, missed, done=run.warning is None)
 
     def record(self, folder: Path) -> bool:
         """Records what was missed of a folder, from `spool.pending`.
@@ -71,9 +77,9 @@ class Replay:
                 return False
             if missed["kind"] == "sweep":
                 run = SweepRun(tracking, str(missed["name"]), folder, missed["params"])
-                _check(folder, run.replay(missed))
+                _check(folder, missed, done=run.replay(missed))
             else:
-                _check(folder, self._run(folder, tracking, missed))
+                _check(folder, missed, done=self._run(folder, tracking, missed))
         return True
 
     def _tracking(self, folder: Path, missed: Mapping[str, Any]) -> TrackingSpec:
@@ -81,6 +87,7 @@ class Replay:
         uri = self._given.uri if "uri" in self._keys else str(place["uri"])
         if "***" in uri:
             raise UserError(f"{folder}: belongs to {uri}: give the address whole, as tracking.uri=http://USER:...@HOST")
+        self._uri = uri
         return replace(
             self._given,
             enabled=True,
@@ -112,9 +119,11 @@ def _missed(folder: Path) -> dict[str, Any]:
     return missed
 
 
-def _check(folder: Path, done: bool) -> None:
+def _check(folder: Path, missed: Mapping[str, Any], *, done: bool) -> None:
     if not done:
         why = (spool.kept(folder) or {}).get("why", "")
+        # An attempt that failed must change nothing of what is kept: how a sweep ended, and where it belongs.
+        spool.keep(folder, {**missed, "why": why})
         raise UserError(f"{folder}: can't be recorded: {why}")
 
 

@@ -74,7 +74,7 @@ def conclude(
         failed = f"stopped: {summary.stopped}; the first: {_first_reason(points)}"
     elif first_reason is not None:
         failed = f"every point failed; the first: {first_reason}"
-    elif summary.complete and answer.best is None:
+    elif summary.complete and answer.best is None and any(point.state is State.FAILED for point in points):
         failed = f"no point was trained to its end; the first that failed: {_first_reason(points)}"
     view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
     _record(
