@@ -254,7 +254,6 @@ def compare(
     within = largest is None or largest.size <= _allowed(largest, tolerance, rows)
     meaning = [str(difference) for difference in found if difference.effect is Effect.MEANING]
     bits = [str(difference) for difference in found if difference.effect is Effect.BITS]
-    left_out = _left_out(recorded, gaps) if weights else []
     alike = again.status in _expected(recorded, until) and (
         again.status is not Status.FAILED or again.reason == recorded.result.reason
     )
@@ -266,12 +265,6 @@ def compare(
         reason += f"; likely because of {'; '.join(meaning or bits)}" if meaning or bits else ""
     elif not num_compared:
         conclusion, reason = Conclusion.DIFFERENT, "there was no number to compare"
-    elif gaps and len(left_out) == len(gaps):
-        conclusion = Conclusion.IDENTICAL
-        reason = (
-            "the trained weights and every evaluation are bit-equal; train/loss can't be compared where the recorded "
-            "run was stopped inside an epoch and went on"
-        )
     elif not gaps and weights is not False:
         conclusion = Conclusion.IDENTICAL
         reason = "every number is bit-equal" if until is None else f"every number up to step {until} is bit-equal"
@@ -388,13 +381,6 @@ def _allowed(gap: Gap, tolerance: float, eval_rows: float) -> float:
 def _excess(gap: Gap, tolerance: float, eval_rows: float) -> float:
     allowed = _allowed(gap, tolerance, eval_rows)
     return gap.size / allowed if allowed else math.inf
-
-
-def _left_out(recorded: Recorded, gaps: Sequence[Gap]) -> list[Gap]:
-    """Returns the gaps that a stop inside an epoch explains: it adds a row, and the loss is a mean since the last."""
-    if "resumed_from" not in recorded.result.provenance:
-        return []
-    return [gap for gap in gaps if gap.metric == "train/loss" or (math.isinf(gap.size) and "train/" in gap.metric)]
 
 
 def _expected(recorded: Recorded, until: int | None) -> set[Status]:

@@ -137,6 +137,28 @@ def test_fact_num_items_counts_the_rows_of_the_whole_step(tmp_path):
     assert seen[6:8] == [(4, 8)] * 2  # 32 rows are 12 + 12 + 8
 
 
+def test_trap_the_logged_loss_forgets_the_steps_before_a_resume(tmp_path):
+    def logged(folder, **arguments):
+        trainer = make_trainer(folder, logging_steps=4, max_steps=8, **arguments)
+        found = []
+
+        class Watch(TrainerCallback):
+            def on_train_begin(self, args, state, control, **kwargs):
+                found.append((trainer._globalstep_last_logged, trainer._tr_loss.item()))
+
+        trainer.add_callback(Watch())
+        return trainer, found
+
+    trainer, _ = logged(tmp_path, save_strategy="steps", save_steps=6)
+    trainer.train()
+    whole = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    again, found = logged(tmp_path)
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+    # Where src/frostline/train/window.py sets both: they have been set to nothing, and nothing is added yet.
+    assert found == [(6, 0.0)]
+    assert [row["loss"] for row in again.state.log_history if "loss" in row][-1] != whole[-1]
+
+
 def test_fact_warmup_below_one_is_a_share_of_the_steps(tmp_path):
     arguments = TrainingArguments(output_dir=str(tmp_path), warmup_steps=0.25, report_to="none")
     assert arguments.get_warmup_steps(100) == 25

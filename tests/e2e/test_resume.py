@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from frostline.errors import UserError
-from frostline.record import NullRecorder, Recorders, RunFolder
+from frostline.record import NullMonitor, NullRecorder, Recorders, RunFolder
 from frostline.result import RunResult, Status
 from frostline.train import run
 from frostline.train.checkpoint import MANIFEST, CheckpointStore
@@ -36,12 +36,12 @@ class StopAt(NullRecorder):
 def train(tmp_path, make_spec):
     count = iter(range(100))
 
-    def call(*overrides, stop=None, resume_from=None):
+    def call(*overrides, stop=None, resume_from=None, monitor=None):
         spec = make_spec(LENGTH, *overrides)
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, overrides) as recorder:
             recorders = Recorders([recorder, stop] if stop else [recorder])
-            return run(spec, recorders, folder, resume_from=resume_from), folder
+            return run(spec, recorders, folder, resume_from=resume_from, monitor=monitor), folder
 
     return call
 
@@ -74,6 +74,30 @@ def test_a_resumed_run_ends_in_the_same_bits(train, step):
     assert resumed.status is Status.FINISHED
     assert resumed.provenance["resumed_from"] == str(cut)
     assert_same(whole, folder)
+
+
+class StopAfter(NullMonitor):
+    """Sends this process a signal after a step, whether anything is logged there or not."""
+
+    def __init__(self, step):
+        self._left = step
+
+    def alive(self):
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+# Logs fall on 3, 6, 8 (an epoch's end), 9, 12, 15, 16, ...: stops inside a window and at its end.
+@pytest.mark.parametrize("step", [4, 8, 10, 11])
+def test_the_training_loss_of_a_resumed_run_is_the_mean_of_the_same_steps(train, step):
+    each = ["training.log_every=3", "training.evaluate=never", "training.epochs=2"]
+    whole = train(*each)[1]
+    stopped, cut = train(*each, monitor=StopAfter(step))
+    assert stopped.status is Status.KILLED
+    last = CheckpointStore(cut).steps()[-1]
+    assert last.name == f"step-{step + 1:09d}" or step == 8
+    assert_same(whole, train(*each, resume_from=cut)[1])
 
 
 def test_a_run_may_be_stopped_and_resumed_again_and_again(train):

@@ -297,19 +297,6 @@ def test_a_run_lost_at_its_last_step_may_come_to_its_end():
     assert verdict(then=then, until=4).conclusion is Conclusion.IDENTICAL
 
 
-def test_a_stop_inside_an_epoch_explains_its_rows_of_the_loss_and_no_more():
-    resumed = record(provenance={**PROVENANCE, "resumed_from": "x"})
-    rows = {**CURVE, 3: {"train/loss": 0.55, "train/grad_norm": 1.0}, 4: {**CURVE[4], "train/loss": 0.45}}
-    then = replace(resumed, curve=rows)
-    said = verdict(then=then)
-    assert said.conclusion is Conclusion.IDENTICAL
-    assert "stopped inside an epoch" in said.reason
-    assert verdict(then=then, again=result(weights_sha256="b" * 64)).conclusion is Conclusion.DIFFERENT
-    other = replace(resumed, curve={**rows, 2: {**CURVE[2], "eval/loss": 0.651}})
-    assert verdict(then=other).conclusion is Conclusion.DIFFERENT
-    assert verdict(then=replace(record(), curve=rows)).conclusion is Conclusion.DIFFERENT
-
-
 @pytest.mark.parametrize("name", ["cuda", "driver"])
 def test_another_gpu_stack_may_change_bits(name):
     then = record(provenance={**PROVENANCE, "compute": {**PROVENANCE["compute"], name: "12.4"}})

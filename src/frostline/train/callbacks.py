@@ -24,6 +24,7 @@ from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import RngState
 from frostline.train.loss import BatchLoss, DivergedError
 from frostline.train.signals import SignalGuard
+from frostline.train.window import LossWindow
 
 log = logging.getLogger(__name__)
 
@@ -180,8 +181,11 @@ class RecordCallback(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Logs the last steps of an epoch too, which need not be a multiple of `log_every`."""
-        control.should_log = True
+        """Logs the last steps of an epoch too, which need not be a multiple of `log_every`.
+
+        Trainer also comes here after a stop inside an epoch, where a run that isn't stopped logs nothing.
+        """
+        control.should_log = _epoch_is_whole(state) or state.global_step >= state.max_steps
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Trainer's log of steps has a loss; its log of an evaluation and its summary have not."""
@@ -225,9 +229,10 @@ def ask_monitor(monitor: Monitor, ledger: Ledger, objective: str, epoch: float) 
 class CheckpointCallback(TrainerCallback):
     """Publishes what Trainer wrote, with the best weights so far beside it."""
 
-    def __init__(self, store: CheckpointStore, ledger: Ledger, spec_digest: str) -> None:
+    def __init__(self, store: CheckpointStore, ledger: Ledger, window: LossWindow, spec_digest: str) -> None:
         self._store = store
         self._ledger = ledger
+        self._window = window
         self._spec_digest = spec_digest
 
     def on_epoch_end(
@@ -248,6 +253,7 @@ class CheckpointCallback(TrainerCallback):
             "last": {"step": self._ledger.last_eval_step, "metrics": self._ledger.last_metrics},
             "cost": {"train_s": self._ledger.train_s, "eval_s": self._ledger.eval_s},
             "epoch": state.epoch,
+            "window": self._window.read(),
         }
         self._store.publish(state.global_step, extra)
 

@@ -250,6 +250,7 @@ def _carry_over(
     """Takes the best evaluation and the recorded numbers up to the checkpoint over from the interrupted run."""
     path, manifest = checkpoint
     callbacks.restore_ledger(assembly.ledger, path, manifest)
+    assembly.window.carry(manifest.get("window"))
     best = assembly.ledger.best
     log.info("resuming from %s (best so far: %s)", path, best.value if best.step is not None else "none")
     assert resume_from is not None

@@ -25,6 +25,7 @@ from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
 from frostline.train.setup import Setup
 from frostline.train.signals import SignalGuard
+from frostline.train.window import LossWindow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +35,14 @@ class Assembly:
     Attributes:
         trainer: Ready for `train()`.
         ledger: What the callbacks find out.
+        window: What `train/loss` is a mean over.
         evaluation: To be told of evaluations that Trainer doesn't start by itself.
         progress: To be closed when training ends badly.
     """
 
     trainer: Trainer
     ledger: callbacks.Ledger
+    window: LossWindow
     evaluation: callbacks.EvaluationCallback
     progress: FrostlineProgress
 
@@ -99,7 +102,7 @@ def assemble(
         monitor: Who may stop the run after an evaluation.
     """
     model = setup.loaded.model
-    ledger = callbacks.Ledger()
+    ledger, window = callbacks.Ledger(), LossWindow()
     loss = BatchLoss(spec.dataset.task)
     every = spec.training.checkpoint
     evaluation = callbacks.EvaluationCallback(spec.training, ledger, recorder, model)
@@ -111,7 +114,8 @@ def assemble(
         evaluation,
         callbacks.MonitorCallback(monitor, ledger, spec.training.objective, every),
         callbacks.RecordCallback(recorder),
-        callbacks.CheckpointCallback(store, ledger, spec.digest()),
+        callbacks.CheckpointCallback(store, ledger, window, spec.digest()),
+        window,
         progress,
     ]
     padding = 8 if setup.machine.device == "cuda" and setup.machine.precision is not Precision.FP32 else None
@@ -127,12 +131,13 @@ def assemble(
         callbacks=ours,
         optimizers=(setup.optimizer, None),
     )
+    window.attach(trainer)
     trainer.remove_callback(ProgressCallback)
     for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
         trainer.remove_callback(callback)
     # The loss function normalizes by the rows of the whole step; the model's forward must not be told to as well.
     trainer.model_accepts_loss_kwargs = False
-    return Assembly(trainer=trainer, ledger=ledger, evaluation=evaluation, progress=progress)
+    return Assembly(trainer=trainer, ledger=ledger, window=window, evaluation=evaluation, progress=progress)
 
 
 def _compute_metrics(setup: Setup) -> Any:
