@@ -91,16 +91,16 @@ def test_mlflow_has_the_run_with_all_that_matters(frostline, in_tmp, tiny_overri
     experiment = store.get_experiment_by_name("frostline")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     artifacts = {item.path for item in store.list_artifacts(run.info.run_id)}
-    files = {"spec.json", "overrides.yaml", "environment.json", "metrics.jsonl", "result.json", "run.log", "model"}
+    files = {"spec.json", "overrides.yaml", "environment.json", "metrics.jsonl", "result.json", "run.log"}
     assert artifacts - {"git.diff"} == files
-    assert "model/model.safetensors" in {item.path for item in store.list_artifacts(run.info.run_id, "model")}
+    assert len(run.outputs.model_outputs) == 1  # tests/e2e/test_mlflow_model.py
 
 
 def test_freeze_head_has_its_depth_as_a_number_and_the_model_may_stay_out(frostline, tiny_overrides, store):
     assert frostline("run", *tiny_overrides, "freeze=head", "tracking.log_model=false")[0] == 0
     (run,) = runs_of(store)
     assert (run.data.params["freeze.name"], run.data.params["freeze.depth"]) == ("head", "4")
-    assert "model" not in {item.path for item in store.list_artifacts(run.info.run_id)}
+    assert not run.outputs.model_outputs
 
 
 def test_a_diverged_run_is_failed_everywhere(frostline, in_tmp, tiny_overrides, store):

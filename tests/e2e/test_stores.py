@@ -5,56 +5,23 @@ from __future__ import annotations
 import http.server
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
 from frostline.result import RunResult
 from frostline.tracking import client, spool
+from tests.e2e.services import free_port, mlflow_server, postgresql
 from tests.e2e.sweep_tools import call, points
 
 pytestmark = pytest.mark.slow
 
 QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
-@contextmanager
-def mlflow_server(folder: Path, port: int):
-    """A real server on the loopback, with a SQLite store and served artifacts."""
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--artifacts-destination", str(folder / "served"),
-    ]  # fmt: skip
-    log = (folder / "server.log").open("w")
-    process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env={**os.environ})
-    try:
-        deadline = time.monotonic() + 120
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).read()
-                break
-            except OSError:
-                assert process.poll() is None, (folder / "server.log").read_text()
-                assert time.monotonic() < deadline, (folder / "server.log").read_text()
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
-        log.close()
 
 
 @contextmanager
@@ -110,12 +77,21 @@ def test_a_run_without_its_server_is_finished_and_told_once(tmp_path, tiny_overr
 
 
 @pytest.mark.timeout(900)
-def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_overrides):
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")  # by importing mlflow.pyfunc
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_overrides, kind):
+    """All of it twice: with files on this machine, and with the server's store and the study in PostgreSQL."""
+    with postgresql("mlflow", "optuna") if kind == "postgresql" else nullcontext() as database:
+        _on_a_real_server(tmp_path, tiny_overrides, database)
+
+
+def _on_a_real_server(tmp_path, tiny_overrides, database):
     port = free_port()
     here = f"tracking.uri=http://127.0.0.1:{port}"
     sweep = ["sweep", "lr_x_depth", *(o for o in tiny_overrides if not o.startswith("optimizer.lr=")), here]
     sweep += ["sweep.n_trials=5", "training.epochs=2", "dataset.train_rows=64", "sweep.enqueue=none"]
     sweep += ["tracking.experiment=mine", "+tracking.tags.team=nlp"]
+    sweep += [f"sweep.storage='{database('optuna')}'"] if database else []
     down = call(*sweep, cwd=tmp_path, **QUICK)  # nobody listens yet
     assert down.returncode == 0, down.stderr
     assert "not in MLflow yet: 6 of its runs; frostline sync runs/lr_x_depth" in down.stdout
@@ -131,7 +107,7 @@ def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_override
     for path, missed in kept.items():  # and an attempt that failed changes nothing
         assert {**spool.kept(path), "why": ""} == {**missed, "why": ""}
 
-    with mlflow_server(tmp_path, port) as uri:
+    with mlflow_server(tmp_path, port, database("mlflow") if database else None) as uri:
         name = next(f"{p.number:03d}" for p in found if p.state.value == "PRUNED")  # not the best one
         (folder / name / "spec.json").rename(folder / name / "spec.away")
         sync = call("sync", cwd=tmp_path)  # where each belongs is kept with it
@@ -167,12 +143,18 @@ def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_override
             assert run.data.params["freeze.depth"] == str(point.depth)
             result = RunResult.read(folder / f"{point.number:03d}")
             assert run.data.metrics["cost/train_s"] == result.cost.train_s
-            assert "model" not in {item.path for item in made.list_artifacts(run.info.run_id)}
+            assert bool(run.outputs.model_outputs) == (run.info.run_id == best.info.run_id)
             assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["moods"]
         assert max(parent.data.metrics[name] for name in ("best/accuracy", "point/accuracy")) > 0
         assert {item.path for item in made.list_artifacts(parent.info.run_id)} >= {"report.html", "points.csv"}
         assert call("sync", cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
         before = len(runs)
+
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+        loaded = mlflow.pyfunc.load_model(f"runs:/{best.info.run_id}/model")
+        assert set(loaded.predict(loaded.input_example)["label"]) <= {"positive", "negative"}
 
         # and with the server there from the start: the same things, at once
         other = call(*sweep, "sweep.name=there", cwd=tmp_path)
@@ -215,7 +197,9 @@ def test_a_server_that_goes_away_midway(tmp_path, tiny_overrides):
         told = [json.loads(line) for line in metrics.read_text().splitlines()]
         history = made.get_metric_history(run.info.run_id, "train/loss")
         assert len(history) == len([row for row in told if "train/loss" in row])
-        assert {item.path for item in made.list_artifacts(run.info.run_id)} >= {"spec.json", "result.json", "model"}
+        assert {item.path for item in made.list_artifacts(run.info.run_id)} >= {"spec.json", "result.json"}
+        (output,) = run.outputs.model_outputs
+        assert made.get_logged_model(output.model_id).status.value == "READY"
 
 
 def test_a_store_that_cant_say_whether_a_run_is_there_gets_no_second_one(tmp_path, monkeypatch):

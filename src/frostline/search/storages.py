@@ -87,7 +87,8 @@ def open_url(url: str) -> BaseStorage:
         with quiet():
             return RDBStorage(url)
     except ImportError as error:
-        reason = f"{error}; install its driver, as pip install psycopg2-binary"
+        package = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary"}.get(error.name or "", error.name)
+        reason = f"its driver is missing: pip install {package}"
     except Exception as error:  # noqa: BLE001 - SQLAlchemy's own tree of errors; a user's URL is wrong or out of reach
         reason = str(error).splitlines()[0]
     raise UserError(f"sweep.storage={redact(url)}: can't be opened: {redact(reason)[:300]}")

@@ -118,6 +118,7 @@ class SweepSpec:
         warm_start: Name or folder of an earlier sweep, whose finished points of the same space the sampler learns from.
         storage: An Optuna storage URL; None: a journal in the sweep's folder.
         keep_models: Whose `model/` stays on the disk.
+        log_best_model: Whether the best run's model, if it is kept, becomes a model in MLflow when the sweep ends.
     """
 
     name: str
@@ -138,6 +139,7 @@ class SweepSpec:
     warm_start: str | None
     storage: str | None
     keep_models: KeepModels
+    log_best_model: bool
 
     def __post_init__(self) -> None:
         bad = not self.name or self.name in {".", ".."} or any(letter in self.name for letter in "/\\\0\n")

@@ -1,7 +1,6 @@
 """Owns: MLflow, in and out; the only importer of mlflow. Must not know: training."""
 
 from frostline.tracking.client import (
-    MODEL_FOLDER,
     RUN_DIR_TAG,
     absolute,
     client,
@@ -15,6 +14,7 @@ from frostline.tracking.client import (
     tag_run,
     ui_command,
 )
+from frostline.tracking.model import MODEL_FOLDER
 from frostline.tracking.recorder import Child, MlflowRecorder
 from frostline.tracking.replay import Replay
 from frostline.tracking.spool import pending

@@ -24,6 +24,7 @@ from frostline.provenance import process_start, redact
 from frostline.record import RUN_FILE, write_atomically
 from frostline.result import Status
 from frostline.spec import TrackingSpec
+from frostline.tracking.model import MODEL_FOLDER, download_model, model_id_of
 from frostline.tracking.spool import check_up
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUN_DIR_TAG = "frostline.run_dir"
-MODEL_FOLDER = "model"
 STATUS_TAG = "frostline.status"
 REASON_TAG = "frostline.reason"
 PARENT_TAG = "mlflow.parentRunId"
@@ -161,9 +161,14 @@ def run_folder(uri: str, run_id: str) -> Path:
     if run.data.tags.get(RUN_DIR_TAG) and (recorded / MODEL_FOLDER).is_dir():
         return recorded
     try:
+        model_id = model_id_of(run)
         names = {item.path for item in made.list_artifacts(run_id)}
-        if MODEL_FOLDER in names:
-            return Path(made.download_artifacts(run_id, "", dst_path=tempfile.mkdtemp(prefix="frostline-run-")))
+        if MODEL_FOLDER in names or model_id is not None:
+            target = tempfile.mkdtemp(prefix="frostline-run-")
+            made.download_artifacts(run_id, "", dst_path=target)
+            if model_id is not None:
+                download_model(made, absolute(uri), model_id, Path(target))
+            return Path(target)
     except Exception as error:
         raise UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})") from error
     raise UserError(f"{run_id}: its folder {recorded} isn't here and its model is no artifact (tracking.log_model)")

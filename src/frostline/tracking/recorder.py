@@ -21,7 +21,6 @@ from frostline.result import RunResult, Status
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import spool
 from frostline.tracking.client import (
-    MODEL_FOLDER,
     PARENT_TAG,
     REASON_TAG,
     RUN_DIR_TAG,
@@ -37,6 +36,7 @@ from frostline.tracking.client import (
     send_params,
     source_tags,
 )
+from frostline.tracking.model import MODEL_FOLDER, log_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -252,12 +252,11 @@ class MlflowRecorder:
         for path in sorted(self._folder.rglob("*")):
             relative = path.relative_to(self._folder)
             hidden = any(part.startswith(".") for part in relative.parts)
-            skipped = relative.parts[0] == "checkpoints" or (
-                relative.parts[0] == MODEL_FOLDER and not self._tracking.log_model
-            )
-            if path.is_file() and not hidden and not skipped:
+            if path.is_file() and not hidden and relative.parts[0] not in {"checkpoints", MODEL_FOLDER}:
                 parent = relative.parent.as_posix()
                 self._client.log_artifact(self._run_id, str(path), None if parent == "." else parent)
+        if self._tracking.log_model and (self._folder / MODEL_FOLDER).is_dir():
+            log_model(self._client, self._run_id, self._folder)
 
     @contextmanager
     def _forgiving(self, what: str) -> Iterator[None]:

@@ -28,6 +28,7 @@ from frostline.tracking.client import (
     send_params,
     source_tags,
 )
+from frostline.tracking.model import MODEL_FOLDER, log_model
 from frostline.tracking.view import View, publish
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ class SweepRun:
         files: Sequence[Path],
         *,
         best: Path | None = None,
+        with_model: bool = False,
         points: Mapping[Path, Mapping[str, str]] | None = None,
     ) -> None:
         """Ends the run: status first, so that a kill during the upload doesn't leave it RUNNING.
@@ -174,6 +176,7 @@ class SweepRun:
             tags: The answer, and what the run list is filtered by.
             files: Artifacts.
             best: The folder of the best run.
+            with_model: Make its model, if there is one in its folder, a model in MLflow.
             points: More tags for the runs that lie in these folders.
         """
         if not self._tracking.enabled:
@@ -183,6 +186,7 @@ class SweepRun:
             "tags": {key: redact(value) for key, value in tags.items()},
             "files": [str(path) for path in files],
             "best": None if best is None else str(best),
+            "with_model": with_model,
             "points": {str(path): dict(more) for path, more in (points or {}).items()},
         }
         if self._broken:
@@ -205,8 +209,9 @@ class SweepRun:
         self._client.set_terminated(self.run_id, status=status)
         for key, value in {STATUS_TAG: status, **self._ending["tags"]}.items():
             self._client.set_tag(self.run_id, key, value[:6000])
-        best = self._ending.get("best")
-        if best is not None and (run_id := self.recorded(Path(best))) is not None:
+        best = self._ending.get("best") or ""
+        run_id = self.recorded(Path(best)) if best else None
+        if run_id is not None:
             self._client.set_tag(self.run_id, "frostline.best_run", run_id)
         for folder, more in self._ending.get("points", {}).items():
             child = self.recorded(Path(folder))
@@ -216,6 +221,8 @@ class SweepRun:
         for name in self._ending["files"]:
             if Path(name).is_file():
                 self._client.log_artifact(self.run_id, name)
+        if run_id is not None and self._ending.get("with_model") and (Path(best) / MODEL_FOLDER).is_dir():
+            log_model(self._client, run_id, Path(best))
         spool.forget(self._folder)
 
     def replay(self, missed: Mapping[str, Any]) -> bool:

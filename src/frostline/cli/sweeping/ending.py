@@ -79,6 +79,7 @@ def conclude(
     view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
     _record(
         run,
+        sweep,
         runs,
         view,
         folder,
@@ -123,6 +124,7 @@ def standing(points: Sequence[Point], stopped: str | None) -> str:
 
 def _record(
     run: SweepRun,
+    sweep: Sweep,
     runs: Runs,
     view: str | None,
     folder: SweepFolder,
@@ -172,7 +174,8 @@ def _record(
         best = runs.folder_of(number, runs.seeds[0])
     own = [folder.folder / SWEEP_FILE, folder.folder / JOURNAL_FILE]
     files = [*paths, *(path for path in own if path.is_file())]
-    run.finish(outcome, tags, files, best=best, points=told)
+    with_model = sweep.plan.log_best_model and outcome is Status.FINISHED
+    run.finish(outcome, tags, files, best=best, with_model=with_model, points=told)
 
 
 def _note(answer: Answer, status: str, view: str | None) -> str:

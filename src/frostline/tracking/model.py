@@ -1,0 +1,205 @@
+"""Owns: a run's `model/` -> a model in MLflow. Must not know: torch, how the model was trained.
+
+The format is MLflow's own for Transformers: weights in safetensors, the rest in JSON, nothing pickled and no code. The
+folder is uploaded as it lies there: `mlflow.transformers.save_model` would copy it first, and import torch.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from frostline.record import SPEC_FILE
+from frostline.result import RunResult
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+    from mlflow.models import ModelSignature
+    from mlflow.types import TensorSpec
+
+MODEL_FOLDER = "model"
+_TOKENIZER_FOLDER = "components/tokenizer"  # where MLflow looks for it
+_REQUIREMENTS = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
+_EXAMPLE = "A sentence to classify."  # of no data set: its rows may be confidential
+
+
+def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
+    """Makes the model of a run's folder one that MLflow's pages list and `mlflow.pyfunc.load_model` loads.
+
+    Its name is `model`, so `runs:/RUN_ID/model` finds it. A server that knows no logged models (MLflow before 3) gets
+    it as an artifact of the run. Nothing is done if the run has its model already.
+
+    Args:
+        made: Of the store.
+        run_id: Of the run that it belongs to.
+        folder: The run's, with `model/`, its spec and its result.
+    """
+    result = RunResult.read(folder)
+    run = made.get_run(run_id)
+    try:
+        model, is_whole = _entity(made, run, result.step or 0)
+    except Exception:  # noqa: BLE001 - an old server; a store that is down says so at the next request
+        made.log_artifacts(run_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
+        return
+    if is_whole:
+        return
+    with tempfile.TemporaryDirectory(prefix="frostline-model-") as name:
+        _describe(Path(name), folder, run, model, result)
+        made.log_model_artifacts(model.model_id, name)
+    made.log_model_artifacts(model.model_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
+    made.finalize_logged_model(model.model_id, "READY")
+    _send_metrics(made, run, model.model_id, result)
+
+
+def model_id_of(run: Run) -> str | None:
+    """Returns the id of a run's model in MLflow, None if it has none."""
+    outputs = getattr(run.outputs, "model_outputs", None) or ()
+    return next((str(output.model_id) for output in outputs), None)
+
+
+def download_model(made: MlflowClient, uri: str, model_id: str, target: Path) -> None:
+    """Downloads what `frostline predict` needs of a model in MLflow, to `model/` below a folder.
+
+    Args:
+        made: Of the store.
+        uri: Its tracking URI.
+        model_id: The model's id in MLflow.
+        target: An existing folder.
+    """
+    from mlflow import artifacts
+
+    # By its place: in `models:/ID/model` MLflow takes the ID for a registered model's name.
+    location = made.get_logged_model(model_id).artifact_location
+    artifacts.download_artifacts(f"{location}/{MODEL_FOLDER}", dst_path=str(target), tracking_uri=uri)
+
+
+def _entity(made: MlflowClient, run: Run, step: int) -> tuple[LoggedModel, bool]:
+    """Returns MLflow's entity of the run's model, and whether all of it is there already."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    model_id = model_id_of(run)
+    if model_id is not None:
+        earlier = made.get_logged_model(model_id)
+        return earlier, earlier.status == LoggedModelStatus.READY
+    tags = {key: value for key, value in run.data.tags.items() if key.startswith("frostline.")}
+    model = made.create_logged_model(
+        run.info.experiment_id,
+        name=MODEL_FOLDER,
+        source_run_id=run.info.run_id,
+        tags=tags,
+        params=run.data.params,
+        model_type="classifier",
+    )
+    made.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=step)])
+    return model, False
+
+
+def _describe(target: Path, folder: Path, run: Run, model: LoggedModel, result: RunResult) -> None:
+    """Writes what MLflow needs to know beside the weights: `MLmodel`, example, requirements, tokenizer."""
+    from mlflow.models import Model
+
+    spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    versions = result.provenance.get("versions", {})
+    is_pair = spec["dataset"].get("pair_column") is not None
+    is_regression = spec["dataset"].get("task") == "regression"
+    description = Model(
+        artifact_path=model.artifact_location,
+        model_uuid=model.model_id,
+        run_id=model.source_run_id,
+        model_id=model.model_id,
+        signature=_signature(is_pair=is_pair),
+    )
+    description.add_flavor(
+        "transformers",
+        transformers_version=versions.get("transformers"),
+        code=None,
+        task="text-classification",
+        instance_type="TextClassificationPipeline",
+        pipeline_model_type=_architecture(folder / MODEL_FOLDER),
+        model_binary=MODEL_FOLDER,
+        framework="pt",
+        components=["tokenizer"],
+        tokenizer_type="AutoTokenizer",
+        source_model_name=run.data.params.get("model.name"),
+    )
+    # As the model was trained and as `frostline predict` asks it: longer texts are cut, a number is not squashed.
+    settings = {"truncation": True, "max_length": spec["training"]["max_tokens"]}
+    settings |= {"function_to_apply": "none"} if is_regression else {}
+    # What `pyfunc.add_to_model` would write: its module takes a second to import, and warns.
+    description.add_flavor(
+        "python_function",
+        loader_module="mlflow.transformers",
+        python_version=versions.get("python"),
+        env={"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
+        config=settings,
+    )
+    _write_example(target, {"text": _EXAMPLE, "text_pair": _EXAMPLE} if is_pair else [_EXAMPLE])
+    description.saved_input_example_info = {
+        "artifact_path": "input_example.json",
+        "serving_input_path": "serving_input_example.json",
+        "type": "json_object",
+    }
+    _write_requirements(target, versions)
+    tokenizer = target / _TOKENIZER_FOLDER
+    tokenizer.mkdir(parents=True)
+    for path in (folder / MODEL_FOLDER).iterdir():
+        if path.is_file() and "safetensors" not in path.name and path.name not in {"config.json"}:
+            shutil.copyfile(path, tokenizer / path.name)
+    description.save(str(target / "MLmodel"))
+
+
+def _signature(*, is_pair: bool) -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    names = ("text", "text_pair") if is_pair else (None,)
+    inputs: list[ColSpec | TensorSpec] = [ColSpec("string", name) for name in names]
+    return ModelSignature(
+        inputs=Schema(inputs), outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")])
+    )
+
+
+def _architecture(model: Path) -> str:
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    return str((config.get("architectures") or ["AutoModelForSequenceClassification"])[0])
+
+
+def _write_example(target: Path, example: Any) -> None:
+    (target / "input_example.json").write_text(json.dumps(example), encoding="utf-8")
+    (target / "serving_input_example.json").write_text(json.dumps({"inputs": example}), encoding="utf-8")
+
+
+def _write_requirements(target: Path, versions: dict[str, str]) -> None:
+    """Writes the packages that the model was made with, in the three forms that MLflow reads."""
+    from mlflow.version import VERSION
+
+    known = {"mlflow": VERSION, **{name: versions[name] for name in _REQUIREMENTS if name in versions}}
+    lines = [f"{name}=={version.partition('+')[0]}" for name, version in known.items()]  # no index has `2.13.0+cpu`
+    (target / "requirements.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    python = {"python": versions["python"]} if "python" in versions else {}
+    virtual = {**python, "build_dependencies": [], "dependencies": ["-r requirements.txt"]}
+    (target / "python_env.yaml").write_text(yaml.safe_dump(virtual, sort_keys=False), encoding="utf-8")
+    base = [f"python={versions['python']}"] if python else ["python"]
+    conda = {"name": "mlflow-env", "channels": ["conda-forge"], "dependencies": [*base, "pip", {"pip": lines}]}
+    (target / "conda.yaml").write_text(yaml.safe_dump(conda, sort_keys=False), encoding="utf-8")
+
+
+def _send_metrics(made: MlflowClient, run: Run, model_id: str, result: RunResult) -> None:
+    """Makes the numbers of the kept weights the model's, too: its page and the list of models show those alone."""
+    from mlflow.entities import Metric
+
+    kept = [key for key in run.data.metrics if key.startswith(("best/", "cost/")) or key in result.metrics]
+    found = []
+    for key in kept:
+        rows = made.get_metric_history(run.info.run_id, key)
+        row = next((row for row in reversed(rows) if row.step == result.step or key not in result.metrics), None)
+        if row is not None:  # the very same point, or it would stand in the run twice
+            found.append(Metric(key, row.value, row.timestamp, row.step, model_id=model_id, run_id=run.info.run_id))
+    if found:
+        made.log_batch(run.info.run_id, metrics=found)
