@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,9 @@ from frostline.point import State
 from frostline.tracking import client
 from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import call, mlflow_runs, points
+
+OTHER = "5.20.0"
+"""A transformers that is not the one of constraints.txt."""
 
 
 @pytest.fixture
@@ -85,6 +91,24 @@ def test_other_weights_and_another_version_are_named(frostline, in_tmp, own, rec
     assert code == 2
     assert "model.location" in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_another_transformers_is_named_and_nothing_else(in_tmp, own):
+    arguments = [*own, "tracking=off", "freeze.depth=1", "hydra.run.dir=runs/one"]
+    done = call("run", *arguments, cwd=in_tmp)
+    assert done.returncode == 0, done.stderr
+    here = importlib.metadata.version("transformers")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", "other", f"transformers=={OTHER}"]
+    installed = subprocess.run(command, cwd=in_tmp, capture_output=True, text=True, check=False)
+    assert installed.returncode == 0, installed.stderr
+    again = call("reproduce", "runs/one", "tracking=off", cwd=in_tmp, PYTHONPATH=str(in_tmp / "other"))
+    assert again.returncode == 0, again.stderr
+    told = [line for line in again.stderr.splitlines() if "differs here" in line]
+    assert told == [f"differs here: transformers: {here} -> {OTHER} (may change bits)"]
+    equivalent = f"verdict: equivalent: within 0.01; not bit-equal because of transformers: {here} -> {OTHER}"
+    assert "verdict: identical: " in again.stdout or equivalent in again.stdout
 
 
 def test_a_record_in_mlflow_is_enough(frostline, in_tmp, own):
