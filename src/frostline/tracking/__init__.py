@@ -5,15 +5,14 @@ from frostline.tracking.client import (
     absolute,
     client,
     fetch_files,
-    metric_name,
     preload,
-    reconcile,
     recorded_folder,
     recorded_run,
     run_folder,
     tag_run,
     ui_command,
 )
+from frostline.tracking.dead import reconcile
 from frostline.tracking.model import MODEL_FOLDER
 from frostline.tracking.recorder import Child, MlflowRecorder
 from frostline.tracking.replay import Replay
@@ -30,7 +29,6 @@ __all__ = [
     "absolute",
     "client",
     "fetch_files",
-    "metric_name",
     "pending",
     "preload",
     "reconcile",

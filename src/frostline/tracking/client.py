@@ -7,15 +7,13 @@ import hashlib
 import json
 import logging
 import os
-import re
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -24,6 +22,7 @@ from frostline.provenance import process_start, redact
 from frostline.record import RUN_FILE, write_atomically
 from frostline.result import Status
 from frostline.spec import TrackingSpec
+from frostline.tracking.clean import batches
 from frostline.tracking.model import MODEL_FOLDER, download_model, model_id_of
 from frostline.tracking.spool import check_up
 
@@ -31,13 +30,14 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-log = logging.getLogger(__name__)
-
 RUN_DIR_TAG = "frostline.run_dir"
 STATUS_TAG = "frostline.status"
 REASON_TAG = "frostline.reason"
+CLEANED_TAG = "frostline.cleaned"
+"""What MLflow would not have taken as it was: names and values that were changed, a line each."""
+
 PARENT_TAG = "mlflow.parentRunId"
-_PROCESS_TAG = "frostline.process"
+PROCESS_TAG = "frostline.process"
 
 
 def preload() -> None:
@@ -109,41 +109,6 @@ def _artifact_location(uri: str) -> str | None:
     """Artifacts of a SQLite store lie beside it; those of any other store where it says."""
     path = absolute(uri).removeprefix("sqlite:///")
     return None if path == uri or "://" in path else (Path(path).parent / "mlruns").as_uri()
-
-
-def end_dead_runs(uri: str, experiment_id: str) -> int:
-    """Ends what processes of this machine left RUNNING, now; returns how many runs there were."""
-    reconcile.cache_clear()
-    return reconcile(uri, experiment_id)
-
-
-@cache
-def reconcile(uri: str, experiment_id: str) -> int:
-    """Ends the runs that a process of this machine left RUNNING when it died; once per process.
-
-    A run that is gone on with later is opened again.
-
-    Args:
-        uri: Tracking URI.
-        experiment_id: Where to look.
-
-    Returns:
-        How many there were.
-    """
-    made = client(uri)
-    host = socket.gethostname()
-    wanted = f"attributes.status = 'RUNNING' AND tags.`{_PROCESS_TAG}` LIKE '{host}/%'"
-    count = 0
-    for run in made.search_runs([experiment_id], wanted, max_results=1000):
-        pid, _, start = run.data.tags[_PROCESS_TAG].removeprefix(f"{host}/").partition("/")
-        if pid.isdigit() and process_start(int(pid)) != start:
-            made.set_tag(run.info.run_id, STATUS_TAG, Status.KILLED.value)
-            made.set_tag(run.info.run_id, REASON_TAG, "its process died")
-            made.set_terminated(run.info.run_id, status=Status.KILLED.value)
-            count += 1
-    if count:
-        log.info("MLflow: %d run%s of a dead process ended as KILLED", count, "" if count == 1 else "s")
-    return count
 
 
 def run_folder(uri: str, run_id: str) -> Path:
@@ -266,11 +231,6 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
     ]
 
 
-def metric_name(name: str) -> str:
-    """Returns a name that MLflow accepts: letters, digits and `_ - . / : space`; others become `_`."""
-    return re.sub(r"[^\w\-./: ]", "_", name)
-
-
 def mlflow_status(status: Status) -> str:
     """Returns MLflow's word: it knows no PRUNED, and a run that was stopped early is not FINISHED. A tag says which."""
     return Status.KILLED.value if status is Status.PRUNED else status.value
@@ -306,13 +266,12 @@ def reopenable(folder: Path, uri: str) -> tuple[MlflowClient, Run] | None:
     return (made, run) if run.info.lifecycle_stage == "active" else None
 
 
-def send_params(made: MlflowClient, run_id: str, params: Mapping[str, Any], there: Mapping[str, str]) -> None:
-    """Records params that a run lacks; MLflow cuts long ones without a word, here it is done knowingly."""
+def send_params(made: MlflowClient, run_id: str, params: Mapping[str, str], there: Mapping[str, str]) -> None:
+    """Records params, cleaned, that a run lacks."""
     from mlflow.entities import Param
 
-    new = [Param(key, str(value)[:6000]) for key, value in params.items() if key not in there]
-    if new:
-        made.log_batch(run_id, params=new)
+    for some in batches((Param(key, value) for key, value in params.items() if key not in there), 100):
+        made.log_batch(run_id, params=some)
 
 
 def reopen(made: MlflowClient, run: Run) -> None:
@@ -345,4 +304,4 @@ def source_tags(command: str) -> dict[str, str]:
 
 def process_tags() -> dict[str, str]:
     """Returns which process runs it, so that a later one can tell that it died."""
-    return {_PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}/{process_start(os.getpid())}"}
+    return {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}/{process_start(os.getpid())}"}

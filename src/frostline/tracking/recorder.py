@@ -20,22 +20,23 @@ from frostline.record import RunStart, metrics_up_to
 from frostline.result import RunResult, Status
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import spool
+from frostline.tracking.clean import Cleaner, batches
 from frostline.tracking.client import (
+    CLEANED_TAG,
     PARENT_TAG,
     REASON_TAG,
     RUN_DIR_TAG,
     STATUS_TAG,
     client,
     experiment_of,
-    metric_name,
     mlflow_status,
-    reconcile,
     remember,
     reopen,
     reopenable,
     send_params,
     source_tags,
 )
+from frostline.tracking.dead import reconcile
 from frostline.tracking.model import MODEL_FOLDER, log_model
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 
 _FLUSH_S = 5.0  # a batch costs what ten single metrics cost (measured: field notes), so numbers are sent in batches
-_MAX_TEXT = 6000  # longer params are cut by MLflow without a word
 _PARAMS = (
     "freeze.name", "freeze.depth", "optimizer.lr", "optimizer.log10_lr", "seed", "model.name", "dataset.name",
     "dataset.train_rows", "optimizer.name", "optimizer.weight_decay", "optimizer.layer_decay", "optimizer.schedule",
@@ -100,6 +100,7 @@ class MlflowRecorder:
         self._child = child
         self._reopen = reopen
         self._recorded: dict[str, int] = {}
+        self._cleaner = Cleaner()
         self._client: MlflowClient | None = None
         self._run_id: str | None = None
         self._broken = False
@@ -128,11 +129,8 @@ class MlflowRecorder:
         if self._broken:
             return
         now_ms = int(time.time() * 1000)
-        self._pending += [
-            (key, value, now_ms, step)
-            for key, value in metrics.items()
-            if key != "train/epoch" and step > self._recorded.get(metric_name(key), -1)
-        ]
+        cleaned = [self._cleaner.metric(key, value) for key, value in metrics.items() if key != "train/epoch"]
+        self._pending += [(key, value, now_ms, step) for key, value in cleaned if step > self._recorded.get(key, -1)]
         if time.monotonic() - self._flushed > _FLUSH_S:
             with self._forgiving("metrics"):
                 self._flush()
@@ -155,7 +153,9 @@ class MlflowRecorder:
             tags = _final_tags(result)
             if self._note:
                 tags["mlflow.note.content"] = f"{self._note}\n{_words(result)}\n"
-            for key, value in tags.items():
+            if self._cleaner.record:
+                tags[CLEANED_TAG] = self._cleaner.record
+            for key, value in self._cleaner.tags(tags).items():
                 self._client.set_tag(self._run_id, key, value)
             # The status first: a kill while the model is uploaded must not leave the run RUNNING for ever.
             self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
@@ -205,7 +205,7 @@ class MlflowRecorder:
         }
         if self._note:
             base["mlflow.note.content"] = self._note
-        everything = {**base, **tags, **(child.tags if child else {}), **self._tracking.tags}
+        everything = self._cleaner.tags({**base, **tags, **(child.tags if child else {}), **self._tracking.tags})
         if child is not None and child.parent is not None:
             everything[PARENT_TAG] = child.parent
         # With the tags from the start: a kill right now leaves a run that the next command can tell for dead.
@@ -218,13 +218,14 @@ class MlflowRecorder:
     def _finish_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """What the whole run came to replaces what stands there of a part of it, whichever step that was told at."""
         now_ms = int(time.time() * 1000)
-        for key, value in metrics.items():
-            self._pending.append((key, value, now_ms, max(step, self._recorded.get(metric_name(key), step))))
+        for name, number in metrics.items():
+            key, value = self._cleaner.metric(name, number)
+            self._pending.append((key, value, now_ms, max(step, self._recorded.get(key, step))))
 
     def _send_params(self, params: Mapping[str, Any], there: Mapping[str, str]) -> None:
         assert self._client is not None
         assert self._run_id is not None
-        send_params(self._client, self._run_id, params, there)
+        send_params(self._client, self._run_id, self._cleaner.params(params), there)
 
     def _open(self, made: MlflowClient, run: Run) -> None:
         """Goes on in an earlier run; what is told again of the steps that stand there already is left out."""
@@ -240,9 +241,8 @@ class MlflowRecorder:
             return
         from mlflow.entities import Metric
 
-        metrics = [Metric(metric_name(key), value, at, step) for key, value, at, step in self._pending]
-        for first in range(0, len(metrics), 1000):  # MLflow's limit
-            self._client.log_batch(self._run_id, metrics=metrics[first : first + 1000])
+        for some in batches((Metric(*row) for row in self._pending), 1000):
+            self._client.log_batch(self._run_id, metrics=some)
         self._pending.clear()
         self._flushed = time.monotonic()
 
@@ -364,7 +364,7 @@ def _final_metrics(result: RunResult) -> dict[str, float]:
 def _final_tags(result: RunResult) -> dict[str, str]:
     tags = {STATUS_TAG: result.status.value}
     if result.status is not Status.FINISHED:
-        tags[REASON_TAG] = redact(result.reason or "unknown")[:_MAX_TEXT]
+        tags[REASON_TAG] = redact(result.reason or "unknown")
     if result.audit is not None:
         tags["frostline.frozen_unchanged"] = str(result.audit.frozen_unchanged).lower()
     return tags

@@ -13,14 +13,13 @@ from frostline.provenance import redact, without_user
 from frostline.result import Status
 from frostline.spec import TrackingSpec
 from frostline.tracking import spool
+from frostline.tracking.clean import Cleaner, clean_name
 from frostline.tracking.client import (
+    CLEANED_TAG,
     RUN_DIR_TAG,
     STATUS_TAG,
     client,
-    end_dead_runs,
     experiment_of,
-    metric_name,
-    reconcile,
     recorded_run,
     remember,
     reopen,
@@ -28,6 +27,7 @@ from frostline.tracking.client import (
     send_params,
     source_tags,
 )
+from frostline.tracking.dead import end_dead_runs, reconcile
 from frostline.tracking.model import MODEL_FOLDER, log_model
 from frostline.tracking.view import View, publish
 
@@ -55,7 +55,8 @@ class SweepRun:
         self._tracking = tracking
         self._name = name
         self._folder = folder
-        self._params = dict(params)
+        self._cleaner = Cleaner()
+        self._params = self._cleaner.params(params)
         self._client: MlflowClient | None = None
         self._known: dict[tuple[str, int], float] = {}
         self._broken = False
@@ -88,7 +89,7 @@ class SweepRun:
             **source_tags("frostline sweep"),
             RUN_DIR_TAG: str(self._folder.absolute()),
             "frostline.kind": "sweep",
-            **self._tracking.tags,
+            **self._cleaner.tags(self._tracking.tags),
         }
         run = made.create_run(self._experiment_id, run_name=self._name, tags=tags)
         self.run_id = run.info.run_id
@@ -104,7 +105,7 @@ class SweepRun:
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Records numbers at a step; what stands there already with the same value is left out."""
-        rows = {metric_name(key): float(value) for key, value in metrics.items()}
+        rows = dict(self._cleaner.metric(key, float(value)) for key, value in metrics.items())
         new = {key: value for key, value in rows.items() if self._known.get((key, step)) != value}
         self._known |= {(key, step): value for key, value in new.items()}
         if self._broken and new:  # the next word may never come
@@ -141,7 +142,7 @@ class SweepRun:
         Returns:
             The whole address if the store is a server, else what comes behind that of `frostline ui`.
         """
-        self._view = {"metric": metric_name(f"best/{metric}"), "maximize": maximize, "keys": list(keys)}
+        self._view = {"metric": clean_name(f"best/{metric}"), "maximize": maximize, "keys": list(keys)}
         if self._client is None or self.run_id is None or self._broken:
             return None
         try:
@@ -207,8 +208,10 @@ class SweepRun:
         assert self.run_id is not None
         status = self._ending["status"]
         self._client.set_terminated(self.run_id, status=status)
-        for key, value in {STATUS_TAG: status, **self._ending["tags"]}.items():
-            self._client.set_tag(self.run_id, key, value[:6000])
+        tags = self._cleaner.tags({STATUS_TAG: status, **self._ending["tags"]})
+        tags |= {CLEANED_TAG: self._cleaner.record} if self._cleaner.record else {}
+        for key, value in tags.items():
+            self._client.set_tag(self.run_id, key, value)
         best = self._ending.get("best") or ""
         run_id = self.recorded(Path(best)) if best else None
         if run_id is not None:
@@ -253,7 +256,7 @@ class SweepRun:
             "kind": "sweep",
             "tracking": spool.place(self._tracking),
             "name": self._name,
-            "params": {key: str(value) for key, value in self._params.items()},
+            "params": self._params,
             "view": self._view,
         }
         spool.keep(self._folder, {**missed, "metrics": metrics, "ending": self._ending or None, "why": why})

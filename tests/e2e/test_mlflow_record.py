@@ -1,0 +1,89 @@
+"""What a run records in a real MLflow store, whatever names and values it has; what the store has of a killed one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from frostline.result import RunResult, Status
+from frostline.spec import TrackingSpec
+from frostline.tracking import Child, MlflowRecorder, client
+from tests.e2e.sweep_tools import call, command, mlflow_runs, wait_for
+
+ODD = {
+    "f1(macro)": 0.25,
+    "f1[macro]": 0.5,
+    "50 % #1": 0.75,
+    "../up": 1.0,
+    "x" * 300: 2.0,
+    "inf": math.inf,
+    "nan": math.nan,
+}
+
+
+def tracking(folder, **tags):
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    return TrackingSpec(enabled=True, uri=uri, experiment="odd", log_model=False, tags=tags)
+
+
+def test_odd_names_long_values_and_no_numbers_are_cleaned_with_a_record(tmp_path, make_spec, caplog):
+    spec = make_spec()
+    params = {f"extra.{n}": n for n in range(248)} | {"long": "y" * 7000, "odd (key)": "z"}
+    child = Child(parent=None, name="d0", params=params, tags={"t" * 300: "v" * 9000})
+    recorder = MlflowRecorder(tracking(tmp_path, team="nlp"), spec, tmp_path / "run", child=child)
+    recorder._create(params, {})
+    recorder.log(ODD, 1)
+    recorder.log({"inf": -math.inf, "f1(macro)": 0.3}, 2)
+    result = RunResult(name=spec.name(), status=Status.FAILED, reason="r" * 20_000, spec_digest=spec.digest())
+    recorder.finish(result)
+    assert "does not answer" not in caplog.text
+    (run,) = mlflow_runs(tmp_path)
+    assert len(run.data.params) == 250
+    assert run.data.params["long"] == "y" * 6000
+    assert run.data.params["odd _key_"] == "z"
+    metrics = run.data.metrics
+    assert {"f1_macro_", "50 _ _1", "__/up", "inf", "nan"} <= metrics.keys()
+    assert sorted(value for key, value in metrics.items() if key.startswith("f1_macro_")) == [0.3, 0.5]
+    assert math.isnan(metrics["inf"])
+    assert math.isnan(metrics["nan"])
+    record = run.data.tags["frostline.cleaned"].splitlines()
+    assert "param long: the first 6000 of 7000 characters" in record
+    assert "param odd (key) is recorded as odd _key_" in record
+    assert "metric f1(macro) is recorded as f1_macro_" in record
+    assert "metric inf: inf is recorded as NaN" in record
+    assert "metric inf: -inf is recorded as NaN" in record
+    assert [line for line in record if line.startswith("metric xxx")]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["team"] == "nlp"
+
+
+@pytest.mark.slow
+def test_a_killed_run_has_all_its_numbers_after_the_next_start(tmp_path, tiny_overrides):
+    slow = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.05"}
+    arguments = [*tiny_overrides, "plugins=[sweep_plugin]", "optimizer.name=slow", "training.epochs=20"]
+    call("run", *tiny_overrides, "dataset.train_rows=16", "hydra.run.dir=runs/zero", cwd=tmp_path)  # a migrated store
+    process = subprocess.Popen(
+        command("run", *arguments, "hydra.run.dir=runs/one"), cwd=tmp_path, env={**os.environ, **slow},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    metrics = tmp_path / "runs" / "one" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 20, what="the run's twentieth step")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    rows = [json.loads(line) for line in metrics.read_text().splitlines() if line.endswith("}")]
+    losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
+    made = client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]
+    assert len(made.get_metric_history(run.info.run_id, "train/loss")) < len(losses)  # those of the last seconds
+    assert call("run", *tiny_overrides, "dataset.train_rows=16", "hydra.run.dir=runs/two", cwd=tmp_path).returncode == 0
+    run = made.get_run(run.info.run_id)
+    assert (run.info.status, run.data.tags["frostline.reason"]) == ("KILLED", "its process died")
+    history = made.get_metric_history(run.info.run_id, "train/loss")
+    assert {metric.step: metric.value for metric in history} == losses
+    assert len(history) == len(losses)
