@@ -29,7 +29,7 @@ ODD = {
 
 def tracking(folder, **tags):
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    return TrackingSpec(enabled=True, uri=uri, experiment="odd", log_model=False, tags=tags)
+    return TrackingSpec(enabled=True, uri=uri, experiment="odd", log_model=False, system_metrics=False, tags=tags)
 
 
 def test_odd_names_long_values_and_no_numbers_are_cleaned_with_a_record(tmp_path, make_spec, caplog):
@@ -87,3 +87,18 @@ def test_a_killed_run_has_all_its_numbers_after_the_next_start(tmp_path, tiny_ov
     history = made.get_metric_history(run.info.run_id, "train/loss")
     assert {metric.step: metric.value for metric in history} == losses
     assert len(history) == len(losses)
+
+
+@pytest.mark.slow
+def test_mlflow_watches_the_machine_when_asked(tmp_path, tiny_overrides):
+    slow = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.1", "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5"}
+    arguments = [*tiny_overrides, "plugins=[sweep_plugin]", "optimizer.name=slow", "training.epochs=5"]
+    for on in (True, False):
+        done = call(
+            "run", *arguments, f"tracking.system_metrics={on}", f"hydra.run.dir=runs/{on}", cwd=tmp_path, **slow
+        )
+        assert done.returncode == 0, done.stderr
+        assert "MLflow" not in done.stderr
+    watched = {Path(run.data.tags["frostline.run_dir"]).name: run.data.metrics for run in mlflow_runs(tmp_path)}
+    assert watched["True"]["system/system_memory_usage_megabytes"] > 1
+    assert not [key for key in watched["False"] if key.startswith("system/")]

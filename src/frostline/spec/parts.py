@@ -375,7 +375,8 @@ class TrackingSpec:
         enabled: False records in the run's folder alone.
         uri: An MLflow tracking URI.
         experiment: Name of the MLflow experiment.
-        log_model: Whether `model/` becomes an artifact too, a second copy of the weights.
+        log_model: Whether `model/` becomes a model in MLflow too, a second copy of the weights.
+        system_metrics: Whether MLflow watches processor, memory, disk, network and GPU while a run trains.
         tags: The user's own tags.
     """
 
@@ -383,6 +384,7 @@ class TrackingSpec:
     uri: str
     experiment: str
     log_model: bool
+    system_metrics: bool
     tags: dict[str, str]
 
     def __post_init__(self) -> None:

@@ -13,8 +13,9 @@ from frostline.tracking.client import (
     ui_command,
 )
 from frostline.tracking.dead import reconcile
+from frostline.tracking.describe import Child
 from frostline.tracking.model import MODEL_FOLDER
-from frostline.tracking.recorder import Child, MlflowRecorder
+from frostline.tracking.recorder import MlflowRecorder
 from frostline.tracking.replay import Replay
 from frostline.tracking.spool import pending
 from frostline.tracking.sweep import SweepRun

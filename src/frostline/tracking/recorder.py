@@ -5,28 +5,26 @@ The run's folder is the truth; MLflow is where people compare. So MLflow's troub
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.provenance import redact
 from frostline.record import RunStart, metrics_up_to
-from frostline.result import RunResult, Status
+from frostline.result import RunResult
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import spool
 from frostline.tracking.clean import Cleaner, batches
 from frostline.tracking.client import (
     CLEANED_TAG,
     PARENT_TAG,
-    REASON_TAG,
     RUN_DIR_TAG,
     STATUS_TAG,
+    absolute,
     client,
     experiment_of,
     mlflow_status,
@@ -37,47 +35,27 @@ from frostline.tracking.client import (
     source_tags,
 )
 from frostline.tracking.dead import reconcile
+from frostline.tracking.describe import (
+    Child,
+    final_metrics,
+    final_tags,
+    inputs_of,
+    note_of,
+    outcome_of,
+    params_of,
+    tags_of,
+)
 from frostline.tracking.model import MODEL_FOLDER, log_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import Run
 
+
+_FIRST_FLUSH_S = 60.0
+"""So long the first batch waits for an evaluation: MLflow's compare page opens on what was recorded first."""
 
 _FLUSH_S = 5.0  # a batch costs what ten single metrics cost (measured: field notes), so numbers are sent in batches
-_PARAMS = (
-    "freeze.name", "freeze.depth", "optimizer.lr", "optimizer.log10_lr", "seed", "model.name", "dataset.name",
-    "dataset.train_rows", "optimizer.name", "optimizer.weight_decay", "optimizer.layer_decay", "optimizer.schedule",
-    "optimizer.warmup_ratio", "training.epochs", "training.max_steps", "training.batch_size",
-    "training.accumulation_steps", "training.max_tokens", "training.precision", "training.objective",
-)  # fmt: skip
-"""The params that matter: the compare page shows every one. The whole config is an artifact."""
-
-
-_CHILD_PARAMS = (
-    "freeze.depth", "optimizer.lr", "optimizer.log10_lr", "seed", "model.name", "dataset.name", "training.epochs",
-    "training.batch_size",
-)  # fmt: skip
-"""The params of a sweep's children besides the swept keys."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Child:
-    """What makes a run the child of another: of a sweep, or of the run that it reproduces.
-
-    Attributes:
-        parent: Run id of the other; None if that is not recorded in this store.
-        name: Coordinates: the page cuts names at some 20 characters.
-        params: The swept keys.
-        tags: Of the point.
-        command: What started it.
-    """
-
-    parent: str | None
-    name: str
-    params: Mapping[str, Any]
-    tags: Mapping[str, str]
-    command: str = "frostline sweep"
 
 
 class MlflowRecorder:
@@ -109,20 +87,42 @@ class MlflowRecorder:
         self._command = child.command if child is not None and child.command != "frostline sweep" else "frostline run"
         self._pending: list[tuple[str, float, int, int]] = []
         self._flushed = time.monotonic()
+        self._is_evaluated = False
+        self._monitor: Any = None
 
     def start(self, run: RunStart) -> None:
         """Creates the run with its params and tags."""
         with self._forgiving("start"):
-            self._note = _note(run, self._command)
-            earlier = reopenable(self._folder, self._tracking.uri) if self._reopen else None
-            if earlier is not None:
-                self._open(*earlier)
-                self._send_params(_params(self._spec, run.freeze_depth, self._child), earlier[1].data.params)
-                return
-            self._create(_params(self._spec, run.freeze_depth, self._child), _tags(run))
-            assert self._client is not None
-            assert self._run_id is not None
-            self._client.log_inputs(self._run_id, datasets=_dataset_inputs(run))
+            self._begin(run)
+            if self._tracking.system_metrics:
+                self._watch()
+
+    def _begin(self, run: RunStart) -> None:
+        self._note = note_of(run, self._command)
+        earlier = reopenable(self._folder, self._tracking.uri) if self._reopen else None
+        if earlier is not None:
+            self._open(*earlier)
+            self._send_params(params_of(self._spec, run.freeze_depth, self._child), earlier[1].data.params)
+            return
+        self._create(params_of(self._spec, run.freeze_depth, self._child), tags_of(run))
+        assert self._client is not None
+        assert self._run_id is not None
+        self._client.log_inputs(self._run_id, datasets=inputs_of(run))
+
+    def _watch(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        assert self._run_id is not None
+        monitor: Any = SystemMetricsMonitor  # untyped
+        self._monitor = monitor(
+            self._run_id, tracking_uri=absolute(self._tracking.uri), resume_logging=bool(self._recorded)
+        )
+        self._monitor.start()
+
+    def _unwatch(self) -> None:
+        if self._monitor is not None:
+            monitor, self._monitor = self._monitor, None
+            monitor.finish()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Takes metrics, sent in batches every few seconds."""
@@ -131,7 +131,8 @@ class MlflowRecorder:
         now_ms = int(time.time() * 1000)
         cleaned = [self._cleaner.metric(key, value) for key, value in metrics.items() if key != "train/epoch"]
         self._pending += [(key, value, now_ms, step) for key, value in cleaned if step > self._recorded.get(key, -1)]
-        if time.monotonic() - self._flushed > _FLUSH_S:
+        self._is_evaluated |= f"eval/{self._spec.training.objective}" in metrics
+        if time.monotonic() - self._flushed > (_FLUSH_S if self._is_evaluated else _FIRST_FLUSH_S):
             with self._forgiving("metrics"):
                 self._flush()
 
@@ -143,16 +144,17 @@ class MlflowRecorder:
                     self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
             return
         with self._forgiving("finish"):
+            self._unwatch()
             if self._run_id is None:  # it failed before it started
-                self._create(_params(self._spec, None, self._child), {})
+                self._create(params_of(self._spec, None, self._child), {})
             assert self._client is not None
             assert self._run_id is not None
             last = result.step or (result.cost.steps if result.cost else 0)
-            self._finish_metrics(_final_metrics(result), last)
+            self._finish_metrics(final_metrics(result), last)
             self._flush()
-            tags = _final_tags(result)
+            tags = final_tags(result)
             if self._note:
-                tags["mlflow.note.content"] = f"{self._note}\n{_words(result)}\n"
+                tags["mlflow.note.content"] = f"{self._note}\n{outcome_of(result)}\n"
             if self._cleaner.record:
                 tags[CLEANED_TAG] = self._cleaner.record
             for key, value in self._cleaner.tags(tags).items():
@@ -176,17 +178,17 @@ class MlflowRecorder:
             earlier = reopenable(self._folder, self._tracking.uri)
             missed = spool.kept(self._folder) is not None
             if start is not None:
-                self._note = _note(start, self._command)
-            params = _params(self._spec, start.freeze_depth if start is not None else None, self._child)
+                self._note = note_of(start, self._command)
+            params = params_of(self._spec, start.freeze_depth if start is not None else None, self._child)
             if earlier is None:
-                self._create(params, _tags(start) if start is not None else {})
+                self._create(params, tags_of(start) if start is not None else {})
             elif _has_heard(earlier[1], result) and not missed:
                 return True
             else:
                 self._open(*earlier)
                 self._send_params(params, earlier[1].data.params)
             if start is not None and self._client is not None and self._run_id is not None:
-                self._client.log_inputs(self._run_id, datasets=_dataset_inputs(start))
+                self._client.log_inputs(self._run_id, datasets=inputs_of(start))
             for step, values in metrics_up_to(self._folder, sys.maxsize):  # its last seconds had not been sent
                 self.log(values, step)
         self.finish(result)
@@ -241,10 +243,12 @@ class MlflowRecorder:
             return
         from mlflow.entities import Metric
 
-        for some in batches((Metric(*row) for row in self._pending), 1000):
+        objective = self._cleaner.name("metric", f"eval/{self._spec.training.objective}")
+        rows = sorted(self._pending, key=lambda row: (not row[0].startswith("best/"), row[0] != objective))
+        for some in batches((Metric(*row) for row in rows), 1000):
             self._client.log_batch(self._run_id, metrics=some)
         self._pending.clear()
-        self._flushed = time.monotonic()
+        self._flushed, self._is_evaluated = time.monotonic(), True  # from now on there is no need to wait
 
     def _log_files(self) -> None:
         assert self._client is not None
@@ -264,6 +268,7 @@ class MlflowRecorder:
             yield
         except Exception as error:  # noqa: BLE001 - recording must not end a run
             self._broken = True
+            self._unwatch()
             spool.mark_down(self._tracking.uri, error)
             child = None if self._child is None else asdict(self._child)
             why = f"{what}: {type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}"
@@ -274,97 +279,3 @@ class MlflowRecorder:
 
 def _has_heard(run: Run, result: RunResult) -> bool:
     return run.info.status == mlflow_status(result.status) and run.data.tags.get(STATUS_TAG) == result.status.value
-
-
-def _params(spec: RunSpec, freeze_depth: int | None, child: Child | None) -> dict[str, Any]:
-    flat = spec.flat()
-    names = _PARAMS if child is None else (*child.params, *_CHILD_PARAMS)
-    values: dict[str, Any] = {key: flat.get(key) for key in names}
-    for group, name in (("model", spec.model_name), ("dataset", spec.dataset_name)):
-        if group in values:  # a swept config group
-            values[group] = name
-    values["model.name"], values["dataset.name"] = spec.model_name, spec.dataset_name
-    values["optimizer.log10_lr"] = round(math.log10(spec.optimizer.lr), 4)  # charts draw lr on a linear axis
-    if freeze_depth is not None:
-        values["freeze.depth"] = freeze_depth  # the number, for freeze=head too
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _tags(run: RunStart) -> dict[str, str]:
-    versions = run.provenance["versions"]
-    tags = {
-        f"frostline.version.{name}": versions[name]
-        for name in ("frostline", "torch", "transformers")
-        if name in versions
-    }
-    tags["frostline.weights_sha256"] = run.provenance["weights_sha256"]
-    tags["frostline.data_fingerprint"] = run.provenance["data_fingerprint"]
-    git = run.provenance["git"]
-    if git is not None:
-        tags["mlflow.source.git.commit"] = git["commit"]
-        tags["frostline.git_dirty"] = str(git["dirty"]).lower()
-    return tags
-
-
-def _note(run: RunStart, command: str) -> str:
-    spec, data = run.spec, run.data
-    frozen = "nothing" if run.freeze_depth is None else f"the embeddings and the lowest {run.freeze_depth} blocks"
-    return (
-        f"**{spec.model_name}** on **{spec.dataset_name}** ({data['train_rows']} training rows, {data['eval_rows']} "
-        f"held out). Frozen: {frozen}. Learning rate {spec.optimizer.lr:g}, seed {spec.seed}.\n\n"
-        f"```\n{command} {redact(' '.join(run.overrides))}\n```\n"
-    )
-
-
-def _words(result: RunResult) -> str:
-    """Returns what a run came to, in a sentence of its description."""
-    if result.status is Status.FINISHED and result.objective is not None:
-        name, value = result.objective.metric, result.objective.value
-        seconds = f", {result.cost.train_s:.0f} s of training" if result.cost is not None else ""
-        return f"It came to **{name} {value:.4f}** (step {result.step}{seconds})."
-    return f"It ended as **{result.status.value}**: {redact(result.reason or 'unknown')}."
-
-
-def _dataset_inputs(run: RunStart) -> list[DatasetInput]:
-    """Returns the rows of a run as MLflow's dataset inputs, by which its page groups and filters runs."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    spec, data = run.spec.dataset, run.data
-    counted = ("rows_read", "train_rows", "eval_rows", "labels", "duplicates", "overlap", "truncated")
-    source = {"location": redact(spec.location), "member": spec.member, "subset": spec.subset, "split": spec.split}
-    found = []
-    for context in ("training", "evaluation") if spec.eval_from is not None else ("training",):
-        where = source if context == "training" else {"location": redact(spec.eval_from or "")}
-        dataset = Dataset(
-            name=run.spec.dataset_name,
-            digest=run.provenance["data_fingerprint"][:32],  # MLflow takes 36 characters
-            source_type=spec.source.value,
-            source=json.dumps({key: value for key, value in where.items() if value is not None}),
-            profile=json.dumps({key: data[key] for key in counted if key in data}),
-        )
-        found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
-    return found
-
-
-def _final_metrics(result: RunResult) -> dict[str, float]:
-    metrics = {}
-    if result.objective is not None:
-        metrics[f"best/{result.objective.metric}"] = result.objective.value
-    if result.cost is not None:
-        metrics |= {
-            "cost/train_s": result.cost.train_s,
-            "cost/eval_s": result.cost.eval_s,
-            "cost/peak_bytes": float(result.cost.peak_bytes),
-        }
-    if result.params is not None:
-        metrics["cost/num_trainable"] = float(result.params.num_trainable)
-    return metrics
-
-
-def _final_tags(result: RunResult) -> dict[str, str]:
-    tags = {STATUS_TAG: result.status.value}
-    if result.status is not Status.FINISHED:
-        tags[REASON_TAG] = redact(result.reason or "unknown")
-    if result.audit is not None:
-        tags["frostline.frozen_unchanged"] = str(result.audit.frozen_unchanged).lower()
-    return tags

@@ -17,7 +17,8 @@ from frostline.result import RunResult, Status
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import spool
 from frostline.tracking.client import recorded_run
-from frostline.tracking.recorder import Child, MlflowRecorder
+from frostline.tracking.describe import Child
+from frostline.tracking.recorder import MlflowRecorder
 from frostline.tracking.sweep import SweepRun
 
 Parse = Callable[[str], RunSpec]
