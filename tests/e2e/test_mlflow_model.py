@@ -52,6 +52,8 @@ def test_mlflow_loads_the_model_and_it_answers_as_predict_does(frostline, tiny_o
     model = store.get_logged_model(output.model_id)
     assert (model.name, model.status.value, model.source_run_id) == ("model", "READY", run.info.run_id)
     assert model.params == run.data.params
+    assert f'mlflow.pyfunc.load_model("models:/{model.model_id}")' in model.tags["mlflow.note.content"]
+    assert {m.dataset_name for m in model.metrics if m.key.startswith("eval/")} == {"moods"}
     assert {m.key: m.value for m in model.metrics}["best/accuracy"] == run.data.metrics["best/accuracy"]
     assert {m.key for m in model.metrics} >= {"eval/loss", "eval/accuracy", "cost/train_s"}
     for key, times in (("best/accuracy", 1), ("eval/accuracy", 3)):  # what stands in the run is not told twice

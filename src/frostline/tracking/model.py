@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import yaml
 
 from frostline.record import SPEC_FILE
 from frostline.result import RunResult
+from frostline.tracking.clean import MAX_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +43,9 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
         folder: The run's, with `model/`, its spec and its result.
     """
     result = RunResult.read(folder)
+    spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    is_pair = spec["dataset"].get("pair_column") is not None
+    example = {"text": _EXAMPLE, "text_pair": _EXAMPLE} if is_pair else [_EXAMPLE]
     run = made.get_run(run_id)
     try:
         model, is_whole = _entity(made, run, result.step or 0)
@@ -50,9 +55,13 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     if is_whole:
         return
     with tempfile.TemporaryDirectory(prefix="frostline-model-") as name:
-        _describe(Path(name), folder, run, model, result)
+        _describe(Path(name), folder, model, result, spec, run.data.params.get("model.name"))
+        _write_example(Path(name), example)
         made.log_model_artifacts(model.model_id, name)
     made.log_model_artifacts(model.model_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
+    load = f'model = mlflow.pyfunc.load_model("models:/{model.model_id}")\nmodel.predict({json.dumps(example)})'
+    note = f"{run.data.tags.get('mlflow.note.content', '')}\nLoad it with\n\n```python\nimport mlflow\n\n{load}\n```\n"
+    made.set_logged_model_tags(model.model_id, {"mlflow.note.content": note[:MAX_TAG]})
     made.finalize_logged_model(model.model_id, "READY")
     _send_metrics(made, run, model.model_id, result)
 
@@ -100,11 +109,12 @@ def _entity(made: MlflowClient, run: Run, step: int) -> tuple[LoggedModel, bool]
     return model, False
 
 
-def _describe(target: Path, folder: Path, run: Run, model: LoggedModel, result: RunResult) -> None:
+def _describe(
+    target: Path, folder: Path, model: LoggedModel, result: RunResult, spec: Mapping[str, Any], name: str | None
+) -> None:
     """Writes what MLflow needs to know beside the weights: `MLmodel`, example, requirements, tokenizer."""
     from mlflow.models import Model
 
-    spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     versions = result.provenance.get("versions", {})
     is_pair = spec["dataset"].get("pair_column") is not None
     is_regression = spec["dataset"].get("task") == "regression"
@@ -126,7 +136,7 @@ def _describe(target: Path, folder: Path, run: Run, model: LoggedModel, result: 
         framework="pt",
         components=["tokenizer"],
         tokenizer_type="AutoTokenizer",
-        source_model_name=run.data.params.get("model.name"),
+        source_model_name=name,
     )
     # As the model was trained and as `frostline predict` asks it: longer texts are cut, a number is not squashed.
     settings = {"truncation": True, "max_length": spec["training"]["max_tokens"]}
@@ -139,7 +149,6 @@ def _describe(target: Path, folder: Path, run: Run, model: LoggedModel, result: 
         env={"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
         config=settings,
     )
-    _write_example(target, {"text": _EXAMPLE, "text_pair": _EXAMPLE} if is_pair else [_EXAMPLE])
     description.saved_input_example_info = {
         "artifact_path": "input_example.json",
         "serving_input_path": "serving_input_example.json",
@@ -195,11 +204,16 @@ def _send_metrics(made: MlflowClient, run: Run, model_id: str, result: RunResult
     from mlflow.entities import Metric
 
     kept = [key for key in run.data.metrics if key.startswith(("best/", "cost/")) or key in result.metrics]
+    run_id = run.info.run_id
+    # The data set of a metric makes the model's page name it.
+    inputs = run.inputs.dataset_inputs if run.inputs is not None else ()
+    data = next(({"dataset_name": i.dataset.name, "dataset_digest": i.dataset.digest} for i in inputs), {})
     found = []
     for key in kept:
-        rows = made.get_metric_history(run.info.run_id, key)
+        rows = made.get_metric_history(run_id, key)
         row = next((row for row in reversed(rows) if row.step == result.step or key not in result.metrics), None)
         if row is not None:  # the very same point, or it would stand in the run twice
-            found.append(Metric(key, row.value, row.timestamp, row.step, model_id=model_id, run_id=run.info.run_id))
+            rows_of = data if key.startswith(("eval/", "best/")) else {}
+            found.append(Metric(key, row.value, row.timestamp, row.step, model_id=model_id, run_id=run_id, **rows_of))
     if found:
-        made.log_batch(run.info.run_id, metrics=found)
+        made.log_batch(run_id, metrics=found)
