@@ -102,3 +102,24 @@ def test_mlflow_watches_the_machine_when_asked(tmp_path, tiny_overrides):
     watched = {Path(run.data.tags["frostline.run_dir"]).name: run.data.metrics for run in mlflow_runs(tmp_path)}
     assert watched["True"]["system/system_memory_usage_megabytes"] > 1
     assert not [key for key in watched["False"] if key.startswith("system/")]
+
+
+@pytest.mark.slow
+def test_no_token_of_the_environment_reaches_a_file_or_the_store(tmp_path, tiny_overrides):
+    names = (
+        "HF_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "PGPASSWORD",
+        "WANDB_API_KEY",
+        "MY_PASSWORD",
+    )
+    secrets = {name: f"hunter2-{name}" for name in names}
+    done = call("run", *tiny_overrides, "dataset.train_rows=32", "hydra.run.dir=runs/one", cwd=tmp_path, **secrets)
+    assert done.returncode == 0, done.stderr
+    again = call("reproduce", "runs/one", cwd=tmp_path, **secrets)
+    assert "verdict: identical" in again.stdout, again.stderr
+    assert "hunter2" not in done.stdout + done.stderr + again.stdout + again.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"mlflow.db", "environment.json", "MLmodel"} <= {path.name for path in files}
+    assert not [path for path in files if b"hunter2" in path.read_bytes()]

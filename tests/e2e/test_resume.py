@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from frostline.record import NullMonitor, NullRecorder, Recorders, RunFolder
 from frostline.result import RunResult, Status
 from frostline.train import run
 from frostline.train.checkpoint import MANIFEST, CheckpointStore
+from tests.e2e.sweep_tools import call
 
 LENGTH = "training.epochs=4"
 
@@ -225,6 +228,65 @@ def test_a_checkpoint_half_written_is_none(cut):
     (store.writing / "checkpoint-24").mkdir(parents=True)  # what a kill during Trainer's writing leaves
     (store.writing / "checkpoint-24" / "model.safetensors").write_bytes(b"half")
     assert store.newest_whole()[0].name == "step-000000020"
+
+
+def _edit(manifest: Path, **changes):
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+
+
+def test_a_checkpoint_of_another_schema_is_refused_and_other_versions_are_told(train, cut, caplog):
+    whole = train()[1]
+    manifest = cut / "checkpoints" / "step-000000020" / MANIFEST
+    versions = json.loads(manifest.read_text())["versions"]
+    _edit(manifest, versions={**versions, "transformers": "5.3.0", "mlflow": "0"})
+    _, folder = train(resume_from=cut)
+    told = f"resume: transformers 5.3.0 -> {versions['transformers']}: the numbers may differ"
+    assert [record.message for record in caplog.records if record.message.startswith(told)]
+    assert_same(whole, folder)
+    _edit(manifest, schema=2)
+    with pytest.raises(UserError, match=r"another version of frostline \(schema 2, this one reads 1\)"):
+        train(resume_from=cut)
+
+
+MOMENTS = {
+    "before the manifest": "checkpoint.sha256_of_file = lambda path: killed()",
+    "before the rename": "checkpoint.write_atomically = lambda path, text: (real(path, text), killed())",
+    "after the last step": "run._save_model = lambda setup, target: killed()",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killed_while_a_checkpoint_or_the_model_is_written(train, tiny_overrides, tmp_path, moment):
+    """SIGKILL, in a process of its own; at the second checkpoint, or when all steps are done."""
+    whole = train()[1]
+    script = f"""
+import importlib, os, signal, sys
+from frostline.cli.main import main
+checkpoint = importlib.import_module("frostline.train.checkpoint")
+run = importlib.import_module("frostline.train.run")
+real, publish = checkpoint.write_atomically, checkpoint.CheckpointStore.publish
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+def at_the_second(self, step, extra):
+    if step == 16 and {moment != "after the last step"}:
+        {MOMENTS[moment]}
+    return publish(self, step, extra)
+checkpoint.CheckpointStore.publish = at_the_second
+if {moment == "after the last step"}:
+    {MOMENTS["after the last step"]}
+main(sys.argv[1:])
+"""
+    arguments = [*tiny_overrides, LENGTH, "tracking=off"]
+    cut = tmp_path / "killed"
+    command = [sys.executable, "-c", script, "run", *arguments, f"hydra.run.dir={cut}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    names = [path.name for path in CheckpointStore(cut).steps()]
+    assert names[-1] == ("step-000000024" if moment == "after the last step" else "step-000000008")
+    again = call("run", *arguments, f"hydra.run.dir={tmp_path / 'again'}", f"resume={cut}", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert_same(whole, tmp_path / "again")
 
 
 def test_no_checkpoint_and_another_config_are_refused(train, cut, tmp_path):

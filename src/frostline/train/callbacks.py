@@ -229,8 +229,11 @@ def ask_monitor(monitor: Monitor, ledger: Ledger, objective: str, epoch: float) 
 class CheckpointCallback(TrainerCallback):
     """Publishes what Trainer wrote, with the best weights so far beside it."""
 
-    def __init__(self, store: CheckpointStore, ledger: Ledger, window: LossWindow, spec_digest: str) -> None:
+    def __init__(
+        self, store: CheckpointStore, ledger: Ledger, window: LossWindow, spec_digest: str, versions: Mapping[str, str]
+    ) -> None:
         self._store = store
+        self._versions = dict(versions)
         self._ledger = ledger
         self._window = window
         self._spec_digest = spec_digest
@@ -254,6 +257,7 @@ class CheckpointCallback(TrainerCallback):
             "cost": {"train_s": self._ledger.train_s, "eval_s": self._ledger.eval_s},
             "epoch": state.epoch,
             "window": self._window.read(),
+            "versions": self._versions,
         }
         self._store.publish(state.global_step, extra)
 

@@ -20,6 +20,9 @@ from frostline.record import write_atomically
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+"""Version of the manifest and of what lies beside it; a checkpoint of another version is refused, not passed over."""
+
 _NUM_KEPT = 2  # the newest and one to fall back on
 _REQUIRED = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 
@@ -53,7 +56,9 @@ class CheckpointStore:
                 os.fsync(file.fileno())
             name = path.relative_to(source).as_posix()
             files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
-        write_atomically(source / MANIFEST, json.dumps({"step": step, "files": files, **extra}, indent=1))
+        write_atomically(
+            source / MANIFEST, json.dumps({"schema": SCHEMA_VERSION, "step": step, "files": files, **extra}, indent=1)
+        )
         target = self.folder / f"step-{step:09d}"
         if target.exists():
             shutil.rmtree(target)
@@ -72,11 +77,17 @@ class CheckpointStore:
         A damaged one is named in a warning and passed over.
 
         Raises:
-            UserError: There is none.
+            UserError: There is none, or it was written by another version of frostline.
         """
         for path in reversed(self.steps()):
             trouble, manifest = _inspect(path)
             if trouble is None:
+                schema = manifest.get("schema", 1)  # the first ones had no number
+                if schema != SCHEMA_VERSION:
+                    raise UserError(
+                        f"resume: {path} was written by another version of frostline (schema {schema}, this one reads "
+                        f"{SCHEMA_VERSION}): go on with that version, or start the run anew"
+                    )
                 return path, manifest
             log.warning("checkpoint %s is damaged (%s): going back to the one before", path.name, trouble)
         raise UserError(f"resume: {self.folder} holds no whole checkpoint: start the run anew")

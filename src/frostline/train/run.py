@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,7 @@ class _Course:
             assembly.trainer.add_callback(callbacks.UntilCallback(self._until_step, assembly.ledger))
         self._flops_per_epoch = flops_per_epoch(setup.loaded.model, setup.tables.train)
         if checkpoint is not None:
+            _tell_versions(checkpoint[1].get("versions", {}), setup.provenance["versions"])
             _carry_over(checkpoint, assembly, resume_from, self._recorder)
         log.info(
             "%s: training on %s (%s, %d threads), %d rows, recorded in %s",
@@ -242,6 +243,16 @@ def _find_checkpoint(spec: RunSpec, resume_from: Path | None) -> tuple[Path, dic
     if manifest.get("spec_digest") != spec.digest():
         raise UserError(f"resume={resume_from}: its checkpoint is of another config; compare its spec.json")
     return path, manifest
+
+
+def _tell_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Says what has another version than the checkpoint was written with."""
+    names = ("torch", "transformers", "accelerate", "numpy", "frostline")
+    other = [
+        f"{name} {then[name]} -> {now.get(name)}" for name in names if name in then and then[name] != now.get(name)
+    ]
+    if other:
+        log.warning("resume: %s: the numbers may differ from those of a run that was not stopped", ", ".join(other))
 
 
 def _carry_over(

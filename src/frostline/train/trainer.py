@@ -114,7 +114,7 @@ def assemble(
         evaluation,
         callbacks.MonitorCallback(monitor, ledger, spec.training.objective, every),
         callbacks.RecordCallback(recorder),
-        callbacks.CheckpointCallback(store, ledger, window, spec.digest()),
+        callbacks.CheckpointCallback(store, ledger, window, spec.digest(), setup.provenance["versions"]),
         window,
         progress,
     ]
