@@ -60,6 +60,7 @@ class SweepRun:
         self._client: MlflowClient | None = None
         self._known: dict[tuple[str, int], float] = {}
         self._broken = False
+        self._is_whole = True
         self._experiment_id = ""
         self._ending: dict[str, Any] = {}
         self._view: dict[str, Any] | None = None
@@ -226,7 +227,11 @@ class SweepRun:
                 self._client.log_artifact(self.run_id, name)
         if run_id is not None and self._ending.get("with_model") and (Path(best) / MODEL_FOLDER).is_dir():
             log_model(self._client, run_id, Path(best))
-        spool.forget(self._folder)
+        if best and run_id is None and spool.kept(Path(best)) is not None:
+            self._is_whole = False  # this run names its best one: it is to be told again when that one is there
+            self._keep("its best run is not recorded yet")
+        else:
+            spool.forget(self._folder)
 
     def replay(self, missed: Mapping[str, Any]) -> bool:
         """Records what a store has missed of a sweep's parent run.
@@ -246,7 +251,7 @@ class SweepRun:
             if missed.get("view") and self._client is not None and self.run_id is not None:
                 publish(self._client, self._experiment_id, View(parent=self.run_id, **missed["view"]))
             self._end()
-        return not self._broken
+        return not self._broken and self._is_whole
 
     def _keep(self, why: str) -> None:
         before = (spool.kept(self._folder) or {}).get("metrics", ())
