@@ -506,7 +506,8 @@ def test_a_signal_is_killed_everywhere_and_the_run_can_go_on(store, in_tmp, tiny
     assert list((in_tmp / "cut" / "checkpoints").glob("step-*"))
 
 
-def test_resume_by_the_run_id_in_mlflow(frostline, in_tmp, tiny_overrides, store, monkeypatch):
+def interrupt_step_three(monkeypatch):
+    """Sends Ctrl-C in the third step of this process; returns a list that grows with every step."""
     from transformers import Trainer
 
     real, calls = Trainer.training_step, []
@@ -518,8 +519,13 @@ def test_resume_by_the_run_id_in_mlflow(frostline, in_tmp, tiny_overrides, store
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "training_step", step)
-    assert frostline("run", *tiny_overrides, "hydra.run.dir=first")[0] == 130
-    monkeypatch.setattr(Trainer, "training_step", real)
+    return calls
+
+
+def test_resume_by_the_run_id_in_mlflow(frostline, in_tmp, tiny_overrides, store, monkeypatch):
+    with monkeypatch.context() as patched:
+        interrupt_step_three(patched)
+        assert frostline("run", *tiny_overrides, "hydra.run.dir=first")[0] == 130
     (run,) = runs_of(store)
     code, _, err = frostline("run", *tiny_overrides, f"resume={run.info.run_id}", "hydra.run.dir=second")
     assert code == 0, err
@@ -534,18 +540,7 @@ def test_resume_by_the_run_id_in_mlflow(frostline, in_tmp, tiny_overrides, store
 
 
 def test_an_interrupted_multirun_stops(frostline, in_tmp, tiny_overrides, monkeypatch):
-    from transformers import Trainer
-
-    real = Trainer.training_step
-    calls = []
-
-    def step(self, *args, **kwargs):
-        calls.append(1)
-        if len(calls) == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "training_step", step)
+    calls = interrupt_step_three(monkeypatch)
     code, out, _ = frostline("run", "-m", *tiny_overrides, OFF, "seed=0,1,2")
     assert code == 130
     assert len(calls) == 3
