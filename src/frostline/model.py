@@ -66,6 +66,8 @@ def load_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise ModelError(f"{folder}: its tokenizer can't be loaded: {_first_line(error)}") from error
+    # A head reads the first token, or the last that is no padding: on the left, the first would be padding.
+    tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise ModelError(f"{folder}: its tokenizer has neither a padding nor an end token: batches can't be padded")

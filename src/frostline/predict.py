@@ -49,6 +49,7 @@ class Predictor:
         transformers_logging.disable_progress_bar()
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+            self._tokenizer.padding_side = "right"  # as in training
             self._model = AutoModelForSequenceClassification.from_pretrained(
                 model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )

@@ -132,9 +132,10 @@ def test_pairs_and_numbers(frostline, tiny_overrides, store, mlflow_here, tmp_pa
 def test_an_old_server_gets_it_as_an_artifact(frostline, tiny_overrides, store, monkeypatch):
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND
 
     def unknown(self, *arguments, **settings):
-        raise MlflowException("API request to endpoint /api/2.0/mlflow/logged-models failed with error code 404")
+        raise MlflowException("failed with error code 404 != 200", error_code=ENDPOINT_NOT_FOUND)
 
     monkeypatch.setattr(MlflowClient, "create_logged_model", unknown)
     code, _, err = frostline("run", *tiny_overrides, "dataset.train_rows=32", "hydra.run.dir=one")
@@ -147,21 +148,26 @@ def test_an_old_server_gets_it_as_an_artifact(frostline, tiny_overrides, store, 
     assert predicted(frostline, run.info.run_id, TEXTS) == wanted
 
 
-def test_a_model_that_was_cut_off_in_the_upload_is_uploaded_again(frostline, tiny_overrides, store, monkeypatch):
+@pytest.mark.parametrize("call", ["create_logged_model", "log_outputs", "log_model_artifacts", "finalize_logged_model"])
+def test_a_model_that_was_cut_off_is_uploaded_again(frostline, tiny_overrides, store, monkeypatch, mlflow_here, call):
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    real = MlflowClient.finalize_logged_model
-    monkeypatch.setattr(
-        MlflowClient, "finalize_logged_model", lambda *_: (_ for _ in ()).throw(MlflowException("gone"))
-    )
-    code, _, err = frostline("run", *tiny_overrides, "dataset.train_rows=32", "hydra.run.dir=runs/one")
+    def gone(self, *arguments, **settings):
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, call, gone)
+        code, _, err = frostline("run", *tiny_overrides, "dataset.train_rows=32", "hydra.run.dir=runs/one")
     assert code == 0
     assert "frostline sync records it later" in err
-    monkeypatch.setattr(MlflowClient, "finalize_logged_model", real)
     code, _, err = frostline("sync")
     assert code == 0, err
     run = the_run(store)
     (output,) = run.outputs.model_outputs
-    assert store.get_logged_model(output.model_id).status.value == "READY"
-    assert len(store.search_logged_models([run.info.experiment_id])) == 1
+    model = store.get_logged_model(output.model_id)
+    assert model.status.value == "READY"
+    assert {metric.key for metric in model.metrics} >= {"best/accuracy", "eval/accuracy"}
+    assert len([m for m in store.search_logged_models([run.info.experiment_id]) if m.status.value == "READY"]) == 1
+    assert mlflow_here.pyfunc.load_model(f"runs:/{run.info.run_id}/model").predict(["a film"])["label"][0]
+    for key in ("best/accuracy", "cost/train_s", "eval/accuracy"):
+        assert len(store.get_metric_history(run.info.run_id, key)) == 1

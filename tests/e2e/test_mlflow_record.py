@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from frostline.record import RunStart
 from frostline.result import RunResult, Status
 from frostline.spec import TrackingSpec
 from frostline.tracking import Child, MlflowRecorder, client
@@ -59,8 +60,39 @@ def test_odd_names_long_values_and_no_numbers_are_cleaned_with_a_record(tmp_path
     assert "metric inf: inf is recorded as NaN" in record
     assert "metric inf: -inf is recorded as NaN" in record
     assert [line for line in record if line.startswith("metric xxx")]
+    assert [line for line in record if line.startswith("tag frostline.reason: the first 8000 of ")]
     assert run.info.status == "FAILED"
     assert run.data.tags["team"] == "nlp"
+
+
+def test_a_run_that_is_gone_on_with_is_not_taken_for_dead(tmp_path, monkeypatch):
+    from frostline.tracking import dead
+    from frostline.tracking.client import PROCESS_TAG, process_tags, reopen
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    made = client(uri)
+    experiment = made.create_experiment("e")
+    (host,) = {value.split("/")[0] for value in process_tags().values()}
+    runs = [made.create_run(experiment, tags={PROCESS_TAG: f"{host}/999999/1"}).info.run_id for _ in range(2)]
+    monkeypatch.setattr(
+        dead, "_send_rest", lambda _, __, run: reopen(made, run) if run.info.run_id == runs[0] else None
+    )
+    assert dead.end_dead_runs(uri, experiment) == 1
+    assert [made.get_run(run_id).info.status for run_id in runs] == ["RUNNING", "KILLED"]
+    assert "frostline.reason" not in made.get_run(runs[0]).data.tags
+
+
+def test_a_long_command_leaves_room_for_the_outcome(tmp_path, make_spec):
+    from frostline.tracking.describe import note_of
+
+    spec = make_spec()
+    start = RunStart(
+        spec=spec, folder=tmp_path, overrides=("x" * 9000,), freeze_depth=1, data={"train_rows": 1, "eval_rows": 1},
+        provenance={},
+    )  # fmt: skip
+    note = note_of(start, "frostline run")
+    assert len(note) < 5000
+    assert "the lowest block" in note
 
 
 @pytest.mark.slow

@@ -235,7 +235,9 @@ def _rerun(
     with RunFolder(folder, spec, overrides) as run_folder:
         recorders: list[Recorder] = [run_folder, watch]
         if job.tracking.enabled:
-            recorders.append(MlflowRecorder(job.tracking, spec, folder, child=_child(recorded, spec, run_id)))
+            # Its model is the recorded one once more, or not worth keeping.
+            where = dataclasses.replace(job.tracking, log_model=False)
+            recorders.append(MlflowRecorder(where, spec, folder, child=_child(recorded, spec, run_id)))
         try:
             result = run(spec, Recorders(recorders), folder, overrides=overrides, until_step=until)
         except Interrupted as stop:

@@ -392,6 +392,8 @@ class TrackingSpec:
             raise SpecError("tracking.uri is empty: give an MLflow tracking URI, or tracking=off")
         if self.enabled and not self.experiment.strip():
             raise SpecError("tracking.experiment is empty: give the name of an MLflow experiment")
+        if self.enabled and len(self.experiment) > 500:
+            raise SpecError("tracking.experiment: MLflow takes names of up to 500 characters")
 
 
 def _check_source(group: str, source: Source, location: str, sha256: str | None, member: str | None) -> None:

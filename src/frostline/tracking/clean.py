@@ -44,7 +44,7 @@ class Cleaner:
     def metric(self, name: str, value: float) -> tuple[str, float]:
         """Returns a metric's name and value; infinity becomes NaN, which MLflow can say."""
         if math.isinf(value):
-            self._tell(f"metric {_short(name)}: {value} is recorded as NaN")
+            self.tell(f"metric {_short(name)}: {value} is recorded as NaN")
             value = math.nan
         return self.name("metric", name), value
 
@@ -66,7 +66,7 @@ class Cleaner:
             clean = f"{clean[: MAX_NAME - 9]}_{_hash(name)}"
         self._names[kind, name], self._taken[kind, clean] = clean, name
         if clean != name:
-            self._tell(f"{kind} {_short(name)} is recorded as {_short(clean)}")
+            self.tell(f"{kind} {_short(name)} is recorded as {_short(clean)}")
         return clean
 
     @property
@@ -80,10 +80,11 @@ class Cleaner:
         text = str(value)
         if len(text) <= limit:
             return text
-        self._tell(f"{kind} {_short(name)}: the first {limit} of {len(text)} characters")
+        self.tell(f"{kind} {_short(name)}: the first {limit} of {len(text)} characters")
         return text[:limit]
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
+        """Notes a change that somebody else made."""
         self._told.setdefault(line)
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 RUN_DIR_TAG = "frostline.run_dir"
 STATUS_TAG = "frostline.status"
 REASON_TAG = "frostline.reason"
+BEST_TAG = "frostline.best_run"
 CLEANED_TAG = "frostline.cleaned"
 """What MLflow would not have taken as it was: names and values that were changed, a line each."""
 
@@ -122,6 +123,9 @@ def run_folder(uri: str, run_id: str) -> Path:
         UserError: There is no such run, or it has no model.
     """
     made, run = _look_up(uri, run_id)
+    best = run.data.tags.get(BEST_TAG)
+    if best is not None:  # a sweep's run: its best one
+        return run_folder(uri, best)
     recorded = Path(run.data.tags.get(RUN_DIR_TAG, ""))
     if run.data.tags.get(RUN_DIR_TAG) and (recorded / MODEL_FOLDER).is_dir():
         return recorded
@@ -136,7 +140,8 @@ def run_folder(uri: str, run_id: str) -> Path:
             return Path(target)
     except Exception as error:
         raise UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})") from error
-    raise UserError(f"{run_id}: its folder {recorded} isn't here and its model is no artifact (tracking.log_model)")
+    where = f"{recorded} holds no model" if recorded.is_dir() else f"its folder {recorded} isn't here"
+    raise UserError(f"{run_id}: {where}, and MLflow has none of it (tracking.log_model, sweep.keep_models)")
 
 
 def recorded_folder(uri: str, run_id: str) -> Path:
@@ -277,9 +282,9 @@ def send_params(made: MlflowClient, run_id: str, params: Mapping[str, str], ther
 def reopen(made: MlflowClient, run: Run) -> None:
     """Sets a run that ended before to RUNNING, by this process; why it ended then is no longer true."""
     run_id = run.info.run_id
-    made.update_run(run_id, status="RUNNING")
     for key, value in {**process_tags(), STATUS_TAG: "RUNNING"}.items():
         made.set_tag(run_id, key, value)
+    made.update_run(run_id, status="RUNNING")  # with the tags of its process there already: nobody takes it for dead
     if REASON_TAG in run.data.tags:
         made.delete_tag(run_id, REASON_TAG)
 

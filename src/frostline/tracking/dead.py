@@ -14,7 +14,15 @@ from frostline.provenance import process_start
 from frostline.record import METRICS_FILE, metrics_up_to
 from frostline.result import Status
 from frostline.tracking.clean import Cleaner, batches
-from frostline.tracking.client import PROCESS_TAG, REASON_TAG, RUN_DIR_TAG, STATUS_TAG, client, recorded_run
+from frostline.tracking.client import (
+    CLEANED_TAG,
+    PROCESS_TAG,
+    REASON_TAG,
+    RUN_DIR_TAG,
+    STATUS_TAG,
+    client,
+    recorded_run,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -51,6 +59,9 @@ def reconcile(uri: str, experiment_id: str) -> int:
         pid, _, start = run.data.tags[PROCESS_TAG].removeprefix(f"{host}/").partition("/")
         if pid.isdigit() and process_start(int(pid)) != start:
             _send_rest(made, uri, run)
+            now = made.get_run(run.info.run_id)
+            if now.data.tags.get(PROCESS_TAG) != run.data.tags[PROCESS_TAG] or now.info.status != "RUNNING":
+                continue  # somebody has gone on with it meanwhile
             made.set_tag(run.info.run_id, STATUS_TAG, Status.KILLED.value)
             made.set_tag(run.info.run_id, REASON_TAG, "its process died")
             made.set_terminated(run.info.run_id, status=Status.KILLED.value)
@@ -83,3 +94,5 @@ def _send_rest(made: MlflowClient, uri: str, run: Run) -> None:
                 found.append(Metric(key, value, written_ms, step))
     for some in batches(found, 1000):
         made.log_batch(run_id, metrics=some)
+    if cleaner.record:
+        made.set_tag(run_id, CLEANED_TAG, cleaner.record)

@@ -17,6 +17,9 @@ from frostline.tracking.client import REASON_TAG, STATUS_TAG
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
+_MAX_COMMAND = 4000
+"""Characters of the command in a description, of MLflow's 8000."""
+
 _PARAMS = (
     "freeze.name", "freeze.depth", "optimizer.lr", "optimizer.log10_lr", "seed", "model.name", "dataset.name",
     "dataset.train_rows", "optimizer.name", "optimizer.weight_decay", "optimizer.layer_decay", "optimizer.schedule",
@@ -96,10 +99,12 @@ def note_of(run: RunStart, command: str) -> str:
     frozen = {None: "nothing", 0: "the embeddings", 1: "the embeddings and the lowest block"}.get(
         run.freeze_depth, f"the embeddings and the lowest {run.freeze_depth} blocks"
     )
+    line = f"{command} {redact(' '.join(run.overrides))}"
+    line = line if len(line) <= _MAX_COMMAND else f"{line[:_MAX_COMMAND]} ..."  # what follows is worth more
     return (
         f"**{spec.model_name}** on **{spec.dataset_name}** ({data['train_rows']} training rows, {data['eval_rows']} "
         f"held out). Frozen: {frozen}. Learning rate {spec.optimizer.lr:g}, seed {spec.seed}.\n\n"
-        f"```\n{command} {redact(' '.join(run.overrides))}\n```\n"
+        f"```\n{line}\n```\n"
     )
 
 

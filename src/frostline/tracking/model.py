@@ -47,9 +47,13 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     is_pair = spec["dataset"].get("pair_column") is not None
     example = {"text": _EXAMPLE, "text_pair": _EXAMPLE} if is_pair else [_EXAMPLE]
     run = made.get_run(run_id)
+    from mlflow.exceptions import MlflowException
+
     try:
         model, is_whole = _entity(made, run, result.step or 0)
-    except Exception:  # noqa: BLE001 - an old server; a store that is down says so at the next request
+    except MlflowException as error:
+        if error.error_code != "ENDPOINT_NOT_FOUND":
+            raise
         made.log_artifacts(run_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
         return
     if is_whole:
@@ -62,8 +66,8 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     load = f'model = mlflow.pyfunc.load_model("models:/{model.model_id}")\nmodel.predict({json.dumps(example)})'
     note = f"{run.data.tags.get('mlflow.note.content', '')}\nLoad it with\n\n```python\nimport mlflow\n\n{load}\n```\n"
     made.set_logged_model_tags(model.model_id, {"mlflow.note.content": note[:MAX_TAG]})
-    made.finalize_logged_model(model.model_id, "READY")
     _send_metrics(made, run, model.model_id, result)
+    made.finalize_logged_model(model.model_id, "READY")  # last: a model that is ready is not looked at again
 
 
 def model_id_of(run: Run) -> str | None:

@@ -78,6 +78,7 @@ class MlflowRecorder:
         self._child = child
         self._reopen = reopen
         self._recorded: dict[str, int] = {}
+        self._told: dict[tuple[str, int], float] = {}
         self._cleaner = Cleaner()
         self._client: MlflowClient | None = None
         self._run_id: str | None = None
@@ -131,6 +132,9 @@ class MlflowRecorder:
         now_ms = int(time.time() * 1000)
         cleaned = [self._cleaner.metric(key, value) for key, value in metrics.items() if key != "train/epoch"]
         self._pending += [(key, value, now_ms, step) for key, value in cleaned if step > self._recorded.get(key, -1)]
+        for key, value in cleaned:
+            if self._told.get((key, step), value) != value and value == value:
+                self._cleaner.tell(f"metric {key}: some steps stand here as they were before the run was gone on with")
         self._is_evaluated |= f"eval/{self._spec.training.objective}" in metrics
         if time.monotonic() - self._flushed > (_FLUSH_S if self._is_evaluated else _FIRST_FLUSH_S):
             with self._forgiving("metrics"):
@@ -155,9 +159,10 @@ class MlflowRecorder:
             tags = final_tags(result)
             if self._note:
                 tags["mlflow.note.content"] = f"{self._note}\n{outcome_of(result)}\n"
+            tags = self._cleaner.tags(tags)
             if self._cleaner.record:
                 tags[CLEANED_TAG] = self._cleaner.record
-            for key, value in self._cleaner.tags(tags).items():
+            for key, value in tags.items():
                 self._client.set_tag(self._run_id, key, value)
             # The status first: a kill while the model is uploaded must not leave the run RUNNING for ever.
             self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
@@ -208,6 +213,8 @@ class MlflowRecorder:
         if self._note:
             base["mlflow.note.content"] = self._note
         everything = self._cleaner.tags({**base, **tags, **(child.tags if child else {}), **self._tracking.tags})
+        if self._cleaner.record:
+            everything[CLEANED_TAG] = self._cleaner.record
         if child is not None and child.parent is not None:
             everything[PARENT_TAG] = child.parent
         # With the tags from the start: a kill right now leaves a run that the next command can tell for dead.
@@ -222,7 +229,9 @@ class MlflowRecorder:
         now_ms = int(time.time() * 1000)
         for name, number in metrics.items():
             key, value = self._cleaner.metric(name, number)
-            self._pending.append((key, value, now_ms, max(step, self._recorded.get(key, step))))
+            at = max(step, self._recorded.get(key, step))
+            if self._told.get((key, at)) != value:  # a model that failed to be uploaded is no reason to tell it twice
+                self._pending.append((key, value, now_ms, at))
 
     def _send_params(self, params: Mapping[str, Any], there: Mapping[str, str]) -> None:
         assert self._client is not None
@@ -233,9 +242,10 @@ class MlflowRecorder:
         """Goes on in an earlier run; what is told again of the steps that stand there already is left out."""
         reopen(made, run)
         run_id = run.info.run_id
-        self._recorded = {
-            key: max(metric.step for metric in made.get_metric_history(run_id, key)) for key in run.data.metrics
-        }
+        for key in run.data.metrics:
+            history = made.get_metric_history(run_id, key)
+            self._recorded[key] = max(metric.step for metric in history)
+            self._told |= {(key, metric.step): metric.value for metric in history}
         self._client, self._run_id = made, run_id
 
     def _flush(self) -> None:

@@ -15,6 +15,7 @@ from frostline.spec import TrackingSpec
 from frostline.tracking import spool
 from frostline.tracking.clean import Cleaner, clean_name
 from frostline.tracking.client import (
+    BEST_TAG,
     CLEANED_TAG,
     RUN_DIR_TAG,
     STATUS_TAG,
@@ -216,7 +217,7 @@ class SweepRun:
         best = self._ending.get("best") or ""
         run_id = self.recorded(Path(best)) if best else None
         if run_id is not None:
-            self._client.set_tag(self.run_id, "frostline.best_run", run_id)
+            self._client.set_tag(self.run_id, BEST_TAG, run_id)
         for folder, more in self._ending.get("points", {}).items():
             child = self.recorded(Path(folder))
             if child is not None:

@@ -82,27 +82,36 @@ class CheckpointStore:
         for path in reversed(self.steps()):
             trouble, manifest = _inspect(path)
             if trouble is None:
-                schema = manifest.get("schema", 1)  # the first ones had no number
-                if schema != SCHEMA_VERSION:
-                    raise UserError(
-                        f"resume: {path} was written by another version of frostline (schema {schema}, this one reads "
-                        f"{SCHEMA_VERSION}): go on with that version, or start the run anew"
-                    )
+                _check_schema(path, manifest)
                 return path, manifest
             log.warning("checkpoint %s is damaged (%s): going back to the one before", path.name, trouble)
         raise UserError(f"resume: {self.folder} holds no whole checkpoint: start the run anew")
 
     def newest_step(self) -> int | None:
-        """Returns the step of the newest whole checkpoint, or None if there is none."""
+        """Returns the step of the newest whole checkpoint, or None if there is none.
+
+        Raises:
+            UserError: It was written by another version of frostline.
+        """
         for path in reversed(self.steps()):
             trouble, manifest = _inspect(path)
             if trouble is None:
+                _check_schema(path, manifest)
                 return int(manifest["step"])
         return None
 
     def remove(self) -> None:
         """Removes all of them: a finished run needs none."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _check_schema(path: Path, manifest: dict[str, Any]) -> None:
+    schema = manifest.get("schema", 1)  # the first ones had no number
+    if schema != SCHEMA_VERSION:
+        raise UserError(
+            f"resume: {path} was written by another version of frostline (schema {schema}, this one reads "
+            f"{SCHEMA_VERSION}): go on with that version, or remove {path.parent} to start the run anew"
+        )
 
 
 def _inspect(path: Path) -> tuple[str | None, dict[str, Any]]:

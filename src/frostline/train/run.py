@@ -262,6 +262,8 @@ def _carry_over(
     path, manifest = checkpoint
     callbacks.restore_ledger(assembly.ledger, path, manifest)
     assembly.window.carry(manifest.get("window"))
+    if "window" not in manifest:
+        log.warning("resume: %s holds no running train/loss: the next one is the mean of fewer steps", path.name)
     best = assembly.ledger.best
     log.info("resuming from %s (best so far: %s)", path, best.value if best.step is not None else "none")
     assert resume_from is not None

@@ -293,7 +293,6 @@ class _Course:
             "sweep": plan.name,
             "sampler": plan.sampler.value,
             "pruner": plan.pruner.name.value,
-            "n_trials": plan.n_trials,
             "seeds": ",".join(map(str, plan.seeds or (sweep.job.run.seed,))),
             "space": ", ".join(sweep.space.keys),
             "model.name": "swept" if "model" in sweep.space.keys else sweep.job.run.model_name,
