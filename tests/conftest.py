@@ -133,6 +133,7 @@ TINY = (
     "runtime.progress=off",
     "runtime.threads=1",
     "runtime.device=cpu",
+    "runtime.cache=off",
 )
 
 

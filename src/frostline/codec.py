@@ -74,6 +74,8 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         if isinstance(value, cast("type[Any]", hint)):
             return value  # decoded already
+        if isinstance(value, (str, bool)) and hasattr(hint, "from_word"):
+            value = hint.from_word(("on" if value else "off") if isinstance(value, bool) else value)
         return decode(cast("type[Any]", hint), value, where)
     if value is None:
         raise SpecError(f"{where} is null: give a value, as {where}=...")

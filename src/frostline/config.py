@@ -22,7 +22,7 @@ from frostline import paths
 from frostline.codec import decode
 from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError
-from frostline.spec import SCHEMA_VERSION, RunSpec, TrackingSpec
+from frostline.spec import SCHEMA_VERSION, RunSpec, TrackingSpec, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -146,10 +146,7 @@ def spec_from_text(text: str) -> RunSpec:
         if not isinstance(data, dict):
             raise SpecError("the recorded spec is not a group of keys")
         _refuse_code(data, "")
-        version = data.pop("schema", None)
-        if version != SCHEMA_VERSION:
-            raise SpecError(f"the recorded spec has schema {version}, this frostline reads {SCHEMA_VERSION}")
-        return RunSpec.from_dict(data)
+        return RunSpec.from_dict(migrate(data, data.pop("schema", None)))
 
 
 def spec_from_json(text: str) -> RunSpec:

@@ -107,6 +107,19 @@ class Monitor(Protocol):
         """Called with the objective of each evaluation; `epoch` counts what is trained so far."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """What a run may share with others: what its frozen blocks compute.
+
+    Attributes:
+        num_runs: How many runs there will be in all, at whatever depth.
+        depths: Their frozen depths, as far as they are known.
+    """
+
+    num_runs: int = 1
+    depths: tuple[int, ...] = ()
+
+
 class NullMonitor:
     """Lets every run go to its end."""
 

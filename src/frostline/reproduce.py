@@ -294,6 +294,7 @@ _MOVES_BITS = frozenset(
     {
         *_LIBRARIES,
         "threads",
+        "prefix_cache",
         "device",
         "device_name",
         "precision",
@@ -317,6 +318,7 @@ def _surroundings(provenance: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for part in ("versions", "platform", "compute"):
         flat.update({key: value for key, value in dict(provenance.get(part) or {}).items() if value is not None})
+    flat.setdefault("prefix_cache", "off")  # of records from before there was one
     git = provenance.get("git") or {}
     flat["git"] = f"{str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}" if git else "none"
     return flat

@@ -24,6 +24,7 @@ _COMMANDS = {
     "report": "what a sweep says: the best at each depth, a recommendation, pictures",
     "reproduce": "re-run a recorded run from its record, and say whether it came out the same",
     "sync": "record in MLflow what it missed while it was out of reach",
+    "cache": "list or remove what frozen blocks computed",
     "fetch": "fetch the model and data that a later, offline run needs",
     "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
     "predict": "ask a trained run's model",

@@ -153,17 +153,20 @@ def _one_seed(folder: Path) -> Path:
 
 
 def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
-    """Returns the recorded spec, on as many threads as it was trained on, with what the person changes on purpose."""
+    """Returns the recorded spec, on as many threads and with the cache or without, with what is changed on purpose."""
     from frostline.cli.sweeping.read import with_params
     from frostline.config import value_from_text
     from frostline.errors import nearest
-    from frostline.spec import Progress
+    from frostline.spec import CACHE_MAX_BYTES, CacheMode, CacheSpec, Progress
 
     runtime = dataclasses.replace(recorded.spec.runtime, progress=Progress.AUTO)
-    threads = (recorded.result.provenance.get("compute") or {}).get("threads")
+    compute = recorded.result.provenance.get("compute") or {}
+    threads = compute.get("threads")
     if isinstance(threads, int) and threads > 0:
         runtime = dataclasses.replace(runtime, threads=threads)
-    spec = dataclasses.replace(recorded.spec, runtime=runtime)
+    mode = CacheMode.OFF if compute.get("prefix_cache", "off") == "off" else CacheMode.REQUIRE
+    cache = CacheSpec(mode=mode, max_bytes=max(runtime.cache.max_bytes, CACHE_MAX_BYTES))
+    spec = dataclasses.replace(recorded.spec, runtime=dataclasses.replace(runtime, cache=cache))
     known = spec.flat()
     changes: dict[str, Any] = {}
     for word in overrides:
@@ -206,11 +209,18 @@ def _until(recorded: Recorded, at: int | None) -> int | None:
 
 
 def _explain(recorded: Recorded, spec: RunSpec) -> int:
+    from frostline.record import Sharing
     from frostline.report import print_differences
     from frostline.reproduce import differences
+    from frostline.spec import CacheMode
     from frostline.train import prepare
 
-    setup = prepare(spec)
+    # Nothing is trained, so nothing is filled: a re-run would have the cache as the record has it, or fail.
+    quiet = dataclasses.replace(spec.runtime.cache, mode=CacheMode.OFF)
+    setup = prepare(dataclasses.replace(spec, runtime=dataclasses.replace(spec.runtime, cache=quiet)), Sharing())
+    compute = dict(recorded.result.provenance.get("compute") or {})
+    if spec.runtime.cache.mode is CacheMode.REQUIRE and "prefix_cache" in compute:
+        setup.provenance["compute"]["prefix_cache"] = compute["prefix_cache"]
     print_differences(recorded.source, differences(recorded, spec, setup.provenance))
     return 0
 

@@ -1,6 +1,9 @@
 """Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
 
 from frostline.spec.parts import (
+    CACHE_MAX_BYTES,
+    CacheMode,
+    CacheSpec,
     DatasetSpec,
     Device,
     Direction,
@@ -19,7 +22,7 @@ from frostline.spec.parts import (
     TrackingSpec,
     TrainingSpec,
 )
-from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, short_number, spec_diff
+from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, migrate, short_number, spec_diff
 from frostline.spec.space import (
     DEPTH_KEY,
     LR_KEY,
@@ -43,11 +46,14 @@ from frostline.spec.sweep import (
 )
 
 __all__ = [
+    "CACHE_MAX_BYTES",
     "DEPTH_KEY",
     "LR_KEY",
     "MODEL_KEY",
     "SCHEMA_VERSION",
     "SWEEP_SCHEMA",
+    "CacheMode",
+    "CacheSpec",
     "CostName",
     "DatasetSpec",
     "Device",
@@ -79,6 +85,7 @@ __all__ = [
     "TrainingSpec",
     "Value",
     "flat_entries",
+    "migrate",
     "parse_dimension",
     "short_number",
     "spec_diff",

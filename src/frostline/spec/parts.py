@@ -93,6 +93,18 @@ class Progress(StrEnum):
     OFF = "off"
 
 
+class CacheMode(StrEnum):
+    """Whether frozen blocks are computed once and kept; `auto` keeps them where that pays."""
+
+    AUTO = "auto"
+    OFF = "off"
+    REQUIRE = "require"
+
+
+CACHE_MAX_BYTES = 20e9
+"""Default of `runtime.cache.max_bytes`, also in conf/runtime/default.yaml (assumed: a small part of today's disks)."""
+
+
 def require(ok: bool, key: str, value: object, wanted: str) -> None:
     """Refuses a value out of range.
 
@@ -343,6 +355,27 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CacheSpec:
+    """The cache of what frozen blocks compute. `runtime.cache=off` is short for `runtime.cache.mode=off`.
+
+    Attributes:
+        mode: Whether it is used; `require` fails where it can't be.
+        max_bytes: What it may take on the disk; the entries that were used longest ago go first.
+    """
+
+    mode: CacheMode
+    max_bytes: float
+
+    def __post_init__(self) -> None:
+        require(self.max_bytes >= 0, "runtime.cache.max_bytes", self.max_bytes, "0 or more")
+
+    @staticmethod
+    def from_word(word: str) -> dict[str, object]:
+        """Returns the keys that a mode alone stands for."""
+        return {"mode": word, "max_bytes": CACHE_MAX_BYTES}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RuntimeSpec:
     """Where and how a run is executed; not part of what it is, so not of its digest. `conf/runtime/`.
 
@@ -352,6 +385,7 @@ class RuntimeSpec:
         loader_workers: Processes that prepare batches; 0 prepares them in the main process.
         deterministic: Refuse kernels whose result may vary from run to run (on a GPU; a CPU needs nothing).
         progress: Whether a bar is drawn.
+        cache: Of what frozen blocks compute. With it the last bits differ: they are computed in other batches.
     """
 
     device: Device
@@ -359,6 +393,7 @@ class RuntimeSpec:
     loader_workers: int
     deterministic: bool
     progress: Progress
+    cache: CacheSpec
 
     def __post_init__(self) -> None:
         threads = self.threads

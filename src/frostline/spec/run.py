@@ -27,8 +27,25 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 1
-"""Version of the recorded form of a `RunSpec`; a record of another version is refused."""
+SCHEMA_VERSION = 2
+"""Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
+
+
+def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
+    """Returns a recorded spec of an older version in today's form; it means what it meant.
+
+    Args:
+        data: As recorded, without its version.
+        version: The version.
+
+    Raises:
+        SpecError: It is of a version that this frostline doesn't know.
+    """
+    if version not in range(1, SCHEMA_VERSION + 1) or isinstance(version, bool):
+        raise SpecError(f"the recorded spec has schema {version}, this frostline reads 1 to {SCHEMA_VERSION}")
+    if version == 1 and isinstance(data.get("runtime"), dict):  # 2: the prefix cache
+        data = {**data, "runtime": {**data["runtime"], "cache": {"mode": "off", "max_bytes": 0.0}}}
+    return data
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -230,10 +230,15 @@ class CheckpointCallback(TrainerCallback):
     """Publishes what Trainer wrote, with the best weights so far beside it."""
 
     def __init__(
-        self, store: CheckpointStore, ledger: Ledger, window: LossWindow, spec_digest: str, versions: Mapping[str, str]
+        self,
+        store: CheckpointStore,
+        ledger: Ledger,
+        window: LossWindow,
+        spec_digest: str,
+        provenance: Mapping[str, Any],
     ) -> None:
         self._store = store
-        self._versions = dict(versions)
+        self._provenance = provenance
         self._ledger = ledger
         self._window = window
         self._spec_digest = spec_digest
@@ -257,7 +262,8 @@ class CheckpointCallback(TrainerCallback):
             "cost": {"train_s": self._ledger.train_s, "eval_s": self._ledger.eval_s},
             "epoch": state.epoch,
             "window": self._window.read(),
-            "versions": self._versions,
+            "versions": dict(self._provenance["versions"]),
+            "prefix_cache": self._provenance["compute"]["prefix_cache"],
         }
         self._store.publish(state.global_step, extra)
 

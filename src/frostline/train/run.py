@@ -16,10 +16,11 @@ import torch
 from frostline.errors import UserError, listing
 from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
-from frostline.record import Monitor, NullMonitor, Recorder, RunStart, Verdict, metrics_up_to
+from frostline.record import Monitor, NullMonitor, Recorder, RunStart, Sharing, Verdict, metrics_up_to
 from frostline.result import Cost, Objective, RunResult, Status
 from frostline.spec import Keep, RunSpec
 from frostline.train import callbacks
+from frostline.train.cached import OFF
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.flops import flops_per_epoch
 from frostline.train.setup import Setup, prepare
@@ -40,6 +41,7 @@ def run(
     resume_from: Path | None = None,
     monitor: Monitor | None = None,
     until_step: int | None = None,
+    sharing: Sharing | None = None,
 ) -> RunResult:
     """Trains one model as its spec says.
 
@@ -56,6 +58,7 @@ def run(
             `out_dir`.
         monitor: Who may stop the run after an evaluation; None: nobody.
         until_step: Stop after this optimizer step, as PRUNED, everything before it computed as in the whole run.
+        sharing: Who else will want what the frozen blocks compute; None: nobody.
 
     Raises:
         UserError: Bad input: no run was started.
@@ -64,7 +67,7 @@ def run(
     """
     draft: dict[str, Any] = {"name": spec.name(), "spec_digest": spec.digest()}
     memory = PeakMemory()
-    course = _Course(spec, recorder, out_dir, memory, monitor or NullMonitor(), until_step)
+    course = _Course(spec, recorder, out_dir, memory, monitor or NullMonitor(), until_step, sharing or Sharing())
     with SignalGuard() as guard:
         try:
             result = course.go(guard, draft, tuple(overrides), resume_from)
@@ -97,7 +100,9 @@ class _Course:
         memory: PeakMemory,
         monitor: Monitor,
         until_step: int | None,
+        sharing: Sharing,
     ) -> None:
+        self._sharing = sharing
         self._spec = spec
         self._until_step = until_step
         self._recorder = recorder
@@ -122,7 +127,8 @@ class _Course:
         spec = self._spec
         store = CheckpointStore(self._out_dir)
         checkpoint = _find_checkpoint(spec, resume_from)
-        setup = prepare(spec)
+        begun = checkpoint[1].get("prefix_cache", OFF) if checkpoint is not None else None
+        setup = prepare(spec, self._sharing, begun, self._monitor.alive)
         self._device = setup.machine.device
         draft |= {
             "params": setup.frozen.params,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,9 @@ from frostline.freeze import FrozenPart, freeze_prefix
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
+from frostline.record import Sharing
 from frostline.spec import FreezeName, RunSpec, Source
+from frostline.train.cached import OFF, Cached, open_cache
 from frostline.train.device import Machine, seed_everything, set_up
 from frostline.train.progress import wants_bar
 
@@ -41,6 +44,7 @@ class Setup:
         tables: Tokenized rows.
         optimizer: Over the trained part.
         metrics: Logits and labels -> numbers.
+        cached: If the frozen prefix comes from the cache.
         data: The data report, truncation counted.
         provenance: Versions, platform, hashes.
     """
@@ -53,12 +57,21 @@ class Setup:
     tables: Tokenized
     optimizer: Any
     metrics: ComputeMetrics
+    cached: Cached | None
     data: dict[str, Any]
     provenance: dict[str, Any]
 
 
-def prepare(spec: RunSpec) -> Setup:
+def prepare(
+    spec: RunSpec, sharing: Sharing, begun: str | None = None, alive: Callable[[], None] = lambda: None
+) -> Setup:
     """Fetches, loads, tokenizes and freezes, cheap checks first.
+
+    Args:
+        spec: What to train.
+        sharing: Who else will want the same frozen prefix.
+        begun: What the run that is gone on with said of its prefix; None: none is gone on with.
+        alive: Called now and then.
 
     Raises:
         UserError: Something the user can mend.
@@ -89,6 +102,16 @@ def prepare(spec: RunSpec) -> Setup:
     anatomy = _anatomy(loaded, spec)
     model.check_fresh(loaded.fresh, [name for name, _ in anatomy.prefix(anatomy.num_blocks)], folder)
     frozen = freeze_prefix(anatomy, spec.freeze)
+    seen = {
+        **provenance.capture(),
+        "weights_sha256": loaded.weights_sha256,
+        "tokenizer_sha256": _tokenizer_sha256(folder),
+        "data_fingerprint": rows.fingerprint,
+    }
+    cached = open_cache(
+        spec, machine, anatomy, frozen.frozen.depth, tokenizer, tables, _prefix_facts(seen), sharing, begun,
+        alive,
+    )  # fmt: skip
     levels = [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]
     return Setup(
         machine=machine,
@@ -99,6 +122,7 @@ def prepare(spec: RunSpec) -> Setup:
         tables=tables,
         optimizer=optimizer.build(spec.optimizer, optimizer.param_groups(levels, spec.optimizer)),
         metrics=metrics,
+        cached=cached,
         data={
             "name": spec.dataset_name,
             "label_names": list(rows.label_names),
@@ -106,13 +130,16 @@ def prepare(spec: RunSpec) -> Setup:
             "truncated": tables.truncated,
         },
         provenance={
-            **provenance.capture(),
-            "compute": machine.describe(),
-            "weights_sha256": loaded.weights_sha256,
-            "tokenizer_sha256": _tokenizer_sha256(folder),
-            "data_fingerprint": rows.fingerprint,
+            **seen,
+            "compute": {**machine.describe(), "prefix_cache": cached.facts if cached is not None else OFF},
         },
     )
+
+
+def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a frozen prefix depends on besides depth, rows and machine."""
+    versions = {name: seen["versions"].get(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    return {"weights_sha256": seen["weights_sha256"], "tokenizer_sha256": seen["tokenizer_sha256"], **versions}
 
 
 @cache

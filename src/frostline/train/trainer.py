@@ -47,13 +47,16 @@ class Assembly:
     progress: FrostlineProgress
 
 
-def training_arguments(spec: RunSpec, machine: Machine, output_dir: Path) -> TrainingArguments:
+def training_arguments(
+    spec: RunSpec, machine: Machine, output_dir: Path, *, is_cached: bool = False
+) -> TrainingArguments:
     """Returns Trainer's arguments: the one place where a spec is translated to them.
 
     Args:
         spec: What to train.
         machine: Device and precision, decided.
         output_dir: Where Trainer writes checkpoints.
+        is_cached: Whether batches hold more than what the model's own forward names.
     """
     training, runtime = spec.training, spec.runtime
     arguments = TrainingArguments(
@@ -79,6 +82,7 @@ def training_arguments(spec: RunSpec, machine: Machine, output_dir: Path) -> Tra
         dataloader_num_workers=runtime.loader_workers,
         dataloader_pin_memory=machine.device == "cuda",
         label_names=["labels"],
+        remove_unused_columns=not is_cached,
         report_to="none",
         disable_tqdm=True,
     )
@@ -114,17 +118,20 @@ def assemble(
         evaluation,
         callbacks.MonitorCallback(monitor, ledger, spec.training.objective, every),
         callbacks.RecordCallback(recorder),
-        callbacks.CheckpointCallback(store, ledger, window, spec.digest(), setup.provenance["versions"]),
+        callbacks.CheckpointCallback(store, ledger, window, spec.digest(), setup.provenance),
         window,
         progress,
     ]
     padding = 8 if setup.machine.device == "cuda" and setup.machine.precision is not Precision.FP32 else None
+    pad = DataCollatorWithPadding(setup.loaded.tokenizer, pad_to_multiple_of=padding)
+    cached = setup.cached
+    tables = cached.tables if cached is not None else setup.tables
     trainer = Trainer(
         model=model,
-        args=training_arguments(spec, setup.machine, store.writing),
-        data_collator=DataCollatorWithPadding(setup.loaded.tokenizer, pad_to_multiple_of=padding),
-        train_dataset=setup.tables.train,
-        eval_dataset=setup.tables.evaluation,
+        args=training_arguments(spec, setup.machine, store.writing, is_cached=cached is not None),
+        data_collator=cached.collate if cached is not None else pad,
+        train_dataset=tables.train,
+        eval_dataset=tables.evaluation,
         processing_class=setup.loaded.tokenizer,
         compute_loss_func=loss,
         compute_metrics=_compute_metrics(setup),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -26,11 +28,11 @@ from frostline.errors import UserError
 from frostline.point import Outcome, State, label
 from frostline.pool import Event, Kind, Pool
 from frostline.provenance import redact
-from frostline.record import CHILD_FILE, RUN_FILE, write_atomically
+from frostline.record import CHILD_FILE, RUN_FILE, Sharing, write_atomically
 from frostline.result import RunResult, Status
 from frostline.search import Ended, Reported, Task
 from frostline.search import Event as SearchEvent
-from frostline.spec import Progress, PrunerName, Value
+from frostline.spec import DEPTH_KEY, Progress, PrunerName, Value
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -126,6 +128,19 @@ class Runs:
         return replace(job, run=replace(job.run, runtime=runtime))
 
 
+def _sharing(sweep: Sweep) -> Sharing:
+    """Returns how many runs a sweep makes at most, and at which depths."""
+    plan, variants = sweep.plan, sweep.space.variants.values()
+    in_grid = sum(math.prod(len(dimension.values()) for dimension in dimensions) for dimensions in variants)
+    num_points = plan.n_trials or in_grid
+    depths: set[int] = set()
+    for dimension in itertools.chain(*variants):
+        if dimension.key == DEPTH_KEY:
+            found = dimension.choices or range(round(dimension.low), round(dimension.high) + 1)
+            depths |= {depth for depth in found if isinstance(depth, int)}
+    return Sharing(num_runs=num_points * len(plan.seeds or (0,)), depths=tuple(sorted(depths)))
+
+
 class PoolExecutor:
     """Trains in warm workers; the next task begins when any slot is free.
 
@@ -153,6 +168,7 @@ class PoolExecutor:
         self._trials: dict[int, TrialJob] = {}
         self._ready: list[SearchEvent] = []
         self._stopping = False
+        self._sharing = _sharing(sweep)
         self.stop_signal = signal.SIGINT
 
     @property
@@ -178,6 +194,7 @@ class PoolExecutor:
             steps_per_run=self._runs.steps_per_run,
             parent=self._parent(),
             params=dict(task.params),
+            sharing=self._sharing,
         )
         self._trials[task.number] = job
         self._pool.submit(task.number, job)

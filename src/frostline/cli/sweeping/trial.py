@@ -16,7 +16,7 @@ from frostline.cli.run import configure_logging
 from frostline.config import Job, spec_from_text
 from frostline.errors import UserError
 from frostline.point import Outcome, State
-from frostline.record import SPEC_FILE, Recorder, Recorders, RunFolder, Verdict
+from frostline.record import SPEC_FILE, Recorder, Recorders, RunFolder, Sharing, Verdict
 from frostline.registry import import_plugins
 from frostline.result import RunResult, Status
 from frostline.spec import RunSpec, spec_diff
@@ -61,6 +61,7 @@ class TrialJob:
         steps_per_run: Reports that a run makes at most: a later seed's are counted on from there.
         parent: MLflow run id of the sweep, or None.
         params: The swept keys.
+        sharing: What the sweep's runs have in common.
     """
 
     number: int
@@ -72,6 +73,7 @@ class TrialJob:
     steps_per_run: int
     parent: str | None
     params: Mapping[str, Any]
+    sharing: Sharing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +243,9 @@ def _train(
         resume_from = folder if step is not None else None
         try:
             result = run(
-                spec, Recorders(recorders), folder, overrides=overrides, resume_from=resume_from, monitor=monitor
-            )
+                spec, Recorders(recorders), folder, overrides=overrides, resume_from=resume_from, monitor=monitor,
+                sharing=trial.sharing,
+            )  # fmt: skip
         except Interrupted:  # it came when the run was done
             result = RunResult.read(folder)
     return result, step is not None

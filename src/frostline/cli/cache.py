@@ -1,0 +1,43 @@
+"""Owns: `frostline cache` - what is kept of frozen prefixes, and how to be rid of it. Must not know: its making."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import datetime
+
+from frostline.cli.common import OneLineParser
+
+
+def main(arguments: list[str]) -> int:
+    """Lists or removes what frozen blocks computed."""
+    parser = OneLineParser(
+        prog="frostline cache",
+        description="What frozen blocks computed, kept for later runs (runtime.cache). It may be removed at any time:\n"
+        "what is needed again is computed again.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("action", choices=["list", "clear"], help="list: what is there; clear: remove all of it")
+    parser.add_argument("--json", action="store_true", help="list as JSON")
+    options = parser.parse_args(arguments)
+    from frostline.assets import home
+    from frostline.prefix.store import PrefixStore
+
+    store = PrefixStore(home() / "prefix", 0)
+    if options.action == "clear":
+        print(f"removed {store.clear() / 1e6:.1f} MB from {store.root}")
+        return 0
+    found = store.listing()
+    if options.json:
+        print(json.dumps([
+            {"folder": str(folder), "key": key, "bytes": sizes, "used": used} for folder, key, sizes, used in found
+        ]))  # fmt: skip
+        return 0
+    for folder, key, sizes, used in found:
+        about = key.get("about") or {}
+        what = ", ".join(str(about[name]) for name in ("model", "dataset", "rows") if name in about) or folder.name
+        when = f"{datetime.fromtimestamp(used):%Y-%m-%d %H:%M}"
+        print(f"{sum(sizes.values()) / 1e6:9.1f} MB  {when}  {what}: {', '.join(sorted(sizes)) or 'nothing'}")
+    total = sum(sum(sizes.values()) for _, _, sizes, _ in found)
+    print(f"{total / 1e6:9.1f} MB in {len(found)} entries of {store.root}")
+    return 0

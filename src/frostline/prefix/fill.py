@@ -1,0 +1,114 @@
+"""Owns: token ids -> hidden states of the depths that are asked for, in one pass. Must not know: where they are kept.
+
+The batches depend on the rows alone: the same rows give the same bits on like hardware, whoever fills whichever depths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from frostline.anatomy import Anatomy
+from frostline.prefix.suffix import returns_tuple
+
+_BATCH_TOKENS = 4096
+"""Tokens of a batch, padding included: large enough for matrix products, small enough to stay in a cache (measured)."""
+
+Take = Callable[[int, int, torch.Tensor], None]
+"""Takes a depth, a row's number and its hidden states after that many blocks, `[T, D]`, on the CPU."""
+
+Collate = Callable[[Sequence[int]], Mapping[str, torch.Tensor]]
+"""Row numbers -> a padded batch with `input_ids` and `attention_mask`, both `[B, T]`."""
+
+
+class OverflowInPrefixError(Exception):
+    """Hidden states are NaN or infinite."""
+
+
+def canonical_batches(lengths: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    """Yields row numbers, rows of like length together, the longest first: a machine too small shows at once.
+
+    Args:
+        lengths: Tokens of each row, `[N]`.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        size = max(1, _BATCH_TOKENS // max(1, int(lengths[order[first]])))
+        yield order[first : first + size]
+        first += size
+
+
+@torch.no_grad()
+def fill(
+    anatomy: Anatomy,
+    lengths: np.ndarray[Any, Any],
+    collate: Collate,
+    depths: Sequence[int],
+    take: Take,
+    *,
+    autocast: AbstractContextManager[Any] | None = None,
+    alive: Callable[[], None] | None = None,
+) -> None:
+    """Runs the lowest blocks over all rows once, in eval mode, and hands out what comes after each depth.
+
+    Args:
+        anatomy: The model, on its device.
+        lengths: Tokens of each row, `[N]`.
+        collate: Pads.
+        depths: Each 1 or more.
+        take: Called once for each row and depth.
+        autocast: In which the model computes.
+        alive: Called after each batch.
+
+    Raises:
+        OverflowInPrefixError: A hidden state is NaN or infinite.
+    """
+    model, deepest, gives_tuple = anatomy.model, max(depths), returns_tuple(anatomy)
+    device = next(model.parameters()).device
+    seen: dict[int, torch.Tensor] = {}
+    was_training = model.training
+    model.eval()
+    with ExitStack() as stack:
+        stack.callback(model.train, was_training)
+        for depth in depths:
+            handle = anatomy.blocks[depth - 1][1].register_forward_hook(partial(_keep, seen, depth))
+            stack.callback(handle.remove)
+        for _, block in anatomy.blocks[deepest:]:
+            block.forward = _as_tuple if gives_tuple else _as_it_is
+            stack.callback(block.__dict__.pop, "forward", None)
+        stack.enter_context(autocast or nullcontext())
+        for rows in canonical_batches(lengths):
+            batch = {key: value.to(device) for key, value in collate([int(row) for row in rows]).items()}
+            model.base_model(**batch)  # type: ignore[operator]
+            mask = batch["attention_mask"].bool()
+            for depth in depths:
+                hidden = seen.pop(depth)
+                if not bool(torch.isfinite(hidden).all()):
+                    raise OverflowInPrefixError(f"the hidden states after block {depth} are not finite")
+                for index, row in enumerate(rows):
+                    take(depth, int(row), hidden[index][mask[index]].cpu())
+            if alive is not None:
+                alive()
+
+
+def _keep(seen: dict[int, torch.Tensor], depth: int, module: nn.Module, inputs: Any, output: Any) -> None:
+    del module, inputs
+    seen[depth] = output[0] if isinstance(output, tuple) else output
+
+
+def _as_it_is(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Takes the place of the forward of a block that nobody asked for."""
+    del args, kwargs
+    return hidden_states
+
+
+def _as_tuple(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
+    del args, kwargs
+    return (hidden_states,)

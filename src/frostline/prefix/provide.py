@@ -1,0 +1,192 @@
+"""Owns: which files a run needs, opened or made once by whoever comes first. Must not know: Trainer, specs."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from frostline.anatomy import Anatomy
+from frostline.prefix.fill import Collate, OverflowInPrefixError, fill
+from frostline.prefix.store import CacheError, Entry, PrefixStore, Rows, Shape, Writer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Tokenized rows.
+
+    Attributes:
+        name: For messages.
+        ids: Token ids of each row.
+        sha256: Of all that enters the model: ids and token types.
+        collate: Pads some of them.
+    """
+
+    name: str
+    ids: Sequence[Sequence[int]]
+    sha256: str
+    collate: Collate
+
+    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Returns the tokens of each row, `[N]`."""
+        return np.fromiter((len(row) for row in self.ids), dtype=np.int64, count=len(self.ids))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """What is computed: a model's lowest blocks.
+
+    Attributes:
+        anatomy: The model, on its device.
+        facts: All that the numbers depend on besides rows and depth; part of the key.
+        about: What a person should read beside the key; not part of it.
+        width: Numbers of a hidden state.
+        dtype: In which they are kept.
+        position: Which position the head reads, `first` or `last`, if it is just one.
+        autocast: Makes the context in which the model computes.
+    """
+
+    anatomy: Anatomy
+    facts: Mapping[str, Any]
+    about: Mapping[str, str]
+    width: int
+    dtype: str
+    position: str | None
+    autocast: Callable[[], AbstractContextManager[Any]]
+
+    def name(self, depth: int) -> str:
+        """Returns the name of a depth's file."""
+        return f"read-{self.position}" if self.is_read(depth) else f"depth-{depth:03d}"
+
+    def is_read(self, depth: int) -> bool:
+        """Whether only the position that the head reads is kept: nothing else of the last block is needed."""
+        return depth == self.anatomy.num_blocks and self.position is not None
+
+    def shape(self, depth: int, lengths: np.ndarray[Any, Any]) -> Shape:
+        """Returns the form of a depth's file."""
+        return Shape(
+            lengths=np.ones_like(lengths) if self.is_read(depth) else lengths, width=self.width, dtype=self.dtype
+        )
+
+
+def num_bytes(prefix: Prefix, depths: Sequence[int], tables: Sequence[Table]) -> int:
+    """Returns what depths of some tables take on the disk."""
+    return sum(prefix.shape(depth, table.lengths()).num_bytes for depth in depths for table in tables)
+
+
+def is_there(store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[Table]) -> bool:
+    """Returns whether all of a depth is in the store; it is not checked for damage yet."""
+    entries = [(_entry(store, prefix, table), table) for table in tables]
+    return all(entry.has(prefix.name(depth), prefix.shape(depth, table.lengths())) for entry, table in entries)
+
+
+def provide(
+    store: PrefixStore,
+    prefix: Prefix,
+    depth: int,
+    also: Sequence[int],
+    table: Table,
+    alive: Callable[[], None],
+) -> Rows:
+    """Returns the hidden states of a table after a depth; computes them, and other depths in the same pass, if need be.
+
+    Args:
+        store: Where they are kept.
+        prefix: What computes them.
+        depth: What is wanted, 1 or more.
+        also: Other depths that somebody will want: made if this one has to be.
+        table: The rows.
+        alive: Called now and then.
+
+    Raises:
+        CacheError: There is no room, or what is computed is not finite.
+    """
+    entry, lengths = _entry(store, prefix, table), table.lengths()
+    shapes = {each: prefix.shape(each, lengths) for each in sorted({depth, *also})}
+    rows = entry.open(prefix.name(depth), shapes[depth])
+    if rows is not None:
+        return rows
+    with entry.building(alive):
+        rows = entry.open(prefix.name(depth), shapes[depth])  # somebody else may have made it meanwhile
+        if rows is None:
+            missing = {each: shape for each, shape in shapes.items() if not entry.has(prefix.name(each), shape)}
+            _make(store, prefix, entry, missing, table, alive)
+            rows = entry.open(prefix.name(depth), shapes[depth])
+    if rows is None:
+        raise CacheError(f"{entry.folder} was written and can't be read back")
+    return rows
+
+
+def rows_sha256(columns: Mapping[str, Sequence[Sequence[int]]]) -> str:
+    """Returns a sha256 over columns of whole numbers, ragged; names and row borders count.
+
+    Args:
+        columns: By name, as `input_ids`.
+    """
+    digest = hashlib.sha256()
+    for name, rows in sorted(columns.items()):
+        lengths = np.fromiter((len(row) for row in rows), dtype="<i8", count=len(rows))
+        flat = np.fromiter((token for row in rows for token in row), dtype="<i8", count=int(lengths.sum()))
+        digest.update(f"{name} {len(lengths)} ".encode() + lengths.tobytes() + flat.tobytes())
+    return digest.hexdigest()
+
+
+def _entry(store: PrefixStore, prefix: Prefix, table: Table) -> Entry:
+    key = {**prefix.facts, "rows_sha256": table.sha256, "width": prefix.width, "dtype": prefix.dtype}
+    return store.entry(key, {**prefix.about, "rows": f"{len(table.ids)} {table.name}"})
+
+
+def _make(
+    store: PrefixStore,
+    prefix: Prefix,
+    entry: Entry,
+    shapes: Mapping[int, Shape],
+    table: Table,
+    alive: Callable[[], None],
+) -> None:
+    began = time.monotonic()
+    store.make_room(sum(shape.num_bytes for shape in shapes.values()), entry)
+    with _told(), entry.writing({prefix.name(depth): shape for depth, shape in shapes.items()}) as writers:
+        by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
+
+        def take(depth: int, row: int, hidden: torch.Tensor) -> None:
+            _put(by_depth[depth], row, hidden, prefix.position if prefix.is_read(depth) else None)
+
+        fill(
+            prefix.anatomy,
+            table.lengths(),
+            table.collate,
+            list(shapes),
+            take,
+            autocast=prefix.autocast(),
+            alive=alive,
+        )
+    log.info(
+        "prefix cache: blocks %s of %d %s rows in %.1f s",
+        ", ".join(map(str, shapes)), len(table.ids), table.name, time.monotonic() - began,
+    )  # fmt: skip
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OverflowInPrefixError as error:
+        raise CacheError(str(error)) from error
+
+
+def _put(writer: Writer, row: int, hidden: torch.Tensor, position: str | None) -> None:
+    if position is not None:
+        hidden = hidden[:1] if position == "first" else hidden[-1:]
+    if hidden.dtype is torch.bfloat16:
+        hidden = hidden.view(torch.uint16)
+    writer.put(row, hidden.numpy())

@@ -1,0 +1,200 @@
+"""The suffix of a model, fed with cached hidden states, against the whole model: each architecture, built small."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    RobertaConfig,
+)
+
+from frostline.anatomy import dissect
+from frostline.prefix.fill import OverflowInPrefixError, canonical_batches, fill
+from frostline.prefix.provide import Prefix, Table, is_there, provide, rows_sha256
+from frostline.prefix.store import CacheError, PrefixStore
+from frostline.prefix.suffix import HIDDEN, Suffix, read_position
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
+CONFIGS = {
+    "bert": BertConfig(**SMALL),
+    "distilbert": DistilBertConfig(dim=32, n_layers=4, n_heads=4, hidden_dim=64, vocab_size=99),
+    "roberta": RobertaConfig(**SMALL, pad_token_id=1),
+    "electra": ElectraConfig(**SMALL, embedding_size=16),
+    "gpt2": GPT2Config(n_embd=32, n_layer=4, n_head=4, vocab_size=99, pad_token_id=0, bos_token_id=2, eos_token_id=2),
+}
+READS = {"bert": "first", "distilbert": "first", "roberta": "first", "electra": "first", "gpt2": "last"}
+BOUND = 1e-6
+"""Logits of some 0.1: hidden states that were computed in batches of other padding differ in their last bits."""
+
+
+def make(name, seed=0):
+    torch.manual_seed(seed)
+    return AutoModelForSequenceClassification.from_config(CONFIGS[name])
+
+
+@pytest.fixture(params=CONFIGS)
+def name(request):
+    return request.param
+
+
+def table(name, num_rows=23, seed=0):
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(5, 99, length).tolist() for length in rng.integers(2, 14, num_rows)]
+    pad = CONFIGS[name].pad_token_id or 0
+
+    def collate(rows):
+        longest = max(len(ids[row]) for row in rows)
+        batch = torch.full((len(rows), longest), pad)
+        mask = torch.zeros_like(batch)
+        for index, row in enumerate(rows):
+            batch[index, : len(ids[row])] = torch.tensor(ids[row])
+            mask[index, : len(ids[row])] = 1
+        return {"input_ids": batch, "attention_mask": mask}
+
+    return Table(name="rows", ids=ids, sha256=rows_sha256({"input_ids": ids}), collate=collate)
+
+
+def prefix_of(model, name):
+    from contextlib import nullcontext
+
+    anatomy = dissect(model)
+    return Prefix(
+        anatomy=anatomy, facts={"weights": name}, about={}, width=32, dtype="float32", position=read_position(anatomy),
+        autocast=nullcontext,
+    )  # fmt: skip
+
+
+def batch_of(made, rows, cached, position=None):
+    """The rows as a batch, and the same with their hidden states."""
+    batch = dict(made.collate(rows))
+    if position is not None:
+        last = batch["attention_mask"].sum(-1) - 1
+        at = torch.zeros_like(last) if position == "first" else last
+        short = {key: value.gather(1, at[:, None]) for key, value in batch.items()}
+    else:
+        short = dict(batch)
+    hidden = torch.zeros(*short["input_ids"].shape, 32)
+    for index, row in enumerate(rows):
+        states = torch.from_numpy(np.array(cached[row]))
+        hidden[index, : len(states)] = states
+    return batch, {**short, HIDDEN: hidden}
+
+
+def test_which_position_the_head_reads_is_found_without_touching_the_generator(name):
+    model = make(name)
+    before = torch.get_rng_state()
+    assert read_position(dissect(model)) == READS[name]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert "forward" not in model.__dict__
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_logits_losses_and_gradients_are_those_of_the_whole_model(tmp_path, name, depth):
+    model, made = make(name), table(name)
+    prefix = prefix_of(model, name)
+    store = PrefixStore(tmp_path, 10**7)
+    cached = provide(store, prefix, depth, (), made, lambda: None)
+    position = prefix.position if prefix.is_read(depth) else None
+    rows = [3, 17, 8, 11]
+    batch, short = batch_of(made, rows, cached, position)
+    frozen = [p for _, module in prefix.anatomy.prefix(depth) for p in module.parameters()]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    labels = torch.tensor([0, 1, 1, 0])
+    model.eval()
+    whole = model(**batch, labels=labels)
+    wanted = torch.autograd.grad(whole.loss, trained, allow_unused=True)
+    suffix = Suffix(prefix.anatomy, depth)
+    suffix.attach()
+    part = model(**short, labels=labels)
+    given = torch.autograd.grad(part.loss, trained, allow_unused=True)
+    suffix.detach()
+    assert (part.logits - whole.logits).abs().max() < BOUND
+    assert (part.loss - whole.loss).abs() < BOUND
+    for one, other in zip(given, wanted, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (one - other).abs().max() < 1e-5
+    again = model(**batch, labels=labels)
+    assert torch.equal(again.logits, whole.logits)  # it is whole again
+
+
+def test_one_pass_gives_every_depth_the_same_bits_as_its_own_pass(tmp_path, name):
+    made, depths = table(name), (1, 3, 4)
+    together = PrefixStore(tmp_path / "together", 10**7)
+    provide(together, prefix_of(make(name), name), 1, depths, made, lambda: None)
+    for depth in depths:
+        prefix = prefix_of(make(name), name)
+        alone = provide(PrefixStore(tmp_path / f"alone{depth}", 10**7), prefix, depth, (), made, lambda: None)
+        both = provide(together, prefix, depth, (), made, lambda: pytest.fail("it was there"))
+        assert all(np.array_equal(alone[row], both[row]) for row in range(len(made.ids)))
+
+
+def test_the_same_batch_gives_the_same_bits_as_the_whole_model(name):
+    """With hidden states of that very batch, what is left is the same computation."""
+    model, made = make(name), table(name)
+    anatomy = dissect(model)
+    model.eval()
+    seen = {}
+    batch = dict(made.collate([1, 2, 5]))
+    for depth in (1, 2, 3, 4):
+        handle = anatomy.blocks[depth - 1][1].register_forward_hook(lambda module, inputs, out: seen.update(out=out))
+        whole = model(**batch).logits
+        handle.remove()
+        hidden = seen["out"][0] if isinstance(seen["out"], tuple) else seen["out"]
+        suffix = Suffix(anatomy, depth)
+        suffix.attach()
+        assert torch.equal(model(**batch, **{HIDDEN: hidden}).logits, whole)
+        suffix.detach()
+
+
+def test_a_hidden_state_that_is_not_finite_is_noticed_while_filling(tmp_path, name):
+    model, made = make(name), table(name)
+    prefix = prefix_of(model, name)
+    with torch.no_grad():
+        next(prefix.anatomy.blocks[1][1].parameters()).fill_(float("inf"))
+    with pytest.raises(OverflowInPrefixError, match="after block 2"):
+        fill(prefix.anatomy, made.lengths(), made.collate, [1, 2], lambda *_: None)
+    store = PrefixStore(tmp_path, 10**7)
+    with pytest.raises(CacheError, match="not finite"):
+        provide(store, prefix, 2, (), made, lambda: None)
+    assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob(".*.tmp"))
+    assert model.training
+
+
+def test_batches_depend_on_the_rows_alone_and_hold_each_once():
+    lengths = np.array([5, 900, 3, 3, 4000, 9000, 1])
+    batches = [list(batch) for batch in canonical_batches(lengths)]
+    assert sorted(row for batch in batches for row in batch) == list(range(7))
+    assert batches[0] == [5]
+    assert batches == [list(batch) for batch in canonical_batches(lengths.copy())]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"facts": {"weights": "other"}}, {"facts": {"weights": "bert", "attention": "eager"}}, {"dtype": "float16"},
+        {"rows": 1}, {"types": 1},
+    ],
+)  # fmt: skip
+def test_any_change_is_a_miss(tmp_path, change):
+    from dataclasses import replace
+
+    store, prefix, made = PrefixStore(tmp_path, 10**7), prefix_of(make("bert"), "bert"), table("bert")
+    provide(store, prefix, 2, (), made, lambda: None)
+    assert is_there(store, prefix, 2, [made])
+    assert not is_there(store, prefix, 3, [made])
+    other = replace(prefix, **{key: value for key, value in change.items() if key in {"facts", "dtype"}})
+    if "rows" in change:
+        made = table("bert", seed=1)
+    if "types" in change:
+        types = [[0] * len(row) for row in made.ids]
+        made = replace(made, sha256=rows_sha256({"input_ids": made.ids, "token_type_ids": types}))
+    assert not is_there(store, other, 2, [made])

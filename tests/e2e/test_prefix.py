@@ -1,0 +1,265 @@
+"""Runs and sweeps that begin at their frozen depth: the same numbers, computed once, and never a wrong byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from frostline.point import State
+from frostline.prefix import fill as fill_module
+from frostline.prefix import provide as provide_module
+from frostline.record import NullMonitor, NullRecorder, Recorders, RunFolder, Sharing
+from frostline.result import RunResult, Status
+from frostline.train import run
+from tests.e2e.sweep_tools import call, points
+
+BOUND = 1e-5
+"""Stated in docs/reproducibility.md: losses of some 0.7, after 16 steps in fp32."""
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("FROSTLINE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def fills(monkeypatch):
+    """The depths of each pass over the rows."""
+    real, found = fill_module.fill, []
+
+    def counted(anatomy, lengths, collate, depths, take, **more):
+        found.append((len(lengths), tuple(depths)))
+        return real(anatomy, lengths, collate, depths, take, **more)
+
+    monkeypatch.setattr(provide_module, "fill", counted)
+    return found
+
+
+@pytest.fixture
+def train(tmp_path, make_spec, home):
+    count = iter(range(100))
+
+    def trained(*overrides, resume_from=None, monitor=None, sharing=None):
+        spec = make_spec("training.epochs=2", *overrides)
+        folder = tmp_path / f"run{next(count)}"
+        with RunFolder(folder, spec, overrides) as recorder:
+            recorders = Recorders([recorder, NullRecorder()])
+            return run(spec, recorders, folder, resume_from=resume_from, monitor=monitor, sharing=sharing), folder
+
+    return trained
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def assert_close(one: Path, other: Path, bound: float = BOUND):
+    left, right = rows(one), rows(other)
+    assert [row["step"] for row in left] == [row["step"] for row in right]
+    for a, b in zip(left, right, strict=True):
+        assert all(abs(a[key] - b[key]) <= bound for key in a if key != "train/grad_norm"), (a, b)
+    before, after = weights(one), weights(other)
+    assert before.keys() == after.keys()  # the saved model is the whole model
+    assert all((before[name] - after[name]).abs().max() <= bound for name in before)
+
+
+@pytest.mark.parametrize("freeze", ["freeze.depth=1", "freeze.depth=3", "freeze=head"])
+def test_a_cached_run_is_the_uncached_one(train, fills, freeze):
+    plain, one = train(freeze, "runtime.cache=off")
+    assert fills == []
+    cached, other = train(freeze, "runtime.cache=require")
+    assert len(fills) == 2  # training and held-out rows
+    assert plain.provenance["compute"]["prefix_cache"] == "off"
+    assert cached.provenance["compute"]["prefix_cache"].startswith("depth ")
+    assert plain.spec_digest == cached.spec_digest
+    assert cached.audit.frozen_unchanged
+    assert_close(one, other)
+    again, third = train(freeze, "runtime.cache=require")
+    assert len(fills) == 2  # nothing is computed twice
+    assert (third / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+    assert again.weights_sha256 == cached.weights_sha256
+
+
+def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    calls, real = [], BertLayer.forward
+
+    def counted(self, hidden_states, *args, **kwargs):
+        calls.append(torch.is_grad_enabled())
+        return real(self, hidden_states, *args, **kwargs)
+
+    train("freeze.depth=3", "runtime.cache=require")  # fills
+    monkeypatch.setattr(BertLayer, "forward", counted)
+    train("freeze.depth=3", "runtime.cache=require")
+    num_batches = 2 * (8 + 1)  # steps and evaluations of two epochs; one block each, and a few probes
+    assert num_batches <= len(calls) <= num_batches + 10
+
+
+@pytest.mark.parametrize(
+    ("overrides", "why"),
+    [
+        (["freeze=none"], "nothing is frozen"),
+        (["freeze.depth=0"], "only the embeddings are frozen"),
+        (["freeze.depth=2", "runtime.cache.max_bytes=1000"], "runtime.cache.max_bytes is 0 MB"),
+    ],
+)
+def test_where_it_cant_be_used_it_says_why_or_goes_on(frostline, in_tmp, home, tiny_overrides, overrides, why):
+    mine = [o for o in tiny_overrides if o != "runtime.cache=off"]
+    mine += ["tracking=off", *overrides]
+    code, _, err = frostline("run", *mine, "runtime.cache.mode=require", "hydra.run.dir=a")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "runtime.cache=require: " in err
+    assert why in err
+    code, _, err = frostline("run", *mine, "runtime.cache.mode=auto", "hydra.run.dir=b")
+    assert code == 0, err
+    assert f"prefix cache: off: {why}" in Path("b/run.log").read_text().replace("it would take 0 MB, and ", "")
+    assert not list(home.rglob("*.bin"))
+
+
+def test_auto_waits_until_it_pays(train, fills, home):
+    once = ["freeze.depth=2", "runtime.cache=auto", "training.epochs=1"]
+    assert train(*once)[0].provenance["compute"]["prefix_cache"] == "off"
+    assert fills == []
+    many = train(*once, sharing=Sharing(num_runs=20, depths=(0, 1, 2, 4)))[0]
+    assert many.provenance["compute"]["prefix_cache"] == "depth 2"
+    assert {depths for _, depths in fills} == {(1, 2, 4)}  # one pass fills what the others will ask for
+    assert train(*once)[0].provenance["compute"]["prefix_cache"] == "depth 2"  # now it is there
+    assert train("freeze=head", "runtime.cache=require")[0].provenance["compute"]["prefix_cache"].startswith("depth 4")
+    assert len(fills) == 2
+
+
+def test_a_full_disk_means_no_cache_and_the_run_is_trained(train, monkeypatch, home, caplog):
+    import errno
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    caplog.set_level("INFO")
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    result, _ = train("freeze.depth=2", "runtime.cache=auto")
+    assert result.status is Status.FINISHED
+    assert result.provenance["compute"]["prefix_cache"] == "off"
+    assert "the disk is full" in caplog.text
+    assert not list(home.rglob("*.tmp"))
+
+
+def test_damage_between_two_runs_is_mended(train, fills, home, caplog):
+    _, one = train("freeze.depth=2", "runtime.cache=require")
+    for path in home.rglob("depth-002.bin"):
+        data = bytearray(path.read_bytes())
+        data[100] ^= 1
+        path.unlink()
+        path.write_bytes(data)
+    _, other = train("freeze.depth=2", "runtime.cache=require")
+    assert len(fills) == 4
+    assert "is damaged (another checksum): it is computed again" in caplog.text
+    assert (one / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
+
+
+class StopAfter(NullMonitor):
+    def __init__(self, step, filling):
+        self._left = step + filling
+
+    def alive(self):
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_is_gone_on_with_as_it_began(train, home, caplog):
+    cached = ["freeze.depth=2", "runtime.cache=require"]
+    _, whole = train(*cached)
+    stopped, cut = train(*cached, monitor=StopAfter(11, 0))
+    assert stopped.status is Status.KILLED
+    # whatever the config says now, and though the cache is gone
+    shutil.rmtree(home / "prefix")
+    resumed, folder = train("freeze.depth=2", "runtime.cache=off", resume_from=cut)
+    assert resumed.provenance["compute"]["prefix_cache"] == "depth 2"
+    assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
+    assert resumed.weights_sha256 == RunResult.read(whole).weights_sha256
+    _, plain = train("freeze.depth=2")
+    _, cut = train("freeze.depth=2", monitor=StopAfter(11, 0))
+    resumed, folder = train(*cached, resume_from=cut)
+    assert resumed.provenance["compute"]["prefix_cache"] == "off"
+    assert (folder / "metrics.jsonl").read_text() == (plain / "metrics.jsonl").read_text()
+
+
+def test_reproduce_makes_it_as_it_was_made(frostline, in_tmp, home, tiny_overrides):
+    arguments = [*tiny_overrides, "runtime.cache=require", "tracking=off", "freeze.depth=3", "hydra.run.dir=one"]
+    code, _, err = frostline("run", *arguments)
+    assert code == 0, err
+    assert frostline("cache", "clear")[1].startswith("removed 0.")
+    code, out, err = frostline("reproduce", "one", "tracking=off", "--explain")
+    assert code == 0, err
+    assert "prefix_cache" not in out
+    assert not list(home.rglob("*.bin"))
+    code, out, err = frostline("reproduce", "one", "tracking=off")
+    assert code == 0, err
+    assert "verdict: identical: every number is bit-equal, the trained weights too" in out
+    code, out, err = frostline("reproduce", "one", "tracking=off", "runtime.cache.mode=off")
+    assert code == 0, err
+    assert "differs here: prefix_cache: depth 3 -> off (may change bits)" in err
+
+
+def test_the_cache_is_listed_and_cleared(frostline, in_tmp, home, tiny_overrides):
+    assert frostline("cache", "list")[1].startswith("      0.0 MB in 0 entries of ")
+    arguments = [*tiny_overrides, "runtime.cache=require", "tracking=off", "freeze.depth=3"]
+    assert frostline("run", *arguments)[0] == 0
+    code, out, _ = frostline("cache", "list")
+    assert code == 0
+    assert "tiny, moods, 128 training: depth-003" in out
+    assert "in 2 entries of " in out
+    entries = json.loads(frostline("cache", "list", "--json")[1])
+    assert {entry["key"]["architecture"] for entry in entries} == {"BertForSequenceClassification"}
+    assert frostline("cache", "clear")[0] == 0
+    assert not list(home.rglob("*.bin"))
+    assert frostline("cache")[0] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
+    own = [o for o in tiny_overrides if not o.startswith(("optimizer.lr=", "runtime.cache"))]
+    arguments = [
+        "sweep",
+        "lr_x_depth",
+        *own,
+        "tracking=off",
+        "sweep.n_trials=8",
+        "training.epochs=2",
+        "runtime.slots=2",
+    ]
+    arguments += ["dataset.train_rows=64"]
+    env = {"FROSTLINE_HOME": str(tmp_path / "home")}
+    plain, cached = tmp_path / "plain", tmp_path / "cached"
+    for folder, mode in ((plain, "off"), (cached, "auto")):
+        folder.mkdir()
+        done = call(*arguments, f"runtime.cache={mode}", cwd=folder, **env)
+        assert done.returncode == 0, done.stderr
+    files = sorted(path.name for path in (tmp_path / "home").rglob("*.bin"))
+    assert files == sorted(["depth-001.bin", "depth-002.bin", "depth-003.bin", "read-first.bin"] * 2)
+    logs = [path.read_text() for path in sorted((cached / "runs" / "lr_x_depth").glob("0*/run.log"))]
+    filled = [line for text in logs for line in text.splitlines() if "rows in" in line]
+    assert len(filled) == 2, filled
+    there = points(cached / "runs" / "lr_x_depth")
+    for one, other in zip(points(plain / "runs" / "lr_x_depth"), there, strict=True):
+        assert one.params == other.params
+        assert one.quality == pytest.approx(other.quality, abs=1 / 32)
+    for point in there:
+        result = RunResult.read(cached / "runs" / "lr_x_depth" / f"{point.number:03d}")
+        wanted = "off" if point.depth == 0 else f"depth {point.depth}"
+        assert result.provenance["compute"]["prefix_cache"].startswith(wanted)
+        assert point.state in {State.COMPLETE, State.PRUNED}
