@@ -18,6 +18,7 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,15 +30,21 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 from frostline.config import compose_run
 from frostline.provenance import capture
 from frostline.record import RunFolder
-from frostline.spec import RunSpec
+from frostline.spec import CacheMode, RunSpec
 from frostline.train import run
 from frostline.train.device import seed_everything
 from frostline.train.setup import prepare
 
 
+def without_cache(spec: RunSpec) -> RunSpec:
+    """Returns the same run without the prefix cache."""
+    cache = replace(spec.runtime.cache, mode=CacheMode.OFF)
+    return replace(spec, runtime=replace(spec.runtime, cache=cache))
+
+
 def by_hand(spec: RunSpec, folder: Path) -> None:
     """A: the plain script. Data and tokens come from the same cache, so that only the run itself is compared."""
-    setup = prepare(spec)  # loads, tokenizes, freezes, pins; its hashes are paid by both sides
+    setup = prepare(without_cache(spec))  # loads, tokenizes, freezes, pins; its hashes are paid by both sides
     seed_everything(spec.seed)
     trainer = Trainer(
         model=setup.loaded.model,
@@ -79,7 +86,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=5)
     options = parser.parse_args()
     overrides = [f"dataset.train_rows={options.rows}", "dataset.eval_rows=256", f"freeze.depth={options.depth}"]
-    spec = compose_run([*overrides, "runtime.progress=off", "runtime.device=cpu"])
+    spec = compose_run([*overrides, "runtime.progress=off", "runtime.device=cpu", "runtime.cache=off"])
     scratch = Path(tempfile.mkdtemp(prefix="frostline-bench-"))
     times: dict[str, list[float]] = {"A": [], "B": []}
     for repeat in range(options.repeats + 1):  # the first round warms caches and is left out

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from frostline.tracking import absolute, client
@@ -24,6 +24,7 @@ def test_our_metric_names_are_accepted(made, name):
     assert made.get_run(run.info.run_id).data.metrics == {name: 1.0, "my metric ___ _1": 2.0}
 
 
+@settings(max_examples=60)
 @given(st.text(max_size=400))
 @example("")
 @example(".")
@@ -43,6 +44,7 @@ def test_a_cleaned_name_passes_mlflows_own_checks(name):
     assert clean_name(clean) == clean
 
 
+@settings(max_examples=60)
 @given(st.lists(st.text(alphabet="a()#./", max_size=4), unique=True, max_size=30))
 def test_names_that_would_become_one_are_kept_apart(names):
     cleaner = Cleaner()

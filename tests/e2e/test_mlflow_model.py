@@ -75,6 +75,7 @@ def test_mlflow_loads_the_model_and_it_answers_as_predict_does(frostline, tiny_o
     assert predicted(frostline, run.info.run_id, TEXTS) == wanted
 
 
+@pytest.mark.slow
 def test_its_files_are_safe_and_name_what_it_needs(frostline, tiny_overrides, store, mlflow_here):
     assert frostline("run", *tiny_overrides, "dataset.train_rows=32")[0] == 0
     run = the_run(store)
@@ -101,6 +102,7 @@ def test_its_files_are_safe_and_name_what_it_needs(frostline, tiny_overrides, st
     assert mlflow_here.pyfunc.get_model_dependencies(f"models:/{output.model_id}").endswith("requirements.txt")
 
 
+@pytest.mark.slow
 def test_pairs_and_numbers(frostline, tiny_overrides, store, mlflow_here, tmp_path):
     rows = [{"a": f"word {n % 7}", "b": f"other {n % 5}", "y": "yes" if n % 7 > 3 else "no"} for n in range(80)]
     pd.DataFrame(rows).to_csv("pairs.csv", index=False)
@@ -129,6 +131,7 @@ def test_pairs_and_numbers(frostline, tiny_overrides, store, mlflow_here, tmp_pa
     assert scores == pytest.approx([row["score"] for row in wanted], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_old_server_gets_it_as_an_artifact(frostline, tiny_overrides, store, monkeypatch):
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -148,6 +151,7 @@ def test_an_old_server_gets_it_as_an_artifact(frostline, tiny_overrides, store, 
     assert predicted(frostline, run.info.run_id, TEXTS) == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["create_logged_model", "log_outputs", "log_model_artifacts", "finalize_logged_model"])
 def test_a_model_that_was_cut_off_is_uploaded_again(frostline, tiny_overrides, store, monkeypatch, mlflow_here, call):
     from mlflow import MlflowClient

@@ -129,6 +129,7 @@ def test_where_it_cant_be_used_it_says_why_or_goes_on(frostline, in_tmp, home, t
     assert not list(home.rglob("*.bin"))
 
 
+@pytest.mark.slow
 def test_auto_waits_until_it_pays(train, fills, home):
     once = ["freeze.depth=2", "runtime.cache=auto", "training.epochs=1"]
     assert train(*once)[0].provenance["compute"]["prefix_cache"] == "off"
@@ -141,6 +142,7 @@ def test_auto_waits_until_it_pays(train, fills, home):
     assert len(fills) == 2
 
 
+@pytest.mark.slow
 def test_a_full_disk_means_no_cache_and_the_run_is_trained(train, monkeypatch, home, caplog):
     import errno
 
@@ -156,6 +158,7 @@ def test_a_full_disk_means_no_cache_and_the_run_is_trained(train, monkeypatch, h
     assert not list(home.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_damage_between_two_runs_is_mended(train, fills, home, caplog):
     _, one = train("freeze.depth=2", "runtime.cache=require")
     for path in home.rglob("depth-002.bin"):
@@ -179,6 +182,7 @@ class StopAfter(NullMonitor):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_run_is_gone_on_with_as_it_began(train, home, caplog):
     cached = ["freeze.depth=2", "runtime.cache=require"]
     _, whole = train(*cached)
@@ -197,6 +201,7 @@ def test_a_run_is_gone_on_with_as_it_began(train, home, caplog):
     assert (folder / "metrics.jsonl").read_text() == (plain / "metrics.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_reproduce_makes_it_as_it_was_made(frostline, in_tmp, home, tiny_overrides):
     arguments = [*tiny_overrides, "runtime.cache=require", "tracking=off", "freeze.depth=3", "hydra.run.dir=one"]
     code, _, err = frostline("run", *arguments)

@@ -209,7 +209,6 @@ def _until(recorded: Recorded, at: int | None) -> int | None:
 
 
 def _explain(recorded: Recorded, spec: RunSpec) -> int:
-    from frostline.record import Sharing
     from frostline.report import print_differences
     from frostline.reproduce import differences
     from frostline.spec import CacheMode
@@ -217,7 +216,7 @@ def _explain(recorded: Recorded, spec: RunSpec) -> int:
 
     # Nothing is trained, so nothing is filled: a re-run would have the cache as the record has it, or fail.
     quiet = dataclasses.replace(spec.runtime.cache, mode=CacheMode.OFF)
-    setup = prepare(dataclasses.replace(spec, runtime=dataclasses.replace(spec.runtime, cache=quiet)), Sharing())
+    setup = prepare(dataclasses.replace(spec, runtime=dataclasses.replace(spec.runtime, cache=quiet)))
     compute = dict(recorded.result.provenance.get("compute") or {})
     if spec.runtime.cache.mode is CacheMode.REQUIRE and "prefix_cache" in compute:
         setup.provenance["compute"]["prefix_cache"] = compute["prefix_cache"]

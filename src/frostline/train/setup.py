@@ -63,13 +63,16 @@ class Setup:
 
 
 def prepare(
-    spec: RunSpec, sharing: Sharing, begun: str | None = None, alive: Callable[[], None] = lambda: None
+    spec: RunSpec,
+    sharing: Sharing | None = None,
+    begun: str | None = None,
+    alive: Callable[[], None] = lambda: None,
 ) -> Setup:
     """Fetches, loads, tokenizes and freezes, cheap checks first.
 
     Args:
         spec: What to train.
-        sharing: Who else will want the same frozen prefix.
+        sharing: Who else will want the same frozen prefix; None: nobody.
         begun: What the run that is gone on with said of its prefix; None: none is gone on with.
         alive: Called now and then.
 
@@ -108,10 +111,8 @@ def prepare(
         "tokenizer_sha256": _tokenizer_sha256(folder),
         "data_fingerprint": rows.fingerprint,
     }
-    cached = open_cache(
-        spec, machine, anatomy, frozen.frozen.depth, tokenizer, tables, _prefix_facts(seen), sharing, begun,
-        alive,
-    )  # fmt: skip
+    facts, depth = _prefix_facts(seen), frozen.frozen.depth
+    cached = open_cache(spec, machine, anatomy, depth, tokenizer, tables, facts, sharing or Sharing(), begun, alive)
     levels = [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]
     return Setup(
         machine=machine,
