@@ -112,6 +112,20 @@ def test_another_schema_version_is_refused(spec):
         spec_from_text(json.dumps(data))
 
 
+def test_a_spec_from_before_the_prefix_cache_is_migrated(spec):
+    data = json.loads(spec.to_json())
+    assert data.pop("schema") == 2
+    del data["runtime"]["cache"]
+    old = spec_from_text(json.dumps({"schema": 1, **data}))
+    assert old.runtime.cache.mode.value == "off"  # as it was trained
+    assert old.digest() == spec.digest()
+    with pytest.raises(SpecError, match=r"runtime\.cache is missing"):
+        spec_from_text(json.dumps({"schema": 2, **data}))
+    for version in (0, True, None, "1", 3):
+        with pytest.raises(SpecError, match="reads 1 to 2"):
+            spec_from_text(json.dumps({"schema": version, **data}))
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

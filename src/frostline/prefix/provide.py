@@ -26,19 +26,15 @@ class Table:
 
     Attributes:
         name: For messages.
-        ids: Token ids of each row.
+        lengths: Tokens of each row, `[N]`.
         sha256: Of all that enters the model: ids and token types.
         collate: Pads some of them.
     """
 
     name: str
-    ids: Sequence[Sequence[int]]
+    lengths: np.ndarray[Any, np.dtype[np.int64]]
     sha256: str
     collate: Collate
-
-    def lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Returns the tokens of each row, `[N]`."""
-        return np.fromiter((len(row) for row in self.ids), dtype=np.int64, count=len(self.ids))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +76,13 @@ class Prefix:
 
 def num_bytes(prefix: Prefix, depths: Sequence[int], tables: Sequence[Table]) -> int:
     """Returns what depths of some tables take on the disk."""
-    return sum(prefix.shape(depth, table.lengths()).num_bytes for depth in depths for table in tables)
+    return sum(prefix.shape(depth, table.lengths).num_bytes for depth in depths for table in tables)
 
 
 def is_there(store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[Table]) -> bool:
     """Returns whether all of a depth is in the store; it is not checked for damage yet."""
     entries = [(_entry(store, prefix, table), table) for table in tables]
-    return all(entry.has(prefix.name(depth), prefix.shape(depth, table.lengths())) for entry, table in entries)
+    return all(entry.has(prefix.name(depth), prefix.shape(depth, table.lengths)) for entry, table in entries)
 
 
 def provide(
@@ -110,7 +106,7 @@ def provide(
     Raises:
         CacheError: There is no room, or what is computed is not finite.
     """
-    entry, lengths = _entry(store, prefix, table), table.lengths()
+    entry, lengths = _entry(store, prefix, table), table.lengths
     shapes = {each: prefix.shape(each, lengths) for each in sorted({depth, *also})}
     rows = entry.open(prefix.name(depth), shapes[depth])
     if rows is not None:
@@ -126,23 +122,23 @@ def provide(
     return rows
 
 
-def rows_sha256(columns: Mapping[str, Sequence[Sequence[int]]]) -> str:
+def rows_sha256(columns: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> str:
     """Returns a sha256 over columns of whole numbers, ragged; names and row borders count.
 
     Args:
-        columns: By name, as `input_ids`.
+        columns: Lengths `[N]` and all values one behind the other, by name, as `input_ids`.
     """
     digest = hashlib.sha256()
-    for name, rows in sorted(columns.items()):
-        lengths = np.fromiter((len(row) for row in rows), dtype="<i8", count=len(rows))
-        flat = np.fromiter((token for row in rows for token in row), dtype="<i8", count=int(lengths.sum()))
-        digest.update(f"{name} {len(lengths)} ".encode() + lengths.tobytes() + flat.tobytes())
+    for name, (lengths, values) in sorted(columns.items()):
+        digest.update(f"{name} {len(lengths)} {len(values)} ".encode())
+        digest.update(np.ascontiguousarray(lengths, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
     return digest.hexdigest()
 
 
 def _entry(store: PrefixStore, prefix: Prefix, table: Table) -> Entry:
     key = {**prefix.facts, "rows_sha256": table.sha256, "width": prefix.width, "dtype": prefix.dtype}
-    return store.entry(key, {**prefix.about, "rows": f"{len(table.ids)} {table.name}"})
+    return store.entry(key, {**prefix.about, "rows": f"{len(table.lengths)} {table.name}"})
 
 
 def _make(
@@ -163,7 +159,7 @@ def _make(
 
         fill(
             prefix.anatomy,
-            table.lengths(),
+            table.lengths,
             table.collate,
             list(shapes),
             take,
@@ -172,7 +168,7 @@ def _make(
         )
     log.info(
         "prefix cache: blocks %s of %d %s rows in %.1f s",
-        ", ".join(map(str, shapes)), len(table.ids), table.name, time.monotonic() - began,
+        ", ".join(map(str, shapes)), len(table.lengths), table.name, time.monotonic() - began,
     )  # fmt: skip
 
 

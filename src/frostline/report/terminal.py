@@ -50,6 +50,9 @@ def summary(result: RunResult, folder: Path) -> str:
         cost = result.cost
         times = f"training {cost.train_s:.1f} s, evaluation {cost.eval_s:.1f} s, set-up {cost.setup_s:.1f} s"
         lines.append(f"  cost        {times}; peak memory {cost.peak_bytes / 1e9:.2f} GB")
+    cached = (result.provenance.get("compute") or {}).get("prefix_cache", "off")
+    if cached != "off":
+        lines.append(f"  cache       frozen blocks from the prefix cache ({cached})")
     return "\n".join([*lines, f"run_dir: {folder}"])
 
 

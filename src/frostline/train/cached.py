@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
@@ -225,9 +226,9 @@ def _open(
 
 def _passes(spec: RunSpec, sharing: Sharing, two: Sequence[Table]) -> float:
     """Returns how often the rows will be run through the frozen blocks, if they aren't kept: 1 is once each."""
-    train, evaluation = (int(table.lengths().sum()) for table in two)
+    train, evaluation = (int(table.lengths.sum()) for table in two)
     training = spec.training
-    steps_per_epoch = max(1, -(-len(two[0].ids) // (training.batch_size * training.accumulation_steps)))
+    steps_per_epoch = max(1, -(-len(two[0].lengths) // (training.batch_size * training.accumulation_steps)))
     epochs = training.epochs if training.epochs is not None else (training.max_steps or 0) / steps_per_epoch
     evaluations = max(1.0, epochs) if training.evaluate is Every.EPOCH else 1.0
     return sharing.num_runs * (epochs * train + evaluations * evaluation) / max(1, train + evaluation)
@@ -235,8 +236,8 @@ def _passes(spec: RunSpec, sharing: Sharing, two: Sequence[Table]) -> float:
 
 def _table(name: str, rows: Dataset, pad: DataCollatorWithPadding) -> Table:
     columns = [column for column in rows.column_names if column != "labels"]
-    ids = rows["input_ids"][:]
-    content = {column: rows[column][:] for column in columns if column != "attention_mask"}
+    plain = rows.with_format("arrow")
+    content = {column: _ragged(plain[column]) for column in columns if column != "attention_mask"}
     inputs = rows.select_columns(columns)
 
     def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
@@ -244,7 +245,14 @@ def _table(name: str, rows: Dataset, pad: DataCollatorWithPadding) -> Table:
         padded: Mapping[str, torch.Tensor] = pad([{key: batch[key][i] for key in columns} for i in range(len(numbers))])
         return padded
 
-    return Table(name=name, ids=ids, sha256=rows_sha256(content), collate=collate)
+    return Table(name=name, lengths=content["input_ids"][0], sha256=rows_sha256(content), collate=collate)
+
+
+def _ragged(column: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Returns lengths and values of a column of lists, without a Python object for each number."""
+    chunks = column[:] if not hasattr(column, "combine_chunks") else column
+    lengths, values = pc.list_value_length(chunks), pc.list_flatten(chunks)
+    return lengths.to_numpy().astype(np.int64), values.to_numpy().astype(np.int64)
 
 
 def _numbered(rows: Dataset, numbers: range) -> Dataset:
