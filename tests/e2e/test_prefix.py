@@ -92,6 +92,23 @@ def test_a_cached_run_is_the_uncached_one(train, fills, freeze):
     assert again.weights_sha256 == cached.weights_sha256
 
 
+@pytest.mark.parametrize("ends_in_padding", [False, True])
+def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_padding):
+    from datasets import Dataset
+    from transformers import AutoModelForSequenceClassification, GPT2Config
+
+    from frostline.anatomy import dissect
+    from frostline.dataset import Tokenized
+    from frostline.train.cached import _position
+
+    config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=7, bos_token_id=7, eos_token_id=7)
+    anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
+    plain = Dataset.from_dict({"input_ids": [[1, 2, 3], [7, 4]]})
+    other = Dataset.from_dict({"input_ids": [[1, 2], [4, 7]]}) if ends_in_padding else plain
+    tables = Tokenized(train=plain, evaluation=other, truncated={})
+    assert _position(anatomy, tables) == (None if ends_in_padding else "last")
+
+
 def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
     from transformers.models.bert.modeling_bert import BertLayer
 

@@ -182,7 +182,7 @@ def _open(
         about={"model": spec.model_name, "dataset": spec.dataset_name},
         width=hidden_size(model),
         dtype="float32",
-        position=read_position(anatomy),
+        position=_position(anatomy, tables),
         autocast=partial(_autocast, machine),
     )
     pad = DataCollatorWithPadding(tokenizer)
@@ -222,6 +222,19 @@ def _open(
         collate=Collator(pad, rows[0], rows[1], position),
         facts=f"depth {depth}" + (f", {position} position" if position else ""),
     )
+
+
+def _position(anatomy: Anatomy, tables: Tokenized) -> str | None:
+    """Returns the one position that the head reads of every row, if there is such a one."""
+    position = read_position(anatomy)
+    if position == "last":
+        # A decoder's head looks for the last id that isn't the padding's: a row may end in just that one.
+        config: Any = anatomy.model.config
+        for rows in (tables.train, tables.evaluation):
+            lengths, values = _ragged(rows.with_format("arrow")["input_ids"])
+            if bool((values[np.cumsum(lengths) - 1] == config.pad_token_id).any()):
+                return None
+    return position
 
 
 def _passes(spec: RunSpec, sharing: Sharing, two: Sequence[Table]) -> float:
