@@ -122,7 +122,7 @@ def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
     monkeypatch.setattr(BertLayer, "forward", counted)
     train("freeze.depth=3", "runtime.cache=require")
     num_batches = 2 * (8 + 1)  # steps and evaluations of two epochs; one block each, and a few probes
-    assert num_batches <= len(calls) <= num_batches + 10
+    assert num_batches <= len(calls) <= num_batches + 20
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,60 @@ def test_where_it_cant_be_used_it_says_why_or_goes_on(frostline, in_tmp, home, t
     assert code == 0, err
     assert f"prefix cache: off: {why}" in Path("b/run.log").read_text().replace("it would take 0 MB, and ", "")
     assert not list(home.rglob("*.bin"))
+
+
+@pytest.mark.parametrize("broken", ["padding", "probe", "empty"])
+def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, monkeypatch, broken):
+    from dataclasses import replace
+
+    from frostline.errors import UserError
+    from frostline.train import cached
+
+    if broken == "padding":  # what the whole model gives depends on the padding: as FNet's does
+        real = cached.Collator.__call__
+
+        def shifted(self, features):
+            batch = real(self, features)
+            batch["prefix_hidden"][:, 0, :4] += 1.0
+            return batch
+
+        monkeypatch.setattr(cached.Collator, "__call__", shifted)
+        why = "rows of this model depend on their padding"
+    elif broken == "probe":
+
+        def refuse(anatomy):
+            raise IndexError("index out of range in self")
+
+        monkeypatch.setattr(cached, "read_position", refuse)
+        why = "unsupported architecture (IndexError: index out of range in self)"
+    else:
+        real_table = cached._table
+
+        def emptied(name, rows, pad):
+            made = real_table(name, rows, pad)
+            return replace(made, lengths=made.lengths * 0)
+
+        monkeypatch.setattr(cached, "_table", emptied)
+        why = "a row has no tokens"
+    with pytest.raises(UserError, match=r"runtime\.cache=require") as error:
+        train("freeze.depth=2", "runtime.cache=require")
+    assert why in str(error.value)
+    result, _ = train("freeze.depth=2", "runtime.cache=auto")
+    assert (result.status, result.provenance["compute"]["prefix_cache"]) == (Status.FINISHED, "off")
+
+
+def test_another_config_on_the_same_weights_is_another_key(train, fills, tiny_model, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(tiny_model, own)
+    config = json.loads((own / "config.json").read_text())
+    cached = ["freeze=head", "runtime.cache=require", f"model.location={own}"]
+    train(*cached)
+    (own / "config.json").write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
+    train(*cached)
+    assert len(fills) == 4
+    (own / "config.json").write_text(json.dumps({**config, "num_hidden_layers": config["num_hidden_layers"] - 1}))
+    train(*cached)
+    assert len(fills) == 6
 
 
 @pytest.mark.slow
@@ -272,7 +326,7 @@ def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
         done = call(*arguments, f"runtime.cache={mode}", cwd=folder, **env)
         assert done.returncode == 0, done.stderr
     files = sorted(path.name for path in (tmp_path / "home").rglob("*.bin"))
-    assert files == sorted(["depth-001.bin", "depth-002.bin", "depth-003.bin", "read-first.bin"] * 2)
+    assert files == sorted(["depth-001.bin", "depth-002.bin", "depth-003.bin", "read-first-004.bin"] * 2)
     logs = [path.read_text() for path in sorted((cached / "runs" / "lr_x_depth").glob("0*/run.log"))]
     filled = [line for text in logs for line in text.splitlines() if "rows in" in line]
     assert len(filled) == 2, filled

@@ -97,6 +97,17 @@ def test_damage_is_noticed_told_and_mended(store, caplog, damage):
     assert_holds(made.open("depth-001", SHAPE), rows())
 
 
+def test_what_is_removed_while_it_is_read_through_is_absent(entry, monkeypatch, caplog):
+    from frostline.prefix import store as module
+
+    def gone(*arguments):
+        raise FileNotFoundError("gone")
+
+    monkeypatch.setattr(module, "_damage", gone)
+    assert entry.open("depth-001", SHAPE) is None
+    assert "is damaged (gone)" in caplog.text
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99}'])
 def test_a_damaged_manifest_is_no_manifest(entry, text):
     (entry.folder / "depth-001.json").write_text(text)
@@ -217,17 +228,45 @@ def test_one_builds_and_the_other_waits(store):
 
 def test_what_was_used_longest_ago_goes_first(tmp_path, caplog):
     store = PrefixStore(tmp_path, 3 * SHAPE.num_bytes)
-    entries = [store.entry({**KEY, "weights_sha256": str(number)}) for number in range(4)]
-    for age, made in enumerate(entries[:3]):
+    entries = [store.entry({**KEY, "weights_sha256": str(number)}) for number in range(3)]
+    for age, made in enumerate(entries):
         write(made)
         os.utime(made.folder / "depth-001.json", (1000 + age, 1000 + age))
     assert entries[0].open("depth-001", SHAPE) is not None  # used just now
     caplog.set_level(logging.INFO)
-    store.make_room(SHAPE.num_bytes, entries[3])
-    assert [made.folder.exists() for made in entries[:3]] == [True, False, True]
+    store.make_room(SHAPE.num_bytes)
+    assert [made.has("depth-001", SHAPE) for made in entries] == [True, False, True]
     assert str(entries[1].folder) in caplog.text
     with pytest.raises(CacheError, match=r"runtime\.cache\.max_bytes"):
-        store.make_room(4 * SHAPE.num_bytes, entries[3])
+        store.make_room(4 * SHAPE.num_bytes)
+    assert not [made for made in entries if made.has("depth-001", SHAPE)]
+
+
+def test_depths_of_the_same_rows_make_room_for_each_other(tmp_path):
+    store = PrefixStore(tmp_path, 2 * SHAPE.num_bytes)
+    made = store.entry(KEY)
+    write(made, "depth-001")
+    write(made, "depth-002")
+    with made.building():
+        store.make_room(SHAPE.num_bytes, {(made.folder, "depth-001")})
+        assert (made.has("depth-001", SHAPE), made.has("depth-002", SHAPE)) == (True, False)
+        with pytest.raises(CacheError, match="no room"):
+            store.make_room(2 * SHAPE.num_bytes, {(made.folder, "depth-001")})
+
+
+def test_what_somebody_is_building_stays(store):
+    process = builder(store)
+    folder = store.entry(KEY).folder
+    (size,) = [path.stat().st_size for path in folder.glob(".*.tmp")]
+    assert sum(store.listing()[0][2].values()) == size == SHAPE.num_bytes  # it counts
+    assert store.clear() == 0
+    with pytest.raises(CacheError):
+        store.make_room(10**6 - 1)
+    assert list(folder.glob(".*.tmp"))
+    process.kill()
+    process.communicate()
+    assert store.clear() == SHAPE.num_bytes
+    assert not folder.exists()
 
 
 def test_what_cant_fit_is_said_before_anything_is_done(store):

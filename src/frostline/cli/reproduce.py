@@ -171,6 +171,7 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     changes: dict[str, Any] = {}
     for word in overrides:
         key, equals, value = word.partition("=")
+        key = "runtime.cache.mode" if key == "runtime.cache" else key
         if not equals or key not in known:
             raise UserError(f"{word}: give KEY=VALUE with a key of the run{nearest(key, known)}")
         changes[key] = value_from_text(value)

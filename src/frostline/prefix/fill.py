@@ -90,7 +90,7 @@ def fill(
             mask = batch["attention_mask"].bool()
             for depth in depths:
                 hidden = seen.pop(depth)
-                if not bool(torch.isfinite(hidden).all()):
+                if not bool(torch.isfinite(hidden[mask]).all()):
                     raise OverflowInPrefixError(f"the hidden states after block {depth} are not finite")
                 for index, row in enumerate(rows):
                     take(depth, int(row), hidden[index][mask[index]].cpu())

@@ -61,7 +61,7 @@ class Prefix:
 
     def name(self, depth: int) -> str:
         """Returns the name of a depth's file."""
-        return f"read-{self.position}" if self.is_read(depth) else f"depth-{depth:03d}"
+        return f"read-{self.position}-{depth:03d}" if self.is_read(depth) else f"depth-{depth:03d}"
 
     def is_read(self, depth: int) -> bool:
         """Whether only the position that the head reads is kept: nothing else of the last block is needed."""
@@ -92,6 +92,7 @@ def provide(
     also: Sequence[int],
     table: Table,
     alive: Callable[[], None],
+    keep: Sequence[Table] = (),
 ) -> Rows:
     """Returns the hidden states of a table after a depth; computes them, and other depths in the same pass, if need be.
 
@@ -102,21 +103,25 @@ def provide(
         also: Other depths that somebody will want: made if this one has to be.
         table: The rows.
         alive: Called now and then.
+        keep: Tables whose hidden states after that depth must not go to make room.
 
     Raises:
         CacheError: There is no room, or what is computed is not finite.
     """
     entry, lengths = _entry(store, prefix, table), table.lengths
     shapes = {each: prefix.shape(each, lengths) for each in sorted({depth, *also})}
-    rows = entry.open(prefix.name(depth), shapes[depth])
+    rows = entry.open(prefix.name(depth), shapes[depth], alive)
     if rows is not None:
         return rows
+    kept = {(_entry(store, prefix, each).folder, prefix.name(depth)) for each in (*keep, table)}
     with entry.building(alive):
         rows = entry.open(prefix.name(depth), shapes[depth])  # somebody else may have made it meanwhile
         if rows is None:
             missing = {each: shape for each, shape in shapes.items() if not entry.has(prefix.name(each), shape)}
-            _make(store, prefix, entry, missing, table, alive)
-            rows = entry.open(prefix.name(depth), shapes[depth])
+            missing[depth] = shapes[depth]  # there perhaps, but damaged
+            store.make_room(sum(shape.num_bytes for shape in missing.values()), kept)
+            _make(prefix, entry, missing, table, alive)
+            rows = entry.open(prefix.name(depth), shapes[depth], alive)
     if rows is None:
         raise CacheError(f"{entry.folder} was written and can't be read back")
     return rows
@@ -142,7 +147,6 @@ def _entry(store: PrefixStore, prefix: Prefix, table: Table) -> Entry:
 
 
 def _make(
-    store: PrefixStore,
     prefix: Prefix,
     entry: Entry,
     shapes: Mapping[int, Shape],
@@ -150,7 +154,6 @@ def _make(
     alive: Callable[[], None],
 ) -> None:
     began = time.monotonic()
-    store.make_room(sum(shape.num_bytes for shape in shapes.values()), entry)
     with _told(), entry.writing({prefix.name(depth): shape for depth, shape in shapes.items()}) as writers:
         by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
 
@@ -183,6 +186,4 @@ def _told() -> Iterator[None]:
 def _put(writer: Writer, row: int, hidden: torch.Tensor, position: str | None) -> None:
     if position is not None:
         hidden = hidden[:1] if position == "first" else hidden[-1:]
-    if hidden.dtype is torch.bfloat16:
-        hidden = hidden.view(torch.uint16)
-    writer.put(row, hidden.numpy())
+    writer.put(row, hidden.float().numpy())  # float32 holds what any precision computes

@@ -15,11 +15,11 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -29,6 +29,7 @@ from frostline.record import write_atomically
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
+_CHUNK = 1 << 24
 _KEY_FILE = "key.json"
 _LOCK_FILE = ".lock"
 _RESERVE = 1 << 28
@@ -157,22 +158,29 @@ class Entry:
         """Returns whether a file is there and fits; it is not read yet."""
         return self._trouble(name, shape) is None
 
-    def open(self, name: str, shape: Shape) -> Rows | None:
-        """Returns a file's rows; None if it isn't there. A damaged one is told, removed and taken for absent."""
+    def open(self, name: str, shape: Shape, alive: Callable[[], None] | None = None) -> Rows | None:
+        """Returns a file's rows; None if it isn't there. A damaged one is told and taken for absent: never handed out.
+
+        Args:
+            name: Of the file.
+            shape: The form that it must have.
+            alive: Called now and then while it is read through.
+        """
         path, manifest = self.folder / f"{name}.bin", self.folder / f"{name}.json"
-        if not manifest.is_file():
-            return None
-        trouble = self._trouble(name, shape) or self._damage(name)
-        if trouble is None:
-            try:
-                data = np.memmap(path, dtype=_STORED[shape.dtype], mode="r").reshape(-1, shape.width)
-                os.utime(manifest)  # it was used: the oldest ones go first when room is needed
-            except (OSError, ValueError) as error:
-                trouble = str(error)
-            else:
-                return Rows(data, shape)
+        try:
+            if not manifest.is_file():
+                return None
+            trouble = self._trouble(name, shape)
+            if trouble is None:
+                with path.open("rb") as file:  # what is hashed is what is mapped, though it be replaced meanwhile
+                    trouble = _damage(file, str(path), self._manifest(name), alive)
+                    if trouble is None:
+                        data = np.memmap(file, dtype=_STORED[shape.dtype], mode="r").reshape(-1, shape.width)
+                        os.utime(manifest)  # it was used: the oldest ones go first when room is needed
+                        return Rows(data, shape)
+        except (OSError, ValueError) as error:  # removed by somebody who needed room, or the disk is ill
+            trouble = str(error)
         log.warning("prefix cache: %s is damaged (%s): it is computed again", path, trouble)
-        self.remove(name)
         return None
 
     def remove(self, name: str) -> None:
@@ -206,10 +214,13 @@ class Entry:
         except OSError as error:
             raise CacheError(f"{self.folder} can't be written: {error.strerror}") from error
         try:
-            for left in self.folder.glob(".*.tmp"):  # by a builder that died
-                left.unlink(missing_ok=True)
-            if not (self.folder / _KEY_FILE).is_file():
-                write_atomically(self.folder / _KEY_FILE, json.dumps(self._key, indent=1) + "\n")
+            try:
+                for left in self.folder.glob(".*.tmp"):  # by a builder that died
+                    left.unlink(missing_ok=True)
+                if not (self.folder / _KEY_FILE).is_file():
+                    write_atomically(self.folder / _KEY_FILE, json.dumps(self._key, indent=1) + "\n")
+            except OSError as error:
+                raise CacheError(f"{self.folder} can't be written: {error.strerror}") from error
             yield
         finally:
             lock.release()
@@ -248,7 +259,9 @@ class Entry:
 
     def _publish(self, name: str, path: Path, shape: Shape) -> None:
         self.remove(name)
-        manifest = {"schema": SCHEMA_VERSION, "bytes": shape.num_bytes, "sha256": _sha256(path), **shape.describe()}
+        with path.open("rb") as file:
+            sha256 = _sha256(file)
+        manifest = {"schema": SCHEMA_VERSION, "bytes": shape.num_bytes, "sha256": sha256, **shape.describe()}
         path.replace(self.folder / f"{name}.bin")
         write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1) + "\n")
 
@@ -271,16 +284,6 @@ class Entry:
         except OSError:
             return "its file is missing"
         return None if size == shape.num_bytes else f"{size} bytes instead of {shape.num_bytes}"
-
-    def _damage(self, name: str) -> str | None:
-        path = self.folder / f"{name}.bin"
-        stat = path.stat()
-        seen = (str(path), stat.st_ino, stat.st_mtime_ns, stat.st_size)
-        if seen not in _verified:
-            if _sha256(path) != self._manifest(name).get("sha256"):
-                return "another checksum"
-            _verified.add(seen)
-        return None
 
 
 _verified: set[tuple[str, int, int, int]] = set()
@@ -310,55 +313,115 @@ class PrefixStore:
         return Entry(self.root / hashlib.sha256(text.encode()).hexdigest()[:32], {**key, "about": dict(about or {})})
 
     def listing(self) -> list[tuple[Path, dict[str, Any], dict[str, int], float]]:
-        """Returns folder, key, bytes by name and time of last use of each entry, the one used last first."""
+        """Returns folder, key, bytes by name and time of last use of each entry, the one used last first.
+
+        What a builder that died has left counts too, under its file's name.
+        """
         found = []
-        for folder in self.root.glob("*"):
-            try:
-                key = json.loads((folder / _KEY_FILE).read_text(encoding="utf-8"))
-                sizes = {path.stem: path.stat().st_size for path in folder.glob("*.bin")}
-                used = max((path.stat().st_mtime for path in folder.glob("*.json")), default=0.0)
-            except (OSError, ValueError):
-                continue
-            found.append((folder, key if isinstance(key, dict) else {}, sizes, used))
+        for folder in self._folders():
+            sizes = {}
+            for path in _files(folder):
+                with suppress(OSError):
+                    sizes[path.stem if path.suffix == ".bin" else path.name] = path.stat().st_size
+            used = max((_used(path) for path in folder.glob("*.json")), default=0.0)
+            found.append((folder, _read_key(folder), sizes, used))
         return sorted(found, key=lambda item: item[3], reverse=True)
 
     def clear(self) -> int:
-        """Removes everything; returns how many bytes that freed."""
+        """Removes everything that nobody is building; returns how many bytes that freed."""
         freed = 0
-        for folder, _, sizes, _ in self.listing():
-            freed += sum(sizes.values())
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in self._folders():
+            size = sum(path.stat().st_size for path in _files(folder))
+            with _unless_held(folder) as ours:
+                if ours:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    freed += size
         return freed
 
     def room_for(self, num_bytes: int) -> str | None:
         """Returns why so many bytes can't be held even if everything else were removed, or None if they can."""
         if num_bytes > self._max_bytes:
-            return (
-                f"it would take {num_bytes / 1e6:.0f} MB, and runtime.cache.max_bytes is {self._max_bytes / 1e6:.0f} MB"
-            )
-        held = sum(sum(sizes.values()) for _, _, sizes, _ in self.listing())
-        free = _free_bytes(self.root) + held - _RESERVE
+            limit = f"runtime.cache.max_bytes is {self._max_bytes / 1e6:.0f} MB"
+            return f"it would take {num_bytes / 1e6:.0f} MB, and {limit}"
+        free = _free_bytes(self.root) + self._held() - _RESERVE
         if num_bytes > free:
             return f"it would take {num_bytes / 1e6:.0f} MB, and {max(free, 0) / 1e6:.0f} MB are free at {self.root}"
         return None
 
-    def make_room(self, num_bytes: int, keep: Entry) -> None:
-        """Removes the entries that were used longest ago until so many bytes more are within bounds.
+    def make_room(self, num_bytes: int, keep: Collection[tuple[Path, str]] = ()) -> None:
+        """Removes the files that were used longest ago until so many bytes more are within bounds.
+
+        Args:
+            num_bytes: What is to be written.
+            keep: Folders and names of files that must stay. Those that somebody is building stay, too.
 
         Raises:
-            CacheError: Without the one to keep there is nothing left to remove.
+            CacheError: There is nothing left to remove.
         """
-        entries = self.listing()
-        held = sum(sum(sizes.values()) for _, _, sizes, _ in entries)
-        for folder, _, sizes, _ in reversed(entries):
-            if held + num_bytes <= self._max_bytes and num_bytes <= _free_bytes(self.root) - _RESERVE:
+        manifests = [path for folder in self._folders() for path in folder.glob("*.json") if path.name != _KEY_FILE]
+        for manifest in sorted(manifests, key=_used):
+            if self._fits(num_bytes):
                 return
-            if folder != keep.folder:
-                log.info("prefix cache: %s was used longest ago and goes", folder)
-                shutil.rmtree(folder, ignore_errors=True)
-                held -= sum(sizes.values())
-        if held + num_bytes > self._max_bytes or num_bytes > _free_bytes(self.root) - _RESERVE:
+            if (manifest.parent, manifest.stem) in keep:
+                continue
+            with _unless_held(manifest.parent, building=any(folder == manifest.parent for folder, _ in keep)) as ours:
+                if ours:
+                    log.info("prefix cache: %s was used longest ago and goes", manifest.with_suffix(".bin"))
+                    manifest.unlink(missing_ok=True)
+                    manifest.with_suffix(".bin").unlink(missing_ok=True)
+        if not self._fits(num_bytes):
             raise CacheError(self.room_for(num_bytes) or f"there is no room for {num_bytes / 1e6:.0f} MB more")
+
+    def _fits(self, num_bytes: int) -> bool:
+        return self._held() + num_bytes <= self._max_bytes and num_bytes <= _free_bytes(self.root) - _RESERVE
+
+    def _held(self) -> int:
+        return sum(sum(sizes.values()) for _, _, sizes, _ in self.listing())
+
+    def _folders(self) -> list[Path]:
+        return [path for path in self.root.glob("*") if path.is_dir() and not path.is_symlink()]
+
+
+def _files(folder: Path) -> list[Path]:
+    return [*folder.glob("*.bin"), *folder.glob(".*.tmp")]
+
+
+def _used(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _read_key(folder: Path) -> dict[str, Any]:
+    try:
+        key = json.loads((folder / _KEY_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return key if isinstance(key, dict) else {}
+
+
+@contextmanager
+def _unless_held(folder: Path, *, building: bool = False) -> Iterator[bool]:
+    """Holds the right to write in an entry, if nobody else has it; gives whether that is so.
+
+    Args:
+        folder: The entry's.
+        building: This process has it already.
+    """
+    if building:
+        yield True
+        return
+    lock = FileLock(folder / _LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _reserve(fd: int, num_bytes: int) -> None:
@@ -374,6 +437,20 @@ def _free_bytes(path: Path) -> int:
     return shutil.disk_usage(there).free
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _damage(file: BinaryIO, path: str, manifest: Mapping[str, Any], alive: Callable[[], None] | None) -> str | None:
+    stat = os.fstat(file.fileno())
+    seen = (path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    if seen not in _verified:
+        if _sha256(file, alive) != manifest.get("sha256"):
+            return "another checksum"
+        _verified.add(seen)
+    return None
+
+
+def _sha256(file: BinaryIO, alive: Callable[[], None] | None = None) -> str:
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+        if alive is not None:
+            alive()
+    return digest.hexdigest()

@@ -33,6 +33,7 @@ class Suffix:
         self._model = anatomy.model
         self._blocks = [block for _, block in anatomy.blocks[:depth]]
         self._hidden: torch.Tensor | None = None
+        self._was_used = False
         self._gives_tuple = returns_tuple(anatomy)
 
     def attach(self) -> None:
@@ -41,11 +42,13 @@ class Suffix:
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             del module
-            suffix._hidden = kwargs.pop(HIDDEN)
+            suffix._hidden, suffix._was_used = kwargs.pop(HIDDEN), False
             try:
-                return own(*args, **kwargs)
+                output = own(*args, **kwargs)
             finally:
                 suffix._hidden = None
+            assert suffix._was_used, "the model did not come by its last frozen block"
+            return output
 
         # Instance attributes: they are no parameters, so nothing of this is saved with the model.
         self._model.forward = MethodType(forward, self._model)
@@ -58,9 +61,10 @@ class Suffix:
             module.__dict__.pop("forward", None)
 
     def _pass_by(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        del block, args, kwargs
+        del args, kwargs
         hidden = self._hidden
         assert hidden is not None, "a block ran outside of the model's forward"
+        self._was_used |= block is self._blocks[-1]
         return (hidden,) if self._gives_tuple else hidden
 
 

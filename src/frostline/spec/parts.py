@@ -367,7 +367,8 @@ class CacheSpec:
     max_bytes: float
 
     def __post_init__(self) -> None:
-        require(self.max_bytes >= 0, "runtime.cache.max_bytes", self.max_bytes, "0 or more")
+        ok = _finite(self.max_bytes) and self.max_bytes >= 0
+        require(ok, "runtime.cache.max_bytes", self.max_bytes, "a number of bytes, 0 or more")
 
     @staticmethod
     def from_word(word: str) -> dict[str, object]:

@@ -50,7 +50,11 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunSpec:
-    """Everything that determines a run. Equal specs on like hardware give equal numbers."""
+    """Everything that determines a run.
+
+    Equal specs on like hardware give equal numbers, on as many threads and with the prefix cache or without: these two
+    are part of `runtime`, may be left to the machine, and are recorded in the result.
+    """
 
     model: ModelSpec
     dataset: DatasetSpec

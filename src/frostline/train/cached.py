@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -33,6 +35,10 @@ OFF = "off"
 
 PREFIX_FOLDER = "prefix"
 _ROW = "row"
+_ALIKE = 1e-4
+_ALIKE_HALF = 5e-2
+"""How far logits may be apart, of their size: seen are 1e-7 in fp32 where padding is masked, 1e-1 where it is not."""
+
 _PAYS_FROM = 1.5
 """Passes over the rows that one filling must save (assumed: filling also writes, and is sorted by length)."""
 
@@ -124,7 +130,9 @@ def open_cache(
         UserError: `runtime.cache=require`, and it can't be had.
     """
     mode = spec.runtime.cache.mode
-    if mode is CacheMode.OFF if begun is None else begun == OFF:
+    if begun is not None and begun.endswith(OFF) and mode is CacheMode.REQUIRE:
+        log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
+    if mode is CacheMode.OFF if begun is None else begun.endswith(OFF):
         return None
     why_not = _cannot(anatomy, depth, tokenizer)
     if why_not is None:
@@ -133,6 +141,9 @@ def open_cache(
             return _open(spec, machine, anatomy, depth, tokenizer, tables, facts, sharing, begun, alive)
         except CacheError as error:
             why_not = str(error)
+        except Exception as error:
+            log.debug("prefix cache", exc_info=True)
+            why_not = f"unsupported architecture ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
     if mode is CacheMode.REQUIRE:
         raise UserError(f"runtime.cache=require: {why_not}")
     if begun is not None:
@@ -142,6 +153,14 @@ def open_cache(
     return None
 
 
+def told(cached: Cached | None, begun: str | None) -> str:
+    """Returns what a run says of its prefix: also that it began with a cache and went on without."""
+    facts = cached.facts if cached is not None else OFF
+    if facts != OFF or begun is None:
+        return facts
+    return begun if begun.endswith(OFF) else f"{begun}, then {OFF}"
+
+
 def _cannot(anatomy: Anatomy, depth: int | None, tokenizer: PreTrainedTokenizerBase) -> str | None:
     if depth is None:
         return "nothing is frozen"
@@ -149,6 +168,8 @@ def _cannot(anatomy: Anatomy, depth: int | None, tokenizer: PreTrainedTokenizerB
         return "only the embeddings are frozen"
     if tokenizer.padding_side != "right":
         return "the tokenizer pads on the left"
+    if getattr(anatomy.model.config, "layerdrop", 0.0):
+        return "the model drops whole blocks at random (layerdrop)"
     if not hasattr(anatomy.model.config, "hidden_size"):
         return "the config names no hidden_size: unsupported architecture"
     return None
@@ -167,11 +188,16 @@ def _open(
     alive: Callable[[], None],
 ) -> Cached:
     model = anatomy.model
+    pad = DataCollatorWithPadding(tokenizer)
+    two = [_table(name, rows, pad) for name, rows in (("training", tables.train), ("held-out", tables.evaluation))]
+    if any((table.lengths == 0).any() for table in two):
+        raise CacheError("a row has no tokens")
     prefix = Prefix(
         anatomy=anatomy,
         facts={
             **facts,
             "architecture": type(model).__name__,
+            "config": _config_sha256(model.config),
             "attention": str(getattr(model.config, "_attn_implementation", None)),
             "max_tokens": spec.training.max_tokens,
             **{
@@ -185,8 +211,6 @@ def _open(
         position=_position(anatomy, tables),
         autocast=partial(_autocast, machine),
     )
-    pad = DataCollatorWithPadding(tokenizer)
-    two = [_table(name, rows, pad) for name, rows in (("training", tables.train), ("held-out", tables.evaluation))]
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
     depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= anatomy.num_blocks)})
     there = is_there(store, prefix, depth, two)
@@ -207,19 +231,20 @@ def _open(
         depth, anatomy.num_blocks, size / 1e6, "there already" if there else "to be computed once",
     )  # fmt: skip
     model.to(machine.device)
-    rows = [provide(store, prefix, depth, also, table, alive) for table in two]
+    rows = [provide(store, prefix, depth, also, table, alive, two) for table in two]
     position = prefix.position if prefix.is_read(depth) else None
-    suffix = Suffix(anatomy, depth)
-    suffix.attach()
     numbered = Tokenized(
         train=_numbered(tables.train, range(len(tables.train))),
         evaluation=_numbered(tables.evaluation, range(-1, -1 - len(tables.evaluation), -1)),
         truncated=tables.truncated,
     )
+    suffix, collate = Suffix(anatomy, depth), Collator(pad, rows[0], rows[1], position)
+    _check(anatomy, suffix, collate, pad, numbered.train, two[0].lengths, machine)
+    suffix.attach()
     return Cached(
         suffix=suffix,
         tables=numbered,
-        collate=Collator(pad, rows[0], rows[1], position),
+        collate=collate,
         facts=f"depth {depth}" + (f", {position} position" if position else ""),
     )
 
@@ -235,6 +260,57 @@ def _position(anatomy: Anatomy, tables: Tokenized) -> str | None:
             if bool((values[np.cumsum(lengths) - 1] == config.pad_token_id).any()):
                 return None
     return position
+
+
+@torch.no_grad()
+def _check(
+    anatomy: Anatomy,
+    suffix: Suffix,
+    collate: Collator,
+    pad: DataCollatorWithPadding,
+    rows: Dataset,
+    lengths: np.ndarray[Any, Any],
+    machine: Machine,
+) -> None:
+    """Compares the suffix with the whole model on the shortest and the longest row, padded to one length.
+
+    Raises:
+        CacheError: They differ by more than other padding explains: rows of this model depend on their padding.
+    """
+    model: Any = anatomy.model
+    two = [dict(rows[int(index)]) for index in (lengths.argmin(), lengths.argmax())]
+    plain = pad([{key: value for key, value in row.items() if key not in {_ROW, "labels"}} for row in two])
+    short = collate(two)
+    short.pop("labels", None)
+    was_training = model.training
+    model.eval()
+    try:
+        with _autocast(machine):
+            whole = model(**{key: value.to(machine.device) for key, value in plain.items()}).logits.float()
+            suffix.attach()
+            part = model(**{key: value.to(machine.device) for key, value in short.items()}).logits.float()
+    finally:
+        suffix.detach()
+        model.train(was_training)
+    apart, scale = float((whole - part).abs().max()), float(whole.abs().max())
+    allowed = _ALIKE if machine.precision is Precision.FP32 else _ALIKE_HALF
+    if not apart <= allowed * scale + 1e-7:
+        raise CacheError(f"rows of this model depend on their padding (logits {apart:.1e} apart, of {scale:.1e})")
+
+
+def _config_sha256(config: Any) -> str:
+    """Returns a sha256 of what the config says of the computation; label names are the head's."""
+    own = {
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "_name_or_path",
+        "transformers_version",
+        "architectures",
+    }
+    data = {key: value for key, value in config.to_dict().items() if key not in own}
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _passes(spec: RunSpec, sharing: Sharing, two: Sequence[Table]) -> float:

@@ -24,7 +24,7 @@ from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
 from frostline.record import Sharing
 from frostline.spec import FreezeName, RunSpec, Source
-from frostline.train.cached import OFF, Cached, open_cache
+from frostline.train.cached import Cached, open_cache, told
 from frostline.train.device import Machine, seed_everything, set_up
 from frostline.train.progress import wants_bar
 
@@ -132,7 +132,7 @@ def prepare(
         },
         provenance={
             **seen,
-            "compute": {**machine.describe(), "prefix_cache": cached.facts if cached is not None else OFF},
+            "compute": {**machine.describe(), "prefix_cache": told(cached, begun)},
         },
     )
 
