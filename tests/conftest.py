@@ -181,3 +181,13 @@ def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callab
     for handler in list(logging.getLogger("frostline").handlers):
         logging.getLogger("frostline").removeHandler(handler)
     logging.getLogger("frostline").propagate = True
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest tests first: at the end, one of two workers would wait for the other's."""
+
+    def limit_s(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("timeout")
+        return float(marker.args[0]) if marker is not None else 0.0
+
+    items.sort(key=limit_s, reverse=True)
