@@ -39,6 +39,7 @@ print("\\n" + json.dumps([code, loaded]))
         (["run", "dataset=csv", "dataset.location=missing.csv"], 2),
         (["run", "-m", "freeze.depth=0,9"], 2),
         (["fetch", "--help"], 0),
+        (["cache", "list"], 0),
         (["inspect", "--help"], 0),
         (["predict", "--help"], 0),
         (["ui", "--help"], 0),

@@ -21,9 +21,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="list as JSON")
     options = parser.parse_args(arguments)
     from frostline.assets import home
-    from frostline.prefix.store import PrefixStore
+    from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
 
-    store = PrefixStore(home() / "prefix", 0)
+    store = PrefixStore(home() / PREFIX_FOLDER, 0)
     if options.action == "clear":
         print(f"removed {store.clear() / 1e6:.1f} MB from {store.root}")
         return 0

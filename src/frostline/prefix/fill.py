@@ -18,7 +18,7 @@ from frostline.anatomy import Anatomy
 from frostline.prefix.suffix import returns_tuple
 
 _BATCH_TOKENS = 4096
-"""Tokens of a batch, padding included: large enough for matrix products, small enough to stay in a cache (measured)."""
+"""Tokens of a batch, padding included: large enough for matrix products, small enough to stay in a cache (assumed)."""
 
 Take = Callable[[int, int, torch.Tensor], None]
 """Takes a depth, a row's number and its hidden states after that many blocks, `[T, D]`, on the CPU."""

@@ -115,7 +115,7 @@ def provide(
         return rows
     kept = {(_entry(store, prefix, each).folder, prefix.name(depth)) for each in (*keep, table)}
     with entry.building(alive):
-        rows = entry.open(prefix.name(depth), shapes[depth])  # somebody else may have made it meanwhile
+        rows = entry.open(prefix.name(depth), shapes[depth], alive)  # somebody else may have made it meanwhile
         if rows is None:
             missing = {each: shape for each, shape in shapes.items() if not entry.has(prefix.name(each), shape)}
             missing[depth] = shapes[depth]  # there perhaps, but damaged

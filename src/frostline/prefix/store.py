@@ -28,6 +28,9 @@ from frostline.record import write_atomically
 
 log = logging.getLogger(__name__)
 
+PREFIX_FOLDER = "prefix"
+"""Where all entries lie, below `assets.home()`."""
+
 SCHEMA_VERSION = 1
 _CHUNK = 1 << 24
 _KEY_FILE = "key.json"
@@ -43,11 +46,7 @@ class CacheError(Exception):
     """
 
 
-_STORED: dict[str, np.dtype[Any]] = {
-    "float32": np.dtype("<f4"),
-    "float16": np.dtype("<f2"),
-    "bfloat16": np.dtype("<u2"),
-}  # numpy has no bfloat16
+_STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ class Shape:
     Attributes:
         lengths: Vectors of each row, `[N]`: its tokens, or ones.
         width: Numbers of a vector.
-        dtype: `float32`, `float16` or `bfloat16`.
+        dtype: `float32` or `float16`.
     """
 
     lengths: np.ndarray[Any, np.dtype[np.int64]]
@@ -101,7 +100,7 @@ class Rows:
         return len(self.shape.lengths)
 
     def __getitem__(self, row: int) -> np.ndarray[Any, Any]:
-        """Returns a row's vectors, `[T, width]`; bfloat16 as the 16 bits that it is."""
+        """Returns a row's vectors, `[T, width]`."""
         return self._data[self._offsets[row] : self._offsets[row + 1]]
 
 

@@ -22,7 +22,7 @@ from frostline.anatomy import Anatomy
 from frostline.dataset import Tokenized
 from frostline.errors import UserError
 from frostline.prefix.provide import Prefix, Table, is_there, num_bytes, provide, rows_sha256
-from frostline.prefix.store import CacheError, PrefixStore, Rows
+from frostline.prefix.store import PREFIX_FOLDER, CacheError, PrefixStore, Rows
 from frostline.prefix.suffix import HIDDEN, Suffix, hidden_size, read_position
 from frostline.record import Sharing
 from frostline.spec import CacheMode, Every, Precision, RunSpec
@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 OFF = "off"
 """What a run without the cache says of it."""
 
-PREFIX_FOLDER = "prefix"
 _ROW = "row"
 _ALIKE = 1e-4
 _ALIKE_HALF = 5e-2
@@ -134,7 +133,7 @@ def open_cache(
         log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
     if mode is CacheMode.OFF if begun is None else begun.endswith(OFF):
         return None
-    why_not = _cannot(anatomy, depth, tokenizer)
+    why_not = _cannot(anatomy, depth)
     if why_not is None:
         assert depth is not None
         try:
@@ -161,13 +160,11 @@ def told(cached: Cached | None, begun: str | None) -> str:
     return begun if begun.endswith(OFF) else f"{begun}, then {OFF}"
 
 
-def _cannot(anatomy: Anatomy, depth: int | None, tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _cannot(anatomy: Anatomy, depth: int | None) -> str | None:
     if depth is None:
         return "nothing is frozen"
     if depth == 0:
         return "only the embeddings are frozen"
-    if tokenizer.padding_side != "right":
-        return "the tokenizer pads on the left"
     if getattr(anatomy.model.config, "layerdrop", 0.0):
         return "the model drops whole blocks at random (layerdrop)"
     if not hasattr(anatomy.model.config, "hidden_size"):
