@@ -64,7 +64,7 @@ def depth_of(spec: FreezeSpec, num_blocks: int) -> int | None:
     return num_blocks if spec.name is FreezeName.HEAD else spec.depth
 
 
-def freeze_prefix(anatomy: Anatomy, spec: FreezeSpec) -> FrozenPart:
+def freeze_prefix(anatomy: Anatomy, spec: FreezeSpec, origin: str | None = None) -> FrozenPart:
     """Freezes the embeddings and the lowest blocks of a model, in place.
 
     They take no gradient, and stay in eval mode whatever `model.train()` is called: Trainer calls it at every step,
@@ -73,6 +73,8 @@ def freeze_prefix(anatomy: Anatomy, spec: FreezeSpec) -> FrozenPart:
     Args:
         anatomy: The model. Its depth was checked against `spec` before (`RunSpec.check_depth`).
         spec: What to freeze.
+        origin: Names the file that every frozen tensor was just read from, and how. What was hashed of it earlier in
+            this process is not hashed again: the audit then also finds a tensor that was not read as it was before.
 
     Returns:
         The frozen part, hashed as it is now.
@@ -87,8 +89,20 @@ def freeze_prefix(anatomy: Anatomy, spec: FreezeSpec) -> FrozenPart:
         modules=modules,
         frozen=Frozen(name=spec.name.value, depth=depth, num_blocks=anatomy.num_blocks),
         params=count_at(anatomy, depth),
-        before=_hashes(modules),
+        before=_hashes(modules) if origin is None else _hashes_of(origin, modules),
     )
+
+
+_KNOWN: dict[str, dict[str, str]] = {}
+"""Hashes of tensors by origin."""
+
+
+def _hashes_of(origin: str, modules: tuple[NamedModule, ...]) -> dict[str, str]:
+    known = _KNOWN.setdefault(origin, {})
+    for name, tensor in _tensors(modules):
+        if name not in known:
+            known[name] = _sha256(tensor)
+    return {name: known[name] for name, _ in _tensors(modules)}
 
 
 def trained_sha256(model: nn.Module) -> str:

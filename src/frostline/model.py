@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from frostline.errors import ModelError
-from frostline.provenance import sha256_of_file
+from frostline.provenance import sha256_of_unchanged
 from frostline.spec import Task
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
                 f"safetensors: load them where you trust them and call save_pretrained"
             )
         raise ModelError(f"{folder}: no weights there (model.safetensors)")
-    hashes = [sha256_of_file(path) for path in files]
+    hashes = [sha256_of_unchanged(path) for path in files]
     total = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     if spec.weights_sha256 is not None and total != spec.weights_sha256:
         raise ModelError(

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def capture() -> dict[str, Any]:
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
         },
-        "git": git_state(Path.cwd()),
+        "git": _git_at_first(Path.cwd()),
         "command": [redact(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]]],
     }
 
@@ -195,6 +195,12 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": bool(status)}
 
 
+@cache
+def _git_at_first(folder: Path) -> dict[str, Any] | None:
+    """Returns the state when this process first asked: what it runs was imported then."""
+    return git_state(folder)
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(
@@ -213,6 +219,18 @@ def sha256_of_file(path: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def sha256_of_unchanged(path: Path) -> str:
+    """Returns the sha256 of a file's bytes, read once as long as the file is the same, of the same size and times."""
+    stat = path.stat()
+    return _sha256_of(path, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
+    del stamp  # part of the key
+    return sha256_of_file(path)
 
 
 class PeakMemory:

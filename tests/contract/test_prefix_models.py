@@ -15,10 +15,12 @@ from transformers import (
 )
 
 from frostline.anatomy import dissect
+from frostline.dataset import rows_sha256
 from frostline.prefix.fill import OverflowInPrefixError, canonical_batches, fill
-from frostline.prefix.provide import Prefix, Table, is_there, provide, rows_sha256
+from frostline.prefix.last_block import read_block
+from frostline.prefix.provide import Prefix, Table, is_there, provide
 from frostline.prefix.store import CacheError, PrefixStore
-from frostline.prefix.suffix import HIDDEN, Suffix, read_position
+from frostline.prefix.suffix import HIDDEN, Suffix, TrainedPart, read_position
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
 CONFIGS = {
@@ -66,9 +68,10 @@ def prefix_of(model, name):
     from contextlib import nullcontext
 
     anatomy = dissect(model)
+    position = read_position(anatomy)
     return Prefix(
-        anatomy=anatomy, facts={"weights": name}, about={}, width=32, dtype="float32", position=read_position(anatomy),
-        autocast=nullcontext,
+        anatomy=anatomy, facts={"weights": name}, about={}, width=32, dtype="float32", position=position,
+        reading=read_block(anatomy, position), autocast=nullcontext,
     )  # fmt: skip
 
 
@@ -226,3 +229,118 @@ def test_any_change_is_a_miss(tmp_path, change):
         assert one != other_rows
         return
     assert not is_there(store, other, 2, [made])
+
+
+@pytest.fixture
+def padded(name):
+    torch.manual_seed(1)
+    ids, mask = torch.randint(5, 99, (4, 9)), torch.ones(4, 9, dtype=torch.long)
+    mask[1, 5:] = mask[2, 3:] = mask[3, 1:] = 0
+    return {"input_ids": ids.masked_fill(mask == 0, CONFIGS[name].pad_token_id or 0), "attention_mask": mask}
+
+
+def probabilities(module, value):
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = value
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_last_block_at_the_read_position_is_the_whole_blocks(name, attention, padded):
+    model = make(name)
+    model.set_attn_implementation(attention)
+    anatomy = dissect(model)
+    block = read_block(anatomy, READS[name])
+    assert block is not None
+    trained = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
+    labels = torch.tensor([0, 1, 1, 0])
+    model.eval()
+    full = {"input_ids": torch.randint(5, 99, (4, 9)), "attention_mask": torch.ones_like(padded["attention_mask"])}
+    for batch in (padded, full):
+        whole = model(**batch, labels=labels)
+        wanted = torch.autograd.grad(whole.loss, [p for _, p in trained], allow_unused=True)
+        with block.attached():
+            read = model(**batch, labels=labels)
+            got = torch.autograd.grad(read.loss, [p for _, p in trained], allow_unused=True)
+        assert (read.logits - whole.logits).abs().max() < BOUND
+        for (key, _), one, other in zip(trained, got, wanted, strict=True):
+            assert (one is None) == (other is None), key
+            assert one is None or (one - other).abs().max() < 1e-5, key
+    assert torch.equal(model(**batch).logits, model(**batch).logits)
+    assert "forward" not in anatomy.blocks[-1][1].__dict__
+
+
+def test_the_last_block_drops_out_what_the_whole_one_does(name, padded):
+    """Where dropout leaves nothing there is nothing random: each of the block's dropouts alone, then all."""
+    model = make(name)
+    anatomy = dissect(model)
+    block = read_block(anatomy, READS[name])
+    probabilities(model, 0.0)
+    model.train()
+    last = anatomy.blocks[-1][1]
+    dropouts = [part for part in last.modules() if isinstance(part, torch.nn.Dropout)]
+    assert dropouts
+    plain = model(**padded).logits
+    for chosen in [*([one] for one in dropouts), dropouts]:
+        for one in chosen:
+            one.p = 1.0
+        whole = model(**padded).logits
+        with block.attached():
+            read = model(**padded).logits
+        assert (read - whole).abs().max() < BOUND
+        assert not torch.allclose(whole, plain)
+        probabilities(model, 0.0)
+
+
+def test_half_dropped_weights_are_scaled_up(name, padded):
+    model = make(name)
+    block = read_block(dissect(model), READS[name])
+    probabilities(model, 0.0)
+    wanted = model(**padded).logits
+    for part in dissect(model).blocks[-1][1].modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.3
+    torch.manual_seed(0)
+    with torch.no_grad(), block.attached():
+        draws = torch.stack([model.train()(**padded).logits for _ in range(300)])
+    assert draws.std(0).min() > 0
+    assert (draws.mean(0) - wanted).abs().max() < 6 * draws.std(0).max() / 300**0.5
+
+
+def test_a_block_whose_parts_are_not_known_or_act_otherwise_is_computed_whole(caplog):
+    caplog.set_level("INFO")
+    model = make("bert")
+    anatomy = dissect(model)
+    assert read_block(anatomy, None) is None
+    assert "its head reads more than one position" in caplog.text
+    real = type(anatomy.blocks[-1][1]).forward
+
+    class Other(type(anatomy.blocks[-1][1])):
+        def forward(self, hidden_states, attention_mask=None, *args, **kwargs):
+            return real(self, hidden_states, attention_mask, *args, **kwargs) + hidden_states
+
+    anatomy.blocks[-1][1].__class__ = Other
+    assert read_block(anatomy, "first") is None
+    assert "at the first position alone it gives other logits" in caplog.text
+    del anatomy.blocks[-1][1].attention
+    caplog.clear()
+    assert read_block(anatomy, "first") is None
+    assert "the parts of Other are not known" in caplog.text
+
+
+def test_what_is_trained_is_a_model_of_its_own_under_the_same_names(name):
+    model = make(name)
+    anatomy = dissect(model)
+    for _, module in anatomy.prefix(2):
+        module.requires_grad_(False)
+    wanted = {key for key, p in model.named_parameters() if p.requires_grad}
+    part = TrainedPart(anatomy, 2)
+    assert {key for key, _ in part.named_parameters()} == wanted
+    assert all(p is dict(model.named_parameters())[key] for key, p in part.named_parameters())
+    part.eval()
+    kept = [module for _, module in (*anatomy.blocks[2:], *anatomy.above)]
+    assert not model.training
+    assert not any(inner.training for module in kept for inner in module.modules())
+    part.train()
+    assert model.training
+    assert all(inner.training for module in kept for inner in module.modules())

@@ -18,13 +18,18 @@ from frostline.train import run
 from tests import conftest
 
 GOLDEN = Path(__file__).with_name("golden_curve.json")
+BEFORE = ["training.sampling=random", "training.last_block=whole"]
+"""What a run did before these two could be chosen."""
+
 CASES = {
-    "depth 2": ["freeze.depth=2"],
+    "depth 2": ["freeze.depth=2", *BEFORE],
     "none, accumulated, decayed": [
         "freeze=none", "training.batch_size=8", "training.accumulation_steps=2", "optimizer.layer_decay=0.9",
-        "optimizer.warmup_ratio=0.2", "optimizer.schedule=cosine",
+        "optimizer.warmup_ratio=0.2", "optimizer.schedule=cosine", *BEFORE,
     ],
-    "head, sgd": ["freeze=head", "optimizer=sgd", "optimizer.lr=1e-2"],
+    "head, sgd": ["freeze=head", "optimizer=sgd", "optimizer.lr=1e-2", *BEFORE],
+    "depth 2, by length, one position": ["freeze.depth=2"],
+    "none, by length, accumulated": ["freeze=none", "training.batch_size=8", "training.accumulation_steps=2"],
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from frostline.prefix import provide as provide_module
 from frostline.record import NullMonitor, NullRecorder, Recorders, RunFolder, Sharing
 from frostline.result import RunResult, Status
 from frostline.train import run
+from frostline.train.batches import Collator
 from tests.e2e.sweep_tools import call, points
 
 BOUND = 1e-5
@@ -72,7 +74,11 @@ def assert_close(one: Path, other: Path, bound: float = BOUND):
         assert all(abs(a[key] - b[key]) <= bound for key in a if key != "train/grad_norm"), (a, b)
     before, after = weights(one), weights(other)
     assert before.keys() == after.keys()  # the saved model is the whole model
-    assert all((before[name] - after[name]).abs().max() <= bound for name in before)
+    apart = {name: float((before[name] - after[name]).abs().max()) for name in before}
+    # A bias of all keys adds the same to all scores, which softmax takes out: its gradient is nothing but rounding, and
+    # Adam scales that up to the learning rate. It is no part of the function.
+    assert not {name: far for name, far in apart.items() if far > bound and not name.endswith("key.bias")}
+    assert max(apart.values()) < 1e-3 * 16  # the rate times the steps
 
 
 @pytest.mark.parametrize("freeze", ["freeze.depth=1", "freeze.depth=3", "freeze=head"])
@@ -98,15 +104,15 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
     from transformers import AutoModelForSequenceClassification, GPT2Config
 
     from frostline.anatomy import dissect
-    from frostline.dataset import Tokenized
-    from frostline.train.cached import _position
+    from frostline.dataset import Tokenized, TokenTable
+    from frostline.train.setup import _read_position
 
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=7, bos_token_id=7, eos_token_id=7)
     anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
-    plain = Dataset.from_dict({"input_ids": [[1, 2, 3], [7, 4]]})
-    other = Dataset.from_dict({"input_ids": [[1, 2], [4, 7]]}) if ends_in_padding else plain
+    plain = TokenTable(Dataset.from_dict({"input_ids": [[1, 2, 3], [7, 4]]}))
+    other = TokenTable(Dataset.from_dict({"input_ids": [[1, 2], [4, 7]]})) if ends_in_padding else plain
     tables = Tokenized(train=plain, evaluation=other, truncated={})
-    assert _position(anatomy, tables) == (None if ends_in_padding else "last")
+    assert _read_position(anatomy, tables) == (None if ends_in_padding else "last")
 
 
 def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
@@ -154,30 +160,32 @@ def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, mo
     from frostline.train import cached
 
     if broken == "padding":  # what the whole model gives depends on the padding: as FNet's does
-        real = cached.Collator.__call__
+        real = Collator.__call__
 
-        def shifted(self, features):
-            batch = real(self, features)
-            batch["prefix_hidden"][:, 0, :4] += 1.0
+        def shifted(self, numbers):
+            batch = real(self, numbers)
+            if "prefix_hidden" in batch:
+                batch["prefix_hidden"][:, 0, :4] += 1.0
             return batch
 
-        monkeypatch.setattr(cached.Collator, "__call__", shifted)
+        monkeypatch.setattr(Collator, "__call__", shifted)
         why = "rows of this model depend on their padding"
     elif broken == "probe":
 
-        def refuse(anatomy):
+        def refuse(anatomy, depth):
             raise IndexError("index out of range in self")
 
-        monkeypatch.setattr(cached, "read_position", refuse)
+        monkeypatch.setattr(cached, "Suffix", refuse)
         why = "unsupported architecture (IndexError: index out of range in self)"
     else:
-        real_table = cached._table
+        real = cached._open
 
-        def emptied(name, rows, pad):
-            made = real_table(name, rows, pad)
-            return replace(made, lengths=made.lengths * 0)
+        def emptied(request, depth):
+            tables = copy.copy(request.tables.train)
+            tables.lengths = tables.lengths * 0
+            return real(replace(request, tables=replace(request.tables, train=tables)), depth)
 
-        monkeypatch.setattr(cached, "_table", emptied)
+        monkeypatch.setattr(cached, "_open", emptied)
         why = "a row has no tokens"
     with pytest.raises(UserError, match=r"runtime\.cache=require") as error:
         train("freeze.depth=2", "runtime.cache=require")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from frostline.config import compose_run, spec_from_text, spec_to_yaml
 from frostline.errors import SpecError
-from frostline.spec import RunSpec, short_number, spec_diff
+from frostline.spec import LastBlock, RunSpec, Sampling, short_number, spec_diff
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,17 @@ def test_digest_is_of_everything_but_runtime(spec):
 def test_digest_is_pinned(spec):
     # Recorded runs are found again by it: a change here breaks every old record and asks for a new SCHEMA_VERSION.
     assert spec.digest() == PINNED
+    training = replace(spec.training, sampling=Sampling.RANDOM, last_block=LastBlock.WHOLE)
+    before = replace(spec, training=training)  # what all runs did before these keys: their digests stay
+    assert before.digest() == PINNED_BEFORE_SCHEMA_3
+    assert replace(before, training=replace(training, sampling=Sampling.GROUP_BY_LENGTH)).digest() not in {
+        PINNED,
+        PINNED_BEFORE_SCHEMA_3,
+    }
 
 
-PINNED = "ea946a5083ab7a36e2de10ca491dcb77dda40400574c4ea86b66937ef5b3f2b9"
+PINNED = "d80fecadc3b07ee14114d9843df22d50b83db8ae73e720bc6bda6901dd806cdd"
+PINNED_BEFORE_SCHEMA_3 = "ea946a5083ab7a36e2de10ca491dcb77dda40400574c4ea86b66937ef5b3f2b9"
 
 
 def test_flat_has_dotted_names_and_scalars(spec):
@@ -112,17 +120,23 @@ def test_another_schema_version_is_refused(spec):
         spec_from_text(json.dumps(data))
 
 
-def test_a_spec_from_before_the_prefix_cache_is_migrated(spec):
+def test_specs_of_older_schemas_are_migrated(spec):
     data = json.loads(spec.to_json())
-    assert data.pop("schema") == 2
+    assert data.pop("schema") == 3
+    del data["training"]["sampling"], data["training"]["last_block"]
+    second = spec_from_text(json.dumps({"schema": 2, **data}))
+    assert (second.training.sampling, second.training.last_block) == (Sampling.RANDOM, LastBlock.WHOLE)
+    assert second.digest() == PINNED_BEFORE_SCHEMA_3  # a checkpoint of it is still one of it
+    with pytest.raises(SpecError, match=r"training\.\w+ is missing"):
+        spec_from_text(json.dumps({"schema": 3, **data}))
     del data["runtime"]["cache"]
-    old = spec_from_text(json.dumps({"schema": 1, **data}))
-    assert old.runtime.cache.mode.value == "off"  # as it was trained
-    assert old.digest() == spec.digest()
+    first = spec_from_text(json.dumps({"schema": 1, **data}))
+    assert first.runtime.cache.mode.value == "off"  # as it was trained
+    assert first.digest() == PINNED_BEFORE_SCHEMA_3
     with pytest.raises(SpecError, match=r"runtime\.cache is missing"):
         spec_from_text(json.dumps({"schema": 2, **data}))
-    for version in (0, True, None, "1", 3):
-        with pytest.raises(SpecError, match="reads 1 to 2"):
+    for version in (0, True, None, "1", 4):
+        with pytest.raises(SpecError, match="reads 1 to 3"):
             spec_from_text(json.dumps({"schema": version, **data}))
 
 

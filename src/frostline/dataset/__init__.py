@@ -1,6 +1,7 @@
 """Owns: rows -> split, labelled, tokenized tables, and a report of what they hold. Must not know: models, training."""
 
 from frostline.dataset.rows import Rows, load_rows
+from frostline.dataset.table import Padding, TokenTable, rows_sha256
 from frostline.dataset.tokens import Tokenized, tokenize
 
-__all__ = ["Rows", "Tokenized", "load_rows", "tokenize"]
+__all__ = ["Padding", "Rows", "TokenTable", "Tokenized", "load_rows", "rows_sha256", "tokenize"]

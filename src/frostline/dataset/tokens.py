@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import datasets
-
 from frostline.dataset.rows import Rows
+from frostline.dataset.table import TokenTable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,16 +18,16 @@ _TOKENS_VERSION = 1  # part of cache fingerprints: raise it when the same rows w
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenized:
-    """Tables that a collator can batch.
+    """Tokenized rows.
 
     Attributes:
-        train: Columns of the tokenizer (`input_ids`, `attention_mask`, ...) and `labels`; ragged, not padded.
+        train: The training rows.
         evaluation: The same of the held-out rows.
         truncated: How many rows of each were cut to `max_tokens`.
     """
 
-    train: datasets.Dataset
-    evaluation: datasets.Dataset
+    train: TokenTable
+    evaluation: TokenTable
     truncated: dict[str, int]
 
 
@@ -52,7 +51,7 @@ def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, tokenizer_sha256: s
             desc=f"tokens ({name})",
         )
         truncated[name] = sum(sum(batch["truncated"]) for batch in done.select_columns("truncated").iter(10_000))
-        tables[name] = done.remove_columns("truncated")
+        tables[name] = TokenTable(done.remove_columns("truncated"))
     return Tokenized(train=tables["train"], evaluation=tables["eval"], truncated=truncated)
 
 

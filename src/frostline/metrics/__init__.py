@@ -143,10 +143,12 @@ class ComputeMetrics:
         predictions = logits.reshape(-1) if self._task is Task.REGRESSION else logits.argmax(-1)
         values: dict[str, float] = {}
         for name, metric, info in self._metrics:
+            # Of frostline's own nothing is gathered over batches: `compute` would only take it through Arrow and back.
+            compute = metric.compute if not hasattr(metric, "compute_in_memory") else metric.compute_in_memory
             if info is not None and info.scores:
-                result = metric.compute(prediction_scores=_softmax(logits), references=labels)
+                result = compute(prediction_scores=_softmax(logits), references=labels)
             else:
-                result = metric.compute(predictions=predictions, references=labels)
+                result = compute(predictions=predictions, references=labels)
             for key, value in (result or {}).items():
                 if isinstance(value, (int, float, np.number)):
                     values[name if len(result) == 1 else key] = float(value)

@@ -18,7 +18,22 @@ from sklearn import metrics as sk
 Compute = Callable[[Any, Any], float]
 
 
-class _Offline(evaluate.Metric):  # type: ignore[misc]
+class _InMemory(evaluate.Metric):  # type: ignore[misc]
+    """A metric that can do without the file or table that `compute` puts columns into."""
+
+    def compute_in_memory(self, **columns: Any) -> dict[str, float]:
+        """Returns what `compute` returns for whole columns."""
+        features = self._info().features
+        cast = {}
+        for name, values in columns.items():
+            feature = features[name]
+            dtype = feature.feature.dtype if isinstance(feature, datasets.Sequence) else feature.dtype
+            cast[name] = np.asarray(values).astype(dtype)
+        result: dict[str, float] = self._compute(**cast)
+        return result
+
+
+class _Offline(_InMemory):
     """A metric of one number, computed from memory."""
 
     metric_name = ""
@@ -43,7 +58,7 @@ class _Offline(evaluate.Metric):  # type: ignore[misc]
         return {self.metric_name: float(value)}
 
 
-class RocAuc(evaluate.Metric):  # type: ignore[misc]
+class RocAuc(_InMemory):
     """Area under the ROC curve from class probabilities `[N, C]`; one against the rest, averaged, for C > 2."""
 
     def __init__(self, **kwargs: Any) -> None:

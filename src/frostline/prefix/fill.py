@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from frostline.anatomy import Anatomy
-from frostline.prefix.suffix import returns_tuple
+from frostline.prefix.suffix import replaced, returns_tuple
 
 _BATCH_TOKENS = 4096
 """Tokens of a batch, padding included: large enough for matrix products, small enough to stay in a cache (assumed)."""
@@ -81,8 +81,7 @@ def fill(
             handle = anatomy.blocks[depth - 1][1].register_forward_hook(partial(_keep, seen, depth))
             stack.callback(handle.remove)
         for _, block in anatomy.blocks[deepest:]:
-            block.forward = _as_tuple if gives_tuple else _as_it_is
-            stack.callback(block.__dict__.pop, "forward", None)
+            stack.enter_context(replaced(block, _as_tuple if gives_tuple else _as_it_is))
         stack.enter_context(autocast or nullcontext())
         for rows in canonical_batches(lengths):
             batch = {key: value.to(device) for key, value in collate([int(row) for row in rows]).items()}
@@ -90,10 +89,12 @@ def fill(
             mask = batch["attention_mask"].bool()
             for depth in depths:
                 hidden = seen.pop(depth)
-                if not bool(torch.isfinite(hidden[mask]).all()):
+                # A last block that is computed for one position gives just that.
+                real = mask if hidden.shape[1] == mask.shape[1] else mask[:, : hidden.shape[1]]
+                if not bool(torch.isfinite(hidden[real]).all()):
                     raise OverflowInPrefixError(f"the hidden states after block {depth} are not finite")
                 for index, row in enumerate(rows):
-                    take(depth, int(row), hidden[index][mask[index]].cpu())
+                    take(depth, int(row), hidden[index][real[index]].cpu())
             if alive is not None:
                 alive()
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 
 from frostline.anatomy import Anatomy
 from frostline.prefix.fill import Collate, OverflowInPrefixError, fill
+from frostline.prefix.last_block import ReadBlock
 from frostline.prefix.store import CacheError, Entry, PrefixStore, Rows, Shape, Writer
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ class Prefix:
         width: Numbers of a hidden state.
         dtype: In which they are kept.
         position: Which position the head reads, `first` or `last`, if it is just one.
+        reading: Computes the last block for it alone, if the architecture allows.
         autocast: Makes the context in which the model computes.
     """
 
@@ -57,6 +58,7 @@ class Prefix:
     width: int
     dtype: str
     position: str | None
+    reading: ReadBlock | None
     autocast: Callable[[], AbstractContextManager[Any]]
 
     def name(self, depth: int) -> str:
@@ -127,20 +129,6 @@ def provide(
     return rows
 
 
-def rows_sha256(columns: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> str:
-    """Returns a sha256 over columns of whole numbers, ragged; names and row borders count.
-
-    Args:
-        columns: Lengths `[N]` and all values one behind the other, by name, as `input_ids`.
-    """
-    digest = hashlib.sha256()
-    for name, (lengths, values) in sorted(columns.items()):
-        digest.update(f"{name} {len(lengths)} {len(values)} ".encode())
-        digest.update(np.ascontiguousarray(lengths, dtype="<i8").tobytes())
-        digest.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
-    return digest.hexdigest()
-
-
 def _entry(store: PrefixStore, prefix: Prefix, table: Table) -> Entry:
     key = {**prefix.facts, "rows_sha256": table.sha256, "width": prefix.width, "dtype": prefix.dtype}
     return store.entry(key, {**prefix.about, "rows": f"{len(table.lengths)} {table.name}"})
@@ -154,7 +142,9 @@ def _make(
     alive: Callable[[], None],
 ) -> None:
     began = time.monotonic()
-    with _told(), entry.writing({prefix.name(depth): shape for depth, shape in shapes.items()}) as writers:
+    reading = prefix.reading.attached() if prefix.reading is not None and any(map(prefix.is_read, shapes)) else None
+    names = {prefix.name(depth): shape for depth, shape in shapes.items()}
+    with reading or nullcontext(), _told(), entry.writing(names) as writers:
         by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
 
         def take(depth: int, row: int, hidden: torch.Tensor) -> None:

@@ -92,7 +92,7 @@ class Rows:
     """
 
     def __init__(self, data: np.ndarray[Any, Any], shape: Shape) -> None:
-        self._data = data
+        self._data = np.asarray(data)  # a view: np.memmap does much at each access
         self._offsets = shape.offsets()
         self.shape = shape
 
@@ -102,6 +102,19 @@ class Rows:
     def __getitem__(self, row: int) -> np.ndarray[Any, Any]:
         """Returns a row's vectors, `[T, width]`."""
         return self._data[self._offsets[row] : self._offsets[row + 1]]
+
+    def padded(self, rows: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:
+        """Returns some rows' vectors, filled up with zeros, `[B, length, width]`, float32."""
+        out = np.zeros((len(rows), length, self.shape.width), dtype=np.float32)
+        for index, row in enumerate(rows.tolist()):
+            first, last = self._offsets[row], self._offsets[row + 1]
+            out[index, : last - first] = self._data[first:last]
+        return out
+
+    def single(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Returns the vectors of rows that have one each, `[B, width]`, float32."""
+        vectors: np.ndarray[Any, Any] = self._data[self._offsets[rows]]
+        return np.asarray(vectors, dtype=np.float32)
 
 
 class Writer:

@@ -6,6 +6,10 @@ runs, so that masks, pooling and head are its own; only the frozen blocks are ta
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -34,11 +38,17 @@ class Suffix:
         self._blocks = [block for _, block in anatomy.blocks[:depth]]
         self._hidden: torch.Tensor | None = None
         self._was_used = False
-        self._gives_tuple = returns_tuple(anatomy)
+        self._before: list[tuple[nn.Module, Any]] = []
+        seen = _look(anatomy)
+        self._gives_tuple = seen.gives_tuple
+        # One module that alone makes what the blocks are given need not run either.
+        self._embeddings = [anatomy.below[0][1]] if seen.embeddings_are_one else []
 
     def attach(self) -> None:
         """From now on the model's forward wants `prefix_hidden`."""
         suffix, own = self, self._model.forward
+        modules = (self._model, *self._blocks, *self._embeddings)
+        self._before = [(module, module.__dict__.get("forward")) for module in modules]
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             del module
@@ -54,11 +64,14 @@ class Suffix:
         self._model.forward = MethodType(forward, self._model)
         for block in self._blocks:
             block.forward = MethodType(self._pass_by, block)
+        for embeddings in self._embeddings:
+            embeddings.forward = MethodType(self._hand_over, embeddings)
 
     def detach(self) -> None:
         """The model is as it was."""
-        for module in (self._model, *self._blocks):
-            module.__dict__.pop("forward", None)
+        for module, forward in self._before:
+            _put(module, forward)
+        self._before = []
 
     def _pass_by(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
@@ -67,30 +80,120 @@ class Suffix:
         self._was_used |= block is self._blocks[-1]
         return (hidden,) if self._gives_tuple else hidden
 
+    def _hand_over(self, embeddings: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        del embeddings, args, kwargs
+        assert self._hidden is not None, "the embeddings ran outside of the model's forward"
+        return self._hidden
 
-@torch.no_grad()
+
+@contextmanager
+def replaced(module: nn.Module, forward: Any) -> Iterator[None]:
+    """Another forward within a context."""
+    before = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        _put(module, before)
+
+
+def _put(module: nn.Module, forward: Any) -> None:
+    if forward is None:
+        module.__dict__.pop("forward", None)
+    else:
+        module.forward = forward
+
+
+class TrainedPart(nn.Module):
+    """What of a model is trained, as a model of its own: its parameters alone, under the names of the whole model.
+
+    What walks over modules and parameters - the optimizer's clipping, `zero_grad`, `train()`, checkpoints - then comes
+    by nothing that is frozen. Its forward is the whole model's.
+
+    Args:
+        anatomy: The model taken apart, its suffix attached.
+        depth: How many blocks are passed by.
+    """
+
+    def __init__(self, anatomy: Anatomy, depth: int) -> None:
+        super().__init__()
+        frozen = {module for _, part in anatomy.prefix(depth) for module in part.modules()}
+        kept = [*anatomy.blocks[depth:], *anatomy.above]
+        for name, module in kept:
+            self._graft(name, module)
+        # Not registered: a tuple is no module. Their flag is all that `train()` has to change in what lies between.
+        self._whole = (anatomy.model,)
+        inside = {module for _, part in kept for module in part.modules()}
+        self._between = tuple(module for module in anatomy.model.modules() if module not in inside | frozen)
+
+    @property
+    def config(self) -> Any:
+        """The whole model's config."""
+        return self._whole[0].config
+
+    def forward(self, **inputs: Any) -> Any:
+        """Returns what the whole model returns for a batch with `prefix_hidden`."""
+        return self._whole[0](**inputs)
+
+    def train(self, mode: bool = True) -> TrainedPart:
+        """Sets the mode of what is trained, and of the containers around it."""
+        super().train(mode)
+        for module in self._between:
+            module.training = mode
+        return self
+
+    def _graft(self, name: str, module: nn.Module) -> None:
+        *path, last = name.split(".")
+        parent: nn.Module = self
+        for part in path:
+            if part not in parent._modules:
+                parent.add_module(part, nn.Module())
+            parent = parent._modules[part]  # type: ignore[assignment]
+        parent.add_module(last, module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    gives_tuple: bool
+    embeddings_are_one: bool
+
+
 def returns_tuple(anatomy: Anatomy) -> bool:
     """Returns whether the blocks of a model return a tuple, whose first item is the hidden states.
 
     Args:
         anatomy: The model taken apart; it is run once, on three tokens.
     """
-    found: list[bool] = []
-    block, model = anatomy.blocks[0][1], anatomy.model
+    return _look(anatomy).gives_tuple
+
+
+@torch.no_grad()
+def _look(anatomy: Anatomy) -> _Seen:
+    """Runs a model once, on three tokens, and looks at what its lowest block is given and gives."""
+    found: dict[str, Any] = {}
+    model = anatomy.model
     was_training = model.training
     model.eval()  # dropout would draw from the run's generator
 
-    def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        del module, inputs
-        found.append(isinstance(output, tuple))
+    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        del module
+        found[name] = (inputs[0] if inputs else None, output)
 
-    handle = block.register_forward_hook(look)
+    handles = [anatomy.blocks[0][1].register_forward_hook(partial(look, "block"))]
+    if len(anatomy.below) == 1:
+        handles.append(anatomy.below[0][1].register_forward_hook(partial(look, "embeddings")))
     try:
         model.base_model(input_ids=probe_ids(anatomy))  # type: ignore[operator]
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         model.train(was_training)
-    return found[0]
+    given, output = found["block"]
+    embeddings = found.get("embeddings", (None, None))[1]
+    return _Seen(
+        gives_tuple=isinstance(output, tuple),
+        embeddings_are_one=embeddings is not None and embeddings is given,
+    )
 
 
 def hidden_size(model: nn.Module) -> int:

@@ -59,6 +59,20 @@ class Keep(StrEnum):
     LAST = "last"
 
 
+class Sampling(StrEnum):
+    """In which order an epoch takes the training rows."""
+
+    GROUP_BY_LENGTH = "group_by_length"
+    RANDOM = "random"
+
+
+class LastBlock(StrEnum):
+    """For which positions the last block is computed: the one that the head reads, or all."""
+
+    READ_POSITION = "read_position"
+    WHOLE = "whole"
+
+
 class Every(StrEnum):
     """When something happens during training."""
 
@@ -309,6 +323,9 @@ class TrainingSpec:
         batch_size: Rows per forward pass and process.
         eval_batch_size: The same for evaluation, where no gradients are kept.
         accumulation_steps: Forward passes per optimizer step.
+        sampling: Which rows meet in a step: at random, or rows of like length, so that little is padding.
+        last_block: For which positions the last block is computed. For the one that the head reads the function is
+            the same, but dropout draws other numbers. Models that allow no other are computed whole.
         max_tokens: Longer texts are cut to this many tokens (the cut ones are counted).
         precision: dtype of the forward pass.
         metrics: Names of metrics computed at each evaluation.
@@ -325,6 +342,8 @@ class TrainingSpec:
     batch_size: int
     eval_batch_size: int
     accumulation_steps: int
+    sampling: Sampling
+    last_block: LastBlock
     max_tokens: int
     precision: Precision
     metrics: tuple[str, ...]

@@ -15,9 +15,11 @@ from frostline.errors import SpecError
 from frostline.spec.parts import (
     DatasetSpec,
     FreezeSpec,
+    LastBlock,
     ModelSpec,
     OptimizerSpec,
     RuntimeSpec,
+    Sampling,
     TrainingSpec,
     require,
 )
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
+
+_BEFORE_SCHEMA_3 = {"sampling": Sampling.RANDOM.value, "last_block": LastBlock.WHOLE.value}
+"""What `training` did before it could be chosen."""
 
 
 def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
@@ -45,6 +50,8 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
         raise SpecError(f"the recorded spec has schema {version}, this frostline reads 1 to {SCHEMA_VERSION}")
     if version == 1 and isinstance(data.get("runtime"), dict):  # 2: the prefix cache
         data = {**data, "runtime": {**data["runtime"], "cache": {"mode": "off", "max_bytes": 0.0}}}
+    if version in {1, 2} and isinstance(data.get("training"), dict):
+        data = {**data, "training": {**data["training"], **_BEFORE_SCHEMA_3}}
     return data
 
 
@@ -123,8 +130,13 @@ class RunSpec:
         return dict(_flatten("", self))
 
     def digest(self) -> str:
-        """Returns the sha256 of everything but `runtime`: where it ran is not what it was."""
+        """Returns the sha256 of everything but `runtime`: where it ran is not what it was.
+
+        Keys that came with a later schema are left out where they say what was done before them: digests stay.
+        """
         data = {key: value for key, value in self.to_dict().items() if key != "runtime"}
+        before = _BEFORE_SCHEMA_3.items()
+        data["training"] = {k: v for k, v in data["training"].items() if (k, v) not in before}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

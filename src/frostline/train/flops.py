@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-import pyarrow.compute as pc
 from torch import nn
 
-if TYPE_CHECKING:
-    from datasets import Dataset
 
-
-def flops_per_epoch(model: nn.Module, rows: Dataset) -> float:
+def flops_per_epoch(model: nn.Module, num_tokens: int) -> float:
     """Returns the floating-point operations of one pass over the rows, padding left out.
 
     2 per parameter and token forward, 4 more backward for those that are trained (Kaplan et al. 2020, arXiv
@@ -20,16 +14,10 @@ def flops_per_epoch(model: nn.Module, rows: Dataset) -> float:
 
     Args:
         model: Frozen as it will be trained.
-        rows: Tokenized, with `input_ids`.
+        num_tokens: Of all rows.
     """
     looked_up = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     sizes: list[tuple[int, bool]] = [(p.numel(), p.requires_grad) for p in model.parameters() if id(p) not in looked_up]
     every = sum(size for size, _ in sizes)
     trained = sum(size for size, has_grad in sizes if has_grad)
-    return float(_num_tokens(rows) * (2 * every + 4 * trained))
-
-
-def _num_tokens(rows: Any) -> int:
-    plain = rows.with_format("arrow")
-    total = pc.sum(pc.list_value_length(plain["input_ids"])) if len(rows) else None
-    return int(total.as_py() or 0) if total is not None else 0
+    return float(num_tokens * (2 * every + 4 * trained))

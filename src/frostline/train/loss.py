@@ -6,6 +6,7 @@ section 8), and its log hides NaN as 0.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -66,6 +67,10 @@ class BatchLoss:
         return loss
 
     def _note(self, loss: torch.Tensor) -> None:
+        if loss.device.type == "cpu":
+            if self._first_bad is None and not math.isfinite(float(loss)):
+                self._first_bad = torch.tensor(self.step)
+            return
         # Kept on the device: asking a GPU after every step would make it wait.
         if self._first_bad is None or self._first_bad.device != loss.device:
             self._first_bad = torch.zeros((), dtype=torch.long, device=loss.device)

@@ -26,6 +26,7 @@ from frostline.train.flops import flops_per_epoch
 from frostline.train.setup import Setup, prepare
 from frostline.train.signals import Interrupted, SignalGuard
 from frostline.train.trainer import Assembly, assemble
+from frostline.train.warm import settle
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class _Course:
     ) -> RunResult:
         """Prepares, trains, audits, saves. `draft` collects what is known, for a result if this is cut short."""
         spec = self._spec
+        settle()
         store = CheckpointStore(self._out_dir)
         checkpoint = _find_checkpoint(spec, resume_from)
         begun = checkpoint[1].get("prefix_cache", OFF) if checkpoint is not None else None
@@ -150,7 +152,7 @@ class _Course:
         assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard, self._monitor)
         if self._until_step is not None:
             assembly.trainer.add_callback(callbacks.UntilCallback(self._until_step, assembly.ledger))
-        self._flops_per_epoch = flops_per_epoch(setup.loaded.model, setup.tables.train)
+        self._flops_per_epoch = flops_per_epoch(setup.loaded.model, setup.tables.train.num_tokens)
         if checkpoint is not None:
             _tell_versions(checkpoint[1].get("versions", {}), setup.provenance["versions"])
             _carry_over(checkpoint, assembly, resume_from, self._recorder)

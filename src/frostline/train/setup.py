@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,21 +12,25 @@ from typing import Any
 
 import datasets
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from frostline import assets, model, optimizer, provenance
 from frostline.anatomy import Anatomy, dissect, undivided
-from frostline.dataset import Tokenized, load_rows, tokenize
+from frostline.dataset import Padding, Rows, Tokenized, load_rows, tokenize
 from frostline.drift import Drift
 from frostline.errors import AssetError, DataError, ModelError, SpecError, UserError, listing
 from frostline.freeze import FrozenPart, freeze_prefix
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
+from frostline.prefix.last_block import position_of, read_block
 from frostline.record import Sharing
-from frostline.spec import FreezeName, RunSpec, Source
-from frostline.train.cached import Cached, open_cache, told
+from frostline.spec import FreezeName, LastBlock, RunSpec, Source
+from frostline.train import warm
+from frostline.train.cached import Cached, Request, config_sha256, open_cache, told
 from frostline.train.device import Machine, seed_everything, set_up
 from frostline.train.progress import wants_bar
+from frostline.train.warm import Kept
 
 log = logging.getLogger(__name__)
 
@@ -86,33 +90,59 @@ def prepare(
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
     folder = assets.model_folder(spec.model, progress=bar)
     spec.check_depth(spec.model.num_blocks or _num_layers(folder))
-    tokenizer = model.load_tokenizer(folder, spec.training.max_tokens)
-    rows = _rows(spec, bar)
+    max_tokens, tokenizer_sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)
+    tokenizer = _TOKENIZERS.get(
+        (folder, tokenizer_sha256, max_tokens, warm.stamp([folder / "config.json"])),
+        lambda: model.load_tokenizer(folder, max_tokens),
+    )
+    data = _data_key(spec, bar)
+    rows = _ROWS.get(data, lambda: _rows(spec, bar))
     for warning in rows.warnings:
         _warn_once(f"{spec.dataset_name}: {warning}")
     num_labels = len(rows.label_names) or 1
     metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels)
     _check_objective(spec, metrics, num_labels)
-    tables = tokenize(rows, tokenizer, _tokenizer_sha256(folder), spec.training.max_tokens)
+    tables = _TABLES.get(
+        None if data is None else (data, tokenizer_sha256, max_tokens),
+        lambda: tokenize(rows, tokenizer, tokenizer_sha256, max_tokens),
+    )
     cut = sum(tables.truncated.values())
     if cut:
-        limit = spec.training.max_tokens
-        _warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={limit}, which were cut: {cut}")
+        _warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={max_tokens}, which were cut: {cut}")
     seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
     loaded = model.load_model(
         spec.model, folder, task=spec.dataset.task, label_names=rows.label_names, tokenizer=tokenizer
     )
     anatomy = _anatomy(loaded, spec)
     model.check_fresh(loaded.fresh, [name for name, _ in anatomy.prefix(anatomy.num_blocks)], folder)
-    frozen = freeze_prefix(anatomy, spec.freeze)
+    frozen = freeze_prefix(anatomy, spec.freeze, f"{loaded.weights_sha256} {config_sha256(loaded.model.config)}")
     seen = {
         **provenance.capture(),
         "weights_sha256": loaded.weights_sha256,
-        "tokenizer_sha256": _tokenizer_sha256(folder),
+        "tokenizer_sha256": tokenizer_sha256,
         "data_fingerprint": rows.fingerprint,
     }
-    facts, depth = _prefix_facts(seen), frozen.frozen.depth
-    cached = open_cache(spec, machine, anatomy, depth, tokenizer, tables, facts, sharing or Sharing(), begun, alive)
+    position = _read_position(anatomy, tables)
+    reading = read_block(anatomy, position)
+    reads = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
+    if reading is not None and reads:
+        reading.attach()
+    cached = open_cache(
+        Request(
+            spec=spec,
+            machine=machine,
+            anatomy=anatomy,
+            depth=frozen.frozen.depth,
+            position=position,
+            reading=reading,
+            tables=tables,
+            padding=Padding.of(tokenizer),
+            facts=_prefix_facts(seen),
+            sharing=sharing or Sharing(),
+            begun=begun,
+            alive=alive,
+        )
+    )
     levels = [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]
     return Setup(
         machine=machine,
@@ -132,9 +162,24 @@ def prepare(
         },
         provenance={
             **seen,
-            "compute": {**machine.describe(), "prefix_cache": told(cached, begun)},
+            "compute": {
+                **machine.describe(),
+                "prefix_cache": told(cached, begun),
+                "last_block": f"{position} position" if reads else "whole",
+            },
         },
     )
+
+
+def _read_position(anatomy: Anatomy, tables: Tokenized) -> str | None:
+    """Returns the one position that the head reads of every row, if there is such a one."""
+    position = position_of(anatomy) if anatomy.blocks else None
+    if position == "last":
+        # A decoder's head looks for the last id that isn't the padding's: a row may end in just that one.
+        pad = getattr(anatomy.model.config, "pad_token_id", None)
+        if any((table.last_tokens() == pad).any() for table in (tables.train, tables.evaluation)):
+            return None
+    return position
 
 
 def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:
@@ -180,7 +225,22 @@ def _num_layers(folder: Path) -> int | None:
     return layers if isinstance(layers, int) else None
 
 
-def _rows(spec: RunSpec, bar: bool) -> Any:
+_TOKENIZERS: Kept[PreTrainedTokenizerBase] = Kept()
+_ROWS: Kept[Rows] = Kept()
+_TABLES: Kept[Tokenized] = Kept()
+
+
+def _data_key(spec: RunSpec, bar: bool) -> Hashable | None:
+    """Returns what rows depend on; None where that can't be told from here."""
+    if spec.dataset.source is Source.HUB:
+        return None
+    files = [assets.data_file(spec.dataset, progress=bar)]
+    if spec.dataset.eval_from is not None:
+        files.append(assets.local_file(spec.dataset.eval_from, "dataset.eval_from"))
+    return spec.dataset, warm.stamp(files)
+
+
+def _rows(spec: RunSpec, bar: bool) -> Rows:
     def find_file(eval_from: str | None) -> Path:
         if eval_from is not None:
             return assets.local_file(eval_from, "dataset.eval_from")
@@ -212,5 +272,5 @@ def _tokenizer_sha256(folder: Path) -> str:
         "special_tokens_map.json",
     )
     files = [folder / name for name in names] + sorted(folder.glob("*.model"))
-    parts = [f"{path.name}:{provenance.sha256_of_file(path)}" for path in files if path.is_file()]
+    parts = [f"{path.name}:{provenance.sha256_of_unchanged(path)}" for path in files if path.is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

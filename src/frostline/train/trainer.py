@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import (
-    DataCollatorWithPadding,
     EvalPrediction,
     ProgressCallback,
     Trainer,
@@ -15,9 +15,11 @@ from transformers import (
     TrainingArguments,
 )
 
+from frostline.dataset import Padding, TokenTable
 from frostline.record import Monitor, Recorder
-from frostline.spec import Every, Precision, RunSpec
+from frostline.spec import Every, Precision, RunSpec, Sampling, TrainingSpec
 from frostline.train import callbacks
+from frostline.train.batches import Collator, LikeLengthSampler
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import Machine
 from frostline.train.loss import BatchLoss
@@ -47,16 +49,13 @@ class Assembly:
     progress: FrostlineProgress
 
 
-def training_arguments(
-    spec: RunSpec, machine: Machine, output_dir: Path, *, is_cached: bool = False
-) -> TrainingArguments:
+def training_arguments(spec: RunSpec, machine: Machine, output_dir: Path) -> TrainingArguments:
     """Returns Trainer's arguments: the one place where a spec is translated to them.
 
     Args:
         spec: What to train.
         machine: Device and precision, decided.
         output_dir: Where Trainer writes checkpoints.
-        is_cached: Whether batches hold more than what the model's own forward names.
     """
     training, runtime = spec.training, spec.runtime
     arguments = TrainingArguments(
@@ -82,7 +81,7 @@ def training_arguments(
         dataloader_num_workers=runtime.loader_workers,
         dataloader_pin_memory=machine.device == "cuda",
         label_names=["labels"],
-        remove_unused_columns=not is_cached,
+        remove_unused_columns=False,  # the collator makes what the model wants, and no more
         report_to="none",
         disable_tqdm=True,
     )
@@ -122,22 +121,27 @@ def assemble(
         window,
         progress,
     ]
-    padding = 8 if setup.machine.device == "cuda" and setup.machine.precision is not Precision.FP32 else None
-    pad = DataCollatorWithPadding(setup.loaded.tokenizer, pad_to_multiple_of=padding)
-    cached = setup.cached
-    tables = cached.tables if cached is not None else setup.tables
+    cached, tables, machine = setup.cached, setup.tables, setup.machine
+    multiple_of = 8 if machine.device == "cuda" and machine.precision is not Precision.FP32 else 1
+    padding = Padding.of(setup.loaded.tokenizer, multiple_of)
+    hidden = cached.hidden if cached is not None else None
     trainer = Trainer(
-        model=model,
-        args=training_arguments(spec, setup.machine, store.writing, is_cached=cached is not None),
-        data_collator=cached.collate if cached is not None else pad,
-        train_dataset=tables.train,
-        eval_dataset=tables.evaluation,
+        model=model if cached is None else cached.part,
+        args=training_arguments(spec, machine, store.writing),
+        data_collator=Collator(tables.train, tables.evaluation, padding, hidden),
+        train_dataset=range(len(tables.train)),
+        eval_dataset=evaluation_order(spec.training, tables.evaluation),
         processing_class=setup.loaded.tokenizer,
         compute_loss_func=loss,
         compute_metrics=_compute_metrics(setup),
         callbacks=ours,
         optimizers=(setup.optimizer, None),
     )
+    if spec.training.sampling is Sampling.GROUP_BY_LENGTH:
+        rows_per_step = spec.training.batch_size * spec.training.accumulation_steps
+        sampler = LikeLengthSampler(tables.train.lengths, rows_per_step, spec.seed)
+        # Its own `group_by_length` draws from the global generator: the order would depend on the dropout before it.
+        trainer._get_train_sampler = lambda train_dataset=None: sampler  # type: ignore[method-assign] # noqa: ARG005
     window.attach(trainer)
     trainer.remove_callback(ProgressCallback)
     for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
@@ -145,6 +149,14 @@ def assemble(
     # The loss function normalizes by the rows of the whole step; the model's forward must not be told to as well.
     trainer.model_accepts_loss_kwargs = False
     return Assembly(trainer=trainer, ledger=ledger, window=window, evaluation=evaluation, progress=progress)
+
+
+def evaluation_order(spec: TrainingSpec, table: TokenTable) -> list[int]:
+    """Returns the numbers of the held-out rows (-1, -2, ...), by length if the training rows go by it."""
+    order = range(len(table))
+    if spec.sampling is Sampling.GROUP_BY_LENGTH:
+        order = np.argsort(-table.lengths, kind="stable").tolist()
+    return [-1 - row for row in order]
 
 
 def _compute_metrics(setup: Setup) -> Any:

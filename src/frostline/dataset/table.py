@@ -1,0 +1,146 @@
+"""Owns: tokenized rows as flat arrays, from which a padded batch is cut without a Python object for each token.
+
+Must not know: labels' meaning, models, how rows are ordered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+_LABELS = "labels"
+_MASK = "attention_mask"
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Padding:
+    """How rows of different lengths become one batch: on the right.
+
+    Attributes:
+        values: What fills up each column that isn't all the tokenizer's padding id.
+        default: That id.
+        has_mask: Whether the model wants an attention mask.
+        multiple_of: Lengths are rounded up to it.
+    """
+
+    values: Mapping[str, int]
+    default: int
+    has_mask: bool
+    multiple_of: int = 1
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, multiple_of: int = 1) -> Padding:
+        """Returns a tokenizer's padding, as `DataCollatorWithPadding` does it."""
+        values = {"token_type_ids": tokenizer.pad_token_type_id, "special_tokens_mask": 1, _MASK: 0}
+        pad: Any = tokenizer.pad_token_id
+        has_mask = _MASK in tokenizer.model_input_names
+        return cls(values=values, default=int(pad), has_mask=has_mask, multiple_of=multiple_of)
+
+
+class TokenTable:
+    """Tokenized rows.
+
+    Args:
+        rows: Columns of the tokenizer (`input_ids`, `token_type_ids`, ...), each a list of a row's tokens, and
+            `labels`, one number a row.
+    """
+
+    def __init__(self, rows: Dataset) -> None:
+        self.rows = rows
+        plain = rows.with_format("arrow")
+        names = [name for name in rows.column_names if name not in {_LABELS, _MASK}]
+        ragged = {name: _ragged(plain[name]) for name in names}
+        self.lengths: IntArray = ragged["input_ids"][0]
+        """Tokens of each row, `[N]`."""
+        for name, (lengths, _) in ragged.items():
+            assert np.array_equal(lengths, self.lengths), f"{name} has rows of other lengths than input_ids"
+        self._values = {name: values for name, (_, values) in ragged.items()}
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
+        has_labels = _LABELS in rows.column_names
+        self.labels = torch.from_numpy(_labels(plain[_LABELS])) if has_labels else None
+        """`[N]`: class ids (int64) or numbers (float32)."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all rows."""
+        return int(self._starts[-1])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all that enters a model, but for the labels."""
+        return rows_sha256({name: (self.lengths, values) for name, values in self._values.items()})
+
+    def last_tokens(self) -> IntArray:
+        """Returns the last token of each row, `[N]`."""
+        last: IntArray = self._values["input_ids"][self._starts[1:] - 1].astype(np.int64)
+        return last
+
+    def inputs(self, numbers: Sequence[int] | IntArray, padding: Padding) -> dict[str, torch.Tensor]:
+        """Returns a batch of some rows: the tokenizer's columns, `[B, T]`, T the longest row's."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        lengths = self.lengths[numbers]
+        longest = int(lengths.max())
+        width = -(-longest // padding.multiple_of) * padding.multiple_of
+        there = np.arange(width) < lengths[:, None]
+        positions = (self._starts[numbers][:, None] + np.arange(width))[there]
+        return self._batch(positions, there, padding)
+
+    def inputs_at(self, numbers: Sequence[int] | IntArray, position: str, padding: Padding) -> dict[str, torch.Tensor]:
+        """Returns a batch of the `first` or the `last` token of some rows, `[B, 1]`."""
+        numbers = np.asarray(numbers, dtype=np.int64)
+        positions = self._starts[numbers] if position == "first" else self._starts[numbers + 1] - 1
+        return self._batch(positions, np.ones((len(numbers), 1), dtype=bool), padding)
+
+    def _batch(
+        self, positions: IntArray, there: np.ndarray[Any, np.dtype[np.bool_]], padding: Padding
+    ) -> dict[str, torch.Tensor]:
+        batch = {}
+        for name, values in self._values.items():
+            filled = np.full(there.shape, padding.values.get(name, padding.default), dtype=np.int64)
+            filled[there] = values[positions]
+            batch[name] = torch.from_numpy(filled)
+        if padding.has_mask:
+            batch[_MASK] = torch.from_numpy(there.astype(np.int64))
+        return batch
+
+
+def rows_sha256(columns: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]) -> str:
+    """Returns a sha256 over columns of whole numbers, ragged; names and row borders count.
+
+    Args:
+        columns: Lengths `[N]` and all values one behind the other, by name, as `input_ids`.
+    """
+    digest = hashlib.sha256()
+    for name, (lengths, values) in sorted(columns.items()):
+        digest.update(f"{name} {len(lengths)} {len(values)} ".encode())
+        digest.update(np.ascontiguousarray(lengths, dtype="<i8").tobytes())
+        digest.update(np.ascontiguousarray(values, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def _ragged(column: Any) -> tuple[IntArray, np.ndarray[Any, Any]]:
+    """Returns lengths and values of a column of lists."""
+    chunks = column[:] if not hasattr(column, "combine_chunks") else column
+    return pc.list_value_length(chunks).to_numpy().astype(np.int64), pc.list_flatten(chunks).to_numpy()
+
+
+def _labels(column: Any) -> np.ndarray[Any, Any]:
+    chunks = column[:] if not hasattr(column, "combine_chunks") else column
+    values: np.ndarray[Any, Any] = chunks.to_numpy()
+    return values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else np.float32)

@@ -1,0 +1,117 @@
+"""Owns: which rows make a batch, in which order, and what it holds. Must not know: Trainer, models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+from frostline.dataset import Padding, TokenTable
+from frostline.prefix.store import Rows
+from frostline.prefix.suffix import HIDDEN
+
+_MOST_STEPS = 50
+_FEWEST_PARTS = 4
+"""Rows are sorted by length within parts of an epoch: of 50 steps, fewer if there would not be 4 parts. The values of
+transformers' `LengthGroupedSampler`: enough to save nearly all padding, little enough for rows to meet others each
+epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenRows:
+    """Hidden states of all rows, from the cache.
+
+    Attributes:
+        train: Of the training rows.
+        evaluation: Of the held-out rows.
+        position: `first` or `last` if only what the head reads is there: a batch is then one token wide.
+    """
+
+    train: Rows
+    evaluation: Rows
+    position: str | None
+
+
+class Collator:
+    """Row numbers to batches: training rows count from 0 up, held-out rows from -1 down.
+
+    Args:
+        train: Training rows.
+        evaluation: Held-out rows.
+        padding: How a batch is filled up.
+        hidden: Their hidden states, if the model begins at its frozen depth.
+    """
+
+    def __init__(
+        self, train: TokenTable, evaluation: TokenTable, padding: Padding, hidden: HiddenRows | None = None
+    ) -> None:
+        self._train = train
+        self._evaluation = evaluation
+        self._padding = padding
+        self.hidden = hidden
+
+    def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """Returns a batch: the tokenizer's columns `[B, T]`, labels `[B]`, hidden states `[B, T, D]` if there are."""
+        is_train = numbers[0] >= 0
+        table = self._train if is_train else self._evaluation
+        rows = np.asarray(numbers, dtype=np.int64)
+        rows = rows if is_train else -1 - rows
+        hidden = self.hidden
+        if hidden is None:
+            batch = table.inputs(rows, self._padding)
+        else:
+            states = hidden.train if is_train else hidden.evaluation
+            if hidden.position is not None:
+                batch = table.inputs_at(rows, hidden.position, self._padding)
+                batch[HIDDEN] = torch.from_numpy(states.single(rows))[:, None]
+            else:
+                batch = table.inputs(rows, self._padding)
+                batch[HIDDEN] = torch.from_numpy(states.padded(rows, batch["input_ids"].shape[1]))
+        if table.labels is not None:
+            batch["labels"] = table.labels[torch.from_numpy(rows)]
+        return batch
+
+
+class LikeLengthSampler(Sampler[int]):
+    """Row numbers of an epoch, so that the rows of a step are of like length.
+
+    The rows are shuffled, sorted by length within parts, cut into steps, and the steps shuffled; rows that are left
+    over make the last, shorter step. The order depends on seed and epoch alone.
+
+    Args:
+        lengths: Tokens of each row, `[N]`.
+        rows_per_step: Rows of an optimizer step, so that accumulation changes nothing but the cut.
+        seed: Of the order.
+    """
+
+    def __init__(self, lengths: np.ndarray[Any, np.dtype[np.int64]], rows_per_step: int, seed: int) -> None:
+        self._lengths = lengths
+        self._rows_per_step = rows_per_step
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Accelerate before each epoch, also when a run goes on in the middle of one."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields each row once."""
+        size, total = self._rows_per_step, len(self._lengths)
+        rng = np.random.default_rng([self._seed, self._epoch])
+        order = rng.permutation(total)
+        num_steps = total // size
+        per_part = max(1, min(num_steps // _FEWEST_PARTS, _MOST_STEPS)) * size
+        parts = [order[first : first + per_part] for first in range(0, num_steps * size, per_part)]
+        if parts:
+            parts[-1] = parts[-1][: num_steps * size - (len(parts) - 1) * per_part]
+            whole = np.concatenate([part[np.argsort(-self._lengths[part], kind="stable")] for part in parts])
+            steps = whole.reshape(num_steps, size)[rng.permutation(num_steps)]
+            yield from steps.ravel().tolist()
+        yield from order[num_steps * size :].tolist()
