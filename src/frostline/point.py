@@ -31,7 +31,8 @@ class Outcome:
     Attributes:
         state: COMPLETE (to the end of what was asked), PRUNED (stopped by the pruner), FAILED.
         by_seed: The objective of each seed that was trained.
-        cost: Sums over the seeds of `train_s`, `eval_s` and `flops`; `num_trainable` and `eval_rows` of one.
+        cost: Sums over the seeds of `train_s`, `eval_s` and `flops`, and of `fill_s` and `saved_s` of those that began
+            at their frozen depth; `num_trainable` and `eval_rows` of one.
         reason: Why it isn't COMPLETE.
         more: Whether there is a stage 2 left to train.
         resumed: How often its runs went on from a checkpoint.

@@ -107,6 +107,10 @@ class Monitor(Protocol):
         """Called with the objective of each evaluation; `epoch` counts what is trained so far."""
 
 
+TELL = "tell"
+"""Attribute of a log record that a person should see, though it is no warning."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
     """What a run may share with others: what its frozen blocks compute.

@@ -319,6 +319,7 @@ def _surroundings(provenance: Mapping[str, Any]) -> dict[str, Any]:
     for part in ("versions", "platform", "compute"):
         flat.update({key: value for key, value in dict(provenance.get(part) or {}).items() if value is not None})
     flat.setdefault("prefix_cache", "off")  # of records from before there was one
+    flat.setdefault("last_block", "whole")
     git = provenance.get("git") or {}
     flat["git"] = f"{str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}" if git else "none"
     return flat

@@ -105,7 +105,7 @@ def test_logits_losses_and_gradients_are_those_of_the_whole_model(tmp_path, name
     model, made = make(name), table(name)
     prefix = prefix_of(model, name)
     store = PrefixStore(tmp_path, 10**7)
-    cached = provide(store, prefix, depth, (), made, lambda: None)
+    cached = provide(store, prefix, depth, (), made, lambda: None).rows
     position = prefix.position if prefix.is_read(depth) else None
     rows = [3, 17, 8, 11]
     batch, short = batch_of(made, rows, cached, position)
@@ -137,10 +137,31 @@ def test_one_pass_gives_every_depth_the_same_bits_as_its_own_pass(tmp_path, name
     provide(together, prefix_of(make(name), name), 1, depths, made, lambda: None)
     for depth in depths:
         prefix = prefix_of(make(name), name)
-        alone = provide(PrefixStore(tmp_path / f"alone{depth}", 10**7), prefix, depth, (), made, lambda: None)
+        alone = provide(PrefixStore(tmp_path / f"alone{depth}", 10**7), prefix, depth, (), made, lambda: None).rows
         assert is_there(together, prefix, depth, [made])
-        both = provide(together, prefix, depth, (), made, lambda: None)
+        both = provide(together, prefix, depth, (), made, lambda: None).rows
         assert all(np.array_equal(alone[row], both[row]) for row in range(len(made.lengths)))
+
+
+def test_a_deeper_depth_starts_from_a_shallower_one_in_the_same_bits(tmp_path, name, monkeypatch):
+    made, model = table(name), make(name)
+    prefix, store = prefix_of(model, name), PrefixStore(tmp_path / "both", 10**7)
+    first = provide(store, prefix, 2, (), made, lambda: None)
+    assert first.fill_s > first.pass_s > 0
+    lowest, real = prefix.anatomy.blocks[0][1], type(prefix.anatomy.blocks[0][1]).forward
+    runs = []
+    monkeypatch.setattr(type(lowest), "forward", lambda self, *a, **k: (runs.append(self), real(self, *a, **k))[1])
+    for depth in (3, 4):
+        deeper = provide(store, prefix, depth, (), made, lambda: None)
+        assert runs.count(lowest) <= 2  # probes
+        assert deeper.pass_s > first.pass_s  # from token ids on
+        runs.clear()
+        alone = provide(PrefixStore(tmp_path / f"{depth}", 10**7), prefix, depth, (), made, lambda: None).rows
+        assert all(np.array_equal(alone[row], deeper.rows[row]) for row in range(len(made.lengths)))
+        runs.clear()
+    again = provide(store, prefix, 3, (), made, lambda: None)
+    assert (again.fill_s, runs) == (0, [])
+    assert not [key for key, module in model.named_modules() if "forward" in module.__dict__]
 
 
 def test_the_same_batch_gives_the_same_bits_as_the_whole_model(name):
@@ -183,7 +204,7 @@ def test_bfloat16_hidden_states_are_kept_as_the_numbers_that_they_are(tmp_path, 
     model, made = make(name), table(name)
     half = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     prefix = replace(prefix_of(model, name), autocast=half)
-    cached = provide(PrefixStore(tmp_path, 10**7), prefix, 2, (), made, lambda: None)
+    cached = provide(PrefixStore(tmp_path, 10**7), prefix, 2, (), made, lambda: None).rows
     rows = [3, 17, 8, 11]
     batch, short = batch_of(made, rows, cached)
     model.eval()

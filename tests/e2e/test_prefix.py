@@ -335,6 +335,10 @@ def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
         assert done.returncode == 0, done.stderr
     files = sorted(path.name for path in (tmp_path / "home").rglob("*.bin"))
     assert files == sorted(["depth-001.bin", "depth-002.bin", "depth-003.bin", "read-first-004.bin"] * 2)
+    assert "prefix cache: on: blocks 1 to " in done.stderr  # said once, before it starts
+    assert done.stderr.count("prefix cache: blocks 1, 2, 3, 4 of ") == 2  # training and held-out rows
+    assert "points began at their frozen depth: " in done.stdout
+    assert "of passes through frozen blocks not run again" in done.stdout
     logs = [path.read_text() for path in sorted((cached / "runs" / "lr_x_depth").glob("0*/run.log"))]
     filled = [line for text in logs for line in text.splitlines() if "rows in" in line]
     assert len(filled) == 2, filled

@@ -29,7 +29,7 @@ def rows(seed=0):
 
 
 def write(entry, name="depth-001", data=None, shape=SHAPE):
-    with entry.building(), entry.writing({name: shape}) as writers:
+    with entry.building(), entry.writing({name: shape}) as (writers, _):
         for row in (2, 0, 3, 1):  # in any order
             writers[name].put(row, (data or rows())[row])
 
@@ -129,7 +129,7 @@ def test_whoever_reads_goes_on_when_it_is_replaced_or_removed(store, entry):
 def test_a_row_that_is_missing_publishes_nothing(store):
     made = store.entry(KEY)
     lacking = pytest.raises(AssertionError, match="rows are missing")
-    with lacking, made.building(), made.writing({"depth-001": SHAPE}) as writers:
+    with lacking, made.building(), made.writing({"depth-001": SHAPE}) as (writers, _):
         writers["depth-001"].put(0, rows()[0])
     assert made.open("depth-001", SHAPE) is None
     assert not list(made.folder.glob("*.tmp")) + list(made.folder.glob(".*.tmp"))
@@ -177,7 +177,7 @@ import numpy as np
 from frostline.prefix.store import PrefixStore, Shape
 shape = Shape(lengths=np.array([3, 1, 4, 2]), width=5, dtype="float32")
 entry = PrefixStore({root!r}, 10**6).entry({key!r})
-with entry.building(), entry.writing({{"depth-001": shape}}) as writers:
+with entry.building(), entry.writing({{"depth-001": shape}}) as (writers, _):
     writers["depth-001"].put(0, np.zeros((3, 5), np.float32))
     print("half", flush=True)
     time.sleep(60)

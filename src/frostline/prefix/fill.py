@@ -1,10 +1,11 @@
-"""Owns: token ids -> hidden states of the depths that are asked for, in one pass. Must not know: where they are kept.
+"""Owns: token ids -> hidden states of the depths that are asked for, in one pass. Must not know: when, for whom.
 
 The batches depend on the rows alone: the same rows give the same bits on like hardware, whoever fills whichever depths.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
@@ -12,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from frostline.anatomy import Anatomy
-from frostline.prefix.suffix import replaced, returns_tuple
+from frostline.prefix.store import Rows
+from frostline.prefix.suffix import HIDDEN, Suffix, replaced, returns_tuple
 
 _BATCH_TOKENS = 4096
 """Tokens of a batch, padding included: large enough for matrix products, small enough to stay in a cache (assumed)."""
@@ -53,9 +54,10 @@ def fill(
     depths: Sequence[int],
     take: Take,
     *,
+    start: tuple[int, Rows] | None = None,
     autocast: AbstractContextManager[Any] | None = None,
     alive: Callable[[], None] | None = None,
-) -> None:
+) -> dict[int, float]:
     """Runs the lowest blocks over all rows once, in eval mode, and hands out what comes after each depth.
 
     Args:
@@ -64,28 +66,42 @@ def fill(
         collate: Pads.
         depths: Each 1 or more.
         take: Called once for each row and depth.
+        start: A depth below all of them and the hidden states after it: from there on is enough, in the same bits.
         autocast: In which the model computes.
         alive: Called after each batch.
+
+    Returns:
+        Seconds that computing took from the start up to each depth.
 
     Raises:
         OverflowInPrefixError: A hidden state is NaN or infinite.
     """
+    model: Any
     model, deepest, gives_tuple = anatomy.model, max(depths), returns_tuple(anatomy)
     device = next(model.parameters()).device
     seen: dict[int, torch.Tensor] = {}
+    clock = _Clock(device)
     was_training = model.training
     model.eval()
     with ExitStack() as stack:
         stack.callback(model.train, was_training)
         for depth in depths:
-            handle = anatomy.blocks[depth - 1][1].register_forward_hook(partial(_keep, seen, depth))
+            handle = anatomy.blocks[depth - 1][1].register_forward_hook(partial(_keep, seen, clock, depth))
             stack.callback(handle.remove)
         for _, block in anatomy.blocks[deepest:]:
             stack.enter_context(replaced(block, _as_tuple if gives_tuple else _as_it_is))
+        if start is not None:
+            suffix = Suffix(anatomy, start[0])
+            suffix.attach()
+            stack.callback(suffix.detach)
         stack.enter_context(autocast or nullcontext())
         for rows in canonical_batches(lengths):
             batch = {key: value.to(device) for key, value in collate([int(row) for row in rows]).items()}
-            model.base_model(**batch)  # type: ignore[operator]
+            if start is not None:
+                states = start[1].padded(rows, batch["input_ids"].shape[1])
+                batch[HIDDEN] = torch.from_numpy(states).to(device)
+            clock.start()
+            (model.base_model if start is None else model)(**batch)
             mask = batch["attention_mask"].bool()
             for depth in depths:
                 hidden = seen.pop(depth)
@@ -97,10 +113,32 @@ def fill(
                     take(depth, int(row), hidden[index][real[index]].cpu())
             if alive is not None:
                 alive()
+    return clock.seconds
 
 
-def _keep(seen: dict[int, torch.Tensor], depth: int, module: nn.Module, inputs: Any, output: Any) -> None:
-    del module, inputs
+class _Clock:
+    """Seconds from the begin of a batch to the end of a depth, added up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._began = 0.0
+        self.seconds: dict[int, float] = {}
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def start(self) -> None:
+        self._began = self._now()
+
+    def stop(self, depth: int) -> None:
+        self.seconds[depth] = self.seconds.get(depth, 0.0) + self._now() - self._began
+
+
+def _keep(seen: dict[int, torch.Tensor], clock: _Clock, depth: int, *call: Any) -> None:
+    output = call[-1]  # after the module and its inputs
+    clock.stop(depth)
     seen[depth] = output[0] if isinstance(output, tuple) else output
 
 

@@ -16,6 +16,7 @@ from frostline.anatomy import Anatomy
 from frostline.prefix.fill import Collate, OverflowInPrefixError, fill
 from frostline.prefix.last_block import ReadBlock
 from frostline.prefix.store import CacheError, Entry, PrefixStore, Rows, Shape, Writer
+from frostline.record import TELL
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,21 @@ def is_there(store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[Ta
     return all(entry.has(prefix.name(depth), prefix.shape(depth, table.lengths)) for entry, table in entries)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Provided:
+    """Hidden states, and what they cost.
+
+    Attributes:
+        rows: Hidden states of each row.
+        pass_s: Seconds that one pass over the rows took up to this depth, when it was computed.
+        fill_s: Seconds in which they were computed, written or waited for just now; 0 if they were there.
+    """
+
+    rows: Rows
+    pass_s: float
+    fill_s: float
+
+
 def provide(
     store: PrefixStore,
     prefix: Prefix,
@@ -95,7 +111,7 @@ def provide(
     table: Table,
     alive: Callable[[], None],
     keep: Sequence[Table] = (),
-) -> Rows:
+) -> Provided:
     """Returns the hidden states of a table after a depth; computes them, and other depths in the same pass, if need be.
 
     Args:
@@ -110,23 +126,40 @@ def provide(
     Raises:
         CacheError: There is no room, or what is computed is not finite.
     """
+    began = time.monotonic()
     entry, lengths = _entry(store, prefix, table), table.lengths
     shapes = {each: prefix.shape(each, lengths) for each in sorted({depth, *also})}
     rows = entry.open(prefix.name(depth), shapes[depth], alive)
     if rows is not None:
-        return rows
+        return Provided(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=0.0)
     kept = {(_entry(store, prefix, each).folder, prefix.name(depth)) for each in (*keep, table)}
     with entry.building(alive):
         rows = entry.open(prefix.name(depth), shapes[depth], alive)  # somebody else may have made it meanwhile
         if rows is None:
             missing = {each: shape for each, shape in shapes.items() if not entry.has(prefix.name(each), shape)}
             missing[depth] = shapes[depth]  # there perhaps, but damaged
+            start = _start(prefix, entry, min(missing), lengths, alive)
+            if start is not None:
+                kept.add((entry.folder, prefix.name(start[0])))
             store.make_room(sum(shape.num_bytes for shape in missing.values()), kept)
-            _make(prefix, entry, missing, table, alive)
+            _make(prefix, entry, missing, table, alive, start)
             rows = entry.open(prefix.name(depth), shapes[depth], alive)
     if rows is None:
         raise CacheError(f"{entry.folder} was written and can't be read back")
-    return rows
+    return Provided(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=time.monotonic() - began)
+
+
+def _start(
+    prefix: Prefix, entry: Entry, lowest: int, lengths: np.ndarray[Any, Any], alive: Callable[[], None]
+) -> tuple[int, Rows] | None:
+    """Returns the deepest depth below the lowest that is missing which is there, with its hidden states."""
+    for depth in range(lowest - 1, 0, -1):
+        shape = prefix.shape(depth, lengths)
+        if entry.has(prefix.name(depth), shape):
+            rows = entry.open(prefix.name(depth), shape, alive)
+            if rows is not None:
+                return depth, rows
+    return None
 
 
 def _entry(store: PrefixStore, prefix: Prefix, table: Table) -> Entry:
@@ -140,28 +173,34 @@ def _make(
     shapes: Mapping[int, Shape],
     table: Table,
     alive: Callable[[], None],
+    start: tuple[int, Rows] | None,
 ) -> None:
     began = time.monotonic()
     reading = prefix.reading.attached() if prefix.reading is not None and any(map(prefix.is_read, shapes)) else None
     names = {prefix.name(depth): shape for depth, shape in shapes.items()}
-    with reading or nullcontext(), _told(), entry.writing(names) as writers:
+    with reading or nullcontext(), _told(), entry.writing(names) as (writers, seconds):
         by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
 
         def take(depth: int, row: int, hidden: torch.Tensor) -> None:
             _put(by_depth[depth], row, hidden, prefix.position if prefix.is_read(depth) else None)
 
-        fill(
+        took = fill(
             prefix.anatomy,
             table.lengths,
             table.collate,
             list(shapes),
             take,
+            start=start,
             autocast=prefix.autocast(),
             alive=alive,
         )
+        before = 0.0 if start is None else entry.seconds(prefix.name(start[0]))
+        seconds.update({prefix.name(depth): before + took[depth] for depth in shapes})
     log.info(
-        "prefix cache: blocks %s of %d %s rows in %.1f s",
+        "prefix cache: blocks %s of %d %s rows in %.1f s%s",
         ", ".join(map(str, shapes)), len(table.lengths), table.name, time.monotonic() - began,
+        "" if start is None else f", from block {start[0]} on",
+        extra={TELL: True},
     )  # fmt: skip
 
 

@@ -195,6 +195,10 @@ class Entry:
         log.warning("prefix cache: %s is damaged (%s): it is computed again", path, trouble)
         return None
 
+    def seconds(self, name: str) -> float:
+        """Returns how long computing a file took, from token ids on."""
+        return float(self._manifest(name).get("seconds", 0.0))
+
     def remove(self, name: str) -> None:
         """Removes a file, its manifest first."""
         for end in ("json", "bin"):
@@ -238,11 +242,14 @@ class Entry:
             lock.release()
 
     @contextmanager
-    def writing(self, shapes: Mapping[str, Shape]) -> Iterator[dict[str, Writer]]:
+    def writing(self, shapes: Mapping[str, Shape]) -> Iterator[tuple[dict[str, Writer], dict[str, float]]]:
         """Makes files, all of them or none: they exist when the context ends well and every row was put.
 
         Args:
             shapes: By name.
+
+        Yields:
+            A writer for each; and what is to be filled in: the seconds that computing each took.
 
         Raises:
             CacheError: The disk is full, or something else is wrong with it; nothing is left behind.
@@ -255,11 +262,12 @@ class Entry:
                 if shape.num_bytes:
                     _reserve(fds[name], shape.num_bytes)
             writers = {name: Writer(fds[name], shape) for name, shape in shapes.items()}
-            yield writers
+            seconds: dict[str, float] = {}
+            yield writers, seconds
             for name, shape in shapes.items():
                 assert writers[name].is_whole, f"{name}: rows are missing"
                 os.fsync(fds[name])
-                self._publish(name, paths[name], shape)
+                self._publish(name, paths[name], shape, seconds.get(name, 0.0))
         except OSError as error:
             what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
             raise CacheError(f"{self.folder} can't be written: {what}") from error
@@ -269,11 +277,12 @@ class Entry:
             for path in paths.values():
                 path.unlink(missing_ok=True)
 
-    def _publish(self, name: str, path: Path, shape: Shape) -> None:
+    def _publish(self, name: str, path: Path, shape: Shape, seconds: float) -> None:
         self.remove(name)
         with path.open("rb") as file:
             sha256 = _sha256(file)
-        manifest = {"schema": SCHEMA_VERSION, "bytes": shape.num_bytes, "sha256": sha256, **shape.describe()}
+        form = {"bytes": shape.num_bytes, "sha256": sha256, **shape.describe()}
+        manifest = {"schema": SCHEMA_VERSION, **form, "seconds": round(seconds, 3)}
         path.replace(self.folder / f"{name}.bin")
         write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1) + "\n")
 

@@ -52,6 +52,7 @@ class Answer:
         recommended: The row to take, or None.
         text: The recommendation in words.
         how: By which rule, in a sentence.
+        saved: What the prefix cache saved, in a sentence; empty if no point began at its frozen depth.
     """
 
     metric: str
@@ -61,6 +62,7 @@ class Answer:
     recommended: DepthRow | None
     text: str
     how: str
+    saved: str
 
 
 def answer_of(points: Sequence[Point], metric: str, *, maximize: bool, num_blocks: int | None) -> Answer:
@@ -89,7 +91,30 @@ def answer_of(points: Sequence[Point], metric: str, *, maximize: bool, num_block
             how = "the best value; how far it may be off is not known"
         else:
             how = f"the deepest frozen depth within one error of the best (one error here: {error:.4f}, the {kind})"
-    return Answer(metric=metric, maximize=maximize, best=best, rows=rows, recommended=recommended, text=text, how=how)
+    return Answer(
+        metric=metric, maximize=maximize, best=best, rows=rows, recommended=recommended, text=text, how=how,
+        saved=saved_words(points),
+    )  # fmt: skip
+
+
+def saved_words(points: Sequence[Point]) -> str:
+    """Returns what the prefix cache saved, in a sentence; empty if no point began at its frozen depth.
+
+    Both times are measured: filling by its own clock, what was saved as the passes that were not run through the frozen
+    blocks, each at the time that it took while filling.
+    """
+    costs = [point.outcome.cost for point in points if point.outcome is not None and "saved_s" in point.outcome.cost]
+    if not costs:
+        return ""
+    saved, fill = sum(cost["saved_s"] for cost in costs), sum(cost.get("fill_s", 0.0) for cost in costs)
+    return (
+        f"{len(costs)} of {len(points)} points began at their frozen depth: {_seconds(fill)} to compute hidden states "
+        f"once, {_seconds(saved)} of passes through frozen blocks not run again"
+    )
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.1f} s" if value < 100 else f"{value:.0f} s"
 
 
 def depth_rows(points: Sequence[Point], metric: str, *, maximize: bool) -> list[DepthRow]:

@@ -93,6 +93,7 @@ def _page(material: Material, figures: Mapping[str, bytes]) -> str:
         f"<h1>{_esc(material.name)}</h1><p class=muted>{_esc(material.status)}</p>",
         f"<div class=answer><p>{_esc(answer.text)}</p>"
         + (f"<p class=how>Rule: {_esc(answer.how)}.</p>" if answer.how else "")
+        + (f"<p class=how>Prefix cache: {_esc(answer.saved)}.</p>" if answer.saved else "")
         + "</div>",
         f"<h2>Run it again</h2><pre>{_esc(material.command)}</pre>" if material.command else "",
     ]
@@ -179,13 +180,13 @@ def _csv(material: Material) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     head = ["number", *keys, material.answer.metric, "sd_over_seeds", "seeds", "stage", "state", "train_s", "flops"]
-    writer.writerow([*head, "num_trainable", "copy_of", "reason", "note"])
+    writer.writerow([*head, "num_trainable", "fill_s", "saved_s", "copy_of", "reason", "note"])
     for point in material.points:
         outcome = point.outcome
         cost = outcome.cost if outcome else {}
         row: list[Any] = [point.number, *(point.params.get(key) for key in keys), point.quality, point.spread]
         row += [len(outcome.by_seed) if outcome else 0, point.stage, point.state.value, cost.get("train_s")]
-        row += [cost.get("flops"), cost.get("num_trainable"), point.copy_of]
+        row += [cost.get("flops"), cost.get("num_trainable"), cost.get("fill_s"), cost.get("saved_s"), point.copy_of]
         row += [outcome.reason if outcome else None, outcome.note if outcome else None]
         writer.writerow([_harmless(cell) for cell in row])
     return buffer.getvalue()

@@ -52,7 +52,11 @@ def summary(result: RunResult, folder: Path) -> str:
         lines.append(f"  cost        {times}; peak memory {cost.peak_bytes / 1e9:.2f} GB")
     cached = (result.provenance.get("compute") or {}).get("prefix_cache", "off")
     if cached != "off":
-        lines.append(f"  cache       frozen blocks from the prefix cache ({cached})")
+        saved = ""
+        if result.cost is not None and result.cost.saved_s is not None:
+            fill = result.cost.fill_s or 0.0
+            saved = f": {fill:.1f} s to fill, {result.cost.saved_s:.1f} s of passes not run again"
+        lines.append(f"  cache       frozen blocks from the prefix cache ({cached}){saved}")
     return "\n".join([*lines, f"run_dir: {folder}"])
 
 
@@ -145,6 +149,8 @@ def print_answer(answer: Answer, console: Console | None = None) -> None:
     console.print(f"recommended: {escape(answer.text)}", highlight=False, soft_wrap=True)
     if answer.how:
         console.print(f"  ({escape(answer.how)})", highlight=False, soft_wrap=True)
+    if answer.saved:
+        console.print(f"prefix cache: {escape(answer.saved)}", highlight=False, soft_wrap=True)
 
 
 def make_console() -> Console:

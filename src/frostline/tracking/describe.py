@@ -149,6 +149,8 @@ def final_metrics(result: RunResult) -> dict[str, float]:
             "cost/eval_s": result.cost.eval_s,
             "cost/peak_bytes": float(result.cost.peak_bytes),
         }
+        more = {"cost/fill_s": result.cost.fill_s, "cost/saved_s": result.cost.saved_s}
+        metrics |= {name: value for name, value in more.items() if value is not None}
     if result.params is not None:
         metrics["cost/num_trainable"] = float(result.params.num_trainable)
     return metrics

@@ -3,5 +3,6 @@
 from frostline.train.run import run
 from frostline.train.setup import prepare
 from frostline.train.signals import Interrupted
+from frostline.train.warm import settle
 
-__all__ = ["Interrupted", "prepare", "run"]
+__all__ = ["Interrupted", "prepare", "run", "settle"]

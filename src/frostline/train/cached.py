@@ -21,7 +21,7 @@ from frostline.prefix.last_block import ReadBlock
 from frostline.prefix.provide import Prefix, Table, is_there, num_bytes, provide
 from frostline.prefix.store import PREFIX_FOLDER, CacheError, PrefixStore
 from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size
-from frostline.record import Sharing
+from frostline.record import TELL, Sharing
 from frostline.spec import CacheMode, Every, Precision, RunSpec
 from frostline.train.batches import Collator, HiddenRows
 from frostline.train.device import Machine
@@ -50,11 +50,19 @@ class Cached:
         part: What is trained: attached, it wants hidden states.
         hidden: These, for each row.
         facts: For the run's provenance.
+        fill_s: Seconds in which hidden states were computed, written or waited for.
+        pass_s: Seconds that one pass through the frozen blocks took when they were: training rows, held-out rows.
     """
 
     part: TrainedPart
     hidden: HiddenRows
     facts: str
+    fill_s: float
+    pass_s: tuple[float, float]
+
+    def saved_s(self, epochs: float, evaluations: int) -> float:
+        """Returns the seconds of the passes that were not run."""
+        return self.pass_s[0] * epochs + self.pass_s[1] * evaluations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +125,7 @@ def open_cache(request: Request) -> Cached | None:
     if begun is not None:
         log.warning("resume: the run began with a prefix cache and goes on without (%s): last bits may differ", why_not)
     else:
-        log.info("prefix cache: off: %s", why_not)
+        log.info("prefix cache: off: %s", why_not, extra={TELL: True})
     return None
 
 
@@ -187,11 +195,12 @@ def _open(request: Request, depth: int) -> Cached:
     log.info(
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
         depth, anatomy.num_blocks, size / 1e6, "there already" if there else "to be computed once",
+        extra={TELL: not there},
     )  # fmt: skip
     model.to(machine.device)
-    rows = [provide(store, prefix, depth, also, table, request.alive, two) for table in two]
+    train, evaluation = (provide(store, prefix, depth, also, table, request.alive, two) for table in two)
     position = prefix.position if prefix.is_read(depth) else None
-    hidden = HiddenRows(train=rows[0], evaluation=rows[1], position=position)
+    hidden = HiddenRows(train=train.rows, evaluation=evaluation.rows, position=position)
     suffix = Suffix(anatomy, depth)
     _check(request, suffix, hidden)
     suffix.attach()
@@ -199,6 +208,8 @@ def _open(request: Request, depth: int) -> Cached:
         part=TrainedPart(anatomy, depth),
         hidden=hidden,
         facts=f"depth {depth}" + (f", {position} position" if position else ""),
+        fill_s=train.fill_s + evaluation.fill_s,
+        pass_s=(train.pass_s, evaluation.pass_s),
     )
 
 

@@ -62,6 +62,7 @@ class Ledger:
         last_eval_step: The newest evaluation's step.
         last_metrics: The newest evaluation's metrics.
         eval_s: Seconds spent evaluating, before a resume too.
+        num_evals: Evaluations of this process.
         verdict: What the monitor said last.
     """
 
@@ -69,6 +70,7 @@ class Ledger:
     last_eval_step: int | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
     eval_s: float = 0.0
+    num_evals: int = 0
     verdict: Verdict = Verdict.GO
     _carried: tuple[float, float] = (0.0, 0.0)
     _began: float | None = None
@@ -155,6 +157,7 @@ class EvaluationCallback(TrainerCallback):
         self._rng.restore()
         ledger = self._ledger
         ledger.eval_s += time.monotonic() - self._started
+        ledger.num_evals += 1
         values = evaluation_metrics(kwargs["metrics"])
         step = state.global_step
         ledger.last_eval_step, ledger.last_metrics = step, values

@@ -20,7 +20,7 @@ from frostline.record import Monitor, NullMonitor, Recorder, RunStart, Sharing, 
 from frostline.result import Cost, Objective, RunResult, Status
 from frostline.spec import Keep, RunSpec
 from frostline.train import callbacks
-from frostline.train.cached import OFF
+from frostline.train.cached import OFF, Cached
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.flops import flops_per_epoch
 from frostline.train.setup import Setup, prepare
@@ -115,6 +115,7 @@ class _Course:
         self._flops_per_epoch: float | None = None
         self._assembly: Assembly | None = None
         self._device = "cpu"
+        self._cached: Cached | None = None
         self._epoch = 0.0
         self._steps: int | None = None
         """The step, if nothing was trained because the checkpoint lay at a step where the monitor says stop."""
@@ -131,7 +132,7 @@ class _Course:
         checkpoint = _find_checkpoint(spec, resume_from)
         begun = checkpoint[1].get("prefix_cache", OFF) if checkpoint is not None else None
         setup = prepare(spec, self._sharing, begun, self._monitor.alive)
-        self._device = setup.machine.device
+        self._device, self._cached = setup.machine.device, setup.cached
         draft |= {
             "params": setup.frozen.params,
             "freeze": setup.frozen.frozen,
@@ -241,6 +242,8 @@ class _Course:
             peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else self._memory.read(),
             peak_of="cuda" if on_gpu else "process",
             flops=None if self._flops_per_epoch is None else self._flops_per_epoch * self._epoch,
+            fill_s=None if self._cached is None else self._cached.fill_s,
+            saved_s=None if self._cached is None else self._cached.saved_s(self._epoch, ledger.num_evals),
         )
 
 

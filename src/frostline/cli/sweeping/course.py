@@ -312,10 +312,10 @@ class _Course:
         return self._signals.requested is not None
 
     def _warn(self, text: str) -> None:
-        told = self._run is not None and text == self._run.warning
+        told = self._run is not None and text == f"warning: {self._run.warning}"
         if text not in self._warned and not told:  # every trial would tell it again
             self._warned.add(text)
-            self._view.say(f"warning: {text}")
+            self._view.say(text)
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
