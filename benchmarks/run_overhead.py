@@ -1,8 +1,8 @@
 """What frostline's records, audit and callbacks cost over a plain Trainer script that freezes correctly.
 
-A: what a careful user writes by hand: Trainer with the embeddings and the lowest blocks frozen and pinned in eval mode,
-   fused AdamW over the rest, dynamic padding, one evaluation, the model saved. No audit, no hashes, no records.
-B: `frostline.train.run` of the same spec, recorded in its folder (MLflow off).
+A: what a careful user writes by hand (benchmarks/careful.py). No audit, no hashes, no records.
+B: `frostline.train.run` of the same spec, recorded in its folder (MLflow off), without anything that saves computation:
+   no prefix cache, rows at random, the last block for all positions.
 
 Same rows, tokens, batches, threads and dtype (fp32), in one process, alternating, model loaded anew each time. The
 ratio B / A of wall times is what counts; absolute times are of a shared machine.
@@ -18,58 +18,19 @@ import shutil
 import statistics
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import torch
-from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
+from careful import careful, plain
 from frostline.config import compose_run
 from frostline.provenance import capture
 from frostline.record import RunFolder
-from frostline.spec import CacheMode, RunSpec
+from frostline.spec import RunSpec
 from frostline.train import run
-from frostline.train.device import seed_everything
-from frostline.train.setup import prepare
-
-
-def without_cache(spec: RunSpec) -> RunSpec:
-    """Returns the same run without the prefix cache."""
-    cache = replace(spec.runtime.cache, mode=CacheMode.OFF)
-    return replace(spec, runtime=replace(spec.runtime, cache=cache))
-
-
-def by_hand(spec: RunSpec, folder: Path) -> None:
-    """A: the plain script. Data and tokens come from the same cache, so that only the run itself is compared."""
-    setup = prepare(without_cache(spec))  # loads, tokenizes, freezes, pins; its hashes are paid by both sides
-    seed_everything(spec.seed)
-    trainer = Trainer(
-        model=setup.loaded.model,
-        args=TrainingArguments(
-            output_dir=str(folder),
-            num_train_epochs=spec.training.epochs,
-            per_device_train_batch_size=spec.training.batch_size,
-            per_device_eval_batch_size=spec.training.eval_batch_size,
-            eval_strategy="epoch",
-            save_strategy="no",
-            logging_steps=spec.training.log_every,
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-        ),
-        data_collator=DataCollatorWithPadding(setup.loaded.tokenizer),
-        train_dataset=setup.tables.train,
-        eval_dataset=setup.tables.evaluation,
-        optimizers=(setup.optimizer, None),
-    )
-    for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
-        trainer.remove_callback(callback)
-    trainer.train()
-    setup.loaded.model.save_pretrained(folder / "model")
-    setup.loaded.tokenizer.save_pretrained(folder / "model")
 
 
 def by_frostline(spec: RunSpec, folder: Path) -> None:
@@ -86,11 +47,11 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=5)
     options = parser.parse_args()
     overrides = [f"dataset.train_rows={options.rows}", "dataset.eval_rows=256", f"freeze.depth={options.depth}"]
-    spec = compose_run([*overrides, "runtime.progress=off", "runtime.device=cpu", "runtime.cache=off"])
+    spec = plain(compose_run([*overrides, "runtime.progress=off", "runtime.device=cpu"]))
     scratch = Path(tempfile.mkdtemp(prefix="frostline-bench-"))
     times: dict[str, list[float]] = {"A": [], "B": []}
     for repeat in range(options.repeats + 1):  # the first round warms caches and is left out
-        for name, work in (("A", by_hand), ("B", by_frostline)):
+        for name, work in (("A", careful), ("B", by_frostline)):
             folder = scratch / f"{name}{repeat}"
             began = time.perf_counter()
             work(spec, folder)

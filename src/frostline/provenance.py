@@ -133,6 +133,7 @@ def git_diff(folder: Path, limit_bytes: int = 256 * 1024) -> str | None:
     return redact(text) + "\n"
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
@@ -143,6 +144,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
+@cache
 def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

@@ -118,10 +118,12 @@ class Sharing:
     Attributes:
         num_runs: How many runs there will be in all, at whatever depth.
         depths: Their frozen depths, as far as they are known.
+        threads: CPU threads to compute it on, while others wait for it; None: those of the run.
     """
 
     num_runs: int = 1
     depths: tuple[int, ...] = ()
+    threads: int | None = None
 
 
 class NullMonitor:

@@ -71,7 +71,7 @@ def prefix_of(model, name):
     position = read_position(anatomy)
     return Prefix(
         anatomy=anatomy, facts={"weights": name}, about={}, width=32, dtype="float32", position=position,
-        reading=read_block(anatomy, position), autocast=nullcontext,
+        reading=read_block(anatomy, position), autocast=nullcontext, threads=torch.get_num_threads(),
     )  # fmt: skip
 
 

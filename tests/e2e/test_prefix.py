@@ -105,6 +105,7 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
 
     from frostline.anatomy import dissect
     from frostline.dataset import Tokenized, TokenTable
+    from frostline.prefix.suffix import read_position
     from frostline.train.setup import _read_position
 
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=7, bos_token_id=7, eos_token_id=7)
@@ -112,7 +113,7 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
     plain = TokenTable(Dataset.from_dict({"input_ids": [[1, 2, 3], [7, 4]]}))
     other = TokenTable(Dataset.from_dict({"input_ids": [[1, 2], [4, 7]]})) if ends_in_padding else plain
     tables = Tokenized(train=plain, evaluation=other, truncated={})
-    assert _read_position(anatomy, tables) == (None if ends_in_padding else "last")
+    assert _read_position(read_position(anatomy), anatomy, tables) == (None if ends_in_padding else "last")
 
 
 def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):

@@ -229,11 +229,11 @@ def _rerun(
     recorded: Recorded, spec: RunSpec, job: Job, options: argparse.Namespace, until: int | None, run_id: str | None
 ) -> int:
     from frostline.provenance import redact
-    from frostline.record import Recorder, Recorders, RunFolder
+    from frostline.record import Recorder, Recorders, RunFolder, Sharing
     from frostline.report import print_verdict
     from frostline.reproduce import TOLERANCE, compare, curve_of
     from frostline.tracking import MlflowRecorder
-    from frostline.train import Interrupted, run
+    from frostline.train import Interrupted, filled_on, run
 
     tolerance = TOLERANCE if options.tolerance is None else options.tolerance
     if not (tolerance >= 0 and math.isfinite(tolerance)):
@@ -241,6 +241,8 @@ def _rerun(
     # Microseconds: two re-runs may begin in one second.
     folder = _RUNS / "reproduced" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{spec.name()}"
     watch = _Watch(recorded, spec)
+    compute = recorded.result.provenance.get("compute") or {}
+    sharing = Sharing(threads=filled_on(compute.get("prefix_cache")))
     overrides = [redact(word) for word in (recorded.source, *options.overrides)]
     with RunFolder(folder, spec, overrides) as run_folder:
         recorders: list[Recorder] = [run_folder, watch]
@@ -249,7 +251,7 @@ def _rerun(
             where = dataclasses.replace(job.tracking, log_model=False)
             recorders.append(MlflowRecorder(where, spec, folder, child=_child(recorded, spec, run_id)))
         try:
-            result = run(spec, Recorders(recorders), folder, overrides=overrides, until_step=until)
+            result = run(spec, Recorders(recorders), folder, overrides=overrides, until_step=until, sharing=sharing)
         except Interrupted as stop:
             return stop.exit_code
     if result.status.value == "KILLED":

@@ -51,6 +51,7 @@ class Prefix:
         position: Which position the head reads, `first` or `last`, if it is just one.
         reading: Computes the last block for it alone, if the architecture allows.
         autocast: Makes the context in which the model computes.
+        threads: CPU threads to compute on.
     """
 
     anatomy: Anatomy
@@ -61,6 +62,7 @@ class Prefix:
     position: str | None
     reading: ReadBlock | None
     autocast: Callable[[], AbstractContextManager[Any]]
+    threads: int
 
     def name(self, depth: int) -> str:
         """Returns the name of a depth's file."""
@@ -178,7 +180,7 @@ def _make(
     began = time.monotonic()
     reading = prefix.reading.attached() if prefix.reading is not None and any(map(prefix.is_read, shapes)) else None
     names = {prefix.name(depth): shape for depth, shape in shapes.items()}
-    with reading or nullcontext(), _told(), entry.writing(names) as (writers, seconds):
+    with _threads(prefix.threads), reading or nullcontext(), _told(), entry.writing(names) as (writers, seconds):
         by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
 
         def take(depth: int, row: int, hidden: torch.Tensor) -> None:
@@ -202,6 +204,16 @@ def _make(
         "" if start is None else f", from block {start[0]} on",
         extra={TELL: True},
     )  # fmt: skip
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -137,6 +138,12 @@ def told(cached: Cached | None, begun: str | None) -> str:
     return begun if begun.endswith(OFF) else f"{begun}, then {OFF}"
 
 
+def filled_on(facts: str | None) -> int | None:
+    """Returns how many threads the hidden states of a run were computed on, if it says so; else it was its own."""
+    found = re.search(r"filled on (\d+) threads", facts or "")
+    return int(found[1]) if found else None
+
+
 def _cannot(anatomy: Anatomy, depth: int | None) -> str | None:
     if depth is None:
         return "nothing is frozen"
@@ -149,9 +156,14 @@ def _cannot(anatomy: Anatomy, depth: int | None) -> str | None:
     return None
 
 
+_CHECKED: set[str] = set()
+"""What this process has compared already."""
+
+
 def _open(request: Request, depth: int) -> Cached:
     spec, machine, anatomy, sharing = request.spec, request.machine, request.anatomy, request.sharing
     model = anatomy.model
+    threads = filled_on(request.begun) or sharing.threads or machine.threads
     tables = (request.tables.train, request.tables.evaluation)
     if any((table.lengths == 0).any() for table in tables):
         raise CacheError("a row has no tokens")
@@ -165,10 +177,8 @@ def _open(request: Request, depth: int) -> Cached:
             "config": config_sha256(model.config),
             "attention": str(getattr(model.config, "_attn_implementation", None)),
             "max_tokens": spec.training.max_tokens,
-            **{
-                key: machine.describe()[key]
-                for key in ("device", "device_name", "precision", "threads", "cpu_capability")
-            },
+            "threads": threads,
+            **{key: machine.describe()[key] for key in ("device", "device_name", "precision", "cpu_capability")},
         },
         about={"model": spec.model_name, "dataset": spec.dataset_name},
         width=hidden_size(model),
@@ -176,6 +186,7 @@ def _open(request: Request, depth: int) -> Cached:
         position=request.position,
         reading=request.reading,
         autocast=partial(_autocast, machine),
+        threads=threads,
     )
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
     depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= anatomy.num_blocks)})
@@ -202,12 +213,17 @@ def _open(request: Request, depth: int) -> Cached:
     position = prefix.position if prefix.is_read(depth) else None
     hidden = HiddenRows(train=train.rows, evaluation=evaluation.rows, position=position)
     suffix = Suffix(anatomy, depth)
-    _check(request, suffix, hidden)
+    checked = json.dumps([prefix.facts, depth, position, *(table.sha256 for table in two)], sort_keys=True)
+    if checked not in _CHECKED:
+        _check(request, suffix, hidden)
+        _CHECKED.add(checked)
     suffix.attach()
     return Cached(
         part=TrainedPart(anatomy, depth),
         hidden=hidden,
-        facts=f"depth {depth}" + (f", {position} position" if position else ""),
+        facts=f"depth {depth}"
+        + (f", {position} position" if position else "")
+        + (f", filled on {threads} threads" if threads != machine.threads else ""),
         fill_s=train.fill_s + evaluation.fill_s,
         pass_s=(train.pass_s, evaluation.pass_s),
     )

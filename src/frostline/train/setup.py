@@ -115,15 +115,18 @@ def prepare(
     )
     anatomy = _anatomy(loaded, spec)
     model.check_fresh(loaded.fresh, [name for name, _ in anatomy.prefix(anatomy.num_blocks)], folder)
-    frozen = freeze_prefix(anatomy, spec.freeze, f"{loaded.weights_sha256} {config_sha256(loaded.model.config)}")
+    kind = f"{type(loaded.model).__name__} {config_sha256(loaded.model.config)}"
+    frozen = freeze_prefix(anatomy, spec.freeze, f"{loaded.weights_sha256} {kind}")
     seen = {
         **provenance.capture(),
         "weights_sha256": loaded.weights_sha256,
         "tokenizer_sha256": tokenizer_sha256,
         "data_fingerprint": rows.fingerprint,
     }
-    position = _read_position(anatomy, tables)
-    reading = read_block(anatomy, position)
+    position = _read_position(_POSITIONS.get(kind, lambda: position_of(anatomy)), anatomy, tables)
+    reading = read_block(anatomy, position, is_checked=kind in _READ)
+    if reading is not None:
+        _READ.add(kind)
     reads = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
     if reading is not None and reads:
         reading.attach()
@@ -171,9 +174,13 @@ def prepare(
     )
 
 
-def _read_position(anatomy: Anatomy, tables: Tokenized) -> str | None:
-    """Returns the one position that the head reads of every row, if there is such a one."""
-    position = position_of(anatomy) if anatomy.blocks else None
+_POSITIONS: Kept[str | None] = Kept()
+_READ: set[str] = set()
+"""Kinds of models whose last block was found to be the same at the read position alone."""
+
+
+def _read_position(position: str | None, anatomy: Anatomy, tables: Tokenized) -> str | None:
+    """Returns the position that the head reads, if it is the same one of every row."""
     if position == "last":
         # A decoder's head looks for the last id that isn't the padding's: a row may end in just that one.
         pad = getattr(anatomy.model.config, "pad_token_id", None)

@@ -224,7 +224,7 @@ class _Course:
             hang_s=self._sweep.plan.trial_timeout_s,
         )
         self._stack.enter_context(self._pool)
-        return PoolExecutor(self._pool, self._sweep, runs, lambda: run.run_id, self._warn)
+        return PoolExecutor(self._pool, self._sweep, runs, lambda: run.run_id, self._warn, slots * threads)
 
     def _open_study(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> Study:
         plan = self._sweep.plan

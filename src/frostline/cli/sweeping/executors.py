@@ -128,8 +128,13 @@ class Runs:
         return replace(job, run=replace(job.run, runtime=runtime))
 
 
-def _sharing(sweep: Sweep) -> Sharing:
-    """Returns how many runs a sweep makes at most, and at which depths."""
+def _sharing(sweep: Sweep, threads: int) -> Sharing:
+    """Returns how many runs a sweep makes at most, and at which depths.
+
+    Args:
+        sweep: What is swept.
+        threads: Of all slots together: the slots wait for the one that computes what they share.
+    """
     plan, variants = sweep.plan, sweep.space.variants.values()
     in_grid = sum(math.prod(len(dimension.values()) for dimension in dimensions) for dimensions in variants)
     num_points = plan.n_trials or in_grid
@@ -138,7 +143,8 @@ def _sharing(sweep: Sweep) -> Sharing:
         if dimension.key == DEPTH_KEY:
             found = dimension.choices or range(round(dimension.low), round(dimension.high) + 1)
             depths |= {depth for depth in found if isinstance(depth, int)}
-    return Sharing(num_runs=num_points * len(plan.seeds or (0,)), depths=tuple(sorted(depths)))
+    num_runs = num_points * len(plan.seeds or (0,))
+    return Sharing(num_runs=num_runs, depths=tuple(sorted(depths)), threads=threads)
 
 
 class PoolExecutor:
@@ -150,6 +156,7 @@ class PoolExecutor:
         runs: Tasks -> runs.
         parent: MLflow run id of the sweep, known once it has begun.
         warn: Told of a worker's warnings.
+        threads: CPU threads of all slots together.
     """
 
     def __init__(
@@ -159,6 +166,7 @@ class PoolExecutor:
         runs: Runs,
         parent: Callable[[], str | None],
         warn: Callable[[str], None],
+        threads: int,
     ) -> None:
         self._pool = pool
         self._sweep = sweep
@@ -168,7 +176,7 @@ class PoolExecutor:
         self._trials: dict[int, TrialJob] = {}
         self._ready: list[SearchEvent] = []
         self._stopping = False
-        self._sharing = _sharing(sweep)
+        self._sharing = _sharing(sweep, threads)
         self.stop_signal = signal.SIGINT
 
     @property
