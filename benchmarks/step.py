@@ -1,0 +1,148 @@
+"""A training step of the suffix: frostline's Trainer against a raw PyTorch loop, and against the FLOP model.
+
+raw:  a loop over the same batches with the same model (blocks k.. and head, hidden states from the cache), fused AdamW
+      over the same groups, the same clipping and schedule: what is left if Trainer and all records are taken away.
+ours: the same steps in `frostline.train.run`, evaluations and checkpoints left out; setting up is not counted.
+hand: a careful user's Trainer step at that depth, without a cache (benchmarks/careful.py).
+
+They alternate; each is the time of a whole epoch over its steps. The FLOP model of docs/how-it-is-fast.md says what a
+step by hand costs over a step of the suffix, if all floating-point operations took the same time.
+
+    python benchmarks/step.py [--depths 3 5 6] [--rows 1024] [--repeats 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import Trainer, get_scheduler
+
+from careful import careful
+from frostline.config import compose_run
+from frostline.dataset import Padding
+from frostline.provenance import capture
+from frostline.record import RunFolder, Sharing
+from frostline.result import Status
+from frostline.spec import Every, RunSpec
+from frostline.train import cached, prepare, run
+from frostline.train.batches import Collator, LikeLengthSampler
+from frostline.train.device import seed_everything
+from frostline.train.loss import BatchLoss
+
+SHARING = Sharing(num_runs=100)
+
+
+def raw(spec: RunSpec) -> float:
+    """Returns the seconds of a step in a raw loop."""
+    setup = prepare(spec, SHARING)
+    assert setup.cached is not None
+    model, tables = setup.cached.part, setup.tables
+    loss_of, optimizer, rows = BatchLoss(spec.dataset.task), setup.optimizer, spec.training.batch_size
+    padding = Padding.of(setup.loaded.tokenizer)
+    loader: Any = DataLoader(
+        range(len(tables.train)),
+        batch_size=rows,
+        sampler=LikeLengthSampler(tables.train.lengths, rows, spec.seed),
+        collate_fn=Collator(tables.train, tables.evaluation, padding, setup.cached.hidden),
+    )
+    scheduler = get_scheduler(spec.optimizer.schedule, optimizer, 0, len(loader))
+    seed_everything(spec.seed)
+    model.train()
+    began = time.perf_counter()
+    for batch in loader:
+        labels = batch.pop("labels")
+        loss_of(model(**batch), labels, len(labels)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optimizer.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    return (time.perf_counter() - began) / len(loader)
+
+
+def ours(spec: RunSpec) -> float:
+    """Returns the seconds of a step in frostline."""
+    with tempfile.TemporaryDirectory() as name, RunFolder(Path(name) / "run", spec) as folder:
+        result = run(spec, folder, Path(name) / "run", sharing=SHARING)
+    assert result.status is Status.FINISHED, result.reason
+    assert result.provenance["compute"]["prefix_cache"] != "off"
+    assert result.cost is not None
+    return result.cost.train_s / result.cost.steps
+
+
+def hand(spec: RunSpec) -> float:
+    """Returns the seconds of a careful user's step."""
+    seconds: list[float] = []
+    real = Trainer._maybe_log_save_evaluate
+
+    def timed(self: Any, *arguments: Any, **more: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return real(self, *arguments, **more)
+        finally:
+            seconds.append(time.perf_counter() - began)
+
+    train = Trainer.train
+
+    def train_timed(self: Any, *arguments: Any, **more: Any) -> Any:
+        began = time.perf_counter()
+        result = train(self, *arguments, **more)
+        seconds.append(-(time.perf_counter() - began))
+        return result
+
+    Trainer._maybe_log_save_evaluate, Trainer.train = timed, train_timed
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            careful(spec, Path(name))
+    finally:
+        Trainer._maybe_log_save_evaluate, Trainer.train = real, train
+    rows = spec.dataset.train_rows or 0
+    return -sum(seconds) / -(-rows // spec.training.batch_size)
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--depths", type=int, nargs="+", default=[3, 5, 6])
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options = parser.parse_args()
+    seen = capture()
+    cpu, version = seen["platform"]["cpu"], seen["versions"]["torch"]
+    print(f"{cpu}, {options.threads} threads, torch {version}, fp32, {options.rows} rows, batch 32")
+    with tempfile.TemporaryDirectory(prefix="frostline-bench-") as name:
+        cached.PREFIX_FOLDER = str(Path(name) / "prefix")  # not the user's own cache
+        for depth in options.depths:
+            overrides = [f"freeze.depth={depth}", f"dataset.train_rows={options.rows}", "dataset.eval_rows=64"]
+            overrides += ["runtime.device=cpu", f"runtime.threads={options.threads}", "runtime.progress=off"]
+            spec = compose_run([*overrides, "training.evaluate=never", "training.checkpoint=never", "tracking=off"])
+            by_hand = replace(spec, training=replace(spec.training, evaluate=Every.EPOCH))
+            ours(spec)  # fills the cache
+            times: dict[str, list[float]] = {"raw": [], "ours": [], "hand": []}
+            for _ in range(options.repeats):
+                times["raw"].append(raw(spec))
+                times["ours"].append(ours(spec))
+                times["hand"].append(hand(by_hand))
+            medians = {key: f"{statistics.median(values) * 1e3:.2f} ms" for key, values in times.items()}
+            print(f"depth {depth}: {medians}")
+            for one, other in (("ours", "raw"), ("hand", "ours")):
+                found = [a / b for a, b in zip(times[one], times[other], strict=True)]
+                span = f"{min(found):.2f} to {max(found):.2f}, n={len(found)}"
+                print(f"  {one} / {other}: {statistics.median(found):.2f} ({span})")
+            if depth < 6:
+                print(f"  FLOP model, hand / suffix: {(3 * 6 - 2 * depth) / (3 * (6 - depth)):.2f}")
+
+
+if __name__ == "__main__":
+    main()

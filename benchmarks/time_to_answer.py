@@ -1,0 +1,131 @@
+"""How long until a sweep has its answer: `frostline sweep`, as configured by default, against a careful loop.
+
+B: the command `frostline sweep lr_x_depth`, from its start on, processes and imports included: all defaults (one epoch
+   for all points, the rest of them for the best; cache, like lengths, read position), records in MLflow off.
+A: the same points in the same order, so the same sampler, each trained to the end of its epochs by Trainer, correctly
+   frozen (benchmarks/careful.py), in one warm process, imports not counted. Each epoch's evaluation counts.
+
+The answer is there when the best held-out accuracy seen so far is within 0.5 points of the best that either ever sees.
+
+    python benchmarks/time_to_answer.py [--rows 1500] [--eval-rows 500] [--slots 1] [--points 28] [--repeats 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+from careful import careful
+from frostline.config import compose_run
+from frostline.provenance import capture
+
+Seen = list[tuple[float, float]]
+"""Seconds since the start, accuracy."""
+
+
+def common(options: argparse.Namespace) -> list[str]:
+    """Returns the overrides of both."""
+    rows = [f"dataset.train_rows={options.rows}", f"dataset.eval_rows={options.eval_rows}"]
+    return [*rows, "tracking=off", "runtime.device=cpu"]
+
+
+def by_frostline(options: argparse.Namespace, folder: Path) -> tuple[Seen, list[tuple[int, float]], float]:
+    """Returns what B saw and when, its points, and the seconds until its end."""
+    command = [sys.executable, "-m", "frostline", "sweep", "lr_x_depth", *common(options)]
+    command += [f"sweep.n_trials={options.points}", f"runtime.slots={options.slots}"]
+    # An empty cache, but the model and the rows as they were fetched.
+    from frostline import assets
+
+    home = folder / "home"
+    home.mkdir(parents=True)
+    for path in assets.home().iterdir():
+        if path.name != "prefix":
+            (home / path.name).symlink_to(path)
+    env = {**os.environ, "FROSTLINE_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    began, seen = time.perf_counter(), []
+    with subprocess.Popen(
+        command, cwd=folder, env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if found := re.match(r"\[\d+/\d+\] .*: accuracy ([\d.]+)", line):
+                seen.append((time.perf_counter() - began, float(found[1])))
+    assert process.returncode == 0, process.returncode
+    points = []
+    for path in sorted((folder / "runs" / "lr_x_depth").glob("[0-9]*/point.json")):
+        params = json.loads(path.read_text())["params"]
+        points.append((int(params["freeze.depth"]), float(params["optimizer.lr"])))
+    return seen, points, time.perf_counter() - began
+
+
+def by_hand(options: argparse.Namespace, points: list[tuple[int, float]]) -> tuple[Seen, float]:
+    """Returns what A saw and when, and the seconds until its end."""
+    spent, seen = 0.0, []
+    for depth, rate in points:
+        overrides = [f"freeze.depth={depth}", f"optimizer.lr={rate!r}", "training.epochs=3", "runtime.progress=off"]
+        spec = compose_run([*common(options), *overrides, f"runtime.threads={options.threads}"])
+        began = time.perf_counter()
+
+        def tell(epoch: int, accuracy: float, start: float = began - spent) -> bool:
+            del epoch
+            seen.append((time.perf_counter() - start, accuracy))
+            return False
+
+        with tempfile.TemporaryDirectory() as name:
+            careful(spec, Path(name), tell)
+        spent += time.perf_counter() - began
+    return seen, spent
+
+
+def first(seen: Seen, target: float) -> float:
+    """Returns when the target was reached; infinite if never."""
+    return min((seconds for seconds, accuracy in seen if accuracy >= target), default=float("inf"))
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1500)
+    parser.add_argument("--eval-rows", type=int, default=500)
+    parser.add_argument("--points", type=int, default=28)
+    parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--repeats", type=int, default=1)
+    options = parser.parse_args()
+    seen = capture()
+    cpu, version = seen["platform"]["cpu"], seen["versions"]["torch"]
+    print(f"{cpu}, {options.threads} threads, {options.slots} slots, torch {version}, fp32")
+    answers, wholes = [], []
+    for repeat in range(options.repeats):
+        with tempfile.TemporaryDirectory(prefix="frostline-bench-") as name:
+            ours, points, ours_s = by_frostline(options, Path(name))
+        theirs, theirs_s = by_hand(options, points)
+        best = max(accuracy for _, accuracy in (*ours, *theirs))
+        a, b = first(theirs, best - 0.005), first(ours, best - 0.005)
+        print(
+            f"  {repeat + 1}: best {best:.4f} (A {max(x for _, x in theirs):.4f}, B {max(x for _, x in ours):.4f}); "
+            f"answer after A {a:.0f} s, B {b:.0f} s; all {len(points)} points A {theirs_s:.0f} s, B {ours_s:.0f} s",
+            flush=True,
+        )
+        answers.append(a / b)
+        wholes.append(theirs_s / ours_s)
+    for what, ratios in (("time to answer", answers), ("whole sweep", wholes)):
+        print(
+            f"{what}, A / B: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}, n={len(ratios)})"
+        )
+
+
+if __name__ == "__main__":
+    main()
