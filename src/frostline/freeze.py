@@ -64,7 +64,9 @@ def depth_of(spec: FreezeSpec, num_blocks: int) -> int | None:
     return num_blocks if spec.name is FreezeName.HEAD else spec.depth
 
 
-def freeze_prefix(anatomy: Anatomy, spec: FreezeSpec, origin: str | None = None) -> FrozenPart:
+def freeze_prefix(
+    anatomy: Anatomy, spec: FreezeSpec, origin: str | None = None, *, dropout: bool = False
+) -> FrozenPart:
     """Freezes the embeddings and the lowest blocks of a model, in place.
 
     They take no gradient, and stay in eval mode whatever `model.train()` is called: Trainer calls it at every step,
@@ -75,6 +77,7 @@ def freeze_prefix(anatomy: Anatomy, spec: FreezeSpec, origin: str | None = None)
         spec: What to freeze.
         origin: Names the file that every frozen tensor was just read from, and how. What was hashed of it earlier in
             this process is not hashed again: the audit then also finds a tensor that was not read as it was before.
+        dropout: Don't pin them, so that they drop out in training. A statistic that moves is found by the audit.
 
     Returns:
         The frozen part, hashed as it is now.
@@ -84,7 +87,8 @@ def freeze_prefix(anatomy: Anatomy, spec: FreezeSpec, origin: str | None = None)
     modules = () if depth is None else anatomy.prefix(depth)
     for _, module in modules:
         module.requires_grad_(False)
-        _pin_in_eval(module)
+        if not dropout:
+            _pin_in_eval(module)
     return FrozenPart(
         modules=modules,
         frozen=Frozen(name=spec.name.value, depth=depth, num_blocks=anatomy.num_blocks),

@@ -93,7 +93,8 @@ class Audit:
     Attributes:
         frozen_unchanged: Every frozen tensor, buffers included, has the same sha256 after the run as before.
         absent_from_optimizer: No frozen parameter was in the optimizer.
-        pinned_in_eval: Every frozen module was in eval mode at the end, after Trainer's `model.train()` calls.
+        pinned_in_eval: Every frozen module was in eval mode at the end, after Trainer's `model.train()` calls; with
+            `training.frozen_dropout` it need not be.
         num_tensors: Frozen tensors that were hashed.
         changed: Names of those that changed.
     """

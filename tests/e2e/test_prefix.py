@@ -20,6 +20,7 @@ from frostline.record import NullMonitor, NullRecorder, Recorders, RunFolder, Sh
 from frostline.result import RunResult, Status
 from frostline.train import run
 from frostline.train.batches import Collator
+from tests.conftest import NEGATIVE, POSITIVE
 from tests.e2e.sweep_tools import call, points
 
 BOUND = 1e-5
@@ -137,6 +138,10 @@ def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
     [
         (["freeze=none"], "nothing is frozen"),
         (["freeze.depth=0"], "only the embeddings are frozen"),
+        (
+            ["freeze.depth=2", "training.frozen_dropout=true"],
+            "the frozen part drops out at random (training.frozen_dropout=true)",
+        ),
         (["freeze.depth=2", "runtime.cache.max_bytes=1000"], "runtime.cache.max_bytes is 0 MB"),
     ],
 )
@@ -207,6 +212,65 @@ def test_another_config_on_the_same_weights_is_another_key(train, fills, tiny_mo
     (own / "config.json").write_text(json.dumps({**config, "num_hidden_layers": config["num_hidden_layers"] - 1}))
     train(*cached)
     assert len(fills) == 6
+
+
+def changed_file(name, change, tiny_model, tmp_path):
+    own = tmp_path / "own"
+    shutil.copytree(tiny_model, own)
+    (own / name).write_bytes(change((own / name).read_bytes()))
+    return [f"model.location={own}"]
+
+
+def flipped(data):
+    return data[:-2] + bytes([data[-2] ^ 1, data[-1]])
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["weights", "tokenizer", "max_tokens", "text", "precision", "depth", "attention", "version", "threads"],
+)
+def test_any_change_of_what_hidden_states_depend_on_is_a_miss(
+    train, fills, field, tiny_model, tiny_csv, tmp_path, monkeypatch
+):
+    from frostline import provenance
+    from frostline.train import setup
+
+    cached = ["freeze.depth=2", "runtime.cache=require", "training.epochs=1"]
+    train(*cached)
+    train(*cached)
+    assert len(fills) == 2  # training and held-out rows, once
+    more, sharing = [], None
+    if field == "weights":
+        more = changed_file("model.safetensors", flipped, tiny_model, tmp_path)
+    elif field == "tokenizer":
+        more = changed_file("tokenizer.json", lambda data: data + b"\n", tiny_model, tmp_path)
+    elif field == "max_tokens":
+        more = ["training.max_tokens=31"]  # no row is cut: the rows are the same, the key is not
+    elif field == "text":
+        other = tmp_path / "other.csv"
+        other.write_text(tiny_csv.read_text().replace(POSITIVE[0], POSITIVE[1]).replace(NEGATIVE[0], NEGATIVE[1]))
+        assert other.read_text() != tiny_csv.read_text()
+        more = [f"dataset.location={other}"]
+    elif field == "precision":
+        more = ["training.precision=bf16"]
+    elif field == "depth":
+        more = ["freeze.depth=3"]
+    elif field == "attention":
+        real = setup.model.load_model
+
+        def eager(*arguments, **named):
+            loaded = real(*arguments, **named)
+            loaded.model.set_attn_implementation("eager")
+            return loaded
+
+        monkeypatch.setattr(setup.model, "load_model", eager)
+    elif field == "version":
+        versions = {**provenance._versions(), "torch": "99.0"}
+        monkeypatch.setattr(provenance, "_versions", lambda: versions)
+    else:
+        sharing = Sharing(threads=2)
+    train(*cached, *more, sharing=sharing)
+    assert len(fills) == 4, field
 
 
 @pytest.mark.slow

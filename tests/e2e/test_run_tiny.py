@@ -432,3 +432,25 @@ def test_an_architecture_without_blocks_trains_whole_and_refuses_a_depth(train, 
 def test_what_is_found_only_with_the_model_or_the_data(train, overrides, message):
     with pytest.raises(UserError, match=message):
         train(*overrides)
+
+
+def test_what_is_frozen_drops_out_only_if_asked(train, monkeypatch):
+    from transformers.models.bert.modeling_bert import BertLayer
+
+    modes, real = [], BertLayer.forward
+
+    def seen(self, *args, **kwargs):
+        if torch.is_grad_enabled():
+            modes.append((self.attention.self.layer_idx, self.training))
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(BertLayer, "forward", seen)
+    curves = {}
+    for word in ("false", "true"):
+        modes.clear()
+        result, folder, _ = train("freeze.depth=2", f"training.frozen_dropout={word}")
+        frozen = {mode for index, mode in modes if index < 2}
+        assert frozen == {word == "true"}
+        assert result.audit.frozen_unchanged
+        curves[word] = (folder / "metrics.jsonl").read_text()
+    assert curves["false"] != curves["true"]

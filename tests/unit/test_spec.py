@@ -123,7 +123,7 @@ def test_another_schema_version_is_refused(spec):
 def test_specs_of_older_schemas_are_migrated(spec):
     data = json.loads(spec.to_json())
     assert data.pop("schema") == 3
-    del data["training"]["sampling"], data["training"]["last_block"]
+    del data["training"]["sampling"], data["training"]["last_block"], data["training"]["frozen_dropout"]
     second = spec_from_text(json.dumps({"schema": 2, **data}))
     assert (second.training.sampling, second.training.last_block) == (Sampling.RANDOM, LastBlock.WHOLE)
     assert second.digest() == PINNED_BEFORE_SCHEMA_3  # a checkpoint of it is still one of it

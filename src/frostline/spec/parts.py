@@ -326,6 +326,7 @@ class TrainingSpec:
         sampling: Which rows meet in a step: at random, or rows of like length, so that little is padding.
         last_block: For which positions the last block is computed. For the one that the head reads the function is
             the same, but dropout draws other numbers. Models that allow no other are computed whole.
+        frozen_dropout: Whether the frozen part keeps its dropout, as it does in plain Trainer; else it is in eval mode.
         max_tokens: Longer texts are cut to this many tokens (the cut ones are counted).
         precision: dtype of the forward pass.
         metrics: Names of metrics computed at each evaluation.
@@ -344,6 +345,7 @@ class TrainingSpec:
     accumulation_steps: int
     sampling: Sampling
     last_block: LastBlock
+    frozen_dropout: bool
     max_tokens: int
     precision: Precision
     metrics: tuple[str, ...]

@@ -32,7 +32,11 @@ Scalar = str | int | float | bool | None
 SCHEMA_VERSION = 3
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
 
-_BEFORE_SCHEMA_3 = {"sampling": Sampling.RANDOM.value, "last_block": LastBlock.WHOLE.value}
+_BEFORE_SCHEMA_3 = {
+    "sampling": Sampling.RANDOM.value,
+    "last_block": LastBlock.WHOLE.value,
+    "frozen_dropout": False,
+}
 """What `training` did before it could be chosen."""
 
 

@@ -111,7 +111,7 @@ def open_cache(request: Request) -> Cached | None:
         log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
     if mode is CacheMode.OFF if begun is None else begun.endswith(OFF):
         return None
-    why_not = _cannot(request.anatomy, request.depth)
+    why_not = _cannot(request.anatomy, request.depth, request.spec.training.frozen_dropout)
     if why_not is None:
         assert request.depth is not None
         try:
@@ -144,11 +144,13 @@ def filled_on(facts: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def _cannot(anatomy: Anatomy, depth: int | None) -> str | None:
+def _cannot(anatomy: Anatomy, depth: int | None, dropout: bool) -> str | None:
     if depth is None:
         return "nothing is frozen"
     if depth == 0:
         return "only the embeddings are frozen"
+    if dropout:
+        return "the frozen part drops out at random (training.frozen_dropout=true)"
     if getattr(anatomy.model.config, "layerdrop", 0.0):
         return "the model drops whole blocks at random (layerdrop)"
     if not hasattr(anatomy.model.config, "hidden_size"):

@@ -172,7 +172,8 @@ class _Course:
             "audit": audit,
             "drift": setup.drift.table(audit.changed),
         }
-        if not (audit.frozen_unchanged and audit.absent_from_optimizer and audit.pinned_in_eval):
+        in_eval = audit.pinned_in_eval or spec.training.frozen_dropout
+        if not (audit.frozen_unchanged and audit.absent_from_optimizer and in_eval):
             raise RuntimeError(f"the frozen part was not frozen: {audit}")
         objective = _objective(spec, kept.metrics)
         if assembly.ledger.verdict is not Verdict.GO:

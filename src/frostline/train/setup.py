@@ -116,7 +116,8 @@ def prepare(
     anatomy = _anatomy(loaded, spec)
     model.check_fresh(loaded.fresh, [name for name, _ in anatomy.prefix(anatomy.num_blocks)], folder)
     kind = f"{type(loaded.model).__name__} {config_sha256(loaded.model.config)}"
-    frozen = freeze_prefix(anatomy, spec.freeze, f"{loaded.weights_sha256} {kind}")
+    dropout = spec.training.frozen_dropout
+    frozen = freeze_prefix(anatomy, spec.freeze, f"{loaded.weights_sha256} {kind}", dropout=dropout)
     seen = {
         **provenance.capture(),
         "weights_sha256": loaded.weights_sha256,
