@@ -454,3 +454,12 @@ def test_what_is_frozen_drops_out_only_if_asked(train, monkeypatch):
         assert result.audit.frozen_unchanged
         curves[word] = (folder / "metrics.jsonl").read_text()
     assert curves["false"] != curves["true"]
+
+
+@pytest.mark.parametrize(("flags", "precision"), [((), "fp32"), (("_is_amx_tile_supported",), "bf16")])
+def test_precision_auto_is_bf16_where_the_processor_has_it(train, monkeypatch, flags, precision):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in flags)
+    result, _, _ = train("freeze.depth=2", "training.precision=auto", "runtime.cache=require")
+    assert result.status is Status.FINISHED
+    assert result.provenance["compute"]["precision"] == precision

@@ -100,10 +100,19 @@ def _device(wanted: Device) -> str:
 
 def _precision(wanted: Precision, device: str) -> Precision:
     if wanted is Precision.AUTO:
-        return Precision.BF16 if device == "cuda" and torch.cuda.is_bf16_supported() else Precision.FP32
+        return Precision.BF16 if _has_bf16(device) else Precision.FP32
     if wanted is Precision.FP16 and device != "cuda":
         raise SpecError("training.precision=fp16 needs a GPU: use bf16 or fp32 here")
     return wanted
+
+
+def _has_bf16(device: str) -> bool:
+    """Returns whether the hardware multiplies bfloat16 itself; where it only emulates it, it is slower than fp32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Private names of torch: one that is gone means no.
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device == "cpu" and any(getattr(torch.cpu, name, lambda: False)() for name in asked)
 
 
 def seed_everything(seed: int) -> None:
