@@ -42,7 +42,7 @@ def fills(monkeypatch):
         found.append((len(lengths), tuple(depths)))
         return real(anatomy, lengths, collate, depths, take, **more)
 
-    monkeypatch.setattr(provide_module, "fill", counted)
+    monkeypatch.setattr(provide_module, "fill", counted)  # estimates use their own
     return found
 
 
@@ -284,6 +284,23 @@ def test_auto_waits_until_it_pays(train, fills, home):
     assert train(*once)[0].provenance["compute"]["prefix_cache"] == "depth 2"  # now it is there
     assert train("freeze=head", "runtime.cache=require")[0].provenance["compute"]["prefix_cache"].startswith("depth 4")
     assert len(fills) == 2
+
+
+def test_what_reads_slower_than_it_computes_is_not_kept(train, fills, monkeypatch, caplog):
+    from frostline.train import worth
+
+    caplog.set_level("INFO")
+    sweep = Sharing(num_runs=50, depths=(2,))
+    with monkeypatch.context() as slow:
+        slow.setattr(worth, "_free_memory", lambda: 0)
+        slow.setattr(worth, "_DISK_BYTES_PER_S", 1e3)
+        result, _ = train("freeze.depth=2", "runtime.cache=auto", sharing=sweep)
+    assert (result.provenance["compute"]["prefix_cache"], fills) == ("off", [])
+    assert "prefix cache: off: reading hidden states takes " in caplog.text
+    result, _ = train("freeze.depth=2", "runtime.cache=auto", sharing=sweep)
+    assert result.provenance["compute"]["prefix_cache"] == "depth 2"
+    assert " MB, to be computed once in some " in caplog.text
+    assert "for 100 passes over the rows" in caplog.text
 
 
 @pytest.mark.slow

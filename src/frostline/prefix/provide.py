@@ -64,6 +64,16 @@ class Prefix:
     autocast: Callable[[], AbstractContextManager[Any]]
     threads: int
 
+    @contextmanager
+    def on_threads(self) -> Iterator[None]:
+        """Computes on its threads within a context."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def name(self, depth: int) -> str:
         """Returns the name of a depth's file."""
         return f"read-{self.position}-{depth:03d}" if self.is_read(depth) else f"depth-{depth:03d}"
@@ -180,7 +190,7 @@ def _make(
     began = time.monotonic()
     reading = prefix.reading.attached() if prefix.reading is not None and any(map(prefix.is_read, shapes)) else None
     names = {prefix.name(depth): shape for depth, shape in shapes.items()}
-    with _threads(prefix.threads), reading or nullcontext(), _told(), entry.writing(names) as (writers, seconds):
+    with prefix.on_threads(), reading or nullcontext(), _told(), entry.writing(names) as (writers, seconds):
         by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
 
         def take(depth: int, row: int, hidden: torch.Tensor) -> None:
@@ -204,16 +214,6 @@ def _make(
         "" if start is None else f", from block {start[0]} on",
         extra={TELL: True},
     )  # fmt: skip
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -18,14 +18,16 @@ from frostline import assets
 from frostline.anatomy import Anatomy
 from frostline.dataset import Padding, Tokenized, TokenTable
 from frostline.errors import UserError
+from frostline.prefix.fill import OverflowInPrefixError
 from frostline.prefix.last_block import ReadBlock
 from frostline.prefix.provide import Prefix, Table, is_there, num_bytes, provide
 from frostline.prefix.store import PREFIX_FOLDER, CacheError, PrefixStore
 from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size
 from frostline.record import TELL, Sharing
-from frostline.spec import CacheMode, Every, Precision, RunSpec
+from frostline.spec import CacheMode, Precision, RunSpec
 from frostline.train.batches import Collator, HiddenRows
 from frostline.train.device import Machine
+from frostline.train.worth import estimate
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +40,6 @@ _FILLING = 2
 _ALIKE = 1e-4
 _ALIKE_HALF = 5e-2
 """How far logits may be apart, of their size: seen are 1e-7 in fp32 where padding is masked, 1e-1 where it is not."""
-
-_PAYS_FROM = 1.5
-"""Passes over the rows that one filling must save (assumed: filling also writes, and is sorted by length)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +115,7 @@ def open_cache(request: Request) -> Cached | None:
         assert request.depth is not None
         try:
             return _open(request, request.depth)
-        except CacheError as error:
+        except (CacheError, OverflowInPrefixError) as error:
             why_not = str(error)
         except Exception as error:
             log.debug("prefix cache", exc_info=True)
@@ -190,6 +189,7 @@ def _open(request: Request, depth: int) -> Cached:
         autocast=partial(_autocast, machine),
         threads=threads,
     )
+    model.to(machine.device)
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
     depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= anatomy.num_blocks)})
     there = is_there(store, prefix, depth, two)
@@ -197,20 +197,20 @@ def _open(request: Request, depth: int) -> Cached:
     if not there:
         if (trouble := store.room_for(size)) is not None:
             raise CacheError(trouble)
-        passes = _passes(spec, sharing, two)
-        if spec.runtime.cache.mode is CacheMode.AUTO and request.begun is None and passes < _PAYS_FROM:
-            raise CacheError(f"it would save {passes:.1f} passes over the rows, and filling takes one")
+        worth = estimate(prefix, depth, two, spec, sharing)
+        is_free = spec.runtime.cache.mode is CacheMode.AUTO and request.begun is None
+        if is_free and (why_not := worth.why_not()) is not None:
+            raise CacheError(why_not)
         also = [each for each in depths if each != depth]
         if also and store.room_for(num_bytes(prefix, depths, two)) is not None:
             also = []
+        how = f"to be computed once{worth.words()}"
     else:
-        also = []
+        also, how = [], "there already"
     log.info(
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
-        depth, anatomy.num_blocks, size / 1e6, "there already" if there else "to be computed once",
-        extra={TELL: not there},
+        depth, anatomy.num_blocks, size / 1e6, how, extra={TELL: not there},
     )  # fmt: skip
-    model.to(machine.device)
     train, evaluation = (provide(store, prefix, depth, also, table, request.alive, two) for table in two)
     position = prefix.position if prefix.is_read(depth) else None
     hidden = HiddenRows(train=train.rows, evaluation=evaluation.rows, position=position)
@@ -273,16 +273,6 @@ def config_sha256(config: Any) -> str:
     }
     data = {key: value for key, value in config.to_dict().items() if key not in own}
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _passes(spec: RunSpec, sharing: Sharing, two: Sequence[Table]) -> float:
-    """Returns how often the rows will be run through the frozen blocks, if they aren't kept: 1 is once each."""
-    train, evaluation = (int(table.lengths.sum()) for table in two)
-    training = spec.training
-    steps_per_epoch = max(1, -(-len(two[0].lengths) // (training.batch_size * training.accumulation_steps)))
-    epochs = training.epochs if training.epochs is not None else (training.max_steps or 0) / steps_per_epoch
-    evaluations = max(1.0, epochs) if training.evaluate is Every.EPOCH else 1.0
-    return sharing.num_runs * (epochs * train + evaluations * evaluation) / max(1, train + evaluation)
 
 
 def _table(name: str, table: TokenTable, padding: Padding) -> Table:

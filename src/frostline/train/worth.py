@@ -1,0 +1,125 @@
+"""Owns: whether hidden states that are computed once and read often are worth it. Must not know: where they are kept.
+
+A run without the cache takes `passes x compute` seconds in its frozen blocks; with it, one filling and `passes x read`.
+Both are measured on a few rows of the run itself, on its machine, before it is decided.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from frostline.prefix.fill import fill
+from frostline.prefix.provide import Prefix, Table, num_bytes
+from frostline.record import Sharing
+from frostline.spec import Every, RunSpec
+
+_PAYS_FROM = 1.5
+"""Computed passes that must be saved for one filling, which also writes (assumed: a margin for the unforeseen)."""
+
+_PROBE_ROWS = 8
+_DISK_BYTES_PER_S = 2e8
+"""Of what memory can't hold (assumed: a common network disk; local ones are faster)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a prefix costs, over all training and held-out rows.
+
+    Attributes:
+        passes: How often the rows will go through the frozen blocks if nothing is kept.
+        compute_s: Seconds of one such pass; NaN if so few passes were not worth a measurement.
+        read_s: Seconds of reading the hidden states instead.
+    """
+
+    passes: float
+    compute_s: float
+    read_s: float
+
+    def why_not(self) -> str | None:
+        """Returns why filling doesn't pay, or None if it does."""
+        if self.passes < _PAYS_FROM:
+            return f"it would save {self.passes:.1f} passes over the rows, and filling takes one"
+        if self.passes * (self.compute_s - self.read_s) < _PAYS_FROM * self.compute_s:
+            return f"reading hidden states takes {self.read_s:.1f} s a pass, computing them {self.compute_s:.1f} s"
+        return None
+
+    def words(self) -> str:
+        """Returns the estimate in words, to follow what will be done; empty if nothing was measured."""
+        if math.isnan(self.compute_s):
+            return ""
+        reading = f"reading one takes {self.read_s:.1f} s"
+        return f" in some {self.compute_s:.1f} s, for {self.passes:.0f} passes over the rows; {reading}"
+
+
+def estimate(prefix: Prefix, depth: int, tables: Sequence[Table], spec: RunSpec, sharing: Sharing) -> Estimate:
+    """Measures a few rows of middling length.
+
+    Args:
+        prefix: The model, on its device.
+        depth: How many blocks.
+        tables: Training and held-out rows.
+        spec: The run.
+        sharing: Who else will want it.
+
+    Raises:
+        OverflowInPrefixError: A hidden state is NaN or infinite.
+    """
+    passes = passes_of(spec, sharing, tables)
+    if passes < _PAYS_FROM:
+        return Estimate(passes=passes, compute_s=math.nan, read_s=math.nan)
+    train = tables[0]
+    middle, half = len(train.lengths) // 2, _PROBE_ROWS // 2
+    rows = np.argsort(train.lengths, kind="stable")[max(0, middle - half) : middle + half]
+    kept: dict[int, torch.Tensor] = {}
+
+    def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
+        return train.collate([int(rows[number]) for number in numbers])
+
+    def take(depth: int, row: int, hidden: torch.Tensor) -> None:
+        del depth
+        kept[row] = hidden
+
+    compute = 0.0
+    for _ in range(2):  # the first call of a shape chooses kernels
+        reading = prefix.reading.attached() if prefix.reading is not None and prefix.is_read(depth) else nullcontext()
+        with prefix.on_threads(), reading:
+            took = fill(prefix.anatomy, train.lengths[rows], collate, [depth], take, autocast=prefix.autocast())
+        compute = took[depth]
+    began = time.perf_counter()
+    torch.cat([hidden.float() for hidden in kept.values()]).to(next(prefix.anatomy.model.parameters()).device)
+    read = time.perf_counter() - began
+    tokens = sum(int(table.lengths.sum()) for table in tables)
+    scale = tokens / max(1, int(train.lengths[rows].sum()))
+    size = num_bytes(prefix, [depth], tables)
+    from_disk = size / _DISK_BYTES_PER_S if size > _free_memory() else 0.0
+    return Estimate(passes=passes, compute_s=compute * scale, read_s=max(read * scale, from_disk))
+
+
+def passes_of(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> float:
+    """Returns how often the rows will be run through the frozen blocks, if they aren't kept: 1 is once each."""
+    train, evaluation = (int(table.lengths.sum()) for table in tables)
+    training = spec.training
+    steps_per_epoch = max(1, -(-len(tables[0].lengths) // (training.batch_size * training.accumulation_steps)))
+    epochs = training.epochs if training.epochs is not None else (training.max_steps or 0) / steps_per_epoch
+    evaluations = max(1.0, epochs) if training.evaluate is Every.EPOCH else 1.0
+    return sharing.num_runs * (epochs * train + evaluations * evaluation) / max(1, train + evaluation)
+
+
+def _free_memory() -> int:
+    """Returns the bytes of memory that files may be kept in."""
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
