@@ -16,10 +16,11 @@ from transformers import (
 
 from frostline.anatomy import dissect
 from frostline.dataset import rows_sha256
+from frostline.prefix.entry import CacheError
 from frostline.prefix.fill import OverflowInPrefixError, canonical_batches, fill
 from frostline.prefix.last_block import read_block
 from frostline.prefix.provide import Prefix, Table, is_there, provide
-from frostline.prefix.store import CacheError, PrefixStore
+from frostline.prefix.store import PrefixStore
 from frostline.prefix.suffix import HIDDEN, Suffix, TrainedPart, read_position
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}

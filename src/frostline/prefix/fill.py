@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from frostline.anatomy import Anatomy
-from frostline.prefix.store import Rows
+from frostline.prefix.entry import Rows
 from frostline.prefix.suffix import HIDDEN, Suffix, replaced, returns_tuple
 
 _BATCH_TOKENS = 4096

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 from frostline.anatomy import Anatomy
+from frostline.prefix.entry import CacheError, Entry, Rows, Shape, Writer
 from frostline.prefix.fill import Collate, OverflowInPrefixError, fill
 from frostline.prefix.last_block import ReadBlock
-from frostline.prefix.store import CacheError, Entry, PrefixStore, Rows, Shape, Writer
+from frostline.prefix.store import PrefixStore
 from frostline.record import TELL
 
 log = logging.getLogger(__name__)

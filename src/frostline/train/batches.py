@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Sampler
 
 from frostline.dataset import Padding, TokenTable
-from frostline.prefix.store import Rows
+from frostline.prefix.entry import Rows
 from frostline.prefix.suffix import HIDDEN
 
 _MOST_STEPS = 50

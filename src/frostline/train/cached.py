@@ -18,10 +18,11 @@ from frostline import assets
 from frostline.anatomy import Anatomy
 from frostline.dataset import Padding, Tokenized, TokenTable
 from frostline.errors import UserError
+from frostline.prefix.entry import CacheError
 from frostline.prefix.fill import OverflowInPrefixError
 from frostline.prefix.last_block import ReadBlock
 from frostline.prefix.provide import Prefix, Table, is_there, num_bytes, provide
-from frostline.prefix.store import PREFIX_FOLDER, CacheError, PrefixStore
+from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size
 from frostline.record import TELL, Sharing
 from frostline.spec import CacheMode, Precision, RunSpec
