@@ -43,8 +43,8 @@ from frostline.train.loss import BatchLoss
 SHARING = Sharing(num_runs=100)
 
 
-def raw(spec: RunSpec) -> float:
-    """Returns the seconds of a step in a raw loop."""
+def raw(spec: RunSpec, *, compiled: bool = False) -> float:
+    """Returns the seconds of a step in a raw loop; compiled: of its second epoch, and prints what the first one took."""
     setup = prepare(spec, SHARING)
     assert setup.cached is not None
     model, tables = setup.cached.part, setup.tables
@@ -59,7 +59,18 @@ def raw(spec: RunSpec) -> float:
     scheduler = get_scheduler(spec.optimizer.schedule, optimizer, 0, len(loader))
     seed_everything(spec.seed)
     model.train()
+    if compiled:
+        model = torch.compile(model, dynamic=True)
+        began = time.perf_counter()
+        epoch(loader, model, loss_of, optimizer, scheduler, spec)
+        print(f"  torch.compile: the first epoch of {len(loader)} steps took {time.perf_counter() - began:.1f} s")
     began = time.perf_counter()
+    epoch(loader, model, loss_of, optimizer, scheduler, spec)
+    return (time.perf_counter() - began) / len(loader)
+
+
+def epoch(loader: Any, model: Any, loss_of: Any, optimizer: Any, scheduler: Any, spec: RunSpec) -> None:
+    """One pass over the rows, as a raw loop does it."""
     for batch in loader:
         labels = batch.pop("labels")
         loss_of(model(**batch), labels, len(labels)).backward()
@@ -67,7 +78,6 @@ def raw(spec: RunSpec) -> float:
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-    return (time.perf_counter() - began) / len(loader)
 
 
 def ours(spec: RunSpec) -> float:
@@ -116,6 +126,7 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[3, 5, 6])
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="also the raw loop under torch.compile")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     seen = capture()
@@ -140,6 +151,9 @@ def main() -> None:
                 found = [a / b for a, b in zip(times[one], times[other], strict=True)]
                 span = f"{min(found):.2f} to {max(found):.2f}, n={len(found)}"
                 print(f"  {one} / {other}: {statistics.median(found):.2f} ({span})")
+            if options.compile:
+                eager, faster = raw(spec), raw(spec, compiled=True)
+                print(f"  raw / raw under torch.compile: {eager / faster:.2f}")
             if depth < 6:
                 print(f"  FLOP model, hand / suffix: {(3 * 6 - 2 * depth) / (3 * (6 - depth)):.2f}")
 
