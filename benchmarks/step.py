@@ -44,7 +44,7 @@ SHARING = Sharing(num_runs=100)
 
 
 def raw(spec: RunSpec, *, compiled: bool = False) -> float:
-    """Returns the seconds of a step in a raw loop; compiled: of its second epoch, and prints what the first one took."""
+    """Returns the seconds of a step in a raw loop; compiled: of its second epoch, the first one's are printed."""
     setup = prepare(spec, SHARING)
     assert setup.cached is not None
     model, tables = setup.cached.part, setup.tables
