@@ -385,10 +385,15 @@ def test_pruned_is_pruned_in_optuna_and_in_mlflow(tmp_path, tiny):
 
 def test_the_basic_launcher_trains_in_batches(tmp_path, tiny):
     arguments = ["hydra/launcher=basic", *small(4), "sweep.enqueue=none", "training.epochs=1"]
-    done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path)
+    arguments += ["runtime.cache=auto"]
+    home = {"FROSTLINE_HOME": str(tmp_path / "home")}
+    done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr
     found = points(tmp_path / "runs" / "lr_x_depth")
     assert [p.state for p in found] == [State.COMPLETE] * 4
+    for point in found:  # one epoch alone would not pay: the jobs know of each other
+        result = RunResult.read(tmp_path / "runs" / "lr_x_depth" / f"{point.number:03d}")
+        assert result.provenance["compute"]["prefix_cache"].startswith(f"depth {point.depth}" if point.depth else "off")
     parent, children = pairs(tmp_path, "lr_x_depth")
     assert len(children) == 4
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}

@@ -16,7 +16,7 @@ from frostline.cli.preflight import check_resume
 from frostline.config import Job, decode_job
 from frostline.errors import RunFailedError, UserError
 from frostline.provenance import redact
-from frostline.record import CHILD_FILE, Recorder, Recorders, RunFolder, write_atomically
+from frostline.record import CHILD_FILE, Recorder, Recorders, RunFolder, Sharing, write_atomically
 from frostline.registry import import_plugins
 from frostline.report import one_line, summary
 from frostline.result import RunResult, Status
@@ -82,7 +82,10 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
         if job.tracking.enabled:
             recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=child is not None))
         try:
-            result = run(spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from)
+            result = run(
+                spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from,
+                sharing=_sharing(out_dir),
+            )  # fmt: skip
         except Interrupted as stop:
             return RunResult.read(out_dir), stop.exit_code
         return result, _signal_code(result) if result.status is Status.KILLED else 0
@@ -97,6 +100,15 @@ def _child(folder: Path) -> Child | None:
         return Child(parent=data["parent"], name=data["name"], params=data["params"], tags=data["tags"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _sharing(folder: Path) -> Sharing:
+    """Returns who else will want what this run's frozen blocks compute, if a sweep's parent left a note of it."""
+    try:
+        data = json.loads((folder / CHILD_FILE).read_text(encoding="utf-8"))["sharing"]
+        return Sharing(num_runs=int(data["num_runs"]), depths=tuple(map(int, data["depths"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Sharing()
 
 
 def show(result: RunResult, out_dir: Path, job_num: int | None) -> None:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 OFF = "off"
 """What a run without the cache says of it."""
 
-_FILLING = 2
+_FILLING = 3
 """Part of the key: raise it when the same rows would give other bits."""
 
 _ALIKE = 1e-4

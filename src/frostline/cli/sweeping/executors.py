@@ -128,12 +128,12 @@ class Runs:
         return replace(job, run=replace(job.run, runtime=runtime))
 
 
-def _sharing(sweep: Sweep, threads: int) -> Sharing:
+def _sharing(sweep: Sweep, threads: int | None) -> Sharing:
     """Returns how many runs a sweep makes at most, and at which depths.
 
     Args:
         sweep: What is swept.
-        threads: Of all slots together: the slots wait for the one that computes what they share.
+        threads: Of all slots together: the slots wait for the one that computes what they share. None: the run's.
     """
     plan, variants = sweep.plan, sweep.space.variants.values()
     in_grid = sum(math.prod(len(dimension.values()) for dimension in dimensions) for dimensions in variants)
@@ -265,6 +265,7 @@ class BatchExecutor:
         self._parent = parent
         self._batch: list[Task] = []
         self._stopping = False
+        self._sharing = _sharing(sweep, None)  # jobs may lie on several machines: each computes on its own threads
 
     @property
     def free(self) -> int:
@@ -306,6 +307,7 @@ class BatchExecutor:
                 "name": label(task.params) + (f" s{spec.seed}" if several else ""),
                 "params": dict(task.params),
                 "tags": {"frostline.point": str(task.number), "frostline.kind": "trial"},
+                "sharing": {"num_runs": self._sharing.num_runs, "depths": self._sharing.depths},
             }
             write_atomically(folder / CHILD_FILE, json.dumps(child))
             where = [f"hydra.sweep.dir={_quoted(str(folder.parent))}", f"hydra.sweep.subdir={_quoted(folder.name)}"]
