@@ -51,7 +51,7 @@ def raw(spec: RunSpec, *, compiled: bool = False) -> float:
     assert setup.cached is not None
     model, tables = setup.cached.part, setup.tables
     loss_of, optimizer, rows = BatchLoss(spec.dataset.task), setup.optimizer, spec.training.batch_size
-    padding = Padding.of(setup.loaded.tokenizer)
+    padding = Padding.of(setup.loaded.tokenizer, setup.loaded.model)
     loader: Any = DataLoader(
         range(len(tables.train)),
         batch_size=rows,

@@ -108,8 +108,7 @@ def load_model(
     """
     weights_sha256 = check_weights(spec, folder)
     config = load_config(folder, _head_settings(task, label_names))
-    if getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = tokenizer.pad_token_id
+    config.pad_token_id = tokenizer.pad_token_id  # Trainer aligns it too, but only when training begins
     with _quiet():
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -184,6 +183,21 @@ def load_config(folder: Path, settings: dict[str, Any] | None = None) -> Any:
                 f"{folder}: the model ({kind}) brings code of its own, which frostline doesn't run"
             ) from error
         raise ModelError(f"{folder}: model_type {kind!r}: {_first_line(error)}") from error
+
+
+def config_sha256(config: Any) -> str:
+    """Returns a sha256 of what the config says of the computation; label names are the head's."""
+    own = {
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "_name_or_path",
+        "transformers_version",
+        "architectures",
+    }
+    data = {key: value for key, value in config.to_dict().items() if key not in own}
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def max_positions(config: Any) -> int | None:

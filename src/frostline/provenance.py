@@ -44,7 +44,7 @@ def capture() -> dict[str, Any]:
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
         },
-        "git": _git_at_first(Path.cwd()),
+        "git": git_state(Path.cwd()),
         "command": [redact(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]]],
     }
 
@@ -195,12 +195,6 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return None
     status = _git(folder, "status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": bool(status)}
-
-
-@cache
-def _git_at_first(folder: Path) -> dict[str, Any] | None:
-    """Returns the state when this process first asked: what it runs was imported then."""
-    return git_state(folder)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -295,6 +295,7 @@ _MOVES_BITS = frozenset(
         *_LIBRARIES,
         "threads",
         "prefix_cache",
+        "last_block",
         "device",
         "device_name",
         "precision",

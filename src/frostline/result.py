@@ -69,10 +69,10 @@ class Cost:
         peak_bytes: Largest memory during the run: of the device if it is a GPU, else of the process.
         peak_of: What `peak_bytes` measures: `cuda` or `process`.
         flops: Floating-point operations of the training steps, estimated (`train.flops`); None if unknown.
-        fill_s: Seconds of the set-up in which hidden states were computed for the prefix cache, or waited for; None
-            without the cache.
-        saved_s: Seconds that the frozen blocks would have taken: passes over the rows that were not run through them,
-            times the seconds that such a pass took when the cache was filled. None without the cache.
+        fill_s: Seconds of the set-up in which this run computed hidden states for the prefix cache; None without it.
+        saved_s: Passes over the rows that were not run through the frozen blocks, times the seconds that such a pass
+            took when the cache was filled: on the threads of all slots, rows of like length together, so that it is
+            rather too little. None without the cache.
     """
 
     train_s: float

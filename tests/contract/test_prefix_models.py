@@ -334,7 +334,7 @@ def test_a_block_whose_parts_are_not_known_or_act_otherwise_is_computed_whole(ca
     model = make("bert")
     anatomy = dissect(model)
     assert read_block(anatomy, None) is None
-    assert "its head reads more than one position" in caplog.text
+    assert "its head does not read one position of every row" in caplog.text
     real = type(anatomy.blocks[-1][1]).forward
 
     class Other(type(anatomy.blocks[-1][1])):
@@ -348,6 +348,16 @@ def test_a_block_whose_parts_are_not_known_or_act_otherwise_is_computed_whole(ca
     caplog.clear()
     assert read_block(anatomy, "first") is None
     assert "the parts of Other are not known" in caplog.text
+
+
+def test_a_causal_block_is_not_read_at_its_first_position(caplog):
+    """Without padding there is no mask that says so: an attention that is causal by itself must be noticed."""
+    caplog.set_level("INFO")
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL, is_decoder=True))
+    assert read_position(dissect(model)) == "first"
+    assert read_block(dissect(model), "first") is None
+    assert "at the first position alone it gives other logits" in caplog.text
 
 
 def test_what_is_trained_is_a_model_of_its_own_under_the_same_names(name):

@@ -107,14 +107,14 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
     from frostline.anatomy import dissect
     from frostline.dataset import Tokenized, TokenTable
     from frostline.prefix.suffix import read_position
-    from frostline.train.setup import _read_position
+    from frostline.train.looked import _of_every_row
 
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=7, bos_token_id=7, eos_token_id=7)
     anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
     plain = TokenTable(Dataset.from_dict({"input_ids": [[1, 2, 3], [7, 4]]}))
     other = TokenTable(Dataset.from_dict({"input_ids": [[1, 2], [4, 7]]})) if ends_in_padding else plain
     tables = Tokenized(train=plain, evaluation=other, truncated={})
-    assert _read_position(read_position(anatomy), anatomy, tables) == (None if ends_in_padding else "last")
+    assert _of_every_row(read_position(anatomy), anatomy, tables) == (None if ends_in_padding else "last")
 
 
 def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
@@ -351,8 +351,11 @@ def test_a_run_is_gone_on_with_as_it_began(train, home, caplog):
     assert stopped.status is Status.KILLED
     # whatever the config says now, and though the cache is gone
     shutil.rmtree(home / "prefix")
-    resumed, folder = train("freeze.depth=2", "runtime.cache=off", resume_from=cut)
-    assert resumed.provenance["compute"]["prefix_cache"] == "depth 2"
+    resumed, folder = train("freeze.depth=2", "runtime.cache=off", resume_from=cut, sharing=Sharing(threads=2))
+    assert resumed.provenance["compute"]["prefix_cache"] == "depth 2"  # on its own thread, as it began
+    first = RunResult.read(cut).cost
+    assert resumed.cost.fill_s > first.fill_s == 0  # the first run found it filled
+    assert resumed.cost.saved_s > first.saved_s > 0
     assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     assert resumed.weights_sha256 == RunResult.read(whole).weights_sha256
     _, plain = train("freeze.depth=2")

@@ -26,7 +26,7 @@ def test_a_batch_is_what_transformers_collator_makes(tokenizer, labels, multiple
     rows = Dataset.from_dict({**tokenizer(texts, pairs), "labels": labels})
     table = TokenTable(rows)
     assert table.lengths.tolist() == [len(ids) for ids in rows["input_ids"]]
-    collate = Collator(table, table, Padding.of(tokenizer, multiple_of))
+    collate = Collator(table, table, Padding.of(tokenizer, None, multiple_of))
     theirs = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple_of)
     for numbers in ([0], [2, 0], [1, 0, 2]):
         wanted = theirs([rows[number] for number in numbers])

@@ -148,3 +148,19 @@ def test_a_point_survives_its_file():
     one = point(3, 2, 0.7, reason="why", more=True)
     assert Point.from_json(one.to_json()) == one
     assert one.label() == "d2 lr1e-04"
+
+
+def test_what_the_cache_saved_is_added_up_once_for_each_point():
+    from dataclasses import replace
+
+    from frostline.report.answer import saved_words
+
+    plain, shallow = point(0, 0, 0.85), point(1, 4, 0.85)
+    assert saved_words([plain, shallow]) == ""
+    cost = {**shallow.outcome.cost, "fill_s": 12.34, "saved_s": 240.6}
+    cached = replace(shallow, outcome=replace(shallow.outcome, cost=cost))
+    copy = replace(cached, number=2, copy_of=1)  # takes its twin's outcome over
+    assert saved_words([plain, cached, copy]) == (
+        "1 of 2 points began at their frozen depth: 12.3 s to compute hidden states once, 241 s of passes through "
+        "frozen blocks not run again"
+    )

@@ -6,6 +6,7 @@ Must not know: labels' meaning, models, how rows are ordered.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,22 +33,31 @@ class Padding:
     Attributes:
         values: What fills up each column that isn't all the tokenizer's padding id.
         default: That id.
-        has_mask: Whether the model wants an attention mask.
+        has_mask: Whether the tokenizer gives an attention mask and the model takes it.
+        accepted: Which columns the model takes; None: all.
         multiple_of: Lengths are rounded up to it.
     """
 
     values: Mapping[str, int]
     default: int
     has_mask: bool
+    accepted: frozenset[str] | None = None
     multiple_of: int = 1
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, multiple_of: int = 1) -> Padding:
-        """Returns a tokenizer's padding, as `DataCollatorWithPadding` does it."""
+    def of(cls, tokenizer: PreTrainedTokenizerBase, model: Any = None, multiple_of: int = 1) -> Padding:
+        """Returns a tokenizer's padding, as `DataCollatorWithPadding` does it.
+
+        Args:
+            tokenizer: The model's.
+            model: Columns that its class's forward does not name are left out, as Trainer does; None: none are.
+            multiple_of: Lengths are rounded up to it.
+        """
+        accepted = None if model is None else frozenset(inspect.signature(type(model).forward).parameters)
         values = {"token_type_ids": tokenizer.pad_token_type_id, "special_tokens_mask": 1, _MASK: 0}
         pad: Any = tokenizer.pad_token_id
-        has_mask = _MASK in tokenizer.model_input_names
-        return cls(values=values, default=int(pad), has_mask=has_mask, multiple_of=multiple_of)
+        has_mask = _MASK in tokenizer.model_input_names and (accepted is None or _MASK in accepted)
+        return cls(values=values, default=int(pad), has_mask=has_mask, accepted=accepted, multiple_of=multiple_of)
 
 
 class TokenTable:
@@ -95,7 +105,7 @@ class TokenTable:
         """Returns a batch of some rows: the tokenizer's columns, `[B, T]`, T the longest row's."""
         numbers = np.asarray(numbers, dtype=np.int64)
         lengths = self.lengths[numbers]
-        longest = int(lengths.max())
+        longest = max(1, int(lengths.max()))  # rows without tokens are padding
         width = -(-longest // padding.multiple_of) * padding.multiple_of
         there = np.arange(width) < lengths[:, None]
         positions = (self._starts[numbers][:, None] + np.arange(width))[there]
@@ -112,6 +122,8 @@ class TokenTable:
     ) -> dict[str, torch.Tensor]:
         batch = {}
         for name, values in self._values.items():
+            if padding.accepted is not None and name not in padding.accepted:
+                continue
             filled = np.full(there.shape, padding.values.get(name, padding.default), dtype=np.int64)
             filled[there] = values[positions]
             batch[name] = torch.from_numpy(filled)

@@ -1,4 +1,4 @@
-"""Owns: texts -> token ids, cached and memory-mapped. Must not know: labels' meaning, models."""
+"""Owns: texts -> token ids, cached on the disk. Must not know: labels' meaning, models."""
 
 from __future__ import annotations
 

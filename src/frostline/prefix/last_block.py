@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _ALIKE = 1e-4
 """How far logits may be apart, of their size, on a row of other padding: seen are 1e-7 in fp32."""
 
+_PROBE_TOKENS = 8
+
 Weights = tuple[torch.Tensor, torch.Tensor | None]
 """Of a projection: `[out, in]` and a bias `[out]`."""
 
@@ -115,7 +117,7 @@ def read_block(anatomy: Anatomy, position: str | None, *, is_checked: bool = Fal
     """
     try:
         if position is None:
-            raise LookupError("its head reads more than one position")
+            raise LookupError("its head does not read one position of every row")
         block = ReadBlock(anatomy, position)
         if not is_checked:
             _check(anatomy, block, position)
@@ -181,7 +183,7 @@ def _kept(mask: torch.Tensor, is_first: bool) -> torch.Tensor:
 
 @torch.no_grad()
 def _check(anatomy: Anatomy, block: ReadBlock, position: str) -> None:
-    """Compares logits with and without, on rows of 5, 3 and 4 tokens.
+    """Compares logits with and without, on rows with padding and, since then there may be no mask at all, without.
 
     Raises:
         ValueError: They differ.
@@ -189,20 +191,24 @@ def _check(anatomy: Anatomy, block: ReadBlock, position: str) -> None:
     model: Any = anatomy.model
     device = next(model.parameters()).device
     pad = getattr(model.config, "pad_token_id", None)
-    ids = torch.tensor([[token for token in range(12) if token != pad][5:10]] * 3, device=device)
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0]], device=device)
-    ids = ids.masked_fill(mask == 0, 0 if pad is None else pad)
+    row = [token for token in range(_PROBE_TOKENS + 6) if token != pad][5 : _PROBE_TOKENS + 5]
+    ids = torch.tensor([row, row[::-1], row], device=device)
+    padded = torch.ones_like(ids)
+    padded[1, 3:] = padded[2, -1:] = 0
     was_training = model.training
     model.eval()
     try:
-        whole = model(input_ids=ids, attention_mask=mask).logits.float()
-        with block.attached():
-            read = model(input_ids=ids, attention_mask=mask).logits.float()
+        for mask in (padded, torch.ones_like(ids)):
+            batch = {"input_ids": ids.masked_fill(mask == 0, 0 if pad is None else pad), "attention_mask": mask}
+            whole = model(**batch).logits.float()
+            with block.attached():
+                read = model(**batch).logits.float()
+            apart, scale = float((whole - read).abs().max()), float(whole.abs().max())
+            if not apart <= _ALIKE * scale + 1e-7:
+                where = f"at the {position} position alone it gives other logits"
+                raise ValueError(f"{where} ({apart:.1e} apart, of {scale:.1e})")
     finally:
         model.train(was_training)
-    apart, scale = float((whole - read).abs().max()), float(whole.abs().max())
-    if not apart <= _ALIKE * scale + 1e-7:
-        raise ValueError(f"at the {position} position alone it gives other logits ({apart:.1e} apart, of {scale:.1e})")
 
 
 def _take_apart(block: nn.Module) -> _Parts:

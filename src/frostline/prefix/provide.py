@@ -108,7 +108,7 @@ class Provided:
     Attributes:
         rows: Hidden states of each row.
         pass_s: Seconds that one pass over the rows took up to this depth, when it was computed.
-        fill_s: Seconds in which they were computed, written or waited for just now; 0 if they were there.
+        fill_s: Seconds in which this process computed and wrote them just now; 0 if they were there, or if it waited.
     """
 
     rows: Rows
@@ -139,7 +139,7 @@ def provide(
     Raises:
         CacheError: There is no room, or what is computed is not finite.
     """
-    began = time.monotonic()
+    fill_s = 0.0
     entry, lengths = _entry(store, prefix, table), table.lengths
     shapes = {each: prefix.shape(each, lengths) for each in sorted({depth, *also})}
     rows = entry.open(prefix.name(depth), shapes[depth], alive)
@@ -155,11 +155,13 @@ def provide(
             if start is not None:
                 kept.add((entry.folder, prefix.name(start[0])))
             store.make_room(sum(shape.num_bytes for shape in missing.values()), kept)
+            began = time.monotonic()
             _make(prefix, entry, missing, table, alive, start)
+            fill_s = time.monotonic() - began
             rows = entry.open(prefix.name(depth), shapes[depth], alive)
     if rows is None:
         raise CacheError(f"{entry.folder} was written and can't be read back")
-    return Provided(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=time.monotonic() - began)
+    return Provided(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=fill_s)
 
 
 def _start(

@@ -103,12 +103,13 @@ def saved_words(points: Sequence[Point]) -> str:
     Both times are measured: filling by its own clock, what was saved as the passes that were not run through the frozen
     blocks, each at the time that it took while filling.
     """
-    costs = [point.outcome.cost for point in points if point.outcome is not None and "saved_s" in point.outcome.cost]
+    own = [point for point in points if point.outcome is not None and point.copy_of is None]
+    costs = [point.outcome.cost for point in own if point.outcome is not None and "saved_s" in point.outcome.cost]
     if not costs:
         return ""
     saved, fill = sum(cost["saved_s"] for cost in costs), sum(cost.get("fill_s", 0.0) for cost in costs)
     return (
-        f"{len(costs)} of {len(points)} points began at their frozen depth: {_seconds(fill)} to compute hidden states "
+        f"{len(costs)} of {len(own)} points began at their frozen depth: {_seconds(fill)} to compute hidden states "
         f"once, {_seconds(saved)} of passes through frozen blocks not run again"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
@@ -15,12 +14,11 @@ from typing import Any
 import torch
 
 from frostline import assets
-from frostline.anatomy import Anatomy
 from frostline.dataset import Padding, Tokenized, TokenTable
 from frostline.errors import UserError
+from frostline.model import config_sha256
 from frostline.prefix.entry import CacheError
 from frostline.prefix.fill import OverflowInPrefixError
-from frostline.prefix.last_block import ReadBlock
 from frostline.prefix.provide import Prefix, Table, is_there, num_bytes, provide
 from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size
@@ -28,6 +26,7 @@ from frostline.record import TELL, Sharing
 from frostline.spec import CacheMode, Precision, RunSpec
 from frostline.train.batches import Collator, HiddenRows
 from frostline.train.device import Machine
+from frostline.train.looked import Looked
 from frostline.train.worth import estimate
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ class Cached:
         part: What is trained: attached, it wants hidden states.
         hidden: These, for each row.
         facts: For the run's provenance.
-        fill_s: Seconds in which hidden states were computed, written or waited for.
+        fill_s: Seconds in which this run computed and wrote hidden states.
         pass_s: Seconds that one pass through the frozen blocks took when they were: training rows, held-out rows.
     """
 
@@ -73,10 +72,8 @@ class Request:
     Attributes:
         spec: The run.
         machine: Device and precision, decided.
-        anatomy: The model, frozen, on the CPU.
+        looked: The model, frozen, on the CPU.
         depth: How many blocks are frozen; None: nothing is.
-        position: Which position of the last hidden state the head reads, if it is just one.
-        reading: Computes the last block for it alone, if the architecture allows.
         tables: Tokenized rows.
         padding: How a batch of them is filled up.
         facts: Hashes of weights and tokenizer, versions: what the prefix depends on.
@@ -88,10 +85,8 @@ class Request:
 
     spec: RunSpec
     machine: Machine
-    anatomy: Anatomy
+    looked: Looked
     depth: int | None
-    position: str | None
-    reading: ReadBlock | None
     tables: Tokenized
     padding: Padding
     facts: Mapping[str, Any]
@@ -111,7 +106,7 @@ def open_cache(request: Request) -> Cached | None:
         log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
     if mode is CacheMode.OFF if begun is None else begun.endswith(OFF):
         return None
-    why_not = _cannot(request.anatomy, request.depth, request.spec.training.frozen_dropout)
+    why_not = _cannot(request.looked, request.depth, request.spec.training.frozen_dropout)
     if why_not is None:
         assert request.depth is not None
         try:
@@ -144,13 +139,16 @@ def filled_on(facts: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
-def _cannot(anatomy: Anatomy, depth: int | None, dropout: bool) -> str | None:
+def _cannot(looked: Looked, depth: int | None, dropout: bool) -> str | None:
     if depth is None:
         return "nothing is frozen"
     if depth == 0:
         return "only the embeddings are frozen"
     if dropout:
         return "the frozen part drops out at random (training.frozen_dropout=true)"
+    if not looked.is_steady:
+        return "the model's forward changes the model"
+    anatomy = looked.anatomy
     if getattr(anatomy.model.config, "layerdrop", 0.0):
         return "the model drops whole blocks at random (layerdrop)"
     if not hasattr(anatomy.model.config, "hidden_size"):
@@ -163,9 +161,13 @@ _CHECKED: set[str] = set()
 
 
 def _open(request: Request, depth: int) -> Cached:
-    spec, machine, anatomy, sharing = request.spec, request.machine, request.anatomy, request.sharing
+    spec, machine, looked, sharing = request.spec, request.machine, request.looked, request.sharing
+    anatomy = looked.anatomy
     model = anatomy.model
-    threads = filled_on(request.begun) or sharing.threads or machine.threads
+    if request.begun is None:
+        threads = sharing.threads or machine.threads
+    else:
+        threads = filled_on(request.begun) or machine.threads
     tables = (request.tables.train, request.tables.evaluation)
     if any((table.lengths == 0).any() for table in tables):
         raise CacheError("a row has no tokens")
@@ -185,8 +187,8 @@ def _open(request: Request, depth: int) -> Cached:
         about={"model": spec.model_name, "dataset": spec.dataset_name},
         width=hidden_size(model),
         dtype="float32",
-        position=request.position,
-        reading=request.reading,
+        position=looked.position,
+        reading=looked.reading,
         autocast=partial(_autocast, machine),
         threads=threads,
     )
@@ -220,9 +222,10 @@ def _open(request: Request, depth: int) -> Cached:
     if checked not in _CHECKED:
         _check(request, suffix, hidden)
         _CHECKED.add(checked)
+    part = TrainedPart(anatomy, depth)
     suffix.attach()
     return Cached(
-        part=TrainedPart(anatomy, depth),
+        part=part,
         hidden=hidden,
         facts=f"depth {depth}"
         + (f", {position} position" if position else "")
@@ -239,7 +242,7 @@ def _check(request: Request, suffix: Suffix, hidden: HiddenRows) -> None:
     Raises:
         CacheError: They differ by more than other padding explains: rows of this model depend on their padding.
     """
-    model: Any = request.anatomy.model
+    model: Any = request.looked.anatomy.model
     machine, train = request.machine, request.tables.train
     two = [int(train.lengths.argmin()), int(train.lengths.argmax())]
     plain = train.inputs(two, request.padding)
@@ -259,21 +262,6 @@ def _check(request: Request, suffix: Suffix, hidden: HiddenRows) -> None:
     allowed = _ALIKE if machine.precision is Precision.FP32 else _ALIKE_HALF
     if not apart <= allowed * scale + 1e-7:
         raise CacheError(f"rows of this model depend on their padding (logits {apart:.1e} apart, of {scale:.1e})")
-
-
-def config_sha256(config: Any) -> str:
-    """Returns a sha256 of what the config says of the computation; label names are the head's."""
-    own = {
-        "id2label",
-        "label2id",
-        "num_labels",
-        "problem_type",
-        "_name_or_path",
-        "transformers_version",
-        "architectures",
-    }
-    data = {key: value for key, value in config.to_dict().items() if key not in own}
-    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _table(name: str, table: TokenTable, padding: Padding) -> Table:

@@ -62,7 +62,8 @@ class Ledger:
         last_eval_step: The newest evaluation's step.
         last_metrics: The newest evaluation's metrics.
         eval_s: Seconds spent evaluating, before a resume too.
-        num_evals: Evaluations of this process.
+        num_evals: Evaluations, before a resume too.
+        fill_s: Seconds in which hidden states were computed before a resume.
         verdict: What the monitor said last.
     """
 
@@ -71,6 +72,7 @@ class Ledger:
     last_metrics: dict[str, float] = field(default_factory=dict)
     eval_s: float = 0.0
     num_evals: int = 0
+    fill_s: float = 0.0
     verdict: Verdict = Verdict.GO
     _carried: tuple[float, float] = (0.0, 0.0)
     _began: float | None = None
@@ -84,10 +86,11 @@ class Ledger:
         """Training has ended, the last evaluation included; may be called again."""
         self._ended = time.monotonic()
 
-    def carry(self, train_s: float, eval_s: float) -> None:
+    def carry(self, cost: Mapping[str, Any]) -> None:
         """Takes over what the interrupted run took up to its checkpoint."""
-        self._carried = (train_s, eval_s)
-        self.eval_s = eval_s
+        self._carried = (float(cost["train_s"]), float(cost["eval_s"]))
+        self.eval_s = self._carried[1]
+        self.num_evals, self.fill_s = int(cost.get("num_evals", 0)), float(cost.get("fill_s", 0.0))
 
     @property
     def train_s(self) -> float:
@@ -262,7 +265,13 @@ class CheckpointCallback(TrainerCallback):
             "spec_digest": self._spec_digest,
             "best": {"step": best.step, "value": best.value, "metrics": best.metrics},
             "last": {"step": self._ledger.last_eval_step, "metrics": self._ledger.last_metrics},
-            "cost": {"train_s": self._ledger.train_s, "eval_s": self._ledger.eval_s},
+            "cost": {
+                "train_s": self._ledger.train_s,
+                "eval_s": self._ledger.eval_s,
+                "num_evals": self._ledger.num_evals,
+                "fill_s": self._ledger.fill_s,
+            },
+            "precision": self._provenance["compute"]["precision"],
             "epoch": state.epoch,
             "window": self._window.read(),
             "versions": dict(self._provenance["versions"]),
@@ -373,7 +382,7 @@ def restore_ledger(ledger: Ledger, checkpoint: Path, manifest: Mapping[str, Any]
     """Fills a ledger with what a checkpoint knows of the evaluations before it."""
     best, last = manifest["best"], manifest["last"]
     ledger.last_eval_step, ledger.last_metrics = last["step"], dict(last["metrics"])
-    ledger.carry(float(manifest["cost"]["train_s"]), float(manifest["cost"]["eval_s"]))
+    ledger.carry(manifest["cost"])
     if best["step"] is not None:
         ledger.best = Best(
             step=best["step"],

@@ -155,8 +155,11 @@ class _Course:
             assembly.trainer.add_callback(callbacks.UntilCallback(self._until_step, assembly.ledger))
         self._flops_per_epoch = flops_per_epoch(setup.loaded.model, setup.tables.train.num_tokens)
         if checkpoint is not None:
+            _tell_precision(checkpoint[1].get("precision"), setup.machine.precision.value)
             _tell_versions(checkpoint[1].get("versions", {}), setup.provenance["versions"])
             _carry_over(checkpoint, assembly, resume_from, self._recorder)
+        if setup.cached is not None:
+            assembly.ledger.fill_s += setup.cached.fill_s
         log.info(
             "%s: training on %s (%s, %d threads), %d rows, recorded in %s",
             spec.name(), setup.machine.device, setup.machine.precision.value, setup.machine.threads,
@@ -243,7 +246,7 @@ class _Course:
             peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else self._memory.read(),
             peak_of="cuda" if on_gpu else "process",
             flops=None if self._flops_per_epoch is None else self._flops_per_epoch * self._epoch,
-            fill_s=None if self._cached is None else self._cached.fill_s,
+            fill_s=None if self._cached is None else ledger.fill_s,
             saved_s=None if self._cached is None else self._cached.saved_s(self._epoch, ledger.num_evals),
         )
 
@@ -255,6 +258,12 @@ def _find_checkpoint(spec: RunSpec, resume_from: Path | None) -> tuple[Path, dic
     if manifest.get("spec_digest") != spec.digest():
         raise UserError(f"resume={resume_from}: its checkpoint is of another config; compare its spec.json")
     return path, manifest
+
+
+def _tell_precision(then: str | None, now: str) -> None:
+    """Says that `training.precision=auto` came to something else than where the run began."""
+    if then is not None and then != now:
+        log.warning("resume: the run began in %s and goes on in %s, as training.precision=auto decides here", then, now)
 
 
 def _tell_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -23,12 +23,12 @@ from frostline.freeze import FrozenPart, freeze_prefix
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
-from frostline.prefix.last_block import position_of, read_block
 from frostline.record import Sharing
-from frostline.spec import FreezeName, LastBlock, RunSpec, Source
+from frostline.spec import CacheMode, FreezeName, LastBlock, RunSpec, Source
 from frostline.train import warm
-from frostline.train.cached import Cached, Request, config_sha256, open_cache, told
+from frostline.train.cached import Cached, Request, open_cache, told
 from frostline.train.device import Machine, seed_everything, set_up
+from frostline.train.looked import look
 from frostline.train.progress import wants_bar
 from frostline.train.warm import Kept
 
@@ -109,25 +109,26 @@ def prepare(
     cut = sum(tables.truncated.values())
     if cut:
         _warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={max_tokens}, which were cut: {cut}")
-    seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
-    loaded = model.load_model(
-        spec.model, folder, task=spec.dataset.task, label_names=rows.label_names, tokenizer=tokenizer
-    )
-    anatomy = _anatomy(loaded, spec)
-    model.check_fresh(loaded.fresh, [name for name, _ in anatomy.prefix(anatomy.num_blocks)], folder)
-    kind = f"{type(loaded.model).__name__} {config_sha256(loaded.model.config)}"
-    dropout = spec.training.frozen_dropout
-    frozen = freeze_prefix(anatomy, spec.freeze, f"{loaded.weights_sha256} {kind}", dropout=dropout)
+
+    def load() -> tuple[LoadedModel, Anatomy]:
+        seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
+        loaded = model.load_model(
+            spec.model, folder, task=spec.dataset.task, label_names=rows.label_names, tokenizer=tokenizer
+        )
+        anatomy = _anatomy(loaded, spec)
+        model.check_fresh(loaded.fresh, [name for name, _ in anatomy.prefix(anatomy.num_blocks)], folder)
+        return loaded, anatomy
+
+    looked = look(load, tables, wanted=_wants_look(spec, begun))
+    loaded, anatomy, reading = looked.loaded, looked.anatomy, looked.reading
+    origin, dropout = f"{loaded.weights_sha256} {looked.kind}", spec.training.frozen_dropout
+    frozen = freeze_prefix(anatomy, spec.freeze, origin, dropout=dropout)
     seen = {
         **provenance.capture(),
         "weights_sha256": loaded.weights_sha256,
         "tokenizer_sha256": tokenizer_sha256,
         "data_fingerprint": rows.fingerprint,
     }
-    position = _read_position(_POSITIONS.get(kind, lambda: position_of(anatomy)), anatomy, tables)
-    reading = read_block(anatomy, position, is_checked=kind in _READ)
-    if reading is not None:
-        _READ.add(kind)
     reads = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
     if reading is not None and reads:
         reading.attach()
@@ -135,12 +136,10 @@ def prepare(
         Request(
             spec=spec,
             machine=machine,
-            anatomy=anatomy,
             depth=frozen.frozen.depth,
-            position=position,
-            reading=reading,
+            looked=looked,
             tables=tables,
-            padding=Padding.of(tokenizer),
+            padding=Padding.of(tokenizer, loaded.model),
             facts=_prefix_facts(seen),
             sharing=sharing or Sharing(),
             begun=begun,
@@ -169,25 +168,17 @@ def prepare(
             "compute": {
                 **machine.describe(),
                 "prefix_cache": told(cached, begun),
-                "last_block": f"{position} position" if reads else "whole",
+                "last_block": f"{looked.position} position" if reads else "whole",
             },
         },
     )
 
 
-_POSITIONS: Kept[str | None] = Kept()
-_READ: set[str] = set()
-"""Kinds of models whose last block was found to be the same at the read position alone."""
-
-
-def _read_position(position: str | None, anatomy: Anatomy, tables: Tokenized) -> str | None:
-    """Returns the position that the head reads, if it is the same one of every row."""
-    if position == "last":
-        # A decoder's head looks for the last id that isn't the padding's: a row may end in just that one.
-        pad = getattr(anatomy.model.config, "pad_token_id", None)
-        if any((table.last_tokens() == pad).any() for table in (tables.train, tables.evaluation)):
-            return None
-    return position
+def _wants_look(spec: RunSpec, begun: str | None) -> bool:
+    """Returns whether anything depends on where the model's head reads."""
+    is_frozen = spec.freeze.name is not FreezeName.NONE and spec.freeze.depth != 0
+    has_cache = spec.runtime.cache.mode is not CacheMode.OFF or begun is not None
+    return spec.training.last_block is LastBlock.READ_POSITION or (is_frozen and has_cache)
 
 
 def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def assemble(
     ]
     cached, tables, machine = setup.cached, setup.tables, setup.machine
     multiple_of = 8 if machine.device == "cuda" and machine.precision is not Precision.FP32 else 1
-    padding = Padding.of(setup.loaded.tokenizer, multiple_of)
+    padding = Padding.of(setup.loaded.tokenizer, model, multiple_of)
     hidden = cached.hidden if cached is not None else None
     trainer = Trainer(
         model=model if cached is None else cached.part,

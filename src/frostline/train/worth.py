@@ -1,7 +1,8 @@
 """Owns: whether hidden states that are computed once and read often are worth it. Must not know: where they are kept.
 
 A run without the cache takes `passes x compute` seconds in its frozen blocks; with it, one filling and `passes x read`.
-Both are measured on a few rows of the run itself, on its machine, before it is decided.
+Computing is measured on a few rows of the run itself, and so is bringing their hidden states to the device; how fast a
+disk reads what memory can't hold is assumed.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from frostline.spec import Every, RunSpec
 _PAYS_FROM = 1.5
 """Computed passes that must be saved for one filling, which also writes (assumed: a margin for the unforeseen)."""
 
-_PROBE_ROWS = 8
+_PROBE_TOKENS = 1024
+"""Of the rows that are measured (assumed: enough that a GPU's or a thread's start does not show)."""
 _DISK_BYTES_PER_S = 2e8
 """Of what memory can't hold (assumed: a common network disk; local ones are faster)."""
 
@@ -77,8 +79,10 @@ def estimate(prefix: Prefix, depth: int, tables: Sequence[Table], spec: RunSpec,
     if passes < _PAYS_FROM:
         return Estimate(passes=passes, compute_s=math.nan, read_s=math.nan)
     train = tables[0]
-    middle, half = len(train.lengths) // 2, _PROBE_ROWS // 2
-    rows = np.argsort(train.lengths, kind="stable")[max(0, middle - half) : middle + half]
+    order = np.argsort(train.lengths, kind="stable")
+    middle = len(order) // 2
+    half = max(1, _PROBE_TOKENS // max(1, int(train.lengths[order[middle]])) // 2)
+    rows = order[max(0, middle - half) : middle + half]
     kept: dict[int, torch.Tensor] = {}
 
     def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:

@@ -307,7 +307,7 @@ class BatchExecutor:
                 "name": label(task.params) + (f" s{spec.seed}" if several else ""),
                 "params": dict(task.params),
                 "tags": {"frostline.point": str(task.number), "frostline.kind": "trial"},
-                "sharing": {"num_runs": self._sharing.num_runs, "depths": self._sharing.depths},
+                "sharing": {"num_runs": self._sharing.num_runs, "depths": []},
             }
             write_atomically(folder / CHILD_FILE, json.dumps(child))
             where = [f"hydra.sweep.dir={_quoted(str(folder.parent))}", f"hydra.sweep.subdir={_quoted(folder.name)}"]
