@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from frostline.cli.sweeping.trial import SeedRun, TrialJob, adopt_retry, child_of, finished
+from frostline.cli.sweeping.trial import TrialJob, adopt_retry, bury, finished
 from frostline.record import write_atomically
 from frostline.result import RESULT_FILE, RunResult, Status
-from frostline.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -33,15 +32,6 @@ def record_lost(trial: TrialJob, reason: str) -> None:
                 write_atomically(seed_run.folder / RESULT_FILE, result.to_json())
             except OSError as error:
                 log.warning("%s: its end can't be written there (%s)", seed_run.folder, error.strerror)
-        _bury(trial, seed_run, spec, result)
+        bury(trial, seed_run, spec, result)
         if lost:
             return
-
-
-def _bury(trial: TrialJob, seed_run: SeedRun, spec: RunSpec, result: RunResult) -> None:
-    if not seed_run.job.tracking.enabled:
-        return
-    from frostline.tracking import MlflowRecorder
-
-    child = child_of(trial, spec.seed)
-    MlflowRecorder(seed_run.job.tracking, spec, seed_run.folder, child=child, reopen=True).bury(result)

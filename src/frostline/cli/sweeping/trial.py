@@ -208,6 +208,7 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tu
     spec, note = adopt_retry(seed_run)
     done = finished(seed_run, spec)
     if done is not None:
+        bury(trial, seed_run, spec, done)  # it may have been killed between its last file and the store
         return done, False, note
     result, went_on = _train(trial, seed_run, spec, monitor)
     if result is not None and _out_of_memory(result) and (smaller := _half_batch(spec)) is not None:
@@ -269,6 +270,16 @@ def child_of(trial: TrialJob, seed: int, *, retried: bool = False) -> Child:
         tags["frostline.retried"] = _OOM_NOTE
     name = f"{trial.name} s{seed}" if trial.several else trial.name
     return Child(parent=trial.parent, name=name, params=trial.params, tags=tags)
+
+
+def bury(trial: TrialJob, seed_run: SeedRun, spec: RunSpec, result: RunResult) -> None:
+    """Tells MLflow how a run ended whose process did not: nothing if it has heard it."""
+    if not seed_run.job.tracking.enabled:
+        return
+    from frostline.tracking import MlflowRecorder
+
+    child = child_of(trial, spec.seed)
+    MlflowRecorder(seed_run.job.tracking, spec, seed_run.folder, child=child, reopen=True).bury(result)
 
 
 def finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
