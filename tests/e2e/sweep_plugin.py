@@ -64,11 +64,13 @@ def hungry(groups, spec):
 
 @OPTIMIZERS.register("slow")
 def slow(groups, spec):
-    """AdamW that takes its time, so that a test can come in between."""
+    """AdamW that takes its time, so that a test can come in between; it touches SLOW_MARK once a step has begun."""
     optimizer = _adamw(groups, spec)
     step = optimizer.step
 
     def wait(*args, **kwargs):
+        if mark := os.environ.get("SLOW_MARK"):
+            Path(mark).touch()
         time.sleep(float(os.environ.get("SLOW_S", "0.1")))
         return step(*args, **kwargs)
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import time
 import zlib
 from pathlib import Path
 
@@ -582,16 +583,14 @@ def test_one_signal_finishes_the_step_and_the_same_command_goes_on(tmp_path, tin
 
 def test_two_signals_stop_at_once(tmp_path, tiny):
     slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(4)]
-    process = start("sweep", "lr_x_depth", *tiny, *slow, cwd=tmp_path, SLOW_S="30", **PLUGIN)
-    folder = tmp_path / "runs" / "lr_x_depth"
-    wait_for(lambda: (folder / "000" / "spec.json").exists())
-    log = folder / "000" / "run.log"
-    wait_for(lambda: log.exists() and "training on" in log.read_text())
+    in_a_step = tmp_path / "in-a-step"
+    process = start(
+        "sweep", "lr_x_depth", *tiny, *slow, cwd=tmp_path, SLOW_S="30", SLOW_MARK=str(in_a_step), **PLUGIN
+    )
+    # Before its first step a trial ends at the first signal, and the sweep with it.
+    wait_for(in_a_step.exists)
     workers = worker_pids(process.pid)
     interrupt(process)
-    wait_for(lambda: True, 1)
-    import time
-
     time.sleep(1)
     interrupt(process)
     _, err = process.communicate(timeout=20)  # a step takes 30 s
