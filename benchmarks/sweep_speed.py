@@ -179,11 +179,12 @@ def c_loop(specs: list[RunSpec], number: int) -> float:
 
 
 def variants(options: argparse.Namespace) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yields what to measure B with: its defaults, and for --ablation nothing, each lever alone, and all but each."""
+    """Yields what to measure B with: its defaults; for --ablation nothing, each lever alone, all but each as well."""
     if options.ablation:
         yield "nothing", ()
         yield from ((f"{lever} alone", (lever,)) for lever in LEVERS)
-        yield from ((f"all but {lever}", tuple(other for other in LEVERS if other != lever)) for lever in LEVERS)
+    left_out = LEVERS if options.ablation else options.without
+    yield from ((f"all but {lever}", tuple(other for other in LEVERS if other != lever)) for lever in left_out)
     yield "all", LEVERS
 
 
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--a-trials", type=int, default=1)
     parser.add_argument("--c", type=int, default=0)
     parser.add_argument("--ablation", action="store_true")
+    parser.add_argument("--without", nargs="+", default=[], choices=LEVERS, help="also measure B with all but these")
     options = parser.parse_args()
     specs, seen = specs_of(options), capture()
     print(
@@ -221,7 +223,7 @@ def main() -> None:
         train(with_levers(small, ()), Sharing(), str(own))
         for repeat in range(options.repeats):
             a = a_loop(specs, options.a_trials)
-            line = [f"A {a:.1f} s"]
+            line, took = [f"A {a:.1f} s"], {}
             if options.c:
                 c = c_loop(specs, options.c)
                 ratios.setdefault("C / A", []).append(c / a)
@@ -231,7 +233,10 @@ def main() -> None:
                 these = [with_levers(spec, levers) for spec in specs]
                 b = workers.loop(these, own)
                 ratios.setdefault(f"A / B, {name}", []).append(a / b)
+                took[name] = b
                 line.append(f"B {name} {b:.1f} s")
+            for lever in options.without:
+                ratios.setdefault(f"B all / B all but {lever}", []).append(took["all"] / took[f"all but {lever}"])
             again = workers.loop(these, own)
             ratios.setdefault("A / B warm", []).append(a / again)
             print(f"  {repeat + 1}: {', '.join(line)}, B warm {again:.1f} s", flush=True)
