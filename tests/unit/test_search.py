@@ -819,3 +819,24 @@ def test_ten_thousand_points_in_bounded_memory(tmp_path):
     assert len(summary.points) == 10_000
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mb < 300
+
+
+def test_a_database_whose_tables_another_host_is_just_making_is_waited_for(monkeypatch, tmp_path):
+    from frostline.search import storages
+
+    real, failed = storages.RDBStorage, []
+
+    def busy(url):
+        if len(failed) < 2:
+            failed.append(url)
+            raise RuntimeError('duplicate key value violates unique constraint "pg_type_typname_nsp_index"')
+        return real(url)
+
+    monkeypatch.setattr(storages, "_MAKING_S", (0.01, 0.01))
+    monkeypatch.setattr(storages, "RDBStorage", busy)
+    assert open_url(f"sqlite:///{tmp_path / 'a.db'}") is not None
+    assert len(failed) == 2
+    monkeypatch.setattr(storages, "_MAKING_S", ())
+    failed.clear()
+    with pytest.raises(UserError, match=r"sweep\.storage=sqlite:.*duplicate key"):
+        open_url(f"sqlite:///{tmp_path / 'b.db'}")

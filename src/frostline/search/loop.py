@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 import time
@@ -16,6 +17,11 @@ from frostline.point import Outcome, Point, State
 from frostline.search.choice import Task, finalists
 from frostline.search.study import Study
 from frostline.spec import SweepSpec
+
+log = logging.getLogger(__name__)
+
+_LOOK_S = 2.0
+"""How often a parent that has nothing to begin looks what has become of other parents' points."""
 
 _ALIKE = 3
 """So many first points that fail for the same reason stop the sweep: the cause is not in the point."""
@@ -111,6 +117,7 @@ def search(
     total: int,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Summary:
     """Trains points until the study has its total, then takes the best ones to the end.
 
@@ -123,13 +130,13 @@ def search(
         total: Points in all, those of earlier commands included.
         should_stop: Asked now and then; true ends the sweep as an interruption.
         clock: Seconds, for `timeout_s`; never the wall clock, which may jump.
+        sleep: Waits for so many seconds, where only other parents on the storage are at work.
     """
-    course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock)
-    course.stage(1, course.next_point)
+    course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock, sleep)
+    course.stage(1, course.next_point, lambda: study.others_at_work(total))
     if course.stopped is None:
-        # Of several parents on one storage each takes its own points to the end: their checkpoints lie with it.
-        queue = (task for task in finalists(study.points(), plan, maximize) if study.owns(task.number))
-        course.stage(2, lambda: next(queue, None))
+        course.choose_finalists()
+        course.stage(2, course.next_finalist, course.finalists_elsewhere)
     return Summary(points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal)
 
 
@@ -146,7 +153,10 @@ class _Course:
         total: int,
         should_stop: Callable[[], bool],
         clock: Callable[[], float],
+        sleep: Callable[[float], None],
     ) -> None:
+        self._sleep = sleep
+        self._finalists: list[Task] = []
         self._plan = plan
         self._study = study
         self._executor = executor
@@ -181,21 +191,52 @@ class _Course:
             self._study.tell(number, outcome, copy_of=twin.number)
             self._tell_listener(number)
 
-    def stage(self, stage: int, next_task: Callable[[], Task | None]) -> None:
-        """Keeps the executor busy until there is nothing left to begin and nothing runs."""
-        exhausted = False
+    def choose_finalists(self) -> None:
+        """Chooses what goes on to stage 2, among the points of all parents."""
+        self._finalists = finalists(self._study.points(), self._plan, self._maximize)
+
+    def next_finalist(self) -> Task | None:
+        """Returns the best point that waits and is ours to finish: its checkpoint lies with who trained it."""
+        for task in self._finalists:
+            if self._study.claim(task.number, task.params):
+                self._finalists.remove(task)
+                return task
+        return None
+
+    def finalists_elsewhere(self) -> bool:
+        """Returns whether another parent still has points to finish: it may die over them."""
+        if self._finalists and self._study.presence is not None:
+            waiting = {p.number for p in self._study.points() if p.outcome is not None and p.outcome.more}
+            self._finalists = [task for task in self._finalists if task.number in waiting]
+            return bool(self._finalists)
+        return False
+
+    def stage(self, stage: int, next_task: Callable[[], Task | None], elsewhere: Callable[[], bool]) -> None:
+        """Keeps the executor busy until there is nothing left to begin and nothing runs, here or elsewhere."""
+        presence = self._study.presence
+        again_s = math.inf if presence is None else min(_LOOK_S, presence.every_s)
+        look_at, told, quiet = -math.inf, False, presence is None
         while True:
             self._look_at_limits()
-            while not exhausted and self.stopped is None and self._executor.free > 0:
+            while self._clock() >= look_at and self.stopped is None and self._executor.free > 0:
                 task = next_task()
                 if task is None:
-                    exhausted = True
+                    look_at = self._clock() + again_s
                     break
                 self._running[task.number] = task
                 self._listener.begun(task)
                 self._executor.submit(task)
             if not self._running:
-                return
+                at_work = self.stopped is None and elsewhere()
+                if self.stopped is not None or (quiet and not at_work):
+                    return
+                # Twice in a row: a point that is just being taken over belongs to nobody for a moment.
+                quiet = not at_work
+                if at_work and not told:
+                    told = True
+                    log.warning("waiting for the points that are trained on other hosts")
+                self._sleep(again_s)
+                continue
             for event in self._executor.wait():
                 if isinstance(event, Reported):
                     self._on_report(event)

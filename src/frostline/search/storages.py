@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import random
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,12 @@ from frostline.errors import UserError
 from frostline.provenance import redact
 
 log = logging.getLogger(__name__)
+
+_BEING_MADE = ("already exists", "duplicate key", "unique constraint")
+"""What a database says to the second of two that make the same tables."""
+
+_MAKING_S = (0.2, 0.5, 1.0, 2.0, 3.0)
+"""Seconds to wait for the first one: hosts that begin together all find an empty database."""
 
 
 class CorruptStudyError(Exception):
@@ -83,14 +91,19 @@ def open_url(url: str) -> BaseStorage:
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             what = error.strerror if isinstance(error, OSError) else "it is no journal of Optuna's, or damaged"
             raise UserError(f"sweep.storage={url}: can't be opened: {what}") from error
-    try:
-        with quiet():
-            return RDBStorage(url)
-    except ImportError as error:
-        package = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary"}.get(error.name or "", error.name)
-        reason = f"its driver is missing: pip install {package}"
-    except Exception as error:  # noqa: BLE001 - SQLAlchemy's own tree of errors; a user's URL is wrong or out of reach
-        reason = str(error).splitlines()[0]
+    for wait_s in (*_MAKING_S, None):
+        try:
+            with quiet():
+                return RDBStorage(url)
+        except ImportError as error:
+            package = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary"}.get(error.name or "", error.name)
+            reason = f"its driver is missing: pip install {package}"
+            break
+        except Exception as error:  # noqa: BLE001 - SQLAlchemy's own tree of errors; a user's URL is wrong or out of reach
+            reason = str(error).splitlines()[0]
+            if wait_s is None or not any(word in str(error).lower() for word in _BEING_MADE):
+                break
+            time.sleep(wait_s * random.uniform(0.5, 1.5))
     raise UserError(f"sweep.storage={redact(url)}: can't be opened: {redact(reason)[:300]}")
 
 

@@ -5,6 +5,7 @@ Only the parent process of a sweep writes to the storage. Everything that a resu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -17,10 +18,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from frostline.errors import UserError
 from frostline.point import Outcome, Point, State
 from frostline.search import marks
+from frostline.search.presence import Presence
 from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import SeededSampler, distribution, make_pruner
 from frostline.search.storages import quiet
 from frostline.spec import DEPTH_KEY, Params, PrunerName, Space, SweepSpec
+
+log = logging.getLogger(__name__)
 
 _STAGE_2 = "stage 2: "
 _ORPHAN_S = 60.0  # assumed: a parent signs what it has begun within milliseconds
@@ -44,6 +48,7 @@ class Study:
         maximize: Whether more of the objective is better.
         owner: Who begins trials here, if there are several: only its own ones are gone on with. None: all are its own.
         max_steps: How many reports a point makes at most, if known; for hyperband.
+        grace_s: Seconds without a sign of life after which another owner's points are taken over; None: never.
 
     Raises:
         UserError: The study is there already with other directions.
@@ -59,6 +64,7 @@ class Study:
         maximize: bool,
         owner: str | None = None,
         max_steps: int | None = None,
+        grace_s: float | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan = plan
@@ -72,6 +78,10 @@ class Study:
         self._storage = storage
         self._directions = directions
         self._study = self._open(name)
+        self._grace_s = grace_s
+        self.presence = self._make_presence()
+        self._claims: dict[int, int] = {}
+        """Points of others that are taken to their end here, and the trials that say so."""
         found = [direction.name.lower() for direction in self._study.directions]
         if found != directions:
             raise UserError(f"study {name}: is there already, to {' and '.join(found)}; give another sweep.name")
@@ -87,6 +97,11 @@ class Study:
                 load_if_exists=True,
             )
 
+    def _make_presence(self) -> Presence | None:
+        if self._owner is None or self._grace_s is None:
+            return None
+        return Presence(self._study, self._owner, self._grace_s)
+
     @property
     def is_untouched(self) -> bool:
         """Whether nothing of it was trained yet: it may be made anew for another config."""
@@ -101,6 +116,7 @@ class Study:
         name = self._study.study_name
         optuna.delete_study(study_name=name, storage=self._storage)
         self._study = self._open(name)
+        self.presence = self._make_presence()
         self._active.clear()
         self._read_before.clear()
 
@@ -256,13 +272,14 @@ class Study:
             Number and parameters; None when there are enough.
         """
         for trial in self._trials():
-            if trial.state is TrialState.RUNNING and self._is_mine(trial) and trial.number not in self._active:
+            is_mine = trial.state is TrialState.RUNNING and self._is_mine(trial) and _is_point(trial)
+            if is_mine and trial.number not in self._active:
                 return self._suggest(Trial(self._study, trial._trial_id))
         counted = [trial for trial in self._trials() if _is_point(trial)]
         waiting = any(trial.state is TrialState.WAITING for trial in counted)
         begun = sum(trial.state is not TrialState.WAITING for trial in counted)
         if begun >= total or (not waiting and len(counted) >= total):
-            return None
+            return self.begin(total) if self._take_over() else None
         with quiet():
             asked = self._study.ask()
         earlier = [other for other in self._trials() if _is_point(other) and other.number < asked.number]
@@ -277,6 +294,92 @@ class Study:
             self._study.tell(asked, state=TrialState.FAIL)
             return self.begin(total) if queued_twice else None
         return self._suggest(asked)
+
+    def _take_over(self) -> bool:
+        """Puts a point back into the queue whose owner is gone; returns whether there was one.
+
+        Whoever ends the dead trial takes its point over: a storage ends a trial once.
+        """
+        gone = self.presence.gone() if self.presence is not None else {}
+        for trial in self._trials():
+            if trial.state is not TrialState.RUNNING or trial.user_attrs.get(marks.OWNER) not in gone:
+                continue
+            if not _is_point(trial):
+                continue
+            storage = self._study._storage
+            try:
+                storage.set_trial_user_attr(trial._trial_id, marks.SURPLUS, True)
+                storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            except (RuntimeError, KeyError):  # it has ended, or another parent was faster
+                continue
+            log.warning("point %d: its host is gone; it is taken over", trial.number)
+            params = trial.params or trial.system_attrs.get("fixed_params", {})
+            self._study.add_trial(
+                create_trial(
+                    state=TrialState.WAITING,
+                    system_attrs={"fixed_params": dict(params)},
+                    user_attrs={marks.TAKEN_FROM: trial.number},
+                )
+            )
+            return True
+        return False
+
+    def others_at_work(self, total: int) -> bool:
+        """Returns whether points of stage 1 are under way elsewhere, or waiting: the best are chosen among all.
+
+        Args:
+            total: How many points the study is to have.
+        """
+        if self.presence is None:
+            return False
+        counted = [trial for trial in self._trials() if _is_point(trial)]
+        begun = sum(trial.state is not TrialState.WAITING for trial in counted)
+        return (begun < total and len(counted) > begun) or any(
+            trial.state is TrialState.RUNNING and not self._is_mine(trial) for trial in counted
+        )
+
+    def claim(self, number: int, params: Params) -> bool:
+        """Returns whether stage 2 of a point is this parent's work: its own, or that of one who is gone.
+
+        Two parents may claim at the same moment: the one whose claim was first has it.
+        """
+        gone = self.presence.gone() if self.presence is not None else {}
+        living = [trial for trial in self._claimed(number) if trial.user_attrs.get(marks.OWNER) not in gone]
+        for trial in living:
+            if trial.user_attrs.get(marks.OWNER) == self._owner:
+                self._claims[number] = trial._trial_id
+        if living:
+            return number in self._claims
+        if any(trial.user_attrs.get(marks.CONTINUES) == number and _has_outcome(trial) for trial in self._trials()):
+            return False  # another parent has finished it
+        if self.owns(number):
+            return True
+        if self._frozen(number).user_attrs.get(marks.OWNER) not in gone:
+            return False
+        mine = create_trial(
+            state=TrialState.RUNNING,
+            params=dict(params),
+            distributions=self._distributions(params),
+            user_attrs={marks.CONTINUES: number, marks.OWNER: self._owner},
+        )
+        before = {trial.number for trial in self._trials()}
+        self._study.add_trial(mine)
+        claims = [trial for trial in self._claimed(number) if trial.user_attrs.get(marks.OWNER) not in gone]
+        own = next(t for t in claims if t.number not in before and t.user_attrs.get(marks.OWNER) == self._owner)
+        if own.number != min(trial.number for trial in claims):
+            self._study._storage.set_trial_user_attr(own._trial_id, marks.SURPLUS, True)
+            self._study._storage.set_trial_state_values(own._trial_id, TrialState.FAIL)
+            return False
+        log.warning("point %d: its host is gone; it is trained to its end here", number)
+        self._claims[number] = own._trial_id
+        return True
+
+    def _claimed(self, number: int) -> list[FrozenTrial]:
+        return [
+            trial
+            for trial in self._trials()
+            if trial.state is TrialState.RUNNING and trial.user_attrs.get(marks.CONTINUES) == number
+        ]
 
     def _suggest(self, trial: Trial) -> tuple[int, Params]:
         if self._owner is not None and marks.OWNER not in trial.user_attrs:
@@ -383,6 +486,15 @@ class Study:
     ) -> None:
         """Adds what stage 2 of a point came to, as a trial of its own."""
         done = outcome.state is State.COMPLETE
+        claim = self._claims.pop(number, None)
+        if claim is not None:
+            storage = self._study._storage
+            for step, value in (history or {}).items():
+                storage.set_trial_intermediate_value(claim, step, value)
+            storage.set_trial_user_attr(claim, marks.OUTCOME, outcome.to_dict(2))
+            state = TrialState.COMPLETE if done else TrialState.FAIL
+            storage.set_trial_state_values(claim, state, self._values(outcome) if done else None)
+            return
         self._study.add_trial(
             create_trial(
                 state=TrialState.COMPLETE if done else TrialState.FAIL,
@@ -400,7 +512,9 @@ class Study:
         """Returns all points by number; stage 2 is merged into the point that it continued."""
         trials = self._trials()
         continued = {
-            trial.user_attrs[marks.CONTINUES]: trial for trial in trials if marks.CONTINUES in trial.user_attrs
+            trial.user_attrs[marks.CONTINUES]: trial
+            for trial in trials
+            if marks.CONTINUES in trial.user_attrs and _has_outcome(trial)
         }
         found = [self._read(trial, continued.get(trial.number)) for trial in trials if _is_point(trial)]
         first = {point.number: point.first_quality for point in found}
@@ -444,6 +558,10 @@ class Study:
 
 def _is_point(trial: FrozenTrial) -> bool:
     return not any(key in trial.user_attrs for key in (marks.CONTINUES, marks.WARM, marks.SURPLUS))
+
+
+def _has_outcome(trial: FrozenTrial) -> bool:
+    return trial.state.is_finished() and marks.OUTCOME in trial.user_attrs
 
 
 def _point(trial: FrozenTrial, continued: FrozenTrial | None) -> Point:

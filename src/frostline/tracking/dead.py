@@ -71,6 +71,29 @@ def reconcile(uri: str, experiment_id: str) -> int:
     return count
 
 
+def end_runs_below(uri: str, parent: str, reason: str) -> int:
+    """Ends a sweep's parent run and those of its points that are RUNNING: their host is gone, nobody else will.
+
+    Args:
+        uri: Tracking URI.
+        parent: Run id.
+        reason: For the record.
+
+    Returns:
+        How many there were.
+    """
+    made = client(uri)
+    top = made.get_run(parent)
+    below = f"attributes.status = 'RUNNING' AND tags.`mlflow.parentRunId` = '{parent}'"
+    found = made.search_runs([top.info.experiment_id], below, max_results=1000)
+    running = [*found, *([top] if top.info.status == "RUNNING" else [])]
+    for run in running:
+        made.set_tag(run.info.run_id, STATUS_TAG, Status.KILLED.value)
+        made.set_tag(run.info.run_id, REASON_TAG, reason)
+        made.set_terminated(run.info.run_id, status=Status.KILLED.value)
+    return len(running)
+
+
 def _send_rest(made: MlflowClient, uri: str, run: Run) -> None:
     """Sends what the run's folder knows and the store does not."""
     from mlflow.entities import Metric

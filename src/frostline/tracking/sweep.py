@@ -28,7 +28,7 @@ from frostline.tracking.client import (
     send_params,
     source_tags,
 )
-from frostline.tracking.dead import end_dead_runs, reconcile
+from frostline.tracking.dead import end_dead_runs, end_runs_below, reconcile
 from frostline.tracking.model import MODEL_FOLDER, log_model
 from frostline.tracking.view import View, publish
 
@@ -124,6 +124,18 @@ class SweepRun:
         assert self.run_id is not None
         now_ms = int(time.time() * 1000)
         self._client.log_batch(self.run_id, metrics=[Metric(k, value, now_ms, step) for k, value in metrics.items()])
+
+    def bury(self, parent: str, reason: str) -> None:
+        """Ends the runs of another host's part of the sweep, which is gone.
+
+        Args:
+            parent: Its parent run.
+            reason: For the record.
+        """
+        if self._client is None or self._broken or not parent.isalnum():
+            return
+        with suppress(Exception):  # it may be of another store: its runs are not ours to end then
+            end_runs_below(self._tracking.uri, parent, reason)
 
     def num_missed(self) -> int:
         """Returns how many of the sweep's runs, its own included, the store has missed something of."""

@@ -1,0 +1,193 @@
+"""Parents on one storage: who is alive, and whose points are taken over."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from frostline.point import Outcome, State
+from frostline.search import Presence, Study, open_url, queue_of, search
+from tests.unit.test_search import SPACE, FakeExecutor, Quiet, make_plan
+
+GRACE_S = 60.0
+
+
+class Clock:
+    """Seconds that pass when somebody sleeps."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def storage(tmp_path):
+    return f"journal:{tmp_path / 'shared.log'}"
+
+
+@pytest.fixture
+def parent(storage):
+    """Makes a parent with a clock of its own."""
+
+    def make(owner, plan, clock=None):
+        study = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=owner, grace_s=GRACE_S)
+        study.presence = Presence(study._study, owner, GRACE_S, clock or Clock())
+        study.fill(queue_of(plan, SPACE, None))
+        study.presence.beat()
+        return study
+
+    return make
+
+
+def age(study, clock, seconds=GRACE_S + 1):
+    """Lets a parent watch the others for a while."""
+    study.presence.gone()
+    clock.now += seconds
+
+
+def done(value=0.5):
+    return Outcome(state=State.COMPLETE, by_seed={0: value})
+
+
+def test_a_parent_that_gives_no_sign_of_life_is_gone_and_one_that_does_is_not(parent):
+    plan, clock = make_plan(n_trials=4), Clock()
+    here, there, third = parent("here", plan, clock), parent("there", plan), parent("third", plan)
+    assert here.presence.gone() == {}
+    for _ in range(7):  # seven times ten seconds
+        clock.now += GRACE_S / 6
+        third.presence.beat()
+        gone = here.presence.gone()
+    assert set(gone) == {"there"}
+    there.presence.beat()  # it was only slow
+    clock.now += GRACE_S / 6
+    assert here.presence.gone() == {}
+
+
+def test_clocks_are_not_compared_and_one_that_jumps_back_takes_nobody_for_gone(parent):
+    plan = make_plan(n_trials=4)
+    clock = Clock()
+    clock.now = 1e9
+    here = parent("here", plan, clock)
+    parent("there", plan)
+    assert here.presence.gone() == {}
+    age(here, clock)
+    assert set(here.presence.gone()) == {"there"}
+
+
+def test_a_parent_that_stops_by_itself_is_gone_at_once(parent):
+    plan = make_plan(n_trials=4)
+    here, there = parent("here", plan), parent("there", plan)
+    with there.presence.shown({"host": "b", "mlflow": "abc"}):
+        assert here.presence.gone() == {}
+    here.presence._next_look = -1.0
+    (note,) = here.presence.gone().values()
+    assert (note["host"], note["mlflow"], note["left"]) == ("b", "abc", True)
+
+
+def test_signs_of_life_go_on_while_the_work_blocks(storage):
+    plan = make_plan(n_trials=4)
+    study = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner="here", grace_s=0.3)
+    assert study.presence is not None
+    other = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner="there", grace_s=60.0)
+    seen = set()
+    with study.presence.shown({}):
+        waited = threading.Event()
+        for _ in range(30):
+            waited.wait(0.05)
+            seen.add(other._study.user_attrs["frostline.alive.here"]["beat"])
+    assert len(seen) > 3
+
+
+def test_the_points_of_a_dead_parent_are_taken_over_and_the_total_is_exact(parent):
+    plan, clock = make_plan(n_trials=6, finish=1.0, first_epochs=None), Clock()
+    here, dead = parent("here", plan, clock), parent("dead", plan)
+    left = [dead.begin(6), dead.begin(6)]
+    while (begun := here.begin(6)) is not None:
+        here.tell(begun[0], done())
+    assert here.others_at_work(6)  # not gone yet: nothing is taken from it
+    assert sum(p.state is State.COMPLETE for p in here.points()) == 4
+    age(here, clock)
+    taken = []
+    while (begun := here.begin(6)) is not None:
+        taken.append(begun)
+        here.tell(begun[0], done())
+    assert [params for _, params in taken] == [params for _, params in left]
+    assert not {number for number, _ in taken} & {number for number, _ in left}
+    points = here.points()
+    assert len(points) == 6
+    assert {p.state for p in points} == {State.COMPLETE}
+    assert not here.others_at_work(6)
+    dead.tell(left[0][0], done(0.9))  # it was only cut off: what it says now counts for nothing
+    assert here.points() == points
+
+
+def test_of_two_that_see_a_dead_parents_point_one_takes_it(parent, monkeypatch):
+    plan = make_plan(n_trials=3)
+    clocks = [Clock(), Clock()]
+    one, two = (parent(name, plan, clock) for name, clock in zip(("one", "two"), clocks, strict=True))
+    dead = parent("dead", plan)
+    number, params = dead.begin(1)
+    for study, clock in zip((one, two), clocks, strict=True):
+        age(study, clock)
+    before = two._trials()
+    with monkeypatch.context() as patched:
+        assert one._take_over()
+        patched.setattr(two, "_trials", lambda: before)  # as it was a moment ago
+        assert not two._take_over()
+    (again,) = [trial for trial in two._trials() if trial.user_attrs.get("frostline.taken_from") == number]
+    assert again.system_attrs["fixed_params"] == params
+
+
+def test_stage_2_of_a_dead_parents_point_goes_to_one_of_the_others(parent):
+    plan = make_plan(n_trials=4)
+    clocks = [Clock(), Clock()]
+    one, two = (parent(name, plan, clock) for name, clock in zip(("one", "two"), clocks, strict=True))
+    dead = parent("dead", plan)
+    number, params = dead.begin(4)
+    dead.tell(number, Outcome(state=State.COMPLETE, by_seed={0: 0.7}, more=True))
+    assert not one.claim(number, params)
+    for study, clock in zip((one, two), clocks, strict=True):
+        age(study, clock)
+        study.presence.gone()
+    for study, clock in ((one, clocks[0]), (two, clocks[1])):  # these two are alive
+        study.presence.beat()
+        clock.now += GRACE_S / 6
+    assert one.claim(number, params)
+    assert one.claim(number, params)  # asked again
+    assert not two.claim(number, params)
+    again = Study(one._storage, "shared", plan, SPACE, maximize=True, owner="one", grace_s=GRACE_S)
+    assert again.claim(number, params)  # restarted in between
+    assert again.begin(0) is None  # and not taken for a point of stage 1
+    again.tell_continued(number, params, done(0.8), {1: 0.7, 3: 0.8})
+    (point,) = [p for p in two.points() if p.number == number]
+    assert (point.stage, point.state, point.quality) == (2, State.COMPLETE, 0.8)
+    assert not two.claim(number, params)  # it is finished
+    assert not dead.claim(number, params)
+    assert len([p for p in two.points() if p.number == number]) == 1
+
+
+def test_a_sweep_waits_for_the_others_and_finishes_what_a_dead_one_left(parent):
+    plan, clock = make_plan(n_trials=8), Clock()
+    dead = parent("dead", plan)
+    first = dead.begin(8)
+    dead.tell(first[0], Outcome(state=State.COMPLETE, by_seed={0: 0.99}, more=True))  # the best after stage 1
+    second = dead.begin(8)
+    here = parent("here", plan, clock)
+    executor = FakeExecutor(plan)
+    summary = search(
+        plan, here, executor, Quiet(), maximize=True, total=8, clock=clock, sleep=clock.sleep,
+    )  # fmt: skip
+    assert summary.complete
+    assert clock.now > GRACE_S  # it waited before it took anything
+    assert len(summary.points) == 8
+    assert {p.state for p in summary.points} <= {State.COMPLETE, State.PRUNED}
+    assert (first[0], 2) in executor.done  # trained to its end, from the start
+    assert second[1] in [p.params for p in summary.points]
+    assert len(executor.done) == len(set(executor.done))
+    assert {p.depth for p in summary.points if p.stage == 2} == {p.depth for p in summary.points}
