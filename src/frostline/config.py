@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 # What `hydra.utils.instantiate` would act on. A recorded config is data and must never be able to run code.
 _CODE_KEYS = frozenset({"_target_", "_args_", "_recursive_", "_partial_", "_convert_"})
 _BESIDE_THE_RUN = ("tracking", "resume", "plugins")
+_OF_SWEEPS = ("slots", "gpus_per_trial")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class Job:
         tracking: Where to record it besides its folder.
         resume: A run's folder to go on from, or None.
         plugins: Modules to import first.
-        slots: How many trials of a sweep run side by side; None: one for each GPU, or one.
+        slots: How many trials of a sweep run side by side; None: as many as there are GPUs for, or one.
+        gpus_per_trial: How many GPUs each of them gets; None: one for each of its processes.
     """
 
     run: RunSpec
@@ -49,8 +51,12 @@ class Job:
     resume: str | None
     plugins: tuple[str, ...]
     slots: int | None
+    gpus_per_trial: int | None
 
     def __post_init__(self) -> None:
+        given = self.gpus_per_trial
+        if given is not None and not 1 <= given <= 1024:
+            raise SpecError(f"runtime.gpus_per_trial={given}: must be 1 to 1024, or null for one for each process")
         if self.slots is not None and not 1 <= self.slots <= 1024:
             raise SpecError(f"runtime.slots={self.slots}: must be 1 to 1024, or null for one for each GPU")
 
@@ -74,9 +80,9 @@ def decode_job(cfg: DictConfig) -> Job:
         values.pop("sweep", None)  # how the run came about is not part of it: cli.sweeping reads it
         # What is not part of a run may be left out by a config that somebody else composed.
         rest = {"resume": None, "plugins": [], **{key: values.pop(key) for key in _BESIDE_THE_RUN if key in values}}
-        rest["slots"] = None
-        if isinstance(values.get("runtime"), dict):
-            rest["slots"] = values["runtime"].pop("slots", None)  # nothing that a run computes depends on it
+        runtime = values.get("runtime")
+        for key in _OF_SWEEPS:  # nothing that a run computes depends on them
+            rest[key] = runtime.pop(key, None) if isinstance(runtime, dict) else None
         run = RunSpec.from_dict(values)
         return decode(Job, {"run": run, **rest})
 

@@ -42,7 +42,7 @@ def known_keys() -> list[str]:
     """Returns every dotted key of a run's config, as `optimizer.lr`."""
     tracking = [f"tracking.{key}" for key in get_type_hints(TrackingSpec)]
     sweep = [f"sweep.{key}" for key in [*_dotted(SweepSpec, ""), "space", "enqueue"]]
-    return [*_dotted(RunSpec, ""), *tracking, *sweep, "resume", "plugins", "runtime.slots"]
+    return [*_dotted(RunSpec, ""), *tracking, *sweep, "resume", "plugins", "runtime.slots", "runtime.gpus_per_trial"]
 
 
 def _dotted(cls: type[Any], prefix: str) -> list[str]:

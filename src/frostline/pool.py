@@ -31,6 +31,9 @@ _HUSH_S = 0.5
 """A worker tells at most so often that it is alive."""
 
 
+_RETIRING = "retiring"
+
+
 class Kind(StrEnum):
     """What can be heard of a job."""
 
@@ -62,6 +65,7 @@ class Channel:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._told = 0.0
+        self.retiring = False
 
     def send(self, message: Any) -> None:
         """Sends a message."""
@@ -79,6 +83,10 @@ class Channel:
             self._told = time.monotonic()
             self._connection.send(None)
 
+    def retire(self) -> None:
+        """Has the process replaced once the job is done: it can't be trusted to be as it was."""
+        self.retiring = True
+
 
 class _Worker:
     """One slot's process, seen from the parent."""
@@ -88,6 +96,7 @@ class _Worker:
         self.process = process
         self.connection = connection
         self.key: int | None = None
+        self.retiring = False
         self.heard = time.monotonic()
 
 
@@ -189,10 +198,17 @@ class Pool:
                 worker.heard = time.monotonic()
                 if message is None or worker.key is None:
                     continue
+                if message == _RETIRING:
+                    worker.retiring = True
+                    continue
                 kind, value = message
                 events.append(Event(kind, worker.key, value))
                 if kind is not Kind.MESSAGE:
                     worker.key = None
+                    if worker.retiring:
+                        self._end_of(worker)
+                        self._replace(worker)
+                        return events
             dead = not worker.process.is_alive()
         except (EOFError, OSError):
             dead = True
@@ -319,6 +335,8 @@ def _main(
         finally:
             del payload
         try:
+            if channel.retiring:
+                connection.send(_RETIRING)
             connection.send((kind, value))
         except (BrokenPipeError, OSError):
             return
@@ -326,6 +344,8 @@ def _main(
             connection.send((Kind.ERROR, f"its result can't be sent: {type(error).__name__}: {error}"))
         sys.stdout.flush()
         sys.stderr.flush()
+        if channel.retiring:
+            return
 
 
 def _leave(signum: int, frame: object) -> None:

@@ -134,6 +134,11 @@ def git_diff(folder: Path, limit_bytes: int = 256 * 1024) -> str | None:
 
 
 @cache
+def num_cores() -> int:
+    """Returns the CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:

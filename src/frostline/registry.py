@@ -78,6 +78,14 @@ def _load_entry_points() -> None:
             entry.load()
 
 
+_imported: list[str] = []
+
+
+def imported_plugins() -> tuple[str, ...]:
+    """Returns the modules that were imported by `import_plugins`, in order."""
+    return tuple(_imported)
+
+
 def import_plugins(modules: Iterable[str]) -> None:
     """Imports the modules that the user named, which register what they bring.
 
@@ -93,5 +101,7 @@ def import_plugins(modules: Iterable[str]) -> None:
             sys.path.insert(0, here)
         try:
             importlib.import_module(module)
+            if module not in _imported:
+                _imported.append(module)
         except Exception as error:
             raise UserError(f"plugins: can't import {module!r}: {type(error).__name__}: {error}") from error

@@ -70,3 +70,16 @@ def postgresql(*databases: str):
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def installed(folder: Path, *requirements: str) -> str:
+    """Packages that only some tests need, from the package index, beside the environment: gives the folder.
+
+    Without their dependencies: those that are needed are there, or are named too.
+    """
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder), *requirements]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        pytest.skip(f"{', '.join(requirements)} can't be had from the package index: {last}")
+    return str(folder)

@@ -56,6 +56,8 @@ def hungry(groups, spec):
 
     optimizer = _adamw(groups, spec)
     limit = Path("hungry.txt")
+    with Path(os.environ["PIDS"]).open("a") as file:
+        print(os.getpid(), file=file)
     if limit.exists() and limit.read_text() != "fed":
         limit.write_text("fed")
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")

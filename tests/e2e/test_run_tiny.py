@@ -14,6 +14,7 @@ from frostline.errors import UserError
 from frostline.record import NullRecorder, Recorders, RunFolder
 from frostline.result import RunResult, Status
 from frostline.train import run
+from frostline.train.loss import BatchLoss
 from tests.conftest import sentences, write_csv
 
 
@@ -287,6 +288,27 @@ def test_regression(train, tmp_path):
     assert result.objective.value > 0.5
     assert set(result.metrics) == {"eval/loss", "eval/mse", "eval/mae", "eval/pearson", "eval/spearman"}
     assert result.metrics["eval/loss"] == pytest.approx(result.metrics["eval/mse"], rel=1e-3)
+
+
+def test_a_target_of_minus_100_is_a_target(train, tmp_path, monkeypatch):
+    """Trainer takes it for a token that is masked, and would divide by too few rows."""
+    seen = []
+    real = BatchLoss.__call__
+
+    def watch(self, outputs, labels, num_items_in_batch=None):
+        seen.append((len(labels), int(num_items_in_batch), bool((labels == -100).any())))
+        return real(self, outputs, labels, num_items_in_batch)
+
+    monkeypatch.setattr(BatchLoss, "__call__", watch)
+    rows = [(text, str(-100 if index % 2 else index)) for index, (text, _) in enumerate(sentences(64))]
+    result, _, _ = train(
+        f"dataset.location={write_csv(tmp_path / 'ratings.csv', rows)}", "dataset.task=regression",
+        "training=regression", "training.batch_size=16", "training.max_tokens=32", "training.max_steps=2",
+        "training.epochs=null", "training.evaluate=never", "training.keep=last",
+    )  # fmt: skip
+    assert result.status is Status.FINISHED, result.reason
+    assert any(with_it for _, _, with_it in seen)
+    assert all(rows == counted for rows, counted, _ in seen)
 
 
 def test_pairs(train, tmp_path):

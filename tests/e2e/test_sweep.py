@@ -323,7 +323,7 @@ def test_the_first_three_alike_stop_it(tmp_path, quiet):
 def test_out_of_memory_is_retried_once_with_half_the_batch(tmp_path, tiny):
     (tmp_path / "hungry.txt").write_text("hungry")
     arguments = ["plugins=[sweep_plugin]", "optimizer.name=hungry", "optimizer.lr=1e-3", "dataset.train_rows=64"]
-    done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, **PLUGIN)
+    done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, PIDS=str(tmp_path / "pids"), **PLUGIN)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
     found = points(folder)
@@ -333,6 +333,10 @@ def test_out_of_memory_is_retried_once_with_half_the_batch(tmp_path, tiny):
     assert (spec["training"]["batch_size"], spec["training"]["accumulation_steps"]) == (8, 2)
     assert "training.batch_size=8" in (folder / "000" / "overrides.yaml").read_text()
     assert json.loads((folder / "001" / "spec.json").read_text())["training"]["batch_size"] == 16
+    workers = (tmp_path / "pids").read_text().split()
+    assert len(workers) == 6
+    assert workers[0] == workers[1] != workers[2]  # the worker is replaced after it
+    assert len(set(workers[2:])) == 1
     _, children = pairs(tmp_path, "depth_only")
     retried = [run for run in children if "frostline.retried" in run.data.tags]
     assert len(retried) == 1
@@ -631,3 +635,24 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, quiet):
     done = call(*arguments, "sweep.n_trials=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [p.number for p in SweepFolder(folder).read_points()] == [0, 1, 2, 3, 4]
+
+
+def test_a_plan_is_told_before_anything_runs(tmp_path, tiny):
+    home = {"FROSTLINE_HOME": str(tmp_path / "home")}
+    done = call("plan", "lr_x_depth", *tiny, *small(12), "runtime.slots=2", "--hosts", "3", cwd=tmp_path, **home)
+    assert done.returncode == 0, done.stderr
+    assert "12 points, of which" in done.stdout
+    assert "with 2 slots on 3 hosts" in done.stdout
+    assert "limited by" in done.stdout
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+    more = ["optimizer.lr=1e-3", "sweep.space.freeze.depth.low=1", "runtime.cache=require", "--json"]
+    asked = call("plan", "depth_only", *tiny, *more, cwd=tmp_path, **home)
+    assert asked.returncode == 0, asked.stderr
+    found = json.loads(asked.stdout)
+    assert set(found["by_depth"]) == {"1", "2", "3", "4"}
+    assert found["wall_s"] > found["fill_s"] > 0
+    assert found["cache_bytes"] > 0
+    wrong = call("plan", "lr_x_dept", cwd=tmp_path)
+    assert (wrong.returncode, "no such sweep" in wrong.stderr) == (2, True)
+    assert call("plan", "lr_x_depth", "--hosts", "0", cwd=tmp_path).returncode == 2

@@ -11,6 +11,9 @@ def job(payload, channel):
     what = payload["do"]
     if what == "pid":
         return os.getpid()
+    if what == "retire":
+        channel.retire()
+        return os.getpid()
     if what == "ask":
         return channel.ask("may I?")
     if what == "meet":

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import BatchSampler
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 from frostline.dataset import Padding, TokenTable
-from frostline.train.batches import Collator, LikeLengthSampler
+from frostline.spec import Task
+from frostline.train.batches import Collator, FilledSampler, LikeLengthSampler
+from frostline.train.loss import is_row, summed_loss
 
 
 @pytest.fixture
@@ -90,3 +94,40 @@ def test_accumulation_only_cuts_the_same_steps(tokenizer):
     lengths = np.arange(1, 101)
     whole, halves = LikeLengthSampler(lengths, 16, 3), LikeLengthSampler(lengths, 8 * 2, 3)
     assert list(whole) == list(halves)
+
+
+@pytest.mark.parametrize(("labels", "task"), [([0, 1, 1], Task.CLASSIFICATION), ([0.5, -100.0, 2.0], Task.REGRESSION)])
+def test_fillers_are_rows_that_no_loss_counts(tokenizer, labels, task):
+    rows = Dataset.from_dict({**tokenizer(["good film", "a", "so bad it is good"]), "labels": labels})
+    table = TokenTable(rows)
+    collate = Collator(table, table, Padding.of(tokenizer))
+    batch = collate([2, 3, 1, 3])  # there is no row 3
+    assert is_row(batch["labels"]).tolist() == [True, False, True, False]
+    assert batch["input_ids"][1].tolist() == batch["input_ids"][0].tolist()
+    torch.manual_seed(0)
+    logits = torch.randn(4, 2 if task is Task.CLASSIFICATION else 1, requires_grad=True)
+    loss = summed_loss(logits, batch["labels"], task, may_fill=True)
+    real = torch.tensor([0, 2])
+    assert torch.allclose(loss, summed_loss(logits[real], collate([2, 1])["labels"], task))
+    (grad,) = torch.autograd.grad(loss, logits)
+    assert grad[[1, 3]].abs().max() == 0
+    assert grad[[0, 2]].abs().min() > 0
+    nothing = summed_loss(logits, collate([3, 3, 3, 3])["labels"], task, may_fill=True)
+    assert nothing == 0
+    assert torch.autograd.grad(nothing, logits)[0].abs().max() == 0
+    assert is_row(collate([0, 1, 2])["labels"]).all()  # a true -100 is a row
+
+
+@settings(deadline=None)
+@given(total=st.integers(1, 50), size=st.integers(1, 8), ranks=st.integers(1, 4), epoch=st.integers(0, 3))
+def test_each_process_gets_its_share_of_the_very_batches_of_one(total, size, ranks, epoch):
+    lengths = np.random.default_rng(0).integers(1, 20, total)
+    alone = LikeLengthSampler(lengths, size * ranks, seed=1)
+    alone.set_epoch(epoch)
+    filled = FilledSampler(LikeLengthSampler(lengths, size * ranks, seed=1), size * ranks, filler=total)
+    filled.set_epoch(epoch)
+    batches = BatchSampler(filled, size, drop_last=False)
+    shards = [list(BatchSamplerShard(batches, ranks, rank)) for rank in range(ranks)]
+    assert len({len(shard) for shard in shards}) == 1
+    steps = [[row for shard in shards for row in shard[step] if row != total] for step in range(len(shards[0]))]
+    assert steps == list(BatchSampler(alone, size * ranks, drop_last=False))

@@ -100,6 +100,17 @@ def test_a_worker_that_dies_while_idle_is_replaced():
         assert collect(pool, 1)[0].kind is Kind.DONE
 
 
+def test_a_job_may_have_its_process_replaced():
+    with make_pool() as pool:
+        pool.submit(1, {"do": "retire"})
+        first = collect(pool, 1)[0]
+        assert first.kind is Kind.DONE
+        pool.submit(2, {"do": "pid"})
+        second = collect(pool, 1)[0].value
+        pool.submit(3, {"do": "pid"})
+        assert collect(pool, 1)[0].value == second != first.value
+
+
 def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(

@@ -122,7 +122,12 @@ def test_another_schema_version_is_refused(spec):
 
 def test_specs_of_older_schemas_are_migrated(spec):
     data = json.loads(spec.to_json())
-    assert data.pop("schema") == 3
+    assert data.pop("schema") == 4
+    del data["runtime"]["num_processes"], data["runtime"]["accelerate_config"]
+    third = spec_from_text(json.dumps({"schema": 3, **data}))
+    assert (third.runtime.num_processes, third.runtime.accelerate_config) == (1, None)
+    with pytest.raises(SpecError, match=r"runtime\.\w+ is missing"):
+        spec_from_text(json.dumps({"schema": 4, **data}))
     del data["training"]["sampling"], data["training"]["last_block"], data["training"]["frozen_dropout"]
     second = spec_from_text(json.dumps({"schema": 2, **data}))
     assert (second.training.sampling, second.training.last_block) == (Sampling.RANDOM, LastBlock.WHOLE)
@@ -135,8 +140,8 @@ def test_specs_of_older_schemas_are_migrated(spec):
     assert first.digest() == PINNED_BEFORE_SCHEMA_3
     with pytest.raises(SpecError, match=r"runtime\.cache is missing"):
         spec_from_text(json.dumps({"schema": 2, **data}))
-    for version in (0, True, None, "1", 4):
-        with pytest.raises(SpecError, match="reads 1 to 3"):
+    for version in (0, True, None, "1", 5):
+        with pytest.raises(SpecError, match="reads 1 to 4"):
             spec_from_text(json.dumps({"schema": version, **data}))
 
 

@@ -21,6 +21,7 @@ from frostline.errors import RunFailedError, UserError
 _COMMANDS = {
     "run": "train one model, or with -m one for each combination of values",
     "sweep": "search over learning rate, frozen depth and whatever else; the same command goes on with it",
+    "plan": "forecast a sweep: its trials, hours, bytes and wall time, and what limits it",
     "report": "what a sweep says: the best at each depth, a recommendation, pictures",
     "reproduce": "re-run a recorded run from its record, and say whether it came out the same",
     "sync": "record in MLflow what it missed while it was out of reach",

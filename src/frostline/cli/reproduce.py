@@ -228,12 +228,14 @@ def _explain(recorded: Recorded, spec: RunSpec) -> int:
 def _rerun(
     recorded: Recorded, spec: RunSpec, job: Job, options: argparse.Namespace, until: int | None, run_id: str | None
 ) -> int:
+    from frostline.launch import run
     from frostline.provenance import redact
     from frostline.record import Recorder, Recorders, RunFolder, Sharing
     from frostline.report import print_verdict
     from frostline.reproduce import TOLERANCE, compare, curve_of
+    from frostline.signals import Interrupted
     from frostline.tracking import MlflowRecorder
-    from frostline.train import Interrupted, filled_on, run
+    from frostline.train import filled_on
 
     tolerance = TOLERANCE if options.tolerance is None else options.tolerance
     if not (tolerance >= 0 and math.isfinite(tolerance)):

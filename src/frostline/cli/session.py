@@ -12,6 +12,19 @@ from frostline.report import Row, print_table
 from frostline.result import RESULT_FILE, RunResult
 
 
+@dataclass(frozen=True, kw_only=True)
+class Planning:
+    """A forecast instead of a sweep.
+
+    Attributes:
+        hosts: How many work on it.
+        json: Whether a program reads it.
+    """
+
+    hosts: int
+    json: bool
+
+
 @dataclass
 class Session:
     """A command under way.
@@ -22,6 +35,7 @@ class Session:
         folders: Of the runs that were started in this process.
         exit_code: Of a sweep, None before its end.
         command: What the user typed, to be typed again.
+        planning: What to forecast; None: the sweep is run.
     """
 
     sweep_dir: Path | None = None
@@ -29,6 +43,7 @@ class Session:
     folders: list[Path] = field(default_factory=list)
     exit_code: int | None = None
     command: str = ""
+    planning: Planning | None = None
 
 
 current = Session()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,17 +15,19 @@ from hydra.types import RunMode
 from frostline.cli import session
 from frostline.cli.main import report_error
 from frostline.cli.preflight import check_resume
-from frostline.config import Job, decode_job
+from frostline.config import Job, decode_job, spec_from_text
 from frostline.errors import RunFailedError, UserError
 from frostline.provenance import redact
-from frostline.record import CHILD_FILE, Recorder, Recorders, RunFolder, Sharing, write_atomically
+from frostline.record import CHILD_FILE, SPEC_FILE, Recorder, Recorders, RunFolder, Sharing, write_atomically
 from frostline.registry import import_plugins
 from frostline.report import one_line, summary
 from frostline.result import RunResult, Status
+from frostline.signals import PREEMPTED, Interrupted
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from frostline.spec import RunSpec
     from frostline.tracking import Child
 
 
@@ -71,24 +75,49 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
     Raises:
         UserError: Bad input.
     """
+    from frostline.launch import run
     from frostline.tracking import MlflowRecorder
-    from frostline.train import Interrupted, run  # torch and Trainer: only now
 
     spec = job.run
     resume_from = check_resume(job) if job.resume is not None else None
-    child = _child(out_dir)
-    with RunFolder(out_dir, spec, overrides) as folder:
+    child, step = _child(out_dir), _step_before_requeue(out_dir, spec)
+    if step:
+        resume_from = out_dir
+    with RunFolder(out_dir, spec, overrides, go_on_from=step) as folder:
         recorders: list[Recorder] = [folder]
         if job.tracking.enabled:
-            recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=child is not None))
+            again = child is not None or step is not None
+            recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=again))
         try:
             result = run(
                 spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from,
                 sharing=_sharing(out_dir),
             )  # fmt: skip
         except Interrupted as stop:
-            return RunResult.read(out_dir), stop.exit_code
-        return result, _signal_code(result) if result.status is Status.KILLED else 0
+            # Finished is finished: a job that has nothing left to do is not put into a queue again.
+            return RunResult.read(out_dir), 0 if stop.signum == PREEMPTED else stop.exit_code
+    if result.status is Status.KILLED and PREEMPTED.name in (result.reason or ""):
+        os.kill(os.getpid(), PREEMPTED)  # to whoever puts the job into the queue again, now that all is written
+    return result, _signal_code(result) if result.status is Status.KILLED else 0
+
+
+def _step_before_requeue(folder: Path, spec: RunSpec) -> int | None:
+    """Returns the step to go on from if a cluster has begun this job before: 0 if there is no checkpoint.
+
+    None: it begins for the first time, or ran to its end.
+    """
+    if not any(name in os.environ for name in ("SUBMITIT_EXECUTOR", "SLURM_RESTART_COUNT")):
+        return None
+    from frostline.train.checkpoint import CheckpointStore
+
+    try:
+        same = spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8")).digest() == spec.digest()
+    except (OSError, UserError):
+        return None
+    with suppress(UserError):
+        if RunResult.read(folder).status is not Status.KILLED:
+            return None
+    return (CheckpointStore(folder).newest_step() or 0) if same else None
 
 
 def _child(folder: Path) -> Child | None:

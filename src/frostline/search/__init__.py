@@ -1,6 +1,7 @@
 """Owns: search space <-> Optuna, the ask/tell loop over an injected executor. Must not know: Hydra, torch, MLflow."""
 
 from frostline.search.choice import Task, check_alike, hopeless, queue_of
+from frostline.search.forecast import Costs, Forecast, forecast
 from frostline.search.importance import importances
 from frostline.search.loop import (
     Ended,
@@ -11,21 +12,26 @@ from frostline.search.loop import (
     Summary,
     search,
 )
+from frostline.search.presence import Presence
 from frostline.search.storages import CorruptStudyError, Journal, open_url, study_names
 from frostline.search.study import Study
 
 __all__ = [
     "CorruptStudyError",
+    "Costs",
     "Ended",
     "Event",
     "Executor",
+    "Forecast",
     "Journal",
     "Listener",
+    "Presence",
     "Reported",
     "Study",
     "Summary",
     "Task",
     "check_alike",
+    "forecast",
     "hopeless",
     "importances",
     "open_url",

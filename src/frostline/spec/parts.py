@@ -403,7 +403,11 @@ class RuntimeSpec:
 
     Attributes:
         device: Where it computes.
-        threads: CPU threads of torch; None leaves torch's choice. Other numbers of threads give other bits.
+        threads: CPU threads of torch, of all processes together; None leaves torch's choice. Other numbers of threads
+            give other bits.
+        num_processes: Processes that compute each step together, under `accelerate launch`. They share the rows of
+            `training.batch_size`, so that a step is the same step; dropout draws other numbers.
+        accelerate_config: A file of `accelerate config` for them; None: data parallel on this machine.
         loader_workers: Processes that prepare batches; 0 prepares them in the main process.
         deterministic: Refuse kernels whose result may vary from run to run (on a GPU; a CPU needs nothing).
         progress: Whether a bar is drawn.
@@ -412,6 +416,8 @@ class RuntimeSpec:
 
     device: Device
     threads: int | None
+    num_processes: int
+    accelerate_config: str | None
     loader_workers: int
     deterministic: bool
     progress: Progress
@@ -420,6 +426,11 @@ class RuntimeSpec:
     def __post_init__(self) -> None:
         threads = self.threads
         require(threads is None or 1 <= threads <= 1024, "runtime.threads", threads, "1 to 1024, or null")
+        require(1 <= self.num_processes <= 1024, "runtime.num_processes", self.num_processes, "1 to 1024")
+        if self.accelerate_config is not None and not self.accelerate_config.strip():
+            raise SpecError("runtime.accelerate_config is empty: give a file of `accelerate config`, or null")
+        if self.accelerate_config is not None and self.num_processes == 1:
+            raise SpecError("runtime.accelerate_config is for several processes: give runtime.num_processes too")
         workers = self.loader_workers
         require(0 <= workers <= 1024, "runtime.loader_workers", workers, "0 to 1024")
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
 
 _BEFORE_SCHEMA_3 = {
@@ -38,6 +38,8 @@ _BEFORE_SCHEMA_3 = {
     "frozen_dropout": False,
 }
 """What `training` did before it could be chosen."""
+
+_BEFORE_SCHEMA_4 = {"num_processes": 1, "accelerate_config": None}
 
 
 def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
@@ -56,6 +58,8 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
         data = {**data, "runtime": {**data["runtime"], "cache": {"mode": "off", "max_bytes": 0.0}}}
     if version in {1, 2} and isinstance(data.get("training"), dict):
         data = {**data, "training": {**data["training"], **_BEFORE_SCHEMA_3}}
+    if version in {1, 2, 3} and isinstance(data.get("runtime"), dict):
+        data = {**data, "runtime": {**data["runtime"], **_BEFORE_SCHEMA_4}}
     return data
 
 
@@ -63,8 +67,8 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
 class RunSpec:
     """Everything that determines a run.
 
-    Equal specs on like hardware give equal numbers, on as many threads and with the prefix cache or without: these two
-    are part of `runtime`, may be left to the machine, and are recorded in the result.
+    Equal specs on like hardware give equal numbers, on as many threads and processes and with the prefix cache or
+    without: these are part of `runtime`, may be left to the machine, and are recorded in the result.
     """
 
     model: ModelSpec
@@ -78,6 +82,12 @@ class RunSpec:
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 or more and below 2**32")
         self.check_depth(self.model.num_blocks)
+        batch_size, processes = self.training.batch_size, self.runtime.num_processes
+        if batch_size % processes:
+            raise SpecError(
+                f"training.batch_size={batch_size}: {processes} processes (runtime.num_processes) can't share it "
+                f"evenly; give a multiple of {processes}"
+            )
 
     def check_depth(self, num_blocks: int | None) -> None:
         """Checks `freeze.depth` against the number of blocks of the model.

@@ -1,9 +1,10 @@
 """Owns: one run from spec to result; the only importer of HF `Trainer`. Must not know: Hydra, MLflow, Optuna."""
 
+from frostline.signals import Interrupted
 from frostline.train.cached import filled_on
+from frostline.train.probe import Probe, probe
 from frostline.train.run import run
 from frostline.train.setup import prepare
-from frostline.train.signals import Interrupted
 from frostline.train.warm import settle
 
-__all__ = ["Interrupted", "filled_on", "prepare", "run", "settle"]
+__all__ = ["Interrupted", "Probe", "filled_on", "prepare", "probe", "run", "settle"]

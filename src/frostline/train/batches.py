@@ -13,6 +13,7 @@ from torch.utils.data import Sampler
 from frostline.dataset import Padding, TokenTable
 from frostline.prefix.entry import Rows
 from frostline.prefix.suffix import HIDDEN
+from frostline.train.loss import mark_fillers
 
 _MOST_STEPS = 50
 _FEWEST_PARTS = 4
@@ -36,8 +37,31 @@ class HiddenRows:
     position: str | None
 
 
+class RowNumbers(Sequence[int]):
+    """The numbers of the training rows, as Trainer's data set; a sampler may name a filler, which is one past the end.
+
+    Args:
+        total: How many rows there are.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+
+    def __len__(self) -> int:
+        return self._total
+
+    def __getitem__(self, number: Any) -> Any:
+        return number
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._total))
+
+
 class Collator:
     """Row numbers to batches: training rows count from 0 up, held-out rows from -1 down.
+
+    The number one past the last training row is a filler: a copy of another row, whose label says that it is none
+    (`frostline.train.loss.is_row`).
 
     Args:
         train: Training rows.
@@ -60,6 +84,8 @@ class Collator:
         table = self._train if is_train else self._evaluation
         rows = np.asarray(numbers, dtype=np.int64)
         rows = rows if is_train else -1 - rows
+        fillers = rows == len(table) if is_train else np.zeros(len(rows), dtype=bool)
+        rows = np.where(fillers, rows[0] if not fillers[0] else 0, rows)
         hidden = self.hidden
         if hidden is None:
             batch = table.inputs(rows, self._padding)
@@ -72,8 +98,38 @@ class Collator:
                 batch = table.inputs(rows, self._padding)
                 batch[HIDDEN] = torch.from_numpy(states.padded(rows, batch["input_ids"].shape[1]))
         if table.labels is not None:
-            batch["labels"] = table.labels[torch.from_numpy(rows)]
+            labels = table.labels[torch.from_numpy(rows)]
+            batch["labels"] = mark_fillers(labels, torch.from_numpy(fillers)) if fillers.any() else labels
         return batch
+
+
+class FilledSampler(Sampler[int]):
+    """Another sampler's rows, then fillers, so that every process of a run gets as many rows in the last step too.
+
+    Without them Accelerate repeats rows of the epoch's beginning, which would count twice.
+
+    Args:
+        sampler: Of the rows.
+        multiple_of: Rows of one forward pass of all processes.
+        filler: The number that stands for no row.
+    """
+
+    def __init__(self, sampler: Any, multiple_of: int, filler: int) -> None:
+        self._sampler = sampler
+        self._missing = -len(sampler) % multiple_of
+        self._filler = filler
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Accelerate before each epoch."""
+        self._sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._sampler) + self._missing
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields each row once, and the fillers."""
+        yield from self._sampler
+        yield from [self._filler] * self._missing
 
 
 class LikeLengthSampler(Sampler[int]):

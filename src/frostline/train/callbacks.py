@@ -19,16 +19,22 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from frostline.record import Monitor, Recorder, Verdict
+from frostline.signals import SignalGuard
 from frostline.spec import Direction, Every, TrainingSpec
+from frostline.train.batches import FilledSampler
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import RngState
 from frostline.train.loss import BatchLoss, DivergedError
-from frostline.train.signals import SignalGuard
+from frostline.train.ranks import Ranks
 from frostline.train.window import LossWindow
 
 log = logging.getLogger(__name__)
 
 _BEST_FILE = "best.safetensors"
+
+EXACT_LOSS = "loss_over_all_rows"
+"""An evaluation's loss, where Trainer's own is not the mean over all rows."""
+
 _TIMING = (
     "_runtime",
     "_per_second",
@@ -242,7 +248,9 @@ class CheckpointCallback(TrainerCallback):
         window: LossWindow,
         spec_digest: str,
         provenance: Mapping[str, Any],
+        ranks: Ranks,
     ) -> None:
+        self._ranks = ranks
         self._store = store
         self._provenance = provenance
         self._ledger = ledger
@@ -257,7 +265,15 @@ class CheckpointCallback(TrainerCallback):
             control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Trainer has written all files of this step."""
+        """Trainer has written all files of this step, once all processes have."""
+        window = self._window.read()
+        window["loss"] = self._ranks.mean(window["loss"])
+        self._ranks.wait()
+        if self._ranks.is_first:
+            self._publish(state, window)
+        self._ranks.wait()
+
+    def _publish(self, state: TrainerState, window: Mapping[str, Any]) -> None:
         best = self._ledger.best
         if best.weights is not None:
             save_file(best.weights, self._store.writing / f"checkpoint-{state.global_step}" / _BEST_FILE)
@@ -273,19 +289,58 @@ class CheckpointCallback(TrainerCallback):
             },
             "precision": self._provenance["compute"]["precision"],
             "epoch": state.epoch,
-            "window": self._window.read(),
+            "window": window,
             "versions": dict(self._provenance["versions"]),
             "prefix_cache": self._provenance["compute"]["prefix_cache"],
+            "processes": self._ranks.size,
         }
         self._store.publish(state.global_step, extra)
 
 
-class StopCallback(TrainerCallback):
-    """Ends training after the step in which a signal came, with a checkpoint."""
+class DrawCallback(TrainerCallback):
+    """Lets each process of a run draw its own dropout: Trainer seeds them alike, and they have other rows."""
 
-    def __init__(self, guard: SignalGuard, every: Every) -> None:
+    def __init__(self, seed: int, ranks: Ranks) -> None:
+        self._seed = seed
+        self._ranks = ranks
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The first process draws what one alone would; a resumed run gets its own state after this."""
+        if not self._ranks.is_first:
+            torch.manual_seed(self._seed + self._ranks.rank * 2**32)
+
+
+class OrderCallback(TrainerCallback):
+    """Tells the sampler of a run on several processes which epoch it is.
+
+    Accelerate does not reach it in an epoch that is gone on with: its order would silently be that of another epoch.
+    """
+
+    def __init__(self, sampler: FilledSampler) -> None:
+        self._sampler = sampler
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the first batch."""
+        self._sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-6))
+
+
+class StopCallback(TrainerCallback):
+    """Ends training after the step in which a signal came, to whichever process, with a checkpoint."""
+
+    def __init__(self, guard: SignalGuard, every: Every, ranks: Ranks) -> None:
         self._guard = guard
         self._every = every
+        self._ranks = ranks
+
+    def _is_requested(self) -> bool:
+        [signum] = self._ranks.largest([self._guard.requested or 0])
+        if signum and self._guard.requested is None:
+            self._guard.requested = signum
+        return signum != 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -295,7 +350,7 @@ class StopCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Looks for a signal."""
-        if self._guard.requested is not None:
+        if self._is_requested():
             control.should_training_stop = True
             if (
                 not _epoch_is_whole(state) and state.global_step < state.max_steps
@@ -307,7 +362,7 @@ class StopCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Trainer comes here after every stop; only a whole epoch is evaluated, or a resumed run would lack it."""
-        if self._guard.requested is not None:
+        if self._is_requested():
             control.should_training_stop = True
             whole = _epoch_is_whole(state)
             control.should_evaluate = control.should_evaluate and whole
@@ -343,11 +398,14 @@ def _epoch_is_whole(state: TrainerState) -> bool:
 
 def evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
     """Returns Trainer's `eval_*` numbers as `eval/*`, its timings left out."""
-    return {
+    values = {
         f"eval/{key.removeprefix('eval_')}": float(value)
         for key, value in metrics.items()
         if key.startswith("eval_") and not key.endswith(_TIMING)
     }
+    if (exact := values.pop(f"eval/{EXACT_LOSS}", None)) is not None:
+        values["eval/loss"] = exact
+    return values
 
 
 def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:

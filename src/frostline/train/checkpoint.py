@@ -24,7 +24,7 @@ SCHEMA_VERSION = 1
 """Version of the manifest and of what lies beside it; a checkpoint of another version is refused, not passed over."""
 
 _NUM_KEPT = 2  # the newest and one to fall back on
-_REQUIRED = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
+_REQUIRED = ("model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
 
 class CheckpointStore:
@@ -121,7 +121,7 @@ def _inspect(path: Path) -> tuple[str | None, dict[str, Any]]:
         files = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return "no readable manifest", {}
-    missing = [name for name in _REQUIRED if name not in files and not _sharded(name, files)]
+    missing = [name for name in _required(manifest) if name not in files and not _sharded(name, files)]
     if missing:
         return f"{missing[0]} is missing", manifest
     for name, entry in files.items():
@@ -133,6 +133,14 @@ def _inspect(path: Path) -> tuple[str | None, dict[str, Any]]:
         if sha256_of_file(file) != entry["sha256"]:
             return f"{name} has another checksum", manifest
     return None, manifest
+
+
+def _required(manifest: dict[str, Any]) -> list[str]:
+    """Returns the files without which nothing is resumed: each process of a run has random numbers of its own."""
+    processes = manifest.get("processes", 1)
+    several = isinstance(processes, int) and 1 < processes <= 2**16
+    own = [f"rng_state_{rank}.pth" for rank in range(processes)] if several else ["rng_state.pth"]
+    return [*_REQUIRED, *own]
 
 
 def _sharded(name: str, files: dict[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from frostline.errors import SpecError
 from frostline.spec import Device, Precision, RunSpec
+from frostline.train.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +27,14 @@ class Machine:
     Attributes:
         device: `cpu`, `cuda` or `mps`.
         precision: fp32, bf16 or fp16; never auto.
-        threads: CPU threads of torch.
+        threads: CPU threads of torch, in each process.
+        processes: How many compute a step together.
     """
 
     device: str
     precision: Precision
     threads: int
+    processes: int = 1
 
     def describe(self) -> dict[str, Any]:
         """Returns what belongs into a run's provenance."""
@@ -41,6 +44,7 @@ class Machine:
             "device_name": name,
             "precision": self.precision.value,
             "threads": self.threads,
+            **({"processes": self.processes} if self.processes > 1 else {}),
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             "blas": _blas(),
             **(_gpu() if self.device == "cuda" else {}),
@@ -68,34 +72,56 @@ def _gpu() -> dict[str, str | None]:
     return found
 
 
-def set_up(spec: RunSpec) -> Machine:
+def set_up(spec: RunSpec, ranks: Ranks | None = None) -> Machine:
     """Decides device and precision, sets threads and determinism, forgets what an earlier run of this process set.
+
+    Args:
+        spec: What to train.
+        ranks: The processes of the run; they share its threads, and meet here.
 
     Raises:
         SpecError: The device isn't there, or can't compute in the precision.
     """
+    ranks = ranks or Ranks()
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's precision holds for all
     GradientState._reset_state()
-    device = _device(spec.runtime.device)
+    device = device_of(spec)
     if spec.runtime.threads is not None:
-        torch.set_num_threads(spec.runtime.threads)
+        torch.set_num_threads(max(1, spec.runtime.threads // ranks.size))
     if spec.runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(spec.runtime.deterministic)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
+    ranks.join(device)
     return Machine(
-        device=device, precision=_precision(spec.training.precision, device), threads=torch.get_num_threads()
+        device=device,
+        precision=_precision(spec.training.precision, device),
+        threads=torch.get_num_threads(),
+        processes=ranks.size,
     )
 
 
-def _device(wanted: Device) -> str:
+def device_of(spec: RunSpec) -> str:
+    """Returns what `runtime.device` comes to on this machine: `cpu`, `cuda` or `mps`.
+
+    Raises:
+        SpecError: It isn't there, or there are not as many as processes.
+    """
+    wanted = spec.runtime.device
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if wanted is Device.AUTO:
-        return next(name for name in ("cuda", "mps", "cpu") if there[name])
-    if not there[wanted.value]:
-        raise SpecError(f"runtime.device={wanted.value}: there is none on this machine; use runtime.device=auto")
-    return wanted.value
+    device = next(name for name in ("cuda", "mps", "cpu") if there[name]) if wanted is Device.AUTO else wanted.value
+    if not there[device]:
+        raise SpecError(f"runtime.device={device}: there is none on this machine; use runtime.device=auto")
+    processes = spec.runtime.num_processes
+    if device == "mps" and processes > 1:
+        raise SpecError("runtime.num_processes: processes can't share a GPU of this kind; use runtime.device=cpu")
+    if device == "cuda" and processes > torch.cuda.device_count():
+        raise SpecError(
+            f"runtime.num_processes={processes}: there are GPUs for {torch.cuda.device_count()}; give fewer, or "
+            "runtime.device=cpu"
+        )
+    return device
 
 
 def _precision(wanted: Precision, device: str) -> Precision:

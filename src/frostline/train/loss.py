@@ -13,6 +13,22 @@ import torch
 from torch.nn import functional
 
 from frostline.spec import Task
+from frostline.train.ranks import Ranks
+
+_NO_CLASS = -100
+"""The label of a filler; that of cross entropy's `ignore_index`."""
+
+_LAST_STEP = 2**48
+
+
+def mark_fillers(labels: torch.Tensor, fillers: torch.Tensor) -> torch.Tensor:
+    """Returns labels `[B]` that say which rows are no rows: copies that only fill up a batch, by `fillers` `[B]`."""
+    return labels.masked_fill(fillers, math.nan if labels.is_floating_point() else _NO_CLASS)
+
+
+def is_row(labels: torch.Tensor) -> torch.Tensor:
+    """Returns which labels `[B]` are those of rows: neither a class nor a number stands for a filler."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != _NO_CLASS
 
 
 class DivergedError(RuntimeError):
@@ -27,6 +43,25 @@ class DivergedError(RuntimeError):
         self.step = step
 
 
+def summed_loss(logits: torch.Tensor, labels: torch.Tensor, task: Task, may_fill: bool = False) -> torch.Tensor:
+    """Returns the sum of the rows' losses (scalar), fillers left out.
+
+    Args:
+        logits: `[B, C]`.
+        labels: `[B]`.
+        task: Cross entropy for classification, squared error for regression.
+        may_fill: Whether there may be fillers.
+    """
+    logits = logits.float()
+    if task is not Task.REGRESSION:
+        return functional.cross_entropy(logits, labels, reduction="sum", ignore_index=_NO_CLASS)
+    wanted, given = labels.float(), logits.squeeze(-1)
+    if may_fill:
+        rows = is_row(wanted)
+        wanted, given = wanted[rows], given[rows]
+    return functional.mse_loss(given, wanted, reduction="sum")
+
+
 class BatchLoss:
     """Trainer's `compute_loss_func`: the mean over all rows of an optimizer step.
 
@@ -35,13 +70,15 @@ class BatchLoss:
 
     Args:
         task: Cross entropy for classification, squared error for regression.
+        ranks: The processes of the run.
 
     Attributes:
         step: The optimizer step under way; the training callback sets it.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, ranks: Ranks | None = None) -> None:
         self._task = task
+        self._ranks = ranks or Ranks()
         self.step = 1
         self._first_bad: torch.Tensor | None = None
 
@@ -55,11 +92,7 @@ class BatchLoss:
             labels: `[B]`.
             num_items_in_batch: Rows of the whole optimizer step; None (evaluation) takes this batch's.
         """
-        logits = outputs["logits"].float()
-        if self._task is Task.REGRESSION:
-            total = functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
-        else:
-            total = functional.cross_entropy(logits, labels, reduction="sum")
+        total = summed_loss(outputs["logits"], labels, self._task, self._ranks.several)
         if num_items_in_batch is None:
             return total / len(labels)
         loss = total / num_items_in_batch
@@ -78,10 +111,12 @@ class BatchLoss:
         self._first_bad = torch.where(bad, self.step, self._first_bad)
 
     def check(self) -> None:
-        """Raises if a loss since the start was not finite.
+        """Raises if a loss since the start was not finite, on any process: collective.
 
         Raises:
             DivergedError: With the first such step.
         """
-        if self._first_bad is not None and (step := int(self._first_bad)):
-            raise DivergedError(step)
+        step = 0 if self._first_bad is None else int(self._first_bad)
+        [ahead] = self._ranks.largest([_LAST_STEP - step if step else 0])  # the first step has most before it
+        if ahead:
+            raise DivergedError(_LAST_STEP - ahead)

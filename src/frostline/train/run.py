@@ -18,13 +18,15 @@ from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
 from frostline.record import Monitor, NullMonitor, Recorder, RunStart, Sharing, Verdict, metrics_up_to
 from frostline.result import Cost, Objective, RunResult, Status
+from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import Keep, RunSpec
 from frostline.train import callbacks
 from frostline.train.cached import OFF, Cached
 from frostline.train.checkpoint import CheckpointStore
+from frostline.train.device import device_of
 from frostline.train.flops import flops_per_epoch
+from frostline.train.ranks import Ranks, SharedMonitor
 from frostline.train.setup import Setup, prepare
-from frostline.train.signals import Interrupted, SignalGuard
 from frostline.train.trainer import Assembly, assemble
 from frostline.train.warm import settle
 
@@ -43,6 +45,7 @@ def run(
     monitor: Monitor | None = None,
     until_step: int | None = None,
     sharing: Sharing | None = None,
+    ranks: Ranks | None = None,
 ) -> RunResult:
     """Trains one model as its spec says.
 
@@ -60,6 +63,8 @@ def run(
         monitor: Who may stop the run after an evaluation; None: nobody.
         until_step: Stop after this optimizer step, as PRUNED, everything before it computed as in the whole run.
         sharing: Who else will want what the frozen blocks compute; None: nobody.
+        ranks: The processes that train it together, each by a call of its own; None: this one alone. What is recorded
+            and asked is the first one's: the others' recorders are told no numbers.
 
     Raises:
         UserError: Bad input: no run was started.
@@ -68,7 +73,9 @@ def run(
     """
     draft: dict[str, Any] = {"name": spec.name(), "spec_digest": spec.digest()}
     memory = PeakMemory()
-    course = _Course(spec, recorder, out_dir, memory, monitor or NullMonitor(), until_step, sharing or Sharing())
+    ranks = ranks or Ranks()
+    watch = SharedMonitor(monitor or NullMonitor(), ranks)
+    course = _Course(spec, recorder, out_dir, memory, watch, until_step, sharing or Sharing(), ranks)
     with SignalGuard() as guard:
         try:
             result = course.go(guard, draft, tuple(overrides), resume_from)
@@ -102,8 +109,10 @@ class _Course:
         monitor: Monitor,
         until_step: int | None,
         sharing: Sharing,
+        ranks: Ranks,
     ) -> None:
         self._sharing = sharing
+        self._ranks = ranks
         self._spec = spec
         self._until_step = until_step
         self._recorder = recorder
@@ -131,7 +140,7 @@ class _Course:
         store = CheckpointStore(self._out_dir)
         checkpoint = _find_checkpoint(spec, resume_from)
         begun = checkpoint[1].get("prefix_cache", OFF) if checkpoint is not None else None
-        setup = prepare(spec, self._sharing, begun, self._monitor.alive)
+        setup = self._prepare(begun)
         self._device, self._cached = setup.machine.device, setup.cached
         draft |= {
             "params": setup.frozen.params,
@@ -150,12 +159,13 @@ class _Course:
                 provenance=setup.provenance,
             )
         )
-        assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard, self._monitor)
+        assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard, self._monitor, self._ranks)
         if self._until_step is not None:
             assembly.trainer.add_callback(callbacks.UntilCallback(self._until_step, assembly.ledger))
         self._flops_per_epoch = flops_per_epoch(setup.loaded.model, setup.tables.train.num_tokens)
         if checkpoint is not None:
             _tell_precision(checkpoint[1].get("precision"), setup.machine.precision.value)
+            _tell_processes(int(checkpoint[1].get("processes", 1)), self._ranks.size)
             _tell_versions(checkpoint[1].get("versions", {}), setup.provenance["versions"])
             _carry_over(checkpoint, assembly, resume_from, self._recorder)
         if setup.cached is not None:
@@ -168,10 +178,12 @@ class _Course:
         self._train(assembly, checkpoint, guard)
         kept = self._keep(assembly, setup)
         audit = setup.frozen.audit(setup.optimizer)
+        weights_sha256 = trained_sha256(setup.loaded.model)
+        self._ranks.check_same(weights_sha256, "the trained weights")
         draft |= {
             "metrics": kept.metrics,
             "step": kept.step,
-            "weights_sha256": trained_sha256(setup.loaded.model),
+            "weights_sha256": weights_sha256,
             "audit": audit,
             "drift": setup.drift.table(audit.changed),
         }
@@ -183,9 +195,24 @@ class _Course:
             how = "paused" if assembly.ledger.verdict is Verdict.PAUSE else "pruned"
             reason = f"{how} after epoch {self._epoch:g}"
             return RunResult(status=Status.PRUNED, reason=reason, objective=objective, **draft, cost=self.cost())
-        _save_model(setup, self._out_dir / MODEL_FOLDER)
-        store.remove()
+        if self._ranks.is_first:
+            _save_model(setup, self._out_dir / MODEL_FOLDER)
+            store.remove()
         return RunResult(status=Status.FINISHED, reason=None, objective=objective, **draft, cost=self.cost())
+
+    def _prepare(self, begun: str | None) -> Setup:
+        """Prepares the first process before the others: they find what it fetched and computed, and keep to it."""
+        ranks, spec, sharing, alive = self._ranks, self._spec, self._sharing, self._monitor.alive
+        if not ranks.several:
+            return prepare(spec, sharing, begun, alive)
+        ranks.join(device_of(spec))
+        setup = prepare(spec, sharing, begun, alive, ranks) if ranks.is_first else None
+        said = ranks.shared(setup.provenance["compute"]["prefix_cache"] if setup is not None else None)
+        if setup is None:
+            setup = prepare(spec, sharing, said, alive, ranks)
+            if setup.provenance["compute"]["prefix_cache"] != said:
+                raise RuntimeError(f"process {ranks.rank} can't use the prefix cache that the first one uses ({said})")
+        return setup
 
     def _train(self, assembly: Assembly, checkpoint: tuple[Path, dict[str, Any]] | None, guard: SignalGuard) -> None:
         self._setup_s = time.monotonic() - self._began
@@ -230,6 +257,8 @@ class _Course:
 
     def clean_up(self) -> None:
         """Removes what an aborted writing left behind."""
+        if not self._ranks.is_first:
+            return
         shutil.rmtree(_aside(self._out_dir / MODEL_FOLDER), ignore_errors=True)
         shutil.rmtree(CheckpointStore(self._out_dir).writing, ignore_errors=True)
 
@@ -264,6 +293,12 @@ def _tell_precision(then: str | None, now: str) -> None:
     """Says that `training.precision=auto` came to something else than where the run began."""
     if then is not None and then != now:
         log.warning("resume: the run began in %s and goes on in %s, as training.precision=auto decides here", then, now)
+
+
+def _tell_processes(then: int, now: int) -> None:
+    """Says that other processes go on: each draws its own dropout."""
+    if then != now:
+        log.warning("resume: the run began on %d processes and goes on on %d: dropout draws other numbers", then, now)
 
 
 def _tell_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:

@@ -30,6 +30,7 @@ from frostline.train.cached import Cached, Request, open_cache, told
 from frostline.train.device import Machine, seed_everything, set_up
 from frostline.train.looked import look
 from frostline.train.progress import wants_bar
+from frostline.train.ranks import Ranks
 from frostline.train.warm import Kept
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def prepare(
     sharing: Sharing | None = None,
     begun: str | None = None,
     alive: Callable[[], None] = lambda: None,
+    ranks: Ranks | None = None,
 ) -> Setup:
     """Fetches, loads, tokenizes and freezes, cheap checks first.
 
@@ -79,13 +81,14 @@ def prepare(
         sharing: Who else will want the same frozen prefix; None: nobody.
         begun: What the run that is gone on with said of its prefix; None: none is gone on with.
         alive: Called now and then.
+        ranks: The processes of the run; None: this one alone.
 
     Raises:
         UserError: Something the user can mend.
     """
     optimizer.check(spec.optimizer)
     check_metrics(spec.training, spec.dataset.task)
-    machine = set_up(spec)
+    machine = set_up(spec, ranks)
     bar = wants_bar(spec.runtime.progress)
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
     folder = assets.model_folder(spec.model, progress=bar)
@@ -172,6 +175,16 @@ def prepare(
             },
         },
     )
+
+
+def load_only(spec: RunSpec) -> tuple[int, int]:
+    """Returns how many training and held-out rows a spec has.
+
+    Raises:
+        UserError: Something the user can mend.
+    """
+    rows = _ROWS.get(_data_key(spec, False), lambda: _rows(spec, False))
+    return len(rows.train), len(rows.evaluation)
 
 
 def _wants_look(spec: RunSpec, begun: str | None) -> bool:

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import RandomSampler, Sampler
 from transformers import (
     EvalPrediction,
     ProgressCallback,
@@ -17,16 +20,17 @@ from transformers import (
 
 from frostline.dataset import Padding, TokenTable
 from frostline.record import Monitor, Recorder
-from frostline.spec import Every, Precision, RunSpec, Sampling, TrainingSpec
+from frostline.signals import SignalGuard
+from frostline.spec import Every, Precision, RunSpec, Sampling, Task, TrainingSpec
 from frostline.train import callbacks
-from frostline.train.batches import Collator, LikeLengthSampler
+from frostline.train.batches import Collator, FilledSampler, LikeLengthSampler, RowNumbers
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import Machine
-from frostline.train.loss import BatchLoss
+from frostline.train.loss import BatchLoss, is_row, summed_loss
 from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
+from frostline.train.ranks import Ranks
 from frostline.train.setup import Setup
-from frostline.train.signals import SignalGuard
 from frostline.train.window import LossWindow
 
 
@@ -49,21 +53,25 @@ class Assembly:
     progress: FrostlineProgress
 
 
-def training_arguments(spec: RunSpec, machine: Machine, output_dir: Path) -> TrainingArguments:
+def training_arguments(
+    spec: RunSpec, machine: Machine, output_dir: Path, ranks: Ranks | None = None
+) -> TrainingArguments:
     """Returns Trainer's arguments: the one place where a spec is translated to them.
 
     Args:
         spec: What to train.
         machine: Device and precision, decided.
         output_dir: Where Trainer writes checkpoints.
+        ranks: The processes of the run, which share its batches.
     """
+    size = ranks.size if ranks is not None else 1
     training, runtime = spec.training, spec.runtime
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=training.epochs or 1.0,
         max_steps=training.max_steps or -1,
-        per_device_train_batch_size=training.batch_size,
-        per_device_eval_batch_size=training.eval_batch_size,
+        per_device_train_batch_size=training.batch_size // size,
+        per_device_eval_batch_size=max(1, training.eval_batch_size // size),
         gradient_accumulation_steps=training.accumulation_steps,
         max_grad_norm=spec.optimizer.max_grad_norm,
         lr_scheduler_type=spec.optimizer.schedule,
@@ -92,7 +100,13 @@ def training_arguments(spec: RunSpec, machine: Machine, output_dir: Path) -> Tra
 
 
 def assemble(
-    spec: RunSpec, setup: Setup, store: CheckpointStore, recorder: Recorder, guard: SignalGuard, monitor: Monitor
+    spec: RunSpec,
+    setup: Setup,
+    store: CheckpointStore,
+    recorder: Recorder,
+    guard: SignalGuard,
+    monitor: Monitor,
+    ranks: Ranks,
 ) -> Assembly:
     """Builds the Trainer of a run with its callbacks.
 
@@ -103,21 +117,23 @@ def assemble(
         recorder: Where numbers go.
         guard: Who knows of signals.
         monitor: Who may stop the run after an evaluation.
+        ranks: The processes of the run.
     """
     model = setup.loaded.model
     ledger, window = callbacks.Ledger(), LossWindow()
-    loss = BatchLoss(spec.dataset.task)
+    loss = BatchLoss(spec.dataset.task, ranks)
     every = spec.training.checkpoint
     evaluation = callbacks.EvaluationCallback(spec.training, ledger, recorder, model)
-    progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress))
+    progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress) and ranks.is_first)
     check_every = 1 if setup.machine.device == "cpu" else spec.training.log_every
     ours: list[TrainerCallback] = [
         callbacks.LossCallback(loss, check_every),
-        callbacks.StopCallback(guard, every),
+        callbacks.StopCallback(guard, every, ranks),
         evaluation,
         callbacks.MonitorCallback(monitor, ledger, spec.training.objective, every),
         callbacks.RecordCallback(recorder),
-        callbacks.CheckpointCallback(store, ledger, window, spec.digest(), setup.provenance),
+        callbacks.CheckpointCallback(store, ledger, window, spec.digest(), setup.provenance, ranks),
+        callbacks.DrawCallback(spec.seed, ranks),
         window,
         progress,
     ]
@@ -127,13 +143,13 @@ def assemble(
     hidden = cached.hidden if cached is not None else None
     trainer = Trainer(
         model=model if cached is None else cached.part,
-        args=training_arguments(spec, machine, store.writing),
+        args=training_arguments(spec, machine, store.writing, ranks),
         data_collator=Collator(tables.train, tables.evaluation, padding, hidden),
-        train_dataset=range(len(tables.train)),
+        train_dataset=RowNumbers(len(tables.train)),
         eval_dataset=evaluation_order(spec.training, tables.evaluation),
         processing_class=setup.loaded.tokenizer,
         compute_loss_func=loss,
-        compute_metrics=_compute_metrics(setup),
+        compute_metrics=_compute_metrics(setup, spec.dataset.task, ranks),
         callbacks=ours,
         optimizers=(setup.optimizer, None),
     )
@@ -141,7 +157,11 @@ def assemble(
         rows_per_step = spec.training.batch_size * spec.training.accumulation_steps
         sampler = LikeLengthSampler(tables.train.lengths, rows_per_step, spec.seed)
         # Its own `group_by_length` draws from the global generator: the order would depend on the dropout before it.
-        trainer._get_train_sampler = lambda train_dataset=None: sampler  # type: ignore[method-assign] # noqa: ARG005
+        _take_sampler(trainer, sampler)
+    if ranks.several:
+        _share_batches(trainer, spec, len(tables.train))
+    if ranks.several or spec.dataset.task is Task.REGRESSION:
+        _count_rows(trainer)
     window.attach(trainer)
     trainer.remove_callback(ProgressCallback)
     for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
@@ -149,6 +169,43 @@ def assemble(
     # The loss function normalizes by the rows of the whole step; the model's forward must not be told to as well.
     trainer.model_accepts_loss_kwargs = False
     return Assembly(trainer=trainer, ledger=ledger, window=window, evaluation=evaluation, progress=progress)
+
+
+def _take_sampler(trainer: Trainer, sampler: Sampler[int]) -> None:
+    trainer._get_train_sampler = lambda train_dataset=None: sampler  # type: ignore[method-assign] # noqa: ARG005
+
+
+def _share_batches(trainer: Trainer, spec: RunSpec, total: int) -> None:
+    """Lets several processes train on the very batches that one would.
+
+    Accelerate deals a sampler's batches out in turn, so that the rows of a step are those that one process would take,
+    if every process gets as many: fillers see to that, and are not counted.
+
+    Args:
+        trainer: Of this process.
+        spec: What is trained.
+        total: Training rows.
+    """
+    sampler: Any = trainer._get_train_sampler()
+    if isinstance(sampler, RandomSampler):
+        # What Accelerate makes of it, when it finds it bare.
+        sampler = SeedableRandomSampler(
+            data_source=sampler.data_source, generator=sampler.generator, data_seed=trainer.args.data_seed
+        )
+    filled = FilledSampler(sampler, spec.training.batch_size, total)
+    _take_sampler(trainer, filled)
+    trainer.add_callback(callbacks.OrderCallback(filled))
+
+
+def _count_rows(trainer: Trainer) -> None:
+    """Counts the rows of a step as what they are: Trainer leaves out labels of -100, which may be a target's value."""
+
+    def count(batches: list[Any], device: torch.device) -> torch.Tensor:
+        own = torch.stack([is_row(batch["labels"]).sum() for batch in batches]).sum()
+        counted: torch.Tensor = trainer.accelerator.gather(own.to(device)).sum()
+        return counted
+
+    trainer._get_num_items_in_batch = count  # type: ignore[method-assign, assignment]
 
 
 def evaluation_order(spec: TrainingSpec, table: TokenTable) -> list[int]:
@@ -159,9 +216,17 @@ def evaluation_order(spec: TrainingSpec, table: TokenTable) -> list[int]:
     return [-1 - row for row in order]
 
 
-def _compute_metrics(setup: Setup) -> Any:
+def _compute_metrics(setup: Setup, task: Task, ranks: Ranks) -> Any:
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        return setup.metrics(logits, prediction.label_ids)
+        if not ranks.several:
+            return setup.metrics(logits, prediction.label_ids)
+        values: dict[str, float] | None = None
+        if ranks.is_first:
+            # Trainer's own mean counts rows that fill up the last batch.
+            labels = torch.as_tensor(prediction.label_ids)
+            loss = summed_loss(torch.as_tensor(logits), labels, task) / len(labels)
+            values = {**setup.metrics(logits, prediction.label_ids), callbacks.EXACT_LOSS: float(loss)}
+        return ranks.shared(values)
 
     return compute

@@ -12,8 +12,9 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from omegaconf import OmegaConf, open_dict
 
-from frostline.cli.sweeping.executors import num_cores, slot_env, visible_gpus
+from frostline.cli.sweeping.executors import share_gpus, slot_env, visible_gpus
 from frostline.pool import Channel, Kind, Pool
+from frostline.provenance import num_cores
 
 if TYPE_CHECKING:
     from hydra_plugins.frostline_local_launcher.launcher import FrostlineLocalLauncher
@@ -31,7 +32,8 @@ def launch(
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     sweep_dir = Path(str(config.hydra.sweep.dir))
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    gpus = visible_gpus()
+    per_job = OmegaConf.select(config, "runtime.gpus_per_trial") or OmegaConf.select(config, "runtime.num_processes")
+    gpus = share_gpus(visible_gpus(), per_job or 1)
     wanted = launcher.slots or OmegaConf.select(config, "runtime.slots") or max(1, len(gpus))
     slots = max(1, min(wanted, len(job_overrides)))
     singletons = Singleton.get_state()

@@ -61,6 +61,11 @@ class FrostlineOptunaSweeper(Sweeper):
         def compose(overrides: Sequence[str]) -> DictConfig:
             return loader.load_sweep_config(config, list(overrides))
 
-        code = run_sweep(config, arguments, compose, self.launcher)
+        if (planning := session.current.planning) is not None:
+            from frostline.cli.sweeping.planning import plan_sweep
+
+            code = plan_sweep(config, arguments, compose, planning)
+        else:
+            code = run_sweep(config, arguments, compose, self.launcher)
         session.current.exit_code = code
         return code

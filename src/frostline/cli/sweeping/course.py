@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import signal
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,9 +25,8 @@ from frostline.cli.sweeping.executors import (
     BatchExecutor,
     PoolExecutor,
     Runs,
-    num_cores,
+    gpus_for,
     slot_env,
-    visible_gpus,
 )
 from frostline.cli.sweeping.folder import (
     JOURNAL_FILE,
@@ -40,13 +41,14 @@ from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
 from frostline.errors import RunFailedError, SpecError, UserError
 from frostline.point import Point
 from frostline.pool import Pool
-from frostline.provenance import redact
+from frostline.provenance import num_cores, redact
 from frostline.record import LOG_FILE
 from frostline.result import Status
 from frostline.search import (
     CorruptStudyError,
     Executor,
     Journal,
+    Presence,
     Study,
     Summary,
     open_url,
@@ -158,6 +160,8 @@ class _Course:
         self._run: SweepRun | None = None
         self._pool: Pool | None = None
         self._warned: set[str] = set()
+        self._presence: Presence | None = None
+        self._buried: set[str] = set()
 
     def go(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> int:
         """Returns the exit code.
@@ -170,7 +174,7 @@ class _Course:
 
         sweep, plan = self._sweep, self._sweep.plan
         base_total = plan.n_trials if plan.n_trials is not None else len(queue)
-        gpus = visible_gpus() if self._launcher is None else []
+        gpus = gpus_for(sweep.job) if self._launcher is None else []
         slots = sweep.job.slots or max(1, len(gpus))
         threads = sweep.job.run.runtime.threads or (max(1, num_cores() // slots) if self._launcher is None else None)
         bar = self._wants_bar()
@@ -192,10 +196,11 @@ class _Course:
                 files = Files(self._folder, plan, self._maximize, total)
                 self._take_up(study, view, files)
                 mlflow = MlflowView(self._run, self._metric, self._maximize)
-                summary = search(
-                    plan, study, executor, Listeners([files, mlflow, view]),
-                    maximize=self._maximize, total=total, should_stop=lambda: self._should_stop(executor),
-                )  # fmt: skip
+                with self._shown(study):
+                    summary = search(
+                        plan, study, executor, Listeners([files, mlflow, view]),
+                        maximize=self._maximize, total=total, should_stop=lambda: self._should_stop(executor),
+                    )  # fmt: skip
                 view.close()
                 return self._end(summary, runs)
             except (KeyboardInterrupt, SystemExit) as stop:
@@ -271,8 +276,31 @@ class _Course:
         steps = None if epochs is None else max(1, round(epochs)) * seeds
         return Study(
             storage, plan.name, plan, self._sweep.space,
-            maximize=self._maximize, owner=owner, max_steps=steps,
+            maximize=self._maximize, owner=owner, max_steps=steps, grace_s=plan.grace_s,
         )  # fmt: skip
+
+    @contextmanager
+    def _shown(self, study: Study) -> Iterator[None]:
+        """Shows the other parents on a shared storage that this one is alive."""
+        if study.presence is None:
+            yield
+            return
+        self._presence = study.presence
+        assert self._run is not None
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "mlflow": self._run.run_id}
+        with study.presence.shown(about):
+            yield
+
+    def _bury_gone(self) -> None:
+        """Ends the MLflow runs of hosts that are gone: nobody else would."""
+        if self._presence is None or self._run is None:
+            return
+        for owner, note in self._presence.gone().items():
+            if owner not in self._buried and not note.get("left"):
+                self._buried.add(owner)
+                log.warning("%s (pid %s) gave no sign of life: taken for gone", note.get("host"), note.get("pid"))
+                if isinstance(note.get("mlflow"), str):
+                    self._run.bury(note["mlflow"], f"its host is gone ({note.get('host')})")
 
     def _take_up(self, study: Study, view: View, files: Files) -> None:
         points = study.points()
@@ -307,6 +335,7 @@ class _Course:
     # -- under way ---------------------------------------------------------------------------------------------------
 
     def _should_stop(self, executor: Executor) -> bool:
+        self._bury_gone()
         if self._signals.requested is not None and isinstance(executor, PoolExecutor):
             executor.stop_signal = signal.Signals(self._signals.requested)
         return self._signals.requested is not None

@@ -24,7 +24,7 @@ from frostline.cli.sweeping.lost import record_lost
 from frostline.cli.sweeping.read import Compose, Sweep, encode
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, outcome_of
 from frostline.config import Job, decode_job
-from frostline.errors import UserError
+from frostline.errors import SpecError, UserError
 from frostline.point import Outcome, State, label
 from frostline.pool import Event, Kind, Pool
 from frostline.provenance import redact
@@ -32,7 +32,7 @@ from frostline.record import CHILD_FILE, RUN_FILE, Sharing, write_atomically
 from frostline.result import RunResult, Status
 from frostline.search import Ended, Reported, Task
 from frostline.search import Event as SearchEvent
-from frostline.spec import DEPTH_KEY, Progress, PrunerName, Value
+from frostline.spec import DEPTH_KEY, Device, Progress, PrunerName, Value
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -128,7 +128,7 @@ class Runs:
         return replace(job, run=replace(job.run, runtime=runtime))
 
 
-def _sharing(sweep: Sweep, threads: int | None) -> Sharing:
+def sharing_of(sweep: Sweep, threads: int | None) -> Sharing:
     """Returns how many runs a sweep makes at most, and at which depths.
 
     Args:
@@ -176,7 +176,7 @@ class PoolExecutor:
         self._trials: dict[int, TrialJob] = {}
         self._ready: list[SearchEvent] = []
         self._stopping = False
-        self._sharing = _sharing(sweep, threads)
+        self._sharing = sharing_of(sweep, threads)
         self.stop_signal = signal.SIGINT
 
     @property
@@ -265,7 +265,7 @@ class BatchExecutor:
         self._parent = parent
         self._batch: list[Task] = []
         self._stopping = False
-        self._sharing = _sharing(sweep, None)  # jobs may lie on several machines: each computes on its own threads
+        self._sharing = sharing_of(sweep, None)  # jobs may lie on several machines: each computes on its own threads
 
     @property
     def free(self) -> int:
@@ -355,11 +355,6 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def num_cores() -> int:
-    """Returns the CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
 def visible_gpus() -> list[str]:
     """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; without importing torch."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -372,8 +367,37 @@ def visible_gpus() -> list[str]:
     return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
 
 
+def share_gpus(gpus: Sequence[str], per_trial: int) -> list[str]:
+    """Returns groups of GPUs for trials, as CUDA_VISIBLE_DEVICES names them; GPUs that make no whole group are left.
+
+    Args:
+        gpus: Of this machine; none is no trouble: trials then train on the CPU.
+        per_trial: GPUs in a group.
+
+    Raises:
+        SpecError: There are some, but not as many as one trial wants.
+    """
+    if gpus and per_trial > len(gpus):
+        raise SpecError(f"runtime.gpus_per_trial={per_trial}: this machine has {len(gpus)}; or use runtime.device=cpu")
+    firsts = range(0, len(gpus) - per_trial + 1, per_trial) if gpus else ()
+    return [",".join(gpus[first : first + per_trial]) for first in firsts]
+
+
+def gpus_for(job: Job) -> list[str]:
+    """Returns the groups of GPUs that a sweep's trials take turns at. See `share_gpus`."""
+    if job.run.runtime.device is Device.CPU:
+        return []
+    return share_gpus(visible_gpus(), job.gpus_per_trial or job.run.runtime.num_processes)
+
+
 def slot_env(slots: int, threads: int, gpus: Sequence[str]) -> Callable[[int], dict[str, str]]:
-    """Returns the environment of each slot: its threads, its GPU, and waiting that burns no core that another needs."""
+    """Returns the environment of each slot: its threads, its GPUs, and waiting that burns no core that another needs.
+
+    Args:
+        slots: How many.
+        threads: CPU threads of each.
+        gpus: What `share_gpus` returns; more slots than groups share them.
+    """
 
     def env(slot: int) -> dict[str, str]:
         values = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from frostline.point import Outcome, State
 from frostline.record import SPEC_FILE, TELL, Recorder, Recorders, RunFolder, Sharing, Verdict
 from frostline.registry import import_plugins
 from frostline.result import RunResult, Status
+from frostline.signals import Interrupted
 from frostline.spec import RunSpec, spec_diff
 
 if TYPE_CHECKING:
@@ -184,6 +186,8 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
         result, went_on, run_note = _one_run(trial, seed_run, monitor)
         resumed += went_on
         note = run_note or note
+        if run_note is not None or (result is not None and _out_of_memory(result)):
+            channel.retire()  # what it left in the device's memory must not be the next trial's trouble
         if result is None or result.status is Status.KILLED:
             return TrialEnd(outcome=None)
         results.append((seed_run.job.run.seed, result))
@@ -222,8 +226,8 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tu
 def _train(
     trial: TrialJob, seed_run: SeedRun, spec: RunSpec, monitor: _ChannelMonitor, *, afresh: bool = False
 ) -> tuple[RunResult | None, bool]:
+    from frostline.launch import run
     from frostline.tracking import MlflowRecorder
-    from frostline.train import Interrupted, run
     from frostline.train.checkpoint import CheckpointStore
 
     job, folder = seed_run.job, seed_run.folder
@@ -311,7 +315,7 @@ def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:
 
 def _half_batch(spec: RunSpec) -> RunSpec | None:
     training = spec.training
-    if training.batch_size < 2 or training.batch_size % 2:
+    if training.batch_size % (2 * spec.runtime.num_processes):
         return None
     return replace(
         spec,
@@ -322,7 +326,9 @@ def _half_batch(spec: RunSpec) -> RunSpec | None:
 
 
 def _out_of_memory(result: RunResult) -> bool:
-    return result.status is Status.FAILED and (result.reason or "").startswith("OutOfMemoryError")
+    # Of several processes, any may be the one.
+    told = re.match(r"(process \d+ of \d+: )?OutOfMemoryError", result.reason or "")
+    return result.status is Status.FAILED and told is not None
 
 
 def _free_memory() -> None:

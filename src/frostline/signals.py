@@ -1,4 +1,4 @@
-"""Owns: Ctrl-C and SIGTERM during a run. Must not know: what is stopped by them."""
+"""Owns: Ctrl-C, SIGTERM and a cluster's preemption during a run. Must not know: what is stopped by them."""
 
 from __future__ import annotations
 
@@ -25,10 +25,17 @@ class Interrupted(BaseException):
         return 128 + self.signum
 
 
+PREEMPTED = signal.SIGUSR2
+"""What a cluster's scheduler sends through submitit when it wants the machine back; submitit puts the job into the
+queue again, in its own handler."""
+
+
 class SignalGuard:
     """Turns the first signal into a request to stop after the step, the second into an immediate end.
 
-    Outside of the training loop there is no step to finish, so the first one ends it at once. Use as a context manager.
+    Outside of the training loop there is no step to finish, so the first one ends it at once. Preemption is heard where
+    somebody handles it: it is handed on when the guard is left, and nothing that comes after it hurries it. Use as a
+    context manager.
     """
 
     def __init__(self) -> None:
@@ -43,7 +50,8 @@ class SignalGuard:
 
     def __enter__(self) -> SignalGuard:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            heard = [PREEMPTED] if callable(signal.getsignal(PREEMPTED)) else []
+            for signum in (signal.SIGINT, signal.SIGTERM, *heard):
                 self._before[signum] = signal.signal(signum, self._handle)
         return self
 
@@ -53,6 +61,8 @@ class SignalGuard:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         del frame
+        if self.requested == PREEMPTED:
+            return
         if self.requested is not None or not self.finish_step:
             raise Interrupted(signum)
         self.requested = signum

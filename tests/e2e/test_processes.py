@@ -1,0 +1,316 @@
+"""Runs on several processes: the same numbers as on one, one record, and no end that leaves a process behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from frostline.errors import UserError
+from frostline.launch import run
+from frostline.point import State
+from frostline.record import Recorders, RunFolder, Verdict
+from frostline.registry import import_plugins
+from frostline.result import RunResult, Status
+from tests.conftest import TINY, save_tokenizer, tiny_config
+from tests.e2e.sweep_tools import call, interrupt, mlflow_runs, points, results, start, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def still_model(tmp_path_factory):
+    """A tiny model that draws no dropout: what is left is the same on any number of processes."""
+    from transformers import BertModel
+
+    folder = tmp_path_factory.mktemp("models") / "still"
+    folder.mkdir()
+    torch.manual_seed(0)
+    BertModel(tiny_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)).save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+class Watch:
+    """Keeps what a run tells."""
+
+    def __init__(self):
+        self.rows = []
+        self.started = 0
+        self.results = []
+
+    def start(self, run):
+        self.started += 1
+
+    def log(self, metrics, step):
+        self.rows.append((step, dict(metrics)))
+
+    def finish(self, result):
+        self.results.append(result)
+
+
+@pytest.fixture
+def train(make_spec, still_model, tmp_path):
+    count = iter(range(100))
+
+    def go(*overrides, monitor=None, **arguments):
+        spec = make_spec(f"model.location={still_model}", *overrides)
+        folder = arguments.pop("folder", None) or tmp_path / f"run-{next(count)}"
+        watch = Watch()
+        with RunFolder(folder, spec, go_on_from=arguments.pop("go_on_from", None)) as run_folder:
+            result = run(spec, Recorders([run_folder, watch]), folder, monitor=monitor, **arguments)
+        return result, watch, folder
+
+    return go
+
+
+def assert_alike(one, two, tolerance=1e-5):
+    """Same steps, same keys, numbers within a tolerance."""
+    assert [(step, sorted(row)) for step, row in one] == [(step, sorted(row)) for step, row in two]
+    for (step, before), (_, after) in zip(one, two, strict=True):
+        for key, value in before.items():
+            assert after[key] == pytest.approx(value, abs=tolerance, rel=tolerance), (step, key)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["freeze=none"],
+        ["freeze.depth=2", "training.sampling=random"],
+        ["freeze.depth=2", "runtime.cache=require", "training.accumulation_steps=2", "training.batch_size=8"],
+        ["freeze=head", "runtime.cache=require"],
+    ],
+    ids=["all", "random", "cached", "head"],
+)
+def test_two_processes_compute_what_one_does(train, changes, monkeypatch, tmp_path):
+    monkeypatch.setenv("FROSTLINE_HOME", str(tmp_path / "home"))
+    # 107 rows: the last step of an epoch has 11, which two processes can't share evenly.
+    shape = ["dataset.train_rows=107", "dataset.eval_rows=23", "training.epochs=2", "runtime.threads=2", *changes]
+    alone, seen, _ = train(*shape)
+    together, watch, folder = train(*shape, "runtime.num_processes=2")
+    assert together.status is Status.FINISHED, together.reason
+    assert_alike(seen.rows, watch.rows)
+    assert together.metrics["eval/accuracy"] == alone.metrics["eval/accuracy"]
+    assert together.metrics["eval/loss"] == pytest.approx(alone.metrics["eval/loss"], abs=1e-5)
+    assert watch.started == 1
+    assert len(watch.results) == 1
+    assert together.provenance["compute"]["processes"] == 2
+    assert (folder / "model" / "model.safetensors").is_file()
+    assert json.loads((folder / "result.json").read_text())["status"] == "FINISHED"
+
+
+def children(pattern):
+    """Processes of this machine whose command line has a text in it."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if pattern.encode() in line.read_bytes() and "Z" not in (line.parent / "stat").read_text().split(")")[-1]:
+                found.append(int(line.parent.name))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("breaks", "reason"),
+    [
+        ("1:3:raise", "process 1 of 2: ValueError: a step too far"),
+        ("0:3:raise", "ValueError: a step too far"),
+        ("1:3:exit", "process 1 of 2: SystemExit: 3"),
+        (
+            "1:3:kill",
+            r"process 1 of 2 was killed by signal 9 \(out of memory\?\); what it printed is in .*processes\.log",
+        ),
+        ("0:3:kill", r"process 0 of 2 was killed by signal 9"),
+        ("1:3:nan", "diverged at step 4: the loss is not finite"),
+        ("1:3:drift", "RuntimeError: the 2 processes of the run do not agree on the trained weights"),
+    ],
+)
+def test_one_process_that_breaks_ends_all_with_one_reason(train, monkeypatch, breaks, reason):
+    monkeypatch.setenv("RANK_BREAKS", breaks)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.setattr("frostline.registry._imported", [])
+    import_plugins(["rank_plugin"])
+    began = time.monotonic()
+    result, watch, folder = train(
+        "runtime.num_processes=2", "optimizer.name=one_breaks", "freeze.depth=2", "training.evaluate=never",
+        "training.keep=last", "training.max_steps=8", "training.epochs=null",
+    )  # fmt: skip
+    assert result.status is Status.FAILED
+    assert re.match(reason, result.reason), result.reason
+    assert time.monotonic() - began < 30 + 20  # the start of two processes counted
+    assert len(watch.results) == 1
+    assert json.loads((folder / "result.json").read_text())["reason"] == result.reason
+    assert not (folder / "model").exists()
+    assert not children(str(folder))
+    assert not children("frostline.launch.rank")
+
+
+class Prune:
+    """Stops a run after its first evaluation."""
+
+    def __init__(self):
+        self.asked, self.alives = [], 0
+
+    def alive(self):
+        self.alives += 1
+
+    def evaluated(self, epoch, value):
+        self.asked.append((epoch, value))
+        return Verdict.PRUNE
+
+
+def test_a_pruned_run_ends_on_all_processes(train):
+    """Trainer's own search under two processes hangs here: the pruner is asked in one of them."""
+    monitor = Prune()
+    result, watch, folder = train("runtime.num_processes=2", "training.epochs=3", monitor=monitor)
+    assert result.status is Status.PRUNED
+    assert result.reason == "pruned after epoch 1"
+    assert [epoch for epoch, _ in monitor.asked] == [1.0]
+    assert monitor.asked[0][1] == result.metrics["eval/accuracy"]
+    assert monitor.alives > 0
+    assert len(watch.results) == 1
+    assert not (folder / "model").exists()
+    assert not children("frostline.launch.rank")
+
+
+def test_a_stopped_run_goes_on_where_it_was(train, monkeypatch):
+    shape = ["runtime.num_processes=2", "training.epochs=2", "dataset.train_rows=107", "freeze.depth=1"]
+    whole, seen, _ = train(*shape)
+    cut, _, folder = train(*shape, until_step=5)
+    assert cut.status is Status.PRUNED
+    stopper = Stopper(6)
+    stopped, first, folder = train(*shape, monitor=stopper)
+    assert stopped.status is Status.KILLED, stopped.reason
+    assert stopped.reason == "stopped by SIGINT"
+    again, second, _ = train(*shape, resume_from=folder, folder=folder, go_on_from=stopped.cost.steps)
+    assert again.status is Status.FINISHED
+    assert again.weights_sha256 == whole.weights_sha256
+    assert again.metrics == whole.metrics
+    assert [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": step, **row} for step, row in seen.rows
+    ]
+
+
+class Stopper:
+    """Sends this process Ctrl-C when the run has come to its second evaluation's epoch, or some steps on."""
+
+    def __init__(self, alives):
+        self._alives = alives
+
+    def alive(self):
+        self._alives -= 1
+        if self._alives == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def evaluated(self, epoch, value):
+        if epoch == 1.0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return Verdict.GO
+
+
+def test_bad_input_that_only_the_processes_find_is_one_line(train, tmp_path):
+    with pytest.raises(UserError, match=r"training\.objective=f2"):
+        train("runtime.num_processes=2", "training.objective=f2")
+    assert not children("frostline.launch.rank")
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(make_spec):
+    with pytest.raises(UserError, match=r"training\.batch_size=15: 2 processes .* multiple of 2"):
+        make_spec("runtime.num_processes=2", "training.batch_size=15")
+
+
+@pytest.fixture
+def quick(still_model, tiny_csv):
+    """Overrides of the command line."""
+    shape = ["training.epochs=2", "dataset.train_rows=64", "dataset.eval_rows=32", "runtime.num_processes=2"]
+    return ["model=path", f"model.location={still_model}", "dataset=csv", f"dataset.location={tiny_csv}", *TINY, *shape]
+
+
+PLUGIN = {"PYTHONPATH": str(Path(__file__).parent)}
+
+
+def test_the_command_records_one_run(tmp_path, quick):
+    done = call("run", *quick, "hydra.run.dir=here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "FINISHED" in done.stdout
+    (run,) = mlflow_runs(tmp_path)
+    assert run.info.status == "FINISHED"
+    result = results(tmp_path)["here"]
+    assert run.data.metrics["eval/accuracy"] == result["metrics"]["eval/accuracy"]
+    assert "training on cpu" in (tmp_path / "here" / "run.log").read_text()
+    again = call("reproduce", "here", "tracking=off", cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "identical" in again.stdout
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, code):
+    slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=50"]
+    process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, SLOW_S="0.2", **PLUGIN)
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 5)
+    began = time.monotonic()
+    interrupt(process, signum)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert time.monotonic() - began < 30
+    assert "KILLED" in out
+    assert "Traceback" not in err
+    assert not children("frostline.launch.rank")
+    assert list((tmp_path / "cut" / "checkpoints").glob("step-*"))
+    (run,) = mlflow_runs(tmp_path)
+    assert run.info.status == "KILLED"
+    done = call(
+        "run", *quick, *slow, "hydra.run.dir=on", "resume=cut", "training.epochs=50", cwd=tmp_path, SLOW_S="0", **PLUGIN
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_two_signals_stop_all_processes_at_once(tmp_path, quick):
+    slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks"]
+    breaks = {"RANK_BREAKS": "1:2:hang", **PLUGIN}
+    process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, **breaks)
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1)
+    interrupt(process)
+    time.sleep(1)
+    assert process.poll() is None  # the step never ends
+    interrupt(process)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert not children("frostline.launch.rank")
+    assert RunResult.read(tmp_path / "cut").status is Status.KILLED
+
+
+def test_no_process_outlives_a_killed_parent(tmp_path, quick):
+    slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=50", "tracking=off"]
+    process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, SLOW_S="0.2", **PLUGIN)
+    metrics = tmp_path / "cut" / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 1)
+    assert len(children("frostline.launch.rank")) >= 2
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not children("frostline.launch.rank"), limit_s=30)
+
+
+def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick):
+    swept = [
+        "sweep.n_trials=4", "sweep.finish=1.0", "sweep.pruner.name=percentile", "sweep.pruner.startup_trials=1",
+        "sweep.pruner.percentile=1.0", "freeze.depth=0", "training.objective=loss", "training.direction=minimize",
+    ]  # fmt: skip
+    fixed = [override for override in quick if not override.startswith("optimizer.lr=")]
+    done = call("sweep", "lr_only", *fixed, *swept, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = points(tmp_path / "runs" / "lr_only")
+    assert {point.state for point in found} == {State.COMPLETE, State.PRUNED}
+    by_status = {run.data.tags.get("frostline.status") for run in mlflow_runs(tmp_path)}
+    assert {"PRUNED", "FINISHED"} <= by_status
+    assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]
+    assert not children("frostline.launch.rank")
