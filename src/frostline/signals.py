@@ -36,9 +36,14 @@ class SignalGuard:
     Outside of the training loop there is no step to finish, so the first one ends it at once. Preemption is heard where
     somebody handles it: it is handed on when the guard is left, and nothing that comes after it hurries it. Use as a
     context manager.
+
+    Args:
+        patient: No second signal ends it at once: of a process of several, which gets the same one from many sides, and
+            is ended by the one that started it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
         self.requested: int | None = None
         self.finish_step = False
         """Set while the training loop runs: it looks at `requested` after every step."""
@@ -61,7 +66,7 @@ class SignalGuard:
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         del frame
-        if self.requested == PREEMPTED:
+        if self.requested is not None and (self._patient or self.requested == PREEMPTED):
             return
         if self.requested is not None or not self.finish_step:
             raise Interrupted(signum)

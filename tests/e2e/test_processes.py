@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import time
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -106,12 +107,21 @@ def test_two_processes_compute_what_one_does(train, changes, monkeypatch, tmp_pa
     assert json.loads((folder / "result.json").read_text())["status"] == "FINISHED"
 
 
-def children(pattern):
-    """Processes of this machine whose command line has a text in it."""
+@pytest.fixture(autouse=True)
+def mark(monkeypatch):
+    """Tells the processes of this test from those of others, which may run beside it."""
+    name = uuid.uuid4().hex
+    monkeypatch.setenv("FROSTLINE_TEST_MARK", name)
+    return name
+
+
+def children(mark):
+    """The processes of a test's runs that are still there."""
     found = []
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if pattern.encode() in line.read_bytes() and "Z" not in (line.parent / "stat").read_text().split(")")[-1]:
+            is_one = b"frostline.launch.rank" in line.read_bytes()
+            if is_one and mark.encode() in (line.parent / "environ").read_bytes():
                 found.append(int(line.parent.name))
     return found
 
@@ -131,7 +141,7 @@ def children(pattern):
         ("1:3:drift", "RuntimeError: the 2 processes of the run do not agree on the trained weights"),
     ],
 )
-def test_one_process_that_breaks_ends_all_with_one_reason(train, monkeypatch, breaks, reason):
+def test_one_process_that_breaks_ends_all_with_one_reason(train, monkeypatch, breaks, reason, mark):
     monkeypatch.setenv("RANK_BREAKS", breaks)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
@@ -148,8 +158,7 @@ def test_one_process_that_breaks_ends_all_with_one_reason(train, monkeypatch, br
     assert len(watch.results) == 1
     assert json.loads((folder / "result.json").read_text())["reason"] == result.reason
     assert not (folder / "model").exists()
-    assert not children(str(folder))
-    assert not children("frostline.launch.rank")
+    assert not children(mark)
 
 
 class Prune:
@@ -166,7 +175,7 @@ class Prune:
         return Verdict.PRUNE
 
 
-def test_a_pruned_run_ends_on_all_processes(train):
+def test_a_pruned_run_ends_on_all_processes(train, mark):
     """Trainer's own search under two processes hangs here: the pruner is asked in one of them."""
     monitor = Prune()
     result, watch, folder = train("runtime.num_processes=2", "training.epochs=3", monitor=monitor)
@@ -177,7 +186,7 @@ def test_a_pruned_run_ends_on_all_processes(train):
     assert monitor.alives > 0
     assert len(watch.results) == 1
     assert not (folder / "model").exists()
-    assert not children("frostline.launch.rank")
+    assert not children(mark)
 
 
 def test_a_stopped_run_goes_on_where_it_was(train, monkeypatch):
@@ -215,10 +224,39 @@ class Stopper:
         return Verdict.GO
 
 
-def test_bad_input_that_only_the_processes_find_is_one_line(train, tmp_path):
+def test_bad_input_that_only_the_processes_find_is_one_line(train, tmp_path, mark):
     with pytest.raises(UserError, match=r"training\.objective=f2"):
         train("runtime.num_processes=2", "training.objective=f2")
-    assert not children("frostline.launch.rank")
+    assert not children(mark)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("distributed_type: FSDP\n", "distributed_type FSDP is not supported"),
+        ("distributed_type: MULTI_GPU\nnum_machines: 2\n", "num_machines is more"),
+        ("a: [", "can't be read"),
+        ("just words", "is no file of `accelerate config`"),
+        (None, "can't be read"),
+    ],
+)
+def test_an_accelerate_config_of_another_kind_is_one_line(train, tmp_path, text, words):
+    path = tmp_path / "accelerate.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=words):
+        train("runtime.num_processes=2", f"runtime.accelerate_config={path}")
+
+
+def test_an_accelerate_config_has_no_say_in_what_is_recorded(train, tmp_path):
+    path = tmp_path / "accelerate.yaml"
+    path.write_text("distributed_type: MULTI_CPU\nmixed_precision: bf16\nnum_processes: 7\ngpu_ids: '3'\n")
+    shape = ["runtime.num_processes=2", "training.epochs=1", "freeze.depth=2"]
+    plain, seen, _ = train(*shape)
+    other, watch, _ = train(*shape, f"runtime.accelerate_config={path}")
+    assert other.status is Status.FINISHED, other.reason
+    assert watch.rows == seen.rows
+    assert other.weights_sha256 == plain.weights_sha256
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(make_spec):
@@ -251,7 +289,7 @@ def test_the_command_records_one_run(tmp_path, quick):
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, code):
+def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, code, mark):
     slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=50"]
     process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, SLOW_S="0.2", **PLUGIN)
     metrics = tmp_path / "cut" / "metrics.jsonl"
@@ -263,7 +301,7 @@ def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, co
     assert time.monotonic() - began < 30
     assert "KILLED" in out
     assert "Traceback" not in err
-    assert not children("frostline.launch.rank")
+    assert not children(mark)
     assert list((tmp_path / "cut" / "checkpoints").glob("step-*"))
     (run,) = mlflow_runs(tmp_path)
     assert run.info.status == "KILLED"
@@ -273,7 +311,7 @@ def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, co
     assert done.returncode == 0, done.stderr
 
 
-def test_two_signals_stop_all_processes_at_once(tmp_path, quick):
+def test_two_signals_stop_all_processes_at_once(tmp_path, quick, mark):
     slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks"]
     breaks = {"RANK_BREAKS": "1:2:hang", **PLUGIN}
     process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, **breaks)
@@ -285,22 +323,22 @@ def test_two_signals_stop_all_processes_at_once(tmp_path, quick):
     interrupt(process)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
-    assert not children("frostline.launch.rank")
+    assert not children(mark)
     assert RunResult.read(tmp_path / "cut").status is Status.KILLED
 
 
-def test_no_process_outlives_a_killed_parent(tmp_path, quick):
+def test_no_process_outlives_a_killed_parent(tmp_path, quick, mark):
     slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=50", "tracking=off"]
     process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, SLOW_S="0.2", **PLUGIN)
     metrics = tmp_path / "cut" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 1)
-    assert len(children("frostline.launch.rank")) >= 2
+    assert len(children(mark)) >= 2
     process.kill()
     process.communicate()
-    wait_for(lambda: not children("frostline.launch.rank"), limit_s=30)
+    wait_for(lambda: not children(mark), limit_s=30)
 
 
-def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick):
+def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick, mark):
     swept = [
         "sweep.n_trials=4", "sweep.finish=1.0", "sweep.pruner.name=percentile", "sweep.pruner.startup_trials=1",
         "sweep.pruner.percentile=1.0", "freeze.depth=0", "training.objective=loss", "training.direction=minimize",
@@ -313,4 +351,4 @@ def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick):
     by_status = {run.data.tags.get("frostline.status") for run in mlflow_runs(tmp_path)}
     assert {"PRUNED", "FINISHED"} <= by_status
     assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]
-    assert not children("frostline.launch.rank")
+    assert not children(mark)

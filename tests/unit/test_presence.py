@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from optuna.trial import TrialState
 
 from frostline.point import Outcome, State
 from frostline.search import Presence, Study, open_url, queue_of, search
@@ -123,7 +124,11 @@ def test_the_points_of_a_dead_parent_are_taken_over_and_the_total_is_exact(paren
     assert len(points) == 6
     assert {p.state for p in points} == {State.COMPLETE}
     assert not here.others_at_work(6)
-    dead.tell(left[0][0], done(0.9))  # it was only cut off: what it says now counts for nothing
+    # It was only cut off: what it says now counts for nothing, and ends nothing.
+    assert dead.lost(left[0][0])
+    dead.settle(left[0][0], 0.9)
+    assert dead.report(left[0][0], 1, 0.9) in {True, False}
+    dead.tell(left[0][0], done(0.9))
     assert here.points() == points
 
 
@@ -142,6 +147,74 @@ def test_of_two_that_see_a_dead_parents_point_one_takes_it(parent, monkeypatch):
         assert not two._take_over()
     (again,) = [trial for trial in two._trials() if trial.user_attrs.get("frostline.taken_from") == number]
     assert again.system_attrs["fixed_params"] == params
+
+
+def test_a_parent_that_was_cut_off_goes_on_with_the_rest(parent):
+    plan, clock = make_plan(n_trials=6), Clock()
+    away = parent("away", plan, clock)
+    here = parent("here", plan, Clock())
+    quiet, executor = Quiet(), FakeExecutor(plan)
+    real = executor.wait
+    taken = []
+
+    def wait():
+        if not taken:  # in the midst of its first point it is taken for dead
+            number = next(iter(executor.running))
+            age(here, here.presence._clock)
+            while (begun := here.begin(6)) is not None:
+                taken.append(begun[0])
+                here.tell(begun[0], done())
+            assert not here._frozen(number).user_attrs.get("frostline.outcome")
+            away.presence.beat()
+        return real()
+
+    executor.wait = wait
+    summary = search(plan, away, executor, quiet, maximize=True, total=6, clock=clock, sleep=clock.sleep)
+    assert ("released", 0) in quiet.lines
+    assert summary.complete
+    assert len(summary.points) == 6
+    assert {p.state for p in summary.points} == {State.COMPLETE}
+
+
+def test_what_is_between_two_owners_is_put_back_by_whoever_comes(parent):
+    plan, clock = make_plan(n_trials=1, sampler="grid", finish=1.0, first_epochs=None), Clock()
+    dead, one, two = parent("dead", plan), parent("one", plan, clock), parent("two", plan)
+    number, params = dead.begin(1)
+    one._study._storage.set_trial_state_values(one._frozen(number)._trial_id, TrialState.FAIL)  # and dies, too
+    again, same = two.begin(1)
+    assert (again != number, same) == (True, params)
+    one._put_back(one._frozen(number))  # it did not die, but was slow
+    assert one.begin(1) is None
+    assert [p.params for p in one.points()] == [params]
+
+
+def test_of_two_results_of_stage_2_the_first_counts(parent):
+    plan, clock = make_plan(n_trials=4), Clock()
+    here, away = parent("here", plan, clock), parent("away", plan)
+    number, params = away.begin(4)
+    away.tell(number, Outcome(state=State.COMPLETE, by_seed={0: 0.7}, more=True))
+    assert away.claim(number, params)
+    age(here, clock)
+    assert here.claim(number, params)
+    here.tell_continued(number, params, done(0.8))
+    away.tell_continued(number, params, done(0.9))  # it was only cut off
+    for study in (here, away):
+        (point,) = [p for p in study.points() if p.number == number]
+        assert (point.stage, point.quality) == (2, 0.8)
+
+
+def test_a_parent_that_never_gave_a_sign_of_life_is_watched_too(parent):
+    plan, clock = make_plan(n_trials=3, finish=1.0, first_epochs=None), Clock()
+    here, silent = parent("here", plan, clock), parent("silent", plan)
+    here._study._storage.set_study_user_attr(here._study._study_id, "frostline.alive.silent", None)
+    number, params = silent.begin(3)
+    here._gone()
+    assert here.others_at_work(3)
+    clock.now += GRACE_S + 1
+    while (begun := here.begin(3)) is not None:
+        here.tell(begun[0], done())
+    assert params in [p.params for p in here.points() if p.number > number]
+    assert len(here.points()) == 3
 
 
 def test_stage_2_of_a_dead_parents_point_goes_to_one_of_the_others(parent):

@@ -156,6 +156,7 @@ def go(folder, plan, executor=None, total=None, listener=None, space=SPACE, expl
     study.fill(queue_of(plan, space, explicit))
     executor = executor or FakeExecutor(plan)
     total = total if total is not None else plan.n_trials
+    kwargs.setdefault("sleep", lambda _seconds: None)  # there is nobody to wait for
     return search(plan, study, executor, listener or Quiet(), maximize=True, total=total, **kwargs)
 
 
@@ -267,15 +268,17 @@ def test_of_two_parents_each_takes_its_own_points_to_the_end_and_nothing_is_trai
         study = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=owner)
         study.fill(queue_of(plan, SPACE, None))
         executor = FakeExecutor(plan)
-        summary = search(
-            plan,
-            study,
-            executor,
-            Quiet(),
-            maximize=True,
-            total=12,
-            should_stop=lambda: len(executor.done) >= stop_after,
-        )
+        with study.presence.shown({}):
+            summary = search(
+                plan,
+                study,
+                executor,
+                Quiet(),
+                maximize=True,
+                total=12,
+                should_stop=lambda: len(executor.done) >= stop_after,
+                sleep=lambda _seconds: None,
+            )
         return summary, executor.done
 
     _, first = run("a", stop_after=5)
@@ -826,11 +829,11 @@ def test_a_database_whose_tables_another_host_is_just_making_is_waited_for(monke
 
     real, failed = storages.RDBStorage, []
 
-    def busy(url):
+    def busy(url, engine_kwargs):
         if len(failed) < 2:
             failed.append(url)
             raise RuntimeError('duplicate key value violates unique constraint "pg_type_typname_nsp_index"')
-        return real(url)
+        return real(url, engine_kwargs=engine_kwargs)
 
     monkeypatch.setattr(storages, "_MAKING_S", (0.01, 0.01))
     monkeypatch.setattr(storages, "RDBStorage", busy)

@@ -1,8 +1,8 @@
 """Owns: starting, watching and ending the processes of one run. Must not know: how they train, who records.
 
 The processes run under `accelerate launch`. They tell what is to be recorded over a Unix socket and the parent records
-it, so that the record is true whatever becomes of them: one that raises, is killed or hangs takes the others with it,
-within seconds and with one reason.
+it, so that the record is true whatever becomes of them: one that raises or is killed takes the others with it, within
+seconds and with one reason. One that hangs is noticed by whoever watches the run's signs of life, as a sweep does.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import UserError
+import yaml
+
+from frostline.errors import UserError, listing
 from frostline.launch import wire
 from frostline.launch.rank import KEY_VARIABLE
 from frostline.provenance import num_cores
@@ -41,6 +43,9 @@ log = logging.getLogger(__name__)
 
 RANKS_LOG = "processes.log"
 """What the processes of a run print, in its folder."""
+
+_KINDS = ("MULTI_GPU", "MULTI_CPU", "NO")
+"""Data parallel; under FSDP and DeepSpeed a process has a part of each tensor, which the audit does not know."""
 
 _POLL_S = 0.1
 _GRACE_S = 10.0
@@ -86,9 +91,8 @@ def run(
             spec, recorder, out_dir, overrides=overrides, resume_from=resume_from, monitor=monitor,
             until_step=until_step, sharing=sharing,
         )  # fmt: skip
-    config = spec.runtime.accelerate_config
-    if config is not None and not Path(config).is_file():
-        raise UserError(f"runtime.accelerate_config={config}: there is no such file")
+    if spec.runtime.accelerate_config is not None:
+        _check_config(spec.runtime.accelerate_config)
     threads = spec.runtime.threads or _own_threads()
     sharing = sharing or Sharing()
     job = {
@@ -107,10 +111,47 @@ def run(
         return _Course(spec, recorder, monitor or NullMonitor(), processes).go()
 
 
+def _check_config(name: str) -> None:
+    """Checks that a file of `accelerate config` is of a kind that a run can be audited under.
+
+    Raises:
+        UserError: It isn't.
+    """
+    try:
+        found = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"runtime.accelerate_config={name}: can't be read ({type(error).__name__})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"runtime.accelerate_config={name}: is no file of `accelerate config`")
+    kind = str(found.get("distributed_type", "NO"))
+    if kind not in _KINDS:
+        raise UserError(
+            f"runtime.accelerate_config={name}: distributed_type {kind} is not supported, only data parallel: "
+            f"{listing(_KINDS)}"
+        )
+    if found.get("num_machines", 1) not in {1, "1"}:
+        raise UserError(
+            f"runtime.accelerate_config={name}: a run has the processes of one machine; num_machines is more"
+        )
+
+
 def _own_threads() -> int:
     with suppress(KeyError, ValueError):
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
     return num_cores()
+
+
+@contextmanager
+def _ignoring(signum: int) -> Iterator[None]:
+    """What is started within the context ignores a signal: a scheduler sends it to all, the parent alone answers it."""
+    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
+        yield
+        return
+    before = signal.signal(signum, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before or signal.SIG_DFL)
 
 
 def _send(pid: int, signum: int) -> None:
@@ -149,7 +190,7 @@ class _Processes:
             self._job["address"] = str(self._folder / "wire")
             (self._folder / "job.json").write_text(json.dumps(self._job), encoding="utf-8")
             threading.Thread(target=self._accept, name="frostline-ranks", daemon=True).start()
-            with self._log.open("ab") as output:
+            with self._log.open("ab") as output, _ignoring(PREEMPTED):
                 self._launcher = subprocess.Popen(
                     self._command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                     env=self._environment(key), start_new_session=True,
@@ -240,7 +281,9 @@ class _Processes:
             config = str(path)
         return [
             sys.executable, "-m", "accelerate.commands.launch", "--config_file", config,
-            "--num_processes", str(self.size), "--num_machines", "1", "--dynamo_backend", "no",
+            # What else the file says of these would contradict the record, or the GPUs of the slot.
+            "--multi_gpu", "--num_processes", str(self.size), "--num_machines", "1", "--gpu_ids", "all",
+            "--mixed_precision", "no", "--dynamo_backend", "no",
             "--main_process_port", "0",  # any free one
             "-m", "frostline.launch.rank", str(self._folder / "job.json"),
         ]  # fmt: skip
@@ -290,6 +333,7 @@ class _Course:
         self._processes = processes
         self._known: dict[str, Any] = {}
         self._ended: set[int] = set()
+        self._someone_was_killed = False
 
     def go(self) -> RunResult:
         """Returns how the run ended, recorded."""
@@ -317,19 +361,18 @@ class _Course:
                 if not self._processes.pids:
                     return self._stopped(guard)
                 self._processes.stop(guard.requested)
+            over = self._processes.is_over  # asked first: what it said before its end is heard below
             try:
-                heard = self._processes.heard.get(timeout=_POLL_S)
+                heard = self._processes.heard.get(timeout=_SETTLE_S if over else _POLL_S)
             except queue.Empty:
-                if not self._processes.is_over:
-                    continue
-                with suppress(queue.Empty):
-                    heard = self._processes.heard.get(timeout=_SETTLE_S)
-                    self._processes.heard.put(heard)
+                if not over:
                     continue
                 return self._stopped(guard) if told else self._cut_short(Status.FAILED, self._why_none())
             if (result := self._take(heard)) is None:
                 continue
-            if told and result.status is Status.FAILED and (heard.rank != 0 or isinstance(heard.message, wire.Gone)):
+            # Of a run that is being stopped the first process may fail because another one has left already.
+            left = heard.rank != 0 or isinstance(heard.message, wire.Gone) or self._someone_was_killed
+            if told and result.status is Status.FAILED and left:
                 return self._stopped(guard)
             if told and result.status is Status.KILLED:
                 return replace(result, reason=self._stopped(guard).reason)
@@ -340,6 +383,7 @@ class _Course:
         message = heard.message
         if isinstance(message, wire.Ended):
             self._ended.add(heard.rank)
+            self._someone_was_killed |= message.result.status is Status.KILLED
             if message.result.status is Status.FAILED or heard.rank == 0:
                 return self._first_cause(heard)
         elif isinstance(message, wire.Gone):
@@ -379,9 +423,10 @@ class _Course:
                 return self._take(other) or result
             if isinstance(other.message, wire.Ended):
                 self._ended.add(other.rank)
+                self._someone_was_killed |= other.message.result.status is Status.KILLED
                 if other.message.result.status is Status.FAILED:
                     failed.append(other)
-            elif isinstance(other.message, (wire.Said, wire.Logged, wire.Started)):
+            elif isinstance(other.message, (wire.Refused, wire.Said, wire.Logged, wire.Started)):
                 self._take(other)
         first = min(failed, key=lambda each: each.at)
         result = first.message.result

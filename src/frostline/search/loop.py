@@ -207,7 +207,9 @@ class _Course:
         """Returns whether another parent still has points to finish: it may die over them."""
         if self._finalists and self._study.presence is not None:
             waiting = {p.number for p in self._study.points() if p.outcome is not None and p.outcome.more}
-            self._finalists = [task for task in self._finalists if task.number in waiting]
+            self._finalists = [
+                task for task in self._finalists if task.number in waiting and self._study.is_awaited(task.number)
+            ]
             return bool(self._finalists)
         return False
 
@@ -256,7 +258,8 @@ class _Course:
 
     def _on_report(self, event: Reported) -> None:
         self._listener.reported(event.number, event.step, event.value)
-        prune = math.isfinite(event.value) and self._study.report(event.number, event.step, event.value)
+        lost = self._running[event.number].stage == 1 and self._study.lost(event.number)
+        prune = lost or (math.isfinite(event.value) and self._study.report(event.number, event.step, event.value))
         self._executor.answer(event.number, prune)
 
     def _on_end(self, event: Ended, stage: int) -> None:
@@ -266,6 +269,11 @@ class _Course:
             self._study.release(event.number)
             self._listener.released(event.number)
             self._stop(event.fatal)
+            return
+        if event.outcome is not None and task.stage == 1 and self._study.lost(event.number):
+            log.warning("point %d was taken over by another host: what it came to here counts for nothing", task.number)
+            self._study.release(event.number)
+            self._listener.released(event.number)
             return
         if event.outcome is None:
             self._study.release(event.number)

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -90,12 +90,20 @@ class Presence:
         value = {**self._about, "beat": f"{self._session}.{self._count}", "left": left}
         self._study.set_user_attr(f"{marks.ALIVE}{self._owner}", value)
 
-    def gone(self) -> dict[str, dict[str, Any]]:
-        """Returns the parents that are dead or have left, with what they said of themselves."""
+    def gone(self, owners: Collection[str] = (), *, fresh: bool = False) -> dict[str, dict[str, Any]]:
+        """Returns the parents that are dead or have left, with what they said of themselves.
+
+        Args:
+            owners: More that there must be: one that never gave a sign of life is watched from now on.
+            fresh: Look now; else what was seen within the last moments will do.
+        """
         now = self._clock()
-        if now >= self._next_look:
+        if fresh or now >= self._next_look:
             self._next_look = now + self.every_s
             self._look(now)
+        for owner in owners:
+            self._seen.setdefault(owner, (None, now))
+            self._notes.setdefault(owner, {})
         return {
             owner: note
             for owner, note in self._notes.items()

@@ -94,7 +94,8 @@ def open_url(url: str) -> BaseStorage:
     for wait_s in (*_MAKING_S, None):
         try:
             with quiet():
-                return RDBStorage(url)
+                # A server may drop a connection that was idle: it is tried before it is used.
+                return RDBStorage(url, engine_kwargs={} if url.startswith("sqlite") else {"pool_pre_ping": True})
         except ImportError as error:
             package = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary"}.get(error.name or "", error.name)
             reason = f"its driver is missing: pip install {package}"

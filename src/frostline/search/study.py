@@ -6,12 +6,14 @@ Only the parent process of a sweep writes to the storage. Everything that a resu
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -27,6 +29,9 @@ from frostline.spec import DEPTH_KEY, Params, PrunerName, Space, SweepSpec
 log = logging.getLogger(__name__)
 
 _STAGE_2 = "stage 2: "
+_GRACE_S = 120.0
+"""Seconds after which a parent is taken for dead where nobody takes its points over: it is not waited for any more."""
+
 _ORPHAN_S = 60.0  # assumed: a parent signs what it has begun within milliseconds
 _STATES = {
     TrialState.WAITING: State.WAITING,
@@ -80,6 +85,8 @@ class Study:
         self._study = self._open(name)
         self._grace_s = grace_s
         self.presence = self._make_presence()
+        self._unsigned: dict[int, float] = {}
+        """Since when a trial is seen that nobody has signed."""
         self._claims: dict[int, int] = {}
         """Points of others that are taken to their end here, and the trials that say so."""
         found = [direction.name.lower() for direction in self._study.directions]
@@ -98,9 +105,9 @@ class Study:
             )
 
     def _make_presence(self) -> Presence | None:
-        if self._owner is None or self._grace_s is None:
+        if self._owner is None:
             return None
-        return Presence(self._study, self._owner, self._grace_s)
+        return Presence(self._study, self._owner, self._grace_s or _GRACE_S)
 
     @property
     def is_untouched(self) -> bool:
@@ -275,7 +282,9 @@ class Study:
             is_mine = trial.state is TrialState.RUNNING and self._is_mine(trial) and _is_point(trial)
             if is_mine and trial.number not in self._active:
                 return self._suggest(Trial(self._study, trial._trial_id))
-        counted = [trial for trial in self._trials() if _is_point(trial)]
+        if self.presence is not None and self._put_back_what_is_between():
+            return self.begin(total)
+        counted = _points_among(self._trials())
         waiting = any(trial.state is TrialState.WAITING for trial in counted)
         begun = sum(trial.state is not TrialState.WAITING for trial in counted)
         if begun >= total or (not waiting and len(counted) >= total):
@@ -300,28 +309,42 @@ class Study:
 
         Whoever ends the dead trial takes its point over: a storage ends a trial once.
         """
-        gone = self.presence.gone() if self.presence is not None else {}
+        gone = self._gone() if self._grace_s is not None else {}
         for trial in self._trials():
             if trial.state is not TrialState.RUNNING or trial.user_attrs.get(marks.OWNER) not in gone:
                 continue
             if not _is_point(trial):
                 continue
-            storage = self._study._storage
             try:
-                storage.set_trial_user_attr(trial._trial_id, marks.SURPLUS, True)
-                storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                self._study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             except (RuntimeError, KeyError):  # it has ended, or another parent was faster
                 continue
             log.warning("point %d: its host is gone; it is taken over", trial.number)
-            params = trial.params or trial.system_attrs.get("fixed_params", {})
-            self._study.add_trial(
-                create_trial(
-                    state=TrialState.WAITING,
-                    system_attrs={"fixed_params": dict(params)},
-                    user_attrs={marks.TAKEN_FROM: trial.number},
-                )
-            )
+            self._put_back(trial)
             return True
+        return False
+
+    def _put_back(self, trial: FrozenTrial) -> None:
+        params = trial.params or trial.system_attrs.get("fixed_params", {})
+        self._study.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                system_attrs={"fixed_params": dict(params)},
+                user_attrs={marks.TAKEN_FROM: trial.number},
+            )
+        )
+
+    def _put_back_what_is_between(self) -> bool:
+        """Puts back a point that somebody has ended for its dead host and not yet put back; returns whether there was.
+
+        Two may do so at once: the second one is begun by nobody.
+        """
+        trials = self._trials()
+        followed = {trial.user_attrs.get(marks.TAKEN_FROM) for trial in trials}
+        for trial in trials:
+            if _was_ended_for_its_host(trial) and trial.number not in followed:
+                self._put_back(trial)
+                return True
         return False
 
     def others_at_work(self, total: int) -> bool:
@@ -332,18 +355,29 @@ class Study:
         """
         if self.presence is None:
             return False
-        counted = [trial for trial in self._trials() if _is_point(trial)]
+        trials = self._trials()
+        counted = _points_among(trials)
         begun = sum(trial.state is not TrialState.WAITING for trial in counted)
+        # Nobody takes them over where that is switched off: then they are not waited for.
+        gone = self._gone() if self._grace_s is None else {}
+        running = [trial for trial in counted if trial.state is TrialState.RUNNING and not self._is_mine(trial)]
         return (begun < total and len(counted) > begun) or any(
-            trial.state is TrialState.RUNNING and not self._is_mine(trial) for trial in counted
+            trial.user_attrs.get(marks.OWNER) not in gone for trial in running
         )
+
+    def _gone(self) -> dict[str, dict[str, Any]]:
+        """Returns the parents that are gone, as the storage says now."""
+        if self.presence is None:
+            return {}
+        owners = {owner for trial in self._trials() if (owner := trial.user_attrs.get(marks.OWNER)) is not None}
+        return self.presence.gone(owners, fresh=True)
 
     def claim(self, number: int, params: Params) -> bool:
         """Returns whether stage 2 of a point is this parent's work: its own, or that of one who is gone.
 
         Two parents may claim at the same moment: the one whose claim was first has it.
         """
-        gone = self.presence.gone() if self.presence is not None else {}
+        gone = self._gone() if self._grace_s is not None else {}
         living = [trial for trial in self._claimed(number) if trial.user_attrs.get(marks.OWNER) not in gone]
         for trial in living:
             if trial.user_attrs.get(marks.OWNER) == self._owner:
@@ -374,6 +408,10 @@ class Study:
         self._claims[number] = own._trial_id
         return True
 
+    def is_awaited(self, number: int) -> bool:
+        """Returns whether somebody will finish a point: its host, or whoever takes it over if that is not off."""
+        return self._grace_s is not None or self._frozen(number).user_attrs.get(marks.OWNER) not in self._gone()
+
     def _claimed(self, number: int) -> list[FrozenTrial]:
         return [
             trial
@@ -401,10 +439,11 @@ class Study:
         if self._owner is None:
             return True
         owner = trial.user_attrs.get(marks.OWNER)
-        if owner is not None or trial.state is not TrialState.RUNNING or trial.datetime_start is None:
+        if owner is not None or trial.state is not TrialState.RUNNING:
             return owner in {None, self._owner}
         # Another parent has asked for it and not yet said so, or died in that moment.
-        return (datetime.now() - trial.datetime_start).total_seconds() > _ORPHAN_S
+        now = time.monotonic()
+        return now - self._unsigned.setdefault(trial.number, now) > _ORPHAN_S
 
     def settle(self, number: int, quality: float) -> None:
         """Makes the last report of a trial that waits for stage 2 its quality: what samplers compare it by.
@@ -415,7 +454,15 @@ class Study:
         last = max(frozen.intermediate_values, default=0)
         reported = self._plan.first_epochs is not None and last >= self._plan.first_epochs
         step = last if reported else last + 1
-        self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, quality)
+        with suppress(UpdateFinishedTrialError):  # taken over just now
+            self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, quality)
+
+    def lost(self, number: int) -> bool:
+        """Returns whether a point that is trained here was taken over by another parent, as after a long pause."""
+        if self.presence is None:
+            return False
+        frozen = self._frozen(number)
+        return frozen.state is TrialState.FAIL and not _is_point(frozen)
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -432,7 +479,10 @@ class Study:
         frozen = self._frozen(number)
         if frozen.state is not TrialState.RUNNING:  # stage 2: its trial has been told; nobody prunes the best
             return False
-        self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
+        try:
+            self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
+        except UpdateFinishedTrialError:  # taken over just now
+            return True
         if self._plan.pruner.name is PrunerName.NONE:
             return False
         verdicts: dict[str, Any] = dict(frozen.user_attrs.get(marks.VERDICTS) or {"steps": {}, "attrs": {}})
@@ -486,9 +536,13 @@ class Study:
     ) -> None:
         """Adds what stage 2 of a point came to, as a trial of its own."""
         done = outcome.state is State.COMPLETE
-        claim = self._claims.pop(number, None)
+        claim, storage = self._claims.pop(number, None), self._study._storage
+        if any(trial.user_attrs.get(marks.CONTINUES) == number and _has_outcome(trial) for trial in self._trials()):
+            # It was taken over while this parent could not be heard, and is finished.
+            if claim is not None:
+                storage.set_trial_state_values(claim, TrialState.FAIL)
+            return
         if claim is not None:
-            storage = self._study._storage
             for step, value in (history or {}).items():
                 storage.set_trial_intermediate_value(claim, step, value)
             storage.set_trial_user_attr(claim, marks.OUTCOME, outcome.to_dict(2))
@@ -513,10 +567,10 @@ class Study:
         trials = self._trials()
         continued = {
             trial.user_attrs[marks.CONTINUES]: trial
-            for trial in trials
+            for trial in reversed(trials)  # of two the first one counts, for whoever reads
             if marks.CONTINUES in trial.user_attrs and _has_outcome(trial)
         }
-        found = [self._read(trial, continued.get(trial.number)) for trial in trials if _is_point(trial)]
+        found = [self._read(trial, continued.get(trial.number)) for trial in _points_among(trials)]
         first = {point.number: point.first_quality for point in found}
         return [
             point if point.copy_of is None else replace(point, first_quality=first.get(point.copy_of))
@@ -557,7 +611,24 @@ class Study:
 
 
 def _is_point(trial: FrozenTrial) -> bool:
-    return not any(key in trial.user_attrs for key in (marks.CONTINUES, marks.WARM, marks.SURPLUS))
+    marked = any(key in trial.user_attrs for key in (marks.CONTINUES, marks.WARM, marks.SURPLUS))
+    return not marked and not _was_ended_for_its_host(trial)
+
+
+def _was_ended_for_its_host(trial: FrozenTrial) -> bool:
+    """Whether another parent ended it: whoever trains a point says what it came to before it ends it."""
+    others = any(key in trial.user_attrs for key in (marks.CONTINUES, marks.WARM, marks.SURPLUS, marks.OUTCOME))
+    return trial.state is TrialState.FAIL and not others
+
+
+def _points_among(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Returns the trials that are points; of a point that two parents have put back at once the first."""
+    found: dict[object, FrozenTrial] = {}
+    for trial in trials:
+        if _is_point(trial):
+            source = trial.user_attrs.get(marks.TAKEN_FROM)
+            found.setdefault(("back", source) if source is not None else trial.number, trial)
+    return sorted(found.values(), key=lambda trial: trial.number)
 
 
 def _has_outcome(trial: FrozenTrial) -> bool:

@@ -17,7 +17,7 @@ from frostline.record import Monitor, Verdict
 
 Value = TypeVar("Value")
 
-_TIMEOUT = timedelta(hours=2)
+_TIMEOUT = timedelta(days=7)
 """How long a process waits for the others: as long as one may compute hidden states for all of them. Whoever started
 them ends them all when one of them is gone, so nobody waits for a dead one."""
 

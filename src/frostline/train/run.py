@@ -76,7 +76,7 @@ def run(
     ranks = ranks or Ranks()
     watch = SharedMonitor(monitor or NullMonitor(), ranks)
     course = _Course(spec, recorder, out_dir, memory, watch, until_step, sharing or Sharing(), ranks)
-    with SignalGuard() as guard:
+    with SignalGuard(patient=ranks.several) as guard:
         try:
             result = course.go(guard, draft, tuple(overrides), resume_from)
         except UserError as error:

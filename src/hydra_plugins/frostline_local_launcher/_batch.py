@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from frostline.cli.sweeping.executors import share_gpus, slot_env, visible_gpus
 from frostline.pool import Channel, Kind, Pool
@@ -32,8 +32,7 @@ def launch(
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     sweep_dir = Path(str(config.hydra.sweep.dir))
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    per_job = OmegaConf.select(config, "runtime.gpus_per_trial") or OmegaConf.select(config, "runtime.num_processes")
-    gpus = share_gpus(visible_gpus(), per_job or 1)
+    gpus = _gpus(config, job_overrides)
     wanted = launcher.slots or OmegaConf.select(config, "runtime.slots") or max(1, len(gpus))
     slots = max(1, min(wanted, len(job_overrides)))
     singletons = Singleton.get_state()
@@ -57,6 +56,21 @@ def launch(
                 elif event.kind is not Kind.MESSAGE:
                     returns[event.key] = _lost(filter_overrides(job_overrides[event.key]), str(event.value))
     return [returns[index] for index in range(len(jobs))]
+
+
+def _gpus(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[str]:
+    """Returns the groups of GPUs that jobs take turns at, large enough for each of them."""
+
+    def given(key: str) -> list[str]:
+        words = [word for overrides in job_overrides for word in overrides if word.startswith(f"{key}=")]
+        return [word.partition("=")[2] for word in words]
+
+    devices = {*given("runtime.device"), str(OmegaConf.select(config, "runtime.device"))}
+    if devices == {"cpu"} or (given("runtime.device") and set(given("runtime.device")) == {"cpu"}):
+        return []
+    per_job = OmegaConf.select(config, "runtime.gpus_per_trial") or OmegaConf.select(config, "runtime.num_processes")
+    swept = [int(value) for value in given("runtime.num_processes") if value.isdigit()]
+    return share_gpus(visible_gpus(), max([per_job or 1, *swept]))
 
 
 def _lost(overrides: Sequence[str], reason: str) -> JobReturn:

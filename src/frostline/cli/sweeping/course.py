@@ -295,7 +295,12 @@ class _Course:
         """Ends the MLflow runs of hosts that are gone: nobody else would."""
         if self._presence is None or self._run is None:
             return
-        for owner, note in self._presence.gone().items():
+        try:
+            gone = self._presence.gone()
+        except Exception:
+            log.info("the storage could not be asked who is alive", exc_info=True)
+            return
+        for owner, note in gone.items():
             if owner not in self._buried and not note.get("left"):
                 self._buried.add(owner)
                 log.warning("%s (pid %s) gave no sign of life: taken for gone", note.get("host"), note.get("pid"))

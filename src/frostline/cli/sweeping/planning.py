@@ -15,6 +15,7 @@ from frostline.cli.preflight import preflight
 from frostline.cli.session import Planning
 from frostline.cli.sweeping.executors import gpus_for, sharing_of
 from frostline.cli.sweeping.read import Compose, Sweep, read, with_params
+from frostline.errors import SpecError
 from frostline.provenance import num_cores
 from frostline.report import make_console
 from frostline.search import Costs, Forecast, forecast, queue_of
@@ -44,6 +45,10 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     from frostline.train import probe  # torch: only now
 
     sweep = read(cfg, arguments, compose, preflight)
+    if (processes := sweep.job.run.runtime.num_processes) > 1:
+        raise SpecError(
+            f"frostline plan: runtime.num_processes={processes}: trials are measured on one process; plan with 1"
+        )
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
     depths = _depths(sweep)
     gpus = gpus_for(sweep.job)
