@@ -28,7 +28,12 @@ GRACE_S = 6
 def trials_of(uri):
     import optuna
 
-    return optuna.load_study(study_name="lr_x_depth", storage=open_url(uri)).get_trials(deepcopy=False)
+    storage = open_url(uri)
+    try:
+        return optuna.load_study(study_name="lr_x_depth", storage=storage).get_trials(deepcopy=False)
+    finally:  # else its connections are closed by the garbage collector, in the midst of another test
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 def kill_all(process: subprocess.Popen[str], workers: bool) -> None:
