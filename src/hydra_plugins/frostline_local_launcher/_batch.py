@@ -65,8 +65,7 @@ def _gpus(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[st
         words = [word for overrides in job_overrides for word in overrides if word.startswith(f"{key}=")]
         return [word.partition("=")[2] for word in words]
 
-    devices = {*given("runtime.device"), str(OmegaConf.select(config, "runtime.device"))}
-    if devices == {"cpu"} or (given("runtime.device") and set(given("runtime.device")) == {"cpu"}):
+    if set(given("runtime.device") or [str(OmegaConf.select(config, "runtime.device"))]) == {"cpu"}:
         return []
     per_job = OmegaConf.select(config, "runtime.gpus_per_trial") or OmegaConf.select(config, "runtime.num_processes")
     swept = [int(value) for value in given("runtime.num_processes") if value.isdigit()]

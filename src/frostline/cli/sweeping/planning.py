@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import shutil
 import sys
@@ -50,16 +49,16 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
             f"frostline plan: runtime.num_processes={processes}: trials are measured on one process; plan with 1"
         )
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
-    depths = _depths(sweep)
     gpus = gpus_for(sweep.job)
     slots = sweep.job.slots or max(1, len(gpus))
     threads = sweep.job.run.runtime.threads or max(1, num_cores() // slots)
     spec = replace(sweep.job.run, runtime=replace(sweep.job.run.runtime, threads=threads))
-    ends = [spec]
-    known = [depth for depth in depths if depth is not None]
-    if known:
-        ends = [with_params(spec, {DEPTH_KEY: depth}) for depth in dict.fromkeys((max(known), min(known)))]
     sharing = sharing_of(sweep, threads * slots)
+    depths: list[int | None] = [*reversed(sharing.depths)] or [None]  # the deepest first
+    ends = [spec]
+    if sharing.depths:
+        two = dict.fromkeys((sharing.depths[-1], sharing.depths[0]))
+        ends = [with_params(spec, {DEPTH_KEY: depth}) for depth in two]
     print(f"measuring {_several(len(ends), 'trial')} on a few rows ...", file=sys.stderr, flush=True)
     seen = probe(ends, sharing)
     costs = Costs(
@@ -81,16 +80,6 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
         return 0
     _show(found, sweep, seen, slots, planning.hosts, f"{hours:.2f} {unit}", limit)
     return 0
-
-
-def _depths(sweep: Sweep) -> list[int | None]:
-    found: set[int] = set()
-    for dimension in itertools.chain(*sweep.space.variants.values()):
-        if dimension.key == DEPTH_KEY:
-            choices = dimension.choices or range(round(dimension.low), round(dimension.high) + 1)
-            found |= {depth for depth in choices if isinstance(depth, int)}
-    deepest_first: list[int | None] = [*sorted(found, reverse=True)]
-    return deepest_first or [None]
 
 
 def _line(seen: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:
