@@ -82,7 +82,7 @@ def test_four_hosts_divide_a_sweep_and_two_of_them_die(tmp_path, tiny_overrides)
 
         study = [t for t in trials_of(storage) if not was_taken(t) and not t.user_attrs.get("frostline.surplus")]
         first = [t for t in study if "frostline.continues" not in t.user_attrs]
-        assert len(first) == TOTAL
+        assert len(first) == TOTAL, [(t.number, t.state.name, t.params, t.user_attrs) for t in first]
         assert {t.state.name for t in first} <= {"COMPLETE", "PRUNED"}
         second = [t.user_attrs["frostline.continues"] for t in study if "frostline.continues" in t.user_attrs]
         assert len(second) == len(set(second))

@@ -38,9 +38,9 @@ def parent(storage):
 
     def make(owner, plan, clock=None):
         study = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=owner, grace_s=GRACE_S)
-        study.presence = Presence(study._study, owner, GRACE_S, clock or Clock())
+        study.ownership.presence = Presence(study._study, owner, GRACE_S, clock or Clock())
         study.fill(queue_of(plan, SPACE, None))
-        study.presence.beat()
+        study.ownership.presence.beat()
         return study
 
     return make
@@ -48,7 +48,7 @@ def parent(storage):
 
 def age(study, clock, seconds=GRACE_S + 1):
     """Lets a parent watch the others for a while."""
-    study.presence.gone()
+    study.ownership.presence.gone()
     clock.now += seconds
 
 
@@ -59,15 +59,15 @@ def done(value=0.5):
 def test_a_parent_that_gives_no_sign_of_life_is_gone_and_one_that_does_is_not(parent):
     plan, clock = make_plan(n_trials=4), Clock()
     here, there, third = parent("here", plan, clock), parent("there", plan), parent("third", plan)
-    assert here.presence.gone() == {}
+    assert here.ownership.presence.gone() == {}
     for _ in range(7):  # seven times ten seconds
         clock.now += GRACE_S / 6
-        third.presence.beat()
-        gone = here.presence.gone()
+        third.ownership.presence.beat()
+        gone = here.ownership.presence.gone()
     assert set(gone) == {"there"}
-    there.presence.beat()  # it was only slow
+    there.ownership.presence.beat()  # it was only slow
     clock.now += GRACE_S / 6
-    assert here.presence.gone() == {}
+    assert here.ownership.presence.gone() == {}
 
 
 def test_clocks_are_not_compared_and_one_that_jumps_back_takes_nobody_for_gone(parent):
@@ -76,28 +76,28 @@ def test_clocks_are_not_compared_and_one_that_jumps_back_takes_nobody_for_gone(p
     clock.now = 1e9
     here = parent("here", plan, clock)
     parent("there", plan)
-    assert here.presence.gone() == {}
+    assert here.ownership.presence.gone() == {}
     age(here, clock)
-    assert set(here.presence.gone()) == {"there"}
+    assert set(here.ownership.presence.gone()) == {"there"}
 
 
 def test_a_parent_that_stops_by_itself_is_gone_at_once(parent):
     plan = make_plan(n_trials=4)
     here, there = parent("here", plan), parent("there", plan)
-    with there.presence.shown({"host": "b", "mlflow": "abc"}):
-        assert here.presence.gone() == {}
-    here.presence._next_look = -1.0
-    (note,) = here.presence.gone().values()
+    with there.ownership.presence.shown({"host": "b", "mlflow": "abc"}):
+        assert here.ownership.presence.gone() == {}
+    here.ownership.presence._next_look = -1.0
+    (note,) = here.ownership.presence.gone().values()
     assert (note["host"], note["mlflow"], note["left"]) == ("b", "abc", True)
 
 
 def test_signs_of_life_go_on_while_the_work_blocks(storage):
     plan = make_plan(n_trials=4)
     study = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner="here", grace_s=0.3)
-    assert study.presence is not None
+    assert study.ownership.presence is not None
     other = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner="there", grace_s=60.0)
     seen = set()
-    with study.presence.shown({}):
+    with study.ownership.presence.shown({}):
         waited = threading.Event()
         for _ in range(30):
             waited.wait(0.05)
@@ -111,7 +111,7 @@ def test_the_points_of_a_dead_parent_are_taken_over_and_the_total_is_exact(paren
     left = [dead.begin(6), dead.begin(6)]
     while (begun := here.begin(6)) is not None:
         here.tell(begun[0], done())
-    assert here.others_at_work(6)  # not gone yet: nothing is taken from it
+    assert here.ownership.others_at_work(6)  # not gone yet: nothing is taken from it
     assert sum(p.state is State.COMPLETE for p in here.points()) == 4
     age(here, clock)
     taken = []
@@ -123,7 +123,7 @@ def test_the_points_of_a_dead_parent_are_taken_over_and_the_total_is_exact(paren
     points = here.points()
     assert len(points) == 6
     assert {p.state for p in points} == {State.COMPLETE}
-    assert not here.others_at_work(6)
+    assert not here.ownership.others_at_work(6)
     # It was only cut off: what it says now counts for nothing, and ends nothing.
     assert dead.lost(left[0][0])
     dead.settle(left[0][0], 0.9)
@@ -142,9 +142,9 @@ def test_of_two_that_see_a_dead_parents_point_one_takes_it(parent, monkeypatch):
         age(study, clock)
     before = two._trials()
     with monkeypatch.context() as patched:
-        assert one._take_over()
+        assert one.ownership.take_over()
         patched.setattr(two, "_trials", lambda: before)  # as it was a moment ago
-        assert not two._take_over()
+        assert not two.ownership.take_over()
     (again,) = [trial for trial in two._trials() if trial.user_attrs.get("frostline.taken_from") == number]
     assert again.system_attrs["fixed_params"] == params
 
@@ -160,12 +160,12 @@ def test_a_parent_that_was_cut_off_goes_on_with_the_rest(parent):
     def wait():
         if not taken:  # in the midst of its first point it is taken for dead
             number = next(iter(executor.running))
-            age(here, here.presence._clock)
+            age(here, here.ownership.presence._clock)
             while (begun := here.begin(6)) is not None:
                 taken.append(begun[0])
                 here.tell(begun[0], done())
             assert not here._frozen(number).user_attrs.get("frostline.outcome")
-            away.presence.beat()
+            away.ownership.presence.beat()
         return real()
 
     executor.wait = wait
@@ -183,9 +183,56 @@ def test_what_is_between_two_owners_is_put_back_by_whoever_comes(parent):
     one._study._storage.set_trial_state_values(one._frozen(number)._trial_id, TrialState.FAIL)  # and dies, too
     again, same = two.begin(1)
     assert (again != number, same) == (True, params)
-    one._put_back(one._frozen(number))  # it did not die, but was slow
+    one.ownership.put_back(one._frozen(number))  # it did not die, but was slow
     assert one.begin(1) is None
     assert [p.params for p in one.points()] == [params]
+    assert not [trial for trial in one._trials() if trial.state is TrialState.WAITING]
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_of_two_that_put_back_one_point_at_the_same_moment_one_withdraws(parent, monkeypatch, died):
+    plan, clock = make_plan(n_trials=2, sampler="grid", finish=1.0, first_epochs=None), Clock()
+    dead, one, two = parent("dead", plan), parent("one", plan, clock), parent("two", plan)
+    number, params = dead.begin(2)
+    one._study._storage.set_trial_state_values(one._frozen(number)._trial_id, TrialState.FAIL)
+    assert two.ownership.put_back_what_is_between(two._trials())
+    with monkeypatch.context() as patched:
+        if died:  # in the moment after it has put the point back
+            patched.setattr(one.ownership, "withdraw", lambda trial_id: None)
+        one.ownership.put_back(one._frozen(number))
+    begun = []
+    while (point := two.begin(2)) is not None:
+        begun.append(point)
+        two.tell(point[0], done())
+    assert sorted(str(p) for _, p in begun).count(str(params)) == 1
+    assert len(begun) == len(two.points()) == 2
+    assert not [trial for trial in one._trials() if trial.state is TrialState.WAITING]
+    assert one.begin(2) is None
+
+
+def test_a_point_that_is_taken_over_just_now_keeps_its_place_in_the_total(parent, monkeypatch):
+    plan = make_plan(n_trials=2, sampler="grid", finish=1.0, first_epochs=None)
+    dead, one, two = parent("dead", plan), parent("one", plan, Clock()), parent("two", plan)
+    number, _ = dead.begin(2)
+    first = two.begin(2)
+    looked = two.ownership.put_back_what_is_between
+
+    def look_and_then(trials):
+        found = looked(trials)
+        if not two._frozen(number).state.is_finished():  # in this moment another parent ends it
+            one._study._storage.set_trial_state_values(one._frozen(number)._trial_id, TrialState.FAIL)
+        return found
+
+    monkeypatch.setattr(two.ownership, "put_back_what_is_between", look_and_then)
+    assert two.begin(2) is None
+    one.ownership.put_back(one._frozen(number))
+    two.tell(first[0], done())
+    again = two.begin(2)
+    assert again is not None
+    two.tell(again[0], done())
+    assert two.begin(2) is None
+    assert len(two.points()) == 2
+    assert not [trial for trial in one._trials() if not trial.state.is_finished()]
 
 
 def test_of_two_results_of_stage_2_the_first_counts(parent):
@@ -208,8 +255,8 @@ def test_a_parent_that_never_gave_a_sign_of_life_is_watched_too(parent):
     here, silent = parent("here", plan, clock), parent("silent", plan)
     here._study._storage.set_study_user_attr(here._study._study_id, "frostline.alive.silent", None)
     number, params = silent.begin(3)
-    here._gone()
-    assert here.others_at_work(3)
+    here.ownership.gone()
+    assert here.ownership.others_at_work(3)
     clock.now += GRACE_S + 1
     while (begun := here.begin(3)) is not None:
         here.tell(begun[0], done())
@@ -227,9 +274,9 @@ def test_stage_2_of_a_dead_parents_point_goes_to_one_of_the_others(parent):
     assert not one.claim(number, params)
     for study, clock in zip((one, two), clocks, strict=True):
         age(study, clock)
-        study.presence.gone()
+        study.ownership.presence.gone()
     for study, clock in ((one, clocks[0]), (two, clocks[1])):  # these two are alive
-        study.presence.beat()
+        study.ownership.presence.beat()
         clock.now += GRACE_S / 6
     assert one.claim(number, params)
     assert one.claim(number, params)  # asked again

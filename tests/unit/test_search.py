@@ -268,7 +268,7 @@ def test_of_two_parents_each_takes_its_own_points_to_the_end_and_nothing_is_trai
         study = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=owner)
         study.fill(queue_of(plan, SPACE, None))
         executor = FakeExecutor(plan)
-        with study.presence.shown({}):
+        with study.ownership.presence.shown({}):
             summary = search(
                 plan,
                 study,
@@ -313,6 +313,7 @@ def test_a_queue_that_two_parents_filled_at_the_same_moment_is_tried_once(tmp_pa
                 study.tell(begun[0], Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
     assert len(taken) == 8
     assert [params for params in taken if params in queue] == queue
+    assert not [trial for trial in studies[0]._trials() if not trial.state.is_finished()]
 
 
 def test_a_journal_in_the_sweeps_folder_is_all_ours_whatever_the_host_is_called_now(tmp_path):
@@ -341,7 +342,7 @@ def test_a_point_that_another_parent_has_just_asked_for_is_left_alone_until_it_i
     ours.fill([])
     theirs._study.ask()  # and dies before it signs
     assert ours.begin(4)[0] == 1
-    monkeypatch.setattr("frostline.search.study._ORPHAN_S", -1.0)
+    monkeypatch.setattr("frostline.search.ownership._ORPHAN_S", -1.0)
     assert ours.begin(4)[0] == 0
 
 

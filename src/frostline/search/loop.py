@@ -133,7 +133,7 @@ def search(
         sleep: Waits for so many seconds, where only other parents on the storage are at work.
     """
     course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock, sleep)
-    course.stage(1, course.next_point, lambda: study.others_at_work(total))
+    course.stage(1, course.next_point, lambda: study.ownership.others_at_work(total))
     if course.stopped is None:
         course.choose_finalists()
         course.stage(2, course.next_finalist, course.finalists_elsewhere)
@@ -205,7 +205,7 @@ class _Course:
 
     def finalists_elsewhere(self) -> bool:
         """Returns whether another parent still has points to finish: it may die over them."""
-        if self._finalists and self._study.presence is not None:
+        if self._finalists and self._study.ownership.presence is not None:
             waiting = {p.number for p in self._study.points() if p.outcome is not None and p.outcome.more}
             self._finalists = [
                 task for task in self._finalists if task.number in waiting and self._study.is_awaited(task.number)
@@ -215,7 +215,7 @@ class _Course:
 
     def stage(self, stage: int, next_task: Callable[[], Task | None], elsewhere: Callable[[], bool]) -> None:
         """Keeps the executor busy until there is nothing left to begin and nothing runs, here or elsewhere."""
-        presence = self._study.presence
+        presence = self._study.ownership.presence
         again_s = math.inf if presence is None else min(_LOOK_S, presence.every_s)
         look_at, told, quiet = -math.inf, False, presence is None
         while True:

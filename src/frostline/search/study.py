@@ -5,8 +5,6 @@ Only the parent process of a sweep writes to the storage. Everything that a resu
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,19 +18,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from frostline.errors import UserError
 from frostline.point import Outcome, Point, State
 from frostline.search import marks
-from frostline.search.presence import Presence
+from frostline.search.ownership import Ownership
 from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import SeededSampler, distribution, make_pruner
 from frostline.search.storages import quiet
+from frostline.search.trials import between_owners, has_outcome, is_point, points_among
 from frostline.spec import DEPTH_KEY, Params, PrunerName, Space, SweepSpec
 
-log = logging.getLogger(__name__)
-
 _STAGE_2 = "stage 2: "
-_GRACE_S = 120.0
-"""Seconds after which a parent is taken for dead where nobody takes its points over: it is not waited for any more."""
-
-_ORPHAN_S = 60.0  # assumed: a parent signs what it has begun within milliseconds
 _STATES = {
     TrialState.WAITING: State.WAITING,
     TrialState.RUNNING: State.RUNNING,
@@ -84,11 +77,7 @@ class Study:
         self._directions = directions
         self._study = self._open(name)
         self._grace_s = grace_s
-        self.presence = self._make_presence()
-        self._unsigned: dict[int, float] = {}
-        """Since when a trial is seen that nobody has signed."""
-        self._claims: dict[int, int] = {}
-        """Points of others that are taken to their end here, and the trials that say so."""
+        self.ownership = Ownership(self._study, owner, grace_s)
         found = [direction.name.lower() for direction in self._study.directions]
         if found != directions:
             raise UserError(f"study {name}: is there already, to {' and '.join(found)}; give another sweep.name")
@@ -104,17 +93,12 @@ class Study:
                 load_if_exists=True,
             )
 
-    def _make_presence(self) -> Presence | None:
-        if self._owner is None:
-            return None
-        return Presence(self._study, self._owner, self._grace_s or _GRACE_S)
-
     @property
     def is_untouched(self) -> bool:
         """Whether nothing of it was trained yet: it may be made anew for another config."""
         return all(
             trial.state is TrialState.WAITING
-            or (trial.state is TrialState.RUNNING and self._is_mine(trial) and not trial.intermediate_values)
+            or (trial.state is TrialState.RUNNING and self.ownership.is_mine(trial) and not trial.intermediate_values)
             for trial in self._trials()
         )
 
@@ -123,7 +107,7 @@ class Study:
         name = self._study.study_name
         optuna.delete_study(study_name=name, storage=self._storage)
         self._study = self._open(name)
-        self.presence = self._make_presence()
+        self.ownership = Ownership(self._study, self._owner, self._grace_s)
         self._active.clear()
         self._read_before.clear()
 
@@ -278,146 +262,49 @@ class Study:
         Returns:
             Number and parameters; None when there are enough.
         """
-        for trial in self._trials():
-            is_mine = trial.state is TrialState.RUNNING and self._is_mine(trial) and _is_point(trial)
+        trials = self._trials()  # one look for all that follows: a point must not be between two owners unseen
+        for trial in trials:
+            is_mine = trial.state is TrialState.RUNNING and self.ownership.is_mine(trial) and is_point(trial)
             if is_mine and trial.number not in self._active:
                 return self._suggest(Trial(self._study, trial._trial_id))
-        if self.presence is not None and self._put_back_what_is_between():
+        if self.ownership.put_back_what_is_between(trials):
             return self.begin(total)
-        counted = _points_among(self._trials())
+        counted = points_among(trials)
         waiting = any(trial.state is TrialState.WAITING for trial in counted)
         begun = sum(trial.state is not TrialState.WAITING for trial in counted)
         if begun >= total or (not waiting and len(counted) >= total):
-            return self.begin(total) if self._take_over() else None
+            if self.ownership.take_over():
+                return self.begin(total)
+            self._withdraw_doubles()
+            return None
         with quiet():
             asked = self._study.ask()
-        earlier = [other for other in self._trials() if _is_point(other) and other.number < asked.number]
+        trials = self._trials()
+        points = points_among(trials)
+        earlier = [other for other in points if other.number < asked.number]
         wanted = self._frozen(asked.number).system_attrs.get("fixed_params")
-        queued_twice = wanted is not None and any(
-            other.state is not TrialState.FAIL and wanted in (other.params, other.system_attrs.get("fixed_params"))
-            for other in earlier
+        is_double = asked.number not in {point.number for point in points} or (
+            wanted is not None
+            and any(other.state is not TrialState.FAIL and wanted in _params_of(other) for other in earlier)
         )
-        if queued_twice or len(earlier) >= total:
+        if is_double or len(earlier) + len(between_owners(trials)) >= total:
             # Another parent on the same storage filled the queue at the same moment, or was faster to the last point.
-            asked.set_user_attr(marks.SURPLUS, True)
-            self._study.tell(asked, state=TrialState.FAIL)
-            return self.begin(total) if queued_twice else None
+            self.ownership.withdraw(asked._trial_id)
+            return self.begin(total) if is_double else None
         return self._suggest(asked)
 
-    def _take_over(self) -> bool:
-        """Puts a point back into the queue whose owner is gone; returns whether there was one.
-
-        Whoever ends the dead trial takes its point over: a storage ends a trial once.
-        """
-        gone = self._gone() if self._grace_s is not None else {}
+    def _withdraw_doubles(self) -> None:
+        """Ends what waits though it was begun under another number: two parents filled the queue or put it back."""
+        if self.ownership.owner is None:
+            return
+        before: list[Params] = []
         for trial in self._trials():
-            if trial.state is not TrialState.RUNNING or trial.user_attrs.get(marks.OWNER) not in gone:
+            if not is_point(trial) or trial.state is TrialState.FAIL:
                 continue
-            if not _is_point(trial):
-                continue
-            try:
-                self._study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            except (RuntimeError, KeyError):  # it has ended, or another parent was faster
-                continue
-            log.warning("point %d: its host is gone; it is taken over", trial.number)
-            self._put_back(trial)
-            return True
-        return False
-
-    def _put_back(self, trial: FrozenTrial) -> None:
-        params = trial.params or trial.system_attrs.get("fixed_params", {})
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.WAITING,
-                system_attrs={"fixed_params": dict(params)},
-                user_attrs={marks.TAKEN_FROM: trial.number},
-            )
-        )
-
-    def _put_back_what_is_between(self) -> bool:
-        """Puts back a point that somebody has ended for its dead host and not yet put back; returns whether there was.
-
-        Two may do so at once: the second one is begun by nobody.
-        """
-        trials = self._trials()
-        followed = {trial.user_attrs.get(marks.TAKEN_FROM) for trial in trials}
-        for trial in trials:
-            if _was_ended_for_its_host(trial) and trial.number not in followed:
-                self._put_back(trial)
-                return True
-        return False
-
-    def others_at_work(self, total: int) -> bool:
-        """Returns whether points of stage 1 are under way elsewhere, or waiting: the best are chosen among all.
-
-        Args:
-            total: How many points the study is to have.
-        """
-        if self.presence is None:
-            return False
-        trials = self._trials()
-        counted = _points_among(trials)
-        begun = sum(trial.state is not TrialState.WAITING for trial in counted)
-        # Nobody takes them over where that is switched off: then they are not waited for.
-        gone = self._gone() if self._grace_s is None else {}
-        running = [trial for trial in counted if trial.state is TrialState.RUNNING and not self._is_mine(trial)]
-        return (begun < total and len(counted) > begun) or any(
-            trial.user_attrs.get(marks.OWNER) not in gone for trial in running
-        )
-
-    def _gone(self) -> dict[str, dict[str, Any]]:
-        """Returns the parents that are gone, as the storage says now."""
-        if self.presence is None:
-            return {}
-        owners = {owner for trial in self._trials() if (owner := trial.user_attrs.get(marks.OWNER)) is not None}
-        return self.presence.gone(owners, fresh=True)
-
-    def claim(self, number: int, params: Params) -> bool:
-        """Returns whether stage 2 of a point is this parent's work: its own, or that of one who is gone.
-
-        Two parents may claim at the same moment: the one whose claim was first has it.
-        """
-        gone = self._gone() if self._grace_s is not None else {}
-        living = [trial for trial in self._claimed(number) if trial.user_attrs.get(marks.OWNER) not in gone]
-        for trial in living:
-            if trial.user_attrs.get(marks.OWNER) == self._owner:
-                self._claims[number] = trial._trial_id
-        if living:
-            return number in self._claims
-        if any(trial.user_attrs.get(marks.CONTINUES) == number and _has_outcome(trial) for trial in self._trials()):
-            return False  # another parent has finished it
-        if self.owns(number):
-            return True
-        if self._frozen(number).user_attrs.get(marks.OWNER) not in gone:
-            return False
-        mine = create_trial(
-            state=TrialState.RUNNING,
-            params=dict(params),
-            distributions=self._distributions(params),
-            user_attrs={marks.CONTINUES: number, marks.OWNER: self._owner},
-        )
-        before = {trial.number for trial in self._trials()}
-        self._study.add_trial(mine)
-        claims = [trial for trial in self._claimed(number) if trial.user_attrs.get(marks.OWNER) not in gone]
-        own = next(t for t in claims if t.number not in before and t.user_attrs.get(marks.OWNER) == self._owner)
-        if own.number != min(trial.number for trial in claims):
-            self._study._storage.set_trial_user_attr(own._trial_id, marks.SURPLUS, True)
-            self._study._storage.set_trial_state_values(own._trial_id, TrialState.FAIL)
-            return False
-        log.warning("point %d: its host is gone; it is trained to its end here", number)
-        self._claims[number] = own._trial_id
-        return True
-
-    def is_awaited(self, number: int) -> bool:
-        """Returns whether somebody will finish a point: its host, or whoever takes it over if that is not off."""
-        return self._grace_s is not None or self._frozen(number).user_attrs.get(marks.OWNER) not in self._gone()
-
-    def _claimed(self, number: int) -> list[FrozenTrial]:
-        return [
-            trial
-            for trial in self._trials()
-            if trial.state is TrialState.RUNNING and trial.user_attrs.get(marks.CONTINUES) == number
-        ]
+            params = _params_of(trial)
+            if trial.state is TrialState.WAITING and any(one in before for one in params):
+                self.ownership.withdraw(trial._trial_id)
+            before += params
 
     def _suggest(self, trial: Trial) -> tuple[int, Params]:
         if self._owner is not None and marks.OWNER not in trial.user_attrs:
@@ -433,17 +320,7 @@ class Study:
 
     def owns(self, number: int) -> bool:
         """Returns whether a trial was begun here: its checkpoints lie here, and nobody else goes on with it."""
-        return self._is_mine(self._frozen(number))
-
-    def _is_mine(self, trial: FrozenTrial) -> bool:
-        if self._owner is None:
-            return True
-        owner = trial.user_attrs.get(marks.OWNER)
-        if owner is not None or trial.state is not TrialState.RUNNING:
-            return owner in {None, self._owner}
-        # Another parent has asked for it and not yet said so, or died in that moment.
-        now = time.monotonic()
-        return now - self._unsigned.setdefault(trial.number, now) > _ORPHAN_S
+        return self.ownership.is_mine(self._frozen(number))
 
     def settle(self, number: int, quality: float) -> None:
         """Makes the last report of a trial that waits for stage 2 its quality: what samplers compare it by.
@@ -459,10 +336,15 @@ class Study:
 
     def lost(self, number: int) -> bool:
         """Returns whether a point that is trained here was taken over by another parent, as after a long pause."""
-        if self.presence is None:
-            return False
-        frozen = self._frozen(number)
-        return frozen.state is TrialState.FAIL and not _is_point(frozen)
+        return self.ownership.presence is not None and self.ownership.has_lost(self._frozen(number))
+
+    def claim(self, number: int, params: Params) -> bool:
+        """Returns whether stage 2 of a point is this parent's work: its own, or that of one who is gone."""
+        return self.ownership.claim(self._frozen(number), params, self._distributions(params))
+
+    def is_awaited(self, number: int) -> bool:
+        """Returns whether somebody will finish a point: its host, or whoever takes it over if that is not off."""
+        return self.ownership.is_awaited(self._frozen(number))
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -499,7 +381,7 @@ class Study:
         return bool(known)
 
     def _is_comparable(self, trial: FrozenTrial, frozen: FrozenTrial) -> bool:
-        if trial.number == frozen.number or not _is_point(trial) or not trial.intermediate_values:
+        if trial.number == frozen.number or not is_point(trial) or not trial.intermediate_values:
             return False
         return self._plan.cost is None or trial.params.get(DEPTH_KEY) == frozen.params.get(DEPTH_KEY)
 
@@ -536,8 +418,8 @@ class Study:
     ) -> None:
         """Adds what stage 2 of a point came to, as a trial of its own."""
         done = outcome.state is State.COMPLETE
-        claim, storage = self._claims.pop(number, None), self._study._storage
-        if any(trial.user_attrs.get(marks.CONTINUES) == number and _has_outcome(trial) for trial in self._trials()):
+        claim, storage = self.ownership.claimed_here(number), self._study._storage
+        if any(trial.user_attrs.get(marks.CONTINUES) == number and has_outcome(trial) for trial in self._trials()):
             # It was taken over while this parent could not be heard, and is finished.
             if claim is not None:
                 storage.set_trial_state_values(claim, TrialState.FAIL)
@@ -568,9 +450,9 @@ class Study:
         continued = {
             trial.user_attrs[marks.CONTINUES]: trial
             for trial in reversed(trials)  # of two the first one counts, for whoever reads
-            if marks.CONTINUES in trial.user_attrs and _has_outcome(trial)
+            if marks.CONTINUES in trial.user_attrs and has_outcome(trial)
         }
-        found = [self._read(trial, continued.get(trial.number)) for trial in _points_among(trials)]
+        found = [self._read(trial, continued.get(trial.number)) for trial in points_among(trials)]
         first = {point.number: point.first_quality for point in found}
         return [
             point if point.copy_of is None else replace(point, first_quality=first.get(point.copy_of))
@@ -610,29 +492,9 @@ class Study:
         return {dimension.key: distribution(dimension) for dimension in dimensions}
 
 
-def _is_point(trial: FrozenTrial) -> bool:
-    marked = any(key in trial.user_attrs for key in (marks.CONTINUES, marks.WARM, marks.SURPLUS))
-    return not marked and not _was_ended_for_its_host(trial)
-
-
-def _was_ended_for_its_host(trial: FrozenTrial) -> bool:
-    """Whether another parent ended it: whoever trains a point says what it came to before it ends it."""
-    others = any(key in trial.user_attrs for key in (marks.CONTINUES, marks.WARM, marks.SURPLUS, marks.OUTCOME))
-    return trial.state is TrialState.FAIL and not others
-
-
-def _points_among(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the trials that are points; of a point that two parents have put back at once the first."""
-    found: dict[object, FrozenTrial] = {}
-    for trial in trials:
-        if _is_point(trial):
-            source = trial.user_attrs.get(marks.TAKEN_FROM)
-            found.setdefault(("back", source) if source is not None else trial.number, trial)
-    return sorted(found.values(), key=lambda trial: trial.number)
-
-
-def _has_outcome(trial: FrozenTrial) -> bool:
-    return trial.state.is_finished() and marks.OUTCOME in trial.user_attrs
+def _params_of(trial: FrozenTrial) -> list[Params]:
+    """Returns a trial's parameters, drawn and wished for; one that waits has not drawn any."""
+    return [params for params in (trial.params, trial.system_attrs.get("fixed_params")) if params]
 
 
 def _point(trial: FrozenTrial, continued: FrozenTrial | None) -> Point:

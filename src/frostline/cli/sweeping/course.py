@@ -282,13 +282,13 @@ class _Course:
     @contextmanager
     def _shown(self, study: Study) -> Iterator[None]:
         """Shows the other parents on a shared storage that this one is alive."""
-        if study.presence is None:
+        if study.ownership.presence is None:
             yield
             return
-        self._presence = study.presence
+        self._presence = study.ownership.presence
         assert self._run is not None
         about = {"host": socket.gethostname(), "pid": os.getpid(), "mlflow": self._run.run_id}
-        with study.presence.shown(about):
+        with study.ownership.presence.shown(about):
             yield
 
     def _bury_gone(self) -> None:
