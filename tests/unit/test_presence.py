@@ -140,12 +140,12 @@ def test_of_two_that_see_a_dead_parents_point_one_takes_it(parent, monkeypatch):
     number, params = dead.begin(1)
     for study, clock in zip((one, two), clocks, strict=True):
         age(study, clock)
-    before = two._trials()
+    before = two._trials.look()
     with monkeypatch.context() as patched:
         assert one.ownership.take_over()
-        patched.setattr(two, "_trials", lambda: before)  # as it was a moment ago
+        patched.setattr(two._trials, "look", lambda: before)  # as it was a moment ago
         assert not two.ownership.take_over()
-    (again,) = [trial for trial in two._trials() if trial.user_attrs.get("frostline.taken_from") == number]
+    (again,) = [trial for trial in two._trials.look().trials if trial.user_attrs.get("frostline.taken_from") == number]
     assert again.system_attrs["fixed_params"] == params
 
 
@@ -186,7 +186,7 @@ def test_what_is_between_two_owners_is_put_back_by_whoever_comes(parent):
     one.ownership.put_back(one._frozen(number))  # it did not die, but was slow
     assert one.begin(1) is None
     assert [p.params for p in one.points()] == [params]
-    assert not [trial for trial in one._trials() if trial.state is TrialState.WAITING]
+    assert not [trial for trial in one._trials.look().trials if trial.state is TrialState.WAITING]
 
 
 @pytest.mark.parametrize("died", [False, True])
@@ -195,7 +195,7 @@ def test_of_two_that_put_back_one_point_at_the_same_moment_one_withdraws(parent,
     dead, one, two = parent("dead", plan), parent("one", plan, clock), parent("two", plan)
     number, params = dead.begin(2)
     one._study._storage.set_trial_state_values(one._frozen(number)._trial_id, TrialState.FAIL)
-    assert two.ownership.put_back_what_is_between(two._trials())
+    assert two.ownership.put_back_what_is_between(two._trials.look())
     with monkeypatch.context() as patched:
         if died:  # in the moment after it has put the point back
             patched.setattr(one.ownership, "withdraw", lambda trial_id: None)
@@ -206,7 +206,7 @@ def test_of_two_that_put_back_one_point_at_the_same_moment_one_withdraws(parent,
         two.tell(point[0], done())
     assert sorted(str(p) for _, p in begun).count(str(params)) == 1
     assert len(begun) == len(two.points()) == 2
-    assert not [trial for trial in one._trials() if trial.state is TrialState.WAITING]
+    assert not [trial for trial in one._trials.look().trials if trial.state is TrialState.WAITING]
     assert one.begin(2) is None
 
 
@@ -217,8 +217,8 @@ def test_a_point_that_is_taken_over_just_now_keeps_its_place_in_the_total(parent
     first = two.begin(2)
     looked = two.ownership.put_back_what_is_between
 
-    def look_and_then(trials):
-        found = looked(trials)
+    def look_and_then(look):
+        found = looked(look)
         if not two._frozen(number).state.is_finished():  # in this moment another parent ends it
             one._study._storage.set_trial_state_values(one._frozen(number)._trial_id, TrialState.FAIL)
         return found
@@ -232,7 +232,7 @@ def test_a_point_that_is_taken_over_just_now_keeps_its_place_in_the_total(parent
     two.tell(again[0], done())
     assert two.begin(2) is None
     assert len(two.points()) == 2
-    assert not [trial for trial in one._trials() if not trial.state.is_finished()]
+    assert not [trial for trial in one._trials.look().trials if not trial.state.is_finished()]
 
 
 def test_of_two_results_of_stage_2_the_first_counts(parent):

@@ -313,7 +313,7 @@ def test_a_queue_that_two_parents_filled_at_the_same_moment_is_tried_once(tmp_pa
                 study.tell(begun[0], Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
     assert len(taken) == 8
     assert [params for params in taken if params in queue] == queue
-    assert not [trial for trial in studies[0]._trials() if not trial.state.is_finished()]
+    assert not [trial for trial in studies[0]._trials.look().trials if not trial.state.is_finished()]
 
 
 def test_a_journal_in_the_sweeps_folder_is_all_ours_whatever_the_host_is_called_now(tmp_path):
@@ -638,7 +638,7 @@ def test_the_sampler_is_told_the_quality_of_a_whole_first_seed(tmp_path):
     plan = make_plan(n_trials=8, seeds=[0, 1], first_epochs=None)
     go(tmp_path, plan)
     study = open_study(tmp_path, plan)
-    for trial, point in zip(study._trials(), study.points(), strict=False):
+    for trial, point in zip(study._trials.look().trials, study.points(), strict=False):
         assert trial.intermediate_values[max(trial.intermediate_values)] == pytest.approx(point.first_quality)
         assert len(trial.intermediate_values) == EPOCHS
 

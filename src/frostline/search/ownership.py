@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from frostline.search import marks
 from frostline.search.presence import Presence
-from frostline.search.trials import between_owners, has_outcome, is_point, points_among
+from frostline.search.trials import Kind, Look, Trials, has_outcome, kind_of
 from frostline.spec import Params
 
 log = logging.getLogger(__name__)
@@ -35,12 +35,14 @@ class Ownership:
 
     Args:
         study: Of all of them.
+        trials: Of the study.
         owner: This parent; None: the study is its own, and so is every trial.
         grace_s: Seconds without a sign of life after which another owner's points are taken over; None: never.
     """
 
-    def __init__(self, study: optuna.Study, owner: str | None, grace_s: float | None) -> None:
+    def __init__(self, study: optuna.Study, trials: Trials, owner: str | None, grace_s: float | None) -> None:
         self._study = study
+        self._trials = trials
         self._storage = study._storage
         self.owner = owner
         self._grace_s = grace_s
@@ -65,7 +67,8 @@ class Ownership:
         """Returns the parents that are gone, as the storage says now, with what they said of themselves."""
         if self.presence is None:
             return {}
-        owners = {owner for trial in self._trials() if (owner := trial.user_attrs.get(marks.OWNER)) is not None}
+        trials = self._trials.look().trials
+        owners = {owner for trial in trials if (owner := trial.user_attrs.get(marks.OWNER)) is not None}
         return self.presence.gone(owners, fresh=True)
 
     def others_at_work(self, total: int) -> bool:
@@ -76,7 +79,7 @@ class Ownership:
         """
         if self.presence is None:
             return False
-        counted = points_among(self._trials())
+        counted = self._trials.look().points
         begun = sum(trial.state is not TrialState.WAITING for trial in counted)
         # Nobody takes them over where that is switched off: then they are not waited for.
         gone = self.gone() if self._grace_s is None else {}
@@ -93,10 +96,8 @@ class Ownership:
         Whoever ends the dead trial takes its point over.
         """
         gone = self.gone() if self._grace_s is not None else {}
-        for trial in self._trials():
+        for trial in self._trials.look().points:
             if trial.state is not TrialState.RUNNING or trial.user_attrs.get(marks.OWNER) not in gone:
-                continue
-            if not is_point(trial):
                 continue
             try:
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -115,19 +116,20 @@ class Ownership:
             system_attrs={"fixed_params": dict(params)},
             user_attrs={marks.TAKEN_FROM: trial.number},
         )
-        again = [other.number for other in self._trials() if other.user_attrs.get(marks.TAKEN_FROM) == trial.number]
+        trials = self._trials.look().trials
+        again = [other.number for other in trials if other.user_attrs.get(marks.TAKEN_FROM) == trial.number]
         if mine.number != min(again):
             self.withdraw(mine._trial_id)
 
-    def put_back_what_is_between(self, trials: Sequence[FrozenTrial]) -> bool:
+    def put_back_what_is_between(self, look: Look) -> bool:
         """Puts back a point that somebody has ended for its dead host and not yet put back; returns whether there was.
 
         That somebody may have died in between, or be about to do it: then one of the two withdraws.
 
         Args:
-            trials: Of the study, as they are now.
+            look: The study as it is now.
         """
-        left = between_owners(trials) if self.presence is not None else []
+        left = look.between_owners if self.presence is not None else ()
         if left:
             self.put_back(left[0])
         return bool(left)
@@ -140,7 +142,7 @@ class Ownership:
 
     def has_lost(self, trial: FrozenTrial) -> bool:
         """Returns whether a point that is trained here was taken over by another parent, as after a long pause."""
-        return self.presence is not None and trial.state is TrialState.FAIL and not is_point(trial)
+        return self.presence is not None and kind_of(trial) in {Kind.ENDED_FOR_ITS_HOST, Kind.SURPLUS}
 
     # -- stage 2 -----------------------------------------------------------------------------------------------------
 
@@ -162,7 +164,10 @@ class Ownership:
                 self._claims[number] = trial._trial_id
         if living:
             return number in self._claims
-        if any(trial.user_attrs.get(marks.CONTINUES) == number and has_outcome(trial) for trial in self._trials()):
+        if any(
+            trial.user_attrs.get(marks.CONTINUES) == number and has_outcome(trial)
+            for trial in self._trials.look().stage_2
+        ):
             return False  # another parent has finished it
         if self.is_mine(point):
             return True
@@ -193,7 +198,7 @@ class Ownership:
     def _claimed(self, number: int) -> list[FrozenTrial]:
         return [
             trial
-            for trial in self._trials()
+            for trial in self._trials.look().stage_2
             if trial.state is TrialState.RUNNING and trial.user_attrs.get(marks.CONTINUES) == number
         ]
 
@@ -205,6 +210,3 @@ class Ownership:
             self._study._study_id, template_trial=create_trial(state=state, **content)
         )
         return self._storage.get_trial(trial_id)
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)

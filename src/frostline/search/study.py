@@ -22,7 +22,7 @@ from frostline.search.ownership import Ownership
 from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import SeededSampler, distribution, make_pruner
 from frostline.search.storages import quiet
-from frostline.search.trials import between_owners, has_outcome, is_point, points_among
+from frostline.search.trials import Kind, Trials, has_outcome, kind_of
 from frostline.spec import DEPTH_KEY, Params, PrunerName, Space, SweepSpec
 
 _STAGE_2 = "stage 2: "
@@ -77,7 +77,8 @@ class Study:
         self._directions = directions
         self._study = self._open(name)
         self._grace_s = grace_s
-        self.ownership = Ownership(self._study, owner, grace_s)
+        self._trials = Trials(self._study)
+        self.ownership = Ownership(self._study, self._trials, owner, grace_s)
         found = [direction.name.lower() for direction in self._study.directions]
         if found != directions:
             raise UserError(f"study {name}: is there already, to {' and '.join(found)}; give another sweep.name")
@@ -99,7 +100,7 @@ class Study:
         return all(
             trial.state is TrialState.WAITING
             or (trial.state is TrialState.RUNNING and self.ownership.is_mine(trial) and not trial.intermediate_values)
-            for trial in self._trials()
+            for trial in self._trials.look().trials
         )
 
     def reset(self) -> None:
@@ -107,7 +108,8 @@ class Study:
         name = self._study.study_name
         optuna.delete_study(study_name=name, storage=self._storage)
         self._study = self._open(name)
-        self.ownership = Ownership(self._study, self._owner, self._grace_s)
+        self._trials = Trials(self._study)
+        self.ownership = Ownership(self._study, self._trials, self._owner, self._grace_s)
         self._active.clear()
         self._read_before.clear()
 
@@ -137,7 +139,7 @@ class Study:
         """
         if self.is_ready:
             return
-        present = {trial.number for trial in self._trials()}
+        present = {trial.number for trial in self._trials.look().trials}
         rows = [self._warm_trial(point) for point in warm]
         rows += [
             create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}) for params in queue
@@ -186,7 +188,7 @@ class Study:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was put into it yet."""
-        return not self._trials() and not self.is_ready
+        return not self._trials.look().trials and not self.is_ready
 
     def _warm_trial(self, point: Point) -> FrozenTrial:
         assert point.outcome is not None
@@ -262,32 +264,30 @@ class Study:
         Returns:
             Number and parameters; None when there are enough.
         """
-        trials = self._trials()  # one look for all that follows: a point must not be between two owners unseen
-        for trial in trials:
-            is_mine = trial.state is TrialState.RUNNING and self.ownership.is_mine(trial) and is_point(trial)
+        look = self._trials.look()  # one for all that follows: a point must not be between two owners unseen
+        for trial in look.points:
+            is_mine = trial.state is TrialState.RUNNING and self.ownership.is_mine(trial)
             if is_mine and trial.number not in self._active:
                 return self._suggest(Trial(self._study, trial._trial_id))
-        if self.ownership.put_back_what_is_between(trials):
+        if self.ownership.put_back_what_is_between(look):
             return self.begin(total)
-        counted = points_among(trials)
-        waiting = any(trial.state is TrialState.WAITING for trial in counted)
-        begun = sum(trial.state is not TrialState.WAITING for trial in counted)
-        if begun >= total or (not waiting and len(counted) >= total):
+        waiting = any(trial.state is TrialState.WAITING for trial in look.points)
+        begun = sum(trial.state is not TrialState.WAITING for trial in look.points)
+        if begun >= total or (not waiting and len(look.points) >= total):
             if self.ownership.take_over():
                 return self.begin(total)
             self._withdraw_doubles()
             return None
         with quiet():
             asked = self._study.ask()
-        trials = self._trials()
-        points = points_among(trials)
-        earlier = [other for other in points if other.number < asked.number]
+        look = self._trials.look()
+        earlier = [other for other in look.points if other.number < asked.number]
         wanted = self._frozen(asked.number).system_attrs.get("fixed_params")
-        is_double = asked.number not in {point.number for point in points} or (
+        is_double = any(double.number == asked.number for double in look.doubles) or (
             wanted is not None
             and any(other.state is not TrialState.FAIL and wanted in _params_of(other) for other in earlier)
         )
-        if is_double or len(earlier) + len(between_owners(trials)) >= total:
+        if is_double or len(earlier) + len(look.between_owners) >= total:
             # Another parent on the same storage filled the queue at the same moment, or was faster to the last point.
             self.ownership.withdraw(asked._trial_id)
             return self.begin(total) if is_double else None
@@ -297,9 +297,14 @@ class Study:
         """Ends what waits though it was begun under another number: two parents filled the queue or put it back."""
         if self.ownership.owner is None:
             return
+        look = self._trials.look()
+        for double in look.doubles:
+            self.ownership.withdraw(double._trial_id)
+        if not any(trial.state is TrialState.WAITING for trial in look.points):
+            return
         before: list[Params] = []
-        for trial in self._trials():
-            if not is_point(trial) or trial.state is TrialState.FAIL:
+        for trial in look.points:
+            if trial.state is TrialState.FAIL:
                 continue
             params = _params_of(trial)
             if trial.state is TrialState.WAITING and any(one in before for one in params):
@@ -317,10 +322,6 @@ class Study:
                 params[dimension.key] = trial._suggest(dimension.key, distribution(dimension))
         self._active.add(trial.number)
         return trial.number, params
-
-    def owns(self, number: int) -> bool:
-        """Returns whether a trial was begun here: its checkpoints lie here, and nobody else goes on with it."""
-        return self.ownership.is_mine(self._frozen(number))
 
     def settle(self, number: int, quality: float) -> None:
         """Makes the last report of a trial that waits for stage 2 its quality: what samplers compare it by.
@@ -371,8 +372,9 @@ class Study:
         known = verdicts["steps"].get(str(step))
         if known is None:
             newest = self._frozen(number)
+            others = [trial for trial in self._trials.look().points if self._is_comparable(trial, newest)]
             known, attrs = ask_pruner(
-                self._pruner, newest, [trial for trial in self._trials() if self._is_comparable(trial, newest)],
+                self._pruner, newest, others,
                 name=self._study.study_name, maximize=self._maximize, noted=verdicts["attrs"],
             )  # fmt: skip
             # In one piece: a pruner that is asked again after a kill must not see half of what it noted before.
@@ -381,7 +383,7 @@ class Study:
         return bool(known)
 
     def _is_comparable(self, trial: FrozenTrial, frozen: FrozenTrial) -> bool:
-        if trial.number == frozen.number or not is_point(trial) or not trial.intermediate_values:
+        if trial.number == frozen.number or not trial.intermediate_values:
             return False
         return self._plan.cost is None or trial.params.get(DEPTH_KEY) == frozen.params.get(DEPTH_KEY)
 
@@ -419,7 +421,10 @@ class Study:
         """Adds what stage 2 of a point came to, as a trial of its own."""
         done = outcome.state is State.COMPLETE
         claim, storage = self.ownership.claimed_here(number), self._study._storage
-        if any(trial.user_attrs.get(marks.CONTINUES) == number and has_outcome(trial) for trial in self._trials()):
+        if any(
+            trial.user_attrs.get(marks.CONTINUES) == number and has_outcome(trial)
+            for trial in self._trials.look().stage_2
+        ):
             # It was taken over while this parent could not be heard, and is finished.
             if claim is not None:
                 storage.set_trial_state_values(claim, TrialState.FAIL)
@@ -444,15 +449,21 @@ class Study:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def points(self) -> list[Point]:
-        """Returns all points by number; stage 2 is merged into the point that it continued."""
-        trials = self._trials()
+    def points(self, *, fresh: bool = True) -> list[Point]:
+        """Returns all points by number; stage 2 is merged into the point that it continued.
+
+        Args:
+            fresh: As the storage has them now; else as they were when a point was begun last.
+        """
+        look = self._trials.look() if fresh or self._trials.last is None else self._trials.last
         continued = {
             trial.user_attrs[marks.CONTINUES]: trial
-            for trial in reversed(trials)  # of two the first one counts, for whoever reads
-            if marks.CONTINUES in trial.user_attrs and has_outcome(trial)
+            for trial in reversed(look.stage_2)  # of two the first one counts, for whoever reads
+            if has_outcome(trial)
         }
-        found = [self._read(trial, continued.get(trial.number)) for trial in points_among(trials)]
+        found = [self._read(trial, continued.get(trial.number)) for trial in look.points]
+        if all(point.copy_of is None for point in found):
+            return found
         first = {point.number: point.first_quality for point in found}
         return [
             point if point.copy_of is None else replace(point, first_quality=first.get(point.copy_of))
@@ -470,10 +481,7 @@ class Study:
 
     def num_warm(self) -> int:
         """Returns how many points of an earlier study it learns from."""
-        return sum(marks.WARM in trial.user_attrs for trial in self._trials())
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False)
+        return sum(kind_of(trial) is Kind.WARM for trial in self._trials.look().trials)
 
     def _frozen(self, number: int) -> FrozenTrial:
         storage = self._study._storage

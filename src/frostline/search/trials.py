@@ -3,38 +3,105 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
 
+import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from frostline.search import marks
 
 
-def is_point(trial: FrozenTrial) -> bool:
-    """Returns whether it is a point of the sweep: no stage 2, none of an earlier study, none that came to nothing."""
-    marked = any(key in trial.user_attrs for key in (marks.CONTINUES, marks.WARM, marks.SURPLUS))
-    return not marked and not was_ended_for_its_host(trial)
+class Kind(Enum):
+    """What a trial is.
+
+    Attributes:
+        POINT: A point of the sweep, at whatever stage.
+        STAGE_2: What became of a point that went on; a trial of its own.
+        WARM: A point of an earlier study, to learn from.
+        SURPLUS: It came to nothing, and nothing is missing for it.
+        ENDED_FOR_ITS_HOST: A point that another parent has ended, because its own was gone.
+    """
+
+    POINT = auto()
+    STAGE_2 = auto()
+    WARM = auto()
+    SURPLUS = auto()
+    ENDED_FOR_ITS_HOST = auto()
 
 
-def was_ended_for_its_host(trial: FrozenTrial) -> bool:
-    """Returns whether another parent ended it: whoever trains a point says what it came to before it ends it."""
-    others = any(key in trial.user_attrs for key in (marks.CONTINUES, marks.WARM, marks.SURPLUS, marks.OUTCOME))
-    return trial.state is TrialState.FAIL and not others
+def kind_of(trial: FrozenTrial) -> Kind:
+    """Returns what a trial is."""
+    attrs = trial.user_attrs
+    if marks.SURPLUS in attrs:
+        return Kind.SURPLUS
+    if marks.CONTINUES in attrs:
+        return Kind.STAGE_2
+    if marks.WARM in attrs:
+        return Kind.WARM
+    # Whoever trains a point says what it came to before it ends it.
+    if trial.state is TrialState.FAIL and marks.OUTCOME not in attrs:
+        return Kind.ENDED_FOR_ITS_HOST
+    return Kind.POINT
 
 
-def points_among(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the trials that are points; of a point that two parents have put back at once the first."""
-    found: dict[object, FrozenTrial] = {}
-    for trial in trials:
-        if is_point(trial):
-            source = trial.user_attrs.get(marks.TAKEN_FROM)
-            found.setdefault(("back", source) if source is not None else trial.number, trial)
-    return sorted(found.values(), key=lambda trial: trial.number)
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """The trials of a study at one moment, by number.
+
+    Attributes:
+        trials: All of them.
+        points: Those that are points; of one that two parents have put back at once the first.
+        doubles: The others of those.
+        stage_2: What became of points that went on.
+        between_owners: Those that somebody has ended for their dead host and that are not back in the queue yet.
+    """
+
+    trials: Sequence[FrozenTrial]
+    points: Sequence[FrozenTrial]
+    doubles: Sequence[FrozenTrial]
+    stage_2: Sequence[FrozenTrial]
+    between_owners: Sequence[FrozenTrial]
 
 
-def between_owners(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the trials that somebody has ended for their dead host and that are not back in the queue yet."""
-    followed = {trial.user_attrs.get(marks.TAKEN_FROM) for trial in trials}
-    return [trial for trial in trials if was_ended_for_its_host(trial) and trial.number not in followed]
+class Trials:
+    """The trials of a study, looked at again and again: what has ended never changes, and is sorted once.
+
+    Args:
+        study: Whose.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._ended: dict[int, tuple[Kind, int | None]] = {}
+        self.last: Look | None = None
+        """The newest look: a look reads all that has not ended from the storage, a few times for each trial."""
+
+    def look(self) -> Look:
+        """Returns the trials as the storage has them now."""
+        trials = sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number)
+        points, doubles, stage_2, ended, back = [], [], [], [], set()
+        for trial in trials:
+            kind, source = self._ended.get(trial.number) or self._read(trial)
+            if kind is Kind.POINT and (source is None or source not in back):
+                points.append(trial)
+            elif kind is Kind.POINT:
+                doubles.append(trial)
+            elif kind is Kind.STAGE_2:
+                stage_2.append(trial)
+            elif kind is Kind.ENDED_FOR_ITS_HOST:
+                ended.append(trial)
+            if source is not None:
+                back.add(source)
+        between = [trial for trial in ended if trial.number not in back]
+        self.last = Look(trials=trials, points=points, doubles=doubles, stage_2=stage_2, between_owners=between)
+        return self.last
+
+    def _read(self, trial: FrozenTrial) -> tuple[Kind, int | None]:
+        found = kind_of(trial), trial.user_attrs.get(marks.TAKEN_FROM)
+        if trial.state.is_finished():
+            self._ended[trial.number] = found
+        return found
 
 
 def has_outcome(trial: FrozenTrial) -> bool:
