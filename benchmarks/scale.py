@@ -2,9 +2,12 @@
 
 One parent, W workers that sleep for a while and then come to a value; the loop, the study and the sampler are those of
 `frostline sweep`. For each stretch of trials: the parent's own time for a trial (asking, telling, reading the study),
-its share of the workers' time, and its memory. The storage is PostgreSQL unless --storage names another.
+its share of the time, and its memory. The storage is PostgreSQL unless --storage names another.
 
-    python benchmarks/scale.py [--trials 10000] [--workers 64] [--sleep 4] [--storage URL] [--sampler tpe]
+--plain does the same with Optuna alone: ask, suggest, tell, the same sampler, nothing of frostline (what anybody pays).
+--hosts M divides the trials and the workers among M parents on the one storage, as `frostline sweep` on M hosts does.
+
+    python benchmarks/scale.py [--trials 10000] [--workers 64] [--sleep 4] [--storage URL] [--plain | --hosts 4]
 """
 
 from __future__ import annotations
@@ -12,15 +15,19 @@ from __future__ import annotations
 import argparse
 import heapq
 import math
+import os
 import random
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import optuna
 import yaml
 
 from frostline import paths
@@ -55,13 +62,17 @@ class Sleepers:
     def wait(self) -> Sequence[Ended]:
         """See `Executor`."""
         until, _, task = heapq.heappop(self._asleep)
-        began = time.perf_counter()
-        time.sleep(max(0.0, until - began))
-        self.waited_s += time.perf_counter() - began
+        self.sleep(until - time.perf_counter())
         value = 0.9 - 0.02 * float(task.params["freeze.depth"]) - 0.1 * abs(math.log10(task.params["optimizer.lr"]) + 4)
         more = task.stage == 1 and self._plan.has_stages
         outcome = Outcome(state=State.COMPLETE, by_seed={0: value + self._rng.gauss(0, 0.01)}, more=more)
         return [Ended(number=task.number, outcome=outcome)]
+
+    def sleep(self, seconds: float) -> None:
+        """Waits: for a worker, or for another host."""
+        began = time.perf_counter()
+        time.sleep(max(0.0, seconds))
+        self.waited_s += time.perf_counter() - began
 
     def answer(self, number: int, prune: bool) -> None:
         """Nobody asks."""
@@ -73,8 +84,9 @@ class Sleepers:
 class Watch:
     """Prints at some numbers of trials what those since the last one took."""
 
-    def __init__(self, executor: Sleepers) -> None:
+    def __init__(self, executor: Sleepers, name: str = "") -> None:
         self._executor = executor
+        self._name = name
         self._ended = 0
         self._began = self._last = time.perf_counter()
         self._last_ended, self._last_waited = 0, 0.0
@@ -103,8 +115,8 @@ class Watch:
         own = wall - (waited - self._last_waited)
         rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
-            f"{self._ended:>7} trials: {1000 * own / count:8.1f} ms of the parent for each of the last {count}, busy "
-            f"{own / wall:4.0%} of the time, {count / wall:6.1f} trials/s, {rss:5.0f} MiB",
+            f"{self._name}{self._ended:>7} trials: {1000 * own / count:8.1f} ms of the parent for each of the last "
+            f"{count}, busy {own / wall:4.0%} of the time, {count / wall:6.1f} trials/s, {rss:5.0f} MiB",
             flush=True,
         )
         self._last, self._last_ended, self._last_waited = now, self._ended, waited
@@ -139,6 +151,46 @@ def make(options: argparse.Namespace) -> tuple[SweepSpec, Space]:
     return decode(SweepSpec, values, "sweep"), Space(groups=(), variants={(): (depth, rate)})
 
 
+def ours(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -> None:
+    """A parent's sweep; several divide the trials."""
+    name = "" if options.hosts == 1 else f"host {options.host}: "
+    study = Study(open_url(url), "scale", plan, space, maximize=True, owner=f"host-{options.host}", grace_s=60.0)
+    study.fill(queue_of(plan, space, None))
+    executor = Sleepers(plan, options.workers // options.hosts, options.sleep)
+    watch = Watch(executor, name)
+    assert study.ownership.presence is not None
+    with study.ownership.presence.shown({}):
+        summary = search(plan, study, executor, watch, maximize=True, total=options.trials, sleep=executor.sleep)
+    watch.tell()
+    assert len(summary.points) == options.trials
+    done = sum(p.state is State.COMPLETE for p in summary.points)
+    print(f"{name}points {len(summary.points)}, to the end {done}", flush=True)
+
+
+def plain(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -> None:
+    """The same trials with Optuna alone."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    sampler = optuna.samplers.TPESampler(seed=0) if options.sampler == "tpe" else optuna.samplers.RandomSampler(seed=0)
+    study = optuna.create_study(storage=url, study_name="scale", sampler=sampler, direction="maximize")
+    executor = Sleepers(plan, options.workers, options.sleep)
+    watch = Watch(executor, "Optuna alone: ")
+    asked: dict[int, optuna.Trial] = {}
+    for _ in range(options.trials):
+        while executor.free and len(asked) < options.workers:
+            trial = study.ask()
+            params = {
+                "freeze.depth": trial.suggest_int("freeze.depth", 0, 12),
+                "optimizer.lr": trial.suggest_float("optimizer.lr", 1e-5, 3e-3, log=True),
+            }
+            asked[trial.number] = trial
+            executor.submit(Task(number=trial.number, params=params, stage=2))
+        (event,) = executor.wait()
+        assert event.outcome is not None
+        study.tell(asked.pop(event.number), event.outcome.quality)
+        watch.ended(Point(number=event.number, params={}, state=State.COMPLETE), ())
+    watch.tell()
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -148,21 +200,26 @@ def main() -> None:
     parser.add_argument("--storage")
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--finish", type=float, default=1.0)
+    parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--hosts", type=int, default=1)
+    parser.add_argument("--host", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     plan, space = make(options)
-    print(
-        f"{capture()['platform']['cpu']}; {options.trials} trials, {options.workers} workers, sleep {options.sleep:g} s"
-    )
+    if options.host is None:
+        cpu, count = capture()["platform"]["cpu"], os.cpu_count()
+        print(f"{cpu}, {count} cores; {options.trials} trials, {options.workers} workers, sleep {options.sleep:g} s")
     with storage_of(options.storage) as url:
-        print(f"sampler {options.sampler}, storage {url.split(':')[0]}")
-        study = Study(open_url(url), "scale", plan, space, maximize=True, owner="parent", grace_s=None)
-        study.fill(queue_of(plan, space, None))
-        executor = Sleepers(plan, options.workers, options.sleep)
-        watch = Watch(executor)
-        summary = search(plan, study, executor, watch, maximize=True, total=options.trials)
-        watch.tell()
-        assert len(summary.points) == options.trials
-        print(f"points {len(summary.points)}, to the end {sum(p.state is State.COMPLETE for p in summary.points)}")
+        if options.host is None:
+            print(f"sampler {options.sampler}, storage {url.split(':')[0]}", flush=True)
+        if options.hosts > 1 and options.host is None:
+            command = [sys.executable, *sys.argv, "--storage", url, "--host"]
+            hosts = [subprocess.Popen([*command, str(n)]) for n in range(options.hosts)]
+            codes = [host.wait() for host in hosts]
+            if any(codes):
+                raise SystemExit("a host failed")
+        else:
+            options.host = options.host or 0
+            (plain if options.plain else ours)(url, plan, space, options)
 
 
 if __name__ == "__main__":
