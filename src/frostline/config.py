@@ -22,7 +22,7 @@ from frostline import paths
 from frostline.codec import decode
 from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError
-from frostline.spec import SCHEMA_VERSION, RunSpec, TrackingSpec, migrate
+from frostline.spec import SCHEMA_VERSION, RunSpec, TrackingSpec, migrate, written_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -99,7 +99,7 @@ def compose_job(overrides: Sequence[str] = (), config_dir: str | None = None) ->
     """
     extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     with _one_line_errors(), _hydra_initialized():
-        return decode_job(compose("config", overrides=[*overrides, *extra]))
+        return decode_job(compose("config", overrides=[*written_out(overrides), *extra]))
 
 
 def compose_run(overrides: Sequence[str] = ()) -> RunSpec:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from frostline.config import compose_run, spec_from_text, spec_to_yaml
 from frostline.errors import SpecError
-from frostline.spec import LastBlock, RunSpec, Sampling, short_number, spec_diff
+from frostline.spec import LastBlock, RunSpec, Sampling, short_number, spec_diff, written_out
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,12 @@ def test_another_schema_version_is_refused(spec):
 
 def test_specs_of_older_schemas_are_migrated(spec):
     data = json.loads(spec.to_json())
-    assert data.pop("schema") == 4
+    assert data.pop("schema") == 5
+    del data["runtime"]["cache"]["shared"]
+    fourth = spec_from_text(json.dumps({"schema": 4, **data}))
+    assert fourth.runtime.cache.shared is None
+    with pytest.raises(SpecError, match=r"runtime\.cache\.shared is missing"):
+        spec_from_text(json.dumps({"schema": 5, **data}))
     del data["runtime"]["num_processes"], data["runtime"]["accelerate_config"]
     third = spec_from_text(json.dumps({"schema": 3, **data}))
     assert (third.runtime.num_processes, third.runtime.accelerate_config) == (1, None)
@@ -140,8 +145,8 @@ def test_specs_of_older_schemas_are_migrated(spec):
     assert first.digest() == PINNED_BEFORE_SCHEMA_3
     with pytest.raises(SpecError, match=r"runtime\.cache is missing"):
         spec_from_text(json.dumps({"schema": 2, **data}))
-    for version in (0, True, None, "1", 5):
-        with pytest.raises(SpecError, match="reads 1 to 4"):
+    for version in (0, True, None, "1", 6):
+        with pytest.raises(SpecError, match="reads 1 to 5"):
             spec_from_text(json.dumps({"schema": version, **data}))
 
 
@@ -182,3 +187,11 @@ def test_values_out_of_range_get_one_line_with_the_key(override, message):
     with pytest.raises(SpecError, match=message) as error:
         compose_run([override])
     assert "\n" not in str(error.value)
+
+
+def test_a_word_for_the_cache_leaves_its_keys_to_be_given():
+    assert written_out(["runtime.cache=off,auto", "runtime.cache=${x}", "+runtime.cache=off", "freeze.depth=1"]) == [
+        "runtime.cache.mode=off,auto", "runtime.cache=${x}", "+runtime.cache=off", "freeze.depth=1",
+    ]  # fmt: skip
+    cache = compose_run(["runtime.cache=require", "runtime.cache.max_bytes=1e9"]).runtime.cache
+    assert (cache.mode.value, cache.max_bytes) == ("require", 1e9)

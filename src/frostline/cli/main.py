@@ -17,6 +17,7 @@ from typing import NoReturn
 from frostline import __version__
 from frostline.cli.common import OneLineParser
 from frostline.errors import RunFailedError, UserError
+from frostline.spec import written_out
 
 _COMMANDS = {
     "run": "train one model, or with -m one for each combination of values",
@@ -85,7 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] not in _COMMANDS:
         parser.parse_args(arguments)  # --help, --version, or an error with the choices
     command = importlib.import_module(f"frostline.cli.{arguments[0]}")
-    return int(command.main(arguments[1:]))
+    return int(command.main(written_out(arguments[1:])))
 
 
 def _parser() -> argparse.ArgumentParser:

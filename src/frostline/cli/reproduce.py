@@ -157,7 +157,7 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     from frostline.cli.sweeping.read import with_params
     from frostline.config import value_from_text
     from frostline.errors import nearest
-    from frostline.spec import CACHE_MAX_BYTES, CacheMode, CacheSpec, Progress
+    from frostline.spec import CACHE_MAX_BYTES, CacheMode, Progress
 
     runtime = dataclasses.replace(recorded.spec.runtime, progress=Progress.AUTO)
     compute = recorded.result.provenance.get("compute") or {}
@@ -165,7 +165,9 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     if isinstance(threads, int) and threads > 0:
         runtime = dataclasses.replace(runtime, threads=threads)
     mode = CacheMode.OFF if compute.get("prefix_cache", "off") == "off" else CacheMode.REQUIRE
-    cache = CacheSpec(mode=mode, max_bytes=max(runtime.cache.max_bytes, CACHE_MAX_BYTES))
+    cache = dataclasses.replace(
+        runtime.cache, mode=mode, max_bytes=max(runtime.cache.max_bytes, CACHE_MAX_BYTES), shared=None
+    )
     spec = dataclasses.replace(recorded.spec, runtime=dataclasses.replace(runtime, cache=cache))
     known = spec.flat()
     changes: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from frostline.anatomy import Anatomy
 from frostline.prefix.entry import CacheError, Entry, Rows, Shape, Writer
 from frostline.prefix.fill import Collate, OverflowInPrefixError, fill
 from frostline.prefix.last_block import ReadBlock
+from frostline.prefix.shared import SharedStore
 from frostline.prefix.store import PrefixStore
 from frostline.record import TELL
 
@@ -95,10 +96,17 @@ def num_bytes(prefix: Prefix, depths: Sequence[int], tables: Sequence[Table]) ->
     return sum(prefix.shape(depth, table.lengths).num_bytes for depth in depths for table in tables)
 
 
-def is_there(store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[Table]) -> bool:
-    """Returns whether all of a depth is in the store; it is not checked for damage yet."""
-    entries = [(_entry(store, prefix, table), table) for table in tables]
-    return all(entry.has(prefix.name(depth), prefix.shape(depth, table.lengths)) for entry, table in entries)
+def is_there(
+    store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[Table], shared: SharedStore | None = None
+) -> bool:
+    """Returns whether all of a depth is in the store, or in the shared one; it is not checked for damage yet."""
+    name = prefix.name(depth)
+
+    def has(table: Table) -> bool:
+        entry, shape = _entry(store, prefix, table), prefix.shape(depth, table.lengths)
+        return entry.has(name, shape) or (shared is not None and shared.has(entry, name, shape))
+
+    return all(has(table) for table in tables)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +132,7 @@ def provide(
     table: Table,
     alive: Callable[[], None],
     keep: Sequence[Table] = (),
+    shared: SharedStore | None = None,
 ) -> Provided:
     """Returns the hidden states of a table after a depth; computes them, and other depths in the same pass, if need be.
 
@@ -135,6 +144,7 @@ def provide(
         table: The rows.
         alive: Called now and then.
         keep: Tables whose hidden states after that depth must not go to make room.
+        shared: Where other hosts look too: what is there is copied, what is computed here is brought there.
 
     Raises:
         CacheError: There is no room, or what is computed is not finite.
@@ -145,9 +155,15 @@ def provide(
     rows = entry.open(prefix.name(depth), shapes[depth], alive)
     if rows is not None:
         return Provided(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=0.0)
-    kept = {(_entry(store, prefix, each).folder, prefix.name(depth)) for each in (*keep, table)}
-    with entry.building(alive):
-        rows = entry.open(prefix.name(depth), shapes[depth], alive)  # somebody else may have made it meanwhile
+    name = prefix.name(depth)
+    kept = {(_entry(store, prefix, each).folder, name) for each in (*keep, table)}
+    turn = nullcontext() if shared is None else shared.turn(entry, name, shapes[depth], alive)
+    with entry.building(alive), turn:
+        rows = entry.open(name, shapes[depth], alive)  # somebody else may have made it meanwhile
+        if rows is None and shared is not None:
+            store.make_room(shapes[depth].num_bytes, kept)
+            if shared.take(entry, {name: shapes[depth]}, alive):
+                rows = entry.open(name, shapes[depth], alive)
         if rows is None:
             missing = {each: shape for each, shape in shapes.items() if not entry.has(prefix.name(each), shape)}
             missing[depth] = shapes[depth]  # there perhaps, but damaged
@@ -158,10 +174,12 @@ def provide(
             began = time.monotonic()
             _make(prefix, entry, missing, table, alive, start)
             fill_s = time.monotonic() - began
-            rows = entry.open(prefix.name(depth), shapes[depth], alive)
+            if shared is not None:
+                shared.give(entry, {prefix.name(each): shape for each, shape in missing.items()}, alive)
+            rows = entry.open(name, shapes[depth], alive)
     if rows is None:
         raise CacheError(f"{entry.folder} was written and can't be read back")
-    return Provided(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=fill_s)
+    return Provided(rows=rows, pass_s=entry.seconds(name), fill_s=fill_s)
 
 
 def _start(

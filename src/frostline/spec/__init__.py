@@ -23,6 +23,7 @@ from frostline.spec.parts import (
     Task,
     TrackingSpec,
     TrainingSpec,
+    written_out,
 )
 from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, migrate, short_number, spec_diff
 from frostline.spec.space import (
@@ -93,4 +94,5 @@ __all__ = [
     "parse_dimension",
     "short_number",
     "spec_diff",
+    "written_out",
 ]

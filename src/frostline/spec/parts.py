@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -382,10 +383,12 @@ class CacheSpec:
     Attributes:
         mode: Whether it is used; `require` fails where it can't be.
         max_bytes: What it may take on the disk; the entries that were used longest ago go first.
+        shared: A folder that several hosts see: one of them fills, the others copy. None: each fills for itself.
     """
 
     mode: CacheMode
     max_bytes: float
+    shared: str | None
 
     def __post_init__(self) -> None:
         ok = _finite(self.max_bytes) and self.max_bytes >= 0
@@ -394,7 +397,12 @@ class CacheSpec:
     @staticmethod
     def from_word(word: str) -> dict[str, object]:
         """Returns the keys that a mode alone stands for."""
-        return {"mode": word, "max_bytes": CACHE_MAX_BYTES}
+        return {"mode": word, "max_bytes": CACHE_MAX_BYTES, "shared": None}
+
+
+def written_out(overrides: Sequence[str]) -> list[str]:
+    """Returns overrides with `runtime.cache=require` as `runtime.cache.mode=require`: else none of its keys is left."""
+    return [re.sub(r"^runtime\.cache=(?=[a-z]+(,[a-z]+)*$)", "runtime.cache.mode=", word) for word in overrides]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

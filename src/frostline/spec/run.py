@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
 
 _BEFORE_SCHEMA_3 = {
@@ -60,6 +60,9 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
         data = {**data, "training": {**data["training"], **_BEFORE_SCHEMA_3}}
     if version in {1, 2, 3} and isinstance(data.get("runtime"), dict):
         data = {**data, "runtime": {**data["runtime"], **_BEFORE_SCHEMA_4}}
+    cache = data["runtime"].get("cache") if isinstance(data.get("runtime"), dict) else None
+    if version in {1, 2, 3, 4} and isinstance(cache, dict):  # 5: a cache that hosts share
+        data = {**data, "runtime": {**data["runtime"], "cache": {**cache, "shared": None}}}
     return data
 
 

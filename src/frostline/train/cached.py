@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from frostline.model import config_sha256
 from frostline.prefix.entry import CacheError
 from frostline.prefix.fill import OverflowInPrefixError
 from frostline.prefix.provide import Prefix, Table, is_there, num_bytes, provide
+from frostline.prefix.shared import SharedStore
 from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size
 from frostline.record import TELL, Sharing
@@ -101,7 +103,9 @@ def open_cache(request: Request) -> Cached | None:
     Raises:
         UserError: `runtime.cache=require`, and it can't be had.
     """
-    mode, begun = request.spec.runtime.cache.mode, request.begun
+    mode, begun, shared = request.spec.runtime.cache.mode, request.begun, request.spec.runtime.cache.shared
+    if shared is not None and mode is not CacheMode.OFF and not Path(shared).is_dir():
+        raise UserError(f"runtime.cache.shared={shared}: no such folder on this host; make it, or mount it here too")
     if begun is not None and begun.endswith(OFF) and mode is CacheMode.REQUIRE:
         log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
     if mode is CacheMode.OFF if begun is None else begun.endswith(OFF):
@@ -194,8 +198,9 @@ def _open(request: Request, depth: int) -> Cached:
     )
     model.to(machine.device)
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
+    shared = _shared(spec)
     depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= anatomy.num_blocks)})
-    there = is_there(store, prefix, depth, two)
+    there = is_there(store, prefix, depth, two, shared)
     size = num_bytes(prefix, [depth], two)
     if not there:
         if (trouble := store.room_for(size)) is not None:
@@ -214,7 +219,7 @@ def _open(request: Request, depth: int) -> Cached:
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
         depth, anatomy.num_blocks, size / 1e6, how, extra={TELL: not there},
     )  # fmt: skip
-    train, evaluation = (provide(store, prefix, depth, also, table, request.alive, two) for table in two)
+    train, evaluation = (provide(store, prefix, depth, also, table, request.alive, two, shared) for table in two)
     position = prefix.position if prefix.is_read(depth) else None
     hidden = HiddenRows(train=train.rows, evaluation=evaluation.rows, position=position)
     suffix = Suffix(anatomy, depth)
@@ -233,6 +238,11 @@ def _open(request: Request, depth: int) -> Cached:
         fill_s=train.fill_s + evaluation.fill_s,
         pass_s=(train.pass_s, evaluation.pass_s),
     )
+
+
+def _shared(spec: RunSpec) -> SharedStore | None:
+    cache = spec.runtime.cache
+    return None if cache.shared is None else SharedStore(Path(cache.shared) / PREFIX_FOLDER, int(cache.max_bytes))
 
 
 @torch.no_grad()
