@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 from frostline.optimizer import OPTIMIZERS
 
@@ -31,6 +33,11 @@ def one_breaks(groups, spec):
                 os.kill(os.getpid(), signal.SIGKILL)
             if how == "hang":
                 time.sleep(600)
+            if how == "loader":
+                for stat in Path("/proc").glob("[0-9]*/stat"):
+                    with suppress(OSError):
+                        if stat.read_text().rsplit(")", 1)[1].split()[1] == str(os.getpid()):
+                            os.kill(int(stat.parent.name), signal.SIGKILL)
             if how == "nan":
                 with torch.no_grad():
                     groups[0]["params"][0].fill_(float("nan"))

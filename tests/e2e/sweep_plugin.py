@@ -30,6 +30,8 @@ def breaking(groups, spec):
         time.sleep(600)
     if what == 5:
         return _exploding(optimizer)
+    if what == 8:
+        return hungry(groups, spec)
     return optimizer
 
 
@@ -56,8 +58,9 @@ def hungry(groups, spec):
 
     optimizer = _adamw(groups, spec)
     limit = Path("hungry.txt")
-    with Path(os.environ["PIDS"]).open("a") as file:
-        print(os.getpid(), file=file)
+    if "PIDS" in os.environ:
+        with Path(os.environ["PIDS"]).open("a") as file:
+            print(os.getpid(), file=file)
     if limit.exists() and limit.read_text() != "fed":
         limit.write_text("fed")
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")

@@ -20,7 +20,9 @@ from frostline.point import State
 from frostline.record import Recorders, RunFolder, Verdict
 from frostline.registry import import_plugins
 from frostline.result import RunResult, Status
+from frostline.tracking import spool
 from tests.conftest import TINY, save_tokenizer, tiny_config
+from tests.e2e.services import free_port
 from tests.e2e.sweep_tools import call, interrupt, mlflow_runs, points, results, start, wait_for
 
 pytestmark = pytest.mark.slow
@@ -137,6 +139,7 @@ def children(mark):
             r"process 1 of 2 was killed by signal 9 \(out of memory\?\); what it printed is in .*processes\.log",
         ),
         ("0:3:kill", r"process 0 of 2 was killed by signal 9"),
+        ("1:3:loader", r"process 1 of 2: RuntimeError: DataLoader worker \(pid"),
         ("1:3:nan", "diverged at step 4: the loss is not finite"),
         ("1:3:drift", "RuntimeError: the 2 processes of the run do not agree on the trained weights"),
     ],
@@ -151,6 +154,7 @@ def test_one_process_that_breaks_ends_all_with_one_reason(train, monkeypatch, br
     result, watch, folder = train(
         "runtime.num_processes=2", "optimizer.name=one_breaks", "freeze.depth=2", "training.evaluate=never",
         "training.keep=last", "training.max_steps=8", "training.epochs=null",
+        f"runtime.loader_workers={int('loader' in breaks)}",
     )  # fmt: skip
     assert result.status is Status.FAILED
     assert re.match(reason, result.reason), result.reason
@@ -283,13 +287,19 @@ def test_the_command_records_one_run(tmp_path, quick):
     result = results(tmp_path)["here"]
     assert run.data.metrics["eval/accuracy"] == result["metrics"]["eval/accuracy"]
     assert "training on cpu" in (tmp_path / "here" / "run.log").read_text()
-    again = call("reproduce", "here", "tracking=off", cwd=tmp_path)
+    # No server there: the run goes on, says so once, and keeps what the store has missed.
+    gone = f"tracking.uri=http://127.0.0.1:{free_port()}"
+    again = call("reproduce", "here", gone, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "identical" in again.stdout
+    assert again.stderr.count("can't be reached") <= 1
+    assert len(spool.pending([tmp_path / "runs"])) == 1
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, code, mark):
+@pytest.mark.parametrize(
+    ("signum", "code", "more"), [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, ["runtime.num_processes=1"])]
+)
+def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, code, more, mark):
     slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=50"]
     process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, SLOW_S="0.2", **PLUGIN)
     metrics = tmp_path / "cut" / "metrics.jsonl"
@@ -306,9 +316,14 @@ def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, co
     (run,) = mlflow_runs(tmp_path)
     assert run.info.status == "KILLED"
     done = call(
-        "run", *quick, *slow, "hydra.run.dir=on", "resume=cut", "training.epochs=50", cwd=tmp_path, SLOW_S="0", **PLUGIN
+        "run", *quick, *slow, *more, "hydra.run.dir=on", "resume=cut", "training.epochs=50", cwd=tmp_path, SLOW_S="0",
+        **PLUGIN,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert ("processes" in done.stderr) is bool(more), done.stderr  # another number of them is told
+    result = RunResult.read(tmp_path / "on")
+    assert result.status is Status.FINISHED
+    assert result.cost.steps == 50 * 4
 
 
 def test_two_signals_stop_all_processes_at_once(tmp_path, quick, mark):
@@ -327,8 +342,8 @@ def test_two_signals_stop_all_processes_at_once(tmp_path, quick, mark):
     assert RunResult.read(tmp_path / "cut").status is Status.KILLED
 
 
-def test_no_process_outlives_a_killed_parent(tmp_path, quick, mark):
-    slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=50", "tracking=off"]
+def test_no_process_outlives_a_killed_parent_and_its_run_is_ended_by_the_next_start(tmp_path, quick, mark):
+    slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=50"]
     process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, SLOW_S="0.2", **PLUGIN)
     metrics = tmp_path / "cut" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 1)
@@ -336,6 +351,34 @@ def test_no_process_outlives_a_killed_parent(tmp_path, quick, mark):
     process.kill()
     process.communicate()
     wait_for(lambda: not children(mark), limit_s=30)
+    (run,) = mlflow_runs(tmp_path)
+    assert run.info.status == "RUNNING"  # nobody was left to say otherwise
+    done = call("run", *quick, "runtime.num_processes=1", "training.epochs=1", "hydra.run.dir=next", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(run.info.status for run in mlflow_runs(tmp_path)) == ["FINISHED", "KILLED"]
+
+
+def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_on(tmp_path, quick, mark):
+    (tmp_path / "hungry.txt").write_text("hungry")
+    ways = {0: State.COMPLETE, 2: State.FAILED, 3: State.FAILED, 4: State.FAILED, 8: State.COMPLETE}
+    swept = [
+        "plugins=[sweep_plugin]", "optimizer.name=breaking", "sweep.sampler=grid", f"sweep.n_trials={len(ways)}",
+        f"optimizer.weight_decay={','.join(str(way / 1000) for way in ways)}", "sweep.trial_timeout_s=30",
+        "runtime.slots=2", "freeze.depth=2", "training.epochs=1",
+    ]  # fmt: skip
+    done = call("sweep", "depth_only", *quick, *swept, cwd=tmp_path, **PLUGIN)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "depth_only"
+    found = {round(p.params["optimizer.weight_decay"] * 1000): p for p in points(folder)}
+    assert {way: point.state for way, point in found.items()} == ways
+    assert re.match(r"(process \d of 2: )?SystemExit: 5", found[2].outcome.reason)
+    assert re.match(r"process \d of 2 was killed by signal 9", found[3].outcome.reason)
+    assert found[4].outcome.reason.startswith("timeout")
+    assert "out of memory: retried with half the batch" in found[8].outcome.note
+    spec = json.loads((folder / f"{found[8].number:03d}" / "spec.json").read_text())
+    assert (spec["training"]["batch_size"], spec["training"]["accumulation_steps"]) == (8, 2)
+    assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]
+    assert not children(mark)
 
 
 def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick, mark):
