@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from frostline.errors import UserError
 from frostline.prefix.suffix import hidden_size
-from frostline.record import NullRecorder, Sharing
+from frostline.record import SPEC_FILE, NullRecorder, Recorder, Sharing, write_atomically
 from frostline.result import RunResult, Status
 from frostline.spec import CacheMode, Every, Progress, RunSpec
 from frostline.train.run import run
@@ -17,6 +19,13 @@ from frostline.train.setup import load_only, prepare
 
 _ROWS = 512
 """Training rows of a probe (assumed: 16 steps of 32 tell enough, and take seconds)."""
+
+
+class Train(Protocol):
+    """Trains one run."""
+
+    def __call__(self, spec: RunSpec, recorder: Recorder, out_dir: Path, *, sharing: Sharing) -> RunResult:
+        """See `frostline.train.run`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +36,7 @@ class Probe:
         train_rows: Of the whole data.
         eval_rows: Of the whole data, held out.
         epoch_s: For each of the given specs, seconds of an epoch over the whole data, its evaluation included.
-        trial_s: Seconds of a trial beside its epochs, once everything is warm.
+        trial_s: Seconds of a trial beside its epochs, once everything is warm; with several processes their start too.
         fill_s: Seconds of one pass of all rows through the frozen blocks of the deepest spec; 0 without a cache.
         bytes_per_depth: What the hidden states of all rows take, for one depth; 0 without a cache.
         num_blocks: Of the model.
@@ -42,26 +51,38 @@ class Probe:
     num_blocks: int
 
 
-def probe(specs: Sequence[RunSpec], sharing: Sharing) -> Probe:
+def probe(specs: Sequence[RunSpec], sharing: Sharing, train: Train = run) -> Probe:
     """Trains each spec for one epoch on a few rows; nothing is recorded.
 
     Args:
-        specs: The deepest first: it is trained twice, since the first trial of a process warms it up.
+        specs: The deepest first. In this process it is trained twice, since the first trial of a process warms it up;
+            a trial on several processes starts new ones each time.
         sharing: How many runs the sweep will have: what the cache is decided by.
+        train: Trains one: `frostline.train.run`, or `frostline.launch.run` for several processes.
 
     Raises:
         UserError: Bad input, or a trial failed.
     """
     rows = load_only(specs[0])
     small = [_small(spec, rows) for spec in specs]
-    results = [_train(spec, sharing) for spec in (small[0], *small)]
+    on_several = specs[0].runtime.num_processes > 1
+    if not on_several:
+        _train(small[0], sharing, train)
+    began = time.monotonic()
+    results = [_train(spec, sharing, train) for spec in small]
+    wall_s = time.monotonic() - began
     epoch_s = []
-    for result in results[1:]:
+    for result in results:
         assert result.cost is not None
         per_row = result.cost.train_s / result.data["train_rows"], result.cost.eval_s / result.data["eval_rows"]
         epoch_s.append(per_row[0] * rows[0] + per_row[1] * rows[1])
-    deepest = results[1]
+    deepest = results[0]
     assert deepest.cost is not None
+    trial_s = deepest.cost.setup_s
+    if on_several:
+        costs = [result.cost for result in results if result.cost is not None]
+        trained_s = sum(cost.train_s + cost.eval_s + (cost.fill_s or 0.0) for cost in costs)
+        trial_s = (wall_s - trained_s) / len(results)
     off = replace(small[0].runtime.cache, mode=CacheMode.OFF)
     setup = prepare(replace(small[0], runtime=replace(small[0].runtime, cache=off)))
     fill_s = bytes_per_depth = 0.0
@@ -74,7 +95,7 @@ def probe(specs: Sequence[RunSpec], sharing: Sharing) -> Probe:
         train_rows=rows[0],
         eval_rows=rows[1],
         epoch_s=tuple(epoch_s),
-        trial_s=deepest.cost.setup_s,
+        trial_s=trial_s,
         fill_s=fill_s,
         bytes_per_depth=bytes_per_depth,
         num_blocks=setup.anatomy.num_blocks,
@@ -91,9 +112,10 @@ def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:
     )
 
 
-def _train(spec: RunSpec, sharing: Sharing) -> RunResult:
+def _train(spec: RunSpec, sharing: Sharing, train: Train) -> RunResult:
     with tempfile.TemporaryDirectory(prefix="frostline-plan-") as name:
-        result = run(spec, NullRecorder(), Path(name), sharing=sharing)
+        write_atomically(Path(name) / SPEC_FILE, spec.to_json())
+        result = train(spec, NullRecorder(), Path(name), sharing=sharing)
     if result.status is not Status.FINISHED:
         raise UserError(f"the trial that was to be measured ({spec.name()}) ended as {result.status}: {result.reason}")
     return result

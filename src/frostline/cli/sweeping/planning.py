@@ -14,7 +14,6 @@ from frostline.cli.preflight import preflight
 from frostline.cli.session import Planning
 from frostline.cli.sweeping.executors import gpus_for, sharing_of
 from frostline.cli.sweeping.read import Compose, Sweep, read, with_params
-from frostline.errors import SpecError
 from frostline.provenance import num_cores
 from frostline.report import make_console
 from frostline.search import Costs, Forecast, forecast, queue_of
@@ -41,13 +40,10 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     Raises:
         UserError: Bad input; one line.
     """
+    from frostline.launch import run
     from frostline.train import probe  # torch: only now
 
     sweep = read(cfg, arguments, compose, preflight)
-    if (processes := sweep.job.run.runtime.num_processes) > 1:
-        raise SpecError(
-            f"frostline plan: runtime.num_processes={processes}: trials are measured on one process; plan with 1"
-        )
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
     gpus = gpus_for(sweep.job)
     slots = sweep.job.slots or max(1, len(gpus))
@@ -60,7 +56,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
         two = dict.fromkeys((sharing.depths[-1], sharing.depths[0]))
         ends = [with_params(spec, {DEPTH_KEY: depth}) for depth in two]
     print(f"measuring {_several(len(ends), 'trial')} on a few rows ...", file=sys.stderr, flush=True)
-    seen = probe(ends, sharing)
+    seen = probe(ends, sharing, run)
     costs = Costs(
         epoch_s=_line(seen, depths),
         trial_s=seen.trial_s,
