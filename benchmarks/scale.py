@@ -4,10 +4,12 @@ One parent, W workers that sleep for a while and then come to a value; the loop,
 `frostline sweep`. For each stretch of trials: the parent's own time for a trial (asking, telling, reading the study),
 its share of the time, and its memory. The storage is PostgreSQL unless --storage names another.
 
---plain does the same with Optuna alone: ask, suggest, tell, the same sampler, nothing of frostline (what anybody pays).
+--plain does the same with Optuna alone: ask, suggest, tell, the same sampler, nothing of frostline: what anybody pays.
+--filled N begins with N points that have ended, as a study that has got that far: what a trial costs then.
 --hosts M divides the trials and the workers among M parents on the one storage, as `frostline sweep` on M hosts does.
 
-    python benchmarks/scale.py [--trials 10000] [--workers 64] [--sleep 4] [--storage URL] [--plain | --hosts 4]
+    python benchmarks/scale.py [--trials 10000] [--workers 64] [--sleep 4] [--storage URL] [--filled N]
+        [--plain | --hosts 4]
 """
 
 from __future__ import annotations
@@ -34,10 +36,16 @@ from frostline import paths
 from frostline.codec import decode
 from frostline.point import Outcome, Point, State
 from frostline.provenance import capture
-from frostline.search import Ended, Study, Task, open_url, queue_of, search
+from frostline.search import Ended, Study, Task, marks, open_url, queue_of, search
+from frostline.search.samplers import distribution
 from frostline.spec import Space, SweepSpec, parse_dimension
 
 STOPS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
+
+
+def worth(params: Any) -> float:
+    """Returns what a point is worth, but for noise."""
+    return 0.9 - 0.02 * float(params["freeze.depth"]) - 0.1 * abs(math.log10(params["optimizer.lr"]) + 4)
 
 
 class Sleepers:
@@ -63,7 +71,7 @@ class Sleepers:
         """See `Executor`."""
         until, _, task = heapq.heappop(self._asleep)
         self.sleep(until - time.perf_counter())
-        value = 0.9 - 0.02 * float(task.params["freeze.depth"]) - 0.1 * abs(math.log10(task.params["optimizer.lr"]) + 4)
+        value = worth(task.params)
         more = task.stage == 1 and self._plan.has_stages
         outcome = Outcome(state=State.COMPLETE, by_seed={0: value + self._rng.gauss(0, 0.01)}, more=more)
         return [Ended(number=task.number, outcome=outcome)]
@@ -151,10 +159,35 @@ def make(options: argparse.Namespace) -> tuple[SweepSpec, Space]:
     return decode(SweepSpec, values, "sweep"), Space(groups=(), variants={(): (depth, rate)})
 
 
+def fill(study: optuna.Study, space: Space, count: int, *, marked: bool) -> None:
+    """Adds points that have ended.
+
+    Args:
+        study: Empty.
+        space: What is swept.
+        count: How many.
+        marked: Whether they say what frostline wants to know.
+    """
+    rng = random.Random(1)
+    (variant,) = space.variants.values()
+    distributions = {dimension.key: distribution(dimension) for dimension in variant}
+    for _ in range(count):
+        params = {"freeze.depth": rng.randrange(13), "optimizer.lr": 10 ** rng.uniform(-5, math.log10(3e-3))}
+        value = worth(params) + rng.gauss(0, 0.01)
+        outcome = Outcome(state=State.COMPLETE, by_seed={0: value})
+        attrs = {marks.OUTCOME: outcome.to_dict(1), marks.OWNER: "host-0"} if marked else {}
+        study.add_trial(
+            optuna.create_trial(values=[value], params=params, distributions=distributions, user_attrs=attrs)
+        )
+
+
 def ours(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -> None:
     """A parent's sweep; several divide the trials."""
     name = "" if options.hosts == 1 else f"host {options.host}: "
     study = Study(open_url(url), "scale", plan, space, maximize=True, owner=f"host-{options.host}", grace_s=60.0)
+    if options.filled:
+        fill(study._study, space, options.filled, marked=True)
+        study._study.set_user_attr(marks.READY, True)
     study.fill(queue_of(plan, space, None))
     executor = Sleepers(plan, options.workers // options.hosts, options.sleep)
     watch = Watch(executor, name)
@@ -172,10 +205,11 @@ def plain(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     sampler = optuna.samplers.TPESampler(seed=0) if options.sampler == "tpe" else optuna.samplers.RandomSampler(seed=0)
     study = optuna.create_study(storage=url, study_name="scale", sampler=sampler, direction="maximize")
+    fill(study, space, options.filled, marked=False)
     executor = Sleepers(plan, options.workers, options.sleep)
     watch = Watch(executor, "Optuna alone: ")
     asked: dict[int, optuna.Trial] = {}
-    for _ in range(options.trials):
+    for _ in range(options.trials - options.filled):
         while executor.free and len(asked) < options.workers:
             trial = study.ask()
             params = {
@@ -200,6 +234,7 @@ def main() -> None:
     parser.add_argument("--storage")
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--finish", type=float, default=1.0)
+    parser.add_argument("--filled", type=int, default=0, help="points that have ended before it begins")
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--hosts", type=int, default=1)
     parser.add_argument("--host", type=int, help=argparse.SUPPRESS)
