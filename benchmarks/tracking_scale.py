@@ -34,7 +34,7 @@ from frostline.provenance import capture
 from frostline.record import METRICS_FILE, SPEC_FILE, Recorders, RunFolder, RunStart
 from frostline.result import RunResult
 from frostline.spec import TrackingSpec
-from frostline.tracking import Child, MlflowRecorder, client
+from frostline.tracking import Child, MlflowRecorder, client, spool
 
 STOPS = (10, 30, 100, 300, 1000, 3000, 10_000)
 _PORT = 5917
@@ -108,7 +108,10 @@ def _record(folder: Path, tracking: TrackingSpec, parent: str, number: int) -> f
     for row in rows:
         recorder.log({key: value for key, value in row.items() if key != "step"}, row["step"])
     recorder.finish(result)
-    return time.perf_counter() - began
+    took = time.perf_counter() - began
+    if (missed := spool.kept(folder)) is not None:
+        raise SystemExit(f"trial {number} was not recorded: {missed['why']}")
+    return took
 
 
 def main() -> None:
@@ -149,8 +152,8 @@ def main() -> None:
                         flush=True,
                     )
                     done = stop
-            runs = made.search_runs([experiment], max_results=10, filter_string="attributes.status = 'RUNNING'")
-            assert len(runs) == 1  # the parent alone
+            status = "attributes.status = 'RUNNING'"
+            assert len(made.search_runs([experiment], status, max_results=10)) == 1  # the parent alone
 
 
 if __name__ == "__main__":

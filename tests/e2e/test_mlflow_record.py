@@ -10,11 +10,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Dataset, DatasetInput
 
 from frostline.record import RunStart
 from frostline.result import RunResult, Status
 from frostline.spec import TrackingSpec
 from frostline.tracking import Child, MlflowRecorder, client
+from frostline.tracking.client import send_inputs
 from tests.e2e.sweep_tools import call, command, mlflow_runs, wait_for
 
 ODD = {
@@ -155,3 +157,34 @@ def test_no_token_of_the_environment_reaches_a_file_or_the_store(tmp_path, tiny_
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"mlflow.db", "environment.json", "MLmodel"} <= {path.name for path in files}
     assert not [path for path in files if b"hunter2" in path.read_bytes()]
+
+
+def test_runs_that_tell_the_same_data_at_the_same_moment_are_all_recorded(tmp_path, monkeypatch):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    real, refused = MlflowClient.log_inputs, []
+
+    def race(self, run_id, *arguments, **options):
+        if len(refused) < 2:  # as PostgreSQL has said it, through a server
+            refused.append(run_id)
+            raise MlflowException(
+                '(psycopg.errors.UniqueViolation) duplicate key value violates unique constraint "dataset_pk" '
+                "DETAIL: Key (experiment_id, name, digest)=(1, movie_reviews, cb9f) already exists."
+            )
+        return real(self, run_id, *arguments, **options)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", race)
+    made = client(tracking(tmp_path).uri)
+    run_id = made.create_run(made.create_experiment("odd")).info.run_id
+    dataset = Dataset(name="moods", digest="abc", source_type="local", source="{}")
+    send_inputs(made, run_id, [DatasetInput(dataset=dataset, tags=[])])
+    assert len(refused) == 2
+    assert [one.dataset.name for one in made.get_run(run_id).inputs.dataset_inputs] == ["moods"]
+
+    def broken(self, run_id, *arguments, **options):
+        raise MlflowException("the disk is full")
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", broken)
+    with pytest.raises(MlflowException, match="the disk is full"):
+        send_inputs(made, run_id, [])

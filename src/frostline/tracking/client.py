@@ -7,9 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import random
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -28,7 +30,7 @@ from frostline.tracking.spool import check_up
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import DatasetInput, Run
 
 RUN_DIR_TAG = "frostline.run_dir"
 STATUS_TAG = "frostline.status"
@@ -39,6 +41,13 @@ CLEANED_TAG = "frostline.cleaned"
 
 PARENT_TAG = "mlflow.parentRunId"
 PROCESS_TAG = "frostline.process"
+
+
+_RACE_S = (0.1, 0.3, 1.0, 3.0)
+"""Seconds to wait for another run that is recording the same at the same moment."""
+
+_IS_RACE = ("unique constraint", "uniqueviolation", "duplicate key", "duplicate entry")
+"""What SQLite, PostgreSQL and MySQL say to the second one that inserts a row."""
 
 
 def preload() -> None:
@@ -277,6 +286,24 @@ def send_params(made: MlflowClient, run_id: str, params: Mapping[str, str], ther
 
     for some in batches((Param(key, value) for key, value in params.items() if key not in there), 100):
         made.log_batch(run_id, params=some)
+
+
+def send_inputs(made: MlflowClient, run_id: str, datasets: Sequence[DatasetInput]) -> None:
+    """Records what a run was trained and evaluated on.
+
+    Runs that begin at the same moment tell the same data: a server looks whether it has them, then inserts them, and all
+    but one of them fail in between (seen with PostgreSQL). The next attempt finds them.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for wait_s in (*_RACE_S, None):
+        try:
+            made.log_inputs(run_id, datasets=datasets)
+            return
+        except MlflowException as error:
+            if wait_s is None or not any(word in str(error).lower() for word in _IS_RACE):
+                raise
+            time.sleep(wait_s * random.uniform(0.5, 1.5))
 
 
 def reopen(made: MlflowClient, run: Run) -> None:

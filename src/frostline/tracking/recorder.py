@@ -31,6 +31,7 @@ from frostline.tracking.client import (
     remember,
     reopen,
     reopenable,
+    send_inputs,
     send_params,
     source_tags,
 )
@@ -108,7 +109,7 @@ class MlflowRecorder:
         self._create(params_of(self._spec, run.freeze_depth, self._child), tags_of(run))
         assert self._client is not None
         assert self._run_id is not None
-        self._client.log_inputs(self._run_id, datasets=inputs_of(run))
+        send_inputs(self._client, self._run_id, inputs_of(run))
 
     def _watch(self) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
@@ -193,7 +194,7 @@ class MlflowRecorder:
                 self._open(*earlier)
                 self._send_params(params, earlier[1].data.params)
             if start is not None and self._client is not None and self._run_id is not None:
-                self._client.log_inputs(self._run_id, datasets=inputs_of(start))
+                send_inputs(self._client, self._run_id, inputs_of(start))
             for step, values in metrics_up_to(self._folder, sys.maxsize):  # its last seconds had not been sent
                 self.log(values, step)
         self.finish(result)
