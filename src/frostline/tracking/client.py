@@ -291,8 +291,8 @@ def send_params(made: MlflowClient, run_id: str, params: Mapping[str, str], ther
 def send_inputs(made: MlflowClient, run_id: str, datasets: Sequence[DatasetInput]) -> None:
     """Records what a run was trained and evaluated on.
 
-    Runs that begin at the same moment tell the same data: a server looks whether it has them, then inserts them, and all
-    but one of them fail in between (seen with PostgreSQL). The next attempt finds them.
+    Runs that begin at the same moment tell the same data: a server looks whether it has them, then inserts them, and
+    all but one of them fail in between (seen with PostgreSQL). The next attempt finds them.
     """
     from mlflow.exceptions import MlflowException
 
