@@ -66,7 +66,12 @@ def postgresql(*databases: str):
             for name in databases:
                 connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
         engine.dispose()
-        yield lambda name: server.get_uri(database=name)
+
+        def uri_of(name: str) -> str:
+            return server.get_uri(database=name)
+
+        uri_of.server = server  # for tests that stop it
+        yield uri_of
     finally:
         server.cleanup()
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,11 @@ from pathlib import Path
 
 from frostline.optimizer import OPTIMIZERS
 
+if "AWAY_S" in os.environ:  # nobody wants to wait for minutes until a database is given up
+    from frostline.search import storages
+
+    storages._AWAY_S = float(os.environ["AWAY_S"])
+
 
 def _adamw(groups, spec):
     return OPTIMIZERS.get("adamw")(groups, spec)

@@ -8,15 +8,18 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import threading
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import StorageInternalError
 
-from frostline.point import State
-from frostline.search import open_url
+from frostline.point import Outcome, State
+from frostline.search import Study, open_url, queue_of, storage_trouble
 from tests.e2e.services import free_port, mlflow_server, postgresql
-from tests.e2e.sweep_tools import points, results, start, wait_for, worker_pids
+from tests.e2e.sweep_tools import call, points, results, start, wait_for, worker_pids
+from tests.unit.test_search import SPACE, make_plan
 
 pytestmark = pytest.mark.slow
 
@@ -107,3 +110,51 @@ def test_four_hosts_divide_a_sweep_and_two_of_them_die(tmp_path, tiny_overrides)
         for run in runs:
             if run.info.status == "KILLED":
                 assert run.data.tags["frostline.reason"], run.data.tags
+
+
+def test_a_database_that_restarts_is_waited_for_and_one_that_is_gone_is_one_line(tmp_path, monkeypatch, caplog):
+    plan = make_plan(n_trials=4, finish=1.0, first_epochs=None)
+    with postgresql("optuna") as database:
+        storage = open_url(database("optuna"))
+        try:
+            study = Study(storage, "shared", plan, SPACE, maximize=True, owner="here", grace_s=60.0)
+            study.fill(queue_of(plan, SPACE, None))
+            number, _ = study.begin(4)
+            database.server.stop()
+            back = threading.Timer(3, database.server.start)
+            back.start()
+            study.tell(number, Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
+            back.join()
+            assert next(point.state for point in study.points()) is State.COMPLETE
+            assert caplog.text.count("does not answer: waiting for it") == 1
+            database.server.stop()
+            monkeypatch.setattr("frostline.search.storages._AWAY_S", 0.5)
+            with pytest.raises(StorageInternalError) as caught:
+                study.begin(4)
+            trouble = storage_trouble(caught.value)
+            assert trouble is not None
+            assert "\n" not in trouble
+            assert storage_trouble(ValueError("else")) is None
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+@pytest.mark.timeout(300)
+def test_a_sweep_whose_database_is_gone_says_so_and_goes_on_later(tmp_path, tiny_overrides):
+    with postgresql("optuna") as database:
+        arguments = ["sweep", "depth_only", *tiny_overrides, "dataset.train_rows=64", "tracking=off"]
+        arguments += [f"sweep.storage='{database('optuna')}'", "plugins=[sweep_plugin]", "optimizer.name=slow"]
+        arguments += ["optimizer.lr=1e-3"]
+        process = start(*arguments, cwd=tmp_path, SLOW_S="0.3", AWAY_S="1", **PLUGIN)
+        folder = tmp_path / "runs" / "depth_only"
+        wait_for(lambda: any(p.stat().st_size for p in folder.glob("[0-9]*/metrics.jsonl")), 120)
+        database.server.stop()
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 1, err
+        assert "Traceback" not in err
+        assert "sweep.storage: " in err.splitlines()[-1]
+        database.server.start()
+        done = call(*arguments, cwd=tmp_path, SLOW_S="0", **PLUGIN)
+        assert done.returncode == 0, done.stderr
+        assert len(points(folder)) == 5

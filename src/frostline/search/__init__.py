@@ -13,7 +13,7 @@ from frostline.search.loop import (
     search,
 )
 from frostline.search.presence import Presence
-from frostline.search.storages import CorruptStudyError, Journal, open_url, study_names
+from frostline.search.storages import CorruptStudyError, Journal, open_url, storage_trouble, study_names
 from frostline.search.study import Study
 
 __all__ = [
@@ -37,5 +37,6 @@ __all__ = [
     "open_url",
     "queue_of",
     "search",
+    "storage_trouble",
     "study_names",
 ]

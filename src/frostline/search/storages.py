@@ -10,8 +10,10 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -25,6 +27,10 @@ _BEING_MADE = ("already exists", "duplicate key", "unique constraint")
 
 _MAKING_S = (0.2, 0.5, 1.0, 2.0, 3.0)
 """Seconds to wait for the first one: hosts that begin together all find an empty database."""
+
+
+_AWAY_S = 300.0
+"""How long a database that was there is waited for (assumed: one that restarts or fails over is back by then)."""
 
 
 class CorruptStudyError(Exception):
@@ -95,17 +101,52 @@ def open_url(url: str) -> BaseStorage:
         try:
             with quiet():
                 # A server may drop a connection that was idle: it is tried before it is used.
-                return RDBStorage(url, engine_kwargs={} if url.startswith("sqlite") else {"pool_pre_ping": True})
+                if url.startswith("sqlite"):
+                    return RDBStorage(url)
+                storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+                _wait_when_away(storage, redact(url))
+                return storage
         except ImportError as error:
             package = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary"}.get(error.name or "", error.name)
             reason = f"its driver is missing: pip install {package}"
             break
         except Exception as error:  # noqa: BLE001 - SQLAlchemy's own tree of errors; a user's URL is wrong or out of reach
-            reason = str(error).splitlines()[0]
+            reason = _first_line(error)
             if wait_s is None or not any(word in str(error).lower() for word in _BEING_MADE):
                 break
             time.sleep(wait_s * random.uniform(0.5, 1.5))
     raise UserError(f"sweep.storage={redact(url)}: can't be opened: {redact(reason)[:300]}")
+
+
+def _wait_when_away(storage: RDBStorage, url: str) -> None:
+    """Lets each new connection of a storage that was reached once wait until its server is back."""
+    from sqlalchemy import event
+
+    @event.listens_for(storage.engine, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+        del record
+        until, told = time.monotonic() + _AWAY_S, False
+        while True:
+            try:
+                return dialect.connect(*arguments, **options)
+            except dialect.loaded_dbapi.OperationalError as error:
+                if time.monotonic() > until:
+                    raise
+                if not told:
+                    told = True
+                    log.warning("sweep.storage=%s does not answer: waiting for it (%s)", url, _first_line(error))
+                time.sleep(random.uniform(0.5, 1.5))
+
+
+def storage_trouble(error: BaseException) -> str | None:
+    """Returns in a few words what is wrong with a study's storage, if an error is of that kind."""
+    if not isinstance(error, StorageInternalError):
+        return None
+    return _first_line(error.__cause__ or error)
+
+
+def _first_line(error: BaseException) -> str:
+    return redact((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
 
 
 def study_names(storage: BaseStorage) -> list[str]:

@@ -54,6 +54,7 @@ from frostline.search import (
     open_url,
     queue_of,
     search,
+    storage_trouble,
 )
 from frostline.spec import Direction, Params, Progress, SamplerName
 
@@ -207,8 +208,13 @@ class _Course:
                 return self._broken_off(stop)
             except BaseException as error:
                 self._close_pool()
-                self._end_run(Status.FAILED, f"{type(error).__name__}: {error}")
-                raise
+                trouble = storage_trouble(error)
+                self._end_run(Status.FAILED, trouble or f"{type(error).__name__}: {error}")
+                if trouble is None:
+                    raise
+                raise RunFailedError(
+                    f"sweep.storage: {trouble}; what was trained is kept, and the same command goes on with it"
+                ) from error
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
