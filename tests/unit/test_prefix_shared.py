@@ -119,6 +119,38 @@ def test_one_host_fills_and_the_others_wait(shared, hosts):
     assert not list(shared.root.glob("*.filling"))
 
 
+def test_where_there_is_no_room_for_it_nobody_waits_for_a_turn(tmp_path, hosts, caplog):
+    small = SharedStore(tmp_path / "small", SHAPE.num_bytes - 1, grace_s=60.0)
+    waiting, began = threading.Event(), []
+
+    def wait():
+        other = SharedStore(tmp_path / "small", SHAPE.num_bytes - 1, grace_s=60.0)
+        with other.turn(hosts[1], NAME, SHAPE, waiting.set):
+            began.append(time.monotonic())
+
+    thread = threading.Thread(target=wait)
+    with small.turn(hosts[0], NAME, SHAPE, alive):
+        thread.start()
+        waiting.wait(10)
+        write(hosts[0])
+        small.give(hosts[0], {NAME: SHAPE}, alive)
+    thread.join(10)
+    assert began
+    # Who comes later tries again: there may be room.
+    with small.turn(hosts[1], NAME, SHAPE, alive):
+        assert json.loads((small.root / f"{hosts[0].folder.name}.filling").read_text())["token"]
+
+
+def test_what_a_killed_host_left_half_written_goes_with_the_next_one(shared, hosts):
+    a, _ = hosts
+    write(a)
+    left = shared.root / a.folder.name / ".depth-001.0123.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x" * 100)
+    shared.give(a, {NAME: SHAPE}, alive)
+    assert not left.exists()
+
+
 def test_a_host_that_died_over_it_is_replaced(shared, hosts, caplog):
     a, b = hosts
     shared.root.mkdir()

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 
 from frostline.point import Outcome, State
 from frostline.search import Presence, Study, open_url, queue_of, search
+from frostline.search.samplers import distribution
 from tests.unit.test_search import SPACE, FakeExecutor, Quiet, make_plan
 
 GRACE_S = 60.0
@@ -47,9 +48,10 @@ def parent(storage):
 
 
 def age(study, clock, seconds=GRACE_S + 1):
-    """Lets a parent watch the others for a while."""
-    study.ownership.presence.gone()
-    clock.now += seconds
+    """Lets a parent watch the others for a while: it looks now and then, as the loop does."""
+    for _ in range(6):
+        study.ownership.presence.gone()
+        clock.now += seconds / 6
 
 
 def done(value=0.5):
@@ -78,6 +80,21 @@ def test_clocks_are_not_compared_and_one_that_jumps_back_takes_nobody_for_gone(p
     parent("there", plan)
     assert here.ownership.presence.gone() == {}
     age(here, clock)
+    assert set(here.ownership.presence.gone()) == {"there"}
+
+
+def test_who_could_not_look_for_long_takes_nobody_for_gone(parent):
+    """As after a database was away: the others could give no sign either."""
+    plan, clock = make_plan(n_trials=4), Clock()
+    here, there = parent("here", plan, clock), parent("there", plan)
+    assert here.ownership.presence.gone() == {}
+    clock.now += 10 * GRACE_S
+    assert here.ownership.presence.gone() == {}
+    clock.now += GRACE_S / 3
+    there.ownership.presence.beat()
+    age(here, clock, GRACE_S * 0.9)
+    assert here.ownership.presence.gone() == {}
+    age(here, clock, GRACE_S)
     assert set(here.ownership.presence.gone()) == {"there"}
 
 
@@ -235,6 +252,55 @@ def test_a_point_that_is_taken_over_just_now_keeps_its_place_in_the_total(parent
     assert not [trial for trial in one._trials.look().trials if not trial.state.is_finished()]
 
 
+def test_a_point_whose_parent_died_before_it_ended_it_is_trained_again(parent):
+    plan, clock = make_plan(n_trials=3, finish=1.0, first_epochs=None), Clock()
+    here, dead = parent("here", plan, clock), parent("dead", plan)
+    number, params = dead.begin(3)
+    storage = dead._study._storage
+    storage.set_trial_user_attr(dead._frozen(number)._trial_id, "frostline.outcome", done().to_dict(1))  # and dies
+    age(here, clock)
+    here.ownership.presence.gone()
+    taken = []
+    while (begun := here.begin(3)) is not None:
+        taken.append(begun[1])
+        here.tell(begun[0], done())
+    assert params in taken
+    assert len(here.points()) == 3
+    assert {point.state for point in here.points()} == {State.COMPLETE}
+    assert not [trial for trial in here._trials.look().trials if not trial.state.is_finished()]
+
+
+def test_a_point_whose_parent_died_while_it_drew_comes_back_whole(parent):
+    plan, clock = make_plan(n_trials=2, sampler="grid", finish=1.0, first_epochs=None), Clock()
+    here, dead = parent("here", plan, clock), parent("dead", plan)
+    wanted = dead._frozen(0).system_attrs["fixed_params"]
+    asked = dead._study.ask()
+    asked.set_user_attr("frostline.owner", "dead")
+    asked._suggest("freeze.depth", distribution(next(d for d in SPACE.of({}) if d.key == "freeze.depth")))  # and dies
+    age(here, clock)
+    here.ownership.presence.gone()
+    taken = []
+    while (begun := here.begin(2)) is not None:
+        taken.append(begun[1])
+        here.tell(begun[0], done())
+    assert wanted in taken
+
+
+def test_the_second_row_of_a_queue_filled_twice_is_none_though_the_first_failed(parent):
+    plan = make_plan(n_trials=2, sampler="grid", finish=1.0, first_epochs=None)
+    here, other = parent("here", plan), parent("other", plan)
+    for params in queue_of(plan, SPACE, None):
+        here._study.enqueue_trial(params)  # by another parent at the same moment
+    begun = []
+    while (point := other.begin(2)) is not None:
+        begun.append(point)
+        other.tell(point[0], Outcome(state=State.FAILED, by_seed={}, reason="no"))
+    assert len(begun) == 2
+    assert not [trial for trial in here._trials.look().trials if not trial.state.is_finished()]
+    assert here.retry_failed() == 2
+    assert here.begin(4) is not None  # those are wanted though they have failed
+
+
 def test_of_two_results_of_stage_2_the_first_counts(parent):
     plan, clock = make_plan(n_trials=4), Clock()
     here, away = parent("here", plan, clock), parent("away", plan)
@@ -257,7 +323,7 @@ def test_a_parent_that_never_gave_a_sign_of_life_is_watched_too(parent):
     number, params = silent.begin(3)
     here.ownership.gone()
     assert here.ownership.others_at_work(3)
-    clock.now += GRACE_S + 1
+    age(here, clock)
     while (begun := here.begin(3)) is not None:
         here.tell(begun[0], done())
     assert params in [p.params for p in here.points() if p.number > number]

@@ -341,9 +341,16 @@ def test_a_point_that_another_parent_has_just_asked_for_is_left_alone_until_it_i
     )
     ours.fill([])
     theirs._study.ask()  # and dies before it signs
-    assert ours.begin(4)[0] == 1
+    assert [ours.begin(4)[0] for _ in range(3)] == [1, 2, 3]
+    assert ours.begin(4) is None
+    assert ours.ownership.others_at_work(4)
     monkeypatch.setattr("frostline.search.ownership._ORPHAN_S", -1.0)
-    assert ours.begin(4)[0] == 0
+    number, params = ours.begin(4)  # ended by one of those who wait, and put back
+    assert number == 4
+    assert params
+    assert ours.begin(4) is None
+    assert theirs.begin(4) is None
+    assert len(ours.points()) == 4
 
 
 # -- failures --

@@ -226,6 +226,8 @@ class Entry:
             except OSError:
                 if not _copy(other.folder / f"{name}.bin", path, alive):
                     return False
+            with suppress(OSError):
+                os.utime(other.folder / f"{name}.json")  # it was used
             self.remove(name)
             path.replace(self.folder / f"{name}.bin")
             write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1) + "\n")

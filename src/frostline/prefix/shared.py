@@ -31,6 +31,7 @@ _GRACE_S = 60.0
 """Seconds after which a host whose lease stands still is taken for dead (assumed: longer than a server's hiccup)."""
 
 _BEATS = 6
+_REFUSED = "refused"
 
 
 class SharedStore:
@@ -44,8 +45,10 @@ class SharedStore:
 
     def __init__(self, root: Path, max_bytes: int, grace_s: float = _GRACE_S) -> None:
         self.root = root
-        self._store = PrefixStore(root, max_bytes)
+        self._store = PrefixStore(root, max_bytes, locks=False)
         self._grace_s = grace_s
+        self._refused: set[str] = set()
+        """Entries that there was no room for: who waits for one need not wait its turn to find that out."""
 
     def has(self, entry: Entry, name: str, shape: Shape) -> bool:
         """Returns whether a file of a host's entry is here; it is not read yet."""
@@ -71,11 +74,14 @@ class SharedStore:
         """Copies files of a host's entry here; what can't be brought is told, and the others fill for themselves."""
         twin = self._twin(entry)
         try:
+            for left in twin.folder.glob(".*.tmp"):  # by a host that died over it; one that only seemed to is told
+                left.unlink(missing_ok=True)
             self._store.make_room(sum(shape.num_bytes for shape in shapes.values()))
             twin.folder.mkdir(parents=True, exist_ok=True)
             for name, shape in shapes.items():
                 twin.adopt(entry, name, shape, alive)
         except (CacheError, OSError) as error:
+            self._refused.add(entry.folder.name)
             log.warning("prefix cache: %s could not take what was computed: %s", self.root, error)
 
     @contextmanager
@@ -103,7 +109,9 @@ class SharedStore:
             ended.set()
             thread.join()
             with suppress(OSError):
-                if _token(_read(lease)) == token:
+                if _token(_read(lease)) == token and entry.folder.name in self._refused:
+                    self._write(lease, token, json.dumps({_REFUSED: True}))
+                elif _token(_read(lease)) == token:
                     lease.unlink()
 
     def _wait(self, lease: Path, token: str, is_there: Callable[[], bool], alive: Callable[[], None]) -> bool:
@@ -117,8 +125,15 @@ class SharedStore:
                 log.warning("prefix cache: %s can't be written (%s): filled here alone", self.root, error.strerror)
                 return False
             now = _read(lease)
-            if now != seen:
+            is_refused = bool(_field(now, _REFUSED))
+            if is_refused and told:
+                return False
+            if now != seen and not is_refused:
                 seen, since = now, time.monotonic()
+            elif is_refused:  # by somebody before this one came: there may be room now
+                with suppress(OSError):
+                    lease.unlink()
+                continue
             elif time.monotonic() - since > self._grace_s:
                 log.warning("prefix cache: %s gives no sign of life: it is filled here", _host(now))
                 with suppress(OSError):
@@ -137,11 +152,15 @@ class SharedStore:
         while not ended.wait(self._grace_s / _BEATS):
             count += 1
             with suppress(OSError):  # the next one may come through
-                if _token(_read(lease)) != token:
+                if _token(lease.read_text(encoding="utf-8")) != token:
                     return  # it was taken for dead; what it computes is right nevertheless
-                beside = lease.with_name(f".{lease.name}.{token}")
-                beside.write_text(_content(token, count), encoding="utf-8")
-                beside.replace(lease)
+                self._write(lease, token, _content(token, count))
+
+    @staticmethod
+    def _write(lease: Path, token: str, content: str) -> None:
+        beside = lease.with_name(f".{lease.name}.{token}")
+        beside.write_text(content, encoding="utf-8")
+        beside.replace(lease)
 
     def _twin(self, entry: Entry) -> Entry:
         return entry.elsewhere(self.root)

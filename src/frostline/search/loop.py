@@ -294,7 +294,11 @@ class _Course:
 
     def _tell_listener(self, number: int) -> None:
         points = self._study.points()
-        self._listener.ended(next(p for p in points if p.number == number), points)
+        point = next((p for p in points if p.number == number), None)
+        if point is None:  # taken over in this very moment
+            self._listener.released(number)
+        else:
+            self._listener.ended(point, points)
 
     def _count_failure(self) -> None:
         self._failures += 1

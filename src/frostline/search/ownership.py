@@ -57,9 +57,12 @@ class Ownership:
         if self.owner is None:
             return True
         owner = trial.user_attrs.get(marks.OWNER)
-        if owner is not None or trial.state is not TrialState.RUNNING:
-            return owner in {None, self.owner}
-        # Another parent has asked for it and not yet said so, or died in that moment.
+        # One that runs and has no owner: another parent has asked for it and not yet said so, or died in that moment.
+        return owner == self.owner or (owner is None and trial.state is not TrialState.RUNNING)
+
+    def _is_orphan(self, trial: FrozenTrial) -> bool:
+        if marks.OWNER in trial.user_attrs:
+            return False
         now = time.monotonic()
         return now - self._unsigned.setdefault(trial.number, now) > _ORPHAN_S
 
@@ -95,9 +98,13 @@ class Ownership:
 
         Whoever ends the dead trial takes its point over.
         """
+        if self.presence is None:
+            return False
         gone = self.gone() if self._grace_s is not None else {}
         for trial in self._trials.look().points:
-            if trial.state is not TrialState.RUNNING or trial.user_attrs.get(marks.OWNER) not in gone:
+            if trial.state is not TrialState.RUNNING:
+                continue
+            if trial.user_attrs.get(marks.OWNER) not in gone and not self._is_orphan(trial):
                 continue
             try:
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
@@ -110,7 +117,7 @@ class Ownership:
 
     def put_back(self, trial: FrozenTrial) -> None:
         """Puts the point of an ended trial into the queue once more, unless another parent has just done so."""
-        params = trial.params or trial.system_attrs.get("fixed_params", {})
+        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # it may have died while it drew them
         mine = self._add(
             TrialState.WAITING,
             system_attrs={"fixed_params": dict(params)},
@@ -180,7 +187,8 @@ class Ownership:
             user_attrs={marks.CONTINUES: number, marks.OWNER: self.owner},
         )
         claims = [trial for trial in self._claimed(number) if trial.user_attrs.get(marks.OWNER) not in gone]
-        if mine.number != min(trial.number for trial in claims):
+        is_back = point.user_attrs.get(marks.OWNER) not in self.gone()  # and goes on with what is its own
+        if is_back or mine.number != min(trial.number for trial in claims):
             self.withdraw(mine._trial_id)
             return False
         log.warning("point %d: its host is gone; it is trained to its end here", number)

@@ -47,6 +47,7 @@ class Presence:
         self._seen: dict[str, tuple[Any, float]] = {}
         """Of each parent the newest counter, and since when it has been the same."""
         self._next_look = -1.0
+        self._looked = 0.0
         self._notes: dict[str, dict[str, Any]] = {}
 
     @property
@@ -97,10 +98,9 @@ class Presence:
             owners: More that there must be: one that never gave a sign of life is watched from now on.
             fresh: Look now; else what was seen within the last moments will do.
         """
-        now = self._clock()
-        if fresh or now >= self._next_look:
-            self._next_look = now + self.every_s
-            self._look(now)
+        if fresh or self._clock() >= self._next_look:
+            self._look()
+        now = self._looked
         for owner in owners:
             self._seen.setdefault(owner, (None, now))
             self._notes.setdefault(owner, {})
@@ -110,8 +110,14 @@ class Presence:
             if owner != self._owner and (note.get("left") or now - self._seen[owner][1] > self._grace_s)
         }
 
-    def _look(self, now: float) -> None:
-        for key, value in self._study.user_attrs.items():
+    def _look(self) -> None:
+        attrs = self._study.user_attrs
+        now = self._clock()  # only now: a database that was away keeps whoever asks it waiting
+        if now - self._looked > self._grace_s / 2:
+            # So long nobody could be seen: the others may not have been able to give a sign either.
+            self._seen = {owner: (beat, now) for owner, (beat, _) in self._seen.items()}
+        self._looked, self._next_look = now, now + self.every_s
+        for key, value in attrs.items():
             if not key.startswith(marks.ALIVE) or not isinstance(value, dict):
                 continue
             owner = key.removeprefix(marks.ALIVE)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import random
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from optuna.exceptions import StorageInternalError
@@ -21,6 +22,9 @@ from frostline.errors import UserError
 from frostline.provenance import redact
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _BEING_MADE = ("already exists", "duplicate key", "unique constraint")
 """What a database says to the second of two that make the same tables."""
@@ -101,10 +105,10 @@ def open_url(url: str) -> BaseStorage:
         try:
             with quiet():
                 # A server may drop a connection that was idle: it is tried before it is used.
-                if url.startswith("sqlite"):
-                    return RDBStorage(url)
-                storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-                _wait_when_away(storage, redact(url))
+                is_file = url.startswith("sqlite")
+                storage = RDBStorage(url, engine_kwargs={} if is_file else {"pool_pre_ping": True})
+                if not is_file:
+                    _wait_when_away(storage, redact(url))
                 return storage
         except ImportError as error:
             package = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary"}.get(error.name or "", error.name)
@@ -122,20 +126,38 @@ def _wait_when_away(storage: RDBStorage, url: str) -> None:
     """Lets each new connection of a storage that was reached once wait until its server is back."""
     from sqlalchemy import event
 
+    since: list[float] = []  # when it went away: one wait for all that is asked meanwhile
+
     @event.listens_for(storage.engine, "do_connect")
     def connect(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
         del record
-        until, told = time.monotonic() + _AWAY_S, False
         while True:
             try:
-                return dialect.connect(*arguments, **options)
+                connection = dialect.connect(*arguments, **options)
             except dialect.loaded_dbapi.OperationalError as error:
-                if time.monotonic() > until:
-                    raise
-                if not told:
-                    told = True
+                if not since:
+                    since.append(time.monotonic())
                     log.warning("sweep.storage=%s does not answer: waiting for it (%s)", url, _first_line(error))
+                if time.monotonic() - since[0] > _AWAY_S:
+                    raise
                 time.sleep(random.uniform(0.5, 1.5))
+            else:
+                since.clear()
+                return connection
+
+
+def again_if_cut_off(method: Callable[P, R]) -> Callable[P, R]:
+    """Lets a method that may be repeated be tried once more if its storage failed it: as when the server restarted."""
+
+    @functools.wraps(method)
+    def tried(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except StorageInternalError as error:
+            log.warning("sweep.storage: %s; trying again", storage_trouble(error))
+            return method(*args, **kwargs)
+
+    return tried
 
 
 def storage_trouble(error: BaseException) -> str | None:

@@ -21,7 +21,7 @@ from frostline.search import marks
 from frostline.search.ownership import Ownership
 from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import SeededSampler, distribution, make_pruner
-from frostline.search.storages import quiet
+from frostline.search.storages import again_if_cut_off, quiet
 from frostline.search.trials import Kind, Trials, has_outcome, kind_of
 from frostline.spec import DEPTH_KEY, Params, PrunerName, Space, SweepSpec
 
@@ -175,7 +175,13 @@ class Study:
             if point.state is State.FAILED and point.params not in (*done, *again):  # it may have failed twice
                 again.append(point.params)
         for params in again:
-            self._study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}))
+            self._study.add_trial(
+                create_trial(
+                    state=TrialState.WAITING,
+                    system_attrs={"fixed_params": dict(params)},
+                    user_attrs={marks.RETRY: True},
+                )
+            )
         if again:
             self._study.set_user_attr(marks.EXTRA, self.num_extra + len(again))
         return len(again)
@@ -255,6 +261,7 @@ class Study:
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
+    @again_if_cut_off
     def begin(self, total: int) -> tuple[int, Params] | None:
         """Returns the next point: one of ours that was running when its process died, a waiting one, or a new one.
 
@@ -282,16 +289,19 @@ class Study:
             asked = self._study.ask()
         look = self._trials.look()
         earlier = [other for other in look.points if other.number < asked.number]
-        wanted = self._frozen(asked.number).system_attrs.get("fixed_params")
+        frozen = self._frozen(asked.number)
+        wanted = frozen.system_attrs.get("fixed_params")
         is_double = any(double.number == asked.number for double in look.doubles) or (
-            wanted is not None
-            and any(other.state is not TrialState.FAIL and wanted in _params_of(other) for other in earlier)
+            wanted is not None and any(wanted in _params_of(other) for other in _twins(frozen, earlier))
         )
         if is_double or len(earlier) + len(look.between_owners) >= total:
             # Another parent on the same storage filled the queue at the same moment, or was faster to the last point.
             self.ownership.withdraw(asked._trial_id)
             return self.begin(total) if is_double else None
-        return self._suggest(asked)
+        try:
+            return self._suggest(asked)
+        except UpdateFinishedTrialError:  # it took so long that another parent has taken it over
+            return self.begin(total)
 
     def _withdraw_doubles(self) -> None:
         """Ends what waits though it was begun under another number: two parents filled the queue or put it back."""
@@ -302,14 +312,12 @@ class Study:
             self.ownership.withdraw(double._trial_id)
         if not any(trial.state is TrialState.WAITING for trial in look.points):
             return
-        before: list[Params] = []
-        for trial in look.points:
-            if trial.state is TrialState.FAIL:
+        for index, trial in enumerate(look.points):
+            if trial.state is not TrialState.WAITING:
                 continue
-            params = _params_of(trial)
-            if trial.state is TrialState.WAITING and any(one in before for one in params):
+            before = [params for other in _twins(trial, look.points[:index]) for params in _params_of(other)]
+            if any(params in before for params in _params_of(trial)):
                 self.ownership.withdraw(trial._trial_id)
-            before += params
 
     def _suggest(self, trial: Trial) -> tuple[int, Params]:
         if self._owner is not None and marks.OWNER not in trial.user_attrs:
@@ -323,6 +331,7 @@ class Study:
         self._active.add(trial.number)
         return trial.number, params
 
+    @again_if_cut_off
     def settle(self, number: int, quality: float) -> None:
         """Makes the last report of a trial that waits for stage 2 its quality: what samplers compare it by.
 
@@ -335,10 +344,12 @@ class Study:
         with suppress(UpdateFinishedTrialError):  # taken over just now
             self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, quality)
 
+    @again_if_cut_off
     def lost(self, number: int) -> bool:
         """Returns whether a point that is trained here was taken over by another parent, as after a long pause."""
         return self.ownership.presence is not None and self.ownership.has_lost(self._frozen(number))
 
+    @again_if_cut_off
     def claim(self, number: int, params: Params) -> bool:
         """Returns whether stage 2 of a point is this parent's work: its own, or that of one who is gone."""
         return self.ownership.claim(self._frozen(number), params, self._distributions(params))
@@ -349,6 +360,7 @@ class Study:
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
+    @again_if_cut_off
     def report(self, number: int, step: int, value: float) -> bool:
         """Stores a report of a running trial and returns whether the pruner wants it stopped.
 
@@ -379,7 +391,10 @@ class Study:
             )  # fmt: skip
             # In one piece: a pruner that is asked again after a kill must not see half of what it noted before.
             verdicts = {"steps": {**verdicts["steps"], str(step): known}, "attrs": attrs}
-            self._study._storage.set_trial_user_attr(frozen._trial_id, marks.VERDICTS, verdicts)
+            try:
+                self._study._storage.set_trial_user_attr(frozen._trial_id, marks.VERDICTS, verdicts)
+            except UpdateFinishedTrialError:  # taken over just now
+                return True
         return bool(known)
 
     def _is_comparable(self, trial: FrozenTrial, frozen: FrozenTrial) -> bool:
@@ -387,6 +402,7 @@ class Study:
             return False
         return self._plan.cost is None or trial.params.get(DEPTH_KEY) == frozen.params.get(DEPTH_KEY)
 
+    @again_if_cut_off
     def tell(self, number: int, outcome: Outcome, *, copy_of: int | None = None) -> None:
         """Ends a trial. A value that is no finite number makes it FAILED: Optuna would take -inf for the best.
 
@@ -400,21 +416,25 @@ class Study:
         if frozen.state is not TrialState.RUNNING:
             return
         storage = self._study._storage
-        storage.set_trial_user_attr(frozen._trial_id, marks.OUTCOME, outcome.to_dict(1))
-        if copy_of is not None:
-            storage.set_trial_user_attr(frozen._trial_id, marks.COPY, copy_of)
-        with quiet():
+        with (
+            suppress(UpdateFinishedTrialError),
+            quiet(),
+        ):  # taken over just now: what it came to here counts for nothing
+            storage.set_trial_user_attr(frozen._trial_id, marks.OUTCOME, outcome.to_dict(1))
+            if copy_of is not None:
+                storage.set_trial_user_attr(frozen._trial_id, marks.COPY, copy_of)
+            values, state = None, TrialState.FAIL
             if outcome.state is State.COMPLETE and not outcome.more:
-                self._study.tell(number, values=self._values(outcome), state=TrialState.COMPLETE)
+                values, state = self._values(outcome), TrialState.COMPLETE
             elif outcome.state in {State.COMPLETE, State.PRUNED}:
-                self._study.tell(number, state=TrialState.PRUNED)
-            else:
-                self._study.tell(number, state=TrialState.FAIL)
+                state = TrialState.PRUNED
+            self._study.tell(number, values=values, state=state, skip_if_finished=True)
 
     def release(self, number: int) -> None:
         """Lets go of a trial that was interrupted: it stays RUNNING, and is begun again by the next command."""
         self._active.discard(number)
 
+    @again_if_cut_off
     def tell_continued(
         self, number: int, params: Params, outcome: Outcome, history: Mapping[int, float] | None = None
     ) -> None:
@@ -449,6 +469,7 @@ class Study:
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
+    @again_if_cut_off
     def points(self, *, fresh: bool = True) -> list[Point]:
         """Returns all points by number; stage 2 is merged into the point that it continued.
 
@@ -498,6 +519,12 @@ class Study:
     def _distributions(self, params: Params) -> dict[str, Any]:
         dimensions = (*self._space.groups, *self._space.of(params))
         return {dimension.key: distribution(dimension) for dimension in dimensions}
+
+
+def _twins(trial: FrozenTrial, earlier: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Returns the points that may make a waiting one needless: one that failed only if it is not to be tried again."""
+    is_retry = marks.RETRY in trial.user_attrs
+    return [other for other in earlier if other.state is not TrialState.FAIL or not is_retry]
 
 
 def _params_of(trial: FrozenTrial) -> list[Params]:

@@ -9,6 +9,7 @@ from enum import Enum, auto
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from frostline.point import State
 from frostline.search import marks
 
 
@@ -39,8 +40,8 @@ def kind_of(trial: FrozenTrial) -> Kind:
         return Kind.STAGE_2
     if marks.WARM in attrs:
         return Kind.WARM
-    # Whoever trains a point says what it came to before it ends it.
-    if trial.state is TrialState.FAIL and marks.OUTCOME not in attrs:
+    # Whoever trains a point says what it came to before it ends it, and may die in between: then it was no failure.
+    if trial.state is TrialState.FAIL and (attrs.get(marks.OUTCOME) or {}).get("state") != State.FAILED.value:
         return Kind.ENDED_FOR_ITS_HOST
     return Kind.POINT
 

@@ -401,7 +401,12 @@ class CacheSpec:
 
 
 def written_out(overrides: Sequence[str]) -> list[str]:
-    """Returns overrides with `runtime.cache=require` as `runtime.cache.mode=require`: else none of its keys is left."""
+    """Returns overrides, `runtime.cache=require` as `runtime.cache.mode=require` where others of its keys are given.
+
+    Those could not be set in a word. Alone it stays, as it replaces a word that a config file may have.
+    """
+    if not any(re.match(r"runtime\.cache\.", word) for word in overrides):
+        return list(overrides)
     return [re.sub(r"^runtime\.cache=(?=[a-z]+(,[a-z]+)*$)", "runtime.cache.mode=", word) for word in overrides]
 
 
