@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from optuna.exceptions import StorageInternalError
 
 from frostline import paths
 from frostline.codec import decode
@@ -851,3 +852,30 @@ def test_a_database_whose_tables_another_host_is_just_making_is_waited_for(monke
     failed.clear()
     with pytest.raises(UserError, match=r"sweep\.storage=sqlite:.*duplicate key"):
         open_url(f"sqlite:///{tmp_path / 'b.db'}")
+
+
+def test_what_a_restarting_database_cut_off_is_asked_once_more(tmp_path, monkeypatch, caplog):
+    study = open_study(tmp_path, make_plan(n_trials=4, finish=1.0, first_epochs=None))
+    study.fill([])
+    number, _ = study.begin(4)
+    real, cut = study._study._storage.set_trial_state_values, []
+
+    def break_off(*arguments, **options):
+        done = real(*arguments, **options)
+        if not cut:  # it was done, and the answer was lost
+            cut.append(arguments)
+            raise StorageInternalError("server closed the connection unexpectedly")
+        return done
+
+    monkeypatch.setattr(study._study._storage, "set_trial_state_values", break_off)
+    study.tell(number, Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
+    (point,) = study.points()
+    assert (point.state, point.quality) == (State.COMPLETE, 0.5)
+    assert "server closed the connection unexpectedly; trying again" in caplog.text
+
+    def broken(*arguments, **options):
+        raise StorageInternalError("it is gone")
+
+    monkeypatch.setattr(study._trials, "look", broken)
+    with pytest.raises(StorageInternalError, match="it is gone"):
+        study.points()
