@@ -298,7 +298,15 @@ def test_the_second_row_of_a_queue_filled_twice_is_none_though_the_first_failed(
     assert len(begun) == 2
     assert not [trial for trial in here._trials.look().trials if not trial.state.is_finished()]
     assert here.retry_failed() == 2
-    assert here.begin(4) is not None  # those are wanted though they have failed
+    again = here.begin(4)
+    assert again is not None  # those are wanted though they have failed,
+    here._study._storage.set_trial_state_values(here._frozen(again[0])._trial_id, TrialState.FAIL)
+    taken = []
+    while (point := other.begin(4)) is not None:
+        taken.append(point[1])
+        other.tell(point[0], done())
+    assert again[1] in taken  # also if a host dies over one
+    assert len(taken) == 2
 
 
 def test_of_two_results_of_stage_2_the_first_counts(parent):

@@ -121,7 +121,10 @@ class Ownership:
         mine = self._add(
             TrialState.WAITING,
             system_attrs={"fixed_params": dict(params)},
-            user_attrs={marks.TAKEN_FROM: trial.number},
+            user_attrs={
+                marks.TAKEN_FROM: trial.number,
+                **{key: value for key, value in trial.user_attrs.items() if key == marks.RETRY},
+            },
         )
         trials = self._trials.look().trials
         again = [other.number for other in trials if other.user_attrs.get(marks.TAKEN_FROM) == trial.number]

@@ -416,10 +416,8 @@ class Study:
         if frozen.state is not TrialState.RUNNING:
             return
         storage = self._study._storage
-        with (
-            suppress(UpdateFinishedTrialError),
-            quiet(),
-        ):  # taken over just now: what it came to here counts for nothing
+        # If another parent takes it over just now, what it came to here counts for nothing.
+        with suppress(UpdateFinishedTrialError), quiet():
             storage.set_trial_user_attr(frozen._trial_id, marks.OUTCOME, outcome.to_dict(1))
             if copy_of is not None:
                 storage.set_trial_user_attr(frozen._trial_id, marks.COPY, copy_of)
