@@ -25,10 +25,10 @@ demo: $(STAMP) ## fetch model and data, search over frozen depth and learning ra
 	$(BIN)/frostline sweep demo
 
 test: $(STAMP) ## the whole test suite, slow tests included
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow"
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"
 
 test-fast: $(STAMP) ## the tests that need no real model: under 3 minutes
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
