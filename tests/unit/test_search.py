@@ -720,6 +720,7 @@ def test_a_study_is_rebuilt_from_points_when_its_journal_is_lost(tmp_path):
     assert not done & {number for number, stage in executor.done if stage == 1}
 
 
+@pytest.mark.slow
 def test_a_rebuilt_study_invents_no_points(tmp_path):
     """Numbers between the points are those of an earlier study, of stage 2 and of retries."""
     old = go(tmp_path, make_plan(n_trials=6, finish=1.0, first_epochs=None)).points
