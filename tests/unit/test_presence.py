@@ -270,6 +270,23 @@ def test_a_point_whose_parent_died_before_it_ended_it_is_trained_again(parent):
     assert not [trial for trial in here._trials.look().trials if not trial.state.is_finished()]
 
 
+def test_a_point_that_had_failed_when_its_parent_died_stays_failed(parent):
+    plan, clock = make_plan(n_trials=3, finish=1.0, first_epochs=None), Clock()
+    here, dead = parent("here", plan, clock), parent("dead", plan)
+    number, params = dead.begin(3)
+    failed = Outcome(state=State.FAILED, by_seed={}, reason="no")
+    dead._study._storage.set_trial_user_attr(dead._frozen(number)._trial_id, "frostline.outcome", failed.to_dict(1))
+    age(here, clock)
+    here.ownership.presence.gone()
+    taken = []
+    while (begun := here.begin(3)) is not None:
+        taken.append(begun[1])
+        here.tell(begun[0], done())
+    assert params not in taken
+    assert sorted(point.state for point in here.points()) == [State.COMPLETE, State.COMPLETE, State.FAILED]
+    assert len(here._trials.look().trials) == 3  # nothing was put back, to be withdrawn later
+
+
 def test_a_point_whose_parent_died_while_it_drew_comes_back_whole(parent):
     plan, clock = make_plan(n_trials=2, sampler="grid", finish=1.0, first_epochs=None), Clock()
     here, dead = parent("here", plan, clock), parent("dead", plan)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.cli.common import OneLineParser
+from frostline.cli.run import configure_logging
 from frostline.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
         0 for identical and equivalent, 1 for different.
     """
     options = _parser().parse_intermixed_args(arguments)
+    configure_logging()  # else a store that does not answer is told in the run's log alone
     from frostline.reproduce import read_record
 
     job = _job(options)

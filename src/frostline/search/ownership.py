@@ -110,8 +110,10 @@ class Ownership:
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
             except (RuntimeError, KeyError):  # it has ended, or another parent was faster
                 continue
-            log.warning("point %d: its host is gone; it is taken over", trial.number)
-            self.put_back(trial)
+            ended = self._storage.get_trial(trial._trial_id)
+            if kind_of(ended) is Kind.ENDED_FOR_ITS_HOST:  # else it had failed: only that was still to be written down
+                log.warning("point %d: its host is gone; it is taken over", trial.number)
+                self.put_back(ended)
             return True
         return False
 
