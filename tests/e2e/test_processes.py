@@ -363,7 +363,7 @@ def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_o
     ways = {0: State.COMPLETE, 2: State.FAILED, 3: State.FAILED, 4: State.FAILED, 8: State.COMPLETE}
     swept = [
         "plugins=[sweep_plugin]", "optimizer.name=breaking", "sweep.sampler=grid", f"sweep.n_trials={len(ways)}",
-        f"optimizer.weight_decay={','.join(str(way / 1000) for way in ways)}", "sweep.trial_timeout_s=20",
+        f"optimizer.weight_decay={','.join(str(way / 1000) for way in ways)}", "sweep.trial_timeout_s=60",
         "runtime.slots=2", "freeze.depth=2", "training.epochs=1",
     ]  # fmt: skip
     done = call("sweep", "depth_only", *quick, *swept, cwd=tmp_path, **PLUGIN)
