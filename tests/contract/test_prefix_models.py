@@ -16,6 +16,7 @@ from transformers import (
 
 from frostline.anatomy import dissect
 from frostline.dataset import rows_sha256
+from frostline.prefix import fill as fill_module
 from frostline.prefix.entry import CacheError
 from frostline.prefix.fill import OverflowInPrefixError, canonical_batches, fill
 from frostline.prefix.last_block import read_block
@@ -218,12 +219,33 @@ def test_bfloat16_hidden_states_are_kept_as_the_numbers_that_they_are(tmp_path, 
     assert (part - whole).abs().max() <= 0.05 * whole.abs().max()
 
 
+def test_a_device_is_warmed_up_before_a_pass_is_measured(monkeypatch):
+    model, made = make("bert"), table("bert")
+    anatomy, calls = dissect(model), []
+    monkeypatch.setattr(fill_module, "_BATCH_TOKENS", {"cpu": 64})
+    model.base_model.register_forward_hook(lambda *_: calls.append(1))
+    taken = {}
+    for slow in ({}, {"cpu"}):
+        monkeypatch.setattr(fill_module, "_SLOW_AT_FIRST", slow)
+        calls.clear()
+        got = taken[bool(slow)] = []
+        took = fill(anatomy, made.lengths, made.collate, [1, 2], lambda *batch, got=got: got.append(batch))
+        assert set(took) == {1, 2}
+        assert len(calls) == 1 + len(got) // 2 + len(slow)  # it is looked at once
+    assert len(taken[True]) > 2
+    for (depth, rows, counts, one), (same_depth, same_rows, _, other) in zip(taken[True], taken[False], strict=True):
+        assert depth == same_depth
+        assert rows.tolist() == same_rows.tolist()
+        assert counts == made.lengths[rows].tolist()
+        assert torch.equal(one, other)
+
+
 def test_batches_depend_on_the_rows_alone_and_hold_each_once():
     lengths = np.array([5, 900, 3, 3, 4000, 9000, 1])
-    batches = [list(batch) for batch in canonical_batches(lengths)]
+    batches = [list(batch) for batch in canonical_batches(lengths, 2048)]
     assert sorted(row for batch in batches for row in batch) == list(range(7))
     assert batches[0] == [5]
-    assert batches == [list(batch) for batch in canonical_batches(lengths.copy())]
+    assert batches == [list(batch) for batch in canonical_batches(lengths.copy(), 2048)]
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,71 @@
 """What only a CUDA device can show. Skipped without one."""
 
+import json
+import os
+import signal
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from frostline.record import RunFolder
+from frostline.point import State
+from frostline.prefix import resident
+from frostline.record import NullRecorder, Recorders, RunFolder
 from frostline.result import Status
 from frostline.train import run
+from tests.e2e.sweep_tools import call, points
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+class StopAt(NullRecorder):
+    """Ctrl-C at a step."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def log(self, values, step):
+        if step == self._step and "train/loss" in values:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.fixture
 def train(make_spec, tmp_path):
     count = iter(range(100))
 
-    def call(*overrides):
+    def trained(*overrides, stop_at=None, **more):
         spec, folder = make_spec("runtime.device=cuda", *overrides), tmp_path / str(next(count))
         with RunFolder(folder, spec) as recorder:
-            return run(spec, recorder, folder), folder
+            return run(spec, Recorders([recorder, StopAt(stop_at)]), folder, **more), folder
 
-    return call
+    return trained
+
+
+@pytest.fixture(autouse=True)
+def _nothing_resident():
+    resident.forget()
+    yield
+    resident.forget()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def apart(one: Path, two: Path) -> float:
+    """How far the weights of two runs are apart, biases of keys left out: their gradient is nothing but rounding."""
+    left, right = weights(one), weights(two)
+    assert left.keys() == right.keys()
+    return max(float((left[name] - right[name]).abs().max()) for name in left if "key.bias" not in name)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in lines if "train/loss" in line]
+
+
+CACHED = ("freeze.depth=2", "training.epochs=2", "runtime.cache=require", "runtime.deterministic=true")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "auto"])
@@ -35,7 +80,7 @@ def test_every_precision_trains_and_keeps_the_frozen_part(train, precision):
 
 def test_deterministic_runs_are_bit_equal(train):
     (_, one), (_, two) = train("runtime.deterministic=true"), train("runtime.deterministic=true")
-    left, right = (load_file(folder / "model" / "model.safetensors") for folder in (one, two))
+    left, right = weights(one), weights(two)
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
@@ -43,3 +88,104 @@ def test_divergence_is_found_at_its_step_although_the_loss_stays_on_the_device(t
     result, _ = train("optimizer.lr=1e30", "training.log_every=4", "training.epochs=2")
     assert result.status is Status.FAILED
     assert result.reason.startswith(("diverged at step 2", "diverged at step 3"))
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-4), ("bf16", 2e-2)])
+def test_a_run_from_the_cache_trains_like_one_without(train, depth, precision, bound):
+    shape = ("training.epochs=2", f"freeze.depth={depth}", f"training.precision={precision}")
+    plain, without = train(*shape)
+    cached, with_it = train(*shape, "runtime.cache=require")
+    assert plain.status is cached.status is Status.FINISHED, (plain.reason, cached.reason)
+    assert cached.provenance["compute"]["prefix_cache"].startswith(f"depth {depth}")
+    assert cached.audit.frozen_unchanged
+    assert len(losses(without)) == len(losses(with_it)) == 16
+    pairs = zip(losses(without), losses(with_it), strict=True)
+    assert max(abs(one - two) for one, two in pairs) < bound
+    if precision == "fp32":
+        assert apart(without, with_it) < 1e-3
+
+
+def test_hidden_states_on_the_gpu_are_those_of_the_files_to_the_bit(train, monkeypatch):
+    cached, on_gpu = train(*CACHED)
+    assert cached.status is Status.FINISHED, cached.reason
+    assert [made.data.device.type for made in resident._KEPT.values()] == ["cuda"]
+    resident.forget()
+    monkeypatch.setattr(resident, "_SHARE", 0.0)
+    _, from_files = train(*CACHED)
+    assert not resident._KEPT
+    left, right = weights(on_gpu), weights(from_files)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert losses(on_gpu) == losses(from_files)
+
+
+def test_hidden_states_stay_on_the_gpu_from_run_to_run_and_make_room(train, monkeypatch):
+    train(*CACHED)
+    (first,) = resident._KEPT.values()
+    train(*CACHED, "seed=1")
+    assert list(resident._KEPT.values()) == [first]
+    monkeypatch.setattr(resident, "_room", lambda prefix: first.data.nbytes + 1)
+    result, _ = train(*CACHED, "freeze.depth=3")
+    assert result.status is Status.FINISHED, result.reason
+    (second,) = resident._KEPT.values()
+    assert second is not first
+
+
+@pytest.mark.parametrize("cache", ["off", "require"])
+def test_a_run_that_is_gone_on_with_gives_the_same_bits(train, cache):
+    shape = ("freeze.depth=2", "training.epochs=2", "runtime.deterministic=true", "training.checkpoint=epoch")
+    shape = (*shape, f"runtime.cache={cache}")
+    _, whole = train(*shape)
+    cut, half = train(*shape, stop_at=12)
+    assert cut.status is Status.KILLED
+    result, rest = train(*shape, resume_from=half)
+    assert result.status is Status.FINISHED, result.reason
+    left, right = weights(whole), weights(rest)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_several_processes_on_one_gpu_are_refused_in_one_line(tiny_overrides, tmp_path):
+    too_many = torch.cuda.device_count() + 1
+    asked = ["runtime.device=cuda", f"runtime.num_processes={too_many}", "training.batch_size=24", "tracking=off"]
+    done = call("run", *tiny_overrides, *asked, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert f"runtime.num_processes={too_many}: there are GPUs for {too_many - 1}" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_run_is_reproduced_and_predicts_on_the_gpu(tiny_overrides, tmp_path):
+    asked = ["runtime.device=cuda", "runtime.deterministic=true", "freeze.depth=2", "runtime.cache=auto"]
+    done = call("run", *tiny_overrides, *asked, "hydra.run.dir=first", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = call("reproduce", "first", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "identical" in done.stdout
+    done = call("predict", "first", "--json", "the film was good", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "positive" in done.stdout
+
+
+def test_four_slots_share_one_gpu_and_a_trial_that_runs_out_of_its_memory_is_tried_with_half_the_batch(
+    tiny_overrides, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+    asked = [
+        "runtime.device=cuda", "runtime.slots=4", "runtime.cache=auto", "training.precision=bf16", "sweep.sampler=grid",
+        "sweep.n_trials=8", "optimizer.weight_decay=0.0,0.001,0.002,0.004,0.006,0.008,0.01,0.012", "freeze.depth=2",
+        "plugins=[gpu_plugin]", "optimizer.name=starving", "training.epochs=2",
+    ]  # fmt: skip
+    done = call("sweep", "depth_only", *tiny_overrides, *asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "depth_only"
+    found = {round(point.params["optimizer.weight_decay"] * 1000): point for point in points(folder)}
+    assert len(found) == 8
+    assert {point.state for point in found.values()} == {State.COMPLETE}, [p.outcome for p in found.values()]
+    notes = {decay for decay, point in found.items() if "half the batch" in (point.outcome.note or "")}
+    assert notes == {1}
+    for decay, point in found.items():
+        run_folder = folder / f"{point.number:03d}"
+        result = json.loads((run_folder / "result.json").read_text())
+        assert result["provenance"]["compute"]["device"] == "cuda"
+        assert result["cost"]["peak_of"] == "cuda"
+        spec = json.loads((run_folder / "spec.json").read_text())
+        assert spec["training"]["batch_size"] == (8 if decay in notes else 16)

@@ -17,6 +17,7 @@ from frostline.errors import UserError
 from frostline.point import State
 from frostline.prefix import fill as fill_module
 from frostline.prefix import provide as provide_module
+from frostline.prefix import resident
 from frostline.record import NullMonitor, NullRecorder, Recorders, RunFolder, Sharing
 from frostline.result import RunResult, Status
 from frostline.train import run
@@ -81,6 +82,34 @@ def assert_close(one: Path, other: Path, bound: float = BOUND):
     # Adam scales that up to the learning rate. It is no part of the function.
     assert not {name: far for name, far in apart.items() if far > bound and not name.endswith("key.bias")}
     assert max(apart.values()) < 1e-3 * 16  # the rate times the steps
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """Lets hidden states live on the device, as on a GPU."""
+    monkeypatch.setattr(resident, "_room", lambda prefix: 1 << 30)
+    monkeypatch.setattr(resident, "_given_up", False)
+    resident.forget()
+    yield
+    resident.forget()
+
+
+@pytest.mark.parametrize("freeze", ["freeze.depth=1", "freeze.depth=3", "freeze=head"])
+def test_hidden_states_on_the_device_give_the_bits_of_those_in_files(train, home, on_device, freeze):
+    held, one = train(freeze, "runtime.cache=auto")
+    assert len(resident._KEPT) == 1
+    assert not (home / "prefix").exists()
+    assert held.cost.fill_s > 0
+    assert held.cost.saved_s > 0
+    again, two = train(freeze, "runtime.cache=require")
+    assert again.cost.fill_s == 0
+    resident.give_up()
+    filed, three = train(freeze, "runtime.cache=require")
+    assert (home / "prefix").exists()
+    assert held.provenance["compute"]["prefix_cache"] == filed.provenance["compute"]["prefix_cache"]
+    assert (one / "metrics.jsonl").read_text() == (two / "metrics.jsonl").read_text()
+    assert (one / "metrics.jsonl").read_text() == (three / "metrics.jsonl").read_text()
+    assert held.weights_sha256 == again.weights_sha256 == filed.weights_sha256
 
 
 @pytest.mark.parametrize("freeze", ["freeze.depth=1", "freeze.depth=3", "freeze=head"])
@@ -356,7 +385,7 @@ def test_a_run_is_gone_on_with_as_it_began(train, home, caplog):
     assert resumed.provenance["compute"]["prefix_cache"] == "depth 2"  # on its own thread, as it began
     first = RunResult.read(cut).cost
     assert resumed.cost.fill_s > first.fill_s == 0  # the first run found it filled
-    assert resumed.cost.saved_s > first.saved_s > 0
+    assert min(resumed.cost.saved_s, first.saved_s) > 0  # how much: each filling has its own time
     assert (folder / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
     assert resumed.weights_sha256 == RunResult.read(whole).weights_sha256
     _, plain = train("freeze.depth=2")

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from frostline.anatomy import Anatomy
-from frostline.prefix.entry import CacheError, Entry, Rows, Shape, Writer
-from frostline.prefix.fill import Collate, OverflowInPrefixError, fill
+from frostline.prefix.entry import CacheError, Entry, Rows, Shape
+from frostline.prefix.fill import Collate, OverflowInPrefixError, at_position, fill
 from frostline.prefix.last_block import ReadBlock
 from frostline.prefix.shared import SharedStore
 from frostline.prefix.store import PrefixStore
@@ -214,8 +214,11 @@ def _make(
     with prefix.on_threads(), reading or nullcontext(), _told(), entry.writing(names) as (writers, seconds):
         by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
 
-        def take(depth: int, row: int, hidden: torch.Tensor) -> None:
-            _put(by_depth[depth], row, hidden, prefix.position if prefix.is_read(depth) else None)
+        def take(depth: int, rows: np.ndarray[Any, Any], counts: Sequence[int], vectors: torch.Tensor) -> None:
+            vectors, counts = at_position(vectors, counts, prefix.position if prefix.is_read(depth) else None)
+            on_host = vectors.cpu().float()  # float32 holds what any precision computes
+            for row, own in zip(rows, torch.split(on_host, list(counts)), strict=True):
+                by_depth[depth].put(int(row), own.numpy())
 
         took = fill(
             prefix.anatomy,
@@ -243,9 +246,3 @@ def _told() -> Iterator[None]:
         yield
     except OverflowInPrefixError as error:
         raise CacheError(str(error)) from error
-
-
-def _put(writer: Writer, row: int, hidden: torch.Tensor, position: str | None) -> None:
-    if position is not None:
-        hidden = hidden[:1] if position == "first" else hidden[-1:]
-    writer.put(row, hidden.float().numpy())  # float32 holds what any precision computes

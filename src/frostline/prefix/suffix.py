@@ -6,7 +6,7 @@ runs, so that masks, pooling and head are its own; only the frozen blocks are ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,9 @@ from frostline.anatomy import Anatomy
 HIDDEN = "prefix_hidden"
 """Key of a batch: the hidden states after the last frozen block, `[B, T, D]`."""
 
+HIDDEN_AT = "prefix_at"
+"""Key of a batch that brings none: where they lie, `[B, T]`."""
+
 
 class Suffix:
     """Makes a model take `prefix_hidden` beside its own inputs, and pass its lowest blocks by.
@@ -30,12 +33,16 @@ class Suffix:
     Args:
         anatomy: The model taken apart.
         depth: How many blocks are passed by, 1 or more.
+        take: Returns hidden states `[B, T, D]` by where they lie, `[B, T]`; None: batches bring them.
     """
 
-    def __init__(self, anatomy: Anatomy, depth: int) -> None:
+    def __init__(
+        self, anatomy: Anatomy, depth: int, take: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> None:
         assert 1 <= depth <= anatomy.num_blocks
         self._model = anatomy.model
         self._blocks = [block for _, block in anatomy.blocks[:depth]]
+        self._take = take
         self._hidden: torch.Tensor | None = None
         self._was_used = False
         self._before: list[tuple[nn.Module, Any]] = []
@@ -52,7 +59,8 @@ class Suffix:
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             del module
-            suffix._hidden, suffix._was_used = kwargs.pop(HIDDEN), False
+            hidden = kwargs.pop(HIDDEN) if suffix._take is None else suffix._take(kwargs.pop(HIDDEN_AT))
+            suffix._hidden, suffix._was_used = hidden, False
             try:
                 output = own(*args, **kwargs)
             finally:

@@ -12,7 +12,8 @@ from torch.utils.data import Sampler
 
 from frostline.dataset import Padding, TokenTable
 from frostline.prefix.entry import Rows
-from frostline.prefix.suffix import HIDDEN
+from frostline.prefix.resident import Places
+from frostline.prefix.suffix import HIDDEN, HIDDEN_AT
 from frostline.train.loss import mark_fillers
 
 _MOST_STEPS = 50
@@ -27,13 +28,11 @@ class HiddenRows:
     """Hidden states of all rows, from the cache.
 
     Attributes:
-        train: Of the training rows.
-        evaluation: Of the held-out rows.
+        states: Of the training and of the held-out rows, for a batch to bring; or where they lie on the run's device.
         position: `first` or `last` if only what the head reads is there: a batch is then one token wide.
     """
 
-    train: Rows
-    evaluation: Rows
+    states: tuple[Rows, Rows] | Places
     position: str | None
 
 
@@ -79,7 +78,10 @@ class Collator:
         self.hidden = hidden
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """Returns a batch: the tokenizer's columns `[B, T]`, labels `[B]`, hidden states `[B, T, D]` if there are."""
+        """Returns a batch: the tokenizer's columns `[B, T]`, labels `[B]`, hidden states if there are.
+
+        These are `[B, T, D]`, or `[B, T]` numbers of where they lie on the device.
+        """
         is_train = numbers[0] >= 0
         table = self._train if is_train else self._evaluation
         rows = np.asarray(numbers, dtype=np.int64)
@@ -90,13 +92,17 @@ class Collator:
         if hidden is None:
             batch = table.inputs(rows, self._padding)
         else:
-            states = hidden.train if is_train else hidden.evaluation
             if hidden.position is not None:
                 batch = table.inputs_at(rows, hidden.position, self._padding)
-                batch[HIDDEN] = torch.from_numpy(states.single(rows))[:, None]
             else:
                 batch = table.inputs(rows, self._padding)
-                batch[HIDDEN] = torch.from_numpy(states.padded(rows, batch["input_ids"].shape[1]))
+            length = batch["input_ids"].shape[1]
+            if isinstance(hidden.states, Places):
+                batch[HIDDEN_AT] = hidden.states.at(rows, length, is_train=is_train)
+            else:
+                states = hidden.states[0 if is_train else 1]
+                found = states.padded(rows, length) if hidden.position is None else states.single(rows)[:, None]
+                batch[HIDDEN] = torch.from_numpy(found)
         if table.labels is not None:
             labels = table.labels[torch.from_numpy(rows)]
             batch["labels"] = mark_fillers(labels, torch.from_numpy(fillers)) if fillers.any() else labels

@@ -19,8 +19,9 @@ from frostline.dataset import Padding, Tokenized, TokenTable
 from frostline.errors import UserError
 from frostline.model import config_sha256
 from frostline.prefix.entry import CacheError
-from frostline.prefix.fill import OverflowInPrefixError
-from frostline.prefix.provide import Prefix, Table, is_there, num_bytes, provide
+from frostline.prefix.fill import OverflowInPrefixError, batch_tokens
+from frostline.prefix.provide import Prefix, Provided, Table, is_there, num_bytes, provide
+from frostline.prefix.resident import fits, hold
 from frostline.prefix.shared import SharedStore
 from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size
@@ -29,7 +30,7 @@ from frostline.spec import CacheMode, Precision, RunSpec
 from frostline.train.batches import Collator, HiddenRows
 from frostline.train.device import Machine
 from frostline.train.looked import Looked
-from frostline.train.worth import estimate
+from frostline.train.worth import estimate, passes_of
 
 log = logging.getLogger(__name__)
 
@@ -167,17 +168,54 @@ _CHECKED: set[str] = set()
 def _open(request: Request, depth: int) -> Cached:
     spec, machine, looked, sharing = request.spec, request.machine, request.looked, request.sharing
     anatomy = looked.anatomy
-    model = anatomy.model
-    if request.begun is None:
-        threads = sharing.threads or machine.threads
-    else:
-        threads = filled_on(request.begun) or machine.threads
     tables = (request.tables.train, request.tables.evaluation)
     if any((table.lengths == 0).any() for table in tables):
         raise CacheError("a row has no tokens")
     two = [_table(name, table, request.padding) for name, table in zip(("training", "held-out"), tables, strict=True)]
-    prefix = Prefix(
-        anatomy=anatomy,
+    if machine.device == "cuda":
+        threads = machine.threads  # nothing there depends on them
+    elif request.begun is None:
+        threads = sharing.threads or machine.threads
+    else:
+        threads = filled_on(request.begun) or machine.threads
+    prefix = _prefix(request, threads)
+    anatomy.model.to(machine.device)
+    position = prefix.position if prefix.is_read(depth) else None
+    held = None
+    if fits(prefix, depth, two) and (request.begun is not None or _is_read_again(spec, sharing, two)):
+        held = hold(prefix, depth, two, request.alive)
+    if held is not None:
+        hidden = HiddenRows(states=held.resident.places, position=position)
+        suffix, fill_s, pass_s = Suffix(anatomy, depth, held.resident.take), held.fill_s, held.resident.pass_s
+    else:
+        train, evaluation = _from_files(request, prefix, depth, two)
+        hidden = HiddenRows(states=(train.rows, evaluation.rows), position=position)
+        fill_s, pass_s = train.fill_s + evaluation.fill_s, (train.pass_s, evaluation.pass_s)
+        suffix = Suffix(anatomy, depth)
+    checked = json.dumps([prefix.facts, depth, position, held is not None, *(table.sha256 for table in two)])
+    if checked not in _CHECKED:
+        _check(request, suffix, hidden)
+        _CHECKED.add(checked)
+    part = TrainedPart(anatomy, depth)
+    suffix.attach()
+    return Cached(
+        part=part,
+        hidden=hidden,
+        facts=f"depth {depth}"
+        + (f", {position} position" if position else "")
+        + (f", filled on {threads} threads" if threads != machine.threads else ""),
+        fill_s=fill_s,
+        pass_s=pass_s,
+    )
+
+
+def _prefix(request: Request, threads: int) -> Prefix:
+    """Returns what computes hidden states."""
+    spec, machine, looked = request.spec, request.machine, request.looked
+    model = looked.anatomy.model
+    is_gpu = machine.device == "cuda"
+    return Prefix(
+        anatomy=looked.anatomy,
         facts={
             **request.facts,
             "filling": _FILLING,
@@ -185,7 +223,7 @@ def _open(request: Request, depth: int) -> Cached:
             "config": config_sha256(model.config),
             "attention": str(getattr(model.config, "_attn_implementation", None)),
             "max_tokens": spec.training.max_tokens,
-            "threads": threads,
+            **({"batch_tokens": batch_tokens(machine.device)} if is_gpu else {"threads": threads}),
             **{key: machine.describe()[key] for key in ("device", "device_name", "precision", "cpu_capability")},
         },
         about={"model": spec.model_name, "dataset": spec.dataset_name},
@@ -196,10 +234,27 @@ def _open(request: Request, depth: int) -> Cached:
         autocast=partial(_autocast, machine),
         threads=threads,
     )
-    model.to(machine.device)
+
+
+def _is_read_again(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> bool:
+    """Returns whether computing hidden states in a GPU's memory pays.
+
+    They are computed in larger batches than a step's and nothing is written: once is no more than it would be anyway.
+    """
+    own = replace(sharing, num_runs=max(1, sharing.num_runs // max(1, len(sharing.depths))))
+    return spec.runtime.cache.mode is CacheMode.REQUIRE or passes_of(spec, own, tables) >= 1
+
+
+def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) -> tuple[Provided, Provided]:
+    """Returns hidden states from files, of training and held-out rows.
+
+    Raises:
+        CacheError: They don't pay, or can't be had.
+    """
+    spec, sharing, num_blocks = request.spec, request.sharing, prefix.anatomy.num_blocks
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
     shared = _shared(spec)
-    depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= anatomy.num_blocks)})
+    depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= num_blocks)})
     there = is_there(store, prefix, depth, two, shared)
     size = num_bytes(prefix, [depth], two)
     if not there:
@@ -217,27 +272,10 @@ def _open(request: Request, depth: int) -> Cached:
         also, how = [], "there already"
     log.info(
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
-        depth, anatomy.num_blocks, size / 1e6, how, extra={TELL: not there},
+        depth, num_blocks, size / 1e6, how, extra={TELL: not there},
     )  # fmt: skip
     train, evaluation = (provide(store, prefix, depth, also, table, request.alive, two, shared) for table in two)
-    position = prefix.position if prefix.is_read(depth) else None
-    hidden = HiddenRows(train=train.rows, evaluation=evaluation.rows, position=position)
-    suffix = Suffix(anatomy, depth)
-    checked = json.dumps([prefix.facts, depth, position, *(table.sha256 for table in two)], sort_keys=True)
-    if checked not in _CHECKED:
-        _check(request, suffix, hidden)
-        _CHECKED.add(checked)
-    part = TrainedPart(anatomy, depth)
-    suffix.attach()
-    return Cached(
-        part=part,
-        hidden=hidden,
-        facts=f"depth {depth}"
-        + (f", {position} position" if position else "")
-        + (f", filled on {threads} threads" if threads != machine.threads else ""),
-        fill_s=train.fill_s + evaluation.fill_s,
-        pass_s=(train.pass_s, evaluation.pass_s),
-    )
+    return train, evaluation
 
 
 def _shared(spec: RunSpec) -> SharedStore | None:

@@ -14,11 +14,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from frostline.prefix.fill import fill
+from frostline.prefix.fill import at_position, batch_tokens, fill
 from frostline.prefix.provide import Prefix, Table, num_bytes
 from frostline.record import Sharing
 from frostline.spec import Every, RunSpec
@@ -26,10 +27,14 @@ from frostline.spec import Every, RunSpec
 _PAYS_FROM = 1.5
 """Computed passes that must be saved for one filling, which also writes (assumed: a margin for the unforeseen)."""
 
-_PROBE_TOKENS = 1024
-"""Of the rows that are measured (assumed: enough that a GPU's or a thread's start does not show)."""
+_PROBE_PART = 2
+"""Half a batch's tokens are measured (assumed: enough that a GPU's or a thread's start does not show)."""
 _DISK_BYTES_PER_S = 2e8
 """Of what memory can't hold (assumed: a common network disk; local ones are faster)."""
+
+_WRITE_BYTES_PER_S = 5e8
+"""Of writing files and reading them through for their hash (assumed). Beside a GPU's computing it is what filling
+takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +45,23 @@ class Estimate:
         passes: How often the rows will go through the frozen blocks if nothing is kept.
         compute_s: Seconds of one such pass; NaN if so few passes were not worth a measurement.
         read_s: Seconds of reading the hidden states instead.
+        write_s: Seconds of writing them, once.
     """
 
     passes: float
     compute_s: float
     read_s: float
+    write_s: float = 0.0
 
     def why_not(self) -> str | None:
         """Returns why filling doesn't pay, or None if it does."""
         if self.passes < _PAYS_FROM:
             return f"it would save {self.passes:.1f} passes over the rows, and filling takes one"
-        if self.passes * (self.compute_s - self.read_s) < _PAYS_FROM * self.compute_s:
-            return f"reading hidden states takes {self.read_s:.1f} s a pass, computing them {self.compute_s:.1f} s"
+        if self.passes * (self.compute_s - self.read_s) < _PAYS_FROM * self.compute_s + self.write_s:
+            return (
+                f"reading hidden states takes {self.read_s:.1f} s a pass, computing them {self.compute_s:.1f} s, "
+                f"writing them {self.write_s:.1f} s"
+            )
         return None
 
     def words(self) -> str:
@@ -81,31 +91,39 @@ def estimate(prefix: Prefix, depth: int, tables: Sequence[Table], spec: RunSpec,
     train = tables[0]
     order = np.argsort(train.lengths, kind="stable")
     middle = len(order) // 2
-    half = max(1, _PROBE_TOKENS // max(1, int(train.lengths[order[middle]])) // 2)
+    device = next(prefix.anatomy.model.parameters()).device
+    num_tokens = batch_tokens(device.type) // _PROBE_PART
+    half = max(1, num_tokens // max(1, int(train.lengths[order[middle]])) // 2)
     rows = order[max(0, middle - half) : middle + half]
-    kept: dict[int, torch.Tensor] = {}
+    kept: list[torch.Tensor] = []
 
     def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
         return train.collate([int(rows[number]) for number in numbers])
 
-    def take(depth: int, row: int, hidden: torch.Tensor) -> None:
-        del depth
-        kept[row] = hidden
+    def take(depth: int, _rows: np.ndarray[Any, Any], counts: Sequence[int], vectors: torch.Tensor) -> None:
+        position = prefix.position if prefix.is_read(depth) else None
+        kept.append(at_position(vectors, counts, position)[0].cpu())
 
     compute = 0.0
     for _ in range(2):  # the first call of a shape chooses kernels
+        kept.clear()
         reading = prefix.reading.attached() if prefix.reading is not None and prefix.is_read(depth) else nullcontext()
         with prefix.on_threads(), reading:
             took = fill(prefix.anatomy, train.lengths[rows], collate, [depth], take, autocast=prefix.autocast())
         compute = took[depth]
     began = time.perf_counter()
-    torch.cat([hidden.float() for hidden in kept.values()]).to(next(prefix.anatomy.model.parameters()).device)
+    torch.cat([vectors.float() for vectors in kept]).to(device)
     read = time.perf_counter() - began
     tokens = sum(int(table.lengths.sum()) for table in tables)
     scale = tokens / max(1, int(train.lengths[rows].sum()))
     size = num_bytes(prefix, [depth], tables)
     from_disk = size / _DISK_BYTES_PER_S if size > _free_memory() else 0.0
-    return Estimate(passes=passes, compute_s=compute * scale, read_s=max(read * scale, from_disk))
+    return Estimate(
+        passes=passes,
+        compute_s=compute * scale,
+        read_s=max(read * scale, from_disk),
+        write_s=size / _WRITE_BYTES_PER_S,
+    )
 
 
 def passes_of(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> float:

@@ -215,6 +215,10 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tu
         bury(trial, seed_run, spec, done)  # it may have been killed between its last file and the store
         return done, False, note
     result, went_on = _train(trial, seed_run, spec, monitor)
+    if result is not None and _out_of_memory(result) and _gave_back_hidden_states():
+        log.warning("%s: out of memory: tried again with the prefix cache's hidden states off the GPU", trial.name)
+        _free_memory()
+        result, _ = _train(trial, seed_run, spec, monitor, afresh=True)
     if result is not None and _out_of_memory(result) and (smaller := _half_batch(spec)) is not None:
         log.warning("%s: %s", trial.name, _OOM_NOTE)
         _free_memory()
@@ -329,6 +333,13 @@ def _out_of_memory(result: RunResult) -> bool:
     # Of several processes, any may be the one.
     told = re.match(r"(process \d+ of \d+: )?OutOfMemoryError", result.reason or "")
     return result.status is Status.FAILED and told is not None
+
+
+def _gave_back_hidden_states() -> bool:
+    """Returns whether hidden states took some of the device's memory; from now on this process leaves them on disk."""
+    from frostline.prefix import resident
+
+    return resident.give_up()
 
 
 def _free_memory() -> None:
