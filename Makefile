@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check format ui bench clean
+.PHONY: help setup demo test test-fast test-gpu check format ui bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: $(STAMP) ## the whole test suite, slow tests included
 
 test-fast: $(STAMP) ## the tests that need no real model: under 3 minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-gpu: $(STAMP) ## the tests that need a CUDA device
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 4 --dist worksteal -m gpu
 
 check: $(STAMP) ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .

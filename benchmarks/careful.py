@@ -74,7 +74,10 @@ def careful(spec: RunSpec, folder: Path, tell: Callable[[int, float], bool] = la
     trainer = Trainer(
         model=setup.loaded.model,
         args=arguments(spec, folder),
-        data_collator=DataCollatorWithPadding(setup.loaded.tokenizer),
+        # What a GPU's matrix units want in half precision.
+        data_collator=DataCollatorWithPadding(
+            setup.loaded.tokenizer, pad_to_multiple_of=8 if setup.machine.device == "cuda" else None
+        ),
         train_dataset=setup.tables.train.rows,
         eval_dataset=setup.tables.evaluation.rows,
         optimizers=(setup.optimizer, None),

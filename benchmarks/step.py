@@ -4,6 +4,7 @@ raw:  a loop over the same batches with the same model (blocks k.. and head, hid
       over the same groups, the same clipping and schedule: what is left if Trainer and all records are taken away.
 ours: the same steps in `frostline.train.run`, evaluations and checkpoints left out; setting up is not counted.
 hand: a careful user's Trainer step at that depth, without a cache (benchmarks/careful.py).
+files: on a GPU, ours with hidden states read from the files for each batch, not kept in the GPU's memory.
 
 They alternate; each is the time of a whole epoch over its steps. The FLOP model of docs/how-it-is-fast.md says what a
 step by hand costs over a step of the suffix, if all floating-point operations took the same time.
@@ -16,6 +17,7 @@ What Trainer does once before the first step is part of `ours`: with few rows it
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import tempfile
@@ -33,10 +35,11 @@ from transformers import Trainer, get_scheduler
 from careful import careful
 from frostline.config import compose_run
 from frostline.dataset import Padding
+from frostline.prefix import resident
 from frostline.provenance import capture
 from frostline.record import RunFolder, Sharing
 from frostline.result import Status
-from frostline.spec import Every, RunSpec
+from frostline.spec import Every, Precision, RunSpec
 from frostline.train import cached, prepare, run
 from frostline.train.batches import Collator, LikeLengthSampler
 from frostline.train.device import seed_everything
@@ -51,12 +54,14 @@ def raw(spec: RunSpec, *, compiled: bool = False) -> float:
     assert setup.cached is not None
     model, tables = setup.cached.part, setup.tables
     loss_of, optimizer, rows = BatchLoss(spec.dataset.task), setup.optimizer, spec.training.batch_size
-    padding = Padding.of(setup.loaded.tokenizer, setup.loaded.model)
+    multiple_of = 8 if setup.machine.device == "cuda" and setup.machine.precision is not Precision.FP32 else 1
+    padding = Padding.of(setup.loaded.tokenizer, setup.loaded.model, multiple_of)
     loader: Any = DataLoader(
         range(len(tables.train)),
         batch_size=rows,
         sampler=LikeLengthSampler(tables.train.lengths, rows, spec.seed),
         collate_fn=Collator(tables.train, tables.evaluation, padding, setup.cached.hidden),
+        pin_memory=setup.machine.device == "cuda",
     )
     scheduler = get_scheduler(spec.optimizer.schedule, optimizer, 0, len(loader))
     seed_everything(spec.seed)
@@ -73,13 +78,20 @@ def raw(spec: RunSpec, *, compiled: bool = False) -> float:
 
 def epoch(loader: Any, model: Any, loss_of: Any, optimizer: Any, scheduler: Any, spec: RunSpec) -> None:
     """One pass over the rows, as a raw loop does it."""
-    for batch in loader:
+    device = next(model.parameters()).device
+    half = torch.autocast(device.type, torch.bfloat16, enabled=spec.training.precision is Precision.BF16)
+    for made in loader:
+        batch = {name: values.to(device, non_blocking=True) for name, values in made.items()}
         labels = batch.pop("labels")
-        loss_of(model(**batch), labels, len(labels)).backward()
+        with half:
+            output = model(**batch)
+        loss_of(output, labels, len(labels)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), spec.optimizer.max_grad_norm)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def ours(spec: RunSpec) -> float:
@@ -90,6 +102,16 @@ def ours(spec: RunSpec) -> float:
     assert result.provenance["compute"]["prefix_cache"] != "off"
     assert result.cost is not None
     return result.cost.train_s / result.cost.steps
+
+
+def from_files(spec: RunSpec) -> float:
+    """Returns the seconds of a step in frostline if hidden states are not kept in the GPU's memory."""
+    resident.forget()
+    share, resident._SHARE = resident._SHARE, 0.0
+    try:
+        return ours(spec)
+    finally:
+        resident._SHARE = share
 
 
 def hand(spec: RunSpec) -> float:
@@ -129,29 +151,42 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--skip-hand", action="store_true", help="only ours and raw")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--model", type=Path, help="a folder (benchmarks/random_bert.py makes one); default: MiniLM")
     parser.add_argument("--compile", action="store_true", help="also the raw loop under torch.compile")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     seen = capture()
     cpu, version = seen["platform"]["cpu"], seen["versions"]["torch"]
-    print(f"{cpu}, {options.threads} threads, torch {version}, fp32, {options.rows} rows, batch 32")
+    gpu = f"{torch.cuda.get_device_name()}, " if options.device == "cuda" else ""
+    print(f"{gpu}{cpu}, {options.threads} threads, torch {version}, {options.precision}, {options.rows} rows, batch 32")
     with tempfile.TemporaryDirectory(prefix="frostline-bench-") as name:
         cached.PREFIX_FOLDER = str(Path(name) / "prefix")  # not the user's own cache
         for depth in options.depths:
             overrides = [f"freeze.depth={depth}", f"dataset.train_rows={options.rows}", "dataset.eval_rows=64"]
-            overrides += ["runtime.device=cpu", f"runtime.threads={options.threads}", "runtime.progress=off"]
+            overrides += [f"training.precision={options.precision}"]
+            if options.model is not None:
+                overrides += ["model=path", f"model.location={options.model}"]
+            overrides += [
+                f"runtime.device={options.device}",
+                f"runtime.threads={options.threads}",
+                "runtime.progress=off",
+            ]
             spec = compose_run([*overrides, "training.evaluate=never", "training.checkpoint=never", "tracking=off"])
             by_hand = replace(spec, training=replace(spec.training, evaluate=Every.EPOCH))
             ours(spec)  # fills the cache
-            times: dict[str, list[float]] = {"raw": [], "ours": [], "hand": []}
+            times: dict[str, list[float]] = {"raw": [], "ours": [], "hand": [], "files": []}
             for _ in range(options.repeats):
                 times["raw"].append(raw(spec))
                 times["ours"].append(ours(spec))
+                if options.device == "cuda":
+                    times["files"].append(from_files(spec))
                 if not options.skip_hand:
                     times["hand"].append(hand(by_hand))
             medians = {key: f"{statistics.median(values) * 1e3:.2f} ms" for key, values in times.items() if values}
             print(f"depth {depth}: {medians}")
-            for one, other in (("ours", "raw"), ("hand", "ours")):
+            for one, other in (("ours", "raw"), ("hand", "ours"), ("files", "ours")):
                 if not times[one]:
                     continue
                 found = [a / b for a, b in zip(times[one], times[other], strict=True)]
@@ -160,8 +195,11 @@ def main() -> None:
             if options.compile:
                 eager, faster = raw(spec), raw(spec, compiled=True)
                 print(f"  raw / raw under torch.compile: {eager / faster:.2f}")
-            if depth < 6:
-                print(f"  FLOP model, hand / suffix: {(3 * 6 - 2 * depth) / (3 * (6 - depth)):.2f}")
+            blocks = (
+                spec.model.num_blocks or json.loads((options.model / "config.json").read_text())["num_hidden_layers"]
+            )
+            if depth < blocks:
+                print(f"  FLOP model, hand / suffix: {(3 * blocks - 2 * depth) / (3 * (blocks - depth)):.2f}")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from careful import accuracy, arguments, careful
 from frostline.cli.sweeping.executors import slot_env
 from frostline.config import compose_run
 from frostline.pool import Kind, Pool
+from frostline.prefix import resident
 from frostline.provenance import capture
 from frostline.record import RunFolder, Sharing
 from frostline.result import Status
@@ -54,7 +55,10 @@ def specs_of(options: argparse.Namespace) -> list[RunSpec]:
         eval_rows = "null" if options.eval_rows is None else options.eval_rows
         overrides = [f"freeze.depth={depth}", f"optimizer.lr={1e-4 * 1.3**number:.3g}", "training.evaluate=epoch"]
         overrides += [f"dataset.train_rows={rows}", f"dataset.eval_rows={eval_rows}", "tracking=off"]
-        overrides += [f"training.epochs={options.epochs}", "runtime.device=cpu", "runtime.progress=off"]
+        overrides += [f"training.epochs={options.epochs}", f"runtime.device={options.device}", "runtime.progress=off"]
+        overrides += [f"training.batch_size={options.batch_size}"]
+        if options.model is not None:
+            overrides += ["model=path", f"model.location={options.model}"]
         overrides += [f"training.precision={options.precision}", f"training.max_tokens={options.max_tokens}"]
         found.append(compose_run([*overrides, f"runtime.threads={options.threads}"]))
     return found
@@ -101,6 +105,8 @@ def job(payload: Any, channel: Any) -> None:
     del channel
     if payload is not None:
         train(*payload)
+    else:
+        resident.forget()
 
 
 class Workers:
@@ -108,6 +114,7 @@ class Workers:
 
     def __init__(self, options: argparse.Namespace, stack: ExitStack) -> None:
         self._threads, self._pool = max(1, options.threads // options.slots), None
+        self._slots = options.slots
         if options.slots > 1:
             env = slot_env(options.slots, self._threads, ())
             path = [str(Path(__file__).parent)]
@@ -126,6 +133,13 @@ class Workers:
             for event in self._pool.poll(0.05):
                 assert event.kind in {Kind.DONE, Kind.MESSAGE}, event.value
                 running -= event.kind is Kind.DONE
+
+    def forget(self) -> None:
+        """Empties the GPU's memory of hidden states: the next sweep computes its own."""
+        if self._pool is None:
+            resident.forget()
+        else:
+            self._all([None] * self._slots)  # one for each: all are free
 
     def loop(self, specs: list[RunSpec], prefix: Path) -> float:
         """Returns the seconds of B."""
@@ -201,14 +215,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--model", type=Path, help="a folder (benchmarks/random_bert.py makes one); default: MiniLM")
     parser.add_argument("--a-trials", type=int, default=1)
     parser.add_argument("--c", type=int, default=0)
     parser.add_argument("--ablation", action="store_true")
     parser.add_argument("--without", nargs="+", default=[], choices=LEVERS, help="also measure B with all but these")
     options = parser.parse_args()
     specs, seen = specs_of(options), capture()
+    gpu = f"{torch.cuda.get_device_name()}, " if options.device == "cuda" else ""
     print(
-        f"{seen['platform']['cpu']}, {options.threads} threads, torch {seen['versions']['torch']}, {options.precision}"
+        f"{gpu}{seen['platform']['cpu']}, {options.threads} threads, torch {seen['versions']['torch']}, "
+        f"{options.precision}, batches of {options.batch_size}"
     )
     print(
         f"{options.trials} trials at depths {options.depths}, {options.epochs} epochs of "
@@ -230,6 +249,7 @@ def main() -> None:
                 line.append(f"C {c:.1f} s")
             for name, levers in variants(options):
                 shutil.rmtree(own, ignore_errors=True)
+                workers.forget()
                 these = [with_levers(spec, levers) for spec in specs]
                 b = workers.loop(these, own)
                 ratios.setdefault(f"A / B, {name}", []).append(a / b)
