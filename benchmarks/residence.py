@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     rng, device = np.random.default_rng(0), torch.device(options.device)
     lengths = np.clip(rng.lognormal(3.15, 0.5, options.rows).astype(np.int64), 5, 128)
