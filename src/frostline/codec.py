@@ -6,7 +6,7 @@ The one place where a key is unknown or a type is wrong, for a composed config a
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
@@ -23,7 +23,8 @@ def decode(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
     """Builds a dataclass from nested mappings, checking every key and every type.
 
     Args:
-        cls: The dataclass; nested dataclasses, enums, optionals and tuples of one type are followed.
+        cls: The dataclass; nested dataclasses, enums, optionals and tuples of one type are followed. A key with a
+            default may be missing.
         data: What was composed or recorded.
         prefix: Dotted name of `data` in error messages.
 
@@ -37,9 +38,13 @@ def decode(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
         if key not in hints:
             where, known = _dotted(prefix, key), [_dotted(prefix, name) for name in hints]
             raise SpecError(f"{where}: unknown key{nearest(where, known)}; known: {listing(hints)}")
+    defaults = {field.name: field.default for field in fields(cast("Any", cls)) if field.default is not MISSING}
     values: dict[str, Any] = {}
     for key, hint in hints.items():
         where = _dotted(prefix, key)
+        if key not in data and key in defaults:
+            values[key] = defaults[key]
+            continue
         if key not in data:
             raise SpecError(f"{where} is missing: give it, as {where}=...")
         values[key] = _decode_value(hint, data[key], where)
@@ -60,7 +65,9 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         inner = [arg for arg in get_args(hint) if arg is not NoneType]
-        return None if value is None else _decode_value(inner[0], value, where)
+        if len(inner) > 1 and type(value) in inner:
+            return value
+        return None if value is None else _decode_value(inner[-1], value, where)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise SpecError(f"{where}: expected a list, as [a,b], got {_shown(value)}")

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from frostline.errors import UserError
 from frostline.provenance import environment, git_diff
-from frostline.result import RESULT_FILE, RunResult, Status, finite
+from frostline.result import RESULT_FILE, Frozen, RunResult, Status, finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -50,7 +50,7 @@ class RunStart:
         spec: What to train.
         folder: Where it is recorded.
         overrides: What the user typed.
-        freeze_depth: The depth that the spec's choice came to, None if nothing is frozen.
+        freeze: What was frozen; None if it isn't known any more.
         data: The data report.
         provenance: Versions, platform, hashes.
     """
@@ -58,7 +58,7 @@ class RunStart:
     spec: RunSpec
     folder: Path
     overrides: tuple[str, ...]
-    freeze_depth: int | None
+    freeze: Frozen | None
     data: dict[str, Any]
     provenance: dict[str, Any]
 

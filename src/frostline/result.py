@@ -50,11 +50,25 @@ class ParamCount:
 
 @dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """What was frozen: the config's choice and the depth that it came to."""
+    """What was frozen.
+
+    Attributes:
+        name: The config's choice.
+        depth: The number of lowest blocks that it came to, if it counts them.
+        num_blocks: Of the model.
+        words: What was frozen, to be read; older results have none.
+    """
 
     name: str
     depth: int | None
     num_blocks: int
+    words: str = ""
+
+    def described(self) -> str:
+        """Returns what was frozen in words."""
+        if self.words:
+            return self.words
+        return "nothing" if self.depth is None else f"the embeddings and {self.depth} of {self.num_blocks} blocks"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pytest
 from mlflow.entities import Dataset, DatasetInput
 
 from frostline.record import RunStart
-from frostline.result import RunResult, Status
+from frostline.result import Frozen, RunResult, Status
 from frostline.spec import TrackingSpec
 from frostline.tracking import Child, MlflowRecorder, client
 from frostline.tracking.client import send_inputs
@@ -89,12 +89,12 @@ def test_a_long_command_leaves_room_for_the_outcome(tmp_path, make_spec):
 
     spec = make_spec()
     start = RunStart(
-        spec=spec, folder=tmp_path, overrides=("x" * 9000,), freeze_depth=1, data={"train_rows": 1, "eval_rows": 1},
-        provenance={},
+        spec=spec, folder=tmp_path, overrides=("x" * 9000,), freeze=Frozen(name="depth", depth=1, num_blocks=4),
+        data={"train_rows": 1, "eval_rows": 1}, provenance={},
     )  # fmt: skip
     note = note_of(start, "frostline run")
     assert len(note) < 5000
-    assert "the lowest block" in note
+    assert "the embeddings and 1 of 4 blocks" in note
 
 
 @pytest.mark.slow

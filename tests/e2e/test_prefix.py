@@ -112,18 +112,24 @@ def test_hidden_states_on_the_device_give_the_bits_of_those_in_files(train, home
     assert held.weights_sha256 == again.weights_sha256 == filed.weights_sha256
 
 
-@pytest.mark.parametrize("freeze", ["freeze.depth=1", "freeze.depth=3", "freeze=head"])
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        ["freeze.depth=1"], ["freeze.depth=3"], ["freeze=head"], ["freeze=blocks", "freeze.blocks=[0-1,3]"],
+        ["freeze=pattern", "freeze.pattern=[embeddings,layer.0,layer.3.attention.output]"],
+    ],
+)  # fmt: skip
 def test_a_cached_run_is_the_uncached_one(train, fills, freeze):
-    plain, one = train(freeze, "runtime.cache=off")
+    plain, one = train(*freeze, "runtime.cache=off")
     assert fills == []
-    cached, other = train(freeze, "runtime.cache=require")
+    cached, other = train(*freeze, "runtime.cache=require")
     assert len(fills) == 2  # training and held-out rows
     assert plain.provenance["compute"]["prefix_cache"] == "off"
     assert cached.provenance["compute"]["prefix_cache"].startswith("depth ")
     assert plain.spec_digest == cached.spec_digest
     assert cached.audit.frozen_unchanged
     assert_close(one, other)
-    again, third = train(freeze, "runtime.cache=require")
+    again, third = train(*freeze, "runtime.cache=require")
     assert len(fills) == 2  # nothing is computed twice
     assert (third / "metrics.jsonl").read_text() == (other / "metrics.jsonl").read_text()
     assert again.weights_sha256 == cached.weights_sha256
@@ -166,7 +172,10 @@ def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
-        (["freeze=none"], "nothing is frozen"),
+        (["freeze=none"], "the embeddings are trained"),
+        (["freeze=bias_only"], "the embeddings are trained"),
+        (["freeze=blocks", "freeze.blocks=[1-2]"], "only the embeddings are frozen"),
+        (["freeze=blocks", "freeze.blocks=[0-2]", "freeze.embeddings=false"], "the embeddings are trained"),
         (["freeze.depth=0"], "only the embeddings are frozen"),
         (
             ["freeze.depth=2", "training.frozen_dropout=true"],

@@ -110,6 +110,37 @@ def test_a_run_that_ends_at_a_step_computed_what_the_whole_run_does(train, make_
     assert whole.status is Status.FINISHED
 
 
+@pytest.mark.parametrize(
+    ("choice", "frozen"),
+    [
+        (["freeze=last", "freeze.last=1"], r"embeddings|layer\.[0-2]\."),
+        (["freeze=fraction", "freeze.fraction=0.5"], r"embeddings|layer\.[01]\."),
+        (["freeze=blocks", "freeze.blocks=[0,2-3]"], r"embeddings|layer\.[023]\."),
+        (["freeze=blocks", "freeze.blocks=[1]", "freeze.embeddings=false"], r"layer\.1\."),
+        (["freeze=pattern", "freeze.pattern=[attention]"], r"attention"),
+        (["freeze=bias_only"], r"bert\.(?!pooler).*(?<!\.bias)$"),
+        (["freeze=norm_only"], r"bert\.(?!pooler)(?!.*LayerNorm)"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_every_way_of_freezing_leaves_its_part_bit_equal_and_trains_the_rest(train, tiny_model, choice, frozen):
+    result, folder, _ = train(*choice, "training.epochs=2")
+    assert result.status is Status.FINISHED, result.reason
+    before, after = load_file(tiny_model / "model.safetensors"), weights(folder)
+    for name, tensor in before.items():
+        full = f"bert.{name}"
+        if "key.bias" in name or name == "pooler.dense.bias":
+            continue  # the gradient of the former is nothing but rounding
+        assert torch.equal(tensor, after[full]) is bool(re.search(frozen, full)), full
+    audit = result.audit
+    assert (audit.frozen_unchanged, audit.absent_from_optimizer, audit.pinned_in_eval) == (True, True, True)
+    assert audit.num_tensors == sum(bool(re.search(frozen, f"bert.{name}")) for name in before) + (
+        2 * ("embeddings" in frozen)  # two buffers
+    )
+    moved = {row["part"]: row["num_trainable"] for row in result.drift}
+    assert sum(moved.values()) == result.params.num_trainable
+
+
 def test_the_frozen_part_is_bit_equal_and_the_rest_moved(train, tiny_model):
     result, folder, _ = train("freeze.depth=2")
     before, after = load_file(tiny_model / "model.safetensors"), weights(folder)

@@ -117,6 +117,7 @@ def test_every_group_file_composes():
             overrides = [f"{group.name}={file.stem}"]
             if group.name in {"model", "dataset"} and "location: ???" in _with_base(file):
                 overrides.append(f"{group.name}.location=somewhere")
+            overrides += [f"freeze.{key}=['0']" for key in ("blocks", "pattern") if f"\n{key}: ???" in file.read_text()]
             compose_job(overrides)
             tried += 1
     assert tried >= 20

@@ -6,7 +6,7 @@ from frostline import optimizer
 from frostline.anatomy import dissect
 from frostline.config import compose_run
 from frostline.errors import SpecError, UserError
-from frostline.freeze import freeze_prefix
+from frostline.freeze import freeze
 from tests.conftest import tiny_config
 
 
@@ -14,7 +14,7 @@ def levels_of(depth=None):
     torch.manual_seed(0)
     anatomy = dissect(AutoModelForSequenceClassification.from_config(tiny_config()))
     if depth is not None:
-        freeze_prefix(anatomy, compose_run([f"freeze.depth={depth}"]).freeze)
+        freeze(anatomy, compose_run([f"freeze.depth={depth}"]).freeze)
     return anatomy, [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]
 
 

@@ -122,7 +122,12 @@ def test_another_schema_version_is_refused(spec):
 
 def test_specs_of_older_schemas_are_migrated(spec):
     data = json.loads(spec.to_json())
-    assert data.pop("schema") == 5
+    assert data.pop("schema") == 6
+    for key in ("fraction", "last", "blocks", "embeddings", "pattern"):
+        assert data["freeze"].pop(key) is None
+    fifth = spec_from_text(json.dumps({"schema": 5, **data}))
+    assert fifth == spec
+    assert fifth.digest() == spec.digest()
     del data["runtime"]["cache"]["shared"]
     fourth = spec_from_text(json.dumps({"schema": 4, **data}))
     assert fourth.runtime.cache.shared is None
@@ -145,8 +150,8 @@ def test_specs_of_older_schemas_are_migrated(spec):
     assert first.digest() == PINNED_BEFORE_SCHEMA_3
     with pytest.raises(SpecError, match=r"runtime\.cache is missing"):
         spec_from_text(json.dumps({"schema": 2, **data}))
-    for version in (0, True, None, "1", 6):
-        with pytest.raises(SpecError, match="reads 1 to 5"):
+    for version in (0, True, None, "1", 7):
+        with pytest.raises(SpecError, match="reads 1 to 6"):
             spec_from_text(json.dumps({"schema": version, **data}))
 
 
@@ -169,6 +174,10 @@ def test_specs_of_older_schemas_are_migrated(spec):
         ("freeze.depth=-1", r"freeze.depth=-1: must be 0 or more"),
         ("freeze.depth=7", r"freeze.depth=7: minilm has 6 blocks, so give 0 to 6"),
         ("freeze.depth=null", r"freeze.depth is missing"),
+        (
+            "freeze.last=2",
+            r"freeze.last=2 contradicts freeze=depth: drop one of them \(freeze.last belongs to freeze=last\)",
+        ),
         ("seed=-1", r"seed=-1"),
         ("seed=4294967296", r"seed=4294967296"),
         ("dataset.eval_fraction=1", r"dataset.eval_fraction=1.0: must be between 0 and 1"),
@@ -187,6 +196,56 @@ def test_values_out_of_range_get_one_line_with_the_key(override, message):
     with pytest.raises(SpecError, match=message) as error:
         compose_run([override])
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ("freeze=head freeze.depth=3", r"freeze.depth=3 contradicts freeze=head"),
+        ("freeze=fraction freeze.fraction=1.5", r"freeze.fraction=1.5: must be 0 to 1"),
+        ("freeze=last freeze.last=7", r"freeze.last=7: minilm has 6 blocks, so give 0 to 6"),
+        ("freeze=last freeze.last=-1", r"freeze.last=-1: must be 0 or more"),
+        ("freeze=blocks", r"freeze.blocks is missing: give the frozen blocks, as freeze.blocks=\[0-3,7\]"),
+        ("freeze=blocks freeze.blocks=[0-6]", r"freeze.blocks=\[0-6\]: minilm has 6 blocks, so give 0 to 5"),
+        ("freeze=blocks freeze.blocks=[3-1]", r"freeze.blocks\[0\]=3-1: a range goes up, as 1-3"),
+        ("freeze=blocks freeze.blocks=[1,x]", r"freeze.blocks\[1\]=x: give the number of a block"),
+        ("freeze=blocks freeze.blocks=[-1]", r"freeze.blocks\[0\]=-1: give the number of a block"),
+        ("freeze=blocks freeze.blocks=[1.5]", r"freeze.blocks\[0\]"),
+        ("freeze=blocks freeze.blocks=[0-99999999]", r"no model has so many blocks"),
+        ("freeze=blocks freeze.blocks=3", r"freeze.blocks: expected a list"),
+        ("freeze=blocks freeze.blocks=[]", r"freeze.blocks is empty"),
+        ("freeze=pattern", r"freeze.pattern is missing: give regular expressions"),
+        ("freeze=pattern freeze.pattern=[]", r"freeze.pattern is empty"),
+        ("freeze=pattern freeze.pattern=['']", r"freeze.pattern\[0\] is empty"),
+        ("freeze=pattern freeze.pattern=['(']", r"freeze.pattern\[0\]=\(: no regular expression"),
+        ("freeze=bias_only freeze.embeddings=true", r"freeze.embeddings=true contradicts freeze=bias_only"),
+    ],
+)
+def test_ways_of_freezing_take_their_own_keys(overrides, message):
+    with pytest.raises(SpecError, match=message) as error:
+        compose_run(overrides.split(" "))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "label"),
+    [
+        ("freeze=fraction", "f0.5"),
+        ("freeze=last", "last1"),
+        ("freeze=blocks freeze.blocks=[0-2,5]", "b0-2+5"),
+        ("freeze=blocks freeze.blocks=[0] freeze.embeddings=false", "b0-free"),
+        ("freeze=pattern freeze.pattern=[embeddings,LayerNorm]", "pembeddings+LayerNorm"),
+        ("freeze=bias_only", "bias"),
+        ("freeze=norm_only", "norm"),
+    ],
+)
+def test_ways_of_freezing_have_names_and_are_recorded(overrides, label):
+    spec = compose_run(overrides.split(" "))
+    assert spec.name().startswith(f"{label}-lr")
+    again = spec_from_text(spec.to_json())
+    assert again == spec
+    assert again.digest() == spec.digest() != compose_run([]).digest()
+    assert spec.flat()["freeze.name"] == overrides.split(" ")[0].removeprefix("freeze=")
 
 
 def test_a_word_for_the_cache_leaves_its_keys_to_be_given():

@@ -13,7 +13,7 @@ from frostline import assets
 from frostline.cli.common import compose, override_parser
 from frostline.errors import ModelError
 from frostline.report import make_console
-from frostline.spec import RunSpec, Task
+from frostline.spec import FreezeName, RunSpec, Task
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
         "inspect",
         "Shows a model's blocks, parameter names, shapes and counts, and what is frozen and trained at each depth.\n"
         "Only its config is read, not its weights.",
-        "example: frostline inspect model=minilm",
+        "example: frostline inspect model=minilm freeze=blocks freeze.blocks=[0-3]",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--params", action="store_true", help="list every parameter tensor, too")
@@ -45,6 +45,7 @@ def examine(spec: RunSpec) -> dict[str, Any]:
         UserError: The model can't be found or isn't supported.
     """
     from frostline.anatomy import count, count_at, dissect, undivided
+    from frostline.freeze import freeze
     from frostline.model import skeleton
 
     names = spec.dataset.label_names or ("LABEL_0", "LABEL_1")
@@ -53,12 +54,14 @@ def examine(spec: RunSpec) -> dict[str, Any]:
         anatomy, trouble = dissect(model), None
     except ModelError as error:
         anatomy, trouble = undivided(model), str(error)
+    spec.check_depth(anatomy.num_blocks if trouble is None else None)
     base = model.base_model
     whole = count_at(anatomy, None)
     depths: dict[str, int | None] = {"none": None}
     if trouble is None:
         depths |= {str(depth): depth for depth in range(anatomy.num_blocks + 1)}
-    return {
+    named = dict(model.named_parameters())
+    facts: dict[str, Any] = {
         "model": spec.model_name,
         "class": type(model).__name__,
         "num_labels": 1 if spec.dataset.task is Task.REGRESSION else len(names),
@@ -93,6 +96,18 @@ def examine(spec: RunSpec) -> dict[str, Any]:
             for name, parameter in model.named_parameters()
         ],
     }
+    if trouble is None or spec.freeze.name in {FreezeName.NONE, FreezeName.PATTERN}:
+        frozen = freeze(anatomy, spec.freeze, hashed=False)
+        facts["chosen"] = {
+            "freeze": spec.freeze.label(),
+            "frozen": frozen.frozen.described(),
+            "num_trainable": frozen.params.num_trainable,
+            "num_frozen": frozen.params.num_frozen,
+            "begins_above": frozen.prefix_depth,
+        }
+        for row in facts["params"]:
+            row["trained"] = named[row["name"]].requires_grad
+    return facts
 
 
 def _print(facts: dict[str, Any], options: argparse.Namespace) -> None:
@@ -119,11 +134,21 @@ def _print(facts: dict[str, Any], options: argparse.Namespace) -> None:
         label = f"{row['freeze']} (head)" if row["head_only"] else row["freeze"]
         depths.add_row(label, f"{row['num_frozen']:,}", f"{row['num_trainable']:,}", f"{share:.1f}")
     console.print(depths)
+    if chosen := facts.get("chosen"):
+        share = 100 * chosen["num_trainable"] / facts["num_params"]
+        console.print(
+            f"chosen ({chosen['freeze']}): frozen {chosen['frozen']}; {chosen['num_frozen']:,} frozen, "
+            f"{chosen['num_trainable']:,} trained ({share:.1f} %)",
+            highlight=False,
+            soft_wrap=True,
+        )
     if facts["unsupported"]:
         console.print(f"freezing by depth is not possible: {facts['unsupported']}", highlight=False)
     if options.params:
         params = Table("parameter", "shape", box=box.SIMPLE_HEAD, pad_edge=False)
         params.add_column("count", justify="right")
+        params.add_column("")
         for row in facts["params"]:
-            params.add_row(row["name"], " x ".join(map(str, row["shape"])) or "scalar", f"{row['num_params']:,}")
+            shape = " x ".join(map(str, row["shape"])) or "scalar"
+            params.add_row(row["name"], shape, f"{row['num_params']:,}", "" if row.get("trained", True) else "frozen")
         console.print(params)

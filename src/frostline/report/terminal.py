@@ -195,8 +195,8 @@ def _millions(count: int) -> str:
 def _frozen(result: RunResult) -> str:
     assert result.params is not None
     assert result.freeze is not None
-    if result.freeze.depth is None:
+    what = result.freeze.described()
+    if what == "nothing":
         return "nothing frozen"
-    blocks = f"the embeddings and {result.freeze.depth} of {result.freeze.num_blocks} blocks"
     proof = ", unchanged (hashes compared)" if result.audit is not None and result.audit.frozen_unchanged else ""
-    return f"{_millions(result.params.num_frozen)} frozen: {blocks}{proof}"
+    return f"{_millions(result.params.num_frozen)} frozen: {what}{proof}"

@@ -1,5 +1,6 @@
 """Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
 
+from frostline.spec.freezing import FreezeName, FreezeSpec
 from frostline.spec.parts import (
     CACHE_MAX_BYTES,
     CacheMode,
@@ -9,8 +10,6 @@ from frostline.spec.parts import (
     Direction,
     Every,
     Format,
-    FreezeName,
-    FreezeSpec,
     Keep,
     LastBlock,
     ModelSpec,

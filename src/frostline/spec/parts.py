@@ -22,14 +22,6 @@ class Source(StrEnum):
     HUB = "hub"  # the Hugging Face hub, by name and revision
 
 
-class FreezeName(StrEnum):
-    """Which part of the model takes no gradient (docs/design.md, section 4)."""
-
-    NONE = "none"
-    DEPTH = "depth"
-    HEAD = "head"
-
-
 class Task(StrEnum):
     """What a row's label is."""
 
@@ -239,35 +231,6 @@ class DatasetSpec:
                 raise SpecError(f"dataset.label_names: {listing(repeated)} stands there more than once")
             if self.task is Task.CLASSIFICATION and len(self.label_names) < 2:
                 raise SpecError("dataset.label_names: a classification needs two classes or more")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FreezeSpec:
-    """How much of the model is frozen. `conf/freeze/`.
-
-    Attributes:
-        name: `none` trains everything, `head` only what lies above the blocks, `depth` all but the embeddings and the
-            lowest `depth` blocks.
-        depth: Number of frozen blocks, 0 to the model's; None unless `name` is `depth`.
-    """
-
-    name: FreezeName
-    depth: int | None
-
-    def __post_init__(self) -> None:
-        if self.name is FreezeName.DEPTH:
-            if self.depth is None:
-                raise SpecError("freeze.depth is missing: give the number of frozen blocks, as freeze.depth=3")
-            require(self.depth >= 0, "freeze.depth", self.depth, "0 or more (blocks, counted from below)")
-        elif self.depth is not None:
-            raise SpecError(
-                f"freeze.depth={self.depth} contradicts freeze={self.name.value}: "
-                f"drop one of them (freeze.depth belongs to freeze=depth)"
-            )
-
-    def label(self) -> str:
-        """Returns the short form used in names: `d4`, `none`, `head`."""
-        return f"d{self.depth}" if self.name is FreezeName.DEPTH else self.name.value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

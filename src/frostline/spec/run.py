@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.codec import decode
 from frostline.errors import SpecError
+from frostline.spec.freezing import FreezeSpec
 from frostline.spec.parts import (
     DatasetSpec,
-    FreezeSpec,
     LastBlock,
     ModelSpec,
     OptimizerSpec,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
 
 _BEFORE_SCHEMA_3 = {
@@ -40,6 +40,9 @@ _BEFORE_SCHEMA_3 = {
 """What `training` did before it could be chosen."""
 
 _BEFORE_SCHEMA_4 = {"num_processes": 1, "accelerate_config": None}
+
+_BEFORE_SCHEMA_6 = {"fraction": None, "last": None, "blocks": None, "embeddings": None, "pattern": None}
+"""The keys of `freeze` that came with ways of freezing other than a depth."""
 
 
 def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
@@ -63,6 +66,8 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
     cache = data["runtime"].get("cache") if isinstance(data.get("runtime"), dict) else None
     if version in {1, 2, 3, 4} and isinstance(cache, dict):  # 5: a cache that hosts share
         data = {**data, "runtime": {**data["runtime"], "cache": {**cache, "shared": None}}}
+    if version in {1, 2, 3, 4, 5} and isinstance(data.get("freeze"), dict):
+        data = {**data, "freeze": {**data["freeze"], **_BEFORE_SCHEMA_6}}
     return data
 
 
@@ -93,16 +98,13 @@ class RunSpec:
             )
 
     def check_depth(self, num_blocks: int | None) -> None:
-        """Checks `freeze.depth` against the number of blocks of the model.
+        """Checks what `freeze` counts against the number of blocks of the model.
 
         Raises:
-            SpecError: The depth is larger than `num_blocks`.
+            SpecError: There are fewer.
         """
-        depth = self.freeze.depth
-        if num_blocks is not None and depth is not None and depth > num_blocks:
-            raise SpecError(
-                f"freeze.depth={depth}: {self.model_name} has {num_blocks} blocks, so give 0 to {num_blocks}"
-            )
+        if num_blocks is not None:
+            self.freeze.check(num_blocks, self.model_name)
 
     @property
     def model_name(self) -> str:
@@ -154,6 +156,7 @@ class RunSpec:
         data = {key: value for key, value in self.to_dict().items() if key != "runtime"}
         before = _BEFORE_SCHEMA_3.items()
         data["training"] = {k: v for k, v in data["training"].items() if (k, v) not in before}
+        data["freeze"] = {k: v for k, v in data["freeze"].items() if (k, v) not in _BEFORE_SCHEMA_6.items()}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -194,6 +197,6 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Scalar]]:
         for field in fields(value):
             yield from _flatten(f"{prefix}.{field.name}" if prefix else field.name, getattr(value, field.name))
     elif isinstance(value, tuple):
-        yield prefix, ",".join(value)
+        yield prefix, ",".join(map(str, value))
     else:
         yield prefix, value.value if isinstance(value, StrEnum) else value

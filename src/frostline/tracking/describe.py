@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.provenance import redact
 from frostline.record import RunStart
-from frostline.result import RunResult, Status
+from frostline.result import Frozen, RunResult, Status
 from frostline.spec import RunSpec
 from frostline.tracking.client import REASON_TAG, STATUS_TAG
 
@@ -21,7 +21,8 @@ _MAX_COMMAND = 4000
 """Characters of the command in a description, of MLflow's 8000."""
 
 _PARAMS = (
-    "freeze.name", "freeze.depth", "optimizer.lr", "optimizer.log10_lr", "seed", "model.name", "dataset.name",
+    "freeze.name", "freeze.depth", "freeze.blocks", "freeze.embeddings", "freeze.pattern", "optimizer.lr",
+    "optimizer.log10_lr", "seed", "model.name", "dataset.name",
     "dataset.train_rows", "optimizer.name", "optimizer.weight_decay", "optimizer.layer_decay", "optimizer.schedule",
     "optimizer.warmup_ratio", "training.epochs", "training.max_steps", "training.batch_size",
     "training.accumulation_steps", "training.max_tokens", "training.precision", "training.objective",
@@ -55,12 +56,12 @@ class Child:
     command: str = "frostline sweep"
 
 
-def params_of(spec: RunSpec, freeze_depth: int | None, child: Child | None) -> dict[str, Any]:
+def params_of(spec: RunSpec, freeze: Frozen | None, child: Child | None) -> dict[str, Any]:
     """Returns the params of a run.
 
     Args:
         spec: The run.
-        freeze_depth: What `freeze` came to, None if nothing is frozen or it isn't known yet.
+        freeze: What was frozen; None if it isn't known yet.
         child: Its place in a sweep, if it is in one.
     """
     flat = spec.flat()
@@ -71,8 +72,8 @@ def params_of(spec: RunSpec, freeze_depth: int | None, child: Child | None) -> d
             values[group] = name
     values["model.name"], values["dataset.name"] = spec.model_name, spec.dataset_name
     values["optimizer.log10_lr"] = round(math.log10(spec.optimizer.lr), 4)  # charts draw lr on a linear axis
-    if freeze_depth is not None:
-        values["freeze.depth"] = freeze_depth  # the number, for freeze=head too
+    if freeze is not None and freeze.depth is not None:
+        values["freeze.depth"] = freeze.depth  # the number, for freeze=head too
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -96,9 +97,7 @@ def tags_of(run: RunStart) -> dict[str, str]:
 def note_of(run: RunStart, command: str) -> str:
     """Returns what is run and how, in Markdown."""
     spec, data = run.spec, run.data
-    frozen = {None: "nothing", 0: "the embeddings", 1: "the embeddings and the lowest block"}.get(
-        run.freeze_depth, f"the embeddings and the lowest {run.freeze_depth} blocks"
-    )
+    frozen = run.freeze.described() if run.freeze is not None else "unknown"
     line = f"{command} {redact(' '.join(run.overrides))}"
     line = line if len(line) <= _MAX_COMMAND else f"{line[:_MAX_COMMAND]} ..."  # what follows is worth more
     return (

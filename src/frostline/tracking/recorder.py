@@ -104,9 +104,9 @@ class MlflowRecorder:
         earlier = reopenable(self._folder, self._tracking.uri) if self._reopen else None
         if earlier is not None:
             self._open(*earlier)
-            self._send_params(params_of(self._spec, run.freeze_depth, self._child), earlier[1].data.params)
+            self._send_params(params_of(self._spec, run.freeze, self._child), earlier[1].data.params)
             return
-        self._create(params_of(self._spec, run.freeze_depth, self._child), tags_of(run))
+        self._create(params_of(self._spec, run.freeze, self._child), tags_of(run))
         assert self._client is not None
         assert self._run_id is not None
         send_inputs(self._client, self._run_id, inputs_of(run))
@@ -185,7 +185,7 @@ class MlflowRecorder:
             missed = spool.kept(self._folder) is not None
             if start is not None:
                 self._note = note_of(start, self._command)
-            params = params_of(self._spec, start.freeze_depth if start is not None else None, self._child)
+            params = params_of(self._spec, start.freeze if start is not None else None, self._child)
             if earlier is None:
                 self._create(params, tags_of(start) if start is not None else {})
             elif _has_heard(earlier[1], result) and not missed:

@@ -175,7 +175,7 @@ def _start(folder: Path, spec: RunSpec, result: RunResult) -> RunStart | None:
         spec=spec,
         folder=folder,
         overrides=tuple(map(str, overrides)),
-        freeze_depth=result.freeze.depth if result.freeze is not None else None,
+        freeze=result.freeze,
         data=result.data,
         provenance=result.provenance,
     )

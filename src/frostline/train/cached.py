@@ -76,7 +76,7 @@ class Request:
         spec: The run.
         machine: Device and precision, decided.
         looked: The model, frozen, on the CPU.
-        depth: How many blocks are frozen; None: nothing is.
+        depth: How many of the lowest blocks are frozen, and the embeddings; None: the embeddings are trained.
         tables: Tokenized rows.
         padding: How a batch of them is filled up.
         facts: Hashes of weights and tokenizer, versions: what the prefix depends on.
@@ -146,7 +146,7 @@ def filled_on(facts: str | None) -> int | None:
 
 def _cannot(looked: Looked, depth: int | None, dropout: bool) -> str | None:
     if depth is None:
-        return "nothing is frozen"
+        return "the embeddings are trained"
     if depth == 0:
         return "only the embeddings are frozen"
     if dropout:

@@ -154,7 +154,7 @@ class _Course:
                 spec=spec,
                 folder=self._out_dir,
                 overrides=overrides,
-                freeze_depth=setup.frozen.frozen.depth,
+                freeze=setup.frozen.frozen,
                 data=setup.data,
                 provenance=setup.provenance,
             )

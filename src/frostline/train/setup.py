@@ -19,7 +19,7 @@ from frostline.anatomy import Anatomy, dissect, undivided
 from frostline.dataset import Padding, Rows, Tokenized, load_rows, tokenize
 from frostline.drift import Drift
 from frostline.errors import AssetError, DataError, ModelError, SpecError, UserError, listing
-from frostline.freeze import FrozenPart, freeze_prefix
+from frostline.freeze import FrozenPart, freeze
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
@@ -125,7 +125,7 @@ def prepare(
     looked = look(load, tables, wanted=_wants_look(spec, begun))
     loaded, anatomy, reading = looked.loaded, looked.anatomy, looked.reading
     origin, dropout = f"{loaded.weights_sha256} {looked.kind}", spec.training.frozen_dropout
-    frozen = freeze_prefix(anatomy, spec.freeze, origin, dropout=dropout)
+    frozen = freeze(anatomy, spec.freeze, origin, dropout=dropout)
     seen = {
         **provenance.capture(),
         "weights_sha256": loaded.weights_sha256,
@@ -139,7 +139,7 @@ def prepare(
         Request(
             spec=spec,
             machine=machine,
-            depth=frozen.frozen.depth,
+            depth=frozen.prefix_depth,
             looked=looked,
             tables=tables,
             padding=Padding.of(tokenizer, loaded.model),
@@ -189,9 +189,8 @@ def load_only(spec: RunSpec) -> tuple[int, int]:
 
 def _wants_look(spec: RunSpec, begun: str | None) -> bool:
     """Returns whether anything depends on where the model's head reads."""
-    is_frozen = spec.freeze.name is not FreezeName.NONE and spec.freeze.depth != 0
     has_cache = spec.runtime.cache.mode is not CacheMode.OFF or begun is not None
-    return spec.training.last_block is LastBlock.READ_POSITION or (is_frozen and has_cache)
+    return spec.training.last_block is LastBlock.READ_POSITION or (spec.freeze.may_freeze_a_prefix and has_cache)
 
 
 def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:
@@ -221,7 +220,7 @@ def _anatomy(loaded: LoadedModel, spec: RunSpec) -> Anatomy:
     try:
         anatomy = dissect(loaded.model)
     except ModelError as error:
-        if spec.freeze.name is not FreezeName.NONE:
+        if spec.freeze.name not in {FreezeName.NONE, FreezeName.PATTERN}:
             raise
         if spec.optimizer.layer_decay != 1:
             raise ModelError(f"optimizer.layer_decay needs blocks: {error}") from error

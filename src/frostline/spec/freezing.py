@@ -1,0 +1,181 @@
+"""Owns: what of a model is frozen, as it is chosen. Must not know: models."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from frostline.errors import SpecError
+from frostline.spec.parts import require
+
+
+class FreezeName(StrEnum):
+    """Ways of freezing; a group file of `conf/freeze/` each."""
+
+    NONE = "none"
+    DEPTH = "depth"
+    FRACTION = "fraction"
+    LAST = "last"
+    HEAD = "head"
+    BLOCKS = "blocks"
+    PATTERN = "pattern"
+    BIAS_ONLY = "bias_only"
+    NORM_ONLY = "norm_only"
+
+
+_OWN_KEYS: dict[FreezeName, tuple[str, ...]] = {
+    FreezeName.DEPTH: ("depth",),
+    FreezeName.FRACTION: ("fraction",),
+    FreezeName.LAST: ("last",),
+    FreezeName.BLOCKS: ("blocks", "embeddings"),
+    FreezeName.PATTERN: ("pattern",),
+}
+_MISSING = {
+    "depth": "give the number of frozen blocks, as freeze.depth=3",
+    "fraction": "give the share of the blocks that is frozen, as freeze.fraction=0.5",
+    "last": "give the number of blocks that are trained, counted from above, as freeze.last=2",
+    "blocks": "give the frozen blocks, as freeze.blocks=[0-3,7]",
+    "embeddings": "say whether they are frozen too, as freeze.embeddings=true",
+    "pattern": "give regular expressions of parameter names, as freeze.pattern=[embeddings,LayerNorm]",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FreezeSpec:
+    """How much of the model is frozen. `conf/freeze/`.
+
+    Attributes:
+        name: `none` trains everything, `head` only what lies above the blocks; `depth`, `fraction` and `last` freeze
+            the embeddings and the lowest blocks, counted in three ways; `blocks` any blocks; `pattern` parameters by
+            name; `bias_only` and `norm_only` all but biases or norms and what lies above the blocks. Each takes its
+            own keys and no others.
+        depth: Number of frozen blocks, 0 to the model's.
+        fraction: Share of the blocks that is frozen, 0 to 1; rounded to whole blocks, half a block to the lower depth.
+        last: Number of blocks that are trained, 0 to the model's.
+        blocks: Frozen blocks, counted from 0: numbers, and ranges as `2-4`, both ends included.
+        embeddings: With `blocks`, whether the embeddings are frozen too.
+        pattern: Regular expressions; a parameter is frozen if one of them is found in its name.
+    """
+
+    name: FreezeName
+    depth: int | None = None
+    fraction: float | None = None
+    last: int | None = None
+    blocks: tuple[int | str, ...] | None = None
+    embeddings: bool | None = None
+    pattern: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        own = _OWN_KEYS.get(self.name, ())
+        for key, hint in _MISSING.items():
+            value = getattr(self, key)
+            if key in own and value is None:
+                raise SpecError(f"freeze.{key} is missing: {hint}")
+            if key not in own and value is not None:
+                owner = next(name for name, keys in _OWN_KEYS.items() if key in keys)
+                raise SpecError(
+                    f"freeze.{key}={_shown(value)} contradicts freeze={self.name.value}: "
+                    f"drop one of them (freeze.{key} belongs to freeze={owner.value})"
+                )
+        if self.depth is not None:
+            require(self.depth >= 0, "freeze.depth", self.depth, "0 or more (blocks, counted from below)")
+        if self.fraction is not None:
+            require(0 <= self.fraction <= 1, "freeze.fraction", self.fraction, "0 to 1")
+        if self.last is not None:
+            require(self.last >= 0, "freeze.last", self.last, "0 or more (blocks, counted from above)")
+        if self.blocks is not None:
+            _expand(self.blocks)
+            if not self.blocks:
+                raise SpecError(f"freeze.blocks is empty: {_MISSING['blocks']}; or use freeze.depth=0")
+        for index, pattern in enumerate(self.pattern or ()):
+            _check_pattern(pattern, index)
+        if self.pattern == ():
+            raise SpecError(f"freeze.pattern is empty: {_MISSING['pattern']}; or use freeze=none")
+
+    def depth_of(self, num_blocks: int) -> int | None:
+        """Returns the depth that a way of counting blocks from below comes to; None for every other way."""
+        if self.name is FreezeName.HEAD:
+            return num_blocks
+        if self.fraction is not None:
+            whole, rest = divmod(self.fraction * num_blocks, 1)
+            return int(whole) + (rest > 0.5)
+        if self.last is not None:
+            return num_blocks - self.last
+        return self.depth
+
+    def frozen_blocks(self) -> tuple[int, ...]:
+        """Returns the numbers of `blocks`, in order."""
+        return _expand(self.blocks or ())
+
+    @property
+    def may_freeze_a_prefix(self) -> bool:
+        """Whether lowest blocks may be frozen together with the embeddings."""
+        whole_trained = {FreezeName.NONE, FreezeName.BIAS_ONLY, FreezeName.NORM_ONLY}
+        return self.name not in whole_trained and self.depth != 0 and self.embeddings is not False
+
+    def check(self, num_blocks: int, model_name: str) -> None:
+        """Checks what counts blocks against a model.
+
+        Raises:
+            SpecError: It has fewer blocks.
+        """
+        for key in ("depth", "last"):
+            value = getattr(self, key)
+            if value is not None and value > num_blocks:
+                raise SpecError(
+                    f"freeze.{key}={value}: {model_name} has {num_blocks} blocks, so give 0 to {num_blocks}"
+                )
+        highest = max(self.frozen_blocks(), default=0)
+        if self.blocks is not None and highest >= num_blocks:
+            raise SpecError(
+                f"freeze.blocks={_shown(self.blocks)}: {model_name} has {num_blocks} blocks, so give 0 to "
+                f"{num_blocks - 1}"
+            )
+
+    def label(self) -> str:
+        """Returns the short form used in names: `d4`, `none`, `head`, `b0-2+5`."""
+        if self.depth is not None:
+            return f"d{self.depth}"
+        if self.fraction is not None:
+            return f"f{self.fraction:g}"
+        if self.last is not None:
+            return f"last{self.last}"
+        if self.blocks is not None:
+            blocks = "+".join(str(each) for each in self.blocks)
+            return f"b{blocks}" if self.embeddings else f"b{blocks}-free"
+        if self.pattern is not None:
+            return f"p{'+'.join(self.pattern)}"[:40]
+        return {FreezeName.BIAS_ONLY: "bias", FreezeName.NORM_ONLY: "norm"}.get(self.name, self.name.value)
+
+
+def _expand(blocks: Sequence[int | str]) -> tuple[int, ...]:
+    found: set[int] = set()
+    for index, each in enumerate(blocks):
+        where = f"freeze.blocks[{index}]={each}"
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(each))
+        if match is None:
+            raise SpecError(f"{where}: give the number of a block, from 0 up, or a range as 2-4")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise SpecError(f"{where}: a range goes up, as {last}-{first}")
+        if last >= 10_000:
+            raise SpecError(f"{where}: no model has so many blocks")
+        found.update(range(first, last + 1))
+    return tuple(sorted(found))
+
+
+def _check_pattern(pattern: str, index: int) -> None:
+    if not pattern.strip():
+        raise SpecError(f"freeze.pattern[{index}] is empty: it would freeze everything")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise SpecError(f"freeze.pattern[{index}]={pattern}: no regular expression ({error})") from error
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{','.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
