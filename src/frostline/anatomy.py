@@ -1,15 +1,17 @@
 """Owns: where the embeddings, the ordered blocks and the head of a model are. Must not know: what is frozen.
 
 Found from the structure: the one list of as many like modules as the config counts layers, what is registered before it
-on the way down to it (below), and everything else (above). No list of architectures.
+on the way down to it (below), and everything else (above). What lies beside the list and feeds every block is below,
+too. No list of architectures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from frostline.errors import ModelError
@@ -85,11 +87,12 @@ def dissect(model: PreTrainedModel) -> Anatomy:
         )
     list_name, stack = lists[0]
     below, above = _beside(model, list_name, base_name)
+    shared = _read_by_blocks(model, above, list_name, base_name)
     anatomy = Anatomy(
         model=model,
-        below=below,
+        below=(*below, *shared),
         blocks=tuple((f"{list_name}.{index}", block) for index, block in enumerate(stack)),
-        above=above,
+        above=tuple(item for item in above if item not in shared),
     )
     _check_whole(anatomy, name)
     return anatomy
@@ -131,8 +134,6 @@ def _beside(
                 side = after
                 continue
             side.append((f"{parent_name}.{child_name}".lstrip("."), child))
-        if parent_name.startswith(base_name) and parent_name != base_name:
-            _check_shared(parent_name, after)
         if base_name and not parent_name:
             after, before = (
                 [*before, *after],
@@ -146,13 +147,69 @@ def _beside(
     return tuple(below), tuple(above)
 
 
-def _check_shared(parent_name: str, after: list[NamedModule]) -> None:
-    # DeBERTa and MPNet keep a position bias beside their blocks, which every block reads: neither below nor above.
-    for name, module in after:
-        if any(True for _ in module.parameters()) and "norm" not in type(module).__name__.lower():
+def _read_by_blocks(
+    model: PreTrainedModel, above: tuple[NamedModule, ...], list_name: str, base_name: str
+) -> tuple[NamedModule, ...]:
+    """Returns what is registered beside the blocks but read by each of them: DeBERTa's and MPNet's position bias.
+
+    It counts as embeddings: a frozen block must not change through it. Which modules these are is found by whether the
+    lowest block's output depends on their parameters.
+
+    Raises:
+        ModelError: Something beside the blocks is neither that nor a norm after them.
+    """
+    parent = list_name.rpartition(".")[0]
+    if parent == base_name or not parent.startswith(base_name):
+        return ()
+    beside = [
+        (name, module)
+        for name, module in above
+        if name.rpartition(".")[0] == parent and any(True for _ in module.parameters())
+    ]
+    others = [name for name, module in beside if "norm" not in type(module).__name__.lower()]
+    if not others:
+        return ()
+    found = _feeding(model, model.get_submodule(f"{list_name}.0"), beside)
+    for name in others:
+        if not any(name == each for each, _ in found):
+            raise ModelError(f"{name} lies beside the blocks, and does not feed them: unsupported architecture")
+    return found
+
+
+def _feeding(model: PreTrainedModel, block: nn.Module, modules: list[NamedModule]) -> tuple[NamedModule, ...]:
+    """Returns the modules on whose parameters a block's output depends, by running the model on a few tokens."""
+    outputs: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    named = [(item, list(item[1].parameters())) for item in modules]
+    flat = [parameter for _, parameters in named for parameter in parameters if parameter.requires_grad]
+    ids = torch.tensor([[1, 2, 3]], device=model.device)
+    trouble: Exception | None = None
+    was_training, handle = model.training, block.register_forward_hook(keep)
+    model.eval()  # dropout would draw from the run's generator
+    try:
+        # On the meta device some models can't read a mask, and some can't do without one.
+        for more in ({}, {"attention_mask": torch.ones_like(ids)}):
+            outputs.clear()
+            try:
+                with torch.enable_grad():
+                    model.base_model(input_ids=ids, **more)
+                    gradients = torch.autograd.grad(outputs[0].sum(), flat, allow_unused=True)
+                break
+            except Exception as error:  # noqa: BLE001 - whatever a foreign forward raises
+                trouble = error
+        else:
             raise ModelError(
-                f"{name} beside the blocks of {parent_name} is read by all of them: unsupported architecture"
-            )
+                f"{type(model).__name__}: what lies beside its blocks can't be told apart "
+                f"({type(trouble).__name__}): unsupported architecture"
+            ) from trouble
+    finally:
+        handle.remove()
+        model.train(was_training)
+    read = {id(parameter) for parameter, gradient in zip(flat, gradients, strict=True) if gradient is not None}
+    return tuple(item for item, parameters in named if any(id(parameter) in read for parameter in parameters))
 
 
 def _check_whole(anatomy: Anatomy, name: str) -> None:

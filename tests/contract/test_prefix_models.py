@@ -8,9 +8,13 @@ import torch
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
+    MPNetConfig,
     RobertaConfig,
 )
 
@@ -25,14 +29,27 @@ from frostline.prefix.store import PrefixStore
 from frostline.prefix.suffix import HIDDEN, Suffix, TrainedPart, read_position
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 CONFIGS = {
     "bert": BertConfig(**SMALL),
     "distilbert": DistilBertConfig(dim=32, n_layers=4, n_heads=4, hidden_dim=64, vocab_size=99),
     "roberta": RobertaConfig(**SMALL, pad_token_id=1),
     "electra": ElectraConfig(**SMALL, embedding_size=16),
+    "mpnet": MPNetConfig(**SMALL),
+    "deberta": DebertaV2Config(
+        **SMALL,
+        relative_attention=True,
+        norm_rel_ebd="layer_norm",
+        pos_att_type=["p2c", "c2p"],
+        share_att_key=True,
+        position_buckets=8,
+        position_biased_input=False,
+    ),
+    "modernbert": ModernBertConfig(**SMALL, **SPECIAL, cls_token_id=1, sep_token_id=2, local_attention=8),
+    "llama": LlamaConfig(**SMALL, **SPECIAL, num_key_value_heads=2),
     "gpt2": GPT2Config(n_embd=32, n_layer=4, n_head=4, vocab_size=99, pad_token_id=0, bos_token_id=2, eos_token_id=2),
 }
-READS = {"bert": "first", "distilbert": "first", "roberta": "first", "electra": "first", "gpt2": "last"}
+READS = {**dict.fromkeys(CONFIGS, "first"), "gpt2": "last", "llama": "last"}
 BOUND = 1e-6
 """Logits of some 0.1: hidden states that were computed in batches of other padding differ in their last bits."""
 
@@ -289,6 +306,12 @@ def probabilities(module, value):
             part.p = value
 
 
+WHOLE_LAST = {"mpnet", "deberta", "modernbert", "llama"}
+"""Layouts of a block that `last_block` does not know."""
+known_layouts = pytest.mark.parametrize("name", sorted(CONFIGS.keys() - WHOLE_LAST))
+
+
+@known_layouts
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_last_block_at_the_read_position_is_the_whole_blocks(name, attention, padded):
     model = make(name)
@@ -314,6 +337,12 @@ def test_the_last_block_at_the_read_position_is_the_whole_blocks(name, attention
     assert "forward" not in anatomy.blocks[-1][1].__dict__
 
 
+@pytest.mark.parametrize("name", sorted(WHOLE_LAST))
+def test_a_layout_that_is_not_known_is_left_alone(name):
+    assert read_block(dissect(make(name)), READS[name]) is None
+
+
+@known_layouts
 def test_the_last_block_drops_out_what_the_whole_one_does(name, padded):
     """Where dropout leaves nothing there is nothing random: each of the block's dropouts alone, then all."""
     model = make(name)
@@ -336,6 +365,7 @@ def test_the_last_block_drops_out_what_the_whole_one_does(name, padded):
         probabilities(model, 0.0)
 
 
+@known_layouts
 def test_half_dropped_weights_are_scaled_up(name, padded):
     model = make(name)
     block = read_block(dissect(model), READS[name])

@@ -9,6 +9,8 @@ from transformers import (
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
+    LlamaConfig,
+    ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
     T5Config,
@@ -18,12 +20,19 @@ from frostline.anatomy import count, count_at, dissect, undivided
 from frostline.errors import ModelError
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 ARCHITECTURES = {
     "bert": BertConfig(**SMALL),
     "roberta": RobertaConfig(**SMALL),
     "electra": ElectraConfig(**SMALL, embedding_size=8),
     "distilbert": DistilBertConfig(vocab_size=50, dim=16, n_layers=3, n_heads=2, hidden_dim=32),
     "gpt2": GPT2Config(vocab_size=50, n_embd=16, n_layer=3, n_head=2, pad_token_id=0),
+    "mpnet": MPNetConfig(**SMALL),
+    "deberta": DebertaV2Config(
+        **SMALL, relative_attention=True, norm_rel_ebd="layer_norm", pos_att_type=["p2c", "c2p"]
+    ),
+    "modernbert": ModernBertConfig(**SMALL, **SPECIAL, cls_token_id=1, sep_token_id=2),
+    "llama": LlamaConfig(**SMALL, **SPECIAL),
 }
 
 
@@ -62,6 +71,27 @@ def test_what_is_below_a_depth_does_not_feel_what_is_above(model):
     model(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
     assert all(p.grad is None for _, module in anatomy.prefix(2) for p in module.parameters())
     assert any(p.grad is not None for p in anatomy.blocks[2][1].parameters())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(
+    ("name", "shared"),
+    [
+        ("mpnet", ["mpnet.encoder.relative_attention_bias"]),
+        ("deberta", ["deberta.encoder.rel_embeddings", "deberta.encoder.LayerNorm"]),
+        ("llama", []),  # its norm beside the blocks comes after them
+    ],
+)
+def test_what_every_block_reads_is_frozen_with_the_embeddings(name, shared, device):
+    with torch.device(device):
+        model = AutoModelForSequenceClassification.from_config(ARCHITECTURES[name])
+    model.train()
+    before = torch.get_rng_state()
+    anatomy = dissect(model)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert model.training
+    assert [part for part, _ in anatomy.below[1:]] == shared
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_counts_at_each_depth(model):
@@ -117,8 +147,12 @@ def test_distilberts_table():
             "shares its weights",
         ),
         (T5Config(vocab_size=50, d_model=16, num_layers=2, num_heads=2, d_ff=32), "an encoder and a decoder"),
-        (MPNetConfig(**SMALL), "relative_attention_bias beside the blocks .* is read by all of them"),
-        (DebertaV2Config(**SMALL, relative_attention=True), "rel_embeddings beside the blocks"),
+        (
+            DebertaV2Config(
+                **SMALL, relative_attention=True, pos_att_type=["c2p"], conv_kernel_size=3, conv_act="gelu"
+            ),
+            "deberta.encoder.conv lies beside the blocks, and does not feed them",
+        ),
     ],
 )
 def test_what_has_no_depth_is_refused_with_the_reason(config, message):

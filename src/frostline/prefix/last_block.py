@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from frostline.anatomy import Anatomy
-from frostline.prefix.suffix import read_position, replaced, returns_tuple
+from frostline.prefix.suffix import as_output, num_outputs, read_position, replaced
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class ReadBlock:
         self._block = anatomy.blocks[-1][1]
         self._position = position
         self._parts = _take_apart(self._block)
-        self._gives_tuple = returns_tuple(anatomy)
+        self._num_outputs = num_outputs(anatomy)
         names = list(inspect.signature(type(self._block).forward).parameters)[2:]  # after self and the hidden states
         if "attention_mask" not in names:
             raise LookupError(f"{type(self._block).__name__} takes no attention_mask")
@@ -104,7 +104,7 @@ class ReadBlock:
         else:
             read = torch.zeros_like(hidden_states, dtype=output.dtype)
             read = read.index_put((rows, torch.full_like(rows, -1) if where is None else where), output)
-        return (read,) if self._gives_tuple else read
+        return as_output(read, self._num_outputs)
 
 
 def read_block(anatomy: Anatomy, position: str | None, *, is_checked: bool = False) -> ReadBlock | None:

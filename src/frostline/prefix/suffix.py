@@ -47,7 +47,7 @@ class Suffix:
         self._was_used = False
         self._before: list[tuple[nn.Module, Any]] = []
         seen = _look(anatomy)
-        self._gives_tuple = seen.gives_tuple
+        self._num_outputs = seen.num_outputs
         # One module that alone makes what the blocks are given need not run either.
         self._embeddings = [anatomy.below[0][1]] if seen.embeddings_are_one else []
 
@@ -86,7 +86,7 @@ class Suffix:
         hidden = self._hidden
         assert hidden is not None, "a block ran outside of the model's forward"
         self._was_used |= block is self._blocks[-1]
-        return (hidden,) if self._gives_tuple else hidden
+        return as_output(hidden, self._num_outputs)
 
     def _hand_over(self, embeddings: nn.Module, *args: Any, **kwargs: Any) -> Any:
         del embeddings, args, kwargs
@@ -162,17 +162,22 @@ class TrainedPart(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    gives_tuple: bool
+    num_outputs: int | None
     embeddings_are_one: bool
 
 
-def returns_tuple(anatomy: Anatomy) -> bool:
-    """Returns whether the blocks of a model return a tuple, whose first item is the hidden states.
+def num_outputs(anatomy: Anatomy) -> int | None:
+    """Returns how many things the blocks of a model return, the first being the hidden states; None: these alone.
 
     Args:
         anatomy: The model taken apart; it is run once, on three tokens.
     """
-    return _look(anatomy).gives_tuple
+    return _look(anatomy).num_outputs
+
+
+def as_output(hidden: torch.Tensor, count: int | None) -> Any:
+    """Returns hidden states as a block would, by `num_outputs`; what else it returns (attention) nobody asks for."""
+    return hidden if count is None else (hidden, *[None] * (count - 1))
 
 
 @torch.no_grad()
@@ -199,7 +204,7 @@ def _look(anatomy: Anatomy) -> _Seen:
     given, output = found["block"]
     embeddings = found.get("embeddings", (None, None))[1]
     return _Seen(
-        gives_tuple=isinstance(output, tuple),
+        num_outputs=len(output) if isinstance(output, tuple) else None,
         embeddings_are_one=embeddings is not None and embeddings is given,
     )
 

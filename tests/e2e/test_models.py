@@ -1,0 +1,105 @@
+"""Each named model of the hub, as its own class built small, from a local copy in the hub's layout."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from frostline.config import compose_run
+from frostline.errors import ModelError
+from frostline.record import RunFolder
+from frostline.result import Status
+from frostline.train import run
+from tests.conftest import save_tokenizer
+
+CONF = Path(__file__).parents[2] / "conf" / "model"
+NAMED = sorted(path.stem for path in CONF.glob("*.yaml") if "source: hub" in path.read_text() and path.stem != "hub")
+
+SMALL = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+KINDS = {
+    "albert_base": ("AlbertConfig", {**SMALL, "embedding_size": 8}, 12),
+    "bert_base": ("BertConfig", SMALL, 12),
+    "bert_large": ("BertConfig", SMALL, 24),
+    "distilbert": ("DistilBertConfig", {"vocab_size": 64, "dim": 16, "n_heads": 2, "hidden_dim": 32}, 6),
+    "gpt2": ("GPT2Config", {"vocab_size": 64, "n_embd": 16, "n_head": 2, "n_positions": 64, "pad_token_id": 0}, 12),
+    "modernbert_base": ("ModernBertConfig", {**SMALL, **SPECIAL, "cls_token_id": 2, "sep_token_id": 3}, 22),
+    "roberta_base": ("RobertaConfig", SMALL, 12),
+    "roberta_large": ("RobertaConfig", SMALL, 24),
+    "smollm2_135m": ("LlamaConfig", {**SMALL, **SPECIAL, "num_key_value_heads": 1}, 30),
+}
+"""The class behind each name, and how many blocks the published one has."""
+
+
+def build(name: str, folder: Path) -> None:
+    """A model of the class and depth of the published one, without a head, as pretrained ones come."""
+    import transformers
+
+    kind, settings, num_blocks = KINDS[name]
+    layers = {"DistilBertConfig": "n_layers", "GPT2Config": "n_layer"}.get(kind, "num_hidden_layers")
+    torch.manual_seed(0)
+    config = getattr(transformers, kind)(**settings, **{layers: num_blocks}, initializer_range=0.1)
+    transformers.AutoModel.from_config(config).save_pretrained(folder)
+    save_tokenizer(folder)
+
+
+@pytest.fixture
+def hub_copy(tmp_path, monkeypatch):
+    """Puts a folder where the hub's client keeps a commit of a repository; offline it looks nowhere else."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+    def put(spec, made: Path) -> None:
+        repo = tmp_path / "hub" / f"models--{spec.location.replace('/', '--')}"
+        snapshot = repo / "snapshots" / spec.revision
+        shutil.copytree(made, snapshot)
+        (snapshot / "pytorch_model.bin").write_bytes(b"never read")
+        (repo / "refs").mkdir()
+
+    return put
+
+
+def test_every_named_model_is_tried():
+    assert sorted(KINDS) == NAMED
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_named_model_trains_from_a_copy_of_its_hub_folder(name, tiny_overrides, tmp_path, hub_copy):
+    data = [each for each in tiny_overrides if not each.startswith("model")]
+    blocks = KINDS[name][2]
+    freeze = ["freeze=none"] if name == "albert_base" else ["freeze=last", "freeze.last=1", "runtime.cache=require"]
+    spec = compose_run([f"model={name}", *data, *freeze, "dataset.train_rows=64", "dataset.eval_rows=16"])
+    assert len(spec.model.revision) == 40  # a commit
+    build(name, tmp_path / "made")
+    hub_copy(spec.model, tmp_path / "made")
+    with RunFolder(tmp_path / "run", spec) as recorder:
+        result = run(spec, recorder, tmp_path / "run")
+    assert result.status is Status.FINISHED, result.reason
+    assert result.freeze.num_blocks == (0 if name == "albert_base" else blocks)
+    assert result.audit.frozen_unchanged
+    before = load_file(tmp_path / "made" / "model.safetensors")
+    after = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    if name == "albert_base":
+        return
+    assert result.freeze.depth == blocks - 1
+    assert result.provenance["compute"]["prefix_cache"].startswith(f"depth {blocks - 1}")
+    same = [key for key in before for other in after if other.endswith(key) and torch.equal(before[key], after[other])]
+    assert len(same) >= result.audit.num_tensors - 5  # buffers are not in the file
+
+
+def test_albert_has_no_depth(tiny_overrides, tmp_path, hub_copy):
+    data = [each for each in tiny_overrides if not each.startswith("model")]
+    spec = compose_run(["model=albert_base", *data, "freeze.depth=3"])
+    build("albert_base", tmp_path / "made")
+    hub_copy(spec.model, tmp_path / "made")
+    with (
+        RunFolder(tmp_path / "run", spec) as recorder,
+        pytest.raises(ModelError, match="shares its weights across blocks"),
+    ):
+        run(spec, recorder, tmp_path / "run")
