@@ -31,6 +31,10 @@ def main(arguments: list[str], commands: tuple[str, ...]) -> int:
                 print(" ".join(name for name in names() if name.startswith(words[2] if len(words) == 3 else "")))
                 return 0
             rest = [f"+sweep={words[2]}", *words[3:]]
+        elif words[1] in {"list", "cache"}:
+            if len(words) < 3 or (len(words) == 3 and not line.endswith(" ")):
+                print(" ".join(_choices(words[1], words[2] if len(words) == 3 else "")))
+            return 0
         elif words[1] not in _TAKE_OVERRIDES:
             return 0
         ending = " " if line.endswith(" ") else ""
@@ -40,3 +44,9 @@ def main(arguments: list[str], commands: tuple[str, ...]) -> int:
     sys.argv = ["frostline"]
     launch(arguments)
     return 0
+
+
+def _choices(command: str, start: str) -> list[str]:
+    from frostline.cli.list import KINDS
+
+    return [word for word in (KINDS if command == "list" else ("clear", "list")) if word.startswith(start)]

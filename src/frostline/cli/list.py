@@ -1,0 +1,144 @@
+"""Owns: `frostline list` - the names that a config may choose from, with what each is. Must not know: what they do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from frostline import paths
+from frostline.cli.common import OneLineParser
+from frostline.errors import UserError
+from frostline.registry import import_plugins
+from frostline.spec import PrunerName, SamplerName
+
+_SAMPLERS = {
+    SamplerName.TPE: "tree-structured Parzen estimators: the default after a coarse grid",
+    SamplerName.RANDOM: "draws independently",
+    SamplerName.GRID: "every combination of the values that are listed",
+    SamplerName.QMC: "a quasi-random sequence, more even than random",
+    SamplerName.GP: "a Gaussian process; for few, dear points",
+    SamplerName.CMAES: "CMA-ES; for continuous keys",
+    SamplerName.NSGAII: "NSGA-II; for two objectives",
+}
+_PRUNERS = {
+    PrunerName.NONE: "every point trains as far as its stage says",
+    PrunerName.MEDIAN: "ends a point that is worse than the median at its epoch",
+    PrunerName.PERCENTILE: "ends a point outside of the best sweep.pruner.percentile percent at its epoch",
+    PrunerName.HALVING: "asynchronous successive halving",
+    PrunerName.HYPERBAND: "several brackets of successive halving",
+    PrunerName.PATIENT: "waits sweep.pruner.patience evaluations without a better value",
+    PrunerName.WILCOXON: "ends a point that is worse than the best over the same seeds (a signed-rank test)",
+}
+
+Entries = Iterator[tuple[str, str]]
+
+
+def main(arguments: list[str]) -> int:
+    """Prints names and what they are."""
+    parser = OneLineParser(
+        prog="frostline list",
+        description="The names that a config may choose from.",
+        epilog="examples:\n"
+        "  frostline list models        for model=NAME\n"
+        "  frostline list freezes       for freeze=NAME\n"
+        "  frostline list metrics       for training.metrics=[NAME,...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", choices=list(_KINDS), help="what to list")
+    parser.add_argument("--json", action="store_true", help="as JSON: names and descriptions")
+    parser.add_argument("--config-dir", type=Path, help="a folder of your own config groups, listed too")
+    parser.add_argument("--plugin", action="append", default=[], help="a module that registers names of its own")
+    options = parser.parse_args(arguments)
+    if options.config_dir is not None and not options.config_dir.is_dir():
+        raise UserError(f"--config-dir={options.config_dir}: no such folder")
+    import_plugins(options.plugin)
+    found = dict(_KINDS[options.what](options.config_dir))
+    if options.json:
+        print(json.dumps([{"name": name, "about": about} for name, about in found.items()], ensure_ascii=False))
+        return 0
+    width = max(map(len, found))
+    room = max(40, shutil.get_terminal_size((120, 24)).columns - width - 2)
+    for name, about in found.items():
+        first, *more = textwrap.wrap(about, room) or [""]
+        print(f"{name:<{width}}  {first}".rstrip())
+        for line in more:
+            print(" " * (width + 2) + line)
+    return 0
+
+
+def _group(name: str) -> Callable[[Path | None], Entries]:
+    def entries(own: Path | None) -> Entries:
+        folders = [paths.conf_dir() / name, *([own / name] if own is not None else [])]
+        return _files(folders)
+
+    return entries
+
+
+def _sweeps(own: Path | None) -> Entries:
+    return _files([paths.sweeps_dir() / "sweep", *([own / "sweep"] if own is not None else [])])
+
+
+def _files(folders: list[Path]) -> Entries:
+    files = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    for name in sorted(files):
+        yield name, _about(files[name].read_text(encoding="utf-8"))
+
+
+def _about(text: str) -> str:
+    """Returns the first sentence of a file's comment; indented lines in it are commands."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("# @package"):
+            continue
+        if not line.startswith("#") or line.startswith("#  "):
+            break
+        lines.append(line.lstrip("# "))
+    match = re.match(r".*?[.?!](?=\s|$)", " ".join(lines))
+    return match[0] if match else " ".join(lines)
+
+
+def _metrics(own: Path | None) -> Entries:
+    del own
+    from frostline.metrics import METRICS
+
+    for name in sorted(METRICS):
+        info = METRICS.get(name)
+        needs = ", two classes only" if info.binary_only else ""
+        yield name, f"{info.task.value}, {info.direction.value}{needs}"
+
+
+def _optimizers(own: Path | None) -> Entries:
+    from frostline.optimizer import OPTIMIZERS
+
+    files = dict(_group("optimizer")(own))
+    for name in sorted({*files, *OPTIMIZERS}):
+        yield name, files.get(name, "registered by a plugin: optimizer.name")
+
+
+def _samplers(own: Path | None) -> Entries:
+    del own
+    return ((name.value, about) for name, about in _SAMPLERS.items())
+
+
+def _pruners(own: Path | None) -> Entries:
+    del own
+    return ((name.value, about) for name, about in _PRUNERS.items())
+
+
+_KINDS: dict[str, Callable[[Path | None], Entries]] = {
+    "models": _group("model"),
+    "datasets": _group("dataset"),
+    "freezes": _group("freeze"),
+    "optimizers": _optimizers,
+    "sweeps": _sweeps,
+    "metrics": _metrics,
+    "samplers": _samplers,
+    "pruners": _pruners,
+}
+KINDS = tuple(_KINDS)
+"""What can be listed."""
