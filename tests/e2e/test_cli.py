@@ -215,7 +215,7 @@ def test_one_bad_value_of_a_multirun_stops_it_before_the_first_run(frostline, in
         (["optimizer.learing_rate=1"], "did you mean 'optimizer.lr'?"),
         (["optimizer.lr=abc"], "optimizer.lr=abc: expected a number"),
         (["optimizer.lr=nan"], "optimizer.lr=nan: must be a finite number above 0"),
-        (["model=nosuch"], "one of hub, minilm, path"),
+        (["model=nosuch"], "no such choice; one of albert_base, "),
         (["dataset.location=missing.csv"], "dataset.location=missing.csv: no such file"),
         (["dataset.eval_from=missing.csv"], "dataset.eval_from=missing.csv: no such file"),
         (["dataset.label_column=stars"], "dataset.label_column=stars: moods.csv has no such column"),
@@ -369,9 +369,25 @@ def test_inspect(frostline, in_tmp, tiny_model, tmp_path):
     assert sum(part["num_params"] for part in facts["parts"]) == facts["num_params"]
     assert [row["freeze"] for row in facts["depths"]] == ["none", *(f"depth={k}" for k in range(5))]
     assert all(row["num_frozen"] + row["num_trainable"] == facts["num_params"] for row in facts["depths"])
-    assert {"name": "classifier.bias", "shape": [2], "num_params": 2} in facts["params"]
-    code, out, _ = frostline(*arguments, "--params")
+    assert {"name": "classifier.bias", "shape": [2], "num_params": 2, "trained": True} in facts["params"]
+    whole = facts["num_params"]
+    chosen = ["freeze=blocks", "freeze.blocks=[0-1,3]"]
+    facts = json.loads(frostline(*arguments, *chosen, "--json")[1])
+    assert facts["chosen"]["frozen"] == "the embeddings and 3 of 4 blocks (0-1, 3)"
+    assert facts["chosen"]["begins_above"] == 2
+    frozen = {row["name"] for row in facts["params"] if not row["trained"]}
+    assert "bert.encoder.layer.3.attention.self.query.weight" in frozen
+    assert "bert.encoder.layer.2.attention.self.query.weight" not in frozen
+    counted = sum(row["num_params"] for row in facts["params"] if row["name"] in frozen)
+    assert counted == facts["chosen"]["num_frozen"] == whole - facts["chosen"]["num_trainable"]
+    assert "chosen (b0-1+3): frozen the embeddings and 3 of 4 blocks" in frostline(*arguments, *chosen)[1]
+    code, _, err = frostline(*arguments, "freeze=blocks", "freeze.blocks=[4]")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "has 4 blocks, so give 0 to 3" in err
+    code, out, _ = frostline(*arguments, "--params", "freeze.depth=1")
     assert code == 0
+    assert re.search(r"layer\.0\.attention\.self\.query\.weight .* frozen", out)
+    assert not re.search(r"layer\.1\.attention\.self\.query\.weight .* frozen", out)
     for text in ("block 3", "depth=4 (head)", "bert.encoder.layer.0.attention.self.query.weight", "32 x 32"):
         assert text in out
 

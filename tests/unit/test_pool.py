@@ -78,6 +78,7 @@ def test_a_dead_worker_is_noticed_and_replaced(what, words):
         assert collect(pool, 1)[0].kind is Kind.DONE
 
 
+@pytest.mark.slow
 def test_a_hung_worker_is_killed_but_a_slow_one_is_not():
     with make_pool(hang_s=1.5) as pool:
         pool.submit(1, {"do": "slow", "seconds": 3.0})  # longer than the limit, but it gives signs of life

@@ -406,6 +406,7 @@ def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_pat
     assert len([p for p in summary.points if p.state is not State.FAILED]) == 10
 
 
+@pytest.mark.slow
 def test_a_point_that_failed_twice_is_tried_once_more(tmp_path):
     first = make_plan(n_trials=2, finish=1.0, first_epochs=None)
     go(tmp_path, first, FakeExecutor(first, broken={1: "ValueError: x"}))
@@ -512,6 +513,7 @@ def test_the_grid_is_all_of_the_space(tmp_path):
     assert len(go(tmp_path, plan, total=len(queue)).points) == 10
 
 
+@pytest.mark.slow
 def test_a_grid_whose_total_is_raised_goes_on_with_the_grid(tmp_path):
     whole = queue_of(make_plan(n_trials=None, sampler="grid", finish=1.0, first_epochs=None), SPACE, None)
     for total in (3, None):

@@ -24,6 +24,13 @@ def test_it_pays_if_what_is_saved_is_more_than_filling_and_reading(passes, compu
     assert Estimate(passes=passes, compute_s=compute_s, read_s=read_s).why_not() == why_not
 
 
+def test_writing_counts_where_computing_is_fast():
+    """On a GPU a file takes longer to write than its numbers to compute."""
+    estimate = Estimate(passes=10.0, compute_s=0.5, read_s=0.4, write_s=1.7)
+    assert estimate.why_not() == ("reading hidden states takes 0.4 s a pass, computing them 0.5 s, writing them 1.7 s")
+    assert Estimate(passes=10.0, compute_s=0.5, read_s=0.2, write_s=1.7).why_not() is None
+
+
 def test_what_is_decided_is_told_in_seconds():
     words = Estimate(passes=33.0, compute_s=25.21, read_s=0.31).words()
     assert words == " in some 25.2 s, for 33 passes over the rows; reading one takes 0.3 s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline.errors import UserError
 
@@ -28,9 +28,16 @@ class OneLineParser(argparse.ArgumentParser):
         raise UserError(f"{message} (see {self.prog} --help)")
 
 
+class _OverrideParser(OneLineParser):
+    """Options may stand between overrides: `model=minilm --params freeze.depth=1`."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self.parse_intermixed_args(args, namespace)
+
+
 def override_parser(command: str, description: str, epilog: str = "") -> OneLineParser:
     """Returns a parser for a command that takes config overrides, as `model=minilm`."""
-    parser = OneLineParser(
+    parser = _OverrideParser(
         prog=f"frostline {command}",
         description=description,
         epilog=epilog,

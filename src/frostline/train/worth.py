@@ -58,10 +58,9 @@ class Estimate:
         if self.passes < _PAYS_FROM:
             return f"it would save {self.passes:.1f} passes over the rows, and filling takes one"
         if self.passes * (self.compute_s - self.read_s) < _PAYS_FROM * self.compute_s + self.write_s:
-            return (
-                f"reading hidden states takes {self.read_s:.1f} s a pass, computing them {self.compute_s:.1f} s, "
-                f"writing them {self.write_s:.1f} s"
-            )
+            writing = f", writing them {self.write_s:.1f} s" if self.write_s >= 0.05 else ""
+            computing = f"computing them {self.compute_s:.1f} s"
+            return f"reading hidden states takes {self.read_s:.1f} s a pass, {computing}{writing}"
         return None
 
     def words(self) -> str:
