@@ -87,6 +87,7 @@ def check(spec: TrainingSpec, task: Task) -> None:
     for name in spec.metrics:
         if name in METRICS and METRICS.get(name).task is not task:
             fitting = listing(known for known in METRICS if METRICS.get(known).task is task)
+            fitting += ": training=regression takes them" if task is Task.REGRESSION else ""
             raise SpecError(f"training.metrics: {name} is not for {task.value}; for it there are {fitting}")
     known = Direction.MINIMIZE if spec.objective == _LOSS else None
     if spec.objective in spec.metrics and spec.objective in METRICS:
