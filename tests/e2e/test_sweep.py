@@ -320,6 +320,22 @@ def test_the_first_three_alike_stop_it(tmp_path, quiet):
     assert states == [State.FAILED] * 3
 
 
+@pytest.mark.slow
+def test_out_of_memory_is_first_answered_by_taking_hidden_states_off_the_device(tmp_path, tiny):
+    (tmp_path / "hungry.txt").write_text("hungry")
+    arguments = ["plugins=[sweep_plugin]", "optimizer.name=hungry", "optimizer.lr=1e-3", "dataset.train_rows=64"]
+    arguments += ["sweep.n_trials=3", "runtime.cache=require", "sweep.space.freeze.depth={low: 1, high: 3}"]
+    env = {"PIDS": str(tmp_path / "pids"), "RESIDENT": "1", "FROSTLINE_HOME": str(tmp_path / "home"), **PLUGIN}
+    done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, **env)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "depth_only"
+    found = points(folder)
+    assert [(p.state, p.outcome.note) for p in found] == [(State.COMPLETE, None)] * 3
+    assert json.loads((folder / "000" / "spec.json").read_text())["training"]["batch_size"] == 16
+    assert len(set((tmp_path / "pids").read_text().split())) == 1  # the worker goes on, and keeps none there any more
+    assert list((tmp_path / "home" / "prefix").rglob("depth-001.bin"))  # from files, since
+
+
 def test_out_of_memory_is_retried_once_with_half_the_batch(tmp_path, tiny):
     (tmp_path / "hungry.txt").write_text("hungry")
     arguments = ["plugins=[sweep_plugin]", "optimizer.name=hungry", "optimizer.lr=1e-3", "dataset.train_rows=64"]
