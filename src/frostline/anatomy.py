@@ -68,7 +68,10 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     name = type(model).__name__
     config = model.config
     if hasattr(config, "num_hidden_groups"):
-        raise ModelError(f"{name} shares its weights across blocks, so a frozen depth means nothing: use freeze=none")
+        raise ModelError(
+            f"{name} shares its weights across blocks, so a frozen depth means nothing: use freeze=none or "
+            "freeze=pattern"
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name} has an encoder and a decoder: freezing by depth needs one stack of blocks")
     num_layers = getattr(config, "num_hidden_layers", None)
@@ -220,7 +223,10 @@ def _check_whole(anatomy: Anatomy, name: str) -> None:
         raise ModelError(f"{name}: {loose} parameters belong to no part of it: unsupported architecture")
     blocks = parts[1:-1]
     if sum(len(block) for block in blocks) != len(set().union(*blocks)):
-        raise ModelError(f"{name} shares its weights across blocks, so a frozen depth means nothing: use freeze=none")
+        raise ModelError(
+            f"{name} shares its weights across blocks, so a frozen depth means nothing: use freeze=none or "
+            "freeze=pattern"
+        )
 
 
 def undivided(model: nn.Module) -> Anatomy:

@@ -67,7 +67,10 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
         inner = [arg for arg in get_args(hint) if arg is not NoneType]
         if len(inner) > 1 and type(value) in inner:
             return value
-        return None if value is None else _decode_value(inner[-1], value, where)
+        if len(inner) > 1 and value is not None:
+            kinds = " or ".join(_NAMES[each] for each in inner)
+            raise SpecError(f"{where}={value}: expected {kinds}, got {_shown(value)}")
+        return None if value is None else _decode_value(inner[0], value, where)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise SpecError(f"{where}: expected a list, as [a,b], got {_shown(value)}")

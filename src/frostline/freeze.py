@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING
@@ -80,7 +80,13 @@ class _Chosen:
 
 
 def freeze(
-    anatomy: Anatomy, spec: FreezeSpec, origin: str | None = None, *, dropout: bool = False, hashed: bool = True
+    anatomy: Anatomy,
+    spec: FreezeSpec,
+    origin: str | None = None,
+    *,
+    fresh: Sequence[str] = (),
+    dropout: bool = False,
+    hashed: bool = True,
 ) -> FrozenPart:
     """Freezes what is chosen of a model, in place.
 
@@ -93,6 +99,7 @@ def freeze(
         spec: What to freeze.
         origin: Names the file that every frozen tensor was just read from, and how. What was hashed of it earlier in
             this process is not hashed again: the audit then also finds a tensor that was not read as it was before.
+        fresh: Names of tensors that did not come from that file: a head's, which the run's seed drew.
         dropout: Don't pin them, so that they drop out in training. A statistic that moves is found by the audit.
         hashed: False: it will not be audited, as when it has no values (meta device).
 
@@ -117,7 +124,7 @@ def freeze(
     elif origin is None:
         before = {name: _sha256(tensor) for name, tensor in tensors.items()}
     else:
-        before = _hashes_of(origin, tensors)
+        before = _hashes_of(origin, tensors, frozenset(fresh))
     num_frozen = sum(p.numel() for p in anatomy.model.parameters() if id(p) in ids)
     return FrozenPart(
         model=anatomy.model,
@@ -171,17 +178,21 @@ def _all_but(anatomy: Anatomy, name: FreezeName) -> _Chosen:
     parts = [*anatomy.below, *anatomy.blocks]
     inside = {key for part, module in parts for key, _ in module.named_parameters(part)}
     if name is FreezeName.BIAS_ONLY:
-        what, kept = "biases", {key for key in inside if key.rpartition(".")[2] == "bias"}
+        # Also q_bias, in_proj_bias: what else a layer calls the vector that it adds.
+        what, kept = "biases", {key for key in inside if re.search(r"(?:^|_)bias$", key.rpartition(".")[2])}
     else:
         what, kept = "norms", {key for part, module in parts for key in _of_norms(part, module)}
-    if not kept:
-        raise SpecError(f"freeze={name.value}: {type(anatomy.model).__name__} has no {what} below its head")
+    if not kept or kept == inside:
+        found = "no" if not kept else "nothing but"
+        raise SpecError(f"freeze={name.value}: {type(anatomy.model).__name__} has {found} {what} below its head")
     return _by_name(anatomy, inside - kept, f"all but the {what} and what lies above the blocks")
 
 
 def _of_norms(prefix: str, module: nn.Module) -> Iterator[str]:
     for name, inner in module.named_modules(prefix=prefix):
-        if "norm" in type(inner).__name__.lower():
+        # A block of a pre-norm model, or a dense layer with its norm, has the word in its name and others' parameters.
+        is_leaf = not any(True for child in inner.children() for _ in child.parameters())
+        if "norm" in type(inner).__name__.lower() and is_leaf:
             yield from (key for key, _ in inner.named_parameters(name))
 
 
@@ -242,12 +253,12 @@ _KNOWN: dict[str, dict[str, str]] = {}
 """Hashes of tensors by origin."""
 
 
-def _hashes_of(origin: str, tensors: dict[str, torch.Tensor]) -> dict[str, str]:
+def _hashes_of(origin: str, tensors: dict[str, torch.Tensor], fresh: frozenset[str]) -> dict[str, str]:
     known = _KNOWN.setdefault(origin, {})
     for name, tensor in tensors.items():
-        if name not in known:
+        if name not in known and name not in fresh:
             known[name] = _sha256(tensor)
-    return {name: known[name] for name in tensors}
+    return {name: _sha256(tensor) if name in fresh else known[name] for name, tensor in tensors.items()}
 
 
 def trained_sha256(model: nn.Module) -> str:

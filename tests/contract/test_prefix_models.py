@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -234,6 +236,16 @@ def test_bfloat16_hidden_states_are_kept_as_the_numbers_that_they_are(tmp_path, 
         part = model(**short).logits
         suffix.detach()
     assert (part - whole).abs().max() <= 0.05 * whole.abs().max()
+
+
+def test_seconds_are_those_of_the_passes(name, tmp_path):
+    """Also where a deeper depth begins at a shallower one."""
+    model, made = make(name), table(name)
+    prefix, store = prefix_of(model, name), PrefixStore(tmp_path, 10**7)
+    began = time.perf_counter()
+    for depth in (1, 2, 4):
+        provided = provide(store, prefix, depth, (), made, lambda: None)
+        assert 0 < provided.pass_s < time.perf_counter() - began, depth
 
 
 def test_a_device_is_warmed_up_before_a_pass_is_measured(monkeypatch):

@@ -84,6 +84,26 @@ def test_a_run_that_is_gone_on_with_is_not_taken_for_dead(tmp_path, monkeypatch)
     assert "frostline.reason" not in made.get_run(runs[0]).data.tags
 
 
+@pytest.mark.parametrize(
+    ("choice", "params"),
+    [
+        (["freeze=bias_only"], {"freeze.name": "bias_only"}),
+        (["freeze=blocks", "freeze.blocks=[1,3]"], {"freeze.name": "blocks", "freeze.blocks": "1,3"}),
+        (["freeze=none"], {"freeze.name": "none"}),
+        (["freeze.depth=2"], {"freeze.depth": 2}),
+    ],
+)
+def test_a_sweeps_child_says_how_it_was_frozen(make_spec, choice, params):
+    from frostline.tracking.describe import Child, params_of
+
+    spec = make_spec(*choice)
+    child = Child(parent=None, name="x", params={"freeze": "?"}, tags={})
+    found = params_of(spec, None, child)
+    own = {key: value for key, value in found.items() if key.startswith("freeze.") and key != "freeze.embeddings"}
+    assert own == params
+    assert found["freeze"] == spec.freeze.label()
+
+
 def test_a_long_command_leaves_room_for_the_outcome(tmp_path, make_spec):
     from frostline.tracking.describe import note_of
 

@@ -174,9 +174,9 @@ def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
     [
         (["freeze=none"], "the embeddings are trained"),
         (["freeze=bias_only"], "the embeddings are trained"),
-        (["freeze=blocks", "freeze.blocks=[1-2]"], "only the embeddings are frozen"),
+        (["freeze=blocks", "freeze.blocks=[1-2]"], "no block is frozen together with all that is below it"),
         (["freeze=blocks", "freeze.blocks=[0-2]", "freeze.embeddings=false"], "the embeddings are trained"),
-        (["freeze.depth=0"], "only the embeddings are frozen"),
+        (["freeze.depth=0"], "no block is frozen together with all that is below it"),
         (
             ["freeze.depth=2", "training.frozen_dropout=true"],
             "the frozen part drops out at random (training.frozen_dropout=true)",

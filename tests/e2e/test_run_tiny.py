@@ -141,6 +141,25 @@ def test_every_way_of_freezing_leaves_its_part_bit_equal_and_trains_the_rest(tra
     assert sum(moved.values()) == result.params.num_trainable
 
 
+def test_a_head_that_is_frozen_is_each_seeds_own(train):
+    """It is not in the weights file: what another seed drew in this process says nothing of it."""
+    for seed in (0, 1):
+        result, _, _ = train("freeze=pattern", "freeze.pattern=[classifier]", f"seed={seed}")
+        assert result.status is Status.FINISHED, result.reason
+        assert result.audit.num_tensors == 2
+
+
+def test_floating_point_operations_follow_the_gradients(train):
+    """Forward 2 per parameter; backward 2 for each that is trained, 2 for each that a gradient goes through."""
+    found = {}
+    for choice in ("none", "head", "bias_only", "norm_only"):
+        result, _, _ = train(f"freeze={choice}", "training.max_steps=1", "training.epochs=null")
+        found[choice] = result.cost.flops / result.cost.steps
+    assert found["none"] > found["bias_only"] > found["norm_only"] > found["head"]
+    assert found["bias_only"] / found["none"] == pytest.approx(4 / 6, rel=0.05)  # no gradients of its matrices
+    assert found["head"] / found["none"] == pytest.approx(2 / 6, rel=0.1)
+
+
 def test_the_frozen_part_is_bit_equal_and_the_rest_moved(train, tiny_model):
     result, folder, _ = train("freeze.depth=2")
     before, after = load_file(tiny_model / "model.safetensors"), weights(folder)

@@ -330,7 +330,11 @@ def test_out_of_memory_is_first_answered_by_taking_hidden_states_off_the_device(
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
     found = points(folder)
-    assert [(p.state, p.outcome.note) for p in found] == [(State.COMPLETE, None)] * 3
+    assert {p.state for p in found} == {State.COMPLETE}
+    off = "out of memory: retried with the prefix cache's hidden states off the GPU"
+    assert [p.outcome.note for p in found] == [off, None, None]
+    _, children = pairs(tmp_path, "depth_only")
+    assert [run.data.tags["frostline.retried"] for run in children if "frostline.retried" in run.data.tags] == [off]
     assert json.loads((folder / "000" / "spec.json").read_text())["training"]["batch_size"] == 16
     assert len(set((tmp_path / "pids").read_text().split())) == 1  # the worker goes on, and keeps none there any more
     assert list((tmp_path / "home" / "prefix").rglob("depth-001.bin"))  # from files, since

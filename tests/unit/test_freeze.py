@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, LlamaConfig
+from transformers import AutoModelForSequenceClassification, DebertaConfig, LlamaConfig, RobertaPreLayerNormConfig
 
 from frostline.anatomy import dissect
 from frostline.drift import Drift
@@ -35,6 +35,7 @@ def test_choices_come_to_depths():
     assert last == [4, 3, 2, 1, 0]
     fractions = [FreezeSpec(name=FreezeName.FRACTION, fraction=f).depth_of(12) for f in (0, 0.5, 0.04, 0.05, 0.125, 1)]
     assert fractions == [0, 6, 0, 1, 1, 12]  # half a block is the lower depth
+    assert FreezeSpec(name=FreezeName.FRACTION, fraction=0.07).depth_of(50) == 3
 
 
 @pytest.mark.parametrize("k", range(5))
@@ -137,6 +138,29 @@ def test_a_model_without_biases_has_none_to_train():
     assert (
         freeze(anatomy, choice("norm_only")).params.num_trainable == 2 * 2 * 16 + 16 + 2 * 16
     )  # and the last norm, head
+
+
+def test_norms_are_told_by_layers_and_not_by_the_names_of_blocks():
+    config = RobertaPreLayerNormConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
+    freeze(anatomy, choice("norm_only"))
+    parts = [*anatomy.below, *anatomy.blocks]
+    inside = {key for part, module in parts for key, p in module.named_parameters(part) if p.requires_grad}
+    assert inside
+    assert all("LayerNorm" in key.split(".")[-2] for key in inside), inside
+
+
+def test_every_kind_of_bias_is_one():
+    config = DebertaConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        relative_attention=True, pos_att_type=["c2p", "p2c"],
+    )  # fmt: skip
+    anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
+    freeze(anatomy, choice("bias_only"))
+    trained = {name for name, p in anatomy.model.named_parameters() if p.requires_grad}
+    assert {"deberta.encoder.layer.0.attention.self.q_bias", "deberta.encoder.layer.1.attention.self.v_bias"} <= trained
 
 
 def test_loose_tensors_are_audited_too(anatomy):

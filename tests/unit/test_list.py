@@ -60,7 +60,12 @@ def test_a_table_for_people(frostline, monkeypatch):
 def test_a_users_own_groups_and_plugins_are_listed(frostline, tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("# My own model. It is good.\nname: mine\n")
-    assert listed(frostline, "models", "--config-dir", str(tmp_path))["mine"] == "My own model."
+    (tmp_path / "model" / "odd.yaml").write_bytes(b"# caf\xe9\n")
+    (tmp_path / "model" / "folder.yaml").mkdir()
+    found = listed(frostline, "models", "--config-dir", str(tmp_path))
+    assert found["mine"] == "My own model."
+    assert found["odd"] == "(can't be read: UnicodeDecodeError)"
+    assert found["folder"] == "(can't be read: IsADirectoryError)"
     (tmp_path / "list_plugin.py").write_text(
         "from frostline.optimizer import OPTIMIZERS\n@OPTIMIZERS.register('listed')\ndef build(groups, spec): ...\n"
     )

@@ -218,6 +218,10 @@ def test_values_out_of_range_get_one_line_with_the_key(override, message):
         ("freeze=pattern freeze.pattern=[]", r"freeze.pattern is empty"),
         ("freeze=pattern freeze.pattern=['']", r"freeze.pattern\[0\] is empty"),
         ("freeze=pattern freeze.pattern=['(']", r"freeze.pattern\[0\]=\(: no regular expression"),
+        ("freeze=pattern freeze.pattern=['a{99999999999999999999}']", r"no regular expression \(the repetition number"),
+        ("freeze=pattern freeze.pattern=['[[a]']", r"no regular expression \(Possible nested set"),
+        ("freeze=blocks freeze.blocks=[1e2]", r"freeze.blocks\[0\]=100.0: expected a whole number or a text"),
+        ("freeze=blocks freeze.blocks=[true]", r"freeze.blocks\[0\]=True: expected a whole number or a text"),
         ("freeze=bias_only freeze.embeddings=true", r"freeze.embeddings=true contradicts freeze=bias_only"),
     ],
 )
@@ -234,6 +238,7 @@ def test_ways_of_freezing_take_their_own_keys(overrides, message):
         ("freeze=last", "last1"),
         ("freeze=blocks freeze.blocks=[0-2,5]", "b0-2+5"),
         ("freeze=blocks freeze.blocks=[0] freeze.embeddings=false", "b0-free"),
+        ("freeze=blocks freeze.blocks=[5,0,0-1,2]", "b0-2+5"),
         ("freeze=pattern freeze.pattern=[embeddings,LayerNorm]", "pembeddings+LayerNorm"),
         ("freeze=bias_only", "bias"),
         ("freeze=norm_only", "norm"),

@@ -86,7 +86,10 @@ def _sweeps(own: Path | None) -> Entries:
 def _files(folders: list[Path]) -> Entries:
     files = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     for name in sorted(files):
-        yield name, _about(files[name].read_text(encoding="utf-8"))
+        try:
+            yield name, _about(files[name].read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            yield name, f"(can't be read: {type(error).__name__})"
 
 
 def _about(text: str) -> str:

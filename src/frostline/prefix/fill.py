@@ -97,15 +97,15 @@ def fill(
     model.eval()
     with ExitStack() as stack:
         stack.callback(model.train, was_training)
+        if start is not None:
+            suffix = Suffix(anatomy, start[0])  # it runs the model: before the hooks, which take the time
+            suffix.attach()
+            stack.callback(suffix.detach)
         for depth in depths:
             handle = anatomy.blocks[depth - 1][1].register_forward_hook(partial(_keep, seen, clock, depth))
             stack.callback(handle.remove)
         for _, block in anatomy.blocks[deepest:]:
             stack.enter_context(replaced(block, partial(_as_it_is, count)))
-        if start is not None:
-            suffix = Suffix(anatomy, start[0])
-            suffix.attach()
-            stack.callback(suffix.detach)
         stack.enter_context(autocast or nullcontext())
         run = model.base_model if start is None else model
         is_warm = device.type not in _SLOW_AT_FIRST

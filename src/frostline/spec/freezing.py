@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -32,6 +35,9 @@ _OWN_KEYS: dict[FreezeName, tuple[str, ...]] = {
     FreezeName.BLOCKS: ("blocks", "embeddings"),
     FreezeName.PATTERN: ("pattern",),
 }
+_MOST_LABEL = 40
+"""Characters of a pattern in a run's name."""
+
 _MISSING = {
     "depth": "give the number of frozen blocks, as freeze.depth=3",
     "fraction": "give the share of the blocks that is frozen, as freeze.fraction=0.5",
@@ -99,8 +105,7 @@ class FreezeSpec:
         if self.name is FreezeName.HEAD:
             return num_blocks
         if self.fraction is not None:
-            whole, rest = divmod(self.fraction * num_blocks, 1)
-            return int(whole) + (rest > 0.5)
+            return max(0, math.ceil(self.fraction * num_blocks - 0.5 - 1e-9))  # 0.07 * 50 is a little above 3.5
         if self.last is not None:
             return num_blocks - self.last
         return self.depth
@@ -143,11 +148,24 @@ class FreezeSpec:
         if self.last is not None:
             return f"last{self.last}"
         if self.blocks is not None:
-            blocks = "+".join(str(each) for each in self.blocks)
-            return f"b{blocks}" if self.embeddings else f"b{blocks}-free"
+            return f"b{_ranges(self.frozen_blocks())}{'' if self.embeddings else '-free'}"
         if self.pattern is not None:
-            return f"p{'+'.join(self.pattern)}"[:40]
+            words = f"p{'+'.join(self.pattern)}"
+            if len(words) <= _MOST_LABEL:
+                return words
+            return f"{words[:_MOST_LABEL]}-{hashlib.sha256(words.encode()).hexdigest()[:6]}"
         return {FreezeName.BIAS_ONLY: "bias", FreezeName.NORM_ONLY: "norm"}.get(self.name, self.name.value)
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Returns numbers in order as `0-2+5`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return "+".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
 def _expand(blocks: Sequence[int | str]) -> tuple[int, ...]:
@@ -170,8 +188,10 @@ def _check_pattern(pattern: str, index: int) -> None:
     if not pattern.strip():
         raise SpecError(f"freeze.pattern[{index}] is empty: it would freeze everything")
     try:
-        re.compile(pattern)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", FutureWarning)  # a set within a set: it will mean something else
+            re.compile(pattern)
+    except (re.error, OverflowError, RecursionError, FutureWarning) as error:
         raise SpecError(f"freeze.pattern[{index}]={pattern}: no regular expression ({error})") from error
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.provenance import redact
 from frostline.record import RunStart
 from frostline.result import Frozen, RunResult, Status
-from frostline.spec import RunSpec
+from frostline.spec import FreezeName, RunSpec
 from frostline.tracking.client import REASON_TAG, STATUS_TAG
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ _PARAMS = (
 )  # fmt: skip
 """The params that matter: the compare page shows every one. The whole config is an artifact."""
 
+
+_FREEZE_PARAMS = ("freeze.name", "freeze.blocks", "freeze.embeddings", "freeze.pattern")
+"""How a run was frozen, where that is no depth."""
 
 _CHILD_PARAMS = (
     "freeze.depth", "optimizer.lr", "optimizer.log10_lr", "seed", "model.name", "dataset.name", "training.epochs",
@@ -67,7 +70,10 @@ def params_of(spec: RunSpec, freeze: Frozen | None, child: Child | None) -> dict
     flat = spec.flat()
     names = _PARAMS if child is None else (*child.params, *_CHILD_PARAMS)
     values: dict[str, Any] = {key: flat.get(key) for key in names}
-    for group, name in (("model", spec.model_name), ("dataset", spec.dataset_name)):
+    if spec.freeze.name is not FreezeName.DEPTH:  # else the depth says it
+        values |= {key: flat.get(key) for key in _FREEZE_PARAMS}
+    groups = {"model": spec.model_name, "dataset": spec.dataset_name, "freeze": spec.freeze.label()}
+    for group, name in groups.items():
         if group in values:  # a swept config group
             values[group] = name
     values["model.name"], values["dataset.name"] = spec.model_name, spec.dataset_name

@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 OFF = "off"
 """What a run without the cache says of it."""
 
-_FILLING = 3
-"""Part of the key: raise it when the same rows would give other bits."""
+_FILLING = 4
+"""Part of the key: raise it when the same rows would give other bits. 4: entries before it may hold wrong seconds."""
 
 _ALIKE = 1e-4
 _ALIKE_HALF = 5e-2
@@ -146,9 +146,9 @@ def filled_on(facts: str | None) -> int | None:
 
 def _cannot(looked: Looked, depth: int | None, dropout: bool) -> str | None:
     if depth is None:
-        return "the embeddings are trained"
+        return "the embeddings are trained, or some of them" if looked.anatomy.blocks else "it has no blocks"
     if depth == 0:
-        return "only the embeddings are frozen"
+        return "no block is frozen together with all that is below it"
     if dropout:
         return "the frozen part drops out at random (training.frozen_dropout=true)"
     if not looked.is_steady:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
+from frostline.anatomy import NamedModule
 
-def flops_per_epoch(model: nn.Module, num_tokens: int) -> float:
+
+def flops_per_epoch(model: nn.Module, num_tokens: int, prefix: Sequence[NamedModule] = ()) -> float:
     """Returns the floating-point operations of one pass over the rows, padding left out.
 
-    2 per parameter and token forward, 4 more backward for those that are trained (Kaplan et al. 2020, arXiv
-    2001.08361, section 2.1); embeddings are looked up, not multiplied; attention scores are left out, as there. Frozen
-    blocks under the trained ones cost no backward pass.
+    2 per parameter and token forward; backward, 2 for the gradient of what a matrix is given and 2 for that of the
+    matrix itself (Kaplan et al. 2020, arXiv 2001.08361, section 2.1): the latter where it is trained, the former
+    wherever something below it is, or it is itself. Embeddings are looked up, not multiplied; attention scores are left
+    out, as there.
 
     Args:
         model: Frozen as it will be trained.
         num_tokens: Of all rows.
+        prefix: What is frozen below everything that is trained: no gradient goes there.
     """
     looked_up = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
-    sizes: list[tuple[int, bool]] = [(p.numel(), p.requires_grad) for p in model.parameters() if id(p) not in looked_up]
-    every = sum(size for size, _ in sizes)
-    trained = sum(size for size, has_grad in sizes if has_grad)
-    return float(num_tokens * (2 * every + 4 * trained))
+    below = {id(p) for _, module in prefix for p in module.parameters()}
+    multiplied = [p for p in model.parameters() if id(p) not in looked_up]
+    every = sum(p.numel() for p in multiplied)
+    trained = sum(p.numel() for p in multiplied if p.requires_grad)
+    passed = sum(p.numel() for p in multiplied if id(p) not in below)
+    return float(num_tokens * (2 * every + 2 * trained + 2 * passed))

@@ -162,7 +162,11 @@ class _Course:
         assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard, self._monitor, self._ranks)
         if self._until_step is not None:
             assembly.trainer.add_callback(callbacks.UntilCallback(self._until_step, assembly.ledger))
-        self._flops_per_epoch = flops_per_epoch(setup.loaded.model, setup.tables.train.num_tokens)
+        self._flops_per_epoch = flops_per_epoch(
+            setup.loaded.model,
+            setup.tables.train.num_tokens,
+            setup.anatomy.prefix(setup.frozen.prefix_depth) if setup.frozen.prefix_depth is not None else (),
+        )
         if checkpoint is not None:
             _tell_precision(checkpoint[1].get("precision"), setup.machine.precision.value)
             _tell_processes(int(checkpoint[1].get("processes", 1)), self._ranks.size)

@@ -125,7 +125,7 @@ def prepare(
     looked = look(load, tables, wanted=_wants_look(spec, begun))
     loaded, anatomy, reading = looked.loaded, looked.anatomy, looked.reading
     origin, dropout = f"{loaded.weights_sha256} {looked.kind}", spec.training.frozen_dropout
-    frozen = freeze(anatomy, spec.freeze, origin, dropout=dropout)
+    frozen = freeze(anatomy, spec.freeze, origin, fresh=loaded.fresh, dropout=dropout)
     seen = {
         **provenance.capture(),
         "weights_sha256": loaded.weights_sha256,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _OOM_NOTE = "out of memory: retried with half the batch and twice the accumulation"
+_OFF_GPU_NOTE = "out of memory: retried with the prefix cache's hidden states off the GPU"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,19 +217,20 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tu
         return done, False, note
     result, went_on = _train(trial, seed_run, spec, monitor)
     if result is not None and _out_of_memory(result) and _gave_back_hidden_states():
-        log.warning("%s: out of memory: tried again with the prefix cache's hidden states off the GPU", trial.name)
+        log.warning("%s: %s", trial.name, _OFF_GPU_NOTE)
         _free_memory()
-        result, _ = _train(trial, seed_run, spec, monitor, afresh=True)
+        result, _ = _train(trial, seed_run, spec, monitor, retried=_OFF_GPU_NOTE)
+        note = _OFF_GPU_NOTE
     if result is not None and _out_of_memory(result) and (smaller := _half_batch(spec)) is not None:
         log.warning("%s: %s", trial.name, _OOM_NOTE)
         _free_memory()
-        result, _ = _train(trial, seed_run, smaller, monitor, afresh=True)
+        result, _ = _train(trial, seed_run, smaller, monitor, retried=_OOM_NOTE)
         note = _OOM_NOTE
     return result, went_on, note
 
 
 def _train(
-    trial: TrialJob, seed_run: SeedRun, spec: RunSpec, monitor: _ChannelMonitor, *, afresh: bool = False
+    trial: TrialJob, seed_run: SeedRun, spec: RunSpec, monitor: _ChannelMonitor, *, retried: str | None = None
 ) -> tuple[RunResult | None, bool]:
     from frostline.launch import run
     from frostline.tracking import MlflowRecorder
@@ -237,7 +239,7 @@ def _train(
     job, folder = seed_run.job, seed_run.folder
     import_plugins(job.plugins)
     store = CheckpointStore(folder)
-    if afresh:
+    if retried is not None:
         store.remove()
     step = store.newest_step()
     overrides = list(seed_run.overrides)
@@ -250,8 +252,8 @@ def _train(
     with RunFolder(folder, spec, overrides, go_on_from=step or 0) as run_folder:
         recorders: list[Recorder] = [run_folder]
         if job.tracking.enabled:
-            child = child_of(trial, spec.seed, retried=afresh)
-            recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=not afresh))
+            child = child_of(trial, spec.seed, retried=retried)
+            recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=retried is None))
         resume_from = folder if step is not None else None
         try:
             result = run(
@@ -263,19 +265,19 @@ def _train(
     return result, step is not None
 
 
-def child_of(trial: TrialJob, seed: int, *, retried: bool = False) -> Child:
+def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child:
     """Returns what one of a point's runs is in MLflow.
 
     Args:
         trial: The point.
         seed: Of the run.
-        retried: Whether it is the second attempt, after it ran out of memory.
+        retried: What is done otherwise in this attempt, after one that ran out of memory; None: it is the first.
     """
     from frostline.tracking import Child
 
     tags = {"frostline.point": str(trial.number), "frostline.kind": "trial"}
-    if retried:
-        tags["frostline.retried"] = _OOM_NOTE
+    if retried is not None:
+        tags["frostline.retried"] = retried
     name = f"{trial.name} s{seed}" if trial.several else trial.name
     return Child(parent=trial.parent, name=name, params=trial.params, tags=tags)
 
