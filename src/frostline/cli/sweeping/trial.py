@@ -187,7 +187,7 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
         result, went_on, run_note = _one_run(trial, seed_run, monitor)
         resumed += went_on
         note = run_note or note
-        if run_note is not None or (result is not None and _out_of_memory(result)):
+        if run_note == _OOM_NOTE or (result is not None and _out_of_memory(result)):
             channel.retire()  # what it left in the device's memory must not be the next trial's trouble
         if result is None or result.status is Status.KILLED:
             return TrialEnd(outcome=None)
