@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import re
 import signal
 import sys
 import time
@@ -39,6 +40,11 @@ _KINDS = ("MULTI_GPU", "MULTI_CPU", "NO")
 _POLL_S = 0.1
 _SETTLE_S = 1.0
 """How long to listen for the first cause of a failure: the others' connections break when a process dies."""
+
+_LOST_S = 10.0
+"""The same, while all that was heard is that another process could not be reached: that one has the cause to tell."""
+
+_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|remote process exited|socket timeout", re.IGNORECASE)
 
 
 def run(
@@ -214,9 +220,13 @@ class _Course:
         result: RunResult = heard.message.result
         if result.status is not Status.FAILED:
             return result
-        failed = [heard]
-        deadline = time.monotonic() + _SETTLE_S
-        while (left := deadline - time.monotonic()) > 0:
+        failed, began = [heard], time.monotonic()
+
+        def left_s() -> float:
+            waits = _LOST_S if all(_lost_another(each.message.result) for each in failed) else _SETTLE_S
+            return waits - (time.monotonic() - began)
+
+        while (left := left_s()) > 0 and len(self._ended) < self._processes.size:
             try:
                 other = self._processes.heard.get(timeout=left)
             except queue.Empty:
@@ -235,7 +245,8 @@ class _Course:
                     failed.append(other)
             elif isinstance(other.message, (wire.Refused, wire.Said, wire.Logged, wire.Started)):
                 self._take(other)
-        first = min(failed, key=lambda each: each.at)
+        causes = [each for each in failed if not _lost_another(each.message.result)]
+        first = min(causes or failed, key=lambda each: each.at)
         result = first.message.result
         own = next((each.message.result for each in failed if each.rank == 0), None)
         if first.rank == 0 or (own is not None and own.reason == result.reason):
@@ -254,3 +265,8 @@ class _Course:
         return RunResult(
             name=self._spec.name(), status=status, reason=reason, spec_digest=self._spec.digest(), **self._known
         )
+
+
+def _lost_another(result: RunResult) -> bool:
+    """Whether a process failed because it lost another one: no cause of its own."""
+    return result.status is Status.FAILED and _LOST.search(result.reason or "") is not None
