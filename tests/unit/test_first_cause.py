@@ -39,9 +39,9 @@ def test_a_process_that_lost_another_waits_for_what_that_one_says(parent):
     assert found.reason == f"process 1 of 2: {CAUSE}"
 
 
-def test_a_lost_process_that_says_nothing_leaves_that_as_the_reason(parent, monkeypatch):
+def test_a_process_that_says_nothing_was_lost(parent, monkeypatch):
     monkeypatch.setattr(parent_module, "_LOST_S", 0.2)
-    assert parent._first_cause(ended(0, 1.0, LOST)).reason == LOST
+    assert parent._first_cause(ended(0, 1.0, LOST)).reason == f"process 0 of 2 lost another one: {LOST}"
 
 
 def test_of_two_causes_the_first_one_counts(parent):

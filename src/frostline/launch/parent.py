@@ -249,6 +249,9 @@ class _Course:
         first = min(causes or failed, key=lambda each: each.at)
         result = first.message.result
         own = next((each.message.result for each in failed if each.rank == 0), None)
+        if not causes:  # the other one ended without a word: its death is the cause, this is all that is known of it
+            lost = f"process {first.rank} of {self._processes.size} lost another one: {result.reason}"
+            return replace(own or result, reason=lost)
         if first.rank == 0 or (own is not None and own.reason == result.reason):
             return own or result
         return self._cut_short(Status.FAILED, f"process {first.rank} of {self._processes.size}: {result.reason}")
