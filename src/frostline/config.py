@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline import paths
 from frostline.codec import decode
 from frostline.config_errors import explain
-from frostline.errors import SpecError, UserError
+from frostline.errors import SpecError, UserError, listing, nearest
 from frostline.spec import SCHEMA_VERSION, RunSpec, TrackingSpec, migrate, written_out
 
 if TYPE_CHECKING:
@@ -83,8 +83,40 @@ def decode_job(cfg: DictConfig) -> Job:
         runtime = values.get("runtime")
         for key in _OF_SWEEPS:  # nothing that a run computes depends on them
             rest[key] = runtime.pop(key, None) if isinstance(runtime, dict) else None
-        run = RunSpec.from_dict(values)
+        run = RunSpec.from_dict(_with_other_sets(values))
         return decode(Job, {"run": run, **rest})
+
+
+_OTHER_SETS: dict[tuple[str, ...], dict[str, Any]] = {}
+"""By search path and name: a sweep composes the same ones for each of its points."""
+
+
+def _with_other_sets(values: dict[str, Any]) -> dict[str, Any]:
+    """Returns a composed run in which `dataset.also_evaluate` holds what its names stand for.
+
+    Raises:
+        SpecError: There is no data set of a name.
+    """
+    dataset = values.get("dataset")
+    others = dataset.get("also_evaluate") if isinstance(dataset, dict) else None
+    if not isinstance(dataset, dict) or not isinstance(others, list):
+        return values
+    found = [_other_set(each, index) if isinstance(each, str) else each for index, each in enumerate(others)]
+    return {**values, "dataset": {**dataset, "also_evaluate": found}}
+
+
+def _other_set(name: str, index: int) -> dict[str, Any]:
+    with _hydra_initialized():
+        loader = GlobalHydra.instance().config_loader()
+        key = (*(f"{item.provider}:{item.path}" for item in loader.get_search_path().get_path()), name)
+        if key not in _OTHER_SETS:
+            known = loader.get_group_options("dataset")
+            if name not in known:
+                where = f"dataset.also_evaluate[{index}]={name}"
+                raise SpecError(f"{where}: no such dataset{nearest(name, known)}; there are {listing(known)}")
+            composed = compose("config", overrides=[f"dataset={name}"])
+            _OTHER_SETS[key] = OmegaConf.to_container(composed.dataset, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        return _OTHER_SETS[key]
 
 
 def compose_job(overrides: Sequence[str] = (), config_dir: str | None = None) -> Job:

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from frostline.errors import ModelError
 from frostline.provenance import sha256_of_unchanged
-from frostline.spec import Task
+from frostline.spec import Init, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from frostline.spec import ModelSpec
 
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "tf_model.h5", "flax_model.msgpack")
+RANDOM_WEIGHTS = "random"
+"""Stands where a weights file's hash would, of a model from scratch."""
+
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tokenizer.model*", "*.tiktoken")
 """Files that hold a vocabulary."""
 
@@ -37,7 +40,7 @@ class LoadedModel:
     Attributes:
         model: With a fresh head, in fp32, on the CPU.
         tokenizer: The one that the model was pretrained with.
-        weights_sha256: Of the weights file; of all file hashes in order if it is sharded.
+        weights_sha256: Of the weights file; of all file hashes in order if it is sharded; `RANDOM_WEIGHTS`.
         fresh: Names of the tensors that were not in the weights file: the head.
     """
 
@@ -92,9 +95,9 @@ def load_model(
     label_names: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> LoadedModel:
-    """Loads pretrained weights under a fresh head for the task.
+    """Loads pretrained weights under a fresh head for the task; with `model.init=random`, all of it is fresh.
 
-    The head's first weights come from torch's global generator: seed it before.
+    Fresh weights come from torch's global generator: seed it before.
 
     Args:
         spec: The model; its `weights_sha256` is checked when given.
@@ -106,9 +109,11 @@ def load_model(
     Raises:
         ModelError: The weights are pickled, need remote code, are not what the spec says, or don't fit the model.
     """
-    weights_sha256 = check_weights(spec, folder)
     config = load_config(folder, _head_settings(task, label_names))
     config.pad_token_id = tokenizer.pad_token_id  # Trainer aligns it too, but only when training begins
+    if spec.init is Init.RANDOM:
+        return _from_scratch(config, folder, tokenizer)
+    weights_sha256 = check_weights(spec, folder)
     with _quiet():
         try:
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -126,6 +131,17 @@ def load_model(
     mismatched = {str(item[0] if isinstance(item, (tuple, list)) else item) for item in info["mismatched_keys"]}
     fresh = tuple(sorted({*info["missing_keys"], *mismatched}))
     return LoadedModel(model=model, tokenizer=tokenizer, weights_sha256=weights_sha256, fresh=fresh)
+
+
+def _from_scratch(config: Any, folder: Path, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
+    with _quiet():
+        try:
+            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        except Exception as error:
+            raise ModelError(f"{folder}: no model can be made of its config: {_first_line(error)}") from error
+    return LoadedModel(
+        model=model, tokenizer=tokenizer, weights_sha256=RANDOM_WEIGHTS, fresh=tuple(sorted(model.state_dict()))
+    )
 
 
 def check_fresh(fresh: Sequence[str], pretrained: Sequence[str], folder: Path) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SPEC_FILE = "spec.json"
 OVERRIDES_FILE = "overrides.yaml"
 METRICS_FILE = "metrics.jsonl"
+PREDICTIONS_FILE = "predictions.parquet"
 LOG_FILE = "run.log"
 LOCK_FILE = ".lock"
 ENVIRONMENT_FILE = "environment.json"

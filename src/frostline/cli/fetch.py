@@ -21,7 +21,8 @@ def main(arguments: list[str]) -> int:
     job = compose(parser.parse_args(arguments))
     bar = sys.stderr.isatty()
     print(f"model    {job.run.model_name}: {assets.model_folder(job.run.model, progress=bar)}")
-    print(f"dataset  {job.run.dataset_name}: {_dataset(job.run.dataset, bar)}")
+    for dataset in (job.run.dataset, *job.run.dataset.also_evaluate):
+        print(f"dataset  {dataset.short_name}: {_dataset(dataset, bar)}")
     return 0
 
 
@@ -32,7 +33,7 @@ def _dataset(spec: DatasetSpec, bar: bool) -> str:
 
     cache_dir = assets.home() / "datasets"
     try:
-        splits = [spec.split] if spec.eval_from is None else [spec.split, spec.eval_from]
+        splits = [spec.split, *(split for split in (spec.eval_from, spec.test_from) if split is not None)]
         return ", ".join(f"{split} {len(read_hub(spec, split, cache_dir).table)} rows" for split in splits)
     except ValueError:
         raise

@@ -32,10 +32,11 @@ def preflight(job: Job) -> None:
     metrics.check(spec.training, spec.dataset.task)
     if spec.model.source is Source.PATH:
         spec.check_depth(num_blocks(spec.model))
-    if spec.dataset.source is Source.PATH:
-        assets.data_file(spec.dataset)
-        if spec.dataset.eval_from is not None:
-            assets.local_file(spec.dataset.eval_from, "dataset.eval_from")
+    for dataset in (spec.dataset, *spec.dataset.also_evaluate):
+        if dataset.source is Source.PATH:
+            assets.data_file(dataset)
+            for key, path in dataset.other_files().items():
+                assets.local_file(path, key)
     if job.resume is not None:
         check_resume(job)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ class Rows:
     Attributes:
         train: Columns `text`, `pair` (with a pair column) and `labels`, in the seeded order.
         evaluation: The same of the held-out rows.
+        test: The same of the test rows; None: there are none.
         label_names: In the order of their ids; empty for regression.
         fingerprint: sha256 of what these rows are.
         report: Sizes, label counts, duplicates, overlap, dropped and empty rows.
@@ -38,6 +39,7 @@ class Rows:
 
     train: datasets.Dataset
     evaluation: datasets.Dataset
+    test: datasets.Dataset | None
     label_names: tuple[str, ...]
     fingerprint: str
     report: dict[str, Any]
@@ -62,7 +64,8 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
 
     Args:
         spec: Which, and how.
-        find_file: Returns the local path of the dataset's file (None) or of `eval_from`; not called for hub datasets.
+        find_file: Returns the local path of the dataset's file (None) or of another that the spec names; not called for
+            hub datasets.
         cache_dir: Where converted tables are kept, memory-mapped.
 
     Raises:
@@ -72,29 +75,35 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
     rule = _rule(spec, raw)
     table = _labelled(raw, spec, rule)
     keys, labels = _arrays(table)
+    train, held_out, aside = split(
+        keys, labels, regression=spec.task is Task.REGRESSION, seed=spec.seed,
+        fraction=spec.eval_fraction if spec.eval_from is None else 0.0, test_fraction=spec.test_fraction or 0.0,
+    )  # fmt: skip
+    fingerprints = [raw.fingerprint]
+
+    def other(source: str, rows: int | None) -> _Part:
+        raw = _read(spec, source, find_file, cache_dir)
+        table = _labelled(raw, spec, rule)
+        keys, labels = _arrays(table)
+        fingerprints.append(raw.fingerprint)
+        return _part(table, keys, labels, np.arange(len(keys)), spec, rows)
+
+    parts = {"train": _part(table, keys, labels, train, spec, spec.train_rows)}
     if spec.eval_from is None:
-        train, held_out = split(
-            keys, labels, regression=spec.task is Task.REGRESSION, fraction=spec.eval_fraction, seed=spec.seed
-        )
-        parts = [
-            _part(table, keys, labels, train, spec, spec.train_rows),
-            _part(table, keys, labels, held_out, spec, spec.eval_rows),
-        ]
-        fingerprints = [raw.fingerprint]
+        parts["eval"] = _part(table, keys, labels, held_out, spec, spec.eval_rows)
     else:
-        other = _read(spec, spec.eval_from, find_file, cache_dir)
-        other_table = _labelled(other, spec, rule)
-        other_keys, other_labels = _arrays(other_table)
-        parts = [
-            _part(table, keys, labels, np.arange(len(keys)), spec, spec.train_rows),
-            _part(other_table, other_keys, other_labels, np.arange(len(other_keys)), spec, spec.eval_rows),
-        ]
-        fingerprints = [raw.fingerprint, other.fingerprint]
+        parts["eval"] = other(spec.eval_from, spec.eval_rows)
+    if spec.test_from is not None:
+        parts["test"] = other(spec.test_from, spec.test_rows)
+    elif spec.test_fraction is not None:
+        parts["test"] = _part(table, keys, labels, aside, spec, spec.test_rows)
     _check_enough(parts, rule, spec)
     report, warnings = _report(parts, rule, raw, table)
+    chosen = {name: part.table.select(part.indices).remove_columns("key") for name, part in parts.items()}
     return Rows(
-        train=parts[0].table.select(parts[0].indices).remove_columns("key"),
-        evaluation=parts[1].table.select(parts[1].indices).remove_columns("key"),
+        train=chosen["train"],
+        evaluation=chosen["eval"],
+        test=chosen.get("test"),
         label_names=rule.names,
         fingerprint=_digest([_ROWS_VERSION, *fingerprints, *_meaning(spec, rule), *_choice(spec)]),
         report=report,
@@ -102,10 +111,11 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
     )
 
 
-def _read(spec: DatasetSpec, eval_from: str | None, find_file: FindFile, cache_dir: Path) -> RawTable:
+def _read(spec: DatasetSpec, other: str | None, find_file: FindFile, cache_dir: Path) -> RawTable:
+    """Returns the table of the spec's own file or split (None), or of another."""
     if spec.source is Source.HUB:
-        return read_hub(spec, eval_from or spec.split, cache_dir)
-    return read_file(find_file(eval_from), spec, cache_dir)
+        return read_hub(spec, other or spec.split, cache_dir)
+    return read_file(find_file(other), spec, cache_dir)
 
 
 def _rule(spec: DatasetSpec, raw: RawTable) -> LabelRule:
@@ -199,12 +209,16 @@ def _part(
     return _Part(table=table, keys=keys, labels=labels, indices=order(indices, keys, labels, spec.seed)[:rows])
 
 
-def _check_enough(parts: list[_Part], rule: LabelRule, spec: DatasetSpec) -> None:
-    for name, part in zip(("train on", "evaluate on"), parts, strict=True):
+_PURPOSES = {"train": "train on", "eval": "evaluate on", "test": "test on"}
+
+
+def _check_enough(parts: Mapping[str, _Part], rule: LabelRule, spec: DatasetSpec) -> None:
+    for name, part in parts.items():
         if not len(part.indices):
-            total = sum(len(other.indices) for other in parts)
-            raise DataError(f"no rows to {name}: there are {total} in all; change dataset.eval_fraction or the data")
-    _, labels = parts[0].used()
+            total = sum(len(other.indices) for other in parts.values())
+            key = "dataset.test_fraction" if name == "test" else "dataset.eval_fraction"
+            raise DataError(f"no rows to {_PURPOSES[name]}: there are {total} in all; change {key} or the data")
+    _, labels = parts["train"].used()
     if rule.names and len(np.unique(labels)) < 2:
         only = rule.names[int(labels[0])]
         hint = f" of dataset.train_rows={spec.train_rows}" if spec.train_rows is not None else ""
@@ -214,29 +228,31 @@ def _check_enough(parts: list[_Part], rule: LabelRule, spec: DatasetSpec) -> Non
 
 
 def _report(
-    parts: list[_Part], rule: LabelRule, raw: RawTable, table: datasets.Dataset
+    parts: Mapping[str, _Part], rule: LabelRule, raw: RawTable, table: datasets.Dataset
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    (train_keys, train_labels), (eval_keys, eval_labels) = (part.used() for part in parts)
+    used = {name: part.used() for name, part in parts.items()}
+    train_keys = used["train"][0]
     empty = row_key("", None)
-    overlap = int(np.isin(eval_keys, train_keys).sum())
-    duplicates = {"train": _duplicates(train_keys), "eval": _duplicates(eval_keys)}
+    overlap = {name: int(np.isin(keys, train_keys).sum()) for name, (keys, _) in used.items() if name != "train"}
+    duplicates = {name: _duplicates(keys) for name, (keys, _) in used.items()}
     report = {
         "rows_read": len(raw.table),
         "rows_dropped": len(raw.table) - len(table),
-        "train_rows": len(train_keys),
-        "eval_rows": len(eval_keys),
-        "labels": {"train": _label_counts(train_labels, rule), "eval": _label_counts(eval_labels, rule)},
+        **{f"{name}_rows": len(keys) for name, (keys, _) in used.items()},
+        "labels": {name: _label_counts(labels, rule) for name, (_, labels) in used.items()},
         "duplicates": duplicates,
-        "overlap": overlap,
-        "empty_texts": int((train_keys == empty).sum() + (eval_keys == empty).sum()),
+        "overlap": overlap["eval"],
+        **({"test_overlap": overlap["test"]} if "test" in overlap else {}),
+        "empty_texts": sum(int((keys == empty).sum()) for keys, _ in used.values()),
     }
     warnings = list(raw.notes)
-    for side, labels in (("train on", train_labels), ("evaluate on", eval_labels)):
-        absent = [name for index, name in enumerate(rule.names) if not (labels == index).any()]
+    for name, (_, labels) in used.items():
+        absent = [label for index, label in enumerate(rule.names) if not (labels == index).any()]
         if absent:
-            warnings.append(f"classes without a row to {side}: {', '.join(absent)}")
-    if overlap:
-        warnings.append(f"evaluation rows whose text is trained on: {overlap} of {len(eval_keys)}")
+            warnings.append(f"classes without a row to {_PURPOSES[name]}: {', '.join(absent)}")
+    for name, what in (("eval", "evaluation"), ("test", "test")):
+        if overlap.get(name):
+            warnings.append(f"{what} rows whose text is trained on: {overlap[name]} of {len(used[name][0])}")
     if duplicates["train"]:
         warnings.append(f"training rows that repeat another's text: {duplicates['train']}")
     if report["empty_texts"]:
@@ -268,7 +284,8 @@ def _meaning(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
 
 def _choice(spec: DatasetSpec) -> list[Any]:
     """What decides which rows train and which evaluate."""
-    return [spec.eval_from is None, spec.eval_fraction, spec.train_rows, spec.eval_rows, spec.seed]
+    test = [spec.test_from, spec.test_fraction, spec.test_rows] if spec.has_test else []
+    return [spec.eval_from is None, spec.eval_fraction, spec.train_rows, spec.eval_rows, spec.seed, *test]
 
 
 def _digest(parts: list[Any]) -> str:

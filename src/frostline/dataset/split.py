@@ -40,11 +40,14 @@ def seeded(keys: Keys, seed: int, purpose: int) -> Keys:
         return z ^ (z >> np.uint64(31))
 
 
-def split(keys: Keys, labels: Labels, *, regression: bool, fraction: float, seed: int) -> tuple[Indices, Indices]:
-    """Splits rows into training and evaluation, stratified by label.
+def split(
+    keys: Keys, labels: Labels, *, regression: bool, fraction: float, seed: int, test_fraction: float = 0.0
+) -> tuple[Indices, Indices, Indices]:
+    """Splits rows into training, evaluation and test, stratified by label.
 
-    Within each class (each tenth of the range of ranks, for regression) the rows with the smallest hashes are held out;
-    equal texts of one class stay on one side.
+    Within each class (each tenth of the range of ranks, for regression) the rows with the smallest hashes are held out,
+    those with the largest put aside as test rows; equal texts of one class stay on one side. So the evaluation rows do
+    not depend on whether there are test rows.
 
     Args:
         keys: `[N]`, from `row_key`.
@@ -52,17 +55,21 @@ def split(keys: Keys, labels: Labels, *, regression: bool, fraction: float, seed
         regression: Whether labels are numbers.
         fraction: Share to hold out.
         seed: Another seed, another split.
+        test_fraction: Share to put aside.
 
     Returns:
-        Indices of training rows and of evaluation rows, each in the file's order.
+        Indices of training, evaluation and test rows, each in the file's order.
     """
     hashes = seeded(keys, seed, purpose=0)
-    held_out = np.zeros(len(keys), dtype=bool)
+    held_out, aside = np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=bool)
     for stratum in _strata(labels, hashes, regression):
         ordered = stratum[np.argsort(hashes[stratum], kind="stable")]
-        held_out[ordered[: _cut(hashes[ordered], round(fraction * len(ordered)))]] = True
+        first = _cut(hashes[ordered], round(fraction * len(ordered)))
+        held_out[ordered[:first]] = True
+        rest = ordered[first:][::-1]
+        aside[rest[: _cut(hashes[rest], round(test_fraction * len(ordered)))]] = True
     everything = np.arange(len(keys))
-    return everything[~held_out], everything[held_out]
+    return everything[~(held_out | aside)], everything[held_out], everything[aside]
 
 
 def order(indices: Indices, keys: Keys, labels: Labels, seed: int) -> Indices:

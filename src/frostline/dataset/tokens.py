@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from frostline.dataset.rows import Rows
 from frostline.dataset.table import TokenTable
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 _TOKENS_VERSION = 1  # part of cache fingerprints: raise it when the same rows would give other tokens
@@ -23,15 +25,28 @@ class Tokenized:
     Attributes:
         train: The training rows.
         evaluation: The same of the held-out rows.
+        others: Rows that a run is scored on when it has ended, by the name that its numbers get.
         truncated: How many rows of each were cut to `max_tokens`.
     """
 
     train: TokenTable
     evaluation: TokenTable
+    others: Mapping[str, TokenTable]
     truncated: dict[str, int]
 
+    @property
+    def every(self) -> tuple[TokenTable, ...]:
+        """All tables: training, held-out, the others."""
+        return (self.train, self.evaluation, *self.others.values())
 
-def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, tokenizer_sha256: str, max_tokens: int) -> Tokenized:
+
+def tokenize(
+    rows: Rows,
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_sha256: str,
+    max_tokens: int,
+    others: Mapping[str, tuple[Dataset, str]] | None = None,
+) -> Tokenized:
     """Tokenizes rows in batches, once for the same rows and tokenizer.
 
     Args:
@@ -39,20 +54,28 @@ def tokenize(rows: Rows, tokenizer: PreTrainedTokenizerBase, tokenizer_sha256: s
         tokenizer: A fast tokenizer.
         tokenizer_sha256: Identity of its files, part of the cache's key.
         max_tokens: Longer texts are cut, and counted.
+        others: More rows by name, each with what tells them from other rows.
     """
-    identity = f"{_TOKENS_VERSION}:{rows.fingerprint}:{tokenizer_sha256}:{max_tokens}:{version('tokenizers')}"
     tables, truncated = {}, {}
-    for name, table in (("train", rows.train), ("eval", rows.evaluation)):
+    named = {"train": (rows.train, rows.fingerprint, "train"), "eval": (rows.evaluation, rows.fingerprint, "eval")}
+    more = {f"other {name}": (table, identity, "other") for name, (table, identity) in (others or {}).items()}
+    for name, (table, fingerprint, part) in {**named, **more}.items():
+        identity = f"{_TOKENS_VERSION}:{fingerprint}:{tokenizer_sha256}:{max_tokens}:{version('tokenizers')}"
         done = table.map(
             lambda batch: _encode(batch, tokenizer, max_tokens),
             batched=True,
             remove_columns=[column for column in table.column_names if column != "labels"],
-            new_fingerprint=hashlib.sha256(f"{identity}:{name}".encode()).hexdigest()[:32],
-            desc=f"tokens ({name})",
+            new_fingerprint=hashlib.sha256(f"{identity}:{part}".encode()).hexdigest()[:32],
+            desc=f"tokens ({name.removeprefix('other ')})",
         )
         truncated[name] = sum(sum(batch["truncated"]) for batch in done.select_columns("truncated").iter(10_000))
         tables[name] = TokenTable(done.remove_columns("truncated"))
-    return Tokenized(train=tables["train"], evaluation=tables["eval"], truncated=truncated)
+    return Tokenized(
+        train=tables.pop("train"),
+        evaluation=tables.pop("eval"),
+        others={name.removeprefix("other "): table for name, table in tables.items()},
+        truncated={name.removeprefix("other "): count for name, count in truncated.items()},
+    )
 
 
 def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, Any]:

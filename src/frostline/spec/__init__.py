@@ -1,15 +1,16 @@
 """Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
 
+from frostline.spec.data import EVAL_SET, TEST_SET, DatasetSpec
 from frostline.spec.freezing import FreezeName, FreezeSpec
 from frostline.spec.parts import (
     CACHE_MAX_BYTES,
     CacheMode,
     CacheSpec,
-    DatasetSpec,
     Device,
     Direction,
     Every,
     Format,
+    Init,
     Keep,
     LastBlock,
     ModelSpec,
@@ -50,10 +51,12 @@ from frostline.spec.sweep import (
 __all__ = [
     "CACHE_MAX_BYTES",
     "DEPTH_KEY",
+    "EVAL_SET",
     "LR_KEY",
     "MODEL_KEY",
     "SCHEMA_VERSION",
     "SWEEP_SCHEMA",
+    "TEST_SET",
     "CacheMode",
     "CacheSpec",
     "CostName",
@@ -66,6 +69,7 @@ __all__ = [
     "Format",
     "FreezeName",
     "FreezeSpec",
+    "Init",
     "Keep",
     "KeepModels",
     "LastBlock",

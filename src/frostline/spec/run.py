@@ -7,14 +7,14 @@ import json
 import re
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from enum import StrEnum
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from frostline.codec import decode
 from frostline.errors import SpecError
-from frostline.spec.freezing import FreezeSpec
+from frostline.spec.data import DatasetSpec, last_part
+from frostline.spec.freezing import FreezeName, FreezeSpec
 from frostline.spec.parts import (
-    DatasetSpec,
+    Init,
     LastBlock,
     ModelSpec,
     OptimizerSpec,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
 
 _BEFORE_SCHEMA_3 = {
@@ -43,6 +43,14 @@ _BEFORE_SCHEMA_4 = {"num_processes": 1, "accelerate_config": None}
 
 _BEFORE_SCHEMA_6 = {"fraction": None, "last": None, "blocks": None, "embeddings": None, "pattern": None}
 """The keys of `freeze` that came with ways of freezing other than a depth."""
+
+_BEFORE_SCHEMA_7: dict[str, dict[str, Any]] = {
+    "dataset": {
+        "test_from": None, "test_fraction": None, "test_rows": None, "test_at_end": False, "also_evaluate": [],
+    },
+    "model": {"init": Init.PRETRAINED.value},
+}  # fmt: skip
+"""The keys that came with test rows, other data sets and models from scratch."""
 
 
 def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
@@ -68,6 +76,9 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
         data = {**data, "runtime": {**data["runtime"], "cache": {**cache, "shared": None}}}
     if version in {1, 2, 3, 4, 5} and isinstance(data.get("freeze"), dict):
         data = {**data, "freeze": {**data["freeze"], **_BEFORE_SCHEMA_6}}
+    for group, keys in _BEFORE_SCHEMA_7.items():
+        if version in {1, 2, 3, 4, 5, 6} and isinstance(data.get(group), dict):
+            data = {**data, group: {**data[group], **keys}}
     return data
 
 
@@ -90,6 +101,8 @@ class RunSpec:
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 or more and below 2**32")
         self.check_depth(self.model.num_blocks)
+        if self.model.init is Init.RANDOM and self.freeze.name is not FreezeName.NONE:
+            raise SpecError("model.init=random: what is frozen would stay random; give freeze=none")
         batch_size, processes = self.training.batch_size, self.runtime.num_processes
         if batch_size % processes:
             raise SpecError(
@@ -109,12 +122,12 @@ class RunSpec:
     @property
     def model_name(self) -> str:
         """The model's name, or the last part of its location."""
-        return self.model.name or _last_part(self.model.location)
+        return self.model.name or last_part(self.model.location)
 
     @property
     def dataset_name(self) -> str:
         """The dataset's name, or the last part of its location."""
-        return self.dataset.name or _last_part(self.dataset.location)
+        return self.dataset.short_name
 
     def name(self) -> str:
         """Returns the run's name: its coordinates, those that vary first, as `d4-lr1e-04-s0-minilm-movie_reviews`."""
@@ -156,7 +169,8 @@ class RunSpec:
         data = {key: value for key, value in self.to_dict().items() if key != "runtime"}
         before = _BEFORE_SCHEMA_3.items()
         data["training"] = {k: v for k, v in data["training"].items() if (k, v) not in before}
-        data["freeze"] = {k: v for k, v in data["freeze"].items() if (k, v) not in _BEFORE_SCHEMA_6.items()}
+        for group, earlier in {"freeze": _BEFORE_SCHEMA_6, **_BEFORE_SCHEMA_7}.items():
+            data[group] = {key: value for key, value in data[group].items() if (key, value) not in earlier.items()}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -177,13 +191,6 @@ def spec_diff(old: RunSpec, new: RunSpec) -> list[str]:
     ]
 
 
-def _last_part(location: str) -> str:
-    path = PurePath(location)
-    return (
-        path.stem if path.suffix in {".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"} else path.name
-    ) or location
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -197,6 +204,6 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Scalar]]:
         for field in fields(value):
             yield from _flatten(f"{prefix}.{field.name}" if prefix else field.name, getattr(value, field.name))
     elif isinstance(value, tuple):
-        yield prefix, ",".join(map(str, value))
+        yield prefix, ",".join(each.short_name if isinstance(each, DatasetSpec) else str(each) for each in value)
     else:
         yield prefix, value.value if isinstance(value, StrEnum) else value

@@ -74,7 +74,7 @@ class Collator:
     ) -> None:
         self._train = train
         self._evaluation = evaluation
-        self._padding = padding
+        self.padding = padding
         self.hidden = hidden
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
@@ -90,12 +90,12 @@ class Collator:
         rows = np.where(fillers, rows[0] if not fillers[0] else 0, rows)
         hidden = self.hidden
         if hidden is None:
-            batch = table.inputs(rows, self._padding)
+            batch = table.inputs(rows, self.padding)
         else:
             if hidden.position is not None:
-                batch = table.inputs_at(rows, hidden.position, self._padding)
+                batch = table.inputs_at(rows, hidden.position, self.padding)
             else:
-                batch = table.inputs(rows, self._padding)
+                batch = table.inputs(rows, self.padding)
             length = batch["input_ids"].shape[1]
             if isinstance(hidden.states, Places):
                 batch[HIDDEN_AT] = hidden.states.at(rows, length, is_train=is_train)

@@ -40,6 +40,9 @@ OFF = "off"
 _FILLING = 4
 """Part of the key: raise it when the same rows would give other bits. 4: entries before it may hold wrong seconds."""
 
+_SHARED_FROM = 2
+"""Runs that will read hidden states which each reads once (computing them writes and hashes them, too)."""
+
 _ALIKE = 1e-4
 _ALIKE_HALF = 5e-2
 """How far logits may be apart, of their size: seen are 1e-7 in fp32 where padding is masked, 1e-1 where it is not."""
@@ -52,6 +55,9 @@ class Cached:
     Attributes:
         part: What is trained: attached, it wants hidden states.
         hidden: These, for each row.
+        others: The hidden states of rows that the run is scored on besides, by name, where they are kept too.
+        detach: Makes the model whole, for rows whose hidden states are not kept.
+        attach: Lets it begin at its frozen depth again.
         facts: For the run's provenance.
         fill_s: Seconds in which this run computed and wrote hidden states.
         pass_s: Seconds that one pass through the frozen blocks took when they were: training rows, held-out rows.
@@ -59,6 +65,9 @@ class Cached:
 
     part: TrainedPart
     hidden: HiddenRows
+    others: Mapping[str, HiddenRows]
+    detach: Callable[[], None]
+    attach: Callable[[], None]
     facts: str
     fill_s: float
     pass_s: tuple[float, float]
@@ -169,7 +178,7 @@ def _open(request: Request, depth: int) -> Cached:
     spec, machine, looked, sharing = request.spec, request.machine, request.looked, request.sharing
     anatomy = looked.anatomy
     tables = (request.tables.train, request.tables.evaluation)
-    if any((table.lengths == 0).any() for table in tables):
+    if any((table.lengths == 0).any() for table in request.tables.every):
         raise CacheError("a row has no tokens")
     two = [_table(name, table, request.padding) for name, table in zip(("training", "held-out"), tables, strict=True)]
     if machine.device == "cuda":
@@ -181,7 +190,7 @@ def _open(request: Request, depth: int) -> Cached:
     prefix = _prefix(request, threads)
     anatomy.model.to(machine.device)
     position = prefix.position if prefix.is_read(depth) else None
-    held = None
+    held, others, others_s = None, dict[str, HiddenRows](), 0.0
     if fits(prefix, depth, two) and (request.begun is not None or _is_read_again(spec, sharing, two)):
         held = hold(prefix, depth, two, request.alive)
     if held is not None:
@@ -191,6 +200,7 @@ def _open(request: Request, depth: int) -> Cached:
         train, evaluation = _from_files(request, prefix, depth, two)
         hidden = HiddenRows(states=(train.rows, evaluation.rows), position=position)
         fill_s, pass_s = train.fill_s + evaluation.fill_s, (train.pass_s, evaluation.pass_s)
+        others, others_s = _others(request, prefix, depth, position)
         suffix = Suffix(anatomy, depth)
     checked = json.dumps([prefix.facts, depth, position, held is not None, *(table.sha256 for table in two)])
     if checked not in _CHECKED:
@@ -201,12 +211,36 @@ def _open(request: Request, depth: int) -> Cached:
     return Cached(
         part=part,
         hidden=hidden,
+        others=others,
+        detach=suffix.detach,
+        attach=suffix.attach,
         facts=f"depth {depth}"
         + (f", {position} position" if position else "")
         + (f", filled on {threads} threads" if threads != machine.threads else ""),
-        fill_s=fill_s,
+        fill_s=fill_s + others_s,
         pass_s=pass_s,
     )
+
+
+def _others(request: Request, prefix: Prefix, depth: int, position: str | None) -> tuple[dict[str, HiddenRows], float]:
+    """Returns hidden states of the other rows that a run is scored on, and the seconds of computing them.
+
+    Each run reads them once, so that they are kept only if several runs will, or did.
+    """
+    spec, sharing = request.spec, request.sharing
+    store, shared = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes)), _shared(spec)
+    also = [each for each in sharing.depths if 1 <= each <= prefix.anatomy.num_blocks and each != depth]
+    found, seconds = {}, 0.0
+    for name, rows in request.tables.others.items():
+        table = _table(name, rows, request.padding)
+        if not is_there(store, prefix, depth, [table], shared) and (
+            sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None
+        ):
+            continue
+        provided = provide(store, prefix, depth, also, table, request.alive, (), shared)
+        found[name] = HiddenRows(states=(provided.rows, provided.rows), position=position)
+        seconds += provided.fill_s
+    return found, seconds
 
 
 def _prefix(request: Request, threads: int) -> Prefix:

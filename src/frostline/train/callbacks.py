@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -51,12 +52,14 @@ class Best:
         value: The objective.
         metrics: All of its metrics.
         weights: The trained tensors of that step, on the CPU; None when they are the model's present ones.
+        logits: Of the held-out rows, `[N, C]`; None if a checkpoint was gone on from since, which doesn't keep them.
     """
 
     step: int | None = None
     value: float = math.nan
     metrics: dict[str, float] = field(default_factory=dict)
     weights: dict[str, torch.Tensor] | None = None
+    logits: np.ndarray[Any, Any] | None = None
 
 
 @dataclass
@@ -67,6 +70,7 @@ class Ledger:
         best: The evaluation whose weights are kept.
         last_eval_step: The newest evaluation's step.
         last_metrics: The newest evaluation's metrics.
+        last_logits: Its logits of the held-out rows, in their order, `[N, C]`.
         eval_s: Seconds spent evaluating, before a resume too.
         num_evals: Evaluations, before a resume too.
         fill_s: Seconds in which hidden states were computed before a resume.
@@ -76,6 +80,7 @@ class Ledger:
     best: Best = field(default_factory=Best)
     last_eval_step: int | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
+    last_logits: np.ndarray[Any, Any] | None = None
     eval_s: float = 0.0
     num_evals: int = 0
     fill_s: float = 0.0
@@ -175,7 +180,8 @@ class EvaluationCallback(TrainerCallback):
             raise DivergedError(step, f"the evaluation loss is {values['eval/loss']}")
         value = values.get(f"eval/{self._spec.objective}", math.nan)
         if self._is_better(value):
-            ledger.best = Best(step=step, value=value, metrics=values, weights=trained_weights(self._model))
+            weights = trained_weights(self._model)
+            ledger.best = Best(step=step, value=value, metrics=values, weights=weights, logits=ledger.last_logits)
 
     def _is_better(self, value: float) -> bool:
         best = self._ledger.best
@@ -396,15 +402,15 @@ def _epoch_is_whole(state: TrainerState) -> bool:
     return state.epoch is not None and math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
 
 
-def evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Returns Trainer's `eval_*` numbers as `eval/*`, its timings left out."""
+def evaluation_metrics(metrics: Mapping[str, float], name: str = "eval") -> dict[str, float]:
+    """Returns Trainer's `eval_*` numbers as `eval/*`, its timings left out; or those of another set of rows."""
     values = {
-        f"eval/{key.removeprefix('eval_')}": float(value)
+        f"{name}/{key.removeprefix(f'{name}_')}": float(value)
         for key, value in metrics.items()
-        if key.startswith("eval_") and not key.endswith(_TIMING)
+        if key.startswith(f"{name}_") and not key.endswith(_TIMING)
     }
-    if (exact := values.pop(f"eval/{EXACT_LOSS}", None)) is not None:
-        values["eval/loss"] = exact
+    if (exact := values.pop(f"{name}/{EXACT_LOSS}", None)) is not None:
+        values[f"{name}/loss"] = exact
     return values
 
 

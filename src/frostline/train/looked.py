@@ -74,13 +74,12 @@ def look(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokenized, *, 
 
 def _of_every_row(position: str | None, anatomy: Anatomy, tables: Tokenized) -> str | None:
     """Returns the position if the head reads it of every row."""
-    both = (tables.train, tables.evaluation)
-    if any((table.lengths == 0).any() for table in both):
+    if any((table.lengths == 0).any() for table in tables.every):
         return None  # a tokenizer that adds nothing makes nothing of an empty text: there is no position to read
     if position == "last":
         # A decoder's head looks for the last id that isn't the padding's: a row may end in just that one.
         pad = getattr(anatomy.model.config, "pad_token_id", None)
-        if any((table.last_tokens() == pad).any() for table in both):
+        if any((table.last_tokens() == pad).any() for table in tables.every):
             return None
     return position
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -41,6 +42,23 @@ class DivergedError(RuntimeError):
     def __init__(self, step: int, what: str = "the loss is not finite") -> None:
         super().__init__(f"diverged at step {step}: {what}")
         self.step = step
+
+
+def losses_of(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: Task) -> np.ndarray[Any, Any]:
+    """Returns each row's loss, `[N]`: of which training minimizes the mean.
+
+    Args:
+        logits: `[N, C]`, in double precision.
+        labels: `[N]`.
+        task: Cross entropy for classification, squared error for regression.
+    """
+    if task is Task.REGRESSION:
+        squared: np.ndarray[Any, Any] = (logits[:, 0] - labels) ** 2
+        return squared
+    largest = logits.max(-1, keepdims=True)
+    log_sum = np.log(np.exp(logits - largest).sum(-1)) + largest[:, 0]
+    losses: np.ndarray[Any, Any] = log_sum - logits[np.arange(len(labels)), labels]
+    return losses
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor, task: Task, may_fill: bool = False) -> torch.Tensor:

@@ -14,8 +14,9 @@ from frostline.prefix.suffix import hidden_size
 from frostline.record import SPEC_FILE, NullRecorder, Recorder, Sharing, write_atomically
 from frostline.result import RunResult, Status
 from frostline.spec import CacheMode, Every, Progress, RunSpec
+from frostline.train.data import load_only
 from frostline.train.run import run
-from frostline.train.setup import load_only, prepare
+from frostline.train.setup import prepare
 
 _ROWS = 512
 """Training rows of a probe (assumed: 16 steps of 32 tell enough, and take seconds)."""

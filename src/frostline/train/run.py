@@ -26,6 +26,7 @@ from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import device_of
 from frostline.train.flops import flops_per_epoch
 from frostline.train.ranks import Ranks, SharedMonitor
+from frostline.train.scored import score, write_predictions
 from frostline.train.setup import Setup, prepare
 from frostline.train.trainer import Assembly, assemble
 from frostline.train.warm import settle
@@ -199,7 +200,13 @@ class _Course:
             how = "paused" if assembly.ledger.verdict is Verdict.PAUSE else "pruned"
             reason = f"{how} after epoch {self._epoch:g}"
             return RunResult(status=Status.PRUNED, reason=reason, objective=objective, **draft, cost=self.cost())
+        self._monitor.alive()
+        sets, others = score(spec, setup, assembly, kept)
+        draft["metrics"] = kept.metrics | others
         if self._ranks.is_first:
+            if others:
+                self._recorder.log(others, kept.step or 0)
+            write_predictions(sets, spec.dataset.task, self._out_dir)
             _save_model(setup, self._out_dir / MODEL_FOLDER)
             store.remove()
         return RunResult(status=Status.FINISHED, reason=None, objective=objective, **draft, cost=self.cost())
@@ -253,7 +260,7 @@ class _Course:
             trainer.evaluate()
             ledger.end()
         if self._spec.training.keep is Keep.LAST:
-            return callbacks.Best(step=step, metrics=ledger.last_metrics)
+            return callbacks.Best(step=step, metrics=ledger.last_metrics, logits=ledger.last_logits)
         assert ledger.best.weights is not None, "there was an evaluation"
         if ledger.best.step != step:
             callbacks.put_back(setup.loaded.model, ledger.best.weights)

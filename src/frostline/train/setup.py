@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,18 @@ from transformers import PreTrainedTokenizerBase
 
 from frostline import assets, model, optimizer, provenance
 from frostline.anatomy import Anatomy, dissect, undivided
-from frostline.dataset import Padding, Rows, Tokenized, load_rows, tokenize
+from frostline.dataset import Padding, Tokenized
 from frostline.drift import Drift
-from frostline.errors import AssetError, DataError, ModelError, SpecError, UserError, listing
+from frostline.errors import ModelError, SpecError, listing
 from frostline.freeze import FrozenPart, freeze
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
 from frostline.record import Sharing
-from frostline.spec import CacheMode, FreezeName, LastBlock, RunSpec, Source
+from frostline.spec import CacheMode, FreezeName, Init, LastBlock, RunSpec
 from frostline.train import warm
 from frostline.train.cached import Cached, Request, open_cache, told
+from frostline.train.data import load_data, load_tables, warn_once
 from frostline.train.device import Machine, seed_everything, set_up
 from frostline.train.looked import look
 from frostline.train.progress import wants_bar
@@ -98,20 +98,14 @@ def prepare(
         (folder, tokenizer_sha256, max_tokens, warm.stamp([folder / "config.json"])),
         lambda: model.load_tokenizer(folder, max_tokens),
     )
-    data = _data_key(spec, bar)
-    rows = _ROWS.get(data, lambda: _rows(spec, bar))
-    for warning in rows.warnings:
-        _warn_once(f"{spec.dataset_name}: {warning}")
+    rows, others = load_data(spec, bar)
     num_labels = len(rows.label_names) or 1
     metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels)
     _check_objective(spec, metrics, num_labels)
-    tables = _TABLES.get(
-        None if data is None else (data, tokenizer_sha256, max_tokens),
-        lambda: tokenize(rows, tokenizer, tokenizer_sha256, max_tokens),
-    )
+    tables = load_tables(spec, rows, others, tokenizer, tokenizer_sha256)
     cut = sum(tables.truncated.values())
     if cut:
-        _warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={max_tokens}, which were cut: {cut}")
+        warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={max_tokens}, which were cut: {cut}")
 
     def load() -> tuple[LoadedModel, Anatomy]:
         seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
@@ -119,7 +113,8 @@ def prepare(
             spec.model, folder, task=spec.dataset.task, label_names=rows.label_names, tokenizer=tokenizer
         )
         anatomy = _anatomy(loaded, spec)
-        model.check_fresh(loaded.fresh, [name for name, _ in anatomy.prefix(anatomy.num_blocks)], folder)
+        if spec.model.init is Init.PRETRAINED:
+            model.check_fresh(loaded.fresh, [n for n, _ in anatomy.prefix(anatomy.num_blocks)], folder)
         return loaded, anatomy
 
     looked = look(load, tables, wanted=_wants_look(spec, begun))
@@ -164,6 +159,7 @@ def prepare(
             "name": spec.dataset_name,
             "label_names": list(rows.label_names),
             **rows.report,
+            **({"also": {name: other.report["eval_rows"] for name, other in others.items()}} if others else {}),
             "truncated": tables.truncated,
         },
         provenance={
@@ -177,16 +173,6 @@ def prepare(
     )
 
 
-def load_only(spec: RunSpec) -> tuple[int, int]:
-    """Returns how many training and held-out rows a spec has.
-
-    Raises:
-        UserError: Something the user can mend.
-    """
-    rows = _ROWS.get(_data_key(spec, False), lambda: _rows(spec, False))
-    return len(rows.train), len(rows.evaluation)
-
-
 def _wants_look(spec: RunSpec, begun: str | None) -> bool:
     """Returns whether anything depends on where the model's head reads."""
     has_cache = spec.runtime.cache.mode is not CacheMode.OFF or begun is not None
@@ -197,12 +183,6 @@ def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:
     """Returns what a frozen prefix depends on besides depth, rows and machine."""
     versions = {name: seen["versions"].get(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
     return {"weights_sha256": seen["weights_sha256"], "tokenizer_sha256": seen["tokenizer_sha256"], **versions}
-
-
-@cache
-def _warn_once(message: str) -> None:
-    """Tells what every run of a multirun would tell again; `result.json` has the counts of each."""
-    log.warning(message)
 
 
 def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) -> None:
@@ -237,40 +217,6 @@ def _num_layers(folder: Path) -> int | None:
 
 
 _TOKENIZERS: Kept[PreTrainedTokenizerBase] = Kept()
-_ROWS: Kept[Rows] = Kept()
-_TABLES: Kept[Tokenized] = Kept()
-
-
-def _data_key(spec: RunSpec, bar: bool) -> Hashable | None:
-    """Returns what rows depend on; None where that can't be told from here."""
-    if spec.dataset.source is Source.HUB:
-        return None
-    files = [assets.data_file(spec.dataset, progress=bar)]
-    if spec.dataset.eval_from is not None:
-        files.append(assets.local_file(spec.dataset.eval_from, "dataset.eval_from"))
-    return spec.dataset, warm.stamp(files)
-
-
-def _rows(spec: RunSpec, bar: bool) -> Rows:
-    def find_file(eval_from: str | None) -> Path:
-        if eval_from is not None:
-            return assets.local_file(eval_from, "dataset.eval_from")
-        return assets.data_file(spec.dataset, progress=bar)
-
-    cache_dir = assets.home() / "datasets"
-    try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        return load_rows(spec.dataset, find_file, cache_dir)
-    except (UserError, DataError):
-        raise
-    except OSError as error:
-        if spec.dataset.source is Source.HUB:
-            raise assets.hub_error("dataset", spec.dataset.location, error) from error
-        raise AssetError(f"{cache_dir}: can't keep converted rows there: {error.strerror or error}") from error
-    except Exception as error:
-        if spec.dataset.source is Source.HUB:
-            raise assets.hub_error("dataset", spec.dataset.location, error) from error
-        raise
 
 
 def _tokenizer_sha256(folder: Path) -> str:

@@ -141,15 +141,16 @@ def assemble(
     multiple_of = 8 if machine.device == "cuda" and machine.precision is not Precision.FP32 else 1
     padding = Padding.of(setup.loaded.tokenizer, model, multiple_of)
     hidden = cached.hidden if cached is not None else None
+    order = by_length(spec.training, tables.evaluation)
     trainer = Trainer(
         model=model if cached is None else cached.part,
         args=training_arguments(spec, machine, store.writing, ranks),
         data_collator=Collator(tables.train, tables.evaluation, padding, hidden),
         train_dataset=RowNumbers(len(tables.train)),
-        eval_dataset=evaluation_order(spec.training, tables.evaluation),
+        eval_dataset=[-1 - row for row in order],
         processing_class=setup.loaded.tokenizer,
         compute_loss_func=loss,
-        compute_metrics=_compute_metrics(setup, spec.dataset.task, ranks),
+        compute_metrics=_compute_metrics(setup, spec.dataset.task, ranks, ledger, order),
         callbacks=ours,
         optimizers=(setup.optimizer, None),
     )
@@ -208,17 +209,21 @@ def _count_rows(trainer: Trainer) -> None:
     trainer._get_num_items_in_batch = count  # type: ignore[method-assign, assignment]
 
 
-def evaluation_order(spec: TrainingSpec, table: TokenTable) -> list[int]:
-    """Returns the numbers of the held-out rows (-1, -2, ...), by length if the training rows go by it."""
-    order = range(len(table))
+def by_length(spec: TrainingSpec, table: TokenTable) -> list[int]:
+    """Returns the numbers of rows to evaluate on, the longest first if the training rows go by length."""
     if spec.sampling is Sampling.GROUP_BY_LENGTH:
-        order = np.argsort(-table.lengths, kind="stable").tolist()
-    return [-1 - row for row in order]
+        order: list[int] = np.argsort(-table.lengths, kind="stable").tolist()
+        return order
+    return list(range(len(table)))
 
 
-def _compute_metrics(setup: Setup, task: Task, ranks: Ranks) -> Any:
+def _compute_metrics(setup: Setup, task: Task, ranks: Ranks, ledger: callbacks.Ledger, order: list[int]) -> Any:
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        ledger.last_logits = None
+        if len(logits) == len(order):
+            ledger.last_logits = np.empty_like(logits)
+            ledger.last_logits[order] = logits
         if not ranks.several:
             return setup.metrics(logits, prediction.label_ids)
         values: dict[str, float] | None = None

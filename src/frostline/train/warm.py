@@ -20,9 +20,14 @@ _MOST = 4
 
 
 class Kept(Generic[Value]):
-    """The last few things that were made."""
+    """The last few things that were made.
 
-    def __init__(self) -> None:
+    Args:
+        most: How many.
+    """
+
+    def __init__(self, most: int = _MOST) -> None:
+        self._most = most
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
     def get(self, key: Hashable | None, make: Callable[[], Value]) -> Value:
@@ -31,7 +36,7 @@ class Kept(Generic[Value]):
             return make()
         if key not in self._values:
             self._values[key] = make()
-            while len(self._values) > _MOST:
+            while len(self._values) > self._most:
                 self._values.popitem(last=False)
         self._values.move_to_end(key)
         return self._values[key]

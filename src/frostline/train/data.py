@@ -1,0 +1,125 @@
+"""Owns: a run's rows, read and tokenized once for a process, and those of other data sets. Must not know: models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping
+from functools import cache
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from frostline import assets
+from frostline.dataset import Rows, Tokenized, load_rows, tokenize
+from frostline.errors import AssetError, DataError, UserError, listing
+from frostline.spec import TEST_SET, DatasetSpec, RunSpec, Source
+from frostline.train import warm
+from frostline.train.warm import Kept
+
+log = logging.getLogger(__name__)
+
+_ROWS: Kept[Rows] = Kept(8)
+_TABLES: Kept[Tokenized] = Kept()
+
+
+def load_data(spec: RunSpec, bar: bool) -> tuple[Rows, dict[str, Rows]]:
+    """Reads a run's rows, and those of the other data sets that it is scored on.
+
+    Args:
+        spec: The run.
+        bar: Draw a bar while fetching.
+
+    Raises:
+        UserError: They can't be had or used; one line.
+    """
+    rows = _kept_rows(spec.dataset, bar)
+    for warning in rows.warnings:
+        warn_once(f"{spec.dataset_name}: {warning}")
+    others = {}
+    for other in spec.dataset.also_evaluate:
+        name = other.short_name
+        others[name] = _kept_rows(other, bar)
+        if others[name].label_names != rows.label_names:
+            raise DataError(
+                f"dataset.also_evaluate: {name} has the classes {listing(others[name].label_names)}, "
+                f"{spec.dataset_name} has {listing(rows.label_names)}: give them the same dataset.label_names"
+            )
+    return rows, others
+
+
+def load_tables(
+    spec: RunSpec,
+    rows: Rows,
+    others: Mapping[str, Rows],
+    tokenizer: PreTrainedTokenizerBase,
+    tokenizer_sha256: str,
+) -> Tokenized:
+    """Tokenizes what `load_data` read.
+
+    Args:
+        spec: The run.
+        rows: Its rows.
+        others: Of other data sets.
+        tokenizer: The model's.
+        tokenizer_sha256: Of its files.
+    """
+    max_tokens = spec.training.max_tokens
+    also = {name: (other.evaluation, f"{other.fingerprint} eval") for name, other in others.items()}
+    if rows.test is not None and spec.dataset.test_at_end:
+        also = {TEST_SET: (rows.test, f"{rows.fingerprint} test"), **also}
+    data = _key(spec.dataset)
+    keys = [_key(other) for other in spec.dataset.also_evaluate]
+    known = None if data is None or None in keys else (data, tuple(keys), tokenizer_sha256, max_tokens)
+    return _TABLES.get(known, lambda: tokenize(rows, tokenizer, tokenizer_sha256, max_tokens, also))
+
+
+def load_only(spec: RunSpec) -> tuple[int, int]:
+    """Returns how many training and held-out rows a spec has.
+
+    Raises:
+        UserError: Something the user can mend.
+    """
+    rows = _kept_rows(spec.dataset, False)
+    return len(rows.train), len(rows.evaluation)
+
+
+@cache
+def warn_once(message: str) -> None:
+    """Tells what every run of a multirun would tell again; `result.json` has the counts of each."""
+    log.warning(message)
+
+
+def _kept_rows(spec: DatasetSpec, bar: bool) -> Rows:
+    return _ROWS.get(_key(spec, bar), lambda: _rows(spec, bar))
+
+
+def _key(spec: DatasetSpec, bar: bool = False) -> Hashable | None:
+    """Returns what rows depend on; None where that can't be told from here."""
+    if spec.source is Source.HUB:
+        return None
+    files = [assets.data_file(spec, progress=bar)]
+    files += [assets.local_file(path, key) for key, path in spec.other_files().items()]
+    return spec, warm.stamp(files)
+
+
+def _rows(spec: DatasetSpec, bar: bool) -> Rows:
+    def find_file(other: str | None) -> Path:
+        if other is not None:
+            key = next(key for key, path in spec.other_files().items() if path == other)
+            return assets.local_file(other, key)
+        return assets.data_file(spec, progress=bar)
+
+    cache_dir = assets.home() / "datasets"
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        return load_rows(spec, find_file, cache_dir)
+    except (UserError, DataError):
+        raise
+    except OSError as error:
+        if spec.source is Source.HUB:
+            raise assets.hub_error("dataset", spec.location, error) from error
+        raise AssetError(f"{cache_dir}: can't keep converted rows there: {error.strerror or error}") from error
+    except Exception as error:
+        if spec.source is Source.HUB:
+            raise assets.hub_error("dataset", spec.location, error) from error
+        raise
