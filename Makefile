@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-gpu check format ui bench clean
+.PHONY: help setup demo study study-quick test test-fast test-gpu check format ui bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,6 +23,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## fetch model and data, search over frozen depth and learning rate, print the answer
 	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
 	$(BIN)/frostline sweep demo
+
+study: $(STAMP) ## frozen layers x training size, five seeds: some two hours on two cores; stopped, it goes on
+	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
+	$(BIN)/python studies/frozen_layers.py
+
+study-quick: $(STAMP) ## the same for two sizes and two seeds, in minutes
+	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
+	$(BIN)/python studies/frozen_layers.py --quick
 
 test: $(STAMP) ## the whole test suite, slow tests included
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow"

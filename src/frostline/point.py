@@ -31,6 +31,7 @@ class Outcome:
     Attributes:
         state: COMPLETE (to the end of what was asked), PRUNED (stopped by the pruner), FAILED.
         by_seed: The objective of each seed that was trained.
+        scores: The same metric on the other rows that the runs were scored on, by set (`test`, `tweets`) and seed.
         cost: Sums over the seeds of `train_s`, `eval_s` and `flops`, and of `fill_s` and `saved_s` of those that began
             at their frozen depth; `num_trainable` and `eval_rows` of one.
         reason: Why it isn't COMPLETE.
@@ -41,6 +42,7 @@ class Outcome:
 
     state: State
     by_seed: Mapping[int, float] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     more: bool = False
@@ -57,6 +59,7 @@ class Outcome:
         return {
             "state": self.state.value,
             "by_seed": {str(seed): value for seed, value in self.by_seed.items()},
+            "scores": {name: {str(k): v for k, v in values.items()} for name, values in self.scores.items()},
             "cost": dict(self.cost),
             "reason": self.reason,
             "more": self.more,
@@ -71,6 +74,10 @@ class Outcome:
         outcome = cls(
             state=State(data["state"]),
             by_seed={int(seed): float(value) for seed, value in data["by_seed"].items()},
+            scores={
+                str(name): {int(seed): float(value) for seed, value in values.items()}
+                for name, values in data.get("scores", {}).items()
+            },
             cost=dict(data["cost"]),
             reason=data["reason"],
             more=bool(data["more"]),

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +24,7 @@ def test_keys_are_the_same_on_any_machine():
 def test_a_split_is_whole_disjoint_and_stratified(labels, seed, fraction):
     values = np.array(labels, dtype=float)
     keys = keys_of([f"row {i}" for i in range(len(labels))])
-    train, held_out = split(keys, values, regression=False, fraction=fraction, seed=seed)
+    train, held_out, _ = split(keys, values, regression=False, fraction=fraction, seed=seed)
     assert sorted([*train, *held_out]) == list(range(len(labels)))
     for value in np.unique(values):
         total, held = int((values == value).sum()), int((values[held_out] == value).sum())
@@ -37,7 +38,7 @@ def test_shuffling_the_file_changes_nothing():
     shuffle = np.random.default_rng(0).permutation(400)
 
     def result(k, y, names):
-        train, held = split(k, y.astype(float), regression=False, fraction=0.2, seed=5)
+        train, held, _ = split(k, y.astype(float), regression=False, fraction=0.2, seed=5)
         return [names[i] for i in order(train, k, y, 5)], [names[i] for i in order(held, k, y, 5)]
 
     assert result(keys, labels, texts) == result(keys[shuffle], labels[shuffle], [texts[i] for i in shuffle])
@@ -48,7 +49,7 @@ def test_equal_texts_of_a_class_stay_on_one_side():
     labels = np.zeros(400)
     keys = keys_of(texts)
     for seed in range(5):
-        train, held_out = split(keys, labels, regression=False, fraction=0.3, seed=seed)
+        train, held_out, _ = split(keys, labels, regression=False, fraction=0.3, seed=seed)
         assert not {texts[i] for i in train} & {texts[i] for i in held_out}
         assert 100 <= len(held_out) <= 140
 
@@ -73,7 +74,7 @@ def test_the_order_says_nothing_of_the_split():
 def test_regression_is_stratified_over_the_range():
     values = np.random.default_rng(0).normal(size=1000)
     keys = keys_of([f"t{i}" for i in range(1000)])
-    _, held_out = split(keys, values, regression=True, fraction=0.2, seed=0)
+    _, held_out, _ = split(keys, values, regression=True, fraction=0.2, seed=0)
     assert len(held_out) == 200
     assert abs(values[held_out].mean() - values.mean()) < 0.1
     assert abs(values[held_out].std() - values.std()) < 0.1
@@ -91,11 +92,26 @@ def test_shuffling_changes_nothing_for_regression_with_ties():
 def test_equal_texts_of_one_rating_stay_on_one_side():
     texts = [f"text {i // 3}" for i in range(300)]
     values = np.array([(i // 3) % 5 for i in range(300)], dtype=float)
-    train, held_out = split(keys_of(texts), values, regression=True, fraction=0.3, seed=0)
+    train, held_out, _ = split(keys_of(texts), values, regression=True, fraction=0.3, seed=0)
     assert not {texts[i] for i in train} & {texts[i] for i in held_out}
 
 
 def test_a_class_of_one_text_is_trained_on_not_only_evaluated():
     keys, labels = keys_of(["same"] * 20 + [f"t{i}" for i in range(60)]), np.array([1.0] * 20 + [0.0] * 60)
-    train, _ = split(keys, labels, regression=False, fraction=0.2, seed=0)
+    train, _, _ = split(keys, labels, regression=False, fraction=0.2, seed=0)
     assert (labels[train] == 1).sum() == 20
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_test_rows_are_taken_from_the_training_rows_and_leave_the_evaluation_rows_alone(regression):
+    texts = [f"text {index // 2}" for index in range(400)]  # each twice
+    keys = keys_of(texts)
+    labels = np.array([(index // 2) % 7 if regression else (index // 2) % 3 == 0 for index in range(400)], dtype=float)
+    train, held_out, none = split(keys, labels, regression=regression, fraction=0.2, seed=3)
+    assert not len(none)
+    fewer, same, aside = split(keys, labels, regression=regression, fraction=0.2, seed=3, test_fraction=0.25)
+    assert same.tolist() == held_out.tolist()
+    assert sorted([*fewer, *aside]) == train.tolist()
+    assert len(aside) == pytest.approx(100, abs=12)
+    assert not {texts[row] for row in aside} & {texts[row] for row in fewer}
+    assert labels[fewer].mean() == pytest.approx(labels[aside].mean(), abs=0.3 if regression else 0.02)

@@ -28,17 +28,17 @@ def say(points, **kwargs):
     return answer_of(points, kwargs.pop("metric", "accuracy"), maximize=kwargs.pop("maximize", True), num_blocks=6)
 
 
-def test_the_deepest_depth_within_one_error_of_the_best_is_recommended():
+def test_without_predictions_the_deepest_depth_within_one_standard_error_of_the_best_is_recommended():
     points = [point(0, 0, 0.856, train_s=21.0), point(1, 4, 0.853, lr=1.1e-4), point(2, 5, 0.80), point(3, 6, 0.72)]
     answer = say(points)
     assert answer.best.number == 0
     assert answer.recommended.depth == 4
-    error = math.sqrt(0.853 * 0.147 / 2500)
+    error = 1.96 * math.sqrt(0.853 * 0.147 / 2500)  # half the 95 % interval; Wilson's is as wide to three digits
     assert answer.text == (
         f"freeze 4 of 6 blocks, lr 1.1e-04: accuracy 0.853 +- {error:.3f}; "
         "training all 6 blocks gains 0.3 points for 2.1x the time"
     )
-    assert "one error of the best" in answer.how
+    assert "one standard error of the best" in answer.how
 
 
 def test_depths_of_two_models_are_not_compared():
@@ -58,12 +58,25 @@ def test_without_a_known_error_the_best_is_taken():
     assert "not known" in answer.how
 
 
-def test_seeds_give_the_error():
-    points = [point(0, 0, None, seeds={0: 0.90, 1: 0.92}), point(1, 3, None, seeds={0: 0.89, 1: 0.91})]
+def test_seeds_give_the_interval_and_the_test():
+    seeds = {0: 0.90, 1: 0.92, 2: 0.91}
+    points = [
+        point(0, 0, None, seeds=seeds),
+        point(1, 3, None, seeds={0: 0.89, 1: 0.915, 2: 0.91}),
+        point(2, 6, None, seeds={0: 0.80, 1: 0.83, 2: 0.81}),
+    ]
     answer = say(points)
-    assert answer.rows[0].error == pytest.approx(0.0141421, abs=1e-6)
-    assert answer.rows[0].error_kind == "sd of 2 seeds"
+    assert answer.rows[0].error == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)  # t of 2 degrees of freedom
+    assert answer.rows[0].error_kind == "3 seeds"
+    assert answer.rows[0].against_best is None
+    near, far = answer.rows[1].against_best, answer.rows[2].against_best
+    assert near.loss == pytest.approx(0.005)
+    assert not near.is_worse
+    assert far.is_worse
+    assert far.loss == pytest.approx(0.29 / 3)
     assert answer.recommended.depth == 3
+    assert "not significantly worse" in answer.how
+    assert "0.5 points worse" in answer.how
 
 
 def test_less_can_be_better():
@@ -72,6 +85,7 @@ def test_less_can_be_better():
     assert answer.best.number == 1
     assert answer.recommended.depth == 3
     assert "loses 0.05" in answer.text
+    assert "not known" in answer.how
 
 
 def test_what_stopped_early_counts_only_where_nothing_finished():
@@ -141,7 +155,7 @@ def test_the_terminal_says_the_same(capsys):
     out = capsys.readouterr().out
     assert "<- recommended" in out
     assert "recommended: freeze" in out
-    assert "s.e. of 2500 held-out rows" in out
+    assert "half the 95 % interval, of 2500 held-out rows" in out
 
 
 def test_a_point_survives_its_file():

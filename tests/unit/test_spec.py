@@ -122,7 +122,14 @@ def test_another_schema_version_is_refused(spec):
 
 def test_specs_of_older_schemas_are_migrated(spec):
     data = json.loads(spec.to_json())
-    assert data.pop("schema") == 6
+    assert data.pop("schema") == 7
+    assert data["model"].pop("init") == "pretrained"
+    for key, value in (("test_from", None), ("test_fraction", None), ("test_rows", None), ("test_at_end", False)):
+        assert data["dataset"].pop(key) is value
+    assert data["dataset"].pop("also_evaluate") == []
+    sixth = spec_from_text(json.dumps({"schema": 6, **data}))
+    assert sixth == spec
+    assert sixth.digest() == spec.digest()
     for key in ("fraction", "last", "blocks", "embeddings", "pattern"):
         assert data["freeze"].pop(key) is None
     fifth = spec_from_text(json.dumps({"schema": 5, **data}))
@@ -150,8 +157,8 @@ def test_specs_of_older_schemas_are_migrated(spec):
     assert first.digest() == PINNED_BEFORE_SCHEMA_3
     with pytest.raises(SpecError, match=r"runtime\.cache is missing"):
         spec_from_text(json.dumps({"schema": 2, **data}))
-    for version in (0, True, None, "1", 7):
-        with pytest.raises(SpecError, match="reads 1 to 6"):
+    for version in (0, True, None, "1", 8):
+        with pytest.raises(SpecError, match="reads 1 to 7"):
             spec_from_text(json.dumps({"schema": version, **data}))
 
 

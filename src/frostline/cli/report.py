@@ -21,9 +21,17 @@ def main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("study", metavar="STUDY", help="a sweep's name, as lr_x_depth, or its folder")
+    parser.add_argument(
+        "--against",
+        metavar="STUDY",
+        action="append",
+        default=[],
+        help="another sweep, to whose best point each depth is compared, row by row; may be given several times",
+    )
     options = parser.parse_args(arguments)
     folder = _folder(options.study)
     from frostline.cli.sweeping.ending import report_again, standing
+    from frostline.cli.sweeping.evidence import baseline_of
     from frostline.cli.sweeping.folder import SweepFolder, read_description
     from frostline.report import make_console, print_answer
 
@@ -31,7 +39,16 @@ def main(arguments: list[str]) -> int:
     points = SweepFolder(folder).read_points()
     if not points:
         raise UserError(f"{folder}: no point of this sweep has begun yet")
-    answer, paths, command = report_again(folder, description, points)
+    baselines = []
+    for other in options.against:
+        there = _folder(other)
+        known = read_description(there)
+        if known["objective"] != description["objective"]:
+            raise UserError(
+                f"--against {other}: is judged by {known['objective']}, {options.study} by {description['objective']}"
+            )
+        baselines.append(baseline_of(other, there, SweepFolder(there).read_points(), known))
+    answer, paths, command = report_again(folder, description, points, baselines)
     console = make_console()
     print_answer(answer, console)
     console.print(standing(points, None), highlight=False, soft_wrap=True, markup=False)

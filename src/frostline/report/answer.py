@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from frostline.point import Point, State, ranked
-from frostline.spec import CostName, short_number
+from frostline.report.compare import ALPHA, LEVEL, Comparison, compare, interval_of_seeds, interval_of_share
+from frostline.report.transfer import Baseline, EvidenceOf, Transfer, known, transfer_of
+from frostline.spec import EVAL_SET, CostName, short_number
 
 _SHARES = frozenset(
     {"accuracy", "balanced_accuracy", "f1", "f1_macro", "f1_micro", "f1_weighted", "precision", "recall"}
@@ -24,8 +26,9 @@ class DepthRow:
         model: Of the point, if models are swept: depths of two models don't compare.
         point: The best of its finished points; if none finished, the best that was stopped early.
         quality: Of the point.
-        error: How far the quality may be off; None if that is not known.
-        error_kind: What `error` is: `sd of 3 seeds`, or `s.e. of 512 rows`.
+        error: Half the width of its 95 % interval; None if that is not known.
+        error_kind: What the interval knows of: `3 seeds`, or `512 held-out rows`.
+        against_best: The best point of all against this one, on the same rows; None if there is nothing to test by.
         finished: Whether the point was trained to its end.
         num_points: Points tried at this depth.
     """
@@ -38,6 +41,7 @@ class DepthRow:
     error_kind: str
     finished: bool
     num_points: int
+    against_best: Comparison | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,7 @@ class Answer:
         recommended: The row to take, or None.
         text: The recommendation in words.
         how: By which rule, in a sentence.
+        transfer: What the rows come to on other rows than those that they were chosen by.
         saved: What the prefix cache saved, in a sentence; empty if no point began at its frozen depth.
     """
 
@@ -63,38 +68,57 @@ class Answer:
     text: str
     how: str
     saved: str
+    transfer: Transfer = field(default_factory=Transfer)
 
 
-def answer_of(points: Sequence[Point], metric: str, *, maximize: bool, num_blocks: int | None) -> Answer:
+def answer_of(
+    points: Sequence[Point],
+    metric: str,
+    *,
+    maximize: bool,
+    num_blocks: int | None,
+    evidence: EvidenceOf | None = None,
+    baselines: Sequence[Baseline] = (),
+) -> Answer:
     """Returns what a sweep says.
 
-    The recommended depth is the deepest, cheapest, whose best point is within one error of the best of all: the one
-    standard error rule (Breiman et al. 1984; Hastie et al., The Elements of Statistical Learning, section 7.10). Among
-    several models it is a depth of the best point's.
+    The recommended depth is the deepest, cheapest, whose best point is not significantly worse than the best of all
+    (`report.compare`). Where nothing can be tested - one seed, and no predictions at hand - it is the deepest within
+    one standard error of the best (Breiman et al. 1984; Hastie et al., The Elements of Statistical Learning, section
+    7.10). Among several models it is a depth of the best point's.
 
     Args:
         points: All of the study.
         metric: The objective's name.
         maximize: Whether more of it is better.
         num_blocks: Of the model, if there is one model and it is known.
+        evidence: A point's quality on a set of rows, row by row where that is at hand; None: what the points know.
+        baselines: Points of elsewhere to compare each row with.
     """
+    find = evidence or known
     finished = ranked(points, maximize)
     rows = depth_rows(points, metric, maximize=maximize)
     best = finished[0] if finished else None
+    if best is not None:
+        rows = [_tested(row, best, find, metric, maximize=maximize) for row in rows]
     done = [row for row in rows if row.finished and (best is None or row.model == best.model)]
-    recommended = _recommended(done, best, metric, maximize=maximize)
+    recommended, how = _recommended(done, best, metric, maximize=maximize)
     text = _words(recommended, done, best, metric, maximize=maximize, num_blocks=num_blocks)
-    how = ""
-    if recommended is not None and best is not None:
-        error, kind = error_of(best, metric)
-        if error is None:
-            how = "the best value; how far it may be off is not known"
-        else:
-            how = f"the deepest frozen depth within one error of the best (one error here: {error:.4f}, the {kind})"
+    candidates = [(row.depth, row.point) for row in done]
     return Answer(
         metric=metric, maximize=maximize, best=best, rows=rows, recommended=recommended, text=text, how=how,
         saved=saved_words(points),
+        transfer=transfer_of(candidates, baselines, find, metric, maximize=maximize, num_blocks=num_blocks),
     )  # fmt: skip
+
+
+def _tested(row: DepthRow, best: Point, find: EvidenceOf, metric: str, *, maximize: bool) -> DepthRow:
+    if not row.finished or row.point.number == best.number:
+        return row
+    first, second = find(best, EVAL_SET), find(row.point, EVAL_SET)
+    if first is None or second is None:
+        return row
+    return replace(row, against_best=compare(first, second, metric, maximize=maximize))
 
 
 def saved_words(points: Sequence[Point]) -> str:
@@ -145,18 +169,27 @@ def depth_rows(points: Sequence[Point], metric: str, *, maximize: bool) -> list[
 
 
 def error_of(point: Point, metric: str) -> tuple[float | None, str]:
-    """Returns how far a point's quality may be off, and what that number is.
+    """Returns half the width of a quality's 95 % interval, and what it knows of.
 
-    With several seeds it is their standard deviation. With one, of an accuracy, the binomial standard error of the
-    held-out rows, sqrt(q (1 - q) / n): it says nothing of what another seed would give.
+    With several seeds it is Student's t over them: another seed, on the same rows. With one, of an accuracy, Wilson's
+    for the held-out rows: other rows, but nothing of what another seed would give.
     """
-    if point.spread is not None and point.outcome is not None:
-        return point.spread, f"sd of {len(point.outcome.by_seed)} seeds"
+    values = list(point.outcome.by_seed.values()) if point.outcome is not None else []
+    if len(values) > 1:
+        return interval_of_seeds(values), f"{len(values)} seeds"
+    rows, quality = _share(point, metric)
+    if rows:
+        return interval_of_share(quality, rows), f"{rows:.0f} held-out rows"
+    return None, ""
+
+
+def _share(point: Point, metric: str) -> tuple[float, float]:
+    """Returns rows and value of an accuracy; 0 rows if it is none, or they are not known."""
     rows = point.outcome.cost.get("eval_rows") if point.outcome else None
     quality = point.quality
     if metric == "accuracy" and rows and quality is not None and 0 <= quality <= 1:
-        return math.sqrt(quality * (1 - quality) / rows), f"s.e. of {rows:.0f} held-out rows"
-    return None, ""
+        return rows, quality
+    return 0.0, 0.0
 
 
 def pareto(points: Sequence[Point], cost: CostName, *, maximize: bool) -> list[Point]:
@@ -176,14 +209,42 @@ def difference(gain: float, metric: str) -> str:
     return f"{100 * gain:.1f} points" if metric in _SHARES else f"{gain:.4g}"
 
 
-def _recommended(rows: Sequence[DepthRow], best: Point | None, metric: str, *, maximize: bool) -> DepthRow | None:
+def _recommended(
+    rows: Sequence[DepthRow], best: Point | None, metric: str, *, maximize: bool
+) -> tuple[DepthRow | None, str]:
+    """Returns the row to take, and the rule in words."""
     if best is None or not rows:
-        return None
-    error, _ = error_of(best, metric)
+        return None, ""
     assert best.quality is not None
-    limit = error or 0.0
-    near = [row for row in rows if (best.quality - row.quality) * (1 if maximize else -1) <= limit + 1e-12]
-    return max(near, key=lambda row: row.depth)
+    others = [row for row in rows if row.point.number != best.number]
+    own = [row for row in rows if row.point.number == best.number]
+    if any(row.against_best is not None for row in others):
+        near = [row for row in others if row.against_best is not None and not row.against_best.is_worse]
+        chosen = max([*own, *near], key=lambda row: row.depth)
+        tests = sorted({row.against_best.how for row in others if row.against_best is not None})
+        how = "the deepest frozen depth that is not significantly worse than the best"
+        if chosen.against_best is not None:
+            how += f": {against_words(chosen.against_best, metric)}"
+        return chosen, f"{how} (one-sided, level {ALPHA:g}; {'; '.join(tests)})"
+    num_rows, quality = _share(best, metric)
+    if not num_rows:
+        how = "the best value; how far it may be off is not known" if others else "the only depth"
+        return max(own, key=lambda row: row.depth), how
+    limit = math.sqrt(quality * (1 - quality) / num_rows)
+    sign = 1 if maximize else -1
+    near = [row for row in rows if (best.quality - row.quality) * sign <= limit + 1e-12]
+    how = "the deepest frozen depth within one standard error of the best"
+    return max(near, key=lambda row: row.depth), f"{how} ({limit:.4f}, of {num_rows:.0f} held-out rows)"
+
+
+def against_words(comparison: Comparison, metric: str) -> str:
+    """Returns a comparison in words: `0.8 points worse, 95 % interval -0.4 to 2.0, p 0.11`."""
+    scale = 100.0 if metric in _SHARES else 1.0
+    unit = " points" if metric in _SHARES else ""
+    shown = [f"{scale * value:.1f}" if unit else f"{value:.3g}" for value in (comparison.low, comparison.high)]
+    size = difference(abs(comparison.loss), metric)
+    word = "worse" if comparison.loss >= 0 else "better"
+    return f"{size} {word}, {100 * LEVEL:.0f} % interval {shown[0]} to {shown[1]}{unit} worse, p {comparison.p:.2g}"
 
 
 def _words(

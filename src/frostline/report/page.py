@@ -15,7 +15,7 @@ from frostline.point import Point, State, ranked
 from frostline.record import write_atomically
 from frostline.report.answer import Answer, error_of
 from frostline.report.figures import make_figures
-from frostline.report.terminal import number
+from frostline.report.terminal import legend, number, transfer_notes, transfer_table
 from frostline.spec import CostName
 
 _CAPTIONS = {
@@ -99,6 +99,7 @@ def _page(material: Material, figures: Mapping[str, bytes]) -> str:
     ]
     if answer.rows:
         parts.append("<h2>The best point at each frozen depth</h2>" + _depth_table(material))
+        parts.append(_transfer(answer))
     shown = "".join(
         f'<figure><img alt="{_esc(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
         f"<figcaption>{_esc(_CAPTIONS[name])}</figcaption></figure>"
@@ -120,7 +121,7 @@ def _page(material: Material, figures: Mapping[str, bytes]) -> str:
 def _depth_table(material: Material) -> str:
     answer = material.answer
     keys = [key for key in _keys(material.points) if key != "freeze.depth"]
-    head = _heads(["frozen blocks", *keys, answer.metric, "+-", "trained parameters", "training", "points", ""])
+    head = _heads(["frozen blocks", *keys, answer.metric, "+-", "p", "trained parameters", "training", "points", ""])
     body = []
     for row in answer.rows:
         recommended = row == answer.recommended
@@ -132,15 +133,25 @@ def _depth_table(material: Material) -> str:
             *(_value(row.point.params.get(key)) for key in keys),
             number(row.quality),
             f"{row.error:.4f}" if row.error is not None else "-",
+            f"{row.against_best.p:.2g}" if row.against_best is not None else "-",
             f"{trained / 1e6:.2f} M" if trained is not None else "-",
             f"{seconds:.1f} s" if seconds is not None else "-",
             str(row.num_points),
         ]
         line = "".join(f"<td>{_esc(cell)}</td>" for cell in cells) + f"<td class=text>{_esc(notes)}</td>"
         body.append(f"<tr{' class=best' if recommended else ''}>{line}</tr>")
-    kinds = sorted({row.error_kind for row in answer.rows if row.error_kind})
-    foot = f"<p class=muted>+-: {_esc('; '.join(kinds))}</p>" if kinds else ""
+    words = legend(answer)
+    foot = f"<p class=muted>{_esc(words)}</p>" if words else ""
     return f"<table>{head}{''.join(body)}</table>{foot}"
+
+
+def _transfer(answer: Answer) -> str:
+    names, lines = transfer_table(answer)
+    if not lines:
+        return ""
+    body = "".join("<tr>" + "".join(f"<td>{_esc(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+    notes = "".join(f"<p>{_esc(note)}</p>" for note in transfer_notes(answer))
+    return f"<h2>On other rows</h2><table>{_heads(names)}{body}</table>{notes}"
 
 
 def _points_table(material: Material) -> str:

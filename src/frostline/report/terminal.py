@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from frostline.report.answer import Answer
+from frostline.report.answer import Answer, against_words
+from frostline.report.transfer import Score
 from frostline.result import RunResult, Status
-from frostline.spec import DEPTH_KEY, CostName, Scalar, short_number
+from frostline.spec import DEPTH_KEY, EVAL_SET, CostName, Scalar, short_number
 
 _FILE_WIDTH = 160
 
@@ -39,9 +40,13 @@ def summary(result: RunResult, folder: Path) -> str:
     lines = [f"{result.name}: {result.status.value}{f' ({result.reason})' if result.reason else ''}"]
     if result.metrics:
         objective = result.objective.metric if result.objective else ""
-        names = sorted(result.metrics, key=lambda name: (name != f"eval/{objective}", name))
-        shown = [f"{name.removeprefix('eval/')} {number(result.metrics[name])}" for name in names]
-        lines.append(f"  evaluation  {', '.join(shown)} (step {result.step})")
+        sets = dict.fromkeys(key.partition("/")[0] for key in result.metrics)
+        for each in sorted(sets, key=lambda name: name != EVAL_SET):
+            own = {key.removeprefix(f"{each}/"): v for key, v in result.metrics.items() if key.startswith(f"{each}/")}
+            names = sorted(own, key=lambda name: (name != objective, name))
+            shown = ", ".join(f"{name} {number(own[name])}" for name in names)
+            step = f" (step {result.step})" if each == EVAL_SET else ""
+            lines.append(f"  {'evaluation' if each == EVAL_SET else each:<10}  {shown}{step}")
     if result.data:
         lines.append(f"  data        {result.data['train_rows']} rows trained on, {result.data['eval_rows']} held out")
     if result.params is not None and result.freeze is not None:
@@ -125,7 +130,7 @@ def print_answer(answer: Answer, console: Console | None = None) -> None:
     if answer.rows:
         keys = [key for key in dict.fromkeys(k for row in answer.rows for k in row.point.params) if key != DEPTH_KEY]
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in (DEPTH_KEY, *keys, answer.metric, "+-", "trained", "train time", "points"):
+        for name in (DEPTH_KEY, *keys, answer.metric, "+-", "p", "trained", "train time", "points"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("")
         for row in answer.rows:
@@ -136,6 +141,7 @@ def print_answer(answer: Answer, console: Console | None = None) -> None:
                 *(_cell(row.point.params.get(key)) for key in keys),
                 number(row.quality),
                 "-" if row.error is None else f"{row.error:.4f}",
+                "-" if row.against_best is None else f"{row.against_best.p:.2g}",
                 "-" if trained is None else _millions(round(trained)),
                 "-" if seconds is None else f"{seconds:.1f} s",
                 str(row.num_points),
@@ -143,14 +149,86 @@ def print_answer(answer: Answer, console: Console | None = None) -> None:
                 style="bold" if chosen else None,
             )
         console.print(table)
-        kinds = sorted({row.error_kind for row in answer.rows if row.error_kind})
-        if kinds:
-            console.print(f"+-: {'; '.join(kinds)}", highlight=False)
+        console.print(legend(answer), highlight=False)
+    _print_transfer(answer, console)
     console.print(f"recommended: {escape(answer.text)}", highlight=False, soft_wrap=True)
     if answer.how:
         console.print(f"  ({escape(answer.how)})", highlight=False, soft_wrap=True)
     if answer.saved:
         console.print(f"prefix cache: {escape(answer.saved)}", highlight=False, soft_wrap=True)
+
+
+def legend(answer: Answer) -> str:
+    """Returns what the columns of the table over depths mean."""
+    kinds = sorted({row.error_kind for row in answer.rows if row.error_kind})
+    parts = [f"+-: half the 95 % interval, of {'; of '.join(kinds)}"] if kinds else []
+    if any(row.against_best is not None for row in answer.rows):
+        parts.append("p: of being no worse than the best, one-sided")
+    return "; ".join(parts)
+
+
+def transfer_notes(answer: Answer) -> list[str]:
+    """Returns what is significant on other rows, in sentences; and that nothing is."""
+    found = []
+    transfer = answer.transfer
+    for each in transfer.against:
+        if each.is_negative_transfer:
+            words = against_words(each.comparison, answer.metric)
+            found.append(
+                f"negative transfer: frozen to {each.depth}, on {each.name} worse than {each.baseline} "
+                f"({words}; {each.p:.2g} adjusted for {len(transfer.against)} comparisons)"
+            )
+    if transfer.against and not found:
+        names = " and ".join(dict.fromkeys(each.baseline for each in transfer.against))
+        found.append(
+            f"no negative transfer: no depth is significantly worse than {names} on any set "
+            f"({len(transfer.against)} comparisons, Holm)"
+        )
+    return found
+
+
+def transfer_table(answer: Answer) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of a table of quality by depth and set; its gain over each baseline."""
+    transfer = answer.transfer
+    baselines = list(dict.fromkeys(each.baseline for each in transfer.against))
+    sets = list(transfer.sets) or list(dict.fromkeys(each.name for each in transfer.against))
+    head = [DEPTH_KEY, *transfer.sets, *(f"{name} over {base}" for base in baselines for name in sets)]
+    by_place = {(each.depth, each.baseline, each.name): each for each in transfer.against}
+    scores = dict(transfer.scores)
+    depths = list(scores) or list(dict.fromkeys(each.depth for each in transfer.against))
+    lines = []
+    for depth in depths:
+        cells = [_score(score) for score in scores.get(depth, ())]
+        for base in baselines:
+            for name in sets:
+                each = by_place.get((depth, base, name))
+                cells.append("-" if each is None else _gain(-each.comparison.loss, starred=each.is_negative_transfer))
+        lines.append([str(depth), *cells])
+    return head, lines
+
+
+def _score(score: Score | None) -> str:
+    if score is None:
+        return "-"
+    return number(score.value) + ("" if score.error is None else f" +-{score.error:.4f}")
+
+
+def _gain(value: float, *, starred: bool) -> str:
+    return f"{value:+.4f}{'*' if starred else ''}"
+
+
+def _print_transfer(answer: Answer, console: Console) -> None:
+    head, lines = transfer_table(answer)
+    if not lines:
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in head:
+        table.add_column(name, justify="right", overflow="fold")
+    for line in lines:
+        table.add_row(*map(escape, line))
+    console.print(table)
+    for note in transfer_notes(answer):
+        console.print(escape(note), highlight=False, soft_wrap=True)
 
 
 def make_console() -> Console:

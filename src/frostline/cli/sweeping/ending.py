@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.cli.common import UI_ADDRESS
 from frostline.cli.preflight import num_blocks as blocks_of
+from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.executors import Runs
 from frostline.cli.sweeping.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder
 from frostline.cli.sweeping.read import Sweep
 from frostline.point import Point, State, ranked
 from frostline.provenance import redact
-from frostline.report import Answer, Material, answer_of, make_console, print_answer, write_report
+from frostline.report import Answer, Baseline, Material, answer_of, make_console, print_answer, write_report
 from frostline.result import Status
 from frostline.search import Summary, check_alike, importances
 from frostline.spec import CostName, Direction, Space
@@ -47,7 +48,10 @@ def conclude(
     training = sweep.job.run.training
     maximize = training.direction is Direction.MAXIMIZE
     num_blocks = None if "model" in sweep.space.keys else blocks_of(sweep.job.run.model)
-    answer = answer_of(points, training.objective, maximize=maximize, num_blocks=num_blocks)
+    answer = answer_of(
+        points, training.objective, maximize=maximize, num_blocks=num_blocks,
+        evidence=evidence_in(folder.folder, sweep.plan.seeds),
+    )  # fmt: skip
     status = standing(points, summary.stopped)
     command = ""
     chosen = answer.recommended.point if answer.recommended is not None else answer.best
@@ -183,11 +187,12 @@ def _note(answer: Answer, status: str, view: str | None) -> str:
     if view is not None:
         lines += [f"[The points side by side, the best first]({view})", ""]
     if answer.rows:
-        lines += [f"| frozen blocks | {answer.metric} | +- | point |", "|---|---|---|---|"]
+        lines += [f"| frozen blocks | {answer.metric} | +- | p | point |", "|---|---|---|---|---|"]
         for row in answer.rows:
             error = "-" if row.error is None else f"{row.error:.4f}"
+            p = "-" if row.against_best is None else f"{row.against_best.p:.2g}"
             early = "" if row.finished else " (stopped early)"
-            lines.append(f"| {row.depth} | {row.quality:.4f} | {error} | {row.point.label()}{early} |")
+            lines.append(f"| {row.depth} | {row.quality:.4f} | {error} | {p} | {row.point.label()}{early} |")
     return "\n".join(lines)
 
 
@@ -204,7 +209,7 @@ def _first_reason(points: Sequence[Point]) -> str:
 
 
 def report_again(
-    folder: Path, description: Mapping[str, Any], points: Sequence[Point]
+    folder: Path, description: Mapping[str, Any], points: Sequence[Point], baselines: Sequence[Baseline] = ()
 ) -> tuple[Answer, list[Path], str]:
     """Makes the report of a sweep from its files alone.
 
@@ -212,11 +217,15 @@ def report_again(
         folder: The sweep's.
         description: Its `sweep.json`.
         points: From the points' files.
+        baselines: Points of other sweeps to compare with.
     """
     maximize = description["direction"] == Direction.MAXIMIZE.value
     space = Space.from_description(description["space"])
     num_blocks = description["num_blocks"]
-    answer = answer_of(points, description["objective"], maximize=maximize, num_blocks=num_blocks)
+    answer = answer_of(
+        points, description["objective"], maximize=maximize, num_blocks=num_blocks, baselines=baselines,
+        evidence=evidence_in(folder, description["plan"]["seeds"]),
+    )  # fmt: skip
     cost = description["plan"]["cost"]
     chosen = answer.recommended.point if answer.recommended is not None else answer.best
     command = ""

@@ -21,7 +21,7 @@ from frostline.record import SPEC_FILE, TELL, Recorder, Recorders, RunFolder, Sh
 from frostline.registry import import_plugins
 from frostline.result import RunResult, Status
 from frostline.signals import Interrupted
-from frostline.spec import RunSpec, spec_diff
+from frostline.spec import EVAL_SET, RunSpec, spec_diff
 
 if TYPE_CHECKING:
     from frostline.pool import Channel
@@ -388,9 +388,21 @@ def outcome_of(
     return Outcome(
         state=state,
         by_seed={seed: result.objective.value for seed, result in results if result.objective is not None},
+        scores=scores_of(results),
         cost=cost,
         reason=last.reason if state is not State.COMPLETE else None,
         more=more and state is State.COMPLETE,
         resumed=resumed,
         note=note,
     )
+
+
+def scores_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, dict[int, float]]:
+    """Returns the objective's metric on the other rows that runs were scored on, by set and seed."""
+    scores: dict[str, dict[int, float]] = {}
+    for seed, result in results:
+        for key, value in result.metrics.items():
+            name, _, metric = key.partition("/")
+            if result.objective is not None and metric == result.objective.metric and name != EVAL_SET:
+                scores.setdefault(name, {})[seed] = value
+    return scores

@@ -1,0 +1,76 @@
+"""Owns: a sweep's folder -> what its runs said of each row. Must not know: what is tested by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import UserError
+from frostline.point import Point, ranked
+from frostline.record import PREDICTIONS_FILE
+from frostline.report import Baseline, Evidence, EvidenceOf, RowScores
+from frostline.report.transfer import known
+
+
+def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
+    """Returns what finds a point's quality on a set of rows, row by row where its runs' files are at hand.
+
+    Args:
+        folder: The sweep's.
+        seeds: With which a point is trained; None: one of its own.
+    """
+    several = seeds is not None and len(seeds) > 1
+
+    @cache
+    def read(path: Path) -> dict[str, RowScores]:
+        return _read(path)
+
+    def find(point: Point, name: str) -> Evidence | None:
+        plain = known(point, name)
+        if plain is None:
+            return None
+        number = point.number if point.copy_of is None else point.copy_of
+        own = folder / f"{number:03d}"
+        paths = {seed: (own / f"s{seed}" if several else own) / PREDICTIONS_FILE for seed in plain.by_seed}
+        rows = {seed: scores[name] for seed, path in paths.items() if name in (scores := read(path))}
+        # Runs of one seed only are compared row by row: they need not be of the same seed.
+        if len(plain.by_seed) == 1:
+            rows = dict(enumerate(rows.values()))
+        return Evidence(by_seed=plain.by_seed, rows=rows)
+
+    return find
+
+
+def baseline_of(study: str, folder: Path, points: Sequence[Point], description: dict[str, Any]) -> Baseline:
+    """Returns the best point of another sweep, for the rows of a sweep to be compared with.
+
+    Raises:
+        UserError: It has none.
+    """
+    best = next(iter(ranked(points, description["direction"] == "maximize")), None)
+    if best is None:
+        raise UserError(f"--against {study}: no point of that sweep was trained to its end")
+    find: Callable[[Point, str], Evidence | None] = evidence_in(folder, description["plan"]["seeds"])
+    return Baseline(name=f"{folder.name} ({best.label()})", find=lambda name: find(best, name))
+
+
+def _read(path: Path) -> dict[str, RowScores]:
+    """Returns a run's predictions by set; nothing if there are none, or they can't be read: they are no result."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return {}
+    try:
+        table = pq.read_table(path).to_pandas()
+        return {
+            str(name): RowScores(
+                labels=part["label"].to_numpy(),
+                predicted=part["predicted"].to_numpy(),
+                losses=part["loss"].to_numpy(),
+            )
+            for name, part in table.groupby("set", observed=True)
+        }
+    except (OSError, ValueError, KeyError):
+        return {}

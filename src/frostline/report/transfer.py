@@ -1,0 +1,146 @@
+"""Owns: what points are worth on other rows than those they were chosen by. Must not know: how it is shown.
+
+A point is chosen by the held-out rows of its own data set. Test rows say what it is worth there without that choice;
+other data sets say what it is worth in other domains. Against a baseline - the head-only probe of the same sweep, a
+model trained from scratch - a significant loss is negative transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from frostline.point import Point
+from frostline.report.compare import ALPHA, Comparison, Evidence, compare, holm, interval_of_seeds
+from frostline.spec import EVAL_SET
+
+EvidenceOf = Callable[[Point, str], Evidence | None]
+"""A point and the name of a set of rows -> what is known of its quality there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """Something that every row is compared with.
+
+    Attributes:
+        name: In words: `the head-only probe`, `scratch`.
+        find: What it comes to on a set of rows.
+    """
+
+    name: str
+    find: Callable[[str], Evidence | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """A point on a set of rows.
+
+    Attributes:
+        name: Of the set.
+        value: The mean over its seeds.
+        error: Half the width of the 95 % interval over the seeds; None with one.
+    """
+
+    name: str
+    value: float
+    error: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Against:
+    """A depth against a baseline on a set of rows.
+
+    Attributes:
+        depth: Frozen blocks.
+        name: Of the set.
+        baseline: Of the baseline.
+        comparison: The baseline first: `loss` is by how much the depth is worse.
+        p: Adjusted for being one of several such comparisons (Holm).
+    """
+
+    depth: int
+    name: str
+    baseline: str
+    comparison: Comparison
+    p: float
+
+    @property
+    def is_negative_transfer(self) -> bool:
+        """Whether the depth is significantly worse than the baseline."""
+        return self.p < ALPHA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """What a sweep's rows come to on all sets.
+
+    Attributes:
+        sets: Names, the own held-out rows first; empty if there are no others.
+        scores: By depth, in the order of `sets`, as far as they are known.
+        against: All comparisons with baselines.
+    """
+
+    sets: Sequence[str] = ()
+    scores: Sequence[tuple[int, Sequence[Score | None]]] = ()
+    against: Sequence[Against] = ()
+
+
+def known(point: Point, name: str) -> Evidence | None:
+    """Returns what a point itself knows of a set: a number of each seed."""
+    outcome = point.outcome
+    values = None if outcome is None else outcome.by_seed if name == EVAL_SET else outcome.scores.get(name)
+    return Evidence(by_seed=values, rows={}) if values else None
+
+
+def transfer_of(
+    rows: Sequence[tuple[int, Point]],
+    baselines: Sequence[Baseline],
+    find: EvidenceOf,
+    metric: str,
+    *,
+    maximize: bool,
+    num_blocks: int | None,
+) -> Transfer:
+    """Returns what rows come to on every set, and against baselines.
+
+    Args:
+        rows: Depth and its best point, of one model.
+        baselines: Of elsewhere; the head-only probe is added, if it is among the rows.
+        find: What is known of a point on a set.
+        metric: What is compared.
+        maximize: Whether more of it is better.
+        num_blocks: Of the model: where the head-only probe is.
+    """
+    names = dict.fromkeys(name for _, point in rows if point.outcome is not None for name in point.outcome.scores)
+    sets = [EVAL_SET, *names]
+    probe = next((point for depth, point in rows if depth == num_blocks), None)
+    every = list(baselines)
+    if probe is not None:
+        every.append(Baseline(name="the head-only probe", find=lambda name: find(probe, name)))
+    found = []
+    for baseline in every:
+        for depth, point in rows:
+            if point is probe and baseline is every[-1]:
+                continue
+            for name in sets:
+                first, second = baseline.find(name), find(point, name)
+                comparison = None
+                if first is not None and second is not None:
+                    comparison = compare(first, second, metric, maximize=maximize)
+                if comparison is not None:
+                    found.append(
+                        Against(depth=depth, name=name, baseline=baseline.name, comparison=comparison, p=comparison.p)
+                    )
+    adjusted = holm([each.p for each in found])
+    against = [replace(each, p=p) for each, p in zip(found, adjusted, strict=True)]
+    if len(sets) == 1:
+        return Transfer(against=against if baselines else ())
+    scores = [(depth, [_score(find(point, name), name) for name in sets]) for depth, point in rows]
+    return Transfer(sets=sets, scores=scores, against=against)
+
+
+def _score(evidence: Evidence | None, name: str) -> Score | None:
+    if evidence is None:
+        return None
+    values = list(evidence.by_seed.values())
+    return Score(name=name, value=evidence.mean, error=interval_of_seeds(values) if len(values) > 1 else None)

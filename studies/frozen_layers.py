@@ -1,0 +1,286 @@
+"""Frozen layers x training size, at one learning rate and at the best of each depth: docs/study.md.
+
+    make study          # all of it; stopped, the same command goes on
+    make study-quick    # two sizes, two seeds
+
+The public experiment that it repeats (RoBERTa-base, 5 seeds, learning rate 5e-5 for every depth) can't tell "this depth
+is worse" from "this depth wants another learning rate". So each size is swept twice: at that one rate, and over a grid of
+rates, of which each depth takes the one that is best on the held-out rows. What is compared are test rows, on which
+nothing was chosen. Each sweep is an ordinary `frostline sweep study`, with its folder, its MLflow run and its report.
+
+Anything after `--` goes to each sweep: -- runtime.slots=1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from frostline.cli.sweeping.evidence import evidence_in
+from frostline.cli.sweeping.folder import SweepFolder, read_description
+from frostline.point import Point, ranked
+from frostline.report import Evidence
+from frostline.report.compare import compare, interval_of_seeds
+from frostline.spec import TEST_SET, short_number
+
+SIZES = (100, 500, 1000, 2000)
+DEPTHS = (0, 2, 4, 5, 6)
+SEEDS = (0, 1, 2, 3, 4)
+FIXED_RATE = 5e-5
+"""Of the public experiment."""
+
+_NONE = -1
+"""Stands for freeze=none where depths are numbers: it comes before 0, where the embeddings are frozen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A depth at a training size.
+
+    Attributes:
+        rows: Training rows.
+        depth: Frozen blocks, or `_NONE`.
+        rate: Learning rate.
+        test: Accuracy on the test rows, by seed.
+        train_s: Seconds of one seed's training.
+    """
+
+    rows: int
+    depth: int
+    rate: float
+    test: Evidence
+    train_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is swept.
+
+    Attributes:
+        sizes: Training rows.
+        depths: Frozen blocks; freeze=none is added.
+        seeds: Of each cell.
+        prefix: Of the sweeps' names.
+        extra: Overrides of every sweep.
+    """
+
+    sizes: Sequence[int]
+    depths: Sequence[int]
+    seeds: Sequence[int]
+    prefix: str
+    extra: Sequence[str]
+
+    def name(self, rows: int, *, tuned: bool, frozen: bool) -> str:
+        """Returns the name of one of its sweeps."""
+        return f"{self.prefix}-n{rows}-{'tuned' if tuned else 'fixed'}{'' if frozen else '-none'}"
+
+    def command(self, rows: int, *, tuned: bool, frozen: bool) -> list[str]:
+        """Returns the command of one of its sweeps."""
+        return [
+            "sweep", "study", f"sweep.name={self.name(rows, tuned=tuned, frozen=frozen)}",
+            f"dataset.train_rows={rows}", f"sweep.seeds={_list(self.seeds)}",
+            *([] if tuned else [f"sweep.space.optimizer.lr=[{FIXED_RATE}]"]),
+            *([f"sweep.space.freeze.depth={_list(self.depths)}"] if frozen else
+              ["freeze=none", "sweep.space.freeze.depth=null"]),
+            *self.extra,
+        ]  # fmt: skip
+
+
+def main() -> int:
+    """Runs what is not there yet, and writes the table and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two sizes, two seeds")
+    parser.add_argument("--sizes", type=_numbers, help=f"training rows (default: {_list(SIZES)})")
+    parser.add_argument("--depths", type=_numbers, default=DEPTHS, help=f"frozen blocks (default: {_list(DEPTHS)})")
+    parser.add_argument("--seeds", type=_numbers, help=f"(default: {_list(SEEDS)})")
+    parser.add_argument("--prefix", help="of the sweeps' names (default: study, or study-quick)")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of study.md and study.png")
+    parser.add_argument("--only-report", action="store_true", help="run nothing: report what is there")
+    parser.add_argument("extra", nargs="*", help="overrides of every sweep, after --")
+    options = parser.parse_args()
+    plan = Plan(
+        sizes=options.sizes or ((100, 500) if options.quick else SIZES),
+        depths=options.depths,
+        seeds=options.seeds or (SEEDS[:2] if options.quick else SEEDS),
+        prefix=options.prefix or ("study-quick" if options.quick else "study"),
+        extra=options.extra,
+    )
+    if not options.only_report and (code := run_all(plan)):
+        return code
+    tables = {tuned: cells_of(plan, tuned=tuned) for tuned in (False, True)}
+    if not all(tables.values()):
+        print("nothing to report yet: no sweep of this study was finished", file=sys.stderr)
+        return 1
+    options.out.mkdir(parents=True, exist_ok=True)
+    text = report(plan, tables)
+    (options.out / "study.md").write_text(text, encoding="utf-8")
+    draw(tables, options.out / "study.png")
+    print(text)
+    print(f"written: {options.out / 'study.md'}, {options.out / 'study.png'}")
+    return 0
+
+
+def run_all(plan: Plan) -> int:
+    """Runs each sweep to its end, one after the other; returns the exit code of the first that did not get there."""
+    jobs = [(n, tuned, frozen) for n in plan.sizes for tuned in (False, True) for frozen in (True, False)]
+    began = time.monotonic()
+    for number, (rows, tuned, frozen) in enumerate(jobs, 1):
+        minutes = (time.monotonic() - began) / 60
+        name = plan.name(rows, tuned=tuned, frozen=frozen)
+        print(f"== {number} of {len(jobs)}: {name} ({minutes:.0f} min so far)", flush=True)
+        command = [sys.executable, "-m", "frostline", *plan.command(rows, tuned=tuned, frozen=frozen)]
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            print(f"{name} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
+            return code
+    return 0
+
+
+def cells_of(plan: Plan, *, tuned: bool) -> dict[tuple[int, int], Cell]:
+    """Returns what the finished sweeps came to, by training rows and depth."""
+    found: dict[tuple[int, int], Cell] = {}
+    for rows in plan.sizes:
+        for frozen in (True, False):
+            folder = Path("runs") / plan.name(rows, tuned=tuned, frozen=frozen)
+            if not (folder / "sweep.json").is_file():
+                continue
+            find = evidence_in(folder, read_description(folder)["plan"]["seeds"])
+            best: dict[int, Point] = {}
+            for point in ranked(SweepFolder(folder).read_points(), True):  # by the held-out rows, all seeds
+                best.setdefault(_NONE if point.depth is None else point.depth, point)
+            for depth, point in best.items():
+                test = find(point, TEST_SET)
+                assert point.outcome is not None
+                if test is not None and len(test.by_seed) == len(plan.seeds):
+                    rate = point.lr if point.lr is not None else FIXED_RATE
+                    train_s = point.outcome.cost["train_s"] / len(plan.seeds)
+                    found[rows, depth] = Cell(rows=rows, depth=depth, rate=rate, test=test, train_s=train_s)
+    return found
+
+
+def report(plan: Plan, tables: dict[bool, dict[tuple[int, int], Cell]]) -> str:
+    """Returns the tables in Markdown."""
+    depths = [_NONE, *plan.depths]
+    count = len(plan.seeds)
+    lines = [
+        f"Accuracy on the test rows: the mean of {count} seeds +- half its 95 % interval (Student's t). Bold: the best "
+        "of the line. `*`: significantly worse than the best (paired t-test over the seeds, one-sided, 5 %).",
+        "",
+    ]
+    for tuned in (False, True):
+        title = "The learning rate that is best on the held-out rows, for each depth" if tuned else "One learning rate"
+        lines += [f"### {title}{'' if tuned else f', {short_number(FIXED_RATE)}'}", ""]
+        lines += ["| rows | " + " | ".join(map(_depth, depths)) + " |", "|---|" + "---|" * len(depths)]
+        for rows in plan.sizes:
+            cells = [tables[tuned].get((rows, depth)) for depth in depths]
+            lines.append(f"| {rows} | " + " | ".join(_cells(cells, tuned=tuned)) + " |")
+        lines.append("")
+    lines += ["### What tuning gains", "", "Tuned minus fixed, in points, on the same seeds and rows.", ""]
+    lines += ["| rows | " + " | ".join(map(_depth, depths)) + " |", "|---|" + "---|" * len(depths)]
+    for rows in plan.sizes:
+        gains = [_gain(tables[True].get((rows, depth)), tables[False].get((rows, depth))) for depth in depths]
+        lines.append(f"| {rows} | " + " | ".join(gains) + " |")
+    lines += ["", "### The deepest that is not significantly worse than the best", ""]
+    lines += ["| rows | at one rate | tuned |", "|---|---|---|"]
+    for rows in plan.sizes:
+        lines.append(
+            f"| {rows} | " + " | ".join(_deepest(tables[tuned], rows, depths) for tuned in (False, True)) + " |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def _cells(cells: Sequence[Cell | None], *, tuned: bool) -> list[str]:
+    best = max((cell for cell in cells if cell is not None), key=lambda cell: cell.test.mean, default=None)
+    shown = []
+    for cell in cells:
+        if cell is None or best is None:
+            shown.append("-")
+            continue
+        values = list(cell.test.by_seed.values())
+        text = f"{cell.test.mean:.3f}"
+        text += f" +- {interval_of_seeds(values):.3f}" if len(values) > 1 else ""
+        comparison = compare(best.test, cell.test, "accuracy", maximize=True) if cell is not best else None
+        text = f"**{text}**" if cell is best else f"{text}{'*' if comparison and comparison.is_worse else ''}"
+        shown.append(f"{text} ({short_number(cell.rate)})" if tuned else text)
+    return shown
+
+
+def _gain(tuned: Cell | None, fixed: Cell | None) -> str:
+    if tuned is None or fixed is None:
+        return "-"
+    comparison = compare(tuned.test, fixed.test, "accuracy", maximize=True)
+    if comparison is None:
+        return f"{100 * (tuned.test.mean - fixed.test.mean):+.1f}"
+    return f"{100 * comparison.loss:+.1f} ({100 * comparison.low:+.1f} to {100 * comparison.high:+.1f})"
+
+
+def _deepest(table: dict[tuple[int, int], Cell], rows: int, depths: Sequence[int]) -> str:
+    cells = [cell for depth in depths if (cell := table.get((rows, depth))) is not None]
+    if not cells:
+        return "-"
+    best = max(cells, key=lambda cell: cell.test.mean)
+    near = [best]
+    for cell in cells:
+        comparison = compare(best.test, cell.test, "accuracy", maximize=True)
+        if comparison is not None and not comparison.is_worse:
+            near.append(cell)
+    deepest = max(near, key=lambda cell: cell.depth)
+    faster = best.train_s / deepest.train_s if deepest.train_s else 0.0
+    time_words = f", {faster:.1f}x faster to train than it" if deepest is not best else ""
+    return f"{_depth(deepest.depth)} (best: {_depth(best.depth)}{time_words})"
+
+
+def draw(tables: dict[bool, dict[tuple[int, int], Cell]], path: Path) -> None:
+    """Draws accuracy over depth, a panel for each size."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    sizes = sorted({rows for table in tables.values() for rows, _ in table})
+    figure, panels = plt.subplots(1, len(sizes), figsize=(3.4 * len(sizes) + 0.8, 3.8), sharey=True, squeeze=False)
+    looks = {False: ("one learning rate", "#8aa0b2", "--", "s"), True: ("tuned for each depth", "#2b6ca3", "-", "o")}
+    for axes, rows in zip(panels[0], sizes, strict=True):
+        names: list[int] = sorted({depth for table in tables.values() for n, depth in table if n == rows})
+        for tuned, table in tables.items():
+            label, colour, line, marker = looks[tuned]
+            cells = [cell for depth in names if (cell := table.get((rows, depth))) is not None]
+            places = [names.index(cell.depth) for cell in cells]
+            values = [list(cell.test.by_seed.values()) for cell in cells]
+            bars = [interval_of_seeds(each) if len(each) > 1 else 0.0 for each in values]
+            axes.errorbar(
+                places, [statistics.fmean(each) for each in values], yerr=bars, label=label, color=colour,
+                linestyle=line, marker=marker, capsize=3,
+            )  # fmt: skip
+        axes.set_xticks(range(len(names)), [_depth(depth) for depth in names])
+        axes.set_title(f"{rows} training rows", fontsize=11)
+        axes.set_xlabel("frozen blocks")
+        axes.grid(axis="y", alpha=0.25)
+    panels[0][0].set_ylabel("accuracy on the test rows")
+    panels[0][0].legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _depth(depth: int) -> str:
+    return "none" if depth == _NONE else str(depth)
+
+
+def _list(values: Sequence[int]) -> str:
+    return json.dumps(list(values)).replace(" ", "")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.strip("[]").split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
