@@ -3,10 +3,11 @@
     make study          # all of it; stopped, the same command goes on
     make study-quick    # two sizes, two seeds
 
-The public experiment that it repeats (RoBERTa-base, 5 seeds, learning rate 5e-5 for every depth) can't tell "this depth
-is worse" from "this depth wants another learning rate". So each size is swept twice: at that one rate, and over a grid of
-rates, of which each depth takes the one that is best on the held-out rows. What is compared are test rows, on which
-nothing was chosen. Each sweep is an ordinary `frostline sweep study`, with its folder, its MLflow run and its report.
+The public experiment that it repeats (RoBERTa-base, 5 seeds, learning rate 5e-5 for every depth) can not tell "this
+depth is worse" from "this depth wants another learning rate". So each size is swept twice: at that one rate, and over a
+grid of rates, of which each depth takes the one that is best on the held-out rows. What is compared are test rows, on
+which nothing was chosen. Each sweep is an ordinary `frostline sweep study`, with its folder, its MLflow run and its
+report.
 
 Anything after `--` goes to each sweep: -- runtime.slots=1
 """

@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,7 +192,9 @@ def _csv(material: Material) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     head = ["number", *keys, material.answer.metric, "sd_over_seeds", "seeds", "stage", "state", "train_s", "flops"]
-    writer.writerow([*head, "num_trainable", "fill_s", "saved_s", "copy_of", "reason", "note"])
+    outcomes = [point.outcome for point in material.points if point.outcome is not None]
+    sets = list(dict.fromkeys(name for outcome in outcomes for name in outcome.scores))  # means over the seeds
+    writer.writerow([*head, "num_trainable", "fill_s", "saved_s", "copy_of", "reason", "note", *sets])
     for point in material.points:
         outcome = point.outcome
         cost = outcome.cost if outcome else {}
@@ -199,6 +202,8 @@ def _csv(material: Material) -> str:
         row += [len(outcome.by_seed) if outcome else 0, point.stage, point.state.value, cost.get("train_s")]
         row += [cost.get("flops"), cost.get("num_trainable"), cost.get("fill_s"), cost.get("saved_s"), point.copy_of]
         row += [outcome.reason if outcome else None, outcome.note if outcome else None]
+        scores = [outcome.scores.get(name, {}) if outcome else {} for name in sets]
+        row += [statistics.fmean(values.values()) if values else None for values in scores]
         writer.writerow([_harmless(cell) for cell in row])
     return buffer.getvalue()
 
