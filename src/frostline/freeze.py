@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING
@@ -18,8 +18,9 @@ from torch import nn
 
 from frostline.anatomy import Anatomy, NamedModule
 from frostline.errors import SpecError
+from frostline.lora import MARK
 from frostline.result import Audit, Frozen, ParamCount
-from frostline.spec import FreezeName, FreezeSpec
+from frostline.spec import STAGED, FreezeName, FreezeSpec
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -147,6 +148,8 @@ def freeze(
 def _choose(anatomy: Anatomy, spec: FreezeSpec) -> _Chosen:
     total = anatomy.num_blocks
     depth = spec.depth_of(total)
+    if spec.name is FreezeName.LORA:
+        return _all_but_adapters(anatomy, depth or 0)
     if depth is not None:
         assert 0 <= depth <= total, "RunSpec.check_depth comes first"
         return _Chosen(
@@ -155,7 +158,7 @@ def _choose(anatomy: Anatomy, spec: FreezeSpec) -> _Chosen:
             prefix_depth=depth,
             words=f"the embeddings and {depth} of {total} blocks" if depth else "the embeddings",
         )
-    if spec.name is FreezeName.NONE:
+    if spec.name is FreezeName.NONE or spec.name in STAGED:  # of those, what is frozen to the end
         return _Chosen(modules=(), loose=(), prefix_depth=None, words="nothing")
     if spec.blocks is not None:
         numbers = spec.frozen_blocks()
@@ -171,6 +174,13 @@ def _choose(anatomy: Anatomy, spec: FreezeSpec) -> _Chosen:
     if spec.pattern is not None:
         return _by_name(anatomy, _matches(anatomy.model, spec.pattern), f"names with {' or '.join(spec.pattern)}")
     return _all_but(anatomy, spec.name)
+
+
+def _all_but_adapters(anatomy: Anatomy, depth: int) -> _Chosen:
+    parts = [*anatomy.below, *anatomy.blocks]
+    names = {key for part, module in parts for key, _ in module.named_parameters(part) if MARK not in key}
+    beside = f"the {anatomy.num_blocks - depth} blocks" if depth == 0 else f"blocks {depth} to {anatomy.num_blocks - 1}"
+    return _by_name(anatomy, names, f"all but adapters in {beside} and what lies above the blocks")
 
 
 def _all_but(anatomy: Anatomy, name: FreezeName) -> _Chosen:
@@ -271,6 +281,38 @@ def trained_sha256(model: nn.Module) -> str:
     named += list(model.named_buffers())
     lines = [f"{name} {_sha256(tensor)}" for name, tensor in sorted(named, key=lambda item: item[0])]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def hold(modules: Sequence[NamedModule]) -> dict[str, str]:
+    """Freezes modules for a while: no gradients, pinned in eval mode.
+
+    Returns:
+        sha256 of each of their tensors, by name: `moved` compares.
+    """
+    for _, module in modules:
+        module.requires_grad_(False)
+        _pin_in_eval(module)
+    return {name: _sha256(tensor) for name, tensor in _tensors(nn.Module(), tuple(modules), ())}
+
+
+def moved(modules: Sequence[NamedModule], before: Mapping[str, str]) -> list[str]:
+    """Returns the names of the tensors of held modules that are not what they were."""
+    now = dict(_tensors(nn.Module(), tuple(modules), ()))
+    return sorted(name for name, value in before.items() if name not in now or _sha256(now[name]) != value)
+
+
+def release(modules: Sequence[NamedModule], mode: bool) -> None:
+    """Lets held modules be trained.
+
+    Args:
+        modules: They.
+        mode: Whether the model is in training mode.
+    """
+    for _, module in modules:
+        module.requires_grad_(True)
+        for inner in module.modules():
+            inner.__dict__.pop("train", None)
+        module.train(mode)
 
 
 def _stay_in_eval(module: nn.Module, mode: bool = True) -> nn.Module:

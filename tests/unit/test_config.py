@@ -118,9 +118,11 @@ def test_every_group_file_composes():
             if group.name in {"model", "dataset"} and "location: ???" in _with_base(file):
                 overrides.append(f"{group.name}.location=somewhere")
             overrides += [f"freeze.{key}=['0']" for key in ("blocks", "pattern") if f"\n{key}: ???" in file.read_text()]
+            if file.stem in {"gradual", "lp_ft"}:
+                overrides.append("training.epochs=3")  # one epoch is the head's alone: refused
             compose_job(overrides)
             tried += 1
-    assert tried >= 20
+    assert tried == 51
 
 
 def _with_base(file: Path) -> str:

@@ -44,6 +44,7 @@ def examine(spec: RunSpec) -> dict[str, Any]:
     Raises:
         UserError: The model can't be found or isn't supported.
     """
+    from frostline import lora
     from frostline.anatomy import count, count_at, dissect, undivided
     from frostline.freeze import freeze
     from frostline.model import skeleton
@@ -97,6 +98,9 @@ def examine(spec: RunSpec) -> dict[str, Any]:
         ],
     }
     if trouble is None or spec.freeze.name in {FreezeName.NONE, FreezeName.PATTERN}:
+        if spec.freeze.name is FreezeName.LORA and (blocks := anatomy.blocks[spec.freeze.depth or 0 :]):
+            lora.inject(model, blocks, spec.freeze, spec.seed)
+            named = dict(model.named_parameters())
         frozen = freeze(anatomy, spec.freeze, hashed=False)
         facts["chosen"] = {
             "freeze": spec.freeze.label(),
@@ -106,7 +110,7 @@ def examine(spec: RunSpec) -> dict[str, Any]:
             "begins_above": frozen.prefix_depth,
         }
         for row in facts["params"]:
-            row["trained"] = named[row["name"]].requires_grad
+            row["trained"] = row["name"] in named and named[row["name"]].requires_grad  # beside an adapter: renamed
     return facts
 
 

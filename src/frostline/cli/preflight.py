@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from frostline import assets, metrics, optimizer
 from frostline.errors import SpecError, UserError
 from frostline.record import SPEC_FILE
 from frostline.registry import import_plugins
-from frostline.spec import ModelSpec, Source, spec_diff
+from frostline.spec import FreezeName, ModelSpec, Source, spec_diff
 
 if TYPE_CHECKING:
     from frostline.config import Job
@@ -30,6 +31,8 @@ def preflight(job: Job) -> None:
     import_plugins(job.plugins)
     optimizer.check(spec.optimizer)
     metrics.check(spec.training, spec.dataset.task)
+    if spec.freeze.name is FreezeName.LORA and find_spec("peft") is None:
+        raise UserError("freeze=lora: needs peft, which isn't installed: pip install 'frostline[lora]'")
     if spec.model.source is Source.PATH:
         spec.check_depth(num_blocks(spec.model))
     for dataset in (spec.dataset, *spec.dataset.also_evaluate):

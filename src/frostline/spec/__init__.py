@@ -1,7 +1,7 @@
 """Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
 
 from frostline.spec.data import EVAL_SET, TEST_SET, DatasetSpec
-from frostline.spec.freezing import FreezeName, FreezeSpec
+from frostline.spec.freezing import STAGED, FreezeName, FreezeSpec, Stage
 from frostline.spec.parts import (
     CACHE_MAX_BYTES,
     CacheMode,
@@ -55,6 +55,7 @@ __all__ = [
     "LR_KEY",
     "MODEL_KEY",
     "SCHEMA_VERSION",
+    "STAGED",
     "SWEEP_SCHEMA",
     "TEST_SET",
     "CacheMode",
@@ -87,6 +88,7 @@ __all__ = [
     "Scalar",
     "Source",
     "Space",
+    "Stage",
     "SweepSpec",
     "Task",
     "TrackingSpec",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from frostline.errors import SpecError
-from frostline.spec.parts import require
+from frostline.spec.parts import finite, require
 
 
 class FreezeName(StrEnum):
@@ -26,6 +26,9 @@ class FreezeName(StrEnum):
     PATTERN = "pattern"
     BIAS_ONLY = "bias_only"
     NORM_ONLY = "norm_only"
+    GRADUAL = "gradual"
+    LP_FT = "lp_ft"
+    LORA = "lora"
 
 
 _OWN_KEYS: dict[FreezeName, tuple[str, ...]] = {
@@ -34,7 +37,16 @@ _OWN_KEYS: dict[FreezeName, tuple[str, ...]] = {
     FreezeName.LAST: ("last",),
     FreezeName.BLOCKS: ("blocks", "embeddings"),
     FreezeName.PATTERN: ("pattern",),
+    FreezeName.GRADUAL: ("depth", "every"),
+    FreezeName.LP_FT: ("depth", "probe_epochs", "probe_lr"),
+    FreezeName.LORA: ("depth", "rank", "alpha", "dropout"),
 }
+_MAY_BE_NULL = {FreezeName.GRADUAL: ("depth",), FreezeName.LP_FT: ("depth",)}
+"""Own keys that mean something when they are null."""
+
+STAGED = frozenset({FreezeName.GRADUAL, FreezeName.LP_FT})
+"""Ways in which less is frozen as a run goes on."""
+
 _MOST_LABEL = 40
 """Characters of a pattern in a run's name."""
 
@@ -45,7 +57,26 @@ _MISSING = {
     "blocks": "give the frozen blocks, as freeze.blocks=[0-3,7]",
     "embeddings": "say whether they are frozen too, as freeze.embeddings=true",
     "pattern": "give regular expressions of parameter names, as freeze.pattern=[embeddings,LayerNorm]",
+    "every": "give the epochs after which one more block is trained, as freeze.every=1",
+    "probe_epochs": "give the epochs in which the head alone is trained, as freeze.probe_epochs=1",
+    "probe_lr": "give the learning rate of the head while it alone is trained, as freeze.probe_lr=1e-3",
+    "rank": "give the rank of the adapters, as freeze.rank=8",
+    "alpha": "give the scale of the adapters, as freeze.alpha=16",
+    "dropout": "give the dropout before the adapters, as freeze.dropout=0",
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A part of a run in which the same is frozen.
+
+    Attributes:
+        first_epoch: Counted from 0.
+        depth: Frozen blocks, and the embeddings; None: nothing.
+    """
+
+    first_epoch: int
+    depth: int | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,14 +86,22 @@ class FreezeSpec:
     Attributes:
         name: `none` trains everything, `head` only what lies above the blocks; `depth`, `fraction` and `last` freeze
             the embeddings and the lowest blocks, counted in three ways; `blocks` any blocks; `pattern` parameters by
-            name; `bias_only` and `norm_only` all but biases or norms and what lies above the blocks. Each takes its
-            own keys and no others.
-        depth: Number of frozen blocks, 0 to the model's.
+            name; `bias_only` and `norm_only` all but biases or norms and what lies above the blocks. `gradual` trains
+            the head alone first and then one more block at a time, from above (ULMFiT, arXiv 1801.06146); `lp_ft` the
+            head alone and then all that `depth` leaves (LP-FT, arXiv 2202.10054); `lora` adapters beside the linear
+            layers of the blocks above `depth` (arXiv 2106.09685). Each takes its own keys, no others.
+        depth: Number of frozen blocks, 0 to the model's; of `gradual` and `lp_ft` in the end, where null is nothing.
         fraction: Share of the blocks that is frozen, 0 to 1; rounded to whole blocks, half a block to the lower depth.
         last: Number of blocks that are trained, 0 to the model's.
         blocks: Frozen blocks, counted from 0: numbers, and ranges as `2-4`, both ends included.
         embeddings: With `blocks`, whether the embeddings are frozen too.
         pattern: Regular expressions; a parameter is frozen if one of them is found in its name.
+        every: Epochs after which `gradual` trains one more block.
+        probe_epochs: Epochs in which `lp_ft` trains the head alone.
+        probe_lr: Peak learning rate meanwhile; the schedule then begins anew with the optimizer's.
+        rank: Of `lora`'s adapters.
+        alpha: Their output is multiplied by `alpha / rank`.
+        dropout: On what they are given, 0 <= x < 1.
     """
 
     name: FreezeName
@@ -72,12 +111,18 @@ class FreezeSpec:
     blocks: tuple[int | str, ...] | None = None
     embeddings: bool | None = None
     pattern: tuple[str, ...] | None = None
+    every: int | None = None
+    probe_epochs: int | None = None
+    probe_lr: float | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    dropout: float | None = None
 
     def __post_init__(self) -> None:
         own = _OWN_KEYS.get(self.name, ())
         for key, hint in _MISSING.items():
             value = getattr(self, key)
-            if key in own and value is None:
+            if key in own and value is None and key not in _MAY_BE_NULL.get(self.name, ()):
                 raise SpecError(f"freeze.{key} is missing: {hint}")
             if key not in own and value is not None:
                 owner = next(name for name, keys in _OWN_KEYS.items() if key in keys)
@@ -91,6 +136,15 @@ class FreezeSpec:
             require(0 <= self.fraction <= 1, "freeze.fraction", self.fraction, "0 to 1")
         if self.last is not None:
             require(self.last >= 0, "freeze.last", self.last, "0 or more (blocks, counted from above)")
+        for key in ("every", "probe_epochs"):
+            number = getattr(self, key)
+            require(number is None or number >= 1, f"freeze.{key}", number, "1 or more (whole epochs)")
+        require(self.rank is None or 1 <= self.rank <= 1024, "freeze.rank", self.rank, "1 to 1024")
+        if self.alpha is not None:
+            require(finite(self.alpha) and self.alpha > 0, "freeze.alpha", self.alpha, "above 0")
+        require(self.dropout is None or 0 <= self.dropout < 1, "freeze.dropout", self.dropout, "at least 0, below 1")
+        if self.probe_lr is not None:
+            require(finite(self.probe_lr) and self.probe_lr > 0, "freeze.probe_lr", self.probe_lr, "above 0, as 1e-3")
         if self.blocks is not None:
             _expand(self.blocks)
             if not self.blocks:
@@ -110,6 +164,18 @@ class FreezeSpec:
             return num_blocks - self.last
         return self.depth
 
+    def stages(self, num_blocks: int) -> tuple[Stage, ...]:
+        """Returns what is frozen when, of the ways in which that changes; else nothing."""
+        if self.name is FreezeName.LP_FT:
+            assert self.probe_epochs is not None
+            return (Stage(first_epoch=0, depth=num_blocks), Stage(first_epoch=self.probe_epochs, depth=self.depth))
+        if self.name is not FreezeName.GRADUAL:
+            return ()
+        assert self.every is not None
+        depths: list[int | None] = list(range(num_blocks, (self.depth or 0) - 1, -1))
+        depths += [None] if self.depth is None else []
+        return tuple(Stage(first_epoch=index * self.every, depth=depth) for index, depth in enumerate(depths))
+
     def frozen_blocks(self) -> tuple[int, ...]:
         """Returns the numbers of `blocks`, in order."""
         return _expand(self.blocks or ())
@@ -118,7 +184,12 @@ class FreezeSpec:
     def may_freeze_a_prefix(self) -> bool:
         """Whether lowest blocks may be frozen together with the embeddings."""
         whole_trained = {FreezeName.NONE, FreezeName.BIAS_ONLY, FreezeName.NORM_ONLY}
-        return self.name not in whole_trained and self.depth != 0 and self.embeddings is not False
+        return (
+            self.name not in whole_trained
+            and self.name not in STAGED
+            and self.depth != 0
+            and self.embeddings is not False
+        )
 
     def check(self, num_blocks: int, model_name: str) -> None:
         """Checks what counts blocks against a model.
@@ -141,6 +212,11 @@ class FreezeSpec:
 
     def label(self) -> str:
         """Returns the short form used in names: `d4`, `none`, `head`, `b0-2+5`."""
+        if self.name in STAGED:
+            first = f"gradual{self.every}" if self.name is FreezeName.GRADUAL else f"lpft{self.probe_epochs}"
+            return f"{first}-{'none' if self.depth is None else f'd{self.depth}'}"
+        if self.name is FreezeName.LORA:
+            return f"lora{self.rank}{f'-d{self.depth}' if self.depth else ''}"
         if self.depth is not None:
             return f"d{self.depth}"
         if self.fraction is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.codec import decode
 from frostline.errors import SpecError
 from frostline.spec.data import DatasetSpec, last_part
-from frostline.spec.freezing import FreezeName, FreezeSpec
+from frostline.spec.freezing import STAGED, FreezeName, FreezeSpec
 from frostline.spec.parts import (
     Init,
     LastBlock,
@@ -49,8 +49,11 @@ _BEFORE_SCHEMA_7: dict[str, dict[str, Any]] = {
         "test_from": None, "test_fraction": None, "test_rows": None, "test_at_end": False, "also_evaluate": [],
     },
     "model": {"init": Init.PRETRAINED.value},
+    "freeze": {
+        "every": None, "probe_epochs": None, "probe_lr": None, "rank": None, "alpha": None, "dropout": None,
+    },
 }  # fmt: skip
-"""The keys that came with test rows, other data sets and models from scratch."""
+"""The keys that came with test rows, other data sets, models from scratch, ways of freezing with stages, LoRA."""
 
 
 def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class RunSpec:
         self.check_depth(self.model.num_blocks)
         if self.model.init is Init.RANDOM and self.freeze.name is not FreezeName.NONE:
             raise SpecError("model.init=random: what is frozen would stay random; give freeze=none")
+        self._check_stages()
         batch_size, processes = self.training.batch_size, self.runtime.num_processes
         if batch_size % processes:
             raise SpecError(
@@ -118,6 +122,24 @@ class RunSpec:
         """
         if num_blocks is not None:
             self.freeze.check(num_blocks, self.model_name)
+
+    def _check_stages(self) -> None:
+        if self.freeze.name not in STAGED:
+            return
+        name = self.freeze.name.value
+        if self.runtime.num_processes > 1:
+            raise SpecError(f"freeze={name}: what is trained changes, which several processes can't follow yet; "
+                            "give runtime.num_processes=1")  # fmt: skip
+        if self.training.frozen_dropout:
+            raise SpecError(f"freeze={name}: with training.frozen_dropout=true it is not defined; give false")
+        first = self.freeze.probe_epochs if self.freeze.name is FreezeName.LP_FT else self.freeze.every
+        assert first is not None
+        if self.training.epochs is not None and self.training.epochs <= first:
+            key = "probe_epochs" if self.freeze.name is FreezeName.LP_FT else "every"
+            raise SpecError(
+                f"training.epochs={self.training.epochs:g}: with freeze={name} the head alone takes the first {first} "
+                f"(freeze.{key}); give more epochs"
+            )
 
     @property
     def model_name(self) -> str:
@@ -169,7 +191,7 @@ class RunSpec:
         data = {key: value for key, value in self.to_dict().items() if key != "runtime"}
         before = _BEFORE_SCHEMA_3.items()
         data["training"] = {k: v for k, v in data["training"].items() if (k, v) not in before}
-        for group, earlier in {"freeze": _BEFORE_SCHEMA_6, **_BEFORE_SCHEMA_7}.items():
+        for group, earlier in (("freeze", _BEFORE_SCHEMA_6), *_BEFORE_SCHEMA_7.items()):
             data[group] = {key: value for key, value in data[group].items() if (key, value) not in earlier.items()}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()

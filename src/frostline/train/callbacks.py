@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,7 @@ class EvaluationCallback(TrainerCallback):
         self._ledger = ledger
         self._recorder = recorder
         self._model = model
+        self._trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
         self._rng: RngState | None = None
         self._started = 0.0
 
@@ -180,7 +181,7 @@ class EvaluationCallback(TrainerCallback):
             raise DivergedError(step, f"the evaluation loss is {values['eval/loss']}")
         value = values.get(f"eval/{self._spec.objective}", math.nan)
         if self._is_better(value):
-            weights = trained_weights(self._model)
+            weights = trained_weights(self._model, self._trained)
             ledger.best = Best(step=step, value=value, metrics=values, weights=weights, logits=ledger.last_logits)
 
     def _is_better(self, value: float) -> bool:
@@ -414,9 +415,9 @@ def evaluation_metrics(metrics: Mapping[str, float], name: str = "eval") -> dict
     return values
 
 
-def trained_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Returns copies on the CPU of what training changes: parameters with gradient, and buffers."""
-    named: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+def trained_weights(model: nn.Module, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """Returns copies on the CPU of what training changes: the parameters of these names, and buffers."""
+    named: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in model.named_parameters() if name in names]
     named += [(name, tensor) for name, tensor in model.named_buffers() if tensor.is_floating_point()]
     return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
 

@@ -20,12 +20,12 @@ def flops_per_epoch(model: nn.Module, num_tokens: int, prefix: Sequence[NamedMod
     Args:
         model: Frozen as it will be trained.
         num_tokens: Of all rows.
-        prefix: What is frozen below everything that is trained: no gradient goes there.
+        prefix: What is frozen below everything that is trained: no gradient goes there, whatever the model says.
     """
     looked_up = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     below = {id(p) for _, module in prefix for p in module.parameters()}
     multiplied = [p for p in model.parameters() if id(p) not in looked_up]
     every = sum(p.numel() for p in multiplied)
-    trained = sum(p.numel() for p in multiplied if p.requires_grad)
+    trained = sum(p.numel() for p in multiplied if p.requires_grad and id(p) not in below)
     passed = sum(p.numel() for p in multiplied if id(p) not in below)
     return float(num_tokens * (2 * every + 2 * trained + 2 * passed))

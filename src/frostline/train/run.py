@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
+from frostline import lora
 from frostline.errors import UserError, listing
 from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
 from frostline.record import Monitor, NullMonitor, Recorder, RunStart, Sharing, Verdict, metrics_up_to
 from frostline.result import Cost, Objective, RunResult, Status
 from frostline.signals import Interrupted, SignalGuard
-from frostline.spec import Keep, RunSpec
+from frostline.spec import FreezeName, Keep, RunSpec
 from frostline.train import callbacks
 from frostline.train.cached import OFF, Cached
 from frostline.train.checkpoint import CheckpointStore
@@ -28,6 +29,7 @@ from frostline.train.flops import flops_per_epoch
 from frostline.train.ranks import Ranks, SharedMonitor
 from frostline.train.scored import score, write_predictions
 from frostline.train.setup import Setup, prepare
+from frostline.train.stages import Stages
 from frostline.train.trainer import Assembly, assemble
 from frostline.train.warm import settle
 
@@ -126,6 +128,7 @@ class _Course:
         self._assembly: Assembly | None = None
         self._device = "cpu"
         self._cached: Cached | None = None
+        self._stages: Stages | None = None
         self._epoch = 0.0
         self._steps: int | None = None
         """The step, if nothing was trained because the checkpoint lay at a step where the monitor says stop."""
@@ -142,7 +145,7 @@ class _Course:
         checkpoint = _find_checkpoint(spec, resume_from)
         begun = checkpoint[1].get("prefix_cache", OFF) if checkpoint is not None else None
         setup = self._prepare(begun)
-        self._device, self._cached = setup.machine.device, setup.cached
+        self._device, self._cached, self._stages = setup.machine.device, setup.cached, setup.stages
         draft |= {
             "params": setup.frozen.params,
             "freeze": setup.frozen.frozen,
@@ -175,6 +178,8 @@ class _Course:
             _carry_over(checkpoint, assembly, resume_from, self._recorder)
         if setup.cached is not None:
             assembly.ledger.fill_s += setup.cached.fill_s
+        if setup.stages is not None:
+            assembly.ledger.fill_s += setup.stages.fill_s
         log.info(
             "%s: training on %s (%s, %d threads), %d rows, recorded in %s",
             spec.name(), setup.machine.device, setup.machine.precision.value, setup.machine.threads,
@@ -182,6 +187,9 @@ class _Course:
         )  # fmt: skip
         self._train(assembly, checkpoint, guard)
         kept = self._keep(assembly, setup)
+        if setup.stages is not None:
+            setup.stages.leave()
+            assembly.collator.hidden = None
         audit = setup.frozen.audit(setup.optimizer)
         weights_sha256 = trained_sha256(setup.loaded.model)
         self._ranks.check_same(weights_sha256, "the trained weights")
@@ -207,6 +215,8 @@ class _Course:
             if others:
                 self._recorder.log(others, kept.step or 0)
             write_predictions(sets, spec.dataset.task, self._out_dir)
+            if spec.freeze.name is FreezeName.LORA:
+                lora.merge(setup.loaded.model)
             _save_model(setup, self._out_dir / MODEL_FOLDER)
             store.remove()
         return RunResult(status=Status.FINISHED, reason=None, objective=objective, **draft, cost=self.cost())
@@ -278,6 +288,10 @@ class _Course:
         ledger = self._assembly.ledger if self._assembly else callbacks.Ledger()
         steps = self._assembly.trainer.state.global_step if self._assembly else 0
         on_gpu = self._device == "cuda"
+        flops = None if self._flops_per_epoch is None else self._flops_per_epoch * self._epoch
+        saved_s = None if self._cached is None else self._cached.saved_s(self._epoch, ledger.num_evals)
+        if self._stages is not None:
+            flops, saved_s = self._stages.flops(self._epoch), self._stages.saved_s(self._epoch)
         return Cost(
             train_s=ledger.train_s,
             eval_s=ledger.eval_s,
@@ -285,9 +299,9 @@ class _Course:
             steps=self._steps if self._steps is not None else steps,
             peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else self._memory.read(),
             peak_of="cuda" if on_gpu else "process",
-            flops=None if self._flops_per_epoch is None else self._flops_per_epoch * self._epoch,
-            fill_s=None if self._cached is None else ledger.fill_s,
-            saved_s=None if self._cached is None else self._cached.saved_s(self._epoch, ledger.num_evals),
+            flops=flops,
+            fill_s=None if saved_s is None else ledger.fill_s,
+            saved_s=saved_s,
         )
 
 

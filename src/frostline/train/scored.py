@@ -78,13 +78,12 @@ def _look(
     spec: RunSpec, setup: Setup, assembly: Assembly, name: str, table: TokenTable
 ) -> tuple[Scored, dict[str, float]]:
     """Runs the model over a table: from its hidden states if they are kept, else the whole model."""
-    trainer, before, cached = assembly.trainer, assembly.trainer.data_collator, setup.cached
+    trainer, before, cached = assembly.trainer, assembly.collator, setup.cached
     hidden = None
     if cached is not None:
         hidden = cached.hidden if name == EVAL_SET else cached.others.get(name)
         if hidden is None:
             cached.detach()
-    assert isinstance(before, Collator)
     is_own = name == EVAL_SET
     trainer.data_collator = Collator(setup.tables.train if is_own else table, table, before.padding, hidden)
     order = by_length(spec.training, table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from frostline import assets, model, optimizer, provenance
+from frostline import assets, lora, model, optimizer, provenance
 from frostline.anatomy import Anatomy, dissect, undivided
 from frostline.dataset import Padding, Tokenized
 from frostline.drift import Drift
@@ -23,7 +23,7 @@ from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
 from frostline.record import Sharing
-from frostline.spec import CacheMode, FreezeName, Init, LastBlock, RunSpec
+from frostline.spec import STAGED, CacheMode, FreezeName, FreezeSpec, Init, LastBlock, RunSpec, Stage
 from frostline.train import warm
 from frostline.train.cached import Cached, Request, open_cache, told
 from frostline.train.data import load_data, load_tables, warn_once
@@ -31,6 +31,7 @@ from frostline.train.device import Machine, seed_everything, set_up
 from frostline.train.looked import look
 from frostline.train.progress import wants_bar
 from frostline.train.ranks import Ranks
+from frostline.train.stages import Stages, open_stages, reached
 from frostline.train.warm import Kept
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,8 @@ class Setup:
         tables: Tokenized rows.
         optimizer: Over the trained part.
         metrics: Logits and labels -> numbers.
-        cached: If the frozen prefix comes from the cache.
+        cached: If the frozen prefix comes from the cache, throughout the run.
+        stages: If what is frozen changes.
         data: The data report, truncation counted.
         provenance: Versions, platform, hashes.
     """
@@ -63,6 +65,7 @@ class Setup:
     optimizer: Any
     metrics: ComputeMetrics
     cached: Cached | None
+    stages: Stages | None
     data: dict[str, Any]
     provenance: dict[str, Any]
 
@@ -118,9 +121,18 @@ def prepare(
         return loaded, anatomy
 
     looked = look(load, tables, wanted=_wants_look(spec, begun))
+    if spec.freeze.name is FreezeName.LORA:
+        blocks = looked.anatomy.blocks[spec.freeze.depth or 0 :]
+        if blocks:
+            lora.inject(looked.loaded.model, blocks, spec.freeze, spec.seed)
+            looked = replace(looked, reading=None)  # it reads the layers' own weights, not what is beside them
     loaded, anatomy, reading = looked.loaded, looked.anatomy, looked.reading
     origin, dropout = f"{loaded.weights_sha256} {looked.kind}", spec.training.frozen_dropout
-    frozen = freeze(anatomy, spec.freeze, origin, fresh=loaded.fresh, dropout=dropout)
+    stages = reached(spec, anatomy.num_blocks, len(rows.train))
+    if stages:
+        frozen = _frozen_to_the_end(spec, stages, origin, loaded, anatomy)
+    else:
+        frozen = freeze(anatomy, spec.freeze, origin, fresh=loaded.fresh, dropout=dropout)
     seen = {
         **provenance.capture(),
         "weights_sha256": loaded.weights_sha256,
@@ -130,20 +142,24 @@ def prepare(
     reads = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
     if reading is not None and reads:
         reading.attach()
-    cached = open_cache(
-        Request(
-            spec=spec,
-            machine=machine,
-            depth=frozen.prefix_depth,
-            looked=looked,
-            tables=tables,
-            padding=Padding.of(tokenizer, loaded.model),
-            facts=_prefix_facts(seen),
-            sharing=sharing or Sharing(),
-            begun=begun,
-            alive=alive,
-        )
+    request = Request(
+        spec=spec,
+        machine=machine,
+        depth=frozen.prefix_depth,
+        looked=looked,
+        tables=tables,
+        padding=Padding.of(tokenizer, loaded.model),
+        facts=_prefix_facts(seen),
+        sharing=sharing or Sharing(),
+        begun=begun,
+        alive=alive,
     )
+    cached, staged, facts = None, None, ""
+    if stages:
+        staged, facts = open_stages(request, stages)
+    else:
+        cached = open_cache(request)
+        facts = told(cached, begun)
     levels = [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]
     return Setup(
         machine=machine,
@@ -155,6 +171,7 @@ def prepare(
         optimizer=optimizer.build(spec.optimizer, optimizer.param_groups(levels, spec.optimizer)),
         metrics=metrics,
         cached=cached,
+        stages=staged,
         data={
             "name": spec.dataset_name,
             "label_names": list(rows.label_names),
@@ -166,7 +183,7 @@ def prepare(
             **seen,
             "compute": {
                 **machine.describe(),
-                "prefix_cache": told(cached, begun),
+                "prefix_cache": facts,
                 "last_block": f"{looked.position} position" if reads else "whole",
             },
         },
@@ -176,7 +193,20 @@ def prepare(
 def _wants_look(spec: RunSpec, begun: str | None) -> bool:
     """Returns whether anything depends on where the model's head reads."""
     has_cache = spec.runtime.cache.mode is not CacheMode.OFF or begun is not None
-    return spec.training.last_block is LastBlock.READ_POSITION or (spec.freeze.may_freeze_a_prefix and has_cache)
+    has_prefix = spec.freeze.may_freeze_a_prefix or spec.freeze.name in STAGED
+    return spec.training.last_block is LastBlock.READ_POSITION or (has_prefix and has_cache)
+
+
+def _frozen_to_the_end(
+    spec: RunSpec, stages: tuple[Stage, ...], origin: str, loaded: LoadedModel, anatomy: Anatomy
+) -> FrozenPart:
+    """Freezes what stays frozen in a run with stages."""
+    depth = stages[-1].depth
+    name = FreezeName.NONE if depth is None else FreezeName.DEPTH
+    frozen = freeze(anatomy, FreezeSpec(name=name, depth=depth), origin, fresh=loaded.fresh)
+    first = "all but the head at first"
+    words = f"{first}, {frozen.frozen.words} in the end"
+    return replace(frozen, frozen=replace(frozen.frozen, name=spec.freeze.name.value, words=words))
 
 
 def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from transformers import (
 from frostline.dataset import Padding, TokenTable
 from frostline.record import Monitor, Recorder
 from frostline.signals import SignalGuard
-from frostline.spec import Every, Precision, RunSpec, Sampling, Task, TrainingSpec
+from frostline.spec import Every, FreezeName, Precision, RunSpec, Sampling, Task, TrainingSpec
 from frostline.train import callbacks
 from frostline.train.batches import Collator, FilledSampler, LikeLengthSampler, RowNumbers
+from frostline.train.cached import Cached
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import Machine
 from frostline.train.loss import BatchLoss, is_row, summed_loss
@@ -31,6 +32,7 @@ from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
 from frostline.train.ranks import Ranks
 from frostline.train.setup import Setup
+from frostline.train.stages import StageCallback, Stages, make_scheduler
 from frostline.train.window import LossWindow
 
 
@@ -44,6 +46,7 @@ class Assembly:
         window: What `train/loss` is a mean over.
         evaluation: To be told of evaluations that Trainer doesn't start by itself.
         progress: To be closed when training ends badly.
+        collator: What makes its batches.
     """
 
     trainer: Trainer
@@ -51,6 +54,7 @@ class Assembly:
     window: LossWindow
     evaluation: callbacks.EvaluationCallback
     progress: FrostlineProgress
+    collator: Collator
 
 
 def training_arguments(
@@ -142,10 +146,11 @@ def assemble(
     padding = Padding.of(setup.loaded.tokenizer, model, multiple_of)
     hidden = cached.hidden if cached is not None else None
     order = by_length(spec.training, tables.evaluation)
+    collator = Collator(tables.train, tables.evaluation, padding, hidden)
     trainer = Trainer(
         model=model if cached is None else cached.part,
         args=training_arguments(spec, machine, store.writing, ranks),
-        data_collator=Collator(tables.train, tables.evaluation, padding, hidden),
+        data_collator=collator,
         train_dataset=RowNumbers(len(tables.train)),
         eval_dataset=[-1 - row for row in order],
         processing_class=setup.loaded.tokenizer,
@@ -163,13 +168,37 @@ def assemble(
         _share_batches(trainer, spec, len(tables.train))
     if ranks.several or spec.dataset.task is Task.REGRESSION:
         _count_rows(trainer)
+    if setup.stages is not None:
+        _add_stages(trainer, spec, setup.stages, collator)
     window.attach(trainer)
     trainer.remove_callback(ProgressCallback)
     for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
         trainer.remove_callback(callback)
     # The loss function normalizes by the rows of the whole step; the model's forward must not be told to as well.
     trainer.model_accepts_loss_kwargs = False
-    return Assembly(trainer=trainer, ledger=ledger, window=window, evaluation=evaluation, progress=progress)
+    return Assembly(
+        trainer=trainer, ledger=ledger, window=window, evaluation=evaluation, progress=progress, collator=collator
+    )
+
+
+def _add_stages(trainer: Trainer, spec: RunSpec, stages: Stages, collator: Collator) -> None:
+    """Lets what is frozen change between epochs."""
+    num_rows = len(trainer.train_dataset)  # type: ignore[arg-type]
+
+    def tell(cached: Cached | None) -> None:
+        collator.hidden = cached.hidden if cached is not None else None
+
+    # First of all: whatever else happens at the beginning of an epoch finds the model as it is in it.
+    trainer.callback_handler.callbacks.insert(0, StageCallback(stages, tell))
+    if spec.freeze.name is FreezeName.LP_FT:
+
+        def create_scheduler(num_training_steps: int, optimizer: Any = None) -> Any:
+            assert trainer.optimizer is not None
+            made = make_scheduler(spec, optimizer or trainer.optimizer, num_training_steps, num_rows)
+            trainer.lr_scheduler = made
+            return made
+
+        trainer.create_scheduler = create_scheduler  # type: ignore[method-assign]
 
 
 def _take_sampler(trainer: Trainer, sampler: Sampler[int]) -> None:
