@@ -31,6 +31,7 @@ _COMMANDS = {
     "fetch": "fetch the model and data that a later, offline run needs",
     "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
     "predict": "ask a trained run's model",
+    "embed": "write what a model makes of each row of a data set: one vector a row, Parquet or safetensors",
     "ui": "open the MLflow UI on the store that runs went to",
 }
 

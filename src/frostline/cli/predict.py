@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> int:
     if not options.overrides:
         parser.error("give a run: its folder or its MLflow run id")
     run, *texts = options.overrides
-    folder = _folder(run, options.tracking_uri, options.config_dir)
-    spec = _spec(folder)
+    folder = run_folder(run, options.tracking_uri, options.config_dir)
+    spec = run_spec(folder)
     if (spec.dataset.pair_column is None) != (options.pair is None):
         need = (
             "was trained on pairs of texts: give the second with --pair" if options.pair is None else "takes no --pair"
@@ -55,7 +55,17 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _folder(run: str, tracking_uri: str | None, config_dir: str | None) -> Path:
+def run_folder(run: str, tracking_uri: str | None, config_dir: str | None) -> Path:
+    """Returns the folder of a run.
+
+    Args:
+        run: Its folder, a sweep's name or folder (its best run), or an MLflow run id.
+        tracking_uri: Where to look an id up; None: the config's.
+        config_dir: A folder of the user's own config groups.
+
+    Raises:
+        UserError: There is none.
+    """
     for path in (Path(run), Path("runs") / run):
         if (path / "sweep.json").is_file():
             from frostline.cli.sweeping.folder import best_run_folder
@@ -74,7 +84,12 @@ def _folder(run: str, tracking_uri: str | None, config_dir: str | None) -> Path:
     return tracking.run_folder(uri, run)
 
 
-def _spec(folder: Path) -> RunSpec:
+def run_spec(folder: Path) -> RunSpec:
+    """Returns what the run in a folder was.
+
+    Raises:
+        UserError: The folder is none of a run, or its record is damaged.
+    """
     try:
         return spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8"))
     except OSError as error:

@@ -2,6 +2,6 @@
 
 from frostline.dataset.rows import Rows, load_rows
 from frostline.dataset.table import Padding, TokenTable, rows_sha256
-from frostline.dataset.tokens import Tokenized, tokenize
+from frostline.dataset.tokens import Tokenized, token_table, tokenize
 
-__all__ = ["Padding", "Rows", "TokenTable", "Tokenized", "load_rows", "rows_sha256", "tokenize"]
+__all__ = ["Padding", "Rows", "TokenTable", "Tokenized", "load_rows", "rows_sha256", "token_table", "tokenize"]

@@ -78,6 +78,26 @@ def tokenize(
     )
 
 
+def token_table(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[TokenTable, int]:
+    """Tokenizes rows, and returns how many were cut to `max_tokens`; nothing of it is kept on the disk.
+
+    Args:
+        rows: Columns `text`, `pair` (or not) and `labels`.
+        tokenizer: A fast tokenizer.
+        max_tokens: Longer texts are cut.
+    """
+    done = rows.map(
+        lambda batch: _encode(batch, tokenizer, max_tokens),
+        batched=True,
+        remove_columns=[column for column in rows.column_names if column != "labels"],
+        keep_in_memory=True,
+        new_fingerprint="0" * 32,
+        desc="tokens",
+    )
+    truncated = sum(sum(batch["truncated"]) for batch in done.select_columns("truncated").iter(10_000))
+    return TokenTable(done.remove_columns("truncated")), truncated
+
+
 def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, Any]:
     encoded = tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=max_tokens)
     out = dict(encoded)

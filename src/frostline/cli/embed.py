@@ -1,0 +1,139 @@
+"""Owns: `frostline embed` - a data set's rows as vectors, in a file. Must not know: how a vector is made."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.cli.common import compose, override_parser
+from frostline.errors import SpecError, UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from frostline.spec import RunSpec
+
+_POOLS = ("first", "mean", "last", "pooler")
+_SETS = ("train", "eval", "test")
+
+
+def main(arguments: list[str]) -> int:
+    """Writes one vector for each row."""
+    parser = override_parser(
+        "embed",
+        "Writes what a model makes of each row of a data set, one vector a row, to a Parquet or safetensors file:\n"
+        "a trained run's model, or a pretrained one. Rows are written as they come: the file may be of any size.",
+        "examples:\n"
+        "  frostline embed model=minilm dataset=tweets --pool mean\n"
+        "  frostline embed runs/single/... --out vectors.safetensors\n"
+        "  frostline embed runs/single/... dataset=amazon --block 3 --pool first",
+    )
+    parser.usage = (
+        "frostline embed [-h] [--pool POOL] [--block N] [--set SET] [--text] [--out FILE] [RUN] [KEY=VALUE ...]"
+    )
+    actions = [action for action in parser._actions if action.dest == "overrides"]
+    actions[0].help, actions[0].metavar = (
+        "a run (its folder, a sweep, an MLflow run id): its model and data; then overrides, as dataset=tweets",
+        "[RUN] KEY=VALUE",
+    )
+    parser.add_argument("--pool", choices=_POOLS, default="mean", help="which vector (default: mean of the tokens)")
+    parser.add_argument(
+        "--block", type=int, metavar="N", help="after block N, 0: the embeddings (default: the last hidden state)"
+    )
+    parser.add_argument("--set", choices=_SETS, action="append", help="only these rows (default: all there are)")
+    parser.add_argument("--text", action="store_true", help="with a column of texts (Parquet)")
+    parser.add_argument("--out", type=Path, default=Path("embeddings.parquet"), help="*.parquet or *.safetensors")
+    parser.add_argument("--tracking-uri", help="where to look a run id up; the config's by default")
+    options = parser.parse_args(arguments)
+    if options.out.suffix not in {".parquet", ".safetensors"}:
+        raise SpecError(f"--out={options.out}: give a name that ends in .parquet or .safetensors")
+    if options.text and options.out.suffix != ".parquet":
+        raise SpecError("--text: safetensors hold numbers only; give --out FILE.parquet")
+    if not options.out.absolute().parent.is_dir():
+        raise UserError(f"--out={options.out}: there is no folder {options.out.parent}")
+    spec, folder = _spec(options)
+    _write(spec, folder, options)
+    return 0
+
+
+def _spec(options: Any) -> tuple[RunSpec, Path | None]:
+    """Returns what to read, and the folder of a trained model; None: the spec's own, pretrained."""
+    run = next((word for word in options.overrides if "=" not in word or Path(word).exists()), None)
+    if run is None:
+        return compose(options).run, None
+    from frostline.cli.predict import run_folder, run_spec
+
+    folder = run_folder(run, options.tracking_uri, options.config_dir)
+    recorded = run_spec(folder)
+    options.overrides.remove(run)
+    foreign = [word for word in options.overrides if not word.startswith(("dataset=", "dataset.", "+dataset."))]
+    if foreign:
+        raise SpecError(f"{foreign[0]}: the run has its own model and settings; only dataset can be another")
+    if not options.overrides:
+        return recorded, folder / "model"
+    return replace(recorded, dataset=compose(options).run.dataset), folder / "model"
+
+
+def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
+    import datasets
+    from tqdm.auto import tqdm
+
+    from frostline import assets, model
+    from frostline.cli.run import configure_logging
+    from frostline.dataset import Padding, TokenTable, token_table
+    from frostline.embed import Encoder, ParquetWriter, Pool, SafetensorsWriter, Writer
+    from frostline.train.data import load_data
+
+    configure_logging()
+    bar = sys.stderr.isatty()
+    (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
+    source = folder if folder is not None else assets.model_folder(spec.model, progress=bar)
+    encoder = Encoder(source, Pool(options.pool), options.block)
+    rows, _ = load_data(replace(spec, dataset=replace(spec.dataset, also_evaluate=())), bar)
+    tokenizer = model.load_tokenizer(source, spec.training.max_tokens)
+    every: dict[str, Dataset | None] = {"train": rows.train, "eval": rows.evaluation, "test": rows.test}
+    wanted = options.set or list(_SETS)
+    sets = {name: table for name, table in every.items() if table is not None and name in wanted}
+    if not sets:
+        raise SpecError(f"--set={wanted[0]}: the data set has no such rows; give dataset.test_fraction or test_from")
+    padding = Padding.of(tokenizer, encoder.model)
+    about = {
+        "model": str(folder) if folder is not None else spec.model_name, "dataset": spec.dataset_name,
+        "pool": options.pool, "block": options.block, "max_tokens": spec.training.max_tokens,
+        "label_names": list(rows.label_names),
+    }  # fmt: skip
+    named, width = bool(rows.label_names), encoder.width
+    aside = options.out.with_name(f".{options.out.name}.writing")
+    try:
+        writer: Writer
+        if options.out.suffix == ".parquet":
+            writer = ParquetWriter(aside, width, about, named=named, with_text=options.text)
+        else:
+            sizes = {name: len(table) for name, table in sets.items()}
+            writer = SafetensorsWriter(aside, sizes, width, about, named=named)
+        total = sum(len(table) for table in sets.values())
+        cut = 0
+        with tqdm(total=total, unit=" rows", disable=not bar) as progress:
+            for name, table in sets.items():
+                tokens, truncated = token_table(table, tokenizer, spec.training.max_tokens)
+                cut += truncated
+                assert isinstance(tokens, TokenTable)
+                for part in encoder.embed(name, tokens, padding, spec.training.eval_batch_size):
+                    some = table[part.first : part.first + len(part.vectors)]
+                    labels = some["labels"]
+                    if named and options.out.suffix == ".parquet":
+                        labels = [rows.label_names[label] for label in labels]
+                    writer.write(part, labels, some["text"] if options.text else None)
+                    progress.update(len(part.vectors))
+        writer.close()
+        aside.replace(options.out)
+    except OSError as error:
+        raise UserError(f"--out={options.out}: can't be written ({error.strerror or error})") from error
+    finally:
+        aside.unlink(missing_ok=True)
+    words = f"block {options.block}" if options.block is not None else "the last hidden state"
+    note = f"; {cut} texts longer than training.max_tokens={spec.training.max_tokens} were cut" if cut else ""
+    shown = ", ".join(f"{len(table)} {name}" for name, table in sets.items())
+    print(f"{options.out}: {shown} rows x {width} numbers ({options.pool} of {words}){note}")
