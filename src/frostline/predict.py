@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -72,18 +74,20 @@ class Predictor:
         while batch := list(islice(source, batch_size)):
             yield from self._batch(batch)
 
-    @torch.inference_mode()
+    def logits(self, texts: Iterable[tuple[str, str | None]], batch_size: int = 32) -> np.ndarray[Any, Any]:
+        """Returns the logits of texts, `[N, C]`, in double precision.
+
+        Args:
+            texts: As for `predict`.
+            batch_size: Texts per forward pass.
+        """
+        source, parts = iter(texts), []
+        while batch := list(islice(source, batch_size)):
+            parts.append(self._logits(batch).double().numpy())
+        return np.concatenate(parts)
+
     def _batch(self, batch: list[tuple[str, str | None]]) -> Iterator[Prediction]:
-        pairs = [pair for _, pair in batch if pair is not None]
-        encoded = self._tokenizer(
-            [text for text, _ in batch],
-            pairs if len(pairs) == len(batch) else None,
-            truncation=True,
-            max_length=self._max_tokens,
-            padding=True,
-            return_tensors="pt",
-        ).to(self._device)
-        logits = self._model(**encoded).logits.float().cpu()
+        logits = self._logits(batch)
         names = self._model.config.id2label
         for (text, _), row in zip(batch, logits, strict=True):
             if self._model.config.problem_type == "regression":
@@ -94,3 +98,17 @@ class Predictor:
             best = int(probabilities.argmax())
             scores = {names[index]: float(value) for index, value in enumerate(probabilities)}
             yield Prediction(text=text, label=names[best], score=float(probabilities[best]), scores=scores)
+
+    @torch.inference_mode()
+    def _logits(self, batch: list[tuple[str, str | None]]) -> torch.Tensor:
+        pairs = [pair for _, pair in batch if pair is not None]
+        encoded = self._tokenizer(
+            [text for text, _ in batch],
+            pairs if len(pairs) == len(batch) else None,
+            truncation=True,
+            max_length=self._max_tokens,
+            padding=True,
+            return_tensors="pt",
+        ).to(self._device)
+        logits: torch.Tensor = self._model(**encoded).logits.float().cpu()
+        return logits

@@ -24,6 +24,7 @@ _COMMANDS = {
     "sweep": "search over learning rate, frozen depth and whatever else; the same command goes on with it",
     "plan": "forecast a sweep: its trials, hours, bytes and wall time, and what limits it",
     "report": "what a sweep says: the best at each depth, a recommendation, pictures",
+    "test": "a chosen run's final number, on test rows that no choice was made by",
     "reproduce": "re-run a recorded run from its record, and say whether it came out the same",
     "sync": "record in MLflow what it missed while it was out of reach",
     "cache": "list or remove what frozen blocks computed",

@@ -3,6 +3,7 @@
 from frostline.tracking.client import (
     RUN_DIR_TAG,
     absolute,
+    add_numbers,
     client,
     fetch_files,
     preload,
@@ -28,6 +29,7 @@ __all__ = [
     "Replay",
     "SweepRun",
     "absolute",
+    "add_numbers",
     "client",
     "fetch_files",
     "pending",

@@ -222,6 +222,29 @@ def tag_run(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
         made.set_tag(run_id, key, redact(value)[:6000])
 
 
+def add_numbers(folder: Path, uri: str, values: Mapping[str, float], step: int, tags: Mapping[str, str]) -> None:
+    """Adds numbers to the run that a folder is recorded in, if it is still there; its status stays as it is.
+
+    Args:
+        folder: The run's.
+        uri: Tracking URI.
+        values: Metrics by name.
+        step: Of the weights that they are of.
+        tags: By name.
+
+    Raises:
+        MlflowException: The store can't be reached.
+    """
+    found = reopenable(folder, uri)
+    if found is None:
+        return
+    made, run = found
+    for name, value in values.items():
+        made.log_metric(run.info.run_id, name, value, step=step)
+    for name, text in tags.items():
+        made.set_tag(run.info.run_id, name, text)
+
+
 def ui_command(uri: str, host: str, port: int) -> list[str]:
     """Returns the command that serves MLflow's UI on a local store.
 

@@ -1,0 +1,138 @@
+"""Owns: `frostline test` - a chosen run's final number, on test rows. Must not know: how it was chosen.
+
+Every look at test rows before the last choice makes the number a little too good. So the first look is recorded in the
+run's folder, and shown again rather than repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.cli.common import OneLineParser
+from frostline.errors import UserError
+from frostline.record import TEST_FILE, write_atomically
+from frostline.result import RunResult
+
+if TYPE_CHECKING:
+    from frostline.spec import RunSpec
+
+
+def main(arguments: list[str]) -> int:
+    """Prints what a run's model says of the test rows."""
+    parser = OneLineParser(
+        prog="frostline test",
+        description="The final number of a run: its model on the test rows (dataset.test_fraction or test_from), which\n"
+        "training and every choice left alone. Looked at once: afterwards the same number is shown again.",
+        epilog="examples:\n"
+        "  frostline test lr_x_depth            a sweep: its best run\n"
+        "  frostline test runs/single/...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="its folder, a sweep (its best run) or an MLflow run id")
+    parser.add_argument("--again", action="store_true", help="compute it anew; the record counts how often")
+    parser.add_argument("--tracking-uri", help="the store that the number is recorded in too; the config's by default")
+    options = parser.parse_args(arguments)
+    from frostline.cli.predict import run_folder, run_spec
+
+    folder = run_folder(options.run, options.tracking_uri, None)
+    spec, result = run_spec(folder), RunResult.read(folder)
+    if not spec.dataset.has_test:
+        raise UserError(
+            f"{options.run}: was trained without test rows; set some aside with dataset.test_fraction or test_from"
+        )
+    told = _recorded(folder)
+    if told is None and spec.dataset.test_at_end:
+        values = {k.removeprefix("test/"): v for k, v in result.metrics.items() if k.startswith("test/")}
+        told = {"metrics": values, "rows": result.data.get("test_rows"), "looks": 1, "first": "when the run ended"}
+    if told is not None and not options.again:
+        _print(result, told, f"looked at before ({told['first']}); --again computes it anew")
+        return 0
+    now = {
+        "metrics": (values := _compute(spec, folder)),
+        "rows": int(values.pop("rows")),
+        "looks": 1 if told is None else int(told["looks"]) + 1,
+        "first": datetime.now(UTC).isoformat(timespec="seconds") if told is None else told["first"],
+        "weights_sha256": result.weights_sha256,
+    }
+    write_atomically(folder / TEST_FILE, json.dumps(now, indent=1) + "\n")
+    _print(result, now, "" if told is None else f"look number {now['looks']}: each choice after a look flatters it")
+    _record(folder, result, now, options.tracking_uri)
+    return 0
+
+
+def _recorded(folder: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads((folder / TEST_FILE).read_text(encoding="utf-8"))
+        return {
+            "metrics": {str(key): float(value) for key, value in data["metrics"].items()},
+            "rows": int(data["rows"]), "looks": int(data["looks"]), "first": str(data["first"]),
+        }  # fmt: skip
+    except OSError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder / TEST_FILE}: is damaged ({type(error).__name__}); remove it to compute it anew"
+        ) from error
+
+
+def _compute(spec: RunSpec, folder: Path) -> dict[str, float]:
+    """Returns metrics and loss, and how many rows."""
+    import numpy as np
+
+    from frostline.cli.run import configure_logging
+    from frostline.metrics import ComputeMetrics
+    from frostline.predict import Predictor
+    from frostline.train.data import load_data
+    from frostline.train.loss import losses_of
+
+    configure_logging()
+    predictor = Predictor(folder / "model", spec.training.max_tokens)
+    rows, _ = load_data(replace(spec, dataset=replace(spec.dataset, also_evaluate=())), False)
+    assert rows.test is not None
+    pairs = rows.test["pair"] if "pair" in rows.test.column_names else [None] * len(rows.test)
+    logits = predictor.logits(zip(rows.test["text"], pairs, strict=True), spec.training.eval_batch_size)
+    labels = np.asarray(rows.test["labels"])
+    compute = ComputeMetrics(spec.training.metrics, spec.dataset.task, len(rows.label_names) or 1)
+    loss = float(losses_of(logits, labels, spec.dataset.task).mean())
+    return {**compute(logits, labels), "loss": loss, "rows": float(len(labels))}
+
+
+def _print(result: RunResult, told: dict[str, Any], note: str) -> None:
+    from frostline.report import number
+    from frostline.report.compare import interval_of_share
+
+    values, rows = told["metrics"], told["rows"]
+    metric = result.objective.metric if result.objective is not None else next(iter(values))
+    names = sorted(values, key=lambda name: (name != metric, name))
+    shown = {name: number(values[name]) for name in names}
+    if "accuracy" in shown and rows:
+        shown["accuracy"] += f" +- {interval_of_share(values['accuracy'], rows):.4f}"
+    print(f"{result.name}")
+    print(f"  test        {', '.join(f'{name} {value}' for name, value in shown.items())} ({rows} rows)")
+    if result.objective is not None:
+        print(f"  held out    {metric} {number(result.objective.value)}: what the choice was made by")
+    if note:
+        print(f"  {note}")
+
+
+def _record(folder: Path, result: RunResult, told: dict[str, Any], uri: str | None) -> None:
+    """Records the number in the run's MLflow run, if it has one there; that it can't be had is said, and no failure."""
+    from argparse import Namespace
+
+    from frostline import tracking
+    from frostline.cli.common import compose
+
+    where = uri or compose(Namespace(overrides=[], config_dir=None)).tracking.uri
+    values = {f"test/{name}": value for name, value in told["metrics"].items()}
+    tags = {"frostline.test_looks": str(told["looks"]), "frostline.test_first": told["first"]}
+    if tracking.recorded_run(folder, where) is None:
+        return
+    try:
+        tracking.add_numbers(folder, where, values, result.step or 0, tags)
+    except Exception as error:  # noqa: BLE001 - whatever a store may raise: the number is in the folder
+        print(f"  not in MLflow: {type(error).__name__}")

@@ -1,0 +1,85 @@
+"""`frostline test`: the final number, looked at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from frostline.tracking import client, recorded_run
+
+
+def read(path):
+    return json.loads(Path(path).read_text())
+
+
+@pytest.fixture
+def run(frostline, tiny_overrides, in_tmp):
+    def call(*overrides, folder="r"):
+        code, _, err = frostline("run", *tiny_overrides, "optimizer.lr=1e-2", f"hydra.run.dir={folder}", *overrides)
+        assert code == 0, err
+
+    return call
+
+
+def test_the_first_look_is_recorded_and_shown_again(run, frostline):
+    aside = ["dataset.test_fraction=0.25", "tracking=off"]
+    run(*aside)
+    run(*aside, "dataset.test_at_end=true", folder="scored")  # the same run but for the look at its end
+    wanted = read("scored/result.json")["metrics"]
+    code, out, err = frostline("test", "r")
+    assert code == 0, err
+    told = read("r/test.json")
+    assert (told["rows"], told["looks"]) == (40, 1)
+    for name, value in told["metrics"].items():
+        assert value == pytest.approx(wanted[f"test/{name}"], abs=1e-5)
+    assert "(40 rows)" in out
+    assert "what the choice was made by" in out
+    Path("r/model/config.json").write_text("")  # it is not asked any more
+    code, again, _ = frostline("test", "r")
+    assert code == 0
+    assert f"looked at before ({told['first']})" in again
+    assert out.splitlines()[1] == again.splitlines()[1]
+    code, _, err = frostline("test", "r", "--again")
+    assert code == 2
+    assert "can't be loaded" in err
+    code, out, _ = frostline("test", "scored")
+    assert code == 0
+    assert "looked at before (when the run ended)" in out
+    assert not Path("scored/test.json").exists()
+    assert frostline("test", "scored", "--again")[0] == 0
+    assert read("scored/test.json")["looks"] == 2
+
+
+def test_it_is_a_metric_of_the_run_in_mlflow(run, frostline, in_tmp):
+    import shutil
+
+    from tests.e2e.sweep_tools import _fresh_store
+
+    shutil.copyfile(_fresh_store(), "mlflow.db")
+    run("dataset.test_fraction=0.25", "tracking.log_model=false")
+    assert frostline("test", "r")[0] == 0
+    store = client("sqlite:///mlflow.db")
+    there = store.get_run(recorded_run(in_tmp / "r", "sqlite:///mlflow.db"))
+    told = read("r/test.json")
+    assert there.data.metrics["test/accuracy"] == told["metrics"]["accuracy"]
+    assert there.data.tags["frostline.test_looks"] == "1"
+    assert there.info.status == "FINISHED"
+
+
+def test_a_run_without_test_rows_and_a_damaged_record(run, frostline, in_tmp):
+    run("tracking=off")
+    code, out, err = frostline("test", "r")
+    assert (code, out) == (2, "")
+    assert err.strip() == (
+        "frostline: r: was trained without test rows; set some aside with dataset.test_fraction or test_from"
+    )
+    run("tracking=off", "dataset.test_fraction=0.25", folder="q")
+    (in_tmp / "q" / "test.json").write_text('{"metrics": 3}')
+    code, _, err = frostline("test", "q")
+    assert code == 2
+    assert "q/test.json: is damaged" in err
+    code, _, err = frostline("test", "nowhere/run")
+    assert code == 2
+    assert "no such folder" in err
