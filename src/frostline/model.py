@@ -258,8 +258,9 @@ def _head_settings(task: Task, label_names: Sequence[str]) -> dict[str, Any]:
             "id2label": {0: "score"},
             "label2id": {"score": 0},
         }
+    several = task is Task.MULTI_LABEL
     return {
-        "problem_type": "single_label_classification",
+        "problem_type": "multi_label_classification" if several else "single_label_classification",
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }

@@ -15,6 +15,9 @@ from transformers.utils import logging as transformers_logging
 
 from frostline.errors import ModelError
 
+NO_CLASS = "-"
+"""Stands for the label of a text that may have several classes and has none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
@@ -22,8 +25,9 @@ class Prediction:
 
     Attributes:
         text: The text.
-        label: Name of the likeliest class; None for regression.
-        score: Its probability; for regression the predicted number.
+        label: Name of the likeliest class; of all that are likelier than not where there may be several, or `NO_CLASS`;
+            None for regression.
+        score: Its probability, of several the least; for regression the predicted number.
         scores: Probability of every class by name; for regression the number under `score`.
     """
 
@@ -93,6 +97,12 @@ class Predictor:
             if self._model.config.problem_type == "regression":
                 value = row.item()
                 yield Prediction(text=text, label=None, score=value, scores={"score": value})
+                continue
+            if self._model.config.problem_type == "multi_label_classification":
+                scores = {names[index]: float(value) for index, value in enumerate(row.sigmoid())}
+                chosen = [name for name, value in scores.items() if value > 0.5]
+                least = min((scores[name] for name in chosen), default=1 - max(scores.values()))
+                yield Prediction(text=text, label=",".join(chosen) or NO_CLASS, score=least, scores=scores)
                 continue
             probabilities = row.softmax(-1)
             best = int(probabilities.argmax())

@@ -105,4 +105,8 @@ def test_objective_and_direction_are_checked_without_loading(overrides, message)
 
 
 def test_every_metric_has_the_right_direction():
-    assert {name for name in METRICS if METRICS.get(name).direction is Direction.MINIMIZE} == {"mse", "mae"}
+    assert {name for name in METRICS if METRICS.get(name).direction is Direction.MINIMIZE} == {
+        "mse",
+        "mae",
+        "hamming_loss",
+    }

@@ -127,6 +127,9 @@ def test_specs_of_older_schemas_are_migrated(spec):
     for key, value in (("test_from", None), ("test_fraction", None), ("test_rows", None), ("test_at_end", False)):
         assert data["dataset"].pop(key) is value
     assert data["dataset"].pop("also_evaluate") == []
+    assert data["dataset"].pop("label_separator") == ";"
+    for key in ("every", "probe_epochs", "probe_lr", "rank", "alpha", "dropout"):
+        assert data["freeze"].pop(key) is None
     sixth = spec_from_text(json.dumps({"schema": 6, **data}))
     assert sixth == spec
     assert sixth.digest() == spec.digest()

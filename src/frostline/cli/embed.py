@@ -83,7 +83,9 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     from frostline import assets, model
     from frostline.cli.run import configure_logging
     from frostline.dataset import Padding, TokenTable, token_table
+    from frostline.dataset.labels import class_words
     from frostline.embed import Encoder, ParquetWriter, Pool, SafetensorsWriter, Writer
+    from frostline.spec import Task
     from frostline.train.data import load_data
 
     configure_logging()
@@ -104,6 +106,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
         "pool": options.pool, "block": options.block, "max_tokens": spec.training.max_tokens,
         "label_names": list(rows.label_names),
     }  # fmt: skip
+    separator = spec.dataset.label_separator if spec.dataset.task is Task.MULTI_LABEL else None
     named, width = bool(rows.label_names), encoder.width
     aside = options.out.with_name(f".{options.out.name}.writing")
     try:
@@ -124,7 +127,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
                     some = table[part.first : part.first + len(part.vectors)]
                     labels = some["labels"]
                     if named and options.out.suffix == ".parquet":
-                        labels = [rows.label_names[label] for label in labels]
+                        labels = [class_words(label, rows.label_names, separator) for label in labels]
                     writer.write(part, labels, some["text"] if options.text else None)
                     progress.update(len(part.vectors))
         writer.close()

@@ -112,7 +112,8 @@ def _metrics(own: Path | None) -> Entries:
     for name in sorted(METRICS):
         info = METRICS.get(name)
         needs = ", two classes only" if info.binary_only else ""
-        yield name, f"{info.task.value}, {info.direction.value}{needs}"
+        tasks = " and ".join(task.value for task in (info.task, *info.also))
+        yield name, f"{tasks}, {info.direction.value}{needs}"
 
 
 def _optimizers(own: Path | None) -> Entries:

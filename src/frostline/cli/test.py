@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     """Prints what a run's model says of the test rows."""
     parser = OneLineParser(
         prog="frostline test",
-        description="The final number of a run: its model on the test rows (dataset.test_fraction or test_from), which\n"
+        description="The final number of a run: its model on the test rows (dataset.test_fraction, test_from), which\n"
         "training and every choice left alone. Looked at once: afterwards the same number is shown again.",
         epilog="examples:\n"
         "  frostline test lr_x_depth            a sweep: its best run\n"

@@ -14,6 +14,9 @@ from frostline.spec import DatasetSpec, Task
 _MAX_SHARE_OF_CLASSES = 0.5  # assumed: more classes than half the rows is an id or a measurement
 _ALWAYS_FINE_CLASSES = 20
 
+MOST_CLASSES = 52
+"""Of a row that may have several: their bits make one number, which a double holds exactly."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRule:
@@ -21,15 +24,35 @@ class LabelRule:
 
     Attributes:
         names: Class names in the order of their ids; empty for regression.
+        separator: Of several class names in one text; None: a row has one class.
         classes: Raw value -> id, for labels that name a class; None for numbers.
         threshold: Makes two classes of a rating.
         dead_zone: Ratings nearer than this to the threshold are dropped.
     """
 
     names: tuple[str, ...]
+    separator: str | None = None
     classes: Mapping[Any, int] | None
     threshold: float | None
     dead_zone: float
+
+    def several(self, value: Any) -> int:
+        """Returns a row's classes as one number, in which bit i stands for class i.
+
+        Raises:
+            DataError: It has a class that is none; the caller names the row.
+        """
+        assert self.separator is not None
+        found = 0
+        for each in members(value, self.separator):
+            found |= 1 << int(self._class(each))
+        return found
+
+    def _class(self, value: Any) -> int:
+        assert self.classes is not None
+        if value not in self.classes:
+            raise DataError(f"label {value!r}{nearest(str(value), self.names)} is none of {listing(self.names)}")
+        return self.classes[value]
 
     def __call__(self, value: Any) -> float | int | None:
         """Returns the label of a raw value, or None to drop the row.
@@ -37,12 +60,12 @@ class LabelRule:
         Raises:
             DataError: It has none; the caller names the row.
         """
+        if self.separator is not None and value is not None:
+            return self.several(value)
         if value is None or value == "":
             raise DataError("the label is missing")
         if self.classes is not None:
-            if value not in self.classes:
-                raise DataError(f"label {value!r}{nearest(str(value), self.names)} is none of {listing(self.names)}")
-            return self.classes[value]
+            return self._class(value)
         number = _number(value)
         if self.threshold is None:
             return number
@@ -64,6 +87,8 @@ def label_rule(
     Raises:
         DataError: The labels don't fit the task.
     """
+    if spec.task is Task.MULTI_LABEL:
+        return _several(spec, unique, feature_names)
     if spec.task is Task.REGRESSION:
         return LabelRule(names=(), classes=None, threshold=None, dead_zone=0.0)
     if spec.threshold is not None:
@@ -87,6 +112,41 @@ def label_rule(
             f"classes; for numbers use dataset.task=regression or dataset.threshold"
         )
     return LabelRule(names=tuple(found), classes=classes, threshold=None, dead_zone=0.0)
+
+
+def members(value: Any, separator: str) -> list[Any]:
+    """Returns the classes of a row that may have several: the parts of a text, or the members of a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(separator) if part.strip()]
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    return [value]
+
+
+def class_words(label: int, names: Sequence[str], separator: str | None) -> str:
+    """Returns a label in words: its class, or where a row may have several, those whose bits are set."""
+    if separator is None:
+        return names[label]
+    return separator.join(name for index, name in enumerate(names) if label >> index & 1)
+
+
+def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None) -> LabelRule:
+    where = f"dataset.label_column={spec.label_column}"
+    odd = next((value for value in unique if not isinstance(value, (str, int, float))), None)
+    if odd is not None:
+        raise DataError(f"{where}: a class is {type(odd).__name__}, neither text nor number")
+    if not unique:
+        raise DataError(f"{where}: no row has a class")
+    names = spec.label_names or (tuple(feature_names) if feature_names else None)
+    classes = _classes(list(unique), names, spec.label_column)
+    found = names or tuple(name for _, name in sorted({index: str(_plain(v)) for v, index in classes.items()}.items()))
+    if not 2 <= len(found) <= MOST_CLASSES:
+        raise DataError(
+            f"{where}: {len(found)} different classes; dataset.task=multi_label takes 2 to {MOST_CLASSES}"
+            + (f" (dataset.label_separator={spec.label_separator!r})" if len(found) < 2 else "")
+        )
+    separator = spec.label_separator
+    return LabelRule(names=tuple(found), separator=separator, classes=classes, threshold=None, dead_zone=0.0)
 
 
 def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dict[Any, int]:

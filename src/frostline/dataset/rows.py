@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from frostline.dataset.labels import LabelRule, label_rule
+from frostline.dataset.labels import LabelRule, label_rule, members
 from frostline.dataset.read import RawTable, read_file, read_hub
 from frostline.dataset.split import Indices, order, row_key, split
 from frostline.errors import DataError, listing, nearest
@@ -76,7 +76,7 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
     table = _labelled(raw, spec, rule)
     keys, labels = _arrays(table)
     train, held_out, aside = split(
-        keys, labels, regression=spec.task is Task.REGRESSION, seed=spec.seed,
+        keys, labels, regression=spec.task is Task.REGRESSION, seed=spec.seed, whole=spec.task is Task.MULTI_LABEL,
         fraction=spec.eval_fraction if spec.eval_from is None else 0.0, test_fraction=spec.test_fraction or 0.0,
     )  # fmt: skip
     fingerprints = [raw.fingerprint]
@@ -121,6 +121,8 @@ def _read(spec: DatasetSpec, other: str | None, find_file: FindFile, cache_dir: 
 def _rule(spec: DatasetSpec, raw: RawTable) -> LabelRule:
     _check_columns(spec, raw)
     feature = raw.table.features[spec.label_column]
+    if spec.task is Task.MULTI_LABEL:
+        return label_rule(spec, _members(raw, spec), *_names_of_members(feature), len(raw.table))
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     needs_classes = spec.task is Task.CLASSIFICATION and spec.threshold is None
     try:
@@ -128,6 +130,24 @@ def _rule(spec: DatasetSpec, raw: RawTable) -> LabelRule:
     except Exception as error:
         raise DataError(f"dataset.label_column={spec.label_column}: holds {feature}, not labels") from error
     return label_rule(spec, unique, names, len(raw.table))
+
+
+def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
+    """Returns the different classes of rows that may have several, in the order in which they come."""
+    found: dict[Any, None] = {}
+    for batch in raw.table.select_columns(spec.label_column).iter(10_000):
+        for value in batch[spec.label_column]:
+            if value is not None:
+                try:
+                    found.update(dict.fromkeys(members(value, spec.label_separator)))
+                except TypeError as error:
+                    raise DataError(f"dataset.label_column={spec.label_column}: holds lists of lists") from error
+    return [value for value in found if value is not None]
+
+
+def _names_of_members(feature: Any) -> tuple[Sequence[str] | None]:
+    inner = getattr(feature, "feature", feature)
+    return (inner.names if isinstance(inner, datasets.ClassLabel) else None,)
 
 
 def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
@@ -219,7 +239,9 @@ def _check_enough(parts: Mapping[str, _Part], rule: LabelRule, spec: DatasetSpec
             key = "dataset.test_fraction" if name == "test" else "dataset.eval_fraction"
             raise DataError(f"no rows to {_PURPOSES[name]}: there are {total} in all; change {key} or the data")
     _, labels = parts["train"].used()
-    if rule.names and len(np.unique(labels)) < 2:
+    if rule.separator is not None and not any(0 < ((labels.astype(np.int64) >> i) & 1).mean() < 1 for i in range(52)):
+        raise DataError(f"the {len(labels)} training rows all have the same classes: there is nothing to learn")
+    if rule.separator is None and rule.names and len(np.unique(labels)) < 2:
         only = rule.names[int(labels[0])]
         hint = f" of dataset.train_rows={spec.train_rows}" if spec.train_rows is not None else ""
         raise DataError(
@@ -247,7 +269,8 @@ def _report(
     }
     warnings = list(raw.notes)
     for name, (_, labels) in used.items():
-        absent = [label for index, label in enumerate(rule.names) if not (labels == index).any()]
+        counts = _label_counts(labels, rule)
+        absent = [label for label in rule.names if not counts[label]]
         if absent:
             warnings.append(f"classes without a row to {_PURPOSES[name]}: {', '.join(absent)}")
     for name, what in (("eval", "evaluation"), ("test", "test")):
@@ -261,6 +284,9 @@ def _report(
 
 
 def _label_counts(labels: Any, rule: LabelRule) -> dict[str, Any]:
+    if rule.separator is not None:
+        bits = labels.astype(np.int64)
+        return {name: int((bits >> index & 1).sum()) for index, name in enumerate(rule.names)}
     if rule.names:
         counts = np.bincount(labels.astype(np.int64), minlength=len(rule.names))
         return {name: int(count) for name, count in zip(rule.names, counts, strict=True)}
@@ -279,7 +305,8 @@ def _duplicates(keys: Any) -> int:
 def _meaning(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
     """What turns raw columns into texts and labels."""
     columns = [spec.text_column, spec.pair_column, spec.label_column, spec.columns, spec.quoted]
-    return [*columns, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
+    several = [rule.separator] if rule.separator is not None else []
+    return [*columns, *several, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
 
 
 def _choice(spec: DatasetSpec) -> list[Any]:

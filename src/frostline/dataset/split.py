@@ -41,7 +41,14 @@ def seeded(keys: Keys, seed: int, purpose: int) -> Keys:
 
 
 def split(
-    keys: Keys, labels: Labels, *, regression: bool, fraction: float, seed: int, test_fraction: float = 0.0
+    keys: Keys,
+    labels: Labels,
+    *,
+    regression: bool,
+    fraction: float,
+    seed: int,
+    test_fraction: float = 0.0,
+    whole: bool = False,
 ) -> tuple[Indices, Indices, Indices]:
     """Splits rows into training, evaluation and test, stratified by label.
 
@@ -56,13 +63,14 @@ def split(
         fraction: Share to hold out.
         seed: Another seed, another split.
         test_fraction: Share to put aside.
+        whole: Don't stratify: labels are combinations of classes, most of them rare.
 
     Returns:
         Indices of training, evaluation and test rows, each in the file's order.
     """
     hashes = seeded(keys, seed, purpose=0)
     held_out, aside = np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=bool)
-    for stratum in _strata(labels, hashes, regression):
+    for stratum in [np.arange(len(keys))] if whole else _strata(labels, hashes, regression):
         ordered = stratum[np.argsort(hashes[stratum], kind="stable")]
         first = _cut(hashes[ordered], round(fraction * len(ordered)))
         held_out[ordered[:first]] = True

@@ -29,6 +29,7 @@ class MetricInfo:
         load: Returns an `evaluate.EvaluationModule`.
         scores: Whether it reads class probabilities instead of classes.
         binary_only: Whether it needs exactly two classes.
+        also: Other tasks that it is for.
     """
 
     direction: Direction
@@ -36,6 +37,7 @@ class MetricInfo:
     load: Callable[[], Any]
     scores: bool = False
     binary_only: bool = False
+    also: tuple[Task, ...] = ()
 
 
 METRICS: Registry[MetricInfo] = Registry("metric")
@@ -51,19 +53,15 @@ def _offline(name: str) -> Callable[[], Any]:
     return load
 
 
-def _register(name: str, direction: Direction, task: Task, **kwargs: bool) -> None:
+def _register(name: str, direction: Direction, task: Task, **kwargs: Any) -> None:
     METRICS.register(name)(MetricInfo(direction=direction, task=task, load=_offline(name), **kwargs))
 
 
-for _name in (
-    "accuracy",
-    "balanced_accuracy",
-    "f1_macro",
-    "matthews_correlation",
-    "precision_macro",
-    "recall_macro",
-):
+for _name in ("accuracy", "f1_macro", "f1_micro", "precision_macro", "recall_macro"):
+    _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION, also=(Task.MULTI_LABEL,))
+for _name in ("balanced_accuracy", "matthews_correlation"):
     _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION)
+_register("hamming_loss", Direction.MINIMIZE, Task.MULTI_LABEL)
 for _name in ("f1", "precision", "recall"):
     _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION, binary_only=True)
 _register("roc_auc", Direction.MAXIMIZE, Task.CLASSIFICATION, scores=True)
@@ -85,9 +83,9 @@ def check(spec: TrainingSpec, task: Task) -> None:
         SpecError: An objective that isn't computed, a direction that contradicts it, a metric of the other task.
     """
     for name in spec.metrics:
-        if name in METRICS and METRICS.get(name).task is not task:
-            fitting = listing(known for known in METRICS if METRICS.get(known).task is task)
-            fitting += ": training=regression takes them" if task is Task.REGRESSION else ""
+        if name in METRICS and not _is_for(name, task):
+            fitting = listing(known for known in METRICS if _is_for(known, task))
+            fitting += f": training={task.value} takes some of them" if task is not Task.CLASSIFICATION else ""
             raise SpecError(f"training.metrics: {name} is not for {task.value}; for it there are {fitting}")
     known = Direction.MINIMIZE if spec.objective == _LOSS else None
     if spec.objective in spec.metrics and spec.objective in METRICS:
@@ -104,6 +102,22 @@ def check(spec: TrainingSpec, task: Task) -> None:
             f"training.objective={spec.objective}: is not computed{nearest(spec.objective, choices)}; "
             f"training.metrics gives {listing(choices)}"
         )
+
+
+def _is_for(name: str, task: Task) -> bool:
+    info = METRICS.get(name)
+    return task in {info.task, *info.also}
+
+
+def decide(logits: Any, task: Task) -> Any:
+    """Returns what logits `[N, C]` say, `[N]`: class ids; numbers; or classes as bits, where a row may have several."""
+    import numpy as np
+
+    if task is Task.REGRESSION:
+        return logits.reshape(-1)
+    if task is Task.MULTI_LABEL:
+        return ((logits > 0).astype(np.int64) << np.arange(logits.shape[1])).sum(-1)
+    return logits.argmax(-1)
 
 
 class ComputeMetrics:
@@ -133,7 +147,7 @@ class ComputeMetrics:
 
         Args:
             logits: `[N, C]`; for regression `[N, 1]` or `[N]`.
-            labels: `[N]`.
+            labels: `[N]`; as bits, where a row may have several classes.
 
         Returns:
             One number per name; a metric that gives several gives each under its own name.
@@ -141,7 +155,10 @@ class ComputeMetrics:
         import numpy as np
 
         logits = np.asarray(logits, dtype=np.float64)
-        predictions = logits.reshape(-1) if self._task is Task.REGRESSION else logits.argmax(-1)
+        predictions = decide(logits, self._task)
+        if self._task is Task.MULTI_LABEL:  # as scikit-learn wants it: `[N, C]` of 0 and 1
+            classes = np.arange(logits.shape[1])
+            predictions, labels = (np.asarray(bits)[:, None] >> classes & 1 for bits in (predictions, labels))
         values: dict[str, float] = {}
         for name, metric, info in self._metrics:
             # Of frostline's own nothing is gathered over batches: `compute` would only take it through Arrow and back.

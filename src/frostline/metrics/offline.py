@@ -128,6 +128,8 @@ METRIC_CLASSES: dict[str, type[evaluate.Metric]] = {
     "balanced_accuracy": _metric("balanced_accuracy", "Mean recall over classes.", _plain(sk.balanced_accuracy_score)),
     "f1": _metric("f1", "F1 of class 1 of two.", _averaged(sk.f1_score, "binary")),
     "f1_macro": _metric("f1_macro", "Mean F1 over classes.", _averaged(sk.f1_score, "macro")),
+    "f1_micro": _metric("f1_micro", "F1 over all decisions.", _averaged(sk.f1_score, "micro")),
+    "hamming_loss": _metric("hamming_loss", "Share of wrong decisions.", _plain(sk.hamming_loss)),
     "precision": _metric("precision", "Precision of class 1 of two.", _averaged(sk.precision_score, "binary")),
     "precision_macro": _metric(
         "precision_macro", "Mean precision over classes.", _averaged(sk.precision_score, "macro")

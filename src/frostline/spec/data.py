@@ -40,6 +40,8 @@ class DatasetSpec:
         pair_column: Column of the second text of a pair, or None.
         label_column: Column of the label.
         task: What the label is.
+        label_separator: `multi_label` only: what stands between class names in a column of texts; columns of lists need
+            none.
         label_names: Class names in the order of their ids; None derives them from the labels.
         threshold: Makes two classes of a rating: above it the second of `label_names`, else the first. None: no rule.
         dead_zone: Drops ratings whose distance to `threshold` is less than this.
@@ -86,6 +88,7 @@ class DatasetSpec:
     test_rows: int | None = None
     test_at_end: bool = False
     also_evaluate: tuple[DatasetSpec, ...] = ()
+    label_separator: str = ";"
 
     def __post_init__(self) -> None:
         check_source("dataset", self.source, self.location, self.sha256, self.member)
@@ -98,15 +101,17 @@ class DatasetSpec:
         require(finite(self.dead_zone) and self.dead_zone >= 0, "dataset.dead_zone", self.dead_zone, "0 or more")
         if self.threshold is not None:
             require(finite(self.threshold), "dataset.threshold", self.threshold, "a finite number, or null")
-            if self.task is Task.REGRESSION:
-                raise SpecError("dataset.threshold makes classes: set it to null with dataset.task=regression")
+            if self.task is not Task.CLASSIFICATION:
+                raise SpecError(
+                    f"dataset.threshold makes two classes: set it to null with dataset.task={self.task.value}"
+                )
             if self.label_names is None or len(self.label_names) != 2:
                 raise SpecError("dataset.threshold makes two classes: give two dataset.label_names, lower first")
         if self.label_names is not None:
             repeated = {name for name in self.label_names if self.label_names.count(name) > 1}
             if repeated:
                 raise SpecError(f"dataset.label_names: {listing(repeated)} stands there more than once")
-            if self.task is Task.CLASSIFICATION and len(self.label_names) < 2:
+            if self.task is not Task.REGRESSION and len(self.label_names) < 2:
                 raise SpecError("dataset.label_names: a classification needs two classes or more")
         self._check_test()
         self._check_others()

@@ -25,7 +25,8 @@ class Source(StrEnum):
 class Task(StrEnum):
     """What a row's label is."""
 
-    CLASSIFICATION = "classification"
+    CLASSIFICATION = "classification"  # one class
+    MULTI_LABEL = "multi_label"  # any number of classes, or none
     REGRESSION = "regression"
 
 

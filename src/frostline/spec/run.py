@@ -47,6 +47,7 @@ _BEFORE_SCHEMA_6 = {"fraction": None, "last": None, "blocks": None, "embeddings"
 _BEFORE_SCHEMA_7: dict[str, dict[str, Any]] = {
     "dataset": {
         "test_from": None, "test_fraction": None, "test_rows": None, "test_at_end": False, "also_evaluate": [],
+        "label_separator": ";",
     },
     "model": {"init": Init.PRETRAINED.value},
     "freeze": {

@@ -50,8 +50,12 @@ def losses_of(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: 
     Args:
         logits: `[N, C]`, in double precision.
         labels: `[N]`.
-        task: Cross entropy for classification, squared error for regression.
+        task: As for `summed_loss`.
     """
+    if task is Task.MULTI_LABEL:
+        wanted = labels[:, None] >> np.arange(logits.shape[1]) & 1
+        every: np.ndarray[Any, Any] = (np.logaddexp(0.0, logits) - logits * wanted).mean(-1)
+        return every
     if task is Task.REGRESSION:
         squared: np.ndarray[Any, Any] = (logits[:, 0] - labels) ** 2
         return squared
@@ -67,10 +71,16 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor, task: Task, may_fill
     Args:
         logits: `[B, C]`.
         labels: `[B]`.
-        task: Cross entropy for classification, squared error for regression.
+        task: Cross entropy for classification, squared error for regression; the mean over the classes of the binary
+            cross entropy where a row may have several, whose labels are bits (`frostline.dataset.labels`).
         may_fill: Whether there may be fillers.
     """
     logits = logits.float()
+    if task is Task.MULTI_LABEL:
+        rows = is_row(labels)
+        bits = labels[:, None] >> torch.arange(logits.shape[1], device=labels.device) & 1
+        losses = functional.binary_cross_entropy_with_logits(logits, bits.float(), reduction="none").mean(-1)
+        return losses[rows].sum() if may_fill else losses.sum()
     if task is not Task.REGRESSION:
         return functional.cross_entropy(logits, labels, reduction="sum", ignore_index=_NO_CLASS)
     wanted, given = labels.float(), logits.squeeze(-1)

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from frostline.dataset import TokenTable
+from frostline.metrics import decide
 from frostline.record import PREDICTIONS_FILE
 from frostline.spec import EVAL_SET, RunSpec, Task
 from frostline.train import callbacks
@@ -106,13 +107,14 @@ def write_predictions(sets: list[Scored], task: Task, folder: Path) -> None:
 
     Args:
         sets: What was looked at.
-        task: Of a classification, `label` and `predicted` are class ids.
+        task: Of a classification, `label` and `predicted` are class ids; where a row may have several classes, numbers
+            in which bit i stands for class i.
         folder: The run's.
     """
     parts = []
     for each in sets:
         logits = each.logits.astype(np.float64).reshape(len(each.labels), -1)
-        predicted = logits[:, 0] if task is Task.REGRESSION else logits.argmax(-1)
+        predicted = decide(logits, task)
         parts.append(
             pa.table(
                 {

@@ -23,7 +23,7 @@ from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
 from frostline.record import Sharing
-from frostline.spec import STAGED, CacheMode, FreezeName, FreezeSpec, Init, LastBlock, RunSpec, Stage
+from frostline.spec import STAGED, CacheMode, FreezeName, FreezeSpec, Init, LastBlock, RunSpec, Stage, Task
 from frostline.train import warm
 from frostline.train.cached import Cached, Request, open_cache, told
 from frostline.train.data import load_data, load_tables, warn_once
@@ -218,7 +218,9 @@ def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:
 def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) -> None:
     """Computes the metrics once on made-up numbers: whether a foreign metric gives the objective is known only then."""
     labels = np.arange(4) % max(2, num_labels)
-    given = metrics(np.eye(max(2, num_labels))[labels][:, :num_labels], labels)
+    logits = np.eye(max(2, num_labels))[labels][:, :num_labels]
+    several = spec.dataset.task is Task.MULTI_LABEL
+    given = metrics(logits, 1 << labels if several else labels)
     if spec.training.objective not in {*given, "loss"}:
         raise SpecError(
             f"training.objective={spec.training.objective}: is not computed; training.metrics gives "
