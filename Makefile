@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study study-quick test test-fast test-gpu check format ui bench clean
+.PHONY: help setup demo study study-quick test test-fast test-gpu check format docs docs-serve ui bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +51,12 @@ format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: $(STAMP) ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+docs-serve: $(STAMP) ## the same, served while it is written
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 ui: $(STAMP) ## the MLflow UI on the runs of this folder
 	$(BIN)/frostline ui
 
@@ -58,5 +64,5 @@ bench: $(STAMP) ## every benchmark, side by side
 	@for script in $(filter-out %/careful.py %/random_bert.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; OMP_WAIT_POLICY=passive $(BIN)/python $$script || exit 1; done
 
 clean: ## remove the environment, caches and builds; runs/ and mlflow.db stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist build site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
