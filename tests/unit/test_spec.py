@@ -128,6 +128,7 @@ def test_specs_of_older_schemas_are_migrated(spec):
         assert data["dataset"].pop(key) is value
     assert data["dataset"].pop("also_evaluate") == []
     assert data["dataset"].pop("label_separator") == ";"
+    assert data["dataset"].pop("balance") == "none"
     for key in ("every", "probe_epochs", "probe_lr", "rank", "alpha", "dropout"):
         assert data["freeze"].pop(key) is None
     sixth = spec_from_text(json.dumps({"schema": 6, **data}))

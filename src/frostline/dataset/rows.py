@@ -14,9 +14,9 @@ import numpy as np
 
 from frostline.dataset.labels import LabelRule, label_rule, members
 from frostline.dataset.read import RawTable, read_file, read_hub
-from frostline.dataset.split import Indices, order, row_key, split
+from frostline.dataset.split import Indices, even, order, row_key, split
 from frostline.errors import DataError, listing, nearest
-from frostline.spec import DatasetSpec, Source, Task
+from frostline.spec import Balance, DatasetSpec, Source, Task
 
 _ROWS_VERSION = 1  # part of cache fingerprints: raise it when the same input would give other rows
 
@@ -88,7 +88,7 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         fingerprints.append(raw.fingerprint)
         return _part(table, keys, labels, np.arange(len(keys)), spec, rows)
 
-    parts = {"train": _part(table, keys, labels, train, spec, spec.train_rows)}
+    parts = {"train": _part(table, keys, labels, train, spec, spec.train_rows, evenly=_wants_even(spec))}
     if spec.eval_from is None:
         parts["eval"] = _part(table, keys, labels, held_out, spec, spec.eval_rows)
     else:
@@ -224,9 +224,21 @@ def _arrays(table: datasets.Dataset) -> tuple[Any, Any]:
 
 
 def _part(
-    table: datasets.Dataset, keys: Any, labels: Any, indices: Indices, spec: DatasetSpec, rows: int | None
+    table: datasets.Dataset,
+    keys: Any,
+    labels: Any,
+    indices: Indices,
+    spec: DatasetSpec,
+    rows: int | None,
+    evenly: bool = False,
 ) -> _Part:
-    return _Part(table=table, keys=keys, labels=labels, indices=order(indices, keys, labels, spec.seed)[:rows])
+    ordered = order(indices, keys, labels, spec.seed)
+    chosen = even(ordered, labels, rows) if evenly else ordered[:rows]
+    return _Part(table=table, keys=keys, labels=labels, indices=chosen)
+
+
+def _wants_even(spec: DatasetSpec) -> bool:
+    return spec.balance is Balance.UNDERSAMPLE
 
 
 _PURPOSES = {"train": "train on", "eval": "evaluate on", "test": "test on"}
@@ -312,7 +324,8 @@ def _meaning(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
 def _choice(spec: DatasetSpec) -> list[Any]:
     """What decides which rows train and which evaluate."""
     test = [spec.test_from, spec.test_fraction, spec.test_rows] if spec.has_test else []
-    return [spec.eval_from is None, spec.eval_fraction, spec.train_rows, spec.eval_rows, spec.seed, *test]
+    evenly = [spec.balance.value] if _wants_even(spec) else []
+    return [*evenly, spec.eval_from is None, spec.eval_fraction, spec.train_rows, spec.eval_rows, spec.seed, *test]
 
 
 def _digest(parts: list[Any]) -> str:

@@ -86,6 +86,25 @@ def order(indices: Indices, keys: Keys, labels: Labels, seed: int) -> Indices:
     return indices[np.lexsort((labels[indices], hashes))]
 
 
+def even(ordered: Indices, labels: Labels, rows: int | None) -> Indices:
+    """Returns as many rows of each class, the first ones of each, in their order.
+
+    Args:
+        ordered: Indices of rows, from `order`.
+        labels: `[N]`: class ids.
+        rows: How many in all, at most; None: as many as the rarest class allows.
+    """
+    own = labels[ordered]
+    classes, counts = np.unique(own, return_counts=True)
+    if not len(classes):
+        return ordered
+    each = int(counts.min()) if rows is None else min(int(counts.min()), rows // len(classes))
+    keep = np.zeros(len(ordered), dtype=bool)
+    for value in classes:
+        keep[np.flatnonzero(own == value)[:each]] = True
+    return ordered[keep]
+
+
 def _cut(hashes: Keys, count: int) -> int:
     """Returns where to cut sorted hashes near `count`, never between equal texts: above, or below if that takes all."""
     up = down = count

@@ -4,6 +4,7 @@ from frostline.spec.data import EVAL_SET, TEST_SET, DatasetSpec
 from frostline.spec.freezing import STAGED, FreezeName, FreezeSpec, Stage
 from frostline.spec.parts import (
     CACHE_MAX_BYTES,
+    Balance,
     CacheMode,
     CacheSpec,
     Device,
@@ -58,6 +59,7 @@ __all__ = [
     "STAGED",
     "SWEEP_SCHEMA",
     "TEST_SET",
+    "Balance",
     "CacheMode",
     "CacheSpec",
     "CostName",

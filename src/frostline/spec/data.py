@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from frostline.errors import SpecError, listing
-from frostline.spec.parts import Format, Source, Task, check_source, finite, require
+from frostline.spec.parts import Balance, Format, Source, Task, check_source, finite, require
 
 EVAL_SET, TEST_SET = "eval", "test"
 """What a run's own held-out rows are called where numbers are recorded: `eval/accuracy`, `test/accuracy`."""
@@ -40,6 +40,8 @@ class DatasetSpec:
         pair_column: Column of the second text of a pair, or None.
         label_column: Column of the label.
         task: What the label is.
+        balance: Whether classes of unequal size are made equal in training: by leaving rows out, or by weights
+            (rows / (classes x rows of the class)). The evaluation is as it is.
         label_separator: `multi_label` only: what stands between class names in a column of texts; columns of lists need
             none.
         label_names: Class names in the order of their ids; None derives them from the labels.
@@ -89,6 +91,7 @@ class DatasetSpec:
     test_at_end: bool = False
     also_evaluate: tuple[DatasetSpec, ...] = ()
     label_separator: str = ";"
+    balance: Balance = Balance.NONE
 
     def __post_init__(self) -> None:
         check_source("dataset", self.source, self.location, self.sha256, self.member)
@@ -113,6 +116,8 @@ class DatasetSpec:
                 raise SpecError(f"dataset.label_names: {listing(repeated)} stands there more than once")
             if self.task is not Task.REGRESSION and len(self.label_names) < 2:
                 raise SpecError("dataset.label_names: a classification needs two classes or more")
+        if self.balance is not Balance.NONE and self.task is not Task.CLASSIFICATION:
+            raise SpecError(f"dataset.balance={self.balance.value}: is for dataset.task=classification")
         self._check_test()
         self._check_others()
 

@@ -30,6 +30,14 @@ class Task(StrEnum):
     REGRESSION = "regression"
 
 
+class Balance(StrEnum):
+    """What is done about classes of unequal size, in the training rows alone."""
+
+    NONE = "none"
+    UNDERSAMPLE = "undersample"  # as many rows of each class
+    WEIGHTS = "weights"  # all rows, each class with the same weight in the training loss
+
+
 class Init(StrEnum):
     """What a model's weights are before training."""
 

@@ -14,6 +14,7 @@ from frostline.errors import SpecError
 from frostline.spec.data import DatasetSpec, last_part
 from frostline.spec.freezing import STAGED, FreezeName, FreezeSpec
 from frostline.spec.parts import (
+    Balance,
     Init,
     LastBlock,
     ModelSpec,
@@ -48,6 +49,7 @@ _BEFORE_SCHEMA_7: dict[str, dict[str, Any]] = {
     "dataset": {
         "test_from": None, "test_fraction": None, "test_rows": None, "test_at_end": False, "also_evaluate": [],
         "label_separator": ";",
+        "balance": Balance.NONE.value,
     },
     "model": {"init": Init.PRETRAINED.value},
     "freeze": {

@@ -65,7 +65,13 @@ def losses_of(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: 
     return losses
 
 
-def summed_loss(logits: torch.Tensor, labels: torch.Tensor, task: Task, may_fill: bool = False) -> torch.Tensor:
+def summed_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    task: Task,
+    may_fill: bool = False,
+    weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Returns the sum of the rows' losses (scalar), fillers left out.
 
     Args:
@@ -74,6 +80,7 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor, task: Task, may_fill
         task: Cross entropy for classification, squared error for regression; the mean over the classes of the binary
             cross entropy where a row may have several, whose labels are bits (`frostline.dataset.labels`).
         may_fill: Whether there may be fillers.
+        weights: Of the classes, `[C]`; None: all weigh alike.
     """
     logits = logits.float()
     if task is Task.MULTI_LABEL:
@@ -82,12 +89,26 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor, task: Task, may_fill
         losses = functional.binary_cross_entropy_with_logits(logits, bits.float(), reduction="none").mean(-1)
         return losses[rows].sum() if may_fill else losses.sum()
     if task is not Task.REGRESSION:
-        return functional.cross_entropy(logits, labels, reduction="sum", ignore_index=_NO_CLASS)
+        return functional.cross_entropy(logits, labels, weights, reduction="sum", ignore_index=_NO_CLASS)
     wanted, given = labels.float(), logits.squeeze(-1)
     if may_fill:
         rows = is_row(wanted)
         wanted, given = wanted[rows], given[rows]
     return functional.mse_loss(given, wanted, reduction="sum")
+
+
+def class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Returns weights by which every class counts alike: rows / (classes x rows of the class), `[C]`.
+
+    Their mean over the rows is 1, so that the loss keeps its size. A class without rows weighs nothing.
+
+    Args:
+        labels: Of the training rows, `[N]`.
+        num_classes: C.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).float()
+    present = int((counts > 0).sum())
+    return torch.where(counts > 0, len(labels) / (present * counts.clamp(min=1)), 0.0)
 
 
 class BatchLoss:
@@ -99,13 +120,15 @@ class BatchLoss:
     Args:
         task: Cross entropy for classification, squared error for regression.
         ranks: The processes of the run.
+        weights: Of the classes, in training, `[C]`; None: all weigh alike.
 
     Attributes:
         step: The optimizer step under way; the training callback sets it.
     """
 
-    def __init__(self, task: Task, ranks: Ranks | None = None) -> None:
+    def __init__(self, task: Task, ranks: Ranks | None = None, weights: torch.Tensor | None = None) -> None:
         self._task = task
+        self._weights = weights
         self._ranks = ranks or Ranks()
         self.step = 1
         self._first_bad: torch.Tensor | None = None
@@ -120,9 +143,13 @@ class BatchLoss:
             labels: `[B]`.
             num_items_in_batch: Rows of the whole optimizer step; None (evaluation) takes this batch's.
         """
-        total = summed_loss(outputs["logits"], labels, self._task, self._ranks.several)
+        logits, several = outputs["logits"], self._ranks.several
         if num_items_in_batch is None:
-            return total / len(labels)
+            return summed_loss(logits, labels, self._task, several) / len(labels)
+        weights = self._weights
+        if weights is not None and weights.device != logits.device:
+            weights = self._weights = weights.to(logits.device)
+        total = summed_loss(logits, labels, self._task, several, weights)
         loss = total / num_items_in_batch
         self._note(loss.detach())
         return loss

@@ -21,13 +21,13 @@ from transformers import (
 from frostline.dataset import Padding, TokenTable
 from frostline.record import Monitor, Recorder
 from frostline.signals import SignalGuard
-from frostline.spec import Every, FreezeName, Precision, RunSpec, Sampling, Task, TrainingSpec
+from frostline.spec import Balance, Every, FreezeName, Precision, RunSpec, Sampling, Task, TrainingSpec
 from frostline.train import callbacks
 from frostline.train.batches import Collator, FilledSampler, LikeLengthSampler, RowNumbers
 from frostline.train.cached import Cached
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import Machine
-from frostline.train.loss import BatchLoss, is_row, summed_loss
+from frostline.train.loss import BatchLoss, class_weights, is_row, summed_loss
 from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
 from frostline.train.ranks import Ranks
@@ -125,7 +125,11 @@ def assemble(
     """
     model = setup.loaded.model
     ledger, window = callbacks.Ledger(), LossWindow()
-    loss = BatchLoss(spec.dataset.task, ranks)
+    weights = None
+    if spec.dataset.balance is Balance.WEIGHTS:
+        assert setup.tables.train.labels is not None
+        weights = class_weights(setup.tables.train.labels, len(setup.data["label_names"]))
+    loss = BatchLoss(spec.dataset.task, ranks, weights)
     every = spec.training.checkpoint
     evaluation = callbacks.EvaluationCallback(spec.training, ledger, recorder, model)
     progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress) and ranks.is_first)
