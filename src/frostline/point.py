@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 from frostline.errors import UserError
-from frostline.spec import DEPTH_KEY, LR_KEY, MODEL_KEY, CostName, Params, Value, short_number
+from frostline.spec import DEPTH_KEY, LR_KEY, MODEL_KEY, ROWS_KEY, CostName, Params, Value, short_number
 
 
 class State(StrEnum):
@@ -133,6 +133,18 @@ class Point:
         """The model, if models are swept."""
         value = self.params.get(MODEL_KEY)
         return None if value is None else str(value)
+
+    @property
+    def num_rows(self) -> int | None:
+        """The training rows, if their number is swept."""
+        value = self.params.get(ROWS_KEY)
+        return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @property
+    def group(self) -> str | None:
+        """What depths are compared within, if there are several such: the model, the number of training rows."""
+        rows = f"{self.num_rows} rows" if self.num_rows is not None else None
+        return ", ".join(part for part in (self.model, rows) if part is not None) or None
 
     @property
     def lr(self) -> float | None:

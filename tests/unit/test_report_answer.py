@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -47,9 +48,31 @@ def test_depths_of_two_models_are_not_compared():
         point(2, 6, 0.91, train_s=8.0, model="small"), point(3, 0, 0.912, train_s=20.0, model="small"),
     ]  # fmt: skip
     answer = answer_of(points, "accuracy", maximize=True, num_blocks=None)
-    assert [(row.model, row.depth) for row in answer.rows] == [("big", 0), ("big", 8), ("small", 0), ("small", 6)]
-    assert (answer.recommended.model, answer.recommended.depth) == ("small", 6)
+    assert [(row.group, row.depth) for row in answer.rows] == [("big", 0), ("big", 8), ("small", 0), ("small", 6)]
+    assert (answer.recommended.group, answer.recommended.depth) == ("small", 6)
     assert "2.5x the time" in answer.text
+
+
+def test_a_learning_curve_compares_depths_of_one_size(tmp_path):
+    sizes = {"dataset.train_rows": 100}, {"dataset.train_rows": 1000}, {"dataset.train_rows": 500}
+    points = [
+        point(3 * index + depth // 3, depth, 0.6 + size["dataset.train_rows"] / 1e4 + depth / 1e3, **size)
+        for index, size in enumerate(sizes)
+        for depth in (0, 3, 6)
+    ]
+    answer = say(points)
+    assert [(row.group, row.depth) for row in answer.rows] == [
+        (f"{rows} rows", depth) for rows in (100, 500, 1000) for depth in (0, 3, 6)
+    ]
+    assert (answer.recommended.group, answer.recommended.depth) == ("1000 rows", 6)
+    material = Material(
+        name="curve", points=points, answer=answer, importances={}, cost=CostName.TRAIN_S, base={}, command="",
+        status="9 points",
+    )  # fmt: skip
+    assert "learning_curve.png" in {path.name for path in write_report(material, tmp_path)}
+    one_size = say(points[:3])
+    files = {path.name for path in write_report(replace(material, points=points[:3], answer=one_size), tmp_path / "1")}
+    assert "learning_curve.png" not in files
 
 
 def test_without_a_known_error_the_best_is_taken():
@@ -165,8 +188,6 @@ def test_a_point_survives_its_file():
 
 
 def test_what_the_cache_saved_is_added_up_once_for_each_point():
-    from dataclasses import replace
-
     from frostline.report.answer import saved_words
 
     plain, shallow = point(0, 0, 0.85), point(1, 4, 0.85)

@@ -19,11 +19,11 @@ _SHARES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class DepthRow:
-    """The best point of a frozen depth, of one model.
+    """The best point of a frozen depth, of one model and number of training rows.
 
     Attributes:
         depth: Frozen blocks.
-        model: Of the point, if models are swept: depths of two models don't compare.
+        group: The model and number of rows, if they are swept: depths of two don't compare.
         point: The best of its finished points; if none finished, the best that was stopped early.
         quality: Of the point.
         error: Half the width of its 95 % interval; None if that is not known.
@@ -34,7 +34,7 @@ class DepthRow:
     """
 
     depth: int
-    model: str | None
+    group: str | None
     point: Point
     quality: float
     error: float | None
@@ -85,7 +85,7 @@ def answer_of(
     The recommended depth is the deepest, cheapest, whose best point is not significantly worse than the best of all
     (`report.compare`). Where nothing can be tested - one seed, and no predictions at hand - it is the deepest within
     one standard error of the best (Breiman et al. 1984; Hastie et al., The Elements of Statistical Learning, section
-    7.10). Among several models it is a depth of the best point's.
+    7.10). Among several models or numbers of rows it is a depth of the best point's.
 
     Args:
         points: All of the study.
@@ -101,7 +101,7 @@ def answer_of(
     best = finished[0] if finished else None
     if best is not None:
         rows = [_tested(row, best, find, metric, maximize=maximize) for row in rows]
-    done = [row for row in rows if row.finished and (best is None or row.model == best.model)]
+    done = [row for row in rows if row.finished and (best is None or row.group == best.group)]
     recommended, how = _recommended(done, best, metric, maximize=maximize)
     text = _words(recommended, done, best, metric, maximize=maximize, num_blocks=num_blocks)
     candidates = [(row.depth, row.point) for row in done]
@@ -143,12 +143,12 @@ def _seconds(value: float) -> str:
 
 
 def depth_rows(points: Sequence[Point], metric: str, *, maximize: bool) -> list[DepthRow]:
-    """Returns the best point of each frozen depth, by model and depth."""
+    """Returns the best point of each frozen depth, by model, number of training rows, and depth."""
     sign = -1.0 if maximize else 1.0
     rows = []
-    places = {(point.model or "", point.depth) for point in points if point.depth is not None}
-    for model, depth in sorted(places):
-        here = [point for point in points if (point.model or "", point.depth) == (model, depth)]
+    swept = [point for point in points if point.depth is not None]
+    for _, _, depth, group in sorted({(p.model or "", p.num_rows or 0, p.depth or 0, p.group or "") for p in swept}):
+        here = [point for point in swept if (point.group or "", point.depth) == (group, depth)]
         usable = ranked(here, maximize)
         finished = bool(usable)
         if not usable:
@@ -161,7 +161,7 @@ def depth_rows(points: Sequence[Point], metric: str, *, maximize: bool) -> list[
         assert top.quality is not None
         rows.append(
             DepthRow(
-                depth=depth, model=model or None, point=top, quality=top.quality, error=error, error_kind=kind,
+                depth=depth, group=group or None, point=top, quality=top.quality, error=error, error_kind=kind,
                 finished=finished, num_points=sum(point.outcome is not None for point in here),
             )
         )  # fmt: skip

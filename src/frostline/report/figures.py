@@ -47,6 +47,7 @@ def make_figures(
     }  # fmt: skip
     drawings: dict[str, Callable[[Axes], bool]] = {
         "by_depth": lambda axes: _by_depth(axes, answer),
+        "learning_curve": lambda axes: _learning_curve(axes, answer),
         "lr_x_depth": lambda axes: _heat_map(axes, points, answer),
         "quality_vs_cost": lambda axes: _quality_vs_cost(axes, points, answer, cost),
         "history": lambda axes: _history(axes, points, answer),
@@ -73,13 +74,13 @@ def _by_depth(axes: Axes, answer: Answer) -> bool:
     if len(rows) < 2:
         return False
     depths = sorted({row.depth for row in rows})
-    models = list(dict.fromkeys(row.model for row in rows))
-    for index, model in enumerate(models):
-        line = [row for row in rows if row.model == model]
+    groups = list(dict.fromkeys(row.group for row in rows))
+    for index, group in enumerate(groups):
+        line = [row for row in rows if row.group == group]
         axes.errorbar(
             [row.depth for row in line], [row.quality for row in line], yerr=[row.error or 0.0 for row in line],
-            color=_COLD if len(models) == 1 else f"C{index}", marker="o", capsize=4, linewidth=2,
-            label="best point" if model is None else model,
+            color=_COLD if len(groups) == 1 else f"C{index}", marker="o", capsize=4, linewidth=2,
+            label="best point" if group is None else group,
         )  # fmt: skip
     if answer.recommended is not None:
         row = answer.recommended
@@ -89,6 +90,27 @@ def _by_depth(axes: Axes, answer: Answer) -> bool:
     axes.set_xlabel("frozen blocks (deeper: cheaper)" + (f"\nbars: {kinds[0]}" if len(kinds) == 1 else ""))
     axes.set_ylabel(answer.metric)
     axes.set_xticks(depths)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False)
+    return True
+
+
+def _learning_curve(axes: Axes, answer: Answer) -> bool:
+    """A line for each depth over the number of training rows, of one model: that of the best point."""
+    model = answer.best.model if answer.best is not None else None
+    rows = [row for row in answer.rows if row.finished and row.point.num_rows is not None and row.point.model == model]
+    if len({row.point.num_rows for row in rows}) < 2:
+        return False
+    for depth in sorted({row.depth for row in rows}):
+        line = sorted((row for row in rows if row.depth == depth), key=lambda row: row.point.num_rows or 0)
+        axes.errorbar(
+            [row.point.num_rows or 0 for row in line], [row.quality for row in line],
+            yerr=[row.error or 0.0 for row in line], marker="o", capsize=3, label=f"{depth} frozen",
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_title(f"Best {answer.metric} by training rows")
+    axes.set_xlabel("training rows")
+    axes.set_ylabel(answer.metric)
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False)
     return True

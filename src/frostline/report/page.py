@@ -21,6 +21,7 @@ from frostline.spec import CostName
 
 _CAPTIONS = {
     "by_depth": "How quality falls, or doesn't, as more of the model is frozen.",
+    "learning_curve": "What more rows bring, at each frozen depth.",
     "lr_x_depth": "The best value of each cell; an empty one was not tried.",
     "quality_vs_cost": "Every finished point; on the line lie those that no other beats in both.",
     "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from frostline.errors import UserError
 from frostline.point import Point, State, ranked
-from frostline.spec import DEPTH_KEY, MODEL_KEY, Params, Space, SweepSpec
+from frostline.spec import DEPTH_KEY, MODEL_KEY, ROWS_KEY, Params, Space, SweepSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,9 @@ def _share(share: float, num: int) -> int:
     return math.ceil(share * num - 1e-9)  # 0.07 * 100 is a little above 7
 
 
-def _row(params: Params) -> tuple[object, object]:
-    """Returns the row of the answer's table that a point belongs to: depths of two models don't compare."""
-    return params.get(MODEL_KEY), params.get(DEPTH_KEY)
+def _row(params: Params) -> tuple[object, ...]:
+    """Returns the row of the answer's table that a point belongs to: depths of two models, or sizes, don't compare."""
+    return params.get(MODEL_KEY), params.get(ROWS_KEY), params.get(DEPTH_KEY)
 
 
 def check_alike(points: Sequence[Point]) -> str | None:

@@ -19,6 +19,7 @@ Params = dict[str, Value]
 DEPTH_KEY = "freeze.depth"
 LR_KEY = "optimizer.lr"
 MODEL_KEY = "model"
+ROWS_KEY = "dataset.train_rows"
 _ENTRY = frozenset({"low", "high", "log", "step", "choices", "coarse"})
 _COARSE = 3
 

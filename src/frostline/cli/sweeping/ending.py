@@ -149,10 +149,10 @@ def _record(
             best_so_far = quality
         run.log({f"best/{metric}": best_so_far}, point.number)
     finished = [row for row in answer.rows if row.finished]
-    models = {row.model for row in finished}
-    for model in models:  # depths of two models don't compare: a curve for each
-        end = f"/{model}" if len(models) > 1 else ""
-        rows = [row for row in finished if row.model == model]
+    groups = {row.group for row in finished}
+    for group in groups:  # depths of two models or sizes don't compare: a curve for each
+        end = f"/{group}" if len(groups) > 1 else ""
+        rows = [row for row in finished if row.group == group]
         run.log_by_step(f"by_depth/{metric}{end}", {row.depth: row.quality for row in rows})
         times = {row.depth: row.point.cost(CostName.TRAIN_S) for row in rows}
         run.log_by_step(f"by_depth/train_s{end}", {d: value for d, value in times.items() if value is not None})
