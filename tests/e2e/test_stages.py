@@ -194,3 +194,12 @@ def test_the_best_of_the_probe_is_kept_whole(train):
 def test_what_can_not_be_right_is_one_line(make_spec, tmp_path, overrides, message):
     with pytest.raises(SpecError, match=message):
         run(make_spec(*overrides), NullRecorder(), tmp_path / "run")
+
+
+def test_a_sweep_of_them_can_be_planned(make_spec):
+    from frostline.record import Sharing
+    from frostline.train.probe import probe
+
+    found = probe([make_spec("freeze=lp_ft", "freeze.depth=2", "training.epochs=3")], Sharing(num_runs=4))
+    assert found.num_blocks == 4
+    assert found.epoch_s[0] > 0

@@ -179,7 +179,7 @@ def transfer_notes(answer: Answer) -> list[str]:
                 f"({words}; {each.p:.2g} adjusted for {len(transfer.against)} comparisons)"
             )
     if transfer.against and not found:
-        names = " and ".join(dict.fromkeys(each.baseline for each in transfer.against))
+        names = " or ".join(dict.fromkeys(each.baseline for each in transfer.against))
         found.append(
             f"no negative transfer: no depth is significantly worse than {names} on any set "
             f"({len(transfer.against)} comparisons, Holm)"
@@ -214,7 +214,7 @@ def _score(score: Score | None) -> str:
 
 
 def _gain(value: float, *, starred: bool) -> str:
-    return f"{value:+.4f}{'*' if starred else ''}"
+    return f"{value + 0.0:+.4f}{'*' if starred else ''}"  # no -0.0000
 
 
 def _print_transfer(answer: Answer, console: Console) -> None:

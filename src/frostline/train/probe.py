@@ -13,7 +13,7 @@ from frostline.errors import UserError
 from frostline.prefix.suffix import hidden_size
 from frostline.record import SPEC_FILE, NullRecorder, Recorder, Sharing, write_atomically
 from frostline.result import RunResult, Status
-from frostline.spec import CacheMode, Every, Progress, RunSpec
+from frostline.spec import STAGED, CacheMode, Every, FreezeName, FreezeSpec, Progress, RunSpec
 from frostline.train.data import load_only
 from frostline.train.run import run
 from frostline.train.setup import prepare
@@ -104,10 +104,15 @@ def probe(specs: Sequence[RunSpec], sharing: Sharing, train: Train = run) -> Pro
 
 
 def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:
-    training = spec.training
+    training, choice = spec.training, spec.freeze
+    if choice.name in STAGED:  # measured as what is frozen to the end: dearer than the stages before
+        name = FreezeName.NONE if choice.depth is None else FreezeName.DEPTH
+        choice = FreezeSpec(name=name, depth=choice.depth)
+    few = {"train_rows": min(_ROWS, rows[0]), "eval_rows": min(_ROWS // 2, rows[1])}
     return replace(
         spec,
-        dataset=replace(spec.dataset, train_rows=min(_ROWS, rows[0]), eval_rows=min(_ROWS // 2, rows[1])),
+        freeze=choice,
+        dataset=replace(spec.dataset, **few, test_at_end=False, also_evaluate=()),
         training=replace(training, epochs=1.0, max_steps=None, evaluate=Every.EPOCH, checkpoint=Every.NEVER),
         runtime=replace(spec.runtime, progress=Progress.OFF),
     )
