@@ -172,7 +172,8 @@ def report(plan: Plan, tables: dict[bool, dict[tuple[int, int], Cell]]) -> str:
     count = len(plan.seeds)
     lines = [
         f"Accuracy on the test rows: the mean of {count} seeds +- half its 95 % interval (Student's t). Bold: the best "
-        "of the line. `*`: significantly worse than the best (paired t-test over the seeds, one-sided, 5 %).",
+        "of the line. `*`: significantly worse than the best (one-sided, 5 %; paired tests over seeds and over rows, twice "
+        "the smaller p).",
         "",
     ]
     for tuned in (False, True):

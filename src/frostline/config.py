@@ -16,6 +16,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from frostline import paths
@@ -61,8 +62,12 @@ class Job:
             raise SpecError(f"runtime.slots={self.slots}: must be 1 to 1024, or null for one for each GPU")
 
 
-def decode_job(cfg: DictConfig) -> Job:
+def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
     """Turns a composed config into a typed job.
+
+    Args:
+        cfg: The composed config.
+        searchpath: Overrides that named folders of the user's own groups, if it was composed with such.
 
     Raises:
         SpecError: An unknown key, a wrong type, a value out of range, a `_target_`, an interpolation that can't be
@@ -83,7 +88,7 @@ def decode_job(cfg: DictConfig) -> Job:
         runtime = values.get("runtime")
         for key in _OF_SWEEPS:  # nothing that a run computes depends on them
             rest[key] = runtime.pop(key, None) if isinstance(runtime, dict) else None
-        run = RunSpec.from_dict(_with_other_sets(values))
+        run = RunSpec.from_dict(_with_other_sets(values, searchpath))
         return decode(Job, {"run": run, **rest})
 
 
@@ -91,7 +96,7 @@ _OTHER_SETS: dict[tuple[str, ...], dict[str, Any]] = {}
 """By search path and name: a sweep composes the same ones for each of its points."""
 
 
-def _with_other_sets(values: dict[str, Any]) -> dict[str, Any]:
+def _with_other_sets(values: dict[str, Any], searchpath: Sequence[str]) -> dict[str, Any]:
     """Returns a composed run in which `dataset.also_evaluate` holds what its names stand for.
 
     Raises:
@@ -101,20 +106,26 @@ def _with_other_sets(values: dict[str, Any]) -> dict[str, Any]:
     others = dataset.get("also_evaluate") if isinstance(dataset, dict) else None
     if not isinstance(dataset, dict) or not isinstance(others, list):
         return values
-    found = [_other_set(each, index) if isinstance(each, str) else each for index, each in enumerate(others)]
+    found = [
+        _other_set(each, index, searchpath) if isinstance(each, str) else each for index, each in enumerate(others)
+    ]
     return {**values, "dataset": {**dataset, "also_evaluate": found}}
 
 
-def _other_set(name: str, index: int) -> dict[str, Any]:
+def _other_set(name: str, index: int, searchpath: Sequence[str]) -> dict[str, Any]:
     with _hydra_initialized():
         loader = GlobalHydra.instance().config_loader()
-        key = (*(f"{item.provider}:{item.path}" for item in loader.get_search_path().get_path()), name)
+        places = (f"{item.provider}:{item.path}" for item in loader.get_search_path().get_path())
+        key = (*places, *searchpath, name)
         if key not in _OTHER_SETS:
-            known = loader.get_group_options("dataset")
-            if name not in known:
+            try:
+                composed = compose("config", overrides=[f"dataset={name}", *searchpath])
+            except (MissingConfigException, OverrideParseException) as error:
+                known = loader.get_group_options("dataset")
                 where = f"dataset.also_evaluate[{index}]={name}"
-                raise SpecError(f"{where}: no such dataset{nearest(name, known)}; there are {listing(known)}")
-            composed = compose("config", overrides=[f"dataset={name}"])
+                raise SpecError(
+                    f"{where}: no such dataset{nearest(name, known)}; there are {listing(known)}"
+                ) from error
             _OTHER_SETS[key] = OmegaConf.to_container(composed.dataset, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         return _OTHER_SETS[key]
 
@@ -131,7 +142,7 @@ def compose_job(overrides: Sequence[str] = (), config_dir: str | None = None) ->
     """
     extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     with _one_line_errors(), _hydra_initialized():
-        return decode_job(compose("config", overrides=[*written_out(overrides), *extra]))
+        return decode_job(compose("config", overrides=[*written_out(overrides), *extra]), extra)
 
 
 def compose_run(overrides: Sequence[str] = ()) -> RunSpec:

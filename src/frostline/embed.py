@@ -21,6 +21,7 @@ import torch
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
+from frostline.anatomy import dissect
 from frostline.dataset import Padding, TokenTable
 from frostline.errors import ModelError, SpecError
 
@@ -92,6 +93,10 @@ class Encoder:
         if block is not None and not 0 <= block <= layers:
             raise SpecError(f"--block={block}: the model has {layers} blocks, so give 0 (the embeddings) to {layers}")
         self._pool, self._block = pool, block
+        self._after: list[torch.Tensor] = []
+        if block:
+            # Not from `hidden_states`: the last of them is behind a final norm, if the model has one.
+            dissect(self.model).blocks[block - 1][1].register_forward_hook(self._keep)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self._device).eval()
 
@@ -108,10 +113,13 @@ class Encoder:
             inputs: The tokenizer's columns, `[B, T]`, padded on the right.
         """
         batch = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-        output = self.model(**batch, output_hidden_states=self._block is not None)
+        self._after.clear()
+        output = self.model(**batch, output_hidden_states=self._block == 0)
         if self._pool is Pool.POOLER:
             return self._numbers(output.pooler_output)
-        hidden = output.last_hidden_state if self._block is None else output.hidden_states[self._block]
+        hidden = output.last_hidden_state
+        if self._block is not None:
+            hidden = self._after.pop() if self._block else output.hidden_states[0]
         mask = batch.get("attention_mask")
         if mask is None:
             mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
@@ -121,6 +129,10 @@ class Encoder:
         if self._pool is Pool.LAST:
             return self._numbers(hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1])
         return self._numbers((hidden * mask[..., None]).sum(1) / lengths[:, None])
+
+    def _keep(self, module: Any, inputs: Any, output: Any) -> None:
+        del module, inputs
+        self._after.append(output[0] if isinstance(output, tuple) else output)
 
     def embed(self, name: str, table: TokenTable, padding: Padding, batch_size: int) -> Iterator[Part]:
         """Yields the vectors of a table in order, some batches at a time.

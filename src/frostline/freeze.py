@@ -179,6 +179,8 @@ def _choose(anatomy: Anatomy, spec: FreezeSpec) -> _Chosen:
 def _all_but_adapters(anatomy: Anatomy, depth: int) -> _Chosen:
     parts = [*anatomy.below, *anatomy.blocks]
     names = {key for part, module in parts for key, _ in module.named_parameters(part) if MARK not in key}
+    if depth == anatomy.num_blocks:
+        return _by_name(anatomy, names, f"the embeddings and {depth} of {depth} blocks")
     beside = f"the {anatomy.num_blocks - depth} blocks" if depth == 0 else f"blocks {depth} to {anatomy.num_blocks - 1}"
     return _by_name(anatomy, names, f"all but adapters in {beside} and what lies above the blocks")
 

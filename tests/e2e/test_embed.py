@@ -88,9 +88,10 @@ def test_a_trained_runs_model_on_its_own_rows_and_on_others(frostline, tiny_over
     assert after == pytest.approx(alone("r/model", table["text"], "pooler"), abs=1e-5)
     assert np.abs(after - before).max() > 1e-3
     own = [each for each in tiny_overrides if each.startswith("dataset")]
-    code, out, _ = frostline("embed", "r", *own, "dataset.eval_rows=7", "--set", "eval")
-    assert code == 0
-    assert "7 eval rows" in out
+    for data in (own, []):  # named anew; and the run's own, cut
+        code, out, _ = frostline("embed", "r", *data, "dataset.eval_rows=7")
+        assert code == 0
+        assert "128 train, 7 eval rows" in out
 
 
 def test_a_models_pooler_output_is_its_pooler_on_the_first_token(tiny_model):
@@ -126,6 +127,10 @@ def test_minilms_pooler_output_is_its_pooler_on_cls(real_home):
         (["--out", "x.csv"], "--out=x.csv: give a name that ends in .parquet or .safetensors"),
         (["--out", "no/x.parquet"], "--out=no/x.parquet: there is no folder no"),
         (["--text", "--out", "x.safetensors"], "--text: safetensors hold numbers only; give --out FILE.parquet"),
+        (
+            ["model.init=random", "freeze=none"],
+            "model.init=random: an untrained model's vectors say nothing; train it, and give the run",
+        ),
         (["--set", "test"], "--set=test: the data set has no such rows; give dataset.test_fraction or test_from"),
         (["nowhere/run"], "nowhere/run: no such folder"),
     ],
@@ -151,6 +156,28 @@ def test_only_the_data_of_a_run_can_be_another(frostline, tiny_overrides, in_tmp
     code, _, err = frostline("embed", "r")
     assert code == 2
     assert "is no run's folder" in err
+
+
+def test_the_weights_are_checked(frostline, tiny_overrides, in_tmp):
+    code, _, err = frostline("embed", *tiny_overrides, f"model.weights_sha256={'a' * 64}")
+    assert code == 2
+    assert "model.weights_sha256 says aaaaaaaaaaaa" in err
+
+
+def test_after_the_last_block_is_before_the_final_norm(tmp_path):
+    from transformers import GPT2Config, GPT2Model
+
+    torch.manual_seed(0)
+    model = GPT2Model(GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=2, n_positions=64)).eval()
+    with torch.no_grad():
+        model.ln_f.weight.mul_(3)
+    model.save_pretrained(tmp_path)
+    inputs = {"input_ids": torch.tensor([[2, 7, 9, 3]])}
+    last, normed = Encoder(tmp_path, Pool.FIRST, 3).encode(inputs), Encoder(tmp_path, Pool.FIRST).encode(inputs)
+    with torch.no_grad():
+        by_hand = model.ln_f(torch.from_numpy(last))
+    assert by_hand.numpy() == pytest.approx(normed, abs=1e-5)
+    assert np.abs(last - normed).max() > 0.1
 
 
 def test_a_model_without_a_trained_pooler(tmp_path):

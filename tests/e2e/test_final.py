@@ -68,6 +68,28 @@ def test_it_is_a_metric_of_the_run_in_mlflow(run, frostline, in_tmp):
     assert there.info.status == "FINISHED"
 
 
+def test_rows_of_now_that_were_trained_on_then_are_no_test_rows(run, frostline, in_tmp, tiny_csv):
+    lines = tiny_csv.read_text().splitlines(keepends=True)
+    own = in_tmp / "own.csv"
+    own.write_text("".join(lines))
+    run("tracking=off", "dataset.test_fraction=0.2", f"dataset.location={own}")
+    own.write_text("".join(lines[:81]))  # half of it: another split
+    code, out, err = frostline("test", "r")
+    assert (code, out) == (2, "")
+    assert "own: its rows are not those that the run was trained on" in err
+    assert not Path("r/test.json").exists()
+    own.write_text("".join(lines))
+    assert frostline("test", "r")[0] == 0
+
+
+def test_a_run_that_did_not_finish_has_no_final_number(frostline, tiny_overrides, in_tmp):
+    aside = ["dataset.test_fraction=0.25", "dataset.test_at_end=true", "tracking=off", "hydra.run.dir=r"]
+    assert frostline("run", *tiny_overrides, *aside, "optimizer=sgd", "optimizer.lr=1e30")[0] == 1
+    code, _, err = frostline("test", "r")
+    assert code == 2
+    assert "has no final number: it is FAILED (diverged" in err
+
+
 def test_a_run_without_test_rows_and_a_damaged_record(run, frostline, in_tmp):
     run("tracking=off")
     code, out, err = frostline("test", "r")

@@ -107,6 +107,17 @@ def test_the_kept_weights_are_scored_whether_or_not_the_run_was_resumed(train, t
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=False, atol=1e-6)
 
 
+def test_other_rows_that_are_trained_on_are_counted_and_told(train, make_spec, tmp_path, caplog):
+    spec = make_spec("dataset.eval_fraction=0.1", "dataset.seed=3")
+    twin = replace(spec.dataset, name="twin", eval_fraction=0.2, seed=0)
+    spec = replace(spec, dataset=replace(spec.dataset, also_evaluate=(twin,)))
+    result = run(spec, NullRecorder(), tmp_path / "run")
+    told = result.data["also"]["twin"]
+    assert told["eval_rows"] == 32
+    assert 20 < told["overlap"] <= 32
+    assert f"twin: evaluation rows whose text is trained on: {told['overlap']} of 32" in caplog.text
+
+
 def test_other_classes_are_refused_in_one_line(make_spec, tmp_path):
     spec = make_spec()
     moods = write_csv(tmp_path / "moods.csv", [(text, label[:3]) for text, label in sentences(40)])
@@ -137,8 +148,9 @@ def test_a_sweep_says_what_its_depths_are_worth_elsewhere_and_against_another_sw
     (group / "other.yaml").write_text(
         f"defaults: [_base/rows@_here_, _self_]\nname: other\nlocation: {other_csv}\nformat: csv\n"
     )
+    tiny = [each for each in tiny_overrides if "optimizer.lr" not in each]  # it is swept
     common = [
-        "--config-dir", str(tmp_path / "own"), *tiny_overrides, "dataset.test_fraction=0.3", "dataset.test_at_end=true",
+        "--config-dir", str(tmp_path / "own"), *tiny, "dataset.test_fraction=0.3", "dataset.test_at_end=true",
         "dataset.also_evaluate=[other]", "dataset.train_rows=null", "dataset.test_rows=null", "training.max_steps=20",
         "sweep.finish=1", "sweep.space.optimizer.lr=[3e-3]", "tracking=off",
     ]  # fmt: skip
@@ -156,7 +168,9 @@ def test_a_sweep_says_what_its_depths_are_worth_elsewhere_and_against_another_sw
     assert re.search(r"freeze\.depth +eval +test +other", done.stdout)
     assert "negative transfer" in done.stdout
     assert "the head-only probe on any set" in done.stdout or "worse than the head-only probe" in done.stdout
-    assert "paired t-test over 3 seeds" in done.stdout or "sign test over 3 seeds" in done.stdout
+    assert (
+        "test over 3 seeds and paired t-test over 32 rows" in done.stdout or "rows, twice the smaller p" in done.stdout
+    )
     scratch = call(
         "sweep", "study", *common, "sweep.name=scratch", "freeze=none", "sweep.space.freeze.depth=null",
         "model.init=random", "sweep.seeds=[0]", cwd=tmp_path,
@@ -169,6 +183,14 @@ def test_a_sweep_says_what_its_depths_are_worth_elsewhere_and_against_another_sw
     with (tmp_path / "runs" / "ours" / "report" / "points.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[0]["other"]) == pytest.approx(sum(scores.values()) / 3)
+    elsewhere = call(
+        "sweep", "study", *common, "sweep.name=elsewhere", "sweep.space.freeze.depth=[4]", "sweep.seeds=[0]",
+        "dataset.seed=7", cwd=tmp_path,
+    )  # fmt: skip
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    refused = call("report", "ours", "--against", "elsewhere", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "--against elsewhere: was judged on other rows: dataset.seed: 0 -> 7" in refused.stderr
     missing = call("report", "ours", "--against", "nothing", cwd=tmp_path)
     assert missing.returncode == 2
     assert "no sweep of this name" in missing.stderr

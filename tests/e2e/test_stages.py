@@ -196,6 +196,17 @@ def test_what_can_not_be_right_is_one_line(make_spec, tmp_path, overrides, messa
         run(make_spec(*overrides), NullRecorder(), tmp_path / "run")
 
 
+def test_other_rows_are_not_kept_for_stages_that_do_not_read_them(train):
+    import os
+    from pathlib import Path
+
+    aside = ["dataset.test_fraction=0.2", "dataset.test_at_end=true"]
+    result, _, _ = train("freeze=gradual", "training.epochs=5", "runtime.cache=require", *aside)
+    assert "test/accuracy" in result.metrics
+    entries = [path for path in (Path(os.environ["FROSTLINE_HOME"]) / "prefix").iterdir() if path.is_dir()]
+    assert len(entries) == 2  # training and held-out rows
+
+
 def test_a_sweep_of_them_can_be_planned(make_spec):
     from frostline.record import Sharing
     from frostline.train.probe import probe

@@ -75,6 +75,39 @@ def test_a_learning_curve_compares_depths_of_one_size(tmp_path):
     assert "learning_curve.png" not in files
 
 
+def evidence_of(count, missing=()):
+    """Rows of one seed, of which as many are right as each point says: the first ones."""
+    import numpy as np
+
+    from frostline.report import Evidence, RowScores
+
+    def find(point, name):
+        hits = np.arange(count) < round(point.quality * count)
+        scores = RowScores(labels=np.zeros(count), predicted=np.where(hits, 0, 1), losses=np.zeros(count))
+        return Evidence(by_seed=point.outcome.by_seed, rows={} if point.depth in missing else {0: scores})
+
+    return find
+
+
+def test_a_depth_whose_predictions_are_elsewhere_is_judged_by_the_standard_error_and_named():
+    points = [point(0, 0, 0.90), point(1, 2, 0.89), point(2, 4, 0.895), point(3, 6, 0.70)]
+    everything = answer_of(points, "accuracy", maximize=True, num_blocks=6, evidence=evidence_of(200))
+    assert everything.recommended.depth == 4
+    assert everything.rows[3].against_best.is_worse
+    some = answer_of(points, "accuracy", maximize=True, num_blocks=6, evidence=evidence_of(200, missing=(4, 6)))
+    assert some.recommended.depth == 4  # within 0.006 of the best
+    assert "not tested, and taken if within one standard error of the best" in some.how
+    assert some.how.endswith("depth 4, 6")
+
+
+def test_two_seeds_that_both_lose_are_no_reason_to_recommend():
+    points = [point(0, 0, None, seeds={0: 0.90, 1: 0.92}), point(1, 6, None, seeds={0: 0.60, 1: 0.62})]
+    answer = say(points)
+    assert answer.recommended.depth == 0
+    points = [point(0, 0, None, seeds={0: 0.90, 1: 0.92}), point(1, 6, None, seeds={0: 0.905, 1: 0.91})]
+    assert say(points).recommended.depth == 6
+
+
 def test_without_a_known_error_the_best_is_taken():
     answer = say([point(0, 0, 0.9, rows=None), point(1, 4, 0.89, rows=None)], metric="f1_macro")
     assert answer.recommended.depth == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,17 +57,39 @@ def test_several_seeds_are_tested_over_the_seeds_they_share():
     assert found.p == pytest.approx(wanted.pvalue)
     two_sided = stats.ttest_rel([0.80, 0.82, 0.81, 0.83], [0.79, 0.80, 0.80, 0.825]).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((two_sided.low, two_sided.high))
-    less = compare(seeds(0.5, 0.4), seeds(0.7, 0.5), "loss", maximize=False)
+    less = compare(seeds(0.5, 0.4, 0.45), seeds(0.7, 0.5, 0.6), "loss", maximize=False)
     assert less.loss == pytest.approx(0.15)
     three = compare(first, Evidence(by_seed={1: 0.8, 2: 0.8, 9: 0.1}, rows={}), "f1_macro", maximize=True)
-    assert "2 seeds" in three.how
+    assert three is None  # two seeds and no rows: nothing could be significant
 
 
-def test_equal_differences_are_no_proof_of_two_seeds():
-    found = compare(seeds(0.90, 0.92), seeds(0.89, 0.91), "accuracy", maximize=True)
-    assert found.p == 0.25
-    assert "sign test" in found.how
-    assert compare(seeds(0.9, 0.8), seeds(0.9, 0.8), "accuracy", maximize=True).p == 1.0
+def test_of_equal_differences_nothing_is_known_but_their_sign():
+    found = compare(seeds(0.90, 0.92, 0.91), seeds(0.89, 0.91, 0.90), "f1_macro", maximize=True)
+    assert found.p == 0.125
+    assert math.isnan(found.low)
+    assert "sign test over 3 seeds" in found.how
+    assert compare(seeds(0.9, 0.8, 0.7), seeds(0.9, 0.8, 0.7), "accuracy", maximize=True).p == 1.0
+    one, two = rows([1] * 50, [0.5] * 50), rows([1] * 50, [1.5] * 50)
+    assert compare(one_seed(one), one_seed(two), "loss", maximize=False).p == pytest.approx(0.5**50)
+
+
+def test_a_few_seeds_do_not_hide_what_the_rows_show():
+    rng = np.random.default_rng(3)
+    good, bad = [rows(rng.random(400) < 0.9) for _ in range(2)], [rows(rng.random(400) < 0.6) for _ in range(2)]
+
+    def both(runs):
+        return Evidence(
+            by_seed={i: float((r.predicted == r.labels).mean()) for i, r in enumerate(runs)}, rows=dict(enumerate(runs))
+        )
+
+    found = compare(both(good), both(bad), "accuracy", maximize=True)
+    assert found.is_worse
+    assert found.p < 1e-6
+    assert "twice the smaller p" in found.how
+    alone = Evidence(by_seed=both(bad).by_seed, rows={})
+    assert compare(both(good), alone, "accuracy", maximize=True) is None
+    other = [replace(run, labels=1 - run.labels) for run in bad]
+    assert compare(both(good), both(other), "accuracy", maximize=True) is None  # other rows
 
 
 def test_losses_are_tested_over_the_rows_and_what_is_no_mean_over_rows_is_not():
@@ -87,8 +110,12 @@ def test_intervals():
     low, high = stats.t.interval(0.95, 4, loc=np.mean(values), scale=stats.sem(values))
     assert interval_of_seeds(values) == pytest.approx((high - low) / 2)
     wilson = stats.binomtest(80, 100).proportion_ci(0.95, method="wilson")
-    assert interval_of_share(0.80, 100) == pytest.approx((wilson.high - wilson.low) / 2)
-    assert interval_of_share(1.0, 50) > 0.03
+    assert interval_of_share(0.80, 100) == pytest.approx(max(wilson.high - 0.80, 0.80 - wilson.low))
+    for right, total in ((20, 20), (19, 20), (0, 50), (511, 512)):
+        wilson = stats.binomtest(right, total).proportion_ci(0.95, method="wilson")
+        half, share = interval_of_share(right / total, total), right / total
+        assert share - half <= wilson.low + 1e-12
+        assert share + half >= wilson.high - 1e-12
 
 
 def test_holm():

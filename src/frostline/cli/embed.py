@@ -73,7 +73,16 @@ def _spec(options: Any) -> tuple[RunSpec, Path | None]:
         raise SpecError(f"{foreign[0]}: the run has its own model and settings; only dataset can be another")
     if not options.overrides:
         return recorded, folder / "model"
-    return replace(recorded, dataset=compose(options).run.dataset), folder / "model"
+    if any(word.startswith("dataset=") for word in options.overrides):
+        return replace(recorded, dataset=compose(options).run.dataset), folder / "model"
+    from frostline.config import value_from_text
+    from frostline.spec import RunSpec
+
+    data = recorded.to_dict()
+    for word in options.overrides:
+        key, _, value = word.partition("=")
+        data["dataset"][key.lstrip("+").partition(".")[2]] = value_from_text(value)
+    return RunSpec.from_dict(data), folder / "model"
 
 
 def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
@@ -85,13 +94,17 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     from frostline.dataset import Padding, TokenTable, token_table
     from frostline.dataset.labels import class_words
     from frostline.embed import Encoder, ParquetWriter, Pool, SafetensorsWriter, Writer
-    from frostline.spec import Task
+    from frostline.spec import Init, Task
     from frostline.train.data import load_data
 
     configure_logging()
     bar = sys.stderr.isatty()
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
+    if folder is None and spec.model.init is Init.RANDOM:
+        raise SpecError("model.init=random: an untrained model's vectors say nothing; train it, and give the run")
     source = folder if folder is not None else assets.model_folder(spec.model, progress=bar)
+    if folder is None:
+        model.check_weights(spec.model, source)
     encoder = Encoder(source, Pool(options.pool), options.block)
     rows, _ = load_data(replace(spec, dataset=replace(spec.dataset, also_evaluate=())), bar)
     tokenizer = model.load_tokenizer(source, spec.training.max_tokens)

@@ -26,12 +26,12 @@ def main(arguments: list[str]) -> int:
         metavar="STUDY",
         action="append",
         default=[],
-        help="another sweep, to whose best point each depth is compared, row by row; may be given several times",
+        help="another sweep, to whose best point each depth is compared, on the same rows; may be given several times",
     )
     options = parser.parse_args(arguments)
     folder = _folder(options.study)
     from frostline.cli.sweeping.ending import report_again, standing
-    from frostline.cli.sweeping.evidence import baseline_of
+    from frostline.cli.sweeping.evidence import baseline_of, other_rows
     from frostline.cli.sweeping.folder import SweepFolder, read_description
     from frostline.report import make_console, print_answer
 
@@ -47,6 +47,9 @@ def main(arguments: list[str]) -> int:
             raise UserError(
                 f"--against {other}: is judged by {known['objective']}, {options.study} by {description['objective']}"
             )
+        others = other_rows(description["base"], known["base"])
+        if others:
+            raise UserError(f"--against {other}: was judged on other rows: {'; '.join(others)}")
         baselines.append(baseline_of(other, there, SweepFolder(there).read_points(), known))
     answer, paths, command = report_again(folder, description, points, baselines)
     console = make_console()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.cli.common import OneLineParser
 from frostline.errors import UserError
 from frostline.record import TEST_FILE, write_atomically
-from frostline.result import RunResult
+from frostline.result import RunResult, Status
 
 if TYPE_CHECKING:
     from frostline.spec import RunSpec
@@ -45,6 +45,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(
             f"{options.run}: was trained without test rows; set some aside with dataset.test_fraction or test_from"
         )
+    if result.status is not Status.FINISHED:
+        raise UserError(f"{options.run}: has no final number: it is {result.status.value} ({result.reason})")
     told = _recorded(folder)
     if told is None and spec.dataset.test_at_end:
         values = {k.removeprefix("test/"): v for k, v in result.metrics.items() if k.startswith("test/")}
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> int:
         _print(result, told, f"looked at before ({told['first']}); --again computes it anew")
         return 0
     now = {
-        "metrics": (values := _compute(spec, folder)),
+        "metrics": (values := _compute(spec, folder, str(result.provenance.get("data_fingerprint")))),
         "rows": int(values.pop("rows")),
         "looks": 1 if told is None else int(told["looks"]) + 1,
         "first": datetime.now(UTC).isoformat(timespec="seconds") if told is None else told["first"],
@@ -80,8 +82,13 @@ def _recorded(folder: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def _compute(spec: RunSpec, folder: Path) -> dict[str, float]:
-    """Returns metrics and loss, and how many rows."""
+def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
+    """Returns metrics and loss, and how many rows.
+
+    Raises:
+        UserError: The data are not those that the run was trained on: the split would be another, and rows that were
+            trained on among the test rows.
+    """
     import numpy as np
 
     from frostline.cli.run import configure_logging
@@ -93,6 +100,11 @@ def _compute(spec: RunSpec, folder: Path) -> dict[str, float]:
     configure_logging()
     predictor = Predictor(folder / "model", spec.training.max_tokens)
     rows, _ = load_data(replace(spec, dataset=replace(spec.dataset, also_evaluate=())), False)
+    if rows.fingerprint != fingerprint:
+        raise UserError(
+            f"{spec.dataset_name}: its rows are not those that the run was trained on: test rows of now may be "
+            "training rows of then; put the data back"
+        )
     assert rows.test is not None
     pairs = rows.test["pair"] if "pair" in rows.test.column_names else [None] * len(rows.test)
     logits = predictor.logits(zip(rows.test["text"], pairs, strict=True), spec.training.eval_batch_size)

@@ -83,8 +83,8 @@ def answer_of(
     """Returns what a sweep says.
 
     The recommended depth is the deepest, cheapest, whose best point is not significantly worse than the best of all
-    (`report.compare`). Where nothing can be tested - one seed, and no predictions at hand - it is the deepest within
-    one standard error of the best (Breiman et al. 1984; Hastie et al., The Elements of Statistical Learning, section
+    (`report.compare`). What can't be tested - one seed or two, and no predictions at hand - must be within one standard
+    error of the best (Breiman et al. 1984; Hastie et al., The Elements of Statistical Learning, section
     7.10). Among several models or numbers of rows it is a depth of the best point's.
 
     Args:
@@ -172,7 +172,7 @@ def error_of(point: Point, metric: str) -> tuple[float | None, str]:
     """Returns half the width of a quality's 95 % interval, and what it knows of.
 
     With several seeds it is Student's t over them: another seed, on the same rows. With one, of an accuracy, Wilson's
-    for the held-out rows: other rows, but nothing of what another seed would give.
+    for the held-out rows (its farther end): other rows, but nothing of what another seed would give.
     """
     values = list(point.outcome.by_seed.values()) if point.outcome is not None else []
     if len(values) > 1:
@@ -216,34 +216,40 @@ def _recommended(
     if best is None or not rows:
         return None, ""
     assert best.quality is not None
-    others = [row for row in rows if row.point.number != best.number]
     own = [row for row in rows if row.point.number == best.number]
-    if any(row.against_best is not None for row in others):
-        near = [row for row in others if row.against_best is not None and not row.against_best.is_worse]
-        chosen = max([*own, *near], key=lambda row: row.depth)
-        tests = sorted({row.against_best.how for row in others if row.against_best is not None})
-        how = "the deepest frozen depth that is not significantly worse than the best"
-        if chosen.against_best is not None:
-            how += f": {against_words(chosen.against_best, metric)}"
-        return chosen, f"{how} (one-sided, level {ALPHA:g}; {'; '.join(tests)})"
+    others = [row for row in rows if row.point.number != best.number]
+    tested = [row for row in others if row.against_best is not None]
+    near = [row for row in tested if row.against_best is not None and not row.against_best.is_worse]
+    untested = [row for row in others if row.against_best is None]
     num_rows, quality = _share(best, metric)
-    if not num_rows:
-        how = "the best value; how far it may be off is not known" if others else "the only depth"
-        return max(own, key=lambda row: row.depth), how
-    limit = math.sqrt(quality * (1 - quality) / num_rows)
+    limit = math.sqrt(quality * (1 - quality) / num_rows) if num_rows else 0.0
     sign = 1 if maximize else -1
-    near = [row for row in rows if (best.quality - row.quality) * sign <= limit + 1e-12]
-    how = "the deepest frozen depth within one standard error of the best"
-    return max(near, key=lambda row: row.depth), f"{how} ({limit:.4f}, of {num_rows:.0f} held-out rows)"
+    near += [row for row in untested if num_rows and (best.quality - row.quality) * sign <= limit + 1e-12]
+    chosen = max([*own, *near], key=lambda row: row.depth)
+    rule = f"within one standard error of the best ({limit:.4f}, of {num_rows:.0f} held-out rows)"
+    if not tested:
+        how = f"the deepest frozen depth {rule}" if num_rows else "the best value; how far it may be off is not known"
+        return chosen, how if others else "the only depth"
+    how = "the deepest frozen depth that is not significantly worse than the best"
+    if chosen.against_best is not None:
+        how += f": {against_words(chosen.against_best, metric)}"
+    tests = sorted({row.against_best.how for row in tested if row.against_best is not None})
+    how += f" (one-sided, level {ALPHA:g}; {'; '.join(tests)})"
+    if untested:
+        word = f"taken if {rule}" if num_rows else "left out"
+        how += f"; not tested, and {word}: depth {', '.join(str(row.depth) for row in untested)}"
+    return chosen, how
 
 
 def against_words(comparison: Comparison, metric: str) -> str:
     """Returns a comparison in words: `0.8 points worse, 95 % interval -0.4 to 2.0, p 0.11`."""
     scale = 100.0 if metric in _SHARES else 1.0
     unit = " points" if metric in _SHARES else ""
-    shown = [f"{scale * value:.1f}" if unit else f"{value:.3g}" for value in (comparison.low, comparison.high)]
     size = difference(abs(comparison.loss), metric)
     word = "worse" if comparison.loss >= 0 else "better"
+    if math.isnan(comparison.low):
+        return f"{size} {word} each time, p {comparison.p:.2g}"
+    shown = [f"{scale * value:.1f}" if unit else f"{value:.3g}" for value in (comparison.low, comparison.high)]
     return f"{size} {word}, {100 * LEVEL:.0f} % interval {shown[0]} to {shown[1]}{unit} worse, p {comparison.p:.2g}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ LEVEL = 0.95
 
 ALPHA = 0.05
 """Of every test, one-sided: a difference is called significant below it."""
+
+_FEWEST_SEEDS = 3
+"""Of a test over seeds alone: two, of which both lose by as much, could never be significant."""
 
 _Z = statistics.NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
@@ -60,7 +63,7 @@ class Comparison:
 
     Attributes:
         loss: By how much the second is worse than the first: positive is worse, whichever way the metric goes.
-        low: Lower end of the 95 % interval of `loss`.
+        low: Lower end of the 95 % interval of `loss`; NaN if nothing is known of it.
         high: Its upper end.
         p: Probability of a loss as large if the second were as good as the first (one-sided).
         how: By which test, on what.
@@ -87,18 +90,24 @@ def interval_of_seeds(values: Sequence[float]) -> float:
 
 
 def interval_of_share(share: float, rows: float) -> float:
-    """Returns half the width of a share's 95 % interval by Wilson (1927), which is not 0 where the share is 0 or 1."""
-    inside = share * (1 - share) / rows + _Z**2 / (4 * rows**2)
-    return _Z / (1 + _Z**2 / rows) * math.sqrt(inside)
+    """Returns how far the farther end of a share's 95 % interval is from it.
+
+    The interval is Wilson's (1927), which is not empty where the share is 0 or 1, and not symmetric: written as +- it
+    is rather too wide on one side.
+    """
+    half = _Z / (1 + _Z**2 / rows) * math.sqrt(share * (1 - share) / rows + _Z**2 / (4 * rows**2))
+    centre = (share + _Z**2 / (2 * rows)) / (1 + _Z**2 / rows)
+    return max(centre + half - share, share - (centre - half))
 
 
 def compare(first: Evidence, second: Evidence, metric: str, *, maximize: bool) -> Comparison | None:
     """Tests whether the second is worse than the first.
 
-    With two common seeds or more: the paired t-test over their differences, which knows of the spread between seeds
-    (the sign test where all differences are equal, and the t-test is undefined). With one: over the rows - the exact
-    McNemar test for an accuracy (McNemar 1947), the paired t-test over the rows' losses for a loss or an mse, over
-    their absolute errors for an mae. It says nothing of what another seed would give.
+    Two things vary, and what is at hand decides which are known. *Seeds*: with two common ones or more, the paired
+    t-test over their differences (the sign test where all are equal, and the t-test is undefined). *Rows*, of a metric
+    that is a mean over rows: the exact McNemar test (McNemar 1947) for an accuracy of one seed; else the paired t-test
+    over the rows' losses, hits or absolute errors, averaged over the seeds. With both, twice the smaller p
+    (Bonferroni), so that a few seeds don't hide what hundreds of rows show.
 
     Args:
         first: Of the better one.
@@ -107,25 +116,22 @@ def compare(first: Evidence, second: Evidence, metric: str, *, maximize: bool) -
         maximize: Whether more of it is better.
 
     Returns:
-        None if there is nothing to test by: one seed, and no rows or a metric that is no mean over rows.
+        None if nothing can be told: other rows; one seed, or so few that no difference would be significant, and no
+        rows, or a metric that is no mean over rows.
     """
     seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
-    if len(seeds) > 1:
-        sign = 1.0 if maximize else -1.0
-        return _over_seeds([sign * (first.by_seed[seed] - second.by_seed[seed]) for seed in seeds])
     shared = sorted(first.rows.keys() & second.rows.keys())
-    if not shared:
+    if any(not np.array_equal(first.rows[seed].labels, second.rows[seed].labels) for seed in shared):
         return None
-    one, two = first.rows[shared[0]], second.rows[shared[0]]
-    if not np.array_equal(one.labels, two.labels):
-        return None  # other rows
-    if metric == "accuracy":
-        return _mcnemar(one.predicted == one.labels, two.predicted == two.labels)
-    if metric in {"loss", "mse"}:
-        return _over_rows(two.losses.astype(np.float64) - one.losses)
-    if metric == "mae":
-        return _over_rows(np.abs(two.predicted - two.labels) - np.abs(one.predicted - one.labels))
-    return None
+    by_rows = _by_rows([(first.rows[seed], second.rows[seed]) for seed in shared], metric)
+    if len(seeds) < 2:
+        return by_rows
+    sign = 1.0 if maximize else -1.0
+    by_seeds = _over_seeds([sign * (first.by_seed[seed] - second.by_seed[seed]) for seed in seeds])
+    if by_rows is None or len(shared) < len(seeds):
+        return by_seeds if len(seeds) >= _FEWEST_SEEDS else None
+    p = min(1.0, 2 * min(by_seeds.p, by_rows.p))
+    return replace(by_seeds, p=p, how=f"{by_seeds.how} and {by_rows.how}, twice the smaller p")
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -143,11 +149,34 @@ def _over_seeds(losses: Sequence[float]) -> Comparison:
 
     count, mean = len(losses), statistics.fmean(losses)
     if max(losses) - min(losses) < 1e-12:
-        p = 0.5**count if mean > 1e-12 else 1.0
-        return Comparison(loss=mean, low=mean, high=mean, p=p, how=f"sign test over {count} seeds")
+        return _alike(mean, count, f"sign test over {count} seeds")
     half = interval_of_seeds(losses)
     p = float(stats.ttest_1samp(losses, 0.0, alternative="greater").pvalue)
     return Comparison(loss=mean, low=mean - half, high=mean + half, p=p, how=f"paired t-test over {count} seeds")
+
+
+def _alike(mean: float, count: int, how: str) -> Comparison:
+    """Returns the sign test of differences that are all equal; nothing is known of their spread."""
+    p = 0.5**count if mean > 1e-12 else 1.0
+    return Comparison(loss=mean, low=math.nan, high=math.nan, p=p, how=how)
+
+
+def _by_rows(pairs: Sequence[tuple[RowScores, RowScores]], metric: str) -> Comparison | None:
+    """Tests over the rows, averaged over the seeds; None if there are none, or the metric is no mean over them."""
+    if not pairs:
+        return None
+    if metric == "accuracy":
+        hits = [(one.predicted == one.labels, two.predicted == two.labels) for one, two in pairs]
+        if len(hits) == 1:
+            return _mcnemar(*hits[0])
+        losses = [one.astype(np.float64) - two for one, two in hits]
+    elif metric in {"loss", "mse"}:
+        losses = [two.losses.astype(np.float64) - one.losses for one, two in pairs]
+    elif metric == "mae":
+        losses = [np.abs(two.predicted - two.labels) - np.abs(one.predicted - one.labels) for one, two in pairs]
+    else:
+        return None
+    return _over_rows(np.mean(losses, axis=0))
 
 
 def _over_rows(losses: Array) -> Comparison:
@@ -156,8 +185,8 @@ def _over_rows(losses: Array) -> Comparison:
     count, mean = len(losses), float(losses.mean())
     how = f"paired t-test over {count} rows"
     spread = float(losses.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
-    if spread == 0.0:
-        return Comparison(loss=mean, low=mean, high=mean, p=1.0, how=how)
+    if spread < 1e-15:
+        return _alike(mean, count, f"sign test over {count} rows")
     p = float(stats.t.sf(mean / spread, count - 1))
     half = float(stats.t.ppf(0.5 + LEVEL / 2, count - 1)) * spread
     return Comparison(loss=mean, low=mean - half, high=mean + half, p=p, how=how)

@@ -26,7 +26,7 @@ from frostline.spec.parts import (
     TrainingSpec,
     written_out,
 )
-from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, migrate, short_number, spec_diff
+from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, came_later, migrate, short_number, spec_diff
 from frostline.spec.space import (
     DEPTH_KEY,
     LR_KEY,
@@ -98,6 +98,7 @@ __all__ = [
     "TrackingSpec",
     "TrainingSpec",
     "Value",
+    "came_later",
     "flat_entries",
     "migrate",
     "parse_dimension",

@@ -116,6 +116,7 @@ class DatasetSpec:
                 raise SpecError(f"dataset.label_names: {listing(repeated)} stands there more than once")
             if self.task is not Task.REGRESSION and len(self.label_names) < 2:
                 raise SpecError("dataset.label_names: a classification needs two classes or more")
+        require(self.label_separator != "", "dataset.label_separator", "''", "a text, as ';'")
         if self.balance is not Balance.NONE and self.task is not Task.CLASSIFICATION:
             raise SpecError(f"dataset.balance={self.balance.value}: is for dataset.task=classification")
         self._check_test()

@@ -59,6 +59,20 @@ _BEFORE_SCHEMA_7: dict[str, dict[str, Any]] = {
 """The keys that came with test rows, other data sets, models from scratch, ways of freezing with stages, LoRA."""
 
 
+def came_later() -> dict[str, Scalar]:
+    """Returns the flat keys that came with a later schema, with what was done before them."""
+    groups: list[tuple[str, dict[str, Any]]] = [
+        ("training", _BEFORE_SCHEMA_3),
+        ("freeze", _BEFORE_SCHEMA_6),
+        *_BEFORE_SCHEMA_7.items(),
+    ]
+    return {
+        f"{group}.{key}": ",".join(value) if isinstance(value, list) else value
+        for group, keys in groups
+        for key, value in keys.items()
+    }
+
+
 def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
     """Returns a recorded spec of an older version in today's form; it means what it meant.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from frostline import assets
 from frostline.dataset import Rows, Tokenized, load_rows, tokenize
+from frostline.dataset.split import row_key
 from frostline.errors import AssetError, DataError, UserError, listing
 from frostline.spec import TEST_SET, DatasetSpec, RunSpec, Source
 from frostline.train import warm
@@ -19,6 +21,7 @@ from frostline.train.warm import Kept
 log = logging.getLogger(__name__)
 
 _ROWS: Kept[Rows] = Kept(8)
+_OVERLAPS: Kept[int] = Kept(32)
 _TABLES: Kept[Tokenized] = Kept()
 
 
@@ -39,12 +42,29 @@ def load_data(spec: RunSpec, bar: bool) -> tuple[Rows, dict[str, Rows]]:
     for other in spec.dataset.also_evaluate:
         name = other.short_name
         others[name] = _kept_rows(other, bar)
+        again = overlap(rows, others[name])
+        if again:
+            warn_once(f"{name}: evaluation rows whose text is trained on: {again} of {len(others[name].evaluation)}")
         if others[name].label_names != rows.label_names:
             raise DataError(
                 f"dataset.also_evaluate: {name} has the classes {listing(others[name].label_names)}, "
                 f"{spec.dataset_name} has {listing(rows.label_names)}: give them the same dataset.label_names"
             )
     return rows, others
+
+
+def overlap(rows: Rows, other: Rows) -> int:
+    """Returns how many of another set's evaluation rows have a text that is trained on."""
+    return _OVERLAPS.get((rows.fingerprint, other.fingerprint), lambda: _overlap(rows, other))
+
+
+def _overlap(rows: Rows, other: Rows) -> int:
+    def keys(table: Any) -> Iterator[int]:
+        for batch in table.iter(10_000):
+            yield from map(row_key, batch["text"], batch.get("pair") or [None] * len(batch["text"]))
+
+    trained = set(keys(rows.train))
+    return sum(key in trained for key in keys(other.evaluation))
 
 
 def load_tables(

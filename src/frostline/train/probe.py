@@ -108,11 +108,16 @@ def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:
     if choice.name in STAGED:  # measured as what is frozen to the end: dearer than the stages before
         name = FreezeName.NONE if choice.depth is None else FreezeName.DEPTH
         choice = FreezeSpec(name=name, depth=choice.depth)
-    few = {"train_rows": min(_ROWS, rows[0]), "eval_rows": min(_ROWS // 2, rows[1])}
     return replace(
         spec,
         freeze=choice,
-        dataset=replace(spec.dataset, **few, test_at_end=False, also_evaluate=()),
+        dataset=replace(
+            spec.dataset,
+            train_rows=min(_ROWS, rows[0]),
+            eval_rows=min(_ROWS // 2, rows[1]),
+            test_at_end=False,
+            also_evaluate=(),
+        ),
         training=replace(training, epochs=1.0, max_steps=None, evaluate=Every.EPOCH, checkpoint=Every.NEVER),
         runtime=replace(spec.runtime, progress=Progress.OFF),
     )

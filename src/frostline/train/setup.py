@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from frostline import assets, lora, model, optimizer, provenance
 from frostline.anatomy import Anatomy, dissect, undivided
-from frostline.dataset import Padding, Tokenized
+from frostline.dataset import Padding, Rows, Tokenized
 from frostline.drift import Drift
 from frostline.errors import ModelError, SpecError, listing
 from frostline.freeze import FrozenPart, freeze
@@ -26,7 +26,7 @@ from frostline.record import Sharing
 from frostline.spec import STAGED, CacheMode, FreezeName, FreezeSpec, Init, LastBlock, RunSpec, Stage, Task
 from frostline.train import warm
 from frostline.train.cached import Cached, Request, open_cache, told
-from frostline.train.data import load_data, load_tables, warn_once
+from frostline.train.data import load_data, load_tables, overlap, warn_once
 from frostline.train.device import Machine, seed_everything, set_up
 from frostline.train.looked import look
 from frostline.train.progress import wants_bar
@@ -176,7 +176,7 @@ def prepare(
             "name": spec.dataset_name,
             "label_names": list(rows.label_names),
             **rows.report,
-            **({"also": {name: other.report["eval_rows"] for name, other in others.items()}} if others else {}),
+            **({"also": also} if (also := _of_others(rows, others)) else {}),
             "truncated": tables.truncated,
         },
         provenance={
@@ -195,6 +195,13 @@ def _wants_look(spec: RunSpec, begun: str | None) -> bool:
     has_cache = spec.runtime.cache.mode is not CacheMode.OFF or begun is not None
     has_prefix = spec.freeze.may_freeze_a_prefix or spec.freeze.name in STAGED
     return spec.training.last_block is LastBlock.READ_POSITION or (has_prefix and has_cache)
+
+
+def _of_others(rows: Rows, others: Mapping[str, Rows]) -> dict[str, dict[str, int]]:
+    return {
+        name: {"eval_rows": other.report["eval_rows"], "overlap": overlap(rows, other)}
+        for name, other in others.items()
+    }
 
 
 def _frozen_to_the_end(

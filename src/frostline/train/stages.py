@@ -115,7 +115,11 @@ def open_stages(request: Request, stages: Sequence[Stage]) -> tuple[Stages, str]
         if stage.depth:
             fixed = FreezeSpec(name=FreezeName.DEPTH, depth=stage.depth)
             own = replace(spec, training=training, freeze=fixed)
-            cached = open_cache(replace(request, spec=own, depth=stage.depth, sharing=shared, begun=then))
+            # Other rows are scored by the whole model, when the last stage is over.
+            trained = replace(tables, others={})
+            cached = open_cache(
+                replace(request, spec=own, tables=trained, depth=stage.depth, sharing=shared, begun=then)
+            )
         facts.append(told(cached, then))
         if cached is not None:
             cached.detach()

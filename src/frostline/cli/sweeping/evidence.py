@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from frostline.point import Point, ranked
 from frostline.record import PREDICTIONS_FILE
 from frostline.report import Baseline, Evidence, EvidenceOf, RowScores
 from frostline.report.transfer import known
+from frostline.spec import came_later
 
 
 def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
@@ -54,6 +55,22 @@ def baseline_of(study: str, folder: Path, points: Sequence[Point], description: 
         raise UserError(f"--against {study}: no point of that sweep was trained to its end")
     find: Callable[[Point, str], Evidence | None] = evidence_in(folder, description["plan"]["seeds"])
     return Baseline(name=f"{folder.name} ({best.label()})", find=lambda name: find(best, name))
+
+
+_NOT_ROWS = frozenset({"name", "train_rows", "balance", "also_evaluate", "test_at_end"})
+"""Keys of a data set that don't decide which rows are held out or put aside for a test."""
+
+
+def other_rows(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+    """Returns in what two sweeps' data sets differ that decides which rows they are judged on: `key: one -> two`."""
+    later = came_later()
+    keys = sorted(key for key in one.keys() | two.keys() if key.startswith("dataset."))
+    values = {key: (one.get(key, later.get(key)), two.get(key, later.get(key))) for key in keys}
+    return [
+        f"{key}: {first} -> {second}"
+        for key, (first, second) in values.items()
+        if first != second and key.partition(".")[2] not in _NOT_ROWS
+    ]
 
 
 def _read(path: Path) -> dict[str, RowScores]:

@@ -20,7 +20,7 @@ from frostline.errors import SpecError, UserError
 from frostline.point import Point, ranked
 from frostline.provenance import redact
 from frostline.record import LOCK_FILE, METRICS_FILE, write_atomically
-from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue
+from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, came_later
 
 SWEEP_FILE = "sweep.json"
 JOURNAL_FILE = "journal.log"
@@ -238,12 +238,14 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     """Returns what differs between two descriptions of a sweep: `key: before -> now`."""
     found = []
     prefixes = {"plan": "sweep.", "space": "sweep.space.", "base": "", "groups": ""}
+    later = came_later()
     for part, prefix in prefixes.items():
         before, after = _flat(recorded.get(part, {})), _flat(now[part])
         for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key):
-                name = f"{prefix}{key}"
-                found.append(f"{name}: {before.get(key)} -> {after.get(key)}")
+            # A sweep begun before a key was there did what its default says. Groups' keys begin with the choice.
+            then = before.get(key, later.get(key.partition(".")[2] if part == "groups" else key))
+            if then != after.get(key):
+                found.append(f"{prefix}{key}: {then} -> {after.get(key)}")
     return found
 
 
