@@ -37,6 +37,9 @@ SEEDS = (0, 1, 2, 3, 4)
 FIXED_RATE = 5e-5
 """Of the public experiment."""
 
+QUICK = ("training.max_steps=60", "sweep.space.optimizer.lr=[2e-4,1e-3]")
+"""Of `--quick`: enough to see how it works."""
+
 _NONE = -1
 """Stands for freeze=none where depths are numbers: it comes before 0, where the embeddings are frozen."""
 
@@ -69,6 +72,7 @@ class Plan:
         depths: Frozen blocks; freeze=none is added.
         seeds: Of each cell.
         prefix: Of the sweeps' names.
+        quick: Whether each run is short, and two rates are tried.
         extra: Overrides of every sweep.
     """
 
@@ -76,6 +80,7 @@ class Plan:
     depths: Sequence[int]
     seeds: Sequence[int]
     prefix: str
+    quick: bool
     extra: Sequence[str]
 
     def name(self, rows: int, *, tuned: bool, frozen: bool) -> str:
@@ -86,7 +91,7 @@ class Plan:
         """Returns the command of one of its sweeps."""
         return [
             "sweep", "study", f"sweep.name={self.name(rows, tuned=tuned, frozen=frozen)}",
-            f"dataset.train_rows={rows}", f"sweep.seeds={_list(self.seeds)}",
+            f"dataset.train_rows={rows}", f"sweep.seeds={_list(self.seeds)}", *(QUICK if self.quick else ()),
             *([] if tuned else [f"sweep.space.optimizer.lr=[{FIXED_RATE}]"]),
             *([f"sweep.space.freeze.depth={_list(self.depths)}"] if frozen else
               ["freeze=none", "sweep.space.freeze.depth=null"]),
@@ -97,9 +102,9 @@ class Plan:
 def main() -> int:
     """Runs what is not there yet, and writes the table and the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two sizes, two seeds")
+    parser.add_argument("--quick", action="store_true", help="two sizes, two seeds, two rates, short runs")
     parser.add_argument("--sizes", type=_numbers, help=f"training rows (default: {_list(SIZES)})")
-    parser.add_argument("--depths", type=_numbers, default=DEPTHS, help=f"frozen blocks (default: {_list(DEPTHS)})")
+    parser.add_argument("--depths", type=_numbers, help=f"frozen blocks (default: {_list(DEPTHS)})")
     parser.add_argument("--seeds", type=_numbers, help=f"(default: {_list(SEEDS)})")
     parser.add_argument("--prefix", help="of the sweeps' names (default: study, or study-quick)")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of study.md and study.png")
@@ -108,8 +113,9 @@ def main() -> int:
     options = parser.parse_args()
     plan = Plan(
         sizes=options.sizes or ((100, 500) if options.quick else SIZES),
-        depths=options.depths,
+        depths=options.depths or ((0, 4, 5, 6) if options.quick else DEPTHS),
         seeds=options.seeds or (SEEDS[:2] if options.quick else SEEDS),
+        quick=options.quick,
         prefix=options.prefix or ("study-quick" if options.quick else "study"),
         extra=options.extra,
     )
@@ -172,8 +178,8 @@ def report(plan: Plan, tables: dict[bool, dict[tuple[int, int], Cell]]) -> str:
     count = len(plan.seeds)
     lines = [
         f"Accuracy on the test rows: the mean of {count} seeds +- half its 95 % interval (Student's t). Bold: the best "
-        "of the line. `*`: significantly worse than the best (one-sided, 5 %; paired tests over seeds and over rows, twice "
-        "the smaller p).",
+        "of the line. `*`: significantly worse than the best (one-sided, 5 %; paired tests over seeds and over rows, "
+        "twice the smaller p).",
         "",
     ]
     for tuned in (False, True):

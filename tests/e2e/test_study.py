@@ -1,0 +1,62 @@
+"""The study of docs/study.md on a tiny model: run, stopped, gone on with, and what its tables say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+from tests.e2e.sweep_tools import points
+
+SCRIPT = Path(__file__).parents[2] / "studies" / "frozen_layers.py"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model, tiny_csv, tmp_path):
+    own = [each for each in TINY if not each.startswith("optimizer.lr")]
+    arguments = [
+        sys.executable, str(SCRIPT), "--sizes", "80", "--depths", "2,4", "--seeds", "0,1,2", "--prefix", "s", "--",
+        "model=path", f"model.location={tiny_model}", "dataset=csv", f"dataset.location={tiny_csv}", *own,
+        "training.max_steps=10", "dataset.eval_rows=null", "dataset.test_rows=null", "tracking=off",
+        "dataset.test_fraction=0.25",
+    ]  # fmt: skip
+
+    def study(*more):
+        done = subprocess.run(
+            [*arguments[:2], *more, *arguments[2:]], cwd=tmp_path, capture_output=True, text=True, check=False,
+            timeout=380, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    out = study()
+    sweeps = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir())
+    assert sweeps == ["s-n80-fixed", "s-n80-fixed-none", "s-n80-tuned", "s-n80-tuned-none"]
+    fixed, tuned = (points(tmp_path / "runs" / f"s-n80-{kind}") for kind in ("fixed", "tuned"))
+    assert [(p.depth, p.lr, sorted(p.outcome.by_seed)) for p in fixed] == [(4, 5e-5, [0, 1, 2]), (2, 5e-5, [0, 1, 2])]
+    assert len(tuned) == 2 * 4
+    whole = [point for point in tuned if len(point.outcome.by_seed) == 3]
+    assert len(whole) == 2  # the best rate of each depth with all seeds, chosen by the held-out rows
+    for point in whole:
+        rivals = [p for p in tuned if p.depth == point.depth]
+        assert point.outcome.by_seed[0] == max(rival.outcome.by_seed[0] for rival in rivals)
+    table = (tmp_path / "runs" / "study.md").read_text()
+    assert table in out
+    for point in whole:  # what stands there is the mean of the test rows, not of those it was chosen by
+        results = (tmp_path / "runs" / "s-n80-tuned" / f"{point.number:03d}" / f"s{seed}" for seed in (0, 1, 2))
+        test = [json.loads((path / "result.json").read_text())["metrics"]["test/accuracy"] for path in results]
+        assert f"{statistics.fmean(test):.3f} +- " in table
+    assert len(re.findall(r"^\| 80 \|", table, re.MULTILINE)) == 4
+    assert (tmp_path / "runs" / "study.png").read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
+    again = study("--only-report")
+    assert table in again
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
