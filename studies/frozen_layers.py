@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -223,8 +224,10 @@ def _cells(cells: Sequence[Cell | None], *, tuned: bool) -> list[str]:
 def _gain(tuned: Cell | None, fixed: Cell | None) -> str:
     if tuned is None or fixed is None:
         return "-"
+    if tuned.rate == fixed.rate:
+        return "0 (the same rate)"
     comparison = compare(tuned.test, fixed.test, "accuracy", maximize=True)
-    if comparison is None:
+    if comparison is None or math.isnan(comparison.low):
         return f"{100 * (tuned.test.mean - fixed.test.mean):+.1f}"
     return f"{100 * comparison.loss:+.1f} ({100 * comparison.low:+.1f} to {100 * comparison.high:+.1f})"
 

@@ -76,6 +76,7 @@ def test_a_sweep_over_the_file_as_it_is(arguments, tmp_path):
         (None, "Tweets.csv, line 24: has 14 fields, there are 15 columns"),
     ],
 )
+@pytest.mark.slow
 def test_errors_name_the_row(arguments, tmp_path, column, message):
     rows = [list(row) for row in tweets(60)]
     if column is None:

@@ -22,6 +22,7 @@ def skewed(tmp_path):
     return write_csv(tmp_path / "skewed.csv", rows)
 
 
+@pytest.mark.slow
 def test_as_many_rows_of_each_class_and_fewer_are_part_of_more(make_spec, skewed, tmp_path):
     plain = run(make_spec(f"dataset.location={skewed}"), NullRecorder(), tmp_path / "0")
     each = plain.data["labels"]["train"]["negative"]
@@ -56,6 +57,7 @@ def test_weights_are_scikit_learns_and_the_evaluation_has_none():
     assert halves == pytest.approx(weighted.item())  # however it is cut
 
 
+@pytest.mark.slow
 def test_a_rare_class_is_learned_with_weights(make_spec, skewed, tmp_path):
     common = [
         f"dataset.location={skewed}", "freeze=none", "optimizer.lr=3e-3", "training.epochs=6", "training.keep=last",

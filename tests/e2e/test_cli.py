@@ -91,7 +91,15 @@ def test_mlflow_has_the_run_with_all_that_matters(frostline, in_tmp, tiny_overri
     experiment = store.get_experiment_by_name("frostline")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     artifacts = {item.path for item in store.list_artifacts(run.info.run_id)}
-    files = {"spec.json", "overrides.yaml", "environment.json", "metrics.jsonl", "result.json", "run.log"}
+    files = {
+        "spec.json",
+        "overrides.yaml",
+        "environment.json",
+        "metrics.jsonl",
+        "result.json",
+        "run.log",
+        "predictions.parquet",
+    }
     assert artifacts - {"git.diff"} == files
     assert len(run.outputs.model_outputs) == 1  # tests/e2e/test_mlflow_model.py
 

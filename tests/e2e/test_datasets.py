@@ -93,6 +93,7 @@ def test_a_named_data_set_trains_from_a_copy_in_the_hubs_layout(name, tiny_overr
     assert result.objective.metric == ("spearman" if classes is None else "accuracy")
 
 
+@pytest.mark.slow
 def test_pairs_are_judged_by_accuracy_and_f1_and_predicted(tiny_overrides, tmp_path, copy_of):
     """What the notebooks print for MRPC, and a question in the task's terms."""
     model = [each for each in tiny_overrides if not each.startswith("dataset")]

@@ -75,6 +75,7 @@ def test_safetensors_holds_the_same(frostline, tiny_overrides, in_tmp, monkeypat
         assert json.loads(file.metadata()["frostline"])["model"] == "tiny"
 
 
+@pytest.mark.slow
 def test_a_trained_runs_model_on_its_own_rows_and_on_others(frostline, tiny_overrides, in_tmp):
     assert (
         frostline("run", *tiny_overrides, "freeze=none", "optimizer.lr=1e-2", "tracking=off", "hydra.run.dir=r")[0] == 0
@@ -142,6 +143,7 @@ def test_bad_input_is_one_line(frostline, tiny_overrides, in_tmp, arguments, mes
     assert not list(in_tmp.iterdir())
 
 
+@pytest.mark.slow
 def test_only_the_data_of_a_run_can_be_another(frostline, tiny_overrides, in_tmp):
     (in_tmp / "r").mkdir()
     assert (

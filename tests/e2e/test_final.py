@@ -52,6 +52,7 @@ def test_the_first_look_is_recorded_and_shown_again(run, frostline):
     assert read("scored/test.json")["looks"] == 2
 
 
+@pytest.mark.slow
 def test_it_is_a_metric_of_the_run_in_mlflow(run, frostline, in_tmp):
     import shutil
 
@@ -68,6 +69,7 @@ def test_it_is_a_metric_of_the_run_in_mlflow(run, frostline, in_tmp):
     assert there.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_rows_of_now_that_were_trained_on_then_are_no_test_rows(run, frostline, in_tmp, tiny_csv):
     lines = tiny_csv.read_text().splitlines(keepends=True)
     own = in_tmp / "own.csv"

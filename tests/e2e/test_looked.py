@@ -20,7 +20,7 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "i
 
 def rows(*ids):
     table = TokenTable(Dataset.from_dict({"input_ids": list(ids), "labels": [0] * len(ids)}))
-    return Tokenized(train=table, evaluation=table, truncated={})
+    return Tokenized(train=table, evaluation=table, others={}, truncated={})
 
 
 def loader(config):

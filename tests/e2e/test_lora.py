@@ -72,6 +72,7 @@ def test_adapters_and_head_are_trained_and_a_plain_model_is_saved(train, tmp_pat
     assert config["architectures"] == ["BertForSequenceClassification"]
 
 
+@pytest.mark.slow
 def test_without_a_step_the_adapters_add_nothing(make_spec, tmp_path):
     """So that a run begins where any other begins."""
     spec = make_spec(*LORA, "optimizer.lr=1e-30", "training.epochs=1")
@@ -80,6 +81,7 @@ def test_without_a_step_the_adapters_add_nothing(make_spec, tmp_path):
     assert one.metrics["eval/loss"] == pytest.approx(two.metrics["eval/loss"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_below_a_depth_there_are_none_and_the_cache_is_used(train):
     plain, _ = train("freeze.depth=3")
     cached, _ = train("freeze.depth=3", "runtime.cache=require")
@@ -91,6 +93,7 @@ def test_below_a_depth_there_are_none_and_the_cache_is_used(train):
 
 
 @pytest.mark.parametrize("stop", [4, 8])
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_bit_by_bit(train, stop):
     whole, whole_folder = train("freeze.dropout=0.1")
     stopped, cut = train("freeze.dropout=0.1", stop=stop)
@@ -102,6 +105,7 @@ def test_a_run_that_was_stopped_goes_on_bit_by_bit(train, stop):
     assert resumed.weights_sha256 == whole.weights_sha256
 
 
+@pytest.mark.slow
 def test_gpt2_whose_layers_are_transposed(make_spec, tmp_path):
     folder = tmp_path / "gpt2"
     torch.manual_seed(0)

@@ -51,6 +51,7 @@ def bits(labels):
     return np.asarray(labels)[:, None] >> np.arange(3) & 1
 
 
+@pytest.mark.slow
 def test_it_learns_and_its_numbers_are_those_of_transformers_and_scikit_learn(several, tmp_path):
     spec = compose_run([*several, "dataset.test_fraction=0.2", "dataset.test_at_end=true"])
     result = run(spec, NullRecorder(), tmp_path / "run")
@@ -82,6 +83,7 @@ def test_it_learns_and_its_numbers_are_those_of_transformers_and_scikit_learn(se
     assert result.data["labels"]["train"] == counts
 
 
+@pytest.mark.slow
 def test_a_pipeline_and_predict_say_all_classes_of_a_text(several, tmp_path, frostline, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert frostline("run", *several, "tracking=off", "hydra.run.dir=r")[0] == 0

@@ -149,7 +149,7 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
     anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
     plain = TokenTable(Dataset.from_dict({"input_ids": [[1, 2, 3], [7, 4]]}))
     other = TokenTable(Dataset.from_dict({"input_ids": [[1, 2], [4, 7]]})) if ends_in_padding else plain
-    tables = Tokenized(train=plain, evaluation=other, truncated={})
+    tables = Tokenized(train=plain, evaluation=other, others={}, truncated={})
     assert _of_every_row(read_position(anatomy), anatomy, tables) == (None if ends_in_padding else "last")
 
 

@@ -85,6 +85,7 @@ def test_what_is_recorded_of_every_set_is_what_the_saved_model_says(train, tmp_p
     assert last["test/accuracy"] == result.metrics["test/accuracy"]
 
 
+@pytest.mark.slow
 def test_test_rows_are_not_looked_at_unless_asked_and_change_nothing_else(train):
     _, folder, plain = train(others=False)
     assert not any(key.startswith("test/") for key in plain.metrics)
@@ -94,6 +95,7 @@ def test_test_rows_are_not_looked_at_unless_asked_and_change_nothing_else(train)
     assert scored.metrics.items() >= plain.metrics.items()
 
 
+@pytest.mark.slow
 def test_the_kept_weights_are_scored_whether_or_not_the_run_was_resumed(train, tmp_path):
     overrides = ("dataset.test_at_end=true", "optimizer.lr=1e-2", "training.epochs=4")
     _, whole_folder, whole = train(*overrides)
@@ -127,6 +129,7 @@ def test_other_classes_are_refused_in_one_line(make_spec, tmp_path):
         run(spec, NullRecorder(), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_from_scratch_takes_nothing_of_the_weights_file(train):
     spec, folder, result = train("freeze=none", "model.init=random", "dataset.test_at_end=true", others=False)
     assert result.status is Status.FINISHED

@@ -95,6 +95,7 @@ def test_gradual_trains_one_more_block_every_epoch_from_above(train):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_too_short_for_all_stages_leaves_frozen_what_it_does_not_come_to(train):
     result, watch, _ = train("freeze=gradual", "freeze.every=2", "training.epochs=4")
     assert watch.moved == [{"classifier"}, {"classifier"}, {"classifier", "layer.3."}, {"classifier", "layer.3."}]
@@ -121,6 +122,7 @@ def test_lp_ft_trains_the_head_at_its_own_rate_and_begins_the_schedule_anew(trai
 
 
 @pytest.mark.parametrize("way", ["gradual", "lp_ft"])
+@pytest.mark.slow
 def test_the_stages_come_from_the_cache_with_the_same_numbers(train, way):
     overrides = (f"freeze={way}", "training.epochs=5", "optimizer.lr=3e-3", "training.last_block=whole")
     if way == "lp_ft":
@@ -145,6 +147,7 @@ def test_the_stages_come_from_the_cache_with_the_same_numbers(train, way):
 
 @pytest.mark.parametrize("cache", ["off", "require"])
 @pytest.mark.parametrize("stop", [8, 16, 20])  # within the head's epoch, at its end, within the next
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_in_its_stage_bit_by_bit(train, stop, cache):
     overrides = (
         "freeze=lp_ft", "freeze.depth=2", "training.epochs=3", "training.batch_size=8", f"runtime.cache={cache}",
@@ -161,6 +164,7 @@ def test_a_run_that_was_stopped_goes_on_in_its_stage_bit_by_bit(train, stop, cac
     assert losses(folder) == losses(whole_folder)
 
 
+@pytest.mark.slow
 def test_the_best_of_the_probe_is_kept_whole(train):
     """The weights of an evaluation in the first stage: what moved only later goes back, too."""
     result, watch, folder = train(
@@ -196,6 +200,7 @@ def test_what_can_not_be_right_is_one_line(make_spec, tmp_path, overrides, messa
         run(make_spec(*overrides), NullRecorder(), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_other_rows_are_not_kept_for_stages_that_do_not_read_them(train):
     import os
     from pathlib import Path
@@ -207,6 +212,7 @@ def test_other_rows_are_not_kept_for_stages_that_do_not_read_them(train):
     assert len(entries) == 2  # training and held-out rows
 
 
+@pytest.mark.slow
 def test_a_sweep_of_them_can_be_planned(make_spec):
     from frostline.record import Sharing
     from frostline.train.probe import probe

@@ -37,7 +37,7 @@ from tests.e2e.sweep_tools import call
         (["lr_x_depth", "sweep.warm_start=nothing"], "sweep.warm_start=nothing"),
         (["lr_x_depth", "sweep.storage=nonsense://x"], "sweep.storage=nonsense://x"),
         (["lr_x_depth", "sweep.storage=sqlite:////proc/nope/x.db"], "can't be written there"),
-        (["lr_x_depth", "sweep.storage=journal:/nowhere/x.log"], "can't be opened"),
+        pytest.param(["lr_x_depth", "sweep.storage=journal:/nowhere/x.log"], "can't be opened", marks=pytest.mark.slow),
         (["lr_x_depth", "training.objective=choice(accuracy,f1)"], "points are compared by one objective"),
         (
             [
@@ -71,6 +71,7 @@ def test_a_sweep_of_sweeps_through_run_is_refused(frostline, in_tmp, tiny_overri
     assert "one sweep at a time" in err
 
 
+@pytest.mark.slow
 def test_a_value_given_twice_is_told(frostline, in_tmp, tiny_overrides):
     bad = "sweep.storage=nonsense://x"  # so that it ends here
     code, _, err = frostline("sweep", "lr_x_depth", *tiny_overrides, "freeze.depth=0,0,1", bad)
@@ -78,6 +79,7 @@ def test_a_value_given_twice_is_told(frostline, in_tmp, tiny_overrides):
     assert "note: sweep.space.freeze.depth: 0 stands there more than once and is tried once" in err
 
 
+@pytest.mark.slow
 def test_whole_bounds_of_a_key_of_any_number_are_told(frostline, in_tmp, tiny_overrides):
     bad = "sweep.storage=nonsense://x"
     decay = "+sweep.space.optimizer.weight_decay={low: 0, high: 1}"

@@ -105,6 +105,7 @@ def test_every_command_is_one_and_its_config_is_valid(where, command):
 
 
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=str)
+@pytest.mark.slow
 def test_python_runs_and_prints_what_stands_there(block, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False

@@ -392,6 +392,7 @@ def test_a_point_that_fails_in_stage_2_is_failed_keeps_its_first_value_and_nobod
     assert study.retry_failed() == 1
 
 
+@pytest.mark.slow
 def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_path):
     plan = make_plan(n_trials=10)
     reasons = {n: f"OSError: no space left after {n} bytes" for n in range(10)}
@@ -668,6 +669,7 @@ def test_like_points_are_trained_once(tmp_path):
     assert all(p.quality == originals[p.copy_of].quality for p in copies)
 
 
+@pytest.mark.slow
 def test_warm_start_teaches_the_sampler_and_is_not_counted(tmp_path):
     plan = make_plan(n_trials=4, finish=1.0, first_epochs=None)
     (tmp_path / "old").mkdir()
@@ -703,6 +705,7 @@ def test_no_checkpoint_is_kept_that_nobody_can_need(tmp_path):
 # -- the storage --
 
 
+@pytest.mark.slow
 def test_a_study_is_rebuilt_from_points_when_its_journal_is_lost(tmp_path):
     plan = make_plan(n_trials=10)
     whole = go(tmp_path, plan)
