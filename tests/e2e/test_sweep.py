@@ -218,7 +218,8 @@ def test_seeds(tmp_path, tiny):
     assert all(sorted(p.outcome.by_seed) == [0, 1, 2] for p in finished)
     assert all(sorted(p.outcome.by_seed) == [0] for p in found if p.state is State.PRUNED)
     assert all(p.quality == pytest.approx(sum(p.outcome.by_seed.values()) / 3) for p in finished)
-    assert "sd of 3 seeds" in done.stdout
+    assert "half the 95 % interval, of 3 seeds" in done.stdout
+    assert "test over 3 seeds and paired t-test over" in done.stdout
     runs = results(tmp_path / "runs" / "seeds")
     assert {name.split("/")[1] for name in runs} == {"s0", "s1", "s2"}
     _, children = pairs(tmp_path, "seeds")
