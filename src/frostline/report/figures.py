@@ -87,7 +87,9 @@ def _by_depth(axes: Axes, answer: Answer) -> bool:
         axes.plot([row.depth], [row.quality], "o", color=_WARM, markersize=11, zorder=5, label="recommended")
     kinds = sorted({row.error_kind for row in rows if row.error_kind})
     axes.set_title(f"Best {answer.metric} at each frozen depth")
-    axes.set_xlabel("frozen blocks (deeper: cheaper)" + (f"\nbars: 95 % interval, of {kinds[0]}" if len(kinds) == 1 else ""))
+    axes.set_xlabel(
+        "frozen blocks (deeper: cheaper)" + (f"\nbars: 95 % interval, of {kinds[0]}" if len(kinds) == 1 else "")
+    )
     axes.set_ylabel(answer.metric)
     axes.set_xticks(depths)
     axes.grid(axis="y", alpha=0.25)
