@@ -54,14 +54,12 @@ class Cell:
         depth: Frozen blocks, or `_NONE`.
         rate: Learning rate.
         test: Accuracy on the test rows, by seed.
-        train_s: Seconds of one seed's training.
     """
 
     rows: int
     depth: int
     rate: float
     test: Evidence
-    train_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +163,9 @@ def cells_of(plan: Plan, *, tuned: bool) -> dict[tuple[int, int], Cell]:
                 best.setdefault(_NONE if point.depth is None else point.depth, point)
             for depth, point in best.items():
                 test = find(point, TEST_SET)
-                assert point.outcome is not None
                 if test is not None and len(test.by_seed) == len(plan.seeds):
                     rate = point.lr if point.lr is not None else FIXED_RATE
-                    train_s = point.outcome.cost["train_s"] / len(plan.seeds)
-                    found[rows, depth] = Cell(rows=rows, depth=depth, rate=rate, test=test, train_s=train_s)
+                    found[rows, depth] = Cell(rows=rows, depth=depth, rate=rate, test=test)
     return found
 
 
@@ -243,9 +239,7 @@ def _deepest(table: dict[tuple[int, int], Cell], rows: int, depths: Sequence[int
         if comparison is not None and not comparison.is_worse:
             near.append(cell)
     deepest = max(near, key=lambda cell: cell.depth)
-    faster = best.train_s / deepest.train_s if deepest.train_s else 0.0
-    time_words = f", {faster:.1f}x faster to train than it" if deepest is not best else ""
-    return f"{_depth(deepest.depth)} (best: {_depth(best.depth)}{time_words})"
+    return f"{_depth(deepest.depth)} (best: {_depth(best.depth)})"
 
 
 def draw(tables: dict[bool, dict[tuple[int, int], Cell]], path: Path) -> None:
