@@ -1,20 +1,22 @@
 """Owns: low-rank adapters in a model, and out of it again. Must not know: what is frozen, how it is trained.
 
-peft is an extra: nothing of it is imported but where adapters are asked for.
+peft is an extra: nothing of it is imported but where adapters are asked for; nor is torch, so that whether it is there
+can be asked before that.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from frostline.anatomy import NamedModule
 from frostline.errors import ModelError, UserError
 from frostline.spec import FreezeSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from frostline.anatomy import NamedModule
 
 MARK = "lora_"
 """Part of the names of all parameters of adapters, and of no others."""
@@ -44,7 +46,9 @@ def inject(model: nn.Module, blocks: Sequence[NamedModule], spec: FreezeSpec, se
         ModelError: The blocks have no linear layers.
     """
     check_installed()
+    import torch
     from peft import LoraConfig, inject_adapter_in_model
+    from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     found = [(name, m) for prefix, block in blocks for name, m in block.named_modules(prefix=prefix)]

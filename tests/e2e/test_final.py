@@ -107,3 +107,19 @@ def test_a_run_without_test_rows_and_a_damaged_record(run, frostline, in_tmp):
     code, _, err = frostline("test", "nowhere/run")
     assert code == 2
     assert "no such folder" in err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_of_a_sweep_it_is_the_best_runs(frostline, tiny_overrides, in_tmp):
+    from tests.e2e.sweep_tools import call, points
+
+    tiny = [each for each in tiny_overrides if "optimizer.lr" not in each]
+    done = call(
+        "sweep", "depth_only", *tiny, "dataset.test_fraction=0.25", "sweep.name=st", "sweep.n_trials=2",
+        "sweep.space.freeze.depth.high=4", "training.epochs=1", "tracking=off", cwd=in_tmp,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    best = max(points(in_tmp / "runs" / "st"), key=lambda point: (point.quality, -point.number))
+    assert frostline("test", "st")[0] == 0
+    assert [path.parent.name for path in (in_tmp / "runs").rglob("test.json")] == [f"{best.number:03d}"]

@@ -120,11 +120,10 @@ def test_gpt2_whose_layers_are_transposed(make_spec, tmp_path):
 
 
 def test_peft_is_an_extra(frostline, monkeypatch, tiny_overrides, make_spec, tmp_path):
-    monkeypatch.setattr("frostline.cli.preflight.find_spec", lambda name: None)
+    monkeypatch.setattr(lora.importlib.util, "find_spec", lambda name: None)
     code, _, err = frostline("run", *tiny_overrides, "freeze=lora", "tracking=off", f"hydra.run.dir={tmp_path / 'r'}")
     assert code == 2
     assert err.strip() == "frostline: freeze=lora: needs peft, which isn't installed: pip install 'frostline[lora]'"
-    monkeypatch.setattr(lora.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs peft"):
         run(make_spec(*LORA), NullRecorder(), tmp_path / "run")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from frostline.spec import RunSpec
 
+# As in `frostline.embed`, whose import would cost --help torch.
 _POOLS = ("first", "mean", "last", "pooler")
 _SETS = ("train", "eval", "test")
 
@@ -91,7 +92,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
 
     from frostline import assets, model
     from frostline.cli.run import configure_logging
-    from frostline.dataset import Padding, TokenTable, token_table
+    from frostline.dataset import Padding, token_table
     from frostline.dataset.labels import class_words
     from frostline.embed import Encoder, ParquetWriter, Pool, SafetensorsWriter, Writer
     from frostline.spec import Init, Task
@@ -135,7 +136,6 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
             for name, table in sets.items():
                 tokens, truncated = token_table(table, tokenizer, spec.training.max_tokens)
                 cut += truncated
-                assert isinstance(tokens, TokenTable)
                 for part in encoder.embed(name, tokens, padding, spec.training.eval_batch_size):
                     some = table[part.first : part.first + len(part.vectors)]
                     labels = some["labels"]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline import assets, metrics, optimizer
+from frostline import assets, lora, metrics, optimizer
 from frostline.errors import SpecError, UserError
 from frostline.record import SPEC_FILE
 from frostline.registry import import_plugins
@@ -31,8 +30,8 @@ def preflight(job: Job) -> None:
     import_plugins(job.plugins)
     optimizer.check(spec.optimizer)
     metrics.check(spec.training, spec.dataset.task)
-    if spec.freeze.name is FreezeName.LORA and find_spec("peft") is None:
-        raise UserError("freeze=lora: needs peft, which isn't installed: pip install 'frostline[lora]'")
+    if spec.freeze.name is FreezeName.LORA:
+        lora.check_installed()
     if spec.model.source is Source.PATH:
         spec.check_depth(num_blocks(spec.model))
     for dataset in (spec.dataset, *spec.dataset.also_evaluate):

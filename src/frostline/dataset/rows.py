@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,9 @@ def _rule(spec: DatasetSpec, raw: RawTable) -> LabelRule:
     _check_columns(spec, raw)
     feature = raw.table.features[spec.label_column]
     if spec.task is Task.MULTI_LABEL:
-        return label_rule(spec, _members(raw, spec), *_names_of_members(feature), len(raw.table))
+        inner = getattr(feature, "feature", feature)  # of a list
+        names = inner.names if isinstance(inner, datasets.ClassLabel) else None
+        return label_rule(spec, _members(raw, spec), names, len(raw.table))
     names = feature.names if isinstance(feature, datasets.ClassLabel) else None
     needs_classes = spec.task is Task.CLASSIFICATION and spec.threshold is None
     try:
@@ -143,11 +145,6 @@ def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
                 except TypeError as error:
                     raise DataError(f"dataset.label_column={spec.label_column}: holds lists of lists") from error
     return [value for value in found if value is not None]
-
-
-def _names_of_members(feature: Any) -> tuple[Sequence[str] | None]:
-    inner = getattr(feature, "feature", feature)
-    return (inner.names if isinstance(inner, datasets.ClassLabel) else None,)
 
 
 def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
@@ -251,7 +248,7 @@ def _check_enough(parts: Mapping[str, _Part], rule: LabelRule, spec: DatasetSpec
             key = "dataset.test_fraction" if name == "test" else "dataset.eval_fraction"
             raise DataError(f"no rows to {_PURPOSES[name]}: there are {total} in all; change {key} or the data")
     _, labels = parts["train"].used()
-    if rule.separator is not None and not any(0 < ((labels.astype(np.int64) >> i) & 1).mean() < 1 for i in range(52)):
+    if rule.separator is not None and len(np.unique(labels)) < 2:
         raise DataError(f"the {len(labels)} training rows all have the same classes: there is nothing to learn")
     if rule.separator is None and rule.names and len(np.unique(labels)) < 2:
         only = rule.names[int(labels[0])]

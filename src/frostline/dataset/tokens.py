@@ -54,45 +54,43 @@ def tokenize(
         tokenizer: A fast tokenizer.
         tokenizer_sha256: Identity of its files, part of the cache's key.
         max_tokens: Longer texts are cut, and counted.
-        others: More rows by name, each with what tells them from other rows.
+        others: More rows by name (none of them `train` or `eval`), each with what tells them from other rows.
     """
+    parts = {"train": (rows.train, rows.fingerprint, "train"), "eval": (rows.evaluation, rows.fingerprint, "eval")}
+    parts |= {name: (table, identity, "other") for name, (table, identity) in (others or {}).items()}
     tables, truncated = {}, {}
-    named = {"train": (rows.train, rows.fingerprint, "train"), "eval": (rows.evaluation, rows.fingerprint, "eval")}
-    more = {f"other {name}": (table, identity, "other") for name, (table, identity) in (others or {}).items()}
-    for name, (table, fingerprint, part) in {**named, **more}.items():
+    for name, (table, fingerprint, part) in parts.items():
         identity = f"{_TOKENS_VERSION}:{fingerprint}:{tokenizer_sha256}:{max_tokens}:{version('tokenizers')}"
-        done = table.map(
-            lambda batch: _encode(batch, tokenizer, max_tokens),
-            batched=True,
-            remove_columns=[column for column in table.column_names if column != "labels"],
-            new_fingerprint=hashlib.sha256(f"{identity}:{part}".encode()).hexdigest()[:32],
-            desc=f"tokens ({name.removeprefix('other ')})",
-        )
-        truncated[name] = sum(sum(batch["truncated"]) for batch in done.select_columns("truncated").iter(10_000))
-        tables[name] = TokenTable(done.remove_columns("truncated"))
+        key = hashlib.sha256(f"{identity}:{part}".encode()).hexdigest()[:32]
+        tables[name], truncated[name] = token_table(table, tokenizer, max_tokens, key, f"tokens ({name})")
     return Tokenized(
-        train=tables.pop("train"),
-        evaluation=tables.pop("eval"),
-        others={name.removeprefix("other "): table for name, table in tables.items()},
-        truncated={name.removeprefix("other "): count for name, count in truncated.items()},
-    )
+        train=tables.pop("train"), evaluation=tables.pop("eval"), others=tables, truncated=truncated
+    )  # fmt: skip
 
 
-def token_table(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> tuple[TokenTable, int]:
-    """Tokenizes rows, and returns how many were cut to `max_tokens`; nothing of it is kept on the disk.
+def token_table(
+    rows: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    max_tokens: int,
+    fingerprint: str | None = None,
+    about: str = "tokens",
+) -> tuple[TokenTable, int]:
+    """Tokenizes rows, and returns how many were cut to `max_tokens`.
 
     Args:
         rows: Columns `text`, `pair` (or not) and `labels`.
         tokenizer: A fast tokenizer.
         max_tokens: Longer texts are cut.
+        fingerprint: What is kept on the disk is found again by it; None: nothing is kept.
+        about: For the progress bar.
     """
     done = rows.map(
         lambda batch: _encode(batch, tokenizer, max_tokens),
         batched=True,
         remove_columns=[column for column in rows.column_names if column != "labels"],
-        keep_in_memory=True,
-        new_fingerprint="0" * 32,
-        desc="tokens",
+        keep_in_memory=fingerprint is None,
+        new_fingerprint=fingerprint or "0" * 32,
+        desc=about,
     )
     truncated = sum(sum(batch["truncated"]) for batch in done.select_columns("truncated").iter(10_000))
     return TokenTable(done.remove_columns("truncated")), truncated

@@ -113,6 +113,8 @@ def transfer_of(
     """
     names = dict.fromkeys(name for _, point in rows if point.outcome is not None for name in point.outcome.scores)
     sets = [EVAL_SET, *names]
+    if not names and not baselines:
+        return Transfer()
     probe = next((point for depth, point in rows if depth == num_blocks), None)
     every = list(baselines)
     if probe is not None:
@@ -133,8 +135,8 @@ def transfer_of(
                     )
     adjusted = holm([each.p for each in found])
     against = [replace(each, p=p) for each, p in zip(found, adjusted, strict=True)]
-    if len(sets) == 1:
-        return Transfer(against=against if baselines else ())
+    if not names:
+        return Transfer(against=against)
     scores = [(depth, [_score(find(point, name), name) for name in sets]) for depth, point in rows]
     return Transfer(sets=sets, scores=scores, against=against)
 

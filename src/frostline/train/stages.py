@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from frostline import freeze
 from frostline.anatomy import Anatomy, NamedModule
 from frostline.errors import SpecError
-from frostline.spec import FreezeName, FreezeSpec, RunSpec, Stage
+from frostline.spec import Every, FreezeName, FreezeSpec, RunSpec, Stage
 from frostline.train.cached import OFF, Cached, Request, open_cache, told
 from frostline.train.flops import flops_per_epoch
 
@@ -127,7 +127,8 @@ def open_stages(request: Request, stages: Sequence[Stage]) -> tuple[Stages, str]
             anatomy.model, tables.train.num_tokens, () if stage.depth is None else anatomy.prefix(stage.depth)
         )
         found.append(StageOfRun(stage=stage, last_epoch=end, cached=cached, flops_per_epoch=flops))
-    return Stages(anatomy, found), OFF if set(facts) == {OFF} else _BETWEEN.join(facts)
+    made = Stages(anatomy, found, evaluates=spec.training.evaluate is Every.EPOCH)
+    return made, OFF if set(facts) == {OFF} else _BETWEEN.join(facts)
 
 
 class Stages:
@@ -136,9 +137,11 @@ class Stages:
     Args:
         anatomy: The model; all that is trained in the last stage takes gradients.
         stages: In order.
+        evaluates: Whether an evaluation goes with each epoch.
     """
 
-    def __init__(self, anatomy: Anatomy, stages: Sequence[StageOfRun]) -> None:
+    def __init__(self, anatomy: Anatomy, stages: Sequence[StageOfRun], *, evaluates: bool) -> None:
+        self._evaluates = evaluates
         self._anatomy = anatomy
         self._stages = tuple(stages)
         self._now: StageOfRun | None = None
@@ -156,12 +159,13 @@ class Stages:
         return sum(each.cached.fill_s for each in self._stages if each.cached is not None)
 
     def saved_s(self, epoch: float) -> float | None:
-        """Returns the seconds of passes that were not run; None without a cache. An evaluation goes with each epoch."""
+        """Returns the seconds of passes that were not run; None without a cache."""
         cached = [each for each in self._stages if each.cached is not None]
         if not cached:
             return None
         spans = [(each.cached, each.epochs_in(epoch)) for each in cached]
-        return sum(part.saved_s(epochs, math.floor(epochs)) for part, epochs in spans if part is not None)
+        evals = [math.floor(epochs) if self._evaluates else 0 for _, epochs in spans]
+        return sum(part.saved_s(epochs, n) for (part, epochs), n in zip(spans, evals, strict=True) if part is not None)
 
     def flops(self, epoch: float) -> float | None:
         """Returns the floating-point operations of a run that was trained for some epochs."""
