@@ -76,7 +76,7 @@ def careful(spec: RunSpec, folder: Path, tell: Callable[[int, float], bool] = la
         args=arguments(spec, folder),
         # What a GPU's matrix units want in half precision.
         data_collator=DataCollatorWithPadding(
-            setup.loaded.tokenizer, pad_to_multiple_of=8 if setup.machine.device == "cuda" else None
+            setup.loaded.processor, pad_to_multiple_of=8 if setup.machine.device == "cuda" else None
         ),
         train_dataset=setup.tables.train.rows,
         eval_dataset=setup.tables.evaluation.rows,
@@ -88,4 +88,4 @@ def careful(spec: RunSpec, folder: Path, tell: Callable[[int, float], bool] = la
         trainer.remove_callback(callback)
     trainer.train()
     setup.loaded.model.save_pretrained(folder / "model")
-    setup.loaded.tokenizer.save_pretrained(folder / "model")
+    setup.loaded.processor.save_pretrained(folder / "model")

@@ -55,7 +55,7 @@ def raw(spec: RunSpec, *, compiled: bool = False) -> float:
     model, tables = setup.cached.part, setup.tables
     loss_of, optimizer, rows = BatchLoss(spec.dataset.task), setup.optimizer, spec.training.batch_size
     multiple_of = 8 if setup.machine.device == "cuda" and setup.machine.precision is not Precision.FP32 else 1
-    padding = Padding.of(setup.loaded.tokenizer, setup.loaded.model, multiple_of)
+    padding = Padding.of(setup.loaded.processor, setup.loaded.model, multiple_of)
     loader: Any = DataLoader(
         range(len(tables.train)),
         batch_size=rows,

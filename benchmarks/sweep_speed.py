@@ -176,7 +176,7 @@ def c_loop(specs: list[RunSpec], number: int) -> float:
         trainer = Trainer(
             model_init=model_init,
             args=arguments(spec, Path(name)),
-            data_collator=DataCollatorWithPadding(setup.loaded.tokenizer),
+            data_collator=DataCollatorWithPadding(setup.loaded.processor),
             train_dataset=setup.tables.train.rows,
             eval_dataset=setup.tables.evaluation.rows,
             compute_metrics=accuracy,

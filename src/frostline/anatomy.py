@@ -1,8 +1,8 @@
 """Owns: where the embeddings, the ordered blocks and the head of a model are. Must not know: what is frozen.
 
-Found from the structure: the one list of as many like modules as the config counts layers, what is registered before it
-on the way down to it (below), and everything else (above). What lies beside the list and feeds every block is below,
-too. No list of architectures.
+Found from the structure: the one list of as many like modules as the config counts layers (of a convolutional network:
+stages), what is registered before it on the way down to it (below), and everything else (above). What lies beside the
+list and feeds every block is below, too. No list of architectures.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def dissect(model: PreTrainedModel) -> Anatomy:
         )
     if getattr(config, "is_encoder_decoder", False):
         raise ModelError(f"{name} has an encoder and a decoder: freezing by depth needs one stack of blocks")
-    num_layers = getattr(config, "num_hidden_layers", None)
+    num_layers = num_blocks_of(config)
     base = model.base_model
     base_name = next((key for key, module in model.named_modules() if module is base), "")
     lists = [
@@ -99,6 +99,14 @@ def dissect(model: PreTrainedModel) -> Anatomy:
     )
     _check_whole(anatomy, name)
     return anatomy
+
+
+def num_blocks_of(config: Any) -> int | None:
+    """Returns how many blocks a config counts: layers, or the stages of a convolutional network; None: it doesn't."""
+    layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(layers, int) and isinstance(getattr(config, "depths", None), (list, tuple)):
+        layers = len(config.depths)
+    return layers if isinstance(layers, int) else None
 
 
 def count(modules: tuple[NamedModule, ...]) -> int:

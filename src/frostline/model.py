@@ -13,7 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
 from transformers.utils import logging as transformers_logging
 
 from frostline.errors import ModelError
@@ -21,7 +31,7 @@ from frostline.provenance import sha256_of_unchanged
 from frostline.spec import Init, Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
     from frostline.spec import ModelSpec
 
@@ -32,6 +42,9 @@ RANDOM_WEIGHTS = "random"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tokenizer.model*", "*.tiktoken")
 """Files that hold a vocabulary."""
 
+PROCESSOR_FILE = "preprocessor_config.json"
+"""What an image processor does."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
@@ -39,13 +52,13 @@ class LoadedModel:
 
     Attributes:
         model: With a fresh head, in fp32, on the CPU.
-        tokenizer: The one that the model was pretrained with.
+        processor: The tokenizer, or image processor, that the model was pretrained with.
         weights_sha256: Of the weights file; of all file hashes in order if it is sharded; `RANDOM_WEIGHTS`.
         fresh: Names of the tensors that were not in the weights file: the head.
     """
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    processor: PreTrainedTokenizerBase | BaseImageProcessor
     weights_sha256: str
     fresh: tuple[str, ...]
 
@@ -62,6 +75,8 @@ def load_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerBase:
     """
     config = load_config(folder)
     if not any(path.is_file() for pattern in TOKENIZER_FILES for path in folder.glob(pattern)):
+        if reads_images(config):
+            raise ModelError(f"{folder}: the model ({config.model_type}) reads images, the data set holds texts")
         # Transformers would make one without a vocabulary, and every word would be unknown.
         raise ModelError(f"{folder}: no tokenizer there (tokenizer.json or a vocabulary): save it beside the model")
     with _quiet():
@@ -87,13 +102,43 @@ def load_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_image_processor(folder: Path) -> BaseImageProcessor:
+    """Loads the image processor of a model folder, that of Pillow: another library's numbers differ.
+
+    Raises:
+        ModelError: There is none, or the model reads texts.
+    """
+    config = load_config(folder)
+    if not reads_images(config):
+        raise ModelError(f"{folder}: the model ({config.model_type}) reads texts, the data set holds images")
+    if not (folder / PROCESSOR_FILE).is_file():
+        raise ModelError(f"{folder}: no image processor there ({PROCESSOR_FILE}): save it beside the model")
+    with _quiet():
+        try:
+            return AutoImageProcessor.from_pretrained(  # type: ignore[no-any-return]
+                folder, backend="pil", local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:
+            raise ModelError(f"{folder}: its image processor can't be loaded: {_first_line(error)}") from error
+
+
+def reads_images(config: Any) -> bool:
+    """Returns whether a config is of a model that classifies images, and not texts."""
+    kind = type(config)
+    return kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+
+
+def _classifier_of(config: Any) -> Any:
+    return AutoModelForImageClassification if reads_images(config) else AutoModelForSequenceClassification
+
+
 def load_model(
     spec: ModelSpec,
     folder: Path,
     *,
     task: Task,
     label_names: Sequence[str],
-    tokenizer: PreTrainedTokenizerBase,
+    processor: PreTrainedTokenizerBase | BaseImageProcessor,
 ) -> LoadedModel:
     """Loads pretrained weights under a fresh head for the task; with `model.init=random`, all of it is fresh.
 
@@ -104,19 +149,20 @@ def load_model(
         folder: The model's folder.
         task: Classification or regression.
         label_names: Class names in the order of their ids; saved with the model.
-        tokenizer: The model's.
+        processor: The model's tokenizer or image processor.
 
     Raises:
         ModelError: The weights are pickled, need remote code, are not what the spec says, or don't fit the model.
     """
     config = load_config(folder, _head_settings(task, label_names))
-    config.pad_token_id = tokenizer.pad_token_id  # Trainer aligns it too, but only when training begins
+    if not reads_images(config):
+        config.pad_token_id = processor.pad_token_id  # type: ignore[union-attr] # Trainer does so too, but late
     if spec.init is Init.RANDOM:
-        return _from_scratch(config, folder, tokenizer)
+        return _from_scratch(config, folder, processor)
     weights_sha256 = check_weights(spec, folder)
     with _quiet():
         try:
-            model, info = AutoModelForSequenceClassification.from_pretrained(
+            model, info = _classifier_of(config).from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,  # the default is the file's dtype: training in fp16 by accident
@@ -130,17 +176,17 @@ def load_model(
             raise ModelError(f"{folder}: the model can't be loaded: {_first_line(error)}") from error
     mismatched = {str(item[0] if isinstance(item, (tuple, list)) else item) for item in info["mismatched_keys"]}
     fresh = tuple(sorted({*info["missing_keys"], *mismatched}))
-    return LoadedModel(model=model, tokenizer=tokenizer, weights_sha256=weights_sha256, fresh=fresh)
+    return LoadedModel(model=model, processor=processor, weights_sha256=weights_sha256, fresh=fresh)
 
 
-def _from_scratch(config: Any, folder: Path, tokenizer: PreTrainedTokenizerBase) -> LoadedModel:
+def _from_scratch(config: Any, folder: Path, processor: PreTrainedTokenizerBase | BaseImageProcessor) -> LoadedModel:
     with _quiet():
         try:
-            model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, trust_remote_code=False)
+            model = _classifier_of(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
         except Exception as error:
             raise ModelError(f"{folder}: no model can be made of its config: {_first_line(error)}") from error
     return LoadedModel(
-        model=model, tokenizer=tokenizer, weights_sha256=RANDOM_WEIGHTS, fresh=tuple(sorted(model.state_dict()))
+        model=model, processor=processor, weights_sha256=RANDOM_WEIGHTS, fresh=tuple(sorted(model.state_dict()))
     )
 
 
@@ -171,7 +217,7 @@ def skeleton(folder: Path, *, task: Task, label_names: Sequence[str]) -> PreTrai
     config = load_config(folder, _head_settings(task, label_names))
     with _quiet(), torch.device("meta"):
         try:
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+            model: PreTrainedModel = _classifier_of(config).from_config(config)
         except ValueError as error:
             raise ModelError(f"{folder}: {_first_line(error)}") from error
     return model

@@ -287,12 +287,14 @@ def compare(
 _INPUTS = {
     "weights_sha256": "model weights",
     "tokenizer_sha256": "tokenizer",
+    "image_processor_sha256": "image processor",
     "data_fingerprint": "data",
 }
 _LIBRARIES = frozenset({"frostline", "torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn"})
 _MOVES_BITS = frozenset(
     {
         *_LIBRARIES,
+        "pillow",
         "threads",
         "prefix_cache",
         "last_block",

@@ -92,7 +92,7 @@ def test_a_config_with_another_padding_id_is_aligned_before_anything_is_asked(ti
         num_blocks=None,
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(own)
-    loaded = load_model(spec, own, task=Task.CLASSIFICATION, label_names=("a", "b"), tokenizer=tokenizer)
+    loaded = load_model(spec, own, task=Task.CLASSIFICATION, label_names=("a", "b"), processor=tokenizer)
     assert loaded.model.config.pad_token_id == tokenizer.pad_token_id == 0
 
 

@@ -21,7 +21,7 @@ def spec_of(folder, **changes):
 
 def load(folder, task=Task.CLASSIFICATION, names=NAMES, **changes):
     tokenizer = model.load_tokenizer(folder, 32)
-    return model.load_model(spec_of(folder, **changes), folder, task=task, label_names=names, tokenizer=tokenizer)
+    return model.load_model(spec_of(folder, **changes), folder, task=task, label_names=names, processor=tokenizer)
 
 
 def test_label_names_are_the_models_own(tiny_model):

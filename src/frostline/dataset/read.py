@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 
+from frostline.dataset.pictures import read_images, read_pixels
+from frostline.dataset.raw import RawTable
 from frostline.errors import DataError
 from frostline.provenance import sha256_of_file
 from frostline.spec import DatasetSpec, Format, Source
@@ -26,23 +27,6 @@ _BY_EXTENSION = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class RawTable:
-    """A table as it was read, memory-mapped.
-
-    Attributes:
-        table: All columns; of CSV and TSV all as text, so that nothing is guessed.
-        fingerprint: sha256 of the file, or the hub's identity of the split.
-        name: For messages.
-        notes: What the user should know of the file.
-    """
-
-    table: datasets.Dataset
-    fingerprint: str
-    name: str
-    notes: tuple[str, ...] = ()
-
-
 def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     """Reads a local file into a memory-mapped table.
 
@@ -54,6 +38,16 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     Raises:
         DataError: It is empty, not UTF-8, holds NUL bytes, or isn't of its format; one line, with the line number.
     """
+    if path.is_dir():
+        if not spec.is_image or spec.format not in {Format.AUTO, Format.FOLDER}:
+            raise DataError(f"{path}: is a folder, not a file; of images, take dataset=image_folder")
+        return read_images(path)
+    if spec.format is Format.PIXELS:
+        return read_pixels(path)
+    if spec.format is Format.FOLDER:
+        raise DataError(
+            f"{path}: is a file; dataset.format=folder wants a folder with a folder of images for each class"
+        )
     form = _BY_EXTENSION.get(path.suffix.lower()) if spec.format is Format.AUTO else spec.format
     if form is None:
         known = ", ".join(sorted(_BY_EXTENSION))
@@ -72,7 +66,7 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise DataError(f"{path.name}: can't be read as {form.value}: {_cause(error)}") from error
     if len(table) == 0:
         raise _no_rows(path, form)
-    return RawTable(table=table, fingerprint=sha256, name=path.name, notes=notes)
+    return RawTable(table=table, fingerprint=sha256, name=path.name, notes=notes, folder=path.parent)
 
 
 def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ import datasets
 import numpy as np
 
 from frostline.dataset.labels import LabelRule, label_rule, members
-from frostline.dataset.read import RawTable, read_file, read_hub
-from frostline.dataset.split import Indices, even, order, row_key, split
+from frostline.dataset.raw import RawTable
+from frostline.dataset.read import read_file, read_hub
+from frostline.dataset.split import Indices, bytes_key, even, order, row_key, split
 from frostline.errors import DataError, listing, nearest
 from frostline.spec import Balance, DatasetSpec, Source, Task
 
@@ -28,7 +29,7 @@ class Rows:
     """Rows ready to be tokenized.
 
     Attributes:
-        train: Columns `text`, `pair` (with a pair column) and `labels`, in the seeded order.
+        train: Columns `text`, `pair` (with a pair column) or `image`, and `labels`, in the seeded order.
         evaluation: The same of the held-out rows.
         test: The same of the test rows; None: there are none.
         label_names: In the order of their ids; empty for regression.
@@ -79,13 +80,13 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         keys, labels, regression=spec.task is Task.REGRESSION, seed=spec.seed, whole=spec.task is Task.MULTI_LABEL,
         fraction=spec.eval_fraction if spec.eval_from is None else 0.0, test_fraction=spec.test_fraction or 0.0,
     )  # fmt: skip
-    fingerprints = [raw.fingerprint]
+    fingerprints = [raw.fingerprint, *_content(spec, keys)]
 
     def other(source: str, rows: int | None) -> _Part:
         raw = _read(spec, source, find_file, cache_dir)
         table = _labelled(raw, spec, rule)
         keys, labels = _arrays(table)
-        fingerprints.append(raw.fingerprint)
+        fingerprints.extend([raw.fingerprint, *_content(spec, keys)])
         return _part(table, keys, labels, np.arange(len(keys)), spec, rows)
 
     parts = {"train": _part(table, keys, labels, train, spec, spec.train_rows, evenly=_wants_even(spec))}
@@ -98,7 +99,7 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
     elif spec.test_fraction is not None:
         parts["test"] = _part(table, keys, labels, aside, spec, spec.test_rows)
     _check_enough(parts, rule, spec)
-    report, warnings = _report(parts, rule, raw, table)
+    report, warnings = _report(parts, rule, raw, table, spec.unit)
     chosen = {name: part.table.select(part.indices).remove_columns("key") for name, part in parts.items()}
     return Rows(
         train=chosen["train"],
@@ -109,6 +110,16 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         report=report,
         warnings=warnings,
     )
+
+
+def keys_of(table: datasets.Dataset) -> Iterator[int]:
+    """Yields the hash of each row of `Rows`: of its text and pair, or its image."""
+    if "image" in table.column_names:
+        for row in table.select_columns("image"):
+            yield bytes_key(_image(row["image"], "", "image", None)[1])
+        return
+    for batch in table.iter(10_000):
+        yield from map(row_key, batch["text"], batch.get("pair") or [None] * len(batch["text"]))
 
 
 def _read(spec: DatasetSpec, other: str | None, find_file: FindFile, cache_dir: Path) -> RawTable:
@@ -148,7 +159,8 @@ def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
 
 
 def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
-    for key in ("text_column", "pair_column", "label_column"):
+    content = ("image_column",) if spec.is_image else ("text_column", "pair_column")
+    for key in (*content, "label_column"):
         column = getattr(spec, key)
         if column is not None and column not in raw.table.column_names:
             known = raw.table.column_names
@@ -161,6 +173,8 @@ def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
 def _labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
     """Returns columns text, pair, labels and key, dropped rows left out; converted once for the same input."""
     _check_columns(spec, raw)
+    if spec.is_image:
+        return _labelled_images(raw, spec, rule)
     regression = spec.task is Task.REGRESSION
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
@@ -173,10 +187,7 @@ def _labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dat
             pair = None
             if spec.pair_column is not None:
                 pair = _text(batch[spec.pair_column][offset], where, spec.pair_column)
-            try:
-                label = rule(batch[spec.label_column][offset])
-            except DataError as error:
-                raise DataError(f"{where}: {error} (dataset.label_column={spec.label_column})") from error
+            label = _label(rule, batch[spec.label_column][offset], where, spec)
             if label is None:
                 continue
             out["text"].append(text)
@@ -198,6 +209,54 @@ def _labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dat
         new_fingerprint=_digest([_ROWS_VERSION, raw.fingerprint, *_meaning(spec, rule)])[:32],
         desc="labels",
     )
+
+
+def _labelled_images(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
+    """Returns columns image (not decoded), labels and key, dropped rows left out."""
+    column = spec.image_column
+    assert column is not None
+    table = raw.table
+    if isinstance(table.features[column], datasets.Image):
+        table = table.cast_column(column, datasets.Image(decode=False))
+    out: dict[str, list[Any]] = {"image": [], "labels": [], "key": []}
+    for index, row in enumerate(table.select_columns([column, spec.label_column])):
+        where = f"{raw.name}, row {index + 1}"
+        label = _label(rule, row[spec.label_column], where, spec)
+        if label is None:
+            continue
+        image, content = _image(row[column], where, column, raw.folder)
+        out["image"].append(image)
+        out["labels"].append(label)
+        out["key"].append(bytes_key(content))
+    kind = "float64" if spec.task is Task.REGRESSION else "int64"
+    features = {"image": datasets.Image(decode=False), "labels": datasets.Value(kind), "key": datasets.Value("int64")}
+    return datasets.Dataset.from_dict(out, features=datasets.Features(features))
+
+
+def _image(value: Any, where: str, column: str, folder: Path | None) -> tuple[dict[str, Any], bytes]:
+    """Returns an image as `datasets.Image` keeps it, and the bytes of its file."""
+    if isinstance(value, bytes):
+        value = {"bytes": value, "path": None}
+    if isinstance(value, str) and value and folder is not None:
+        value = {"bytes": None, "path": str(folder / value)}
+    if value is None or value == "":
+        raise DataError(f"{where}: the image is missing (column {column})")
+    if not isinstance(value, dict) or not ("bytes" in value or "path" in value):
+        raise DataError(f"{where}: expected an image in column {column}, got {type(value).__name__}")
+    if value.get("bytes") is not None:
+        return {"bytes": value["bytes"], "path": None}, value["bytes"]
+    try:
+        return {"bytes": None, "path": value["path"]}, Path(value["path"]).read_bytes()
+    except (OSError, TypeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{where}: the image can't be read: {value.get('path')}: {why}") from error
+
+
+def _label(rule: LabelRule, value: Any, where: str, spec: DatasetSpec) -> float | int | None:
+    try:
+        return rule(value)
+    except DataError as error:
+        raise DataError(f"{where}: {error} (dataset.label_column={spec.label_column})") from error
 
 
 def _text(value: Any, where: str, column: str) -> str:
@@ -238,6 +297,11 @@ def _wants_even(spec: DatasetSpec) -> bool:
     return spec.balance is Balance.UNDERSAMPLE
 
 
+def _content(spec: DatasetSpec, keys: Any) -> list[str]:
+    """Returns a hash of images, whose files a table may only name."""
+    return [hashlib.sha256(keys.tobytes()).hexdigest()] if spec.is_image else []
+
+
 _PURPOSES = {"train": "train on", "eval": "evaluate on", "test": "test on"}
 
 
@@ -259,7 +323,7 @@ def _check_enough(parts: Mapping[str, _Part], rule: LabelRule, spec: DatasetSpec
 
 
 def _report(
-    parts: Mapping[str, _Part], rule: LabelRule, raw: RawTable, table: datasets.Dataset
+    parts: Mapping[str, _Part], rule: LabelRule, raw: RawTable, table: datasets.Dataset, unit: str
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     used = {name: part.used() for name, part in parts.items()}
     train_keys = used["train"][0]
@@ -284,9 +348,9 @@ def _report(
             warnings.append(f"classes without a row to {_PURPOSES[name]}: {', '.join(absent)}")
     for name, what in (("eval", "evaluation"), ("test", "test")):
         if overlap.get(name):
-            warnings.append(f"{what} rows whose text is trained on: {overlap[name]} of {len(used[name][0])}")
+            warnings.append(f"{what} rows whose {unit} is trained on: {overlap[name]} of {len(used[name][0])}")
     if duplicates["train"]:
-        warnings.append(f"training rows that repeat another's text: {duplicates['train']}")
+        warnings.append(f"training rows that repeat another's {unit}: {duplicates['train']}")
     if report["empty_texts"]:
         warnings.append(f"rows with an empty text: {report['empty_texts']}")
     return report, tuple(warnings)
@@ -315,7 +379,8 @@ def _meaning(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
     """What turns raw columns into texts and labels."""
     columns = [spec.text_column, spec.pair_column, spec.label_column, spec.columns, spec.quoted]
     several = [rule.separator] if rule.separator is not None else []
-    return [*columns, *several, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
+    images = [spec.image_column] if spec.is_image else []
+    return [*columns, *images, *several, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
 
 
 def _choice(spec: DatasetSpec) -> list[Any]:

@@ -25,6 +25,11 @@ def row_key(text: str, pair: str | None) -> int:
     return int.from_bytes(digest.digest(), "big") >> 1  # fits Arrow's int64
 
 
+def bytes_key(content: bytes) -> int:
+    """Returns a 63-bit hash of a row that is an image: of its file, or of its pixels."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big") >> 1
+
+
 def seeded(keys: Keys, seed: int, purpose: int) -> Keys:
     """Returns new, independent hashes of keys (the mixing function of SplitMix64, Steele et al. 2014).
 

@@ -60,6 +60,10 @@ class Padding:
         return cls(values=values, default=int(pad), has_mask=has_mask, accepted=accepted, multiple_of=multiple_of)
 
 
+NO_PADDING = Padding(values={}, default=0, has_mask=False)
+"""Of rows that are all of one size."""
+
+
 class TokenTable:
     """Tokenized rows.
 
@@ -80,7 +84,7 @@ class TokenTable:
         self._values = {name: values for name, (_, values) in ragged.items()}
         self._starts = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
         has_labels = _LABELS in rows.column_names
-        self.labels = torch.from_numpy(_labels(plain[_LABELS])) if has_labels else None
+        self.labels = torch.from_numpy(labels_of(plain[_LABELS])) if has_labels else None
         """`[N]`: class ids (int64) or numbers (float32)."""
 
     def __len__(self) -> int:
@@ -152,7 +156,8 @@ def _ragged(column: Any) -> tuple[IntArray, np.ndarray[Any, Any]]:
     return pc.list_value_length(chunks).to_numpy().astype(np.int64), pc.list_flatten(chunks).to_numpy()
 
 
-def _labels(column: Any) -> np.ndarray[Any, Any]:
+def labels_of(column: Any) -> np.ndarray[Any, Any]:
+    """Returns a column of labels: int64, or float32 where they are numbers."""
     chunks = column[:] if not hasattr(column, "combine_chunks") else column
     values: np.ndarray[Any, Any] = chunks.to_numpy()
     return values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else np.float32)

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.dataset.pixels import ImageInput, PixelTable, pixel_tables
 from frostline.dataset.rows import Rows
 from frostline.dataset.table import TokenTable
 
@@ -20,7 +22,7 @@ _TOKENS_VERSION = 1  # part of cache fingerprints: raise it when the same rows w
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenized:
-    """Tokenized rows.
+    """Rows as a model takes them: tokens, or pixels.
 
     Attributes:
         train: The training rows.
@@ -29,13 +31,13 @@ class Tokenized:
         truncated: How many rows of each were cut to `max_tokens`.
     """
 
-    train: TokenTable
-    evaluation: TokenTable
-    others: Mapping[str, TokenTable]
+    train: TokenTable | PixelTable
+    evaluation: TokenTable | PixelTable
+    others: Mapping[str, TokenTable | PixelTable]
     truncated: dict[str, int]
 
     @property
-    def every(self) -> tuple[TokenTable, ...]:
+    def every(self) -> tuple[TokenTable | PixelTable, ...]:
         """All tables: training, held-out, the others."""
         return (self.train, self.evaluation, *self.others.values())
 
@@ -56,9 +58,8 @@ def tokenize(
         max_tokens: Longer texts are cut, and counted.
         others: More rows by name (none of them `train` or `eval`), each with what tells them from other rows.
     """
-    parts = {"train": (rows.train, rows.fingerprint, "train"), "eval": (rows.evaluation, rows.fingerprint, "eval")}
-    parts |= {name: (table, identity, "other") for name, (table, identity) in (others or {}).items()}
-    tables, truncated = {}, {}
+    parts = _parts(rows, others)
+    tables, truncated = dict[str, TokenTable | PixelTable](), {}
     for name, (table, fingerprint, part) in parts.items():
         identity = f"{_TOKENS_VERSION}:{fingerprint}:{tokenizer_sha256}:{max_tokens}:{version('tokenizers')}"
         key = hashlib.sha256(f"{identity}:{part}".encode()).hexdigest()[:32]
@@ -66,6 +67,35 @@ def tokenize(
     return Tokenized(
         train=tables.pop("train"), evaluation=tables.pop("eval"), others=tables, truncated=truncated
     )  # fmt: skip
+
+
+def pixelize(
+    rows: Rows,
+    images: ImageInput,
+    folder: Path,
+    others: Mapping[str, tuple[Dataset, str]] | None = None,
+) -> Tokenized:
+    """The same of images: decodes, resizes and crops them, once for the same images and processor.
+
+    Args:
+        rows: From `load_rows`.
+        images: How the model takes them.
+        folder: Where pixels are kept.
+        others: As for `tokenize`.
+
+    Raises:
+        DataError: An image can't be read.
+    """
+    named = {name: (table, f"{identity}:{part}") for name, (table, identity, part) in _parts(rows, others).items()}
+    tables: dict[str, TokenTable | PixelTable] = dict(pixel_tables(named, images, folder))
+    train, evaluation = tables.pop("train"), tables.pop("eval")
+    return Tokenized(train=train, evaluation=evaluation, others=tables, truncated={})
+
+
+def _parts(rows: Rows, others: Mapping[str, tuple[Dataset, str]] | None) -> dict[str, tuple[Dataset, str, str]]:
+    """Returns tables by name, each with what tells its rows from others and which part of them it is."""
+    parts = {"train": (rows.train, rows.fingerprint, "train"), "eval": (rows.evaluation, rows.fingerprint, "eval")}
+    return parts | {name: (table, identity, "other") for name, (table, identity) in (others or {}).items()}
 
 
 def token_table(

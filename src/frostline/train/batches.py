@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from frostline.dataset import Padding, TokenTable
+from frostline.dataset import Padding, RowTable, TokenTable
 from frostline.prefix.entry import Rows
 from frostline.prefix.resident import Places
 from frostline.prefix.suffix import HIDDEN, HIDDEN_AT
@@ -70,7 +70,7 @@ class Collator:
     """
 
     def __init__(
-        self, train: TokenTable, evaluation: TokenTable, padding: Padding, hidden: HiddenRows | None = None
+        self, train: RowTable, evaluation: RowTable, padding: Padding, hidden: HiddenRows | None = None
     ) -> None:
         self._train = train
         self._evaluation = evaluation
@@ -78,9 +78,9 @@ class Collator:
         self.hidden = hidden
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
-        """Returns a batch: the tokenizer's columns `[B, T]`, labels `[B]`, hidden states if there are.
+        """Returns a batch: the tokenizer's columns `[B, T]`, or pixels `[B, C, H, W]`, and labels `[B]`.
 
-        These are `[B, T, D]`, or `[B, T]` numbers of where they lie on the device.
+        Hidden states, if there are, are `[B, T, D]`, or `[B, T]` numbers of where they lie on the device.
         """
         is_train = numbers[0] >= 0
         table = self._train if is_train else self._evaluation
@@ -92,6 +92,7 @@ class Collator:
         if hidden is None:
             batch = table.inputs(rows, self.padding)
         else:
+            assert isinstance(table, TokenTable), "hidden states are kept of texts"
             if hidden.position is not None:
                 batch = table.inputs_at(rows, hidden.position, self.padding)
             else:

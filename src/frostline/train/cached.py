@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import BaseImageProcessor
 
 from frostline import assets
-from frostline.dataset import Padding, Tokenized, TokenTable
+from frostline.dataset import Padding, RowTable, Tokenized
 from frostline.errors import UserError
 from frostline.model import config_sha256
 from frostline.prefix.entry import CacheError
@@ -154,6 +155,8 @@ def filled_on(facts: str | None) -> int | None:
 
 
 def _cannot(looked: Looked, depth: int | None, dropout: bool) -> str | None:
+    if isinstance(looked.loaded.processor, BaseImageProcessor):
+        return "it keeps the hidden states of texts, not yet of images"
     if depth is None:
         return "the embeddings are trained, or some of them" if looked.anatomy.blocks else "it has no blocks"
     if depth == 0:
@@ -346,7 +349,7 @@ def _check(request: Request, suffix: Suffix, hidden: HiddenRows) -> None:
         raise CacheError(f"rows of this model depend on their padding (logits {apart:.1e} apart, of {scale:.1e})")
 
 
-def _table(name: str, table: TokenTable, padding: Padding) -> Table:
+def _table(name: str, table: RowTable, padding: Padding) -> Table:
     plain = replace(padding, multiple_of=1)  # what hidden states are computed from does not depend on a run's precision
 
     def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from frostline import assets
-from frostline.dataset import Rows, Tokenized, load_rows, tokenize
-from frostline.dataset.split import row_key
+from frostline.dataset import ImageInput, Rows, Tokenized, load_rows, pixelize, tokenize
+from frostline.dataset.pictures import image_files
+from frostline.dataset.rows import keys_of
 from frostline.errors import AssetError, DataError, UserError, listing
 from frostline.spec import TEST_SET, DatasetSpec, RunSpec, Source
 from frostline.train import warm
@@ -44,7 +45,9 @@ def load_data(spec: RunSpec, bar: bool) -> tuple[Rows, dict[str, Rows]]:
         others[name] = _kept_rows(other, bar)
         again = overlap(rows, others[name])
         if again:
-            warn_once(f"{name}: evaluation rows whose text is trained on: {again} of {len(others[name].evaluation)}")
+            warn_once(
+                f"{name}: evaluation rows whose {other.unit} is trained on: {again} of {len(others[name].evaluation)}"
+            )
         if others[name].label_names != rows.label_names:
             raise DataError(
                 f"dataset.also_evaluate: {name} has the classes {listing(others[name].label_names)}, "
@@ -54,17 +57,13 @@ def load_data(spec: RunSpec, bar: bool) -> tuple[Rows, dict[str, Rows]]:
 
 
 def overlap(rows: Rows, other: Rows) -> int:
-    """Returns how many of another set's evaluation rows have a text that is trained on."""
+    """Returns how many of another set's evaluation rows have a text (or an image) that is trained on."""
     return _OVERLAPS.get((rows.fingerprint, other.fingerprint), lambda: _overlap(rows, other))
 
 
 def _overlap(rows: Rows, other: Rows) -> int:
-    def keys(table: Any) -> Iterator[int]:
-        for batch in table.iter(10_000):
-            yield from map(row_key, batch["text"], batch.get("pair") or [None] * len(batch["text"]))
-
-    trained = set(keys(rows.train))
-    return sum(key in trained for key in keys(other.evaluation))
+    trained = set(keys_of(rows.train))
+    return sum(key in trained for key in keys_of(other.evaluation))
 
 
 def load_tables(
@@ -84,13 +83,35 @@ def load_tables(
         tokenizer_sha256: Of its files.
     """
     max_tokens = spec.training.max_tokens
-    also = {name: (other.evaluation, f"{other.fingerprint} eval") for name, other in others.items()}
-    if rows.test is not None and spec.dataset.test_at_end:
-        also = {TEST_SET: (rows.test, f"{rows.fingerprint} test"), **also}
+    also = _also(spec, rows, others)
     data = _key(spec.dataset)
     keys = [_key(other) for other in spec.dataset.also_evaluate]
     known = None if data is None or None in keys else (data, tuple(keys), tokenizer_sha256, max_tokens)
     return _TABLES.get(known, lambda: tokenize(rows, tokenizer, tokenizer_sha256, max_tokens, also))
+
+
+def load_pixels(spec: RunSpec, rows: Rows, others: Mapping[str, Rows], images: ImageInput) -> Tokenized:
+    """Makes pixels of the images that `load_data` read.
+
+    Args:
+        spec: The run.
+        rows: Its rows.
+        others: Of other data sets.
+        images: How the model takes them.
+    """
+    also = _also(spec, rows, others)
+    known = (rows.fingerprint, *(identity for _, identity in also.values()), images.sha256, images.channels)
+    folder = assets.home() / "datasets" / "pixels"
+    folder.mkdir(parents=True, exist_ok=True)
+    return _TABLES.get(known, lambda: pixelize(rows, images, folder, also))
+
+
+def _also(spec: RunSpec, rows: Rows, others: Mapping[str, Rows]) -> dict[str, tuple[Any, str]]:
+    """Returns the rows besides training and held-out ones, each with what tells them from others."""
+    also = {name: (other.evaluation, f"{other.fingerprint} eval") for name, other in others.items()}
+    if rows.test is not None and spec.dataset.test_at_end:
+        also = {TEST_SET: (rows.test, f"{rows.fingerprint} test"), **also}
+    return also
 
 
 def load_only(spec: RunSpec) -> tuple[int, int]:
@@ -118,15 +139,21 @@ def _key(spec: DatasetSpec, bar: bool = False) -> Hashable | None:
     if spec.source is Source.HUB:
         return None
     files = [assets.data_file(spec, progress=bar)]
-    files += [assets.local_file(path, key) for key, path in spec.other_files().items()]
-    return spec, warm.stamp(files)
+    files += [assets.local_file(path, key, folder=spec.is_image) for key, path in spec.other_files().items()]
+    if spec.is_image and any(path.is_file() and path.suffix not in _SELF_CONTAINED for path in files):
+        return None  # it may name files
+    every = [each for path in files for each in ([path] if path.is_file() else image_files(path))]
+    return spec, warm.stamp(every)
+
+
+_SELF_CONTAINED = frozenset({".parquet", ".gz"})
 
 
 def _rows(spec: DatasetSpec, bar: bool) -> Rows:
     def find_file(other: str | None) -> Path:
         if other is not None:
             key = next(key for key, path in spec.other_files().items() if path == other)
-            return assets.local_file(other, key)
+            return assets.local_file(other, key, folder=spec.is_image)
         return assets.data_file(spec, progress=bar)
 
     cache_dir = assets.home() / "datasets"

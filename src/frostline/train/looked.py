@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from frostline.anatomy import Anatomy
-from frostline.dataset import Tokenized
+from frostline.dataset import Tokenized, TokenTable
 from frostline.model import LoadedModel, config_sha256
 from frostline.prefix.last_block import ReadBlock, position_of, read_block
 from frostline.train.warm import Kept
@@ -25,7 +25,7 @@ class Looked:
     """A model and what was found.
 
     Attributes:
-        loaded: Model and tokenizer, as they were loaded.
+        loaded: Model and processor, as they were loaded.
         anatomy: The model taken apart.
         kind: Class and config.
         position: Which position of the last hidden state the head reads of every row, if it is just one.
@@ -76,10 +76,11 @@ def _of_every_row(position: str | None, anatomy: Anatomy, tables: Tokenized) -> 
     """Returns the position if the head reads it of every row."""
     if any((table.lengths == 0).any() for table in tables.every):
         return None  # a tokenizer that adds nothing makes nothing of an empty text: there is no position to read
+    texts = [table for table in tables.every if isinstance(table, TokenTable)]
     if position == "last":
         # A decoder's head looks for the last id that isn't the padding's: a row may end in just that one.
         pad = getattr(anatomy.model.config, "pad_token_id", None)
-        if any((table.last_tokens() == pad).any() for table in tables.every):
+        if any((table.last_tokens() == pad).any() for table in texts):
             return None
     return position
 

@@ -364,11 +364,11 @@ def _objective(spec: RunSpec, metrics: dict[str, float]) -> Objective:
 
 
 def _save_model(setup: Setup, target: Path) -> None:
-    """Writes the whole model with tokenizer and label names: aside first, so that `model/` is whole or not there."""
+    """Writes the whole model with tokenizer (or image processor) and label names, aside first: `model/` is whole."""
     aside = _aside(target)
     shutil.rmtree(aside, ignore_errors=True)
     setup.loaded.model.save_pretrained(aside)
-    setup.loaded.tokenizer.save_pretrained(aside)
+    setup.loaded.processor.save_pretrained(aside)
     for path in aside.rglob("*"):  # weights come out readable by their owner alone, whatever the umask says
         path.chmod(0o666 & ~_umask())
     shutil.rmtree(target, ignore_errors=True)

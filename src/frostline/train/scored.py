@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from frostline.dataset import TokenTable
+from frostline.dataset import RowTable
 from frostline.metrics import decide
 from frostline.record import PREDICTIONS_FILE
 from frostline.spec import EVAL_SET, RunSpec, Task
@@ -76,7 +76,7 @@ def score(
 
 
 def _look(
-    spec: RunSpec, setup: Setup, assembly: Assembly, name: str, table: TokenTable
+    spec: RunSpec, setup: Setup, assembly: Assembly, name: str, table: RowTable
 ) -> tuple[Scored, dict[str, float]]:
     """Runs the model over a table: from its hidden states if they are kept, else the whole model."""
     trainer, before, cached = assembly.trainer, assembly.collator, setup.cached
@@ -131,6 +131,6 @@ def write_predictions(sets: list[Scored], task: Task, folder: Path) -> None:
     aside.replace(folder / PREDICTIONS_FILE)
 
 
-def _labels(table: TokenTable) -> Array:
+def _labels(table: RowTable) -> Array:
     assert table.labels is not None, "every row that is scored has a label"
     return table.labels.numpy()

@@ -6,16 +6,17 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from frostline import assets, lora, model, optimizer, provenance
-from frostline.anatomy import Anatomy, dissect, undivided
-from frostline.dataset import Padding, Rows, Tokenized
+from frostline.anatomy import Anatomy, dissect, num_blocks_of, undivided
+from frostline.dataset import NO_PADDING, ImageInput, Padding, Rows, Tokenized
 from frostline.drift import Drift
 from frostline.errors import ModelError, SpecError, listing
 from frostline.freeze import FrozenPart, freeze
@@ -26,7 +27,7 @@ from frostline.record import Sharing
 from frostline.spec import STAGED, CacheMode, FreezeName, FreezeSpec, Init, LastBlock, RunSpec, Stage, Task
 from frostline.train import warm
 from frostline.train.cached import Cached, Request, open_cache, told
-from frostline.train.data import load_data, load_tables, overlap, warn_once
+from frostline.train.data import load_data, load_pixels, load_tables, overlap, warn_once
 from frostline.train.device import Machine, seed_everything, set_up
 from frostline.train.looked import look
 from frostline.train.progress import wants_bar
@@ -95,26 +96,26 @@ def prepare(
     bar = wants_bar(spec.runtime.progress)
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
     folder = assets.model_folder(spec.model, progress=bar)
-    spec.check_depth(spec.model.num_blocks or _num_layers(folder))
-    max_tokens, tokenizer_sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)
-    tokenizer = _TOKENIZERS.get(
-        (folder, tokenizer_sha256, max_tokens, warm.stamp([folder / "config.json"])),
-        lambda: model.load_tokenizer(folder, max_tokens),
-    )
+    spec.check_depth(spec.model.num_blocks or num_blocks_of(model.load_config(folder)))
+    processor, processor_sha256 = _processor(spec, folder)
     rows, others = load_data(spec, bar)
     num_labels = len(rows.label_names) or 1
     metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels)
     _check_objective(spec, metrics, num_labels)
-    tables = load_tables(spec, rows, others, tokenizer, tokenizer_sha256)
-    cut = sum(tables.truncated.values())
+    if isinstance(processor, ImageInput):
+        tables = load_pixels(spec, rows, others, processor)
+    else:
+        tables = load_tables(spec, rows, others, processor, processor_sha256)
+    cut, max_tokens = sum(tables.truncated.values()), spec.training.max_tokens
     if cut:
         warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={max_tokens}, which were cut: {cut}")
 
     def load() -> tuple[LoadedModel, Anatomy]:
         seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
         loaded = model.load_model(
-            spec.model, folder, task=spec.dataset.task, label_names=rows.label_names, tokenizer=tokenizer
-        )
+            spec.model, folder, task=spec.dataset.task, label_names=rows.label_names,
+            processor=processor.processor if isinstance(processor, ImageInput) else processor,
+        )  # fmt: skip
         anatomy = _anatomy(loaded, spec)
         if spec.model.init is Init.PRETRAINED:
             model.check_fresh(loaded.fresh, [n for n, _ in anatomy.prefix(anatomy.num_blocks)], folder)
@@ -136,9 +137,13 @@ def prepare(
     seen = {
         **provenance.capture(),
         "weights_sha256": loaded.weights_sha256,
-        "tokenizer_sha256": tokenizer_sha256,
+        ("image_processor_sha256" if spec.dataset.is_image else "tokenizer_sha256"): processor_sha256,
         "data_fingerprint": rows.fingerprint,
     }
+    if spec.dataset.is_image:
+        seen["versions"]["pillow"] = version("pillow")
+    if spec.dataset.is_image:
+        seen["versions"]["pillow"] = version("pillow")
     reads = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
     if reading is not None and reads:
         reading.attach()
@@ -148,7 +153,7 @@ def prepare(
         depth=frozen.prefix_depth,
         looked=looked,
         tables=tables,
-        padding=Padding.of(tokenizer, loaded.model),
+        padding=padding_of(loaded),
         facts=_prefix_facts(seen),
         sharing=sharing or Sharing(),
         begun=begun,
@@ -192,6 +197,8 @@ def prepare(
 
 def _wants_look(spec: RunSpec, begun: str | None) -> bool:
     """Returns whether anything depends on where the model's head reads."""
+    if spec.dataset.is_image:
+        return False
     has_cache = spec.runtime.cache.mode is not CacheMode.OFF or begun is not None
     has_prefix = spec.freeze.may_freeze_a_prefix or spec.freeze.name in STAGED
     return spec.training.last_block is LastBlock.READ_POSITION or (has_prefix and has_cache)
@@ -219,7 +226,7 @@ def _frozen_to_the_end(
 def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:
     """Returns what a frozen prefix depends on besides depth, rows and machine."""
     versions = {name: seen["versions"].get(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
-    return {"weights_sha256": seen["weights_sha256"], "tokenizer_sha256": seen["tokenizer_sha256"], **versions}
+    return {"weights_sha256": seen["weights_sha256"], "tokenizer_sha256": seen.get("tokenizer_sha256"), **versions}
 
 
 def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) -> None:
@@ -250,12 +257,34 @@ def _anatomy(loaded: LoadedModel, spec: RunSpec) -> Anatomy:
     return anatomy
 
 
-def _num_layers(folder: Path) -> int | None:
-    layers = getattr(model.load_config(folder), "num_hidden_layers", None)
-    return layers if isinstance(layers, int) else None
+def padding_of(loaded: LoadedModel, multiple_of: int = 1) -> Padding:
+    """Returns how batches for a model are filled up.
+
+    Args:
+        loaded: The model.
+        multiple_of: Lengths are rounded up to it.
+    """
+    if isinstance(loaded.processor, BaseImageProcessor):
+        return NO_PADDING
+    return Padding.of(loaded.processor, loaded.model, multiple_of)
+
+
+def _processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase | ImageInput, str]:
+    """Returns what makes a model's input of rows, and the sha256 of its files."""
+    kept = (folder, warm.stamp([folder / "config.json"]))
+    if spec.dataset.is_image:
+        path = folder / model.PROCESSOR_FILE
+        sha256 = provenance.sha256_of_unchanged(path) if path.is_file() else ""
+        found = _PROCESSORS.get((*kept, sha256), lambda: model.load_image_processor(folder))
+        channels = int(getattr(model.load_config(folder), "num_channels", 3))
+        return ImageInput(processor=found, sha256=sha256, channels=channels), sha256
+    max_tokens, sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)
+    tokenizer = _TOKENIZERS.get((*kept, sha256, max_tokens), lambda: model.load_tokenizer(folder, max_tokens))
+    return tokenizer, sha256
 
 
 _TOKENIZERS: Kept[PreTrainedTokenizerBase] = Kept()
+_PROCESSORS: Kept[BaseImageProcessor] = Kept()
 
 
 def _tokenizer_sha256(folder: Path) -> str:

@@ -18,7 +18,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from frostline.dataset import Padding, TokenTable
+from frostline.dataset import RowTable
 from frostline.record import Monitor, Recorder
 from frostline.signals import SignalGuard
 from frostline.spec import Balance, Every, FreezeName, Precision, RunSpec, Sampling, Task, TrainingSpec
@@ -31,7 +31,7 @@ from frostline.train.loss import BatchLoss, class_weights, is_row, summed_loss
 from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
 from frostline.train.ranks import Ranks
-from frostline.train.setup import Setup
+from frostline.train.setup import Setup, padding_of
 from frostline.train.stages import StageCallback, Stages, make_scheduler
 from frostline.train.window import LossWindow
 
@@ -147,7 +147,7 @@ def assemble(
     ]
     cached, tables, machine = setup.cached, setup.tables, setup.machine
     multiple_of = 8 if machine.device == "cuda" and machine.precision is not Precision.FP32 else 1
-    padding = Padding.of(setup.loaded.tokenizer, model, multiple_of)
+    padding = padding_of(setup.loaded, multiple_of)
     hidden = cached.hidden if cached is not None else None
     order = by_length(spec.training, tables.evaluation)
     collator = Collator(tables.train, tables.evaluation, padding, hidden)
@@ -157,7 +157,7 @@ def assemble(
         data_collator=collator,
         train_dataset=RowNumbers(len(tables.train)),
         eval_dataset=[-1 - row for row in order],
-        processing_class=setup.loaded.tokenizer,
+        processing_class=setup.loaded.processor,
         compute_loss_func=loss,
         compute_metrics=_compute_metrics(setup, spec.dataset.task, ranks, ledger, order),
         callbacks=ours,
@@ -242,7 +242,7 @@ def _count_rows(trainer: Trainer) -> None:
     trainer._get_num_items_in_batch = count  # type: ignore[method-assign, assignment]
 
 
-def by_length(spec: TrainingSpec, table: TokenTable) -> list[int]:
+def by_length(spec: TrainingSpec, table: RowTable) -> list[int]:
     """Returns the numbers of rows to evaluate on, the longest first if the training rows go by length."""
     if spec.sampling is Sampling.GROUP_BY_LENGTH:
         order: list[int] = np.argsort(-table.lengths, kind="stable").tolist()

@@ -1,0 +1,118 @@
+"""Owns: images and their labels -> one table of raw columns `image`, `label`. Must not know: what becomes of them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import math
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import datasets
+import numpy as np
+from PIL import Image
+
+from frostline.dataset.raw import RawTable
+from frostline.errors import DataError, listing
+from frostline.provenance import sha256_of_file
+
+_SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
+
+
+def read_images(folder: Path) -> RawTable:
+    """Reads a folder that holds a folder of images for each class, whose name is the class's.
+
+    Raises:
+        DataError: It holds no such folders, or one of them holds no image.
+    """
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not classes:
+        raise DataError(f"{folder}: holds no folders; dataset.format=folder wants a folder of images for each class")
+    names = [path.name for path in classes]
+    if _SPLITS.issuperset(name.lower() for name in names):
+        held_out = [name for name in names if name.lower() not in {"train", "training"}]
+        hint = f" dataset.eval_from={folder / held_out[0]}" if held_out and len(held_out) < len(names) else ""
+        own = next((name for name in names if name not in held_out), names[0])
+        raise DataError(
+            f"{folder}: holds splits ({listing(names)}), not classes; give dataset.location={folder / own}{hint}"
+        )
+    loose = next((path for path in sorted(folder.iterdir()) if path.is_file() and _is_image(path)), None)
+    if loose is not None:
+        raise DataError(f"{loose}: lies outside of its class's folder ({listing(names)})")
+    paths, labels, others = list[str](), list[str](), 0
+    digest = hashlib.sha256()
+    for each in classes:
+        files = sorted(path for path in each.rglob("*") if path.is_file() and not path.name.startswith("."))
+        images = [path for path in files if _is_image(path)]
+        others += len(files) - len(images)
+        if not images:
+            raise DataError(f"{each}: holds no images ({', '.join(sorted(_extensions())[:6])}, ...)")
+        for path in images:
+            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of_file(path)}\n".encode())
+            paths.append(str(path))
+            labels.append(each.name)
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=names)})
+    table = datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
+    notes = (f"files that are no images, which were left out: {others}",) if others else ()
+    return RawTable(table=table, fingerprint=digest.hexdigest(), name=folder.name, notes=notes, folder=folder)
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Yields all files that `read_images` may look at."""
+    yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def read_pixels(path: Path) -> RawTable:
+    """Reads small square grey images from text: on each line the values of n x n pixels, row by row, then the label.
+
+    Args:
+        path: Comma-separated, without a header line; `.gz` is unpacked.
+
+    Raises:
+        DataError: A line has another number of fields than the first one, or a value is none of a pixel.
+    """
+    images, labels = list[dict[str, object]](), list[str]()
+    side = 0
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="ascii", newline="") as file:
+            for number, fields in enumerate(csv.reader(file), 1):
+                where = f"{path.name}, line {number}"
+                side = side or math.isqrt(max(0, len(fields) - 1))
+                if side == 0 or len(fields) != side * side + 1:
+                    wanted = f"{side * side + 1} of the first line" if number > 1 else "n x n pixels and a label"
+                    raise DataError(f"{where}: has {len(fields)} fields, not {wanted}")
+                images.append({"bytes": _png(fields[:-1], side, where), "path": None})
+                labels.append(fields[-1].strip())
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path.name}: can't be read as pixels: {error}") from error
+    if not images:
+        raise DataError(f"{path}: holds no rows")
+    features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("string")})
+    table = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
+    return RawTable(table=table, fingerprint=sha256_of_file(path), name=path.name, folder=path.parent)
+
+
+def _png(fields: list[str], side: int, where: str) -> bytes:
+    try:
+        values = np.asarray(fields, dtype=np.float64)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    if not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
+        raise DataError(f"{where}: a pixel is no whole number from 0 to 255")
+    made = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8).reshape(side, side)).save(made, format="PNG")
+    return made.getvalue()
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _extensions()
+
+
+@cache
+def _extensions() -> frozenset[str]:
+    found = Image.registered_extensions()
+    return frozenset(ending for ending, form in found.items() if form in Image.OPEN and form not in {"PDF", "MPEG"})

@@ -1,0 +1,206 @@
+"""Owns: images -> pixels as a model takes them, cached on the disk. Must not know: labels' meaning, models.
+
+What costs time - decoding, resizing, cropping - is done once and kept as bytes; scaling is done for each batch, in the
+image processor's own arithmetic.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import numpy as np
+import torch
+
+from frostline.dataset.table import IntArray, Padding, labels_of
+from frostline.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import BaseImageProcessor
+
+_PIXELS_VERSION = 1  # part of cache fingerprints: raise it when the same images would give other pixels
+_ROWS_AT_ONCE = 64
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageInput:
+    """How a model takes images.
+
+    Attributes:
+        processor: The model's image processor, of Pillow: the numbers of another library differ.
+        sha256: Identity of its file, part of the cache's key.
+        channels: Of its images.
+    """
+
+    processor: BaseImageProcessor
+    sha256: str
+    channels: int
+
+    @property
+    def mode(self) -> str:
+        """What Pillow calls such images.
+
+        Raises:
+            DataError: It knows none with so many channels.
+        """
+        if self.channels not in _MODES:
+            raise DataError(f"the model takes images of {self.channels} channels; frostline knows grey (1) and RGB (3)")
+        return _MODES[self.channels]
+
+
+class Scale:
+    """Bytes -> what a model takes: the image processor's rescaling and normalization.
+
+    Args:
+        processor: The model's.
+        sample: An image: the processor's own result for it must be the same.
+        mode: Of images, as Pillow names it.
+
+    Attributes:
+        shape: Channels, height and width of every image.
+        is_exact: Whether bytes are enough: else the processor's own numbers are kept.
+    """
+
+    def __init__(self, processor: BaseImageProcessor, sample: Image, mode: str) -> None:
+        given: Any = processor
+        self._factor = float(given.rescale_factor) if getattr(given, "do_rescale", False) else None
+        normalizes = getattr(given, "do_normalize", False)
+        self._mean = np.asarray(given.image_mean, dtype=np.float32) if normalizes else None
+        self._std = np.asarray(given.image_std, dtype=np.float32) if normalizes else None
+        whole = np.asarray(given(images=[sample.convert(mode)])["pixel_values"][0])
+        plain = np.asarray(
+            given(images=[sample.convert(mode)], do_rescale=False, do_normalize=False)["pixel_values"][0]
+        )
+        self.shape = whole.shape
+        self.is_exact = plain.dtype == np.uint8 and np.array_equal(self(plain[None])[0], whole.astype(np.float32))
+
+    def __call__(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Returns float32 pixels `[B, C, H, W]` of bytes of the same shape."""
+        found = images.astype(np.float64) * self._factor if self._factor is not None else images
+        found = found.astype(np.float32)
+        if self._mean is not None and self._std is not None:
+            found = (found - self._mean[:, None, None]) / self._std[:, None, None]
+        return found
+
+
+class PixelTable:
+    """Images, ready for a model: the same to the rest of a run as `TokenTable`.
+
+    Args:
+        rows: `pixels`, one image's bytes a row, and `labels`.
+        scale: Makes floats of them; None: they are floats.
+        shape: Channels, height and width.
+        sha256: Of what they were made of.
+    """
+
+    def __init__(self, rows: datasets.Dataset, scale: Scale | None, shape: tuple[int, ...], sha256: str) -> None:
+        self.rows = rows
+        self.sha256 = sha256
+        self.shape = shape
+        self._scale = scale
+        plain = rows.with_format("arrow")
+        has_labels = "labels" in rows.column_names
+        self.labels = torch.from_numpy(labels_of(plain["labels"])) if has_labels else None
+        """`[N]`: class ids (int64) or numbers (float32)."""
+        self.lengths: IntArray = np.ones(len(rows), dtype=np.int64)
+        """Of each row, `[N]`: images are of one size."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def num_tokens(self) -> int:
+        """How many images."""
+        return len(self)
+
+    @cached_property
+    def _chunks(self) -> tuple[list[np.ndarray[Any, Any]], IntArray]:
+        """Views of the memory-mapped pixels, `[rows, C, H, W]` each, and the row with which each begins."""
+        dtype = np.uint8 if self._scale is not None else np.float32
+        column: Any = self.rows.with_format("arrow")["pixels"]
+        column = column[:] if not hasattr(column, "chunks") else column
+        found = []
+        for chunk in column.chunks:
+            _, offsets, data = chunk.buffers()
+            first = np.frombuffer(offsets, dtype=np.int64 if "large" in str(chunk.type) else np.int32)[chunk.offset]
+            size = int(np.prod(self.shape)) * np.dtype(dtype).itemsize
+            flat = np.frombuffer(data, dtype=np.uint8)[first : first + len(chunk) * size]
+            found.append(flat.view(dtype).reshape(len(chunk), *self.shape))
+        return found, np.cumsum([0, *(len(chunk) for chunk in found)])
+
+    def inputs(self, numbers: Sequence[int] | IntArray, padding: Padding | None = None) -> dict[str, torch.Tensor]:
+        """Returns a batch of some rows: `pixel_values`, `[B, C, H, W]`."""
+        del padding
+        chunks, starts = self._chunks
+        numbers = np.asarray(numbers, dtype=np.int64)
+        which = np.searchsorted(starts, numbers, side="right") - 1
+        images = np.stack([chunks[c][n - starts[c]] for c, n in zip(which, numbers, strict=True)])
+        return {"pixel_values": torch.from_numpy(images if self._scale is None else self._scale(images))}
+
+
+def pixel_tables(
+    parts: Mapping[str, tuple[datasets.Dataset, str]], images: ImageInput, folder: Path
+) -> dict[str, PixelTable]:
+    """Makes pixels of images, once for the same images and processor.
+
+    Args:
+        parts: Columns `image` and `labels`, by name, each with what tells it from others.
+        images: How the model takes them.
+        folder: Where pixels are kept, memory-mapped.
+
+    Raises:
+        DataError: An image can't be read, or the processor gives images of different sizes.
+    """
+    return {name: _table(rows, images, identity, folder, name) for name, (rows, identity) in parts.items()}
+
+
+def _table(rows: datasets.Dataset, given: ImageInput, identity: str, folder: Path, name: str) -> PixelTable:
+    processor: Any = given.processor
+    mode = given.mode
+    images = rows.cast_column("image", datasets.Image())
+    scale = Scale(processor, _decoded(images, 0, name), mode)
+    settings = {} if not scale.is_exact else {"do_rescale": False, "do_normalize": False}
+    dtype = np.uint8 if scale.is_exact else np.float32
+
+    def convert(_batch: Any, indices: list[int]) -> dict[str, Any]:
+        found = []
+        for index in indices:
+            made = processor(images=[_decoded(images, index, name).convert(mode)], **settings)["pixel_values"][0]
+            pixels = np.ascontiguousarray(made, dtype=dtype)
+            if pixels.shape != scale.shape:
+                raise DataError(
+                    f"{name} image {index + 1}: the model's image processor gives {pixels.shape}, of others "
+                    f"{scale.shape}: it has to resize or crop to one size"
+                )
+            found.append(pixels.tobytes())
+        return {"pixels": found}
+
+    versions = ":".join(version(package) for package in ("pillow", "transformers", "numpy"))
+    about = f"{_PIXELS_VERSION}:{identity}:{given.sha256}:{mode}:{versions}:{dtype.__name__}"
+    sha256 = hashlib.sha256(about.encode()).hexdigest()
+    features = datasets.Features({"labels": rows.features["labels"], "pixels": datasets.Value("binary")})
+    done = rows.select_columns(["image", "labels"]).map(
+        convert, batched=True, batch_size=_ROWS_AT_ONCE, with_indices=True, remove_columns=["image"], features=features,
+        writer_batch_size=_ROWS_AT_ONCE * 4, new_fingerprint=sha256[:32], desc=f"pixels ({name})",
+        cache_file_name=str(folder / f"{sha256[:32]}.arrow"), load_from_cache_file=True,
+    )  # fmt: skip
+    return PixelTable(done, scale if scale.is_exact else None, scale.shape, sha256)
+
+
+def _decoded(images: datasets.Dataset, index: int, name: str) -> Image:
+    try:
+        found: Image = images[index]["image"]
+        found.load()
+    except Exception as error:  # Pillow and its plugins raise whatever they like
+        raw = images.cast_column("image", datasets.Image(decode=False))[index]["image"]
+        where = raw["path"] or f"{name} image {index + 1}"
+        raise DataError(f"{where}: is no image that can be read: {' '.join(str(error).split())[:150]}") from error
+    return found
