@@ -21,8 +21,8 @@ import torch
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
-from frostline.anatomy import dissect
-from frostline.dataset import Padding, TokenTable
+from frostline.anatomy import dissect, num_blocks_of
+from frostline.dataset import Padding, RowTable
 from frostline.errors import ModelError, SpecError
 
 _CHUNK = 64
@@ -53,6 +53,10 @@ class Part:
     name: str
     first: int
     vectors: Vectors
+
+
+_OF_MAPS = 4
+"""Dimensions of what a convolution gives: `[B, C, H, W]`."""
 
 
 class Encoder:
@@ -89,9 +93,11 @@ class Encoder:
                 raise SpecError("--pool=pooler: is made of the last hidden state; it takes no --block")
             if not hasattr(self.model, "pooler") or self.model.pooler is None or len(info["missing_keys"]):
                 raise ModelError(f"--pool=pooler: {type(self.model).__name__} in {folder} has no trained pooler")
-        layers = int(getattr(self.model.config, "num_hidden_layers", 0))
+        layers = num_blocks_of(self.model.config) or 0
         if block is not None and not 0 <= block <= layers:
             raise SpecError(f"--block={block}: the model has {layers} blocks, so give 0 (the embeddings) to {layers}")
+        if block == 0 and hasattr(self.model.config, "hidden_sizes"):
+            raise SpecError(f"--block=0: a convolutional network has no embeddings; give 1 to {layers}")
         self._pool, self._block = pool, block
         self._after: list[torch.Tensor] = []
         if block:
@@ -103,23 +109,28 @@ class Encoder:
     @property
     def width(self) -> int:
         """Numbers of a vector, D."""
-        return int(self.model.config.hidden_size)
+        config = self.model.config
+        if (sizes := getattr(config, "hidden_sizes", None)) is not None:  # of the stages of a convolutional network
+            return int(sizes[self._block - 1 if self._block else -1])
+        return int(config.hidden_size)
 
     @torch.inference_mode()
     def encode(self, inputs: Mapping[str, torch.Tensor]) -> Vectors:
         """Returns the vectors of a batch, `[B, D]`.
 
         Args:
-            inputs: The tokenizer's columns, `[B, T]`, padded on the right.
+            inputs: The tokenizer's columns, `[B, T]`, padded on the right; or pixels, `[B, C, H, W]`.
         """
         batch = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         self._after.clear()
         output = self.model(**batch, output_hidden_states=self._block == 0)
         if self._pool is Pool.POOLER:
-            return self._numbers(output.pooler_output)
+            return self._numbers(output.pooler_output.flatten(1))
         hidden = output.last_hidden_state
         if self._block is not None:
             hidden = self._after.pop() if self._block else output.hidden_states[0]
+        if hidden.dim() == _OF_MAPS:
+            hidden = hidden.flatten(2).transpose(1, 2)
         mask = batch.get("attention_mask")
         if mask is None:
             mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
@@ -134,7 +145,7 @@ class Encoder:
         del module, inputs
         self._after.append(output[0] if isinstance(output, tuple) else output)
 
-    def embed(self, name: str, table: TokenTable, padding: Padding, batch_size: int) -> Iterator[Part]:
+    def embed(self, name: str, table: RowTable, padding: Padding, batch_size: int) -> Iterator[Part]:
         """Yields the vectors of a table in order, some batches at a time.
 
         Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -10,10 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from PIL import Image, ImageOps
+from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from frostline.errors import ModelError
+from frostline.dataset.pixels import MODES
+from frostline.errors import ModelError, UserError
+from frostline.model import PROCESSOR_FILE, load_image_processor
 
 NO_CLASS = "-"
 """Stands for the label of a text that may have several classes and has none."""
@@ -21,10 +24,10 @@ NO_CLASS = "-"
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a model says of a text.
+    """What a model says of a text, or an image.
 
     Attributes:
-        text: The text.
+        text: The text, or the image's path.
         label: Name of the likeliest class; of all that are likelier than not where there may be several, or `NO_CLASS`;
             None for regression.
         score: Its probability, of several the least; for regression the predicted number.
@@ -42,7 +45,7 @@ class Predictor:
 
     Args:
         model_folder: `model/` of a run's folder.
-        max_tokens: Longer texts are cut to this, as in training.
+        max_tokens: Longer texts are cut to this, as in training. Without a meaning for images.
 
     Raises:
         ModelError: There is no model, or it can't be loaded.
@@ -53,10 +56,15 @@ class Predictor:
             raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
+        self.reads_images = (model_folder / PROCESSOR_FILE).is_file()
+        kind: Any = AutoModelForImageClassification if self.reads_images else AutoModelForSequenceClassification
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-            self._tokenizer.padding_side = "right"  # as in training
-            self._model = AutoModelForSequenceClassification.from_pretrained(
+            if self.reads_images:
+                self._processor = load_image_processor(model_folder)
+            else:
+                self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+                self._tokenizer.padding_side = "right"  # as in training
+            self._model = kind.from_pretrained(
                 model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
         except Exception as error:
@@ -71,8 +79,11 @@ class Predictor:
         """Yields a prediction for each text, in order, reading ahead no further than a batch.
 
         Args:
-            texts: Texts, each with the second text of a pair or None.
+            texts: Texts, each with the second text of a pair or None; or paths of images.
             batch_size: Texts per forward pass.
+
+        Raises:
+            UserError: An image can't be read.
         """
         source = iter(texts)
         while batch := list(islice(source, batch_size)):
@@ -91,7 +102,11 @@ class Predictor:
         return np.concatenate(parts)
 
     def _batch(self, batch: list[tuple[str, str | None]]) -> Iterator[Prediction]:
-        logits = self._logits(batch)
+        if self.reads_images:
+            inputs = {"pixel_values": torch.from_numpy(np.stack([self._pixels(path) for path, _ in batch]))}
+            logits = self.of_inputs(inputs)
+        else:
+            logits = self._logits(batch)
         names = self._model.config.id2label
         for (text, _), row in zip(batch, logits, strict=True):
             if self._model.config.problem_type == "regression":
@@ -109,7 +124,6 @@ class Predictor:
             scores = {names[index]: float(value) for index, value in enumerate(probabilities)}
             yield Prediction(text=text, label=names[best], score=float(probabilities[best]), scores=scores)
 
-    @torch.inference_mode()
     def _logits(self, batch: list[tuple[str, str | None]]) -> torch.Tensor:
         pairs = [pair for _, pair in batch if pair is not None]
         encoded = self._tokenizer(
@@ -119,6 +133,21 @@ class Predictor:
             max_length=self._max_tokens,
             padding=True,
             return_tensors="pt",
-        ).to(self._device)
-        logits: torch.Tensor = self._model(**encoded).logits.float().cpu()
+        )
+        return self.of_inputs(encoded)
+
+    def _pixels(self, path: str) -> np.ndarray[Any, Any]:
+        try:
+            with Image.open(path) as opened:
+                image = ImageOps.exif_transpose(opened).convert(MODES[getattr(self._model.config, "num_channels", 3)])
+        except Exception as error:  # Pillow and its plugins raise whatever they like
+            why = error.strerror if isinstance(error, OSError) and error.strerror else f"is no image ({error})"
+            raise UserError(f"{path}: {why}") from error
+        return np.asarray(self._processor(images=[image])["pixel_values"][0], dtype=np.float32)
+
+    @torch.inference_mode()
+    def of_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Returns the logits of a batch as the model takes it, `[B, C]`, on the CPU."""
+        given = {name: tensor.to(self._device) for name, tensor in inputs.items()}
+        logits: torch.Tensor = self._model(**given).logits.float().cpu()
         return logits

@@ -92,13 +92,16 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
 
     from frostline import assets, model
     from frostline.cli.run import configure_logging
-    from frostline.dataset import Padding, token_table
+    from frostline.dataset import NO_PADDING, ImageInput, Padding, RowTable, token_table
     from frostline.dataset.labels import class_words
     from frostline.embed import Encoder, ParquetWriter, Pool, SafetensorsWriter, Writer
     from frostline.spec import Init, Task
-    from frostline.train.data import load_data
+    from frostline.train.data import load_data, load_pixel_table
+    from frostline.train.setup import load_processor
 
     configure_logging()
+    if options.text and spec.dataset.is_image:
+        raise SpecError("--text: the rows are images")
     bar = sys.stderr.isatty()
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
     if folder is None and spec.model.init is Init.RANDOM:
@@ -108,13 +111,13 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
         model.check_weights(spec.model, source)
     encoder = Encoder(source, Pool(options.pool), options.block)
     rows, _ = load_data(replace(spec, dataset=replace(spec.dataset, also_evaluate=())), bar)
-    tokenizer = model.load_tokenizer(source, spec.training.max_tokens)
+    processor, _ = load_processor(spec, source)
     every: dict[str, Dataset | None] = {"train": rows.train, "eval": rows.evaluation, "test": rows.test}
     wanted = options.set or list(_SETS)
     sets = {name: table for name, table in every.items() if table is not None and name in wanted}
     if not sets:
         raise SpecError(f"--set={wanted[0]}: the data set has no such rows; give dataset.test_fraction or test_from")
-    padding = Padding.of(tokenizer, encoder.model)
+    padding = NO_PADDING if isinstance(processor, ImageInput) else Padding.of(processor, encoder.model)
     about = {
         "model": str(folder) if folder is not None else spec.model_name, "dataset": spec.dataset_name,
         "pool": options.pool, "block": options.block, "max_tokens": spec.training.max_tokens,
@@ -134,9 +137,13 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
         cut = 0
         with tqdm(total=total, unit=" rows", disable=not bar) as progress:
             for name, table in sets.items():
-                tokens, truncated = token_table(table, tokenizer, spec.training.max_tokens)
-                cut += truncated
-                for part in encoder.embed(name, tokens, padding, spec.training.eval_batch_size):
+                inputs: RowTable
+                if isinstance(processor, ImageInput):
+                    inputs = load_pixel_table(name, table, rows, processor)
+                else:
+                    inputs, truncated = token_table(table, processor, spec.training.max_tokens)
+                    cut += truncated
+                for part in encoder.embed(name, inputs, padding, spec.training.eval_batch_size):
                     some = table[part.first : part.first + len(part.vectors)]
                     labels = some["labels"]
                     if named and options.out.suffix == ".parquet":

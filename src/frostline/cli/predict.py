@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> int:
     """Prints a label and its score for each text."""
     parser = override_parser(
         "predict",
-        "Asks the model of a trained run. Texts come as arguments, or one a line on standard input.",
+        "Asks the model of a trained run. Texts (of a model of images: paths) come as arguments, or one a line on\n"
+        "standard input.",
         'examples:\n  frostline predict runs/single/... "a wonderful film" "two hours I will not get back"\n'
         "  frostline predict 0123456789abcdef < lines.txt      a run id in MLflow (--tracking-uri)",
     )
@@ -50,6 +51,8 @@ def main(arguments: list[str]) -> int:
 
     predictor = Predictor(folder / "model", spec.training.max_tokens)
     source = iter(texts) if texts else _lines()
+    if predictor.reads_images and not texts and sys.stdin.isatty():
+        raise UserError(f"{run}: its model reads images; give their paths")
     for prediction in predictor.predict((text, options.pair) for text in source):
         print(_shown(prediction, options.json), flush=True)
     return 0

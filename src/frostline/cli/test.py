@@ -17,6 +17,7 @@ from frostline.cli.common import OneLineParser
 from frostline.errors import UserError
 from frostline.record import TEST_FILE, write_atomically
 from frostline.result import RunResult, Status
+from frostline.spec import TEST_SET
 
 if TYPE_CHECKING:
     from frostline.spec import RunSpec
@@ -92,10 +93,12 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     import numpy as np
 
     from frostline.cli.run import configure_logging
+    from frostline.dataset import ImageInput
     from frostline.metrics import ComputeMetrics
     from frostline.predict import Predictor
-    from frostline.train.data import load_data
+    from frostline.train.data import load_data, load_pixel_table
     from frostline.train.loss import losses_of
+    from frostline.train.setup import load_processor
 
     configure_logging()
     predictor = Predictor(folder / "model", spec.training.max_tokens)
@@ -106,8 +109,16 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
             "training rows of then; put the data back"
         )
     assert rows.test is not None
-    pairs = rows.test["pair"] if "pair" in rows.test.column_names else [None] * len(rows.test)
-    logits = predictor.logits(zip(rows.test["text"], pairs, strict=True), spec.training.eval_batch_size)
+    size = spec.training.eval_batch_size
+    if spec.dataset.is_image:
+        processor, _ = load_processor(spec, folder / "model")
+        assert isinstance(processor, ImageInput)
+        table = load_pixel_table(TEST_SET, rows.test, rows, processor)
+        batches = [np.arange(first, min(first + size, len(table))) for first in range(0, len(table), size)]
+        logits = np.concatenate([predictor.of_inputs(table.inputs(some)).double().numpy() for some in batches])
+    else:
+        pairs = rows.test["pair"] if "pair" in rows.test.column_names else [None] * len(rows.test)
+        logits = predictor.logits(zip(rows.test["text"], pairs, strict=True), size)
     labels = np.asarray(rows.test["labels"])
     compute = ComputeMetrics(spec.training.metrics, spec.dataset.task, len(rows.label_names) or 1)
     loss = float(losses_of(logits, labels, spec.dataset.task).mean())

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 _PIXELS_VERSION = 1  # part of cache fingerprints: raise it when the same images would give other pixels
 _ROWS_AT_ONCE = 64
-_MODES = {1: "L", 3: "RGB"}
+MODES = {1: "L", 3: "RGB"}
+"""What Pillow calls images of so many channels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,9 @@ class ImageInput:
         Raises:
             DataError: It knows none with so many channels.
         """
-        if self.channels not in _MODES:
+        if self.channels not in MODES:
             raise DataError(f"the model takes images of {self.channels} channels; frostline knows grey (1) and RGB (3)")
-        return _MODES[self.channels]
+        return MODES[self.channels]
 
 
 class Scale:

@@ -35,7 +35,7 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     """Makes the model of a run's folder one that MLflow's pages list and `mlflow.pyfunc.load_model` loads.
 
     Its name is `model`, so `runs:/RUN_ID/model` finds it. A server that knows no logged models (MLflow before 3) gets
-    it as an artifact of the run. Nothing is done if the run has its model already.
+    it as files of the run; a model of images is kept so everywhere. Nothing is done if the run has its model already.
 
     Args:
         made: Of the store.
@@ -44,6 +44,10 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     """
     result = RunResult.read(folder)
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    if spec["dataset"].get("image_column") is not None:
+        # MLflow's own loading of an image pipeline wants torchvision, which not every machine has.
+        _as_artifact(made, run_id, folder)
+        return
     is_pair = spec["dataset"].get("pair_column") is not None
     example = {"text": _EXAMPLE, "text_pair": _EXAMPLE} if is_pair else [_EXAMPLE]
     run = made.get_run(run_id)
@@ -54,7 +58,7 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     except MlflowException as error:
         if error.error_code != "ENDPOINT_NOT_FOUND":
             raise
-        made.log_artifacts(run_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
+        _as_artifact(made, run_id, folder)
         return
     if is_whole:
         return
@@ -68,6 +72,12 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     made.set_logged_model_tags(model.model_id, {"mlflow.note.content": note[:MAX_TAG]})
     _send_metrics(made, run, model.model_id, result)
     made.finalize_logged_model(model.model_id, "READY")  # last: a model that is ready is not looked at again
+
+
+def _as_artifact(made: MlflowClient, run_id: str, folder: Path) -> None:
+    """Uploads the model as files of the run, once."""
+    if MODEL_FOLDER not in {item.path for item in made.list_artifacts(run_id)}:
+        made.log_artifacts(run_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
 
 
 def model_id_of(run: Run) -> str | None:

@@ -11,8 +11,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from frostline import assets
-from frostline.dataset import ImageInput, Rows, Tokenized, load_rows, pixelize, tokenize
+from frostline.dataset import ImageInput, PixelTable, Rows, Tokenized, load_rows, pixelize, tokenize
 from frostline.dataset.pictures import image_files
+from frostline.dataset.pixels import pixel_tables
 from frostline.dataset.rows import keys_of
 from frostline.errors import AssetError, DataError, UserError, listing
 from frostline.spec import TEST_SET, DatasetSpec, RunSpec, Source
@@ -100,10 +101,30 @@ def load_pixels(spec: RunSpec, rows: Rows, others: Mapping[str, Rows], images: I
         images: How the model takes them.
     """
     also = _also(spec, rows, others)
+    folder = _pixel_folder()
     known = (rows.fingerprint, *(identity for _, identity in also.values()), images.sha256, images.channels)
-    folder = assets.home() / "datasets" / "pixels"
-    folder.mkdir(parents=True, exist_ok=True)
     return _TABLES.get(known, lambda: pixelize(rows, images, folder, also))
+
+
+def load_pixel_table(name: str, table: Any, rows: Rows, images: ImageInput) -> PixelTable:
+    """Makes pixels of some of the rows that `load_data` read.
+
+    Args:
+        name: Of the set.
+        table: Its images.
+        rows: What they are part of.
+        images: How the model takes them.
+    """
+    return pixel_tables({name: (table, f"{rows.fingerprint}:{name}")}, images, _pixel_folder())[name]
+
+
+def _pixel_folder() -> Path:
+    folder = assets.home() / "datasets" / "pixels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AssetError(f"{folder}: can't keep pixels there: {error.strerror or error}") from error
+    return folder
 
 
 def _also(spec: RunSpec, rows: Rows, others: Mapping[str, Rows]) -> dict[str, tuple[Any, str]]:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.anatomy import NamedModule
+from frostline.dataset import PixelTable, RowTable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
-def flops_per_epoch(model: nn.Module, num_tokens: int, prefix: Sequence[NamedModule] = ()) -> float:
+def flops_per_epoch(
+    model: nn.Module,
+    num_tokens: int,
+    prefix: Sequence[NamedModule] = (),
+    sample: Mapping[str, torch.Tensor] | None = None,
+) -> float:
     """Returns the floating-point operations of one pass over the rows, padding left out.
 
     2 per parameter and token forward; backward, 2 for the gradient of what a matrix is given and 2 for that of the
@@ -19,9 +32,13 @@ def flops_per_epoch(model: nn.Module, num_tokens: int, prefix: Sequence[NamedMod
 
     Args:
         model: Frozen as it will be trained.
-        num_tokens: Of all rows.
+        num_tokens: Of all rows; with a sample, how many rows.
         prefix: What is frozen below everything that is trained: no gradient goes there, whatever the model says.
+        sample: One image, `[1, C, H, W]`: a convolution takes its weights to many places, so that operations are
+            counted (by `torch.utils.flop_counter`) and not told from parameters.
     """
+    if sample is not None:
+        return num_tokens * _counted(model, sample, prefix)
     looked_up = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     below = {id(p) for _, module in prefix for p in module.parameters()}
     multiplied = [p for p in model.parameters() if id(p) not in looked_up]
@@ -29,3 +46,38 @@ def flops_per_epoch(model: nn.Module, num_tokens: int, prefix: Sequence[NamedMod
     trained = sum(p.numel() for p in multiplied if p.requires_grad and id(p) not in below)
     passed = sum(p.numel() for p in multiplied if id(p) not in below)
     return float(num_tokens * (2 * every + 2 * trained + 2 * passed))
+
+
+def sample_of(table: RowTable) -> Mapping[str, torch.Tensor] | None:
+    """Returns one image of a table; None: it holds texts."""
+    return table.inputs([0]) if isinstance(table, PixelTable) else None
+
+
+@torch.no_grad()
+def _counted(model: nn.Module, sample: Mapping[str, torch.Tensor], prefix: Sequence[NamedModule]) -> float:
+    """Returns the operations of one image, forward and backward: counted once, forward, without computing anything."""
+    every = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    weightless = {name: torch.empty_like(tensor, device="meta") for name, tensor in every.items()}
+    inputs = {name: tensor.to("meta") for name, tensor in sample.items()}
+    was_training = model.training
+    model.eval()  # dropout would draw from the run's generator, and running means would move
+    try:
+        with FlopCounterMode(display=False) as counter:
+            functional_call(model, weightless, (), dict(inputs))
+    finally:
+        model.train(was_training)
+    root = type(model).__name__
+    found = {name.removeprefix(f"{root}."): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    total = float(found.get("Global", 0))
+    below = sum(found.get(name, 0) for name, _ in prefix)
+    inside = tuple(f"{name}." for name, _ in prefix)
+    trained = other = 0.0
+    for name, module in model.named_modules():
+        own = list(module.parameters(recurse=False))
+        if not own or name.startswith(inside) or any(name == each for each, _ in prefix):
+            continue
+        other += found.get(name, 0)
+        trained += found.get(name, 0) if any(parameter.requires_grad for parameter in own) else 0
+    passed = total - below
+    # What has no weights of its own (attention's products) passes gradients to both of what it multiplies.
+    return float(total + passed + trained + (passed - other))

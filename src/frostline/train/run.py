@@ -25,7 +25,7 @@ from frostline.train import callbacks
 from frostline.train.cached import OFF, Cached
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import device_of
-from frostline.train.flops import flops_per_epoch
+from frostline.train.flops import flops_per_epoch, sample_of
 from frostline.train.ranks import Ranks, SharedMonitor
 from frostline.train.scored import score, write_predictions
 from frostline.train.setup import Setup, prepare
@@ -169,7 +169,8 @@ class _Course:
         self._flops_per_epoch = flops_per_epoch(
             setup.loaded.model,
             setup.tables.train.num_tokens,
-            setup.anatomy.prefix(setup.frozen.prefix_depth) if setup.frozen.prefix_depth is not None else (),
+            prefix=setup.anatomy.prefix(setup.frozen.prefix_depth) if setup.frozen.prefix_depth is not None else (),
+            sample=sample_of(setup.tables.train),
         )
         if checkpoint is not None:
             _tell_precision(checkpoint[1].get("precision"), setup.machine.precision.value)

@@ -97,7 +97,7 @@ def prepare(
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
     folder = assets.model_folder(spec.model, progress=bar)
     spec.check_depth(spec.model.num_blocks or num_blocks_of(model.load_config(folder)))
-    processor, processor_sha256 = _processor(spec, folder)
+    processor, processor_sha256 = load_processor(spec, folder)
     rows, others = load_data(spec, bar)
     num_labels = len(rows.label_names) or 1
     metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels)
@@ -269,8 +269,16 @@ def padding_of(loaded: LoadedModel, multiple_of: int = 1) -> Padding:
     return Padding.of(loaded.processor, loaded.model, multiple_of)
 
 
-def _processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase | ImageInput, str]:
-    """Returns what makes a model's input of rows, and the sha256 of its files."""
+def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase | ImageInput, str]:
+    """Returns what makes a model's input of rows, and the sha256 of its files.
+
+    Args:
+        spec: The run: its rows are texts or images.
+        folder: The model's.
+
+    Raises:
+        ModelError: There is no such thing in the folder, or it doesn't fit the model.
+    """
     kept = (folder, warm.stamp([folder / "config.json"]))
     if spec.dataset.is_image:
         path = folder / model.PROCESSOR_FILE

@@ -21,7 +21,7 @@ from frostline.anatomy import Anatomy, NamedModule
 from frostline.errors import SpecError
 from frostline.spec import Every, FreezeName, FreezeSpec, RunSpec, Stage
 from frostline.train.cached import OFF, Cached, Request, open_cache, told
-from frostline.train.flops import flops_per_epoch
+from frostline.train.flops import flops_per_epoch, sample_of
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,10 @@ def open_stages(request: Request, stages: Sequence[Stage]) -> tuple[Stages, str]
         if cached is not None:
             cached.detach()
         flops = flops_per_epoch(
-            anatomy.model, tables.train.num_tokens, () if stage.depth is None else anatomy.prefix(stage.depth)
+            anatomy.model,
+            tables.train.num_tokens,
+            prefix=() if stage.depth is None else anatomy.prefix(stage.depth),
+            sample=sample_of(tables.train),
         )
         found.append(StageOfRun(stage=stage, last_epoch=end, cached=cached, flops_per_epoch=flops))
     made = Stages(anatomy, found, evaluates=spec.training.evaluate is Every.EPOCH)

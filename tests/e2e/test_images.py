@@ -1,0 +1,226 @@
+"""Images through the whole of frostline, on small models of their true classes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, AutoModelForImageClassification
+
+from frostline.anatomy import dissect
+from frostline.model import load_image_processor
+from frostline.result import RunResult
+from frostline.train.flops import flops_per_epoch
+from tests.conftest import TINY
+from tests.e2e.pictures import save_images, save_model
+
+KINDS = ("vit", "resnet", "convnext")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_images(tmp_path_factory.mktemp("images") / "tones")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    home = tmp_path_factory.mktemp("image-models")
+    return {kind: save_model(kind, home / kind) for kind in KINDS}
+
+
+def arguments(model, folder, *more):
+    return [
+        "model=path", f"model.location={model}", "dataset=image_folder", f"dataset.location={folder}", *TINY,
+        "tracking=off", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def train(frostline, in_tmp, models, folder):
+    def call(kind, *more):
+        before = {path.parent for path in in_tmp.rglob("result.json")}
+        code, out, err = frostline("run", *arguments(models[kind], folder, *more))
+        assert code == 0, err
+        [made] = {path.parent for path in in_tmp.rglob("result.json")} - before
+        return made, RunResult.read(made)
+
+    return call
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_depth(train, models, kind):
+    """The lowest blocks of each architecture stay what they were, running means of a batch norm included."""
+    made, result = train(kind, "freeze=depth", "freeze.depth=2", "training.epochs=2")
+    assert result.audit.frozen_unchanged
+    assert result.audit.absent_from_optimizer
+    trained = AutoModelForImageClassification.from_pretrained(made / "model")
+    before, after = AutoModel.from_pretrained(models[kind]).state_dict(), trained.state_dict()
+    anatomy = dissect(trained)
+    assert anatomy.num_blocks == 4
+    frozen = tuple(f"{name}." for name, _ in anatomy.prefix(2))
+    moved, kept = 0, 0
+    for name, tensor in before.items():
+        if f"{kind}.{name}" not in after:  # a pooler that the classifier has not
+            continue
+        same = torch.equal(tensor, after[f"{kind}.{name}"])
+        if f"{kind}.{name}".startswith(frozen):
+            kept += 1
+            assert same, name
+        else:
+            moved += not same
+    assert kept > 4
+    assert moved > 4
+    assert result.metrics["eval/accuracy"] >= 0.5
+
+
+def test_the_same_spec_gives_the_same_numbers(train):
+    first, second = (train("resnet", "freeze=none")[1] for _ in range(2))
+    assert first.weights_sha256 == second.weights_sha256
+    assert first.metrics == second.metrics
+
+
+def test_brightness_is_learned(train, frostline, in_tmp):
+    """The saved model is asked for files; test rows are scored by the same pixels."""
+    made, result = train(
+        "vit", "freeze=none", "training.epochs=6", "dataset.test_fraction=0.2", "optimizer.lr=3e-3",
+        "dataset.also_evaluate=[]",
+    )  # fmt: skip
+    assert result.metrics["eval/accuracy"] == 1.0
+    for brightness, name in ((40, "dark"), (220, "light")):
+        Image.fromarray(np.full((40, 40, 3), brightness, dtype=np.uint8)).save(in_tmp / f"{name}.png")
+    code, out, err = frostline("predict", "--json", str(made), str(in_tmp / "dark.png"), str(in_tmp / "light.png"))
+    assert code == 0, err
+    said = [json.loads(line) for line in out.splitlines()]
+    assert [each["label"] for each in said] == ["dark", "light"]
+    processor = load_image_processor(made / "model")
+    model = AutoModelForImageClassification.from_pretrained(made / "model").eval()
+    with torch.no_grad(), Image.open(in_tmp / "dark.png") as image:
+        logits = model(**processor(images=[image.convert("RGB")], return_tensors="pt")).logits
+    assert said[0]["scores"]["dark"] == pytest.approx(float(logits.softmax(-1)[0, 0]), rel=1e-4)
+    code, _, err = frostline("predict", str(made), str(in_tmp / "none.png"))
+    assert (code, "none.png: No such file" in err) == (2, True)
+    code, out, err = frostline("test", str(made))
+    assert code == 0, err
+    assert "accuracy 1.0000" in out
+    assert "(8 rows)" in out
+
+
+@pytest.mark.parametrize("pool", ["first", "mean"])
+def test_vectors_of_images(frostline, in_tmp, models, folder, pool):
+    out = in_tmp / "vectors.parquet"
+    code, _, err = frostline(
+        "embed", "model=path", f"model.location={models['vit']}", "dataset=image_folder",
+        f"dataset.location={folder}", "--pool", pool, "--out", str(out),
+    )  # fmt: skip
+    assert code == 0, err
+    table = pq.read_table(out)
+    assert table.num_rows == 40
+    assert set(table["label"].to_pylist()) == {"dark", "light"}
+    assert len(table["embedding"][0].as_py()) == 32
+
+
+def test_vectors_of_a_stage(frostline, in_tmp, models, folder):
+    out = in_tmp / "vectors.parquet"
+    given = ["embed", "model=path", f"model.location={models['resnet']}", "dataset=image_folder"]
+    given += [f"dataset.location={folder}", "--out", str(out)]
+    code, _, err = frostline(*given, "--block", "1")
+    assert code == 0, err
+    assert len(pq.read_table(out)["embedding"][0].as_py()) == 16
+    code, _, err = frostline(*given, "--block", "0")
+    assert (code, "has no embeddings; give 1 to 4" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "freeze"),
+    [
+        ("vit", ["freeze=head"]),
+        ("vit", ["freeze=lora", "freeze.depth=2"]),
+        ("vit", ["freeze=gradual", "training.epochs=3"]),
+        ("vit", ["freeze=bias_only"]),
+        ("resnet", ["freeze=norm_only"]),
+        ("resnet", ["freeze=lp_ft", "freeze.depth=2", "training.epochs=2"]),
+        ("convnext", ["freeze=blocks", "freeze.blocks=[1,3]"]),
+        ("resnet", ["freeze=pattern", "freeze.pattern=[embedder]"]),
+        ("vit", ["freeze=depth", "freeze.depth=2", "training.last_block=read_position", "runtime.cache=auto"]),
+        ("resnet", ["freeze=none", "dataset.balance=weights", "training.accumulation_steps=2"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0].partition("=")[2],
+)
+def test_ways_of_freezing(train, kind, freeze):
+    _, result = train(kind, *freeze)
+    assert result.audit.frozen_unchanged
+    assert result.cost.flops > 0
+
+
+def test_a_killed_run_goes_on_in_the_same_bits(train, frostline, in_tmp, models, folder):
+    from frostline.config import compose_job
+    from frostline.record import NullRecorder
+    from frostline.train.run import run
+
+    given = arguments(models["resnet"], folder, "freeze=depth", "freeze.depth=1", "training.epochs=3")
+    _, whole = train("resnet", "freeze=depth", "freeze.depth=1", "training.epochs=3")
+    spec = compose_job(given).run
+    part = in_tmp / "part"
+    part.mkdir()
+    run(spec, NullRecorder(), part, until_step=4)
+    later = run(spec, NullRecorder(), part, resume_from=part)
+    assert later.weights_sha256 == whole.weights_sha256
+
+
+def test_what_does_not_belong_together_is_one_line(frostline, in_tmp, models, folder, tiny_model, tiny_csv):
+    code, _, err = frostline("run", *arguments(tiny_model, folder))
+    assert (code, "the model (bert) reads texts, the data set holds images" in err) == (2, True)
+    texts = ["model=path", f"model.location={models['vit']}", "dataset=csv", f"dataset.location={tiny_csv}", *TINY]
+    code, _, err = frostline("run", *texts)
+    assert (code, "the model (vit) reads images, the data set holds texts" in err) == (2, True)
+    code, _, err = frostline("run", *arguments(models["vit"], folder, "runtime.cache=require", "freeze.depth=2"))
+    assert (code, "runtime.cache=require: it keeps the hidden states of texts, not yet of images" in err) == (2, True)
+    (models["vit"] / "preprocessor_config.json").rename(in_tmp / "aside.json")
+    try:
+        code, _, err = frostline("run", *arguments(models["vit"], folder))
+        assert (code, "no image processor there (preprocessor_config.json)" in err) == (2, True)
+    finally:
+        (in_tmp / "aside.json").rename(models["vit"] / "preprocessor_config.json")
+
+
+def test_inspect(frostline, in_tmp, models):
+    code, out, err = frostline(
+        "inspect", "--json", "model=path", f"model.location={models['resnet']}", "dataset=mnist_5k"
+    )
+    assert code == 0, err
+    facts = json.loads(out)
+    assert (facts["class"], facts["num_blocks"]) == ("ResNetForImageClassification", 4)
+    assert [part["part"] for part in facts["parts"]] == [
+        "embeddings", "block 0", "block 1", "block 2", "block 3", "head",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_operations_are_counted(models, kind):
+    """With all trained, backward is twice forward; with all but the head frozen, hardly anything besides forward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = AutoModelForImageClassification.from_pretrained(models[kind]).train()
+    if kind == "vit":
+        model.set_attn_implementation("eager")  # what a CPU's fused attention does is counted by nobody
+    sample = {"pixel_values": torch.rand(1, 3, 32, 32)}
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        model.eval()(**sample)
+    once = forward.get_total_flops()
+    model.train()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert flops_per_epoch(model, 1, sample=sample) == pytest.approx(3 * once)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+    if kind == "vit":  # of a convolution's backward torch counts other numbers with groups and strides
+        with FlopCounterMode(display=False) as real:
+            model(**sample, labels=torch.tensor([0])).loss.backward()
+        assert 3 * once == pytest.approx(real.get_total_flops(), rel=0.1)
+    anatomy = dissect(model)
+    for _, module in anatomy.prefix(4):
+        module.requires_grad_(False)
+    assert flops_per_epoch(model, 3, anatomy.prefix(4), sample) == pytest.approx(3 * once, rel=0.05)

@@ -1,0 +1,186 @@
+"""Images: read, split, made into pixels; what is wrong with them is said in one line."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline.config import compose_run
+from frostline.dataset import ImageInput, load_rows
+from frostline.dataset.pictures import read_images, read_pixels
+from frostline.dataset.pixels import pixel_tables
+from frostline.errors import DataError, SpecError
+from frostline.model import load_image_processor
+from tests.e2e.pictures import save_images, save_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_images(tmp_path_factory.mktemp("images") / "tones")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    home = tmp_path_factory.mktemp("image-models")
+    return {kind: save_model(kind, home / kind) for kind in ("vit", "resnet", "convnext")}
+
+
+def spec_of(location, *overrides):
+    return compose_run(["dataset=image_folder", f"dataset.location={location}", *overrides]).dataset
+
+
+def rows_of(location, cache, *overrides):
+    spec = spec_of(location, *overrides)
+    from pathlib import Path
+
+    return load_rows(spec, lambda other: Path(other or spec.location), cache)
+
+
+def test_a_folder_of_images(folder):
+    raw = read_images(folder)
+    assert raw.table.features["label"].names == ["dark", "light"]
+    assert len(raw.table) == 40
+    again = read_images(folder)
+    assert again.fingerprint == raw.fingerprint
+
+
+def test_what_images_are_counts_not_where_they_lie_or_their_times(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    rows, same = rows_of(folder, tmp_path), rows_of(copy, tmp_path)
+    assert rows.fingerprint == same.fingerprint
+    assert rows.label_names == ("dark", "light")
+    assert (len(rows.train), len(rows.evaluation)) == (32, 8)
+    Image.new("RGB", (30, 30), (9, 9, 9)).save(copy / "dark" / "000.png")
+    assert rows_of(copy, tmp_path).fingerprint != rows.fingerprint
+
+
+def test_the_same_image_twice_stays_on_one_side(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for number in range(20):
+        shutil.copyfile(copy / "dark" / f"{number:03d}.png", copy / "dark" / f"again-{number:03d}.png")
+    rows = rows_of(copy, tmp_path)
+    assert rows.report["overlap"] == 0
+    assert rows.report["duplicates"]["train"] > 0
+    assert any("repeat another's image" in warning for warning in rows.warnings)
+
+
+def test_a_table_that_names_files(folder, tmp_path):
+    lines = [f"{path.relative_to(folder).as_posix()},{path.parent.name}" for path in sorted(folder.rglob("*.png"))]
+    shutil.copytree(folder, tmp_path / "set")
+    table = tmp_path / "set" / "labels.csv"
+    table.write_text("file,kind\n" + "\n".join(lines), encoding="utf-8")
+    chosen = ("dataset=csv", f"dataset.location={table}", "dataset.image_column=file", "dataset.label_column=kind")
+    spec = compose_run(list(chosen)).dataset
+    rows = load_rows(spec, lambda other: table, tmp_path / "cache")
+    assert len(rows.train) == 32
+    (tmp_path / "set" / "dark" / "001.png").unlink()
+    with pytest.raises(DataError, match=r"row 2: the image can't be read: .*001.png: No such file"):
+        load_rows(spec, lambda other: table, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "convnext"])
+def test_pixels_are_the_image_processors_to_the_bit(folder, models, tmp_path, kind):
+    rows = rows_of(folder, tmp_path)
+    processor = load_image_processor(models[kind])
+    images = ImageInput(processor=processor, sha256="x", channels=3)
+    table = pixel_tables({"eval": (rows.evaluation, "y")}, images, tmp_path)["eval"]
+    decoded = rows.evaluation.cast_column("image", datasets.Image())
+    numbers = [3, 0, 7]
+    expected = processor(images=[decoded[n]["image"].convert("RGB") for n in numbers])["pixel_values"]
+    found = table.inputs(numbers)["pixel_values"].numpy()
+    assert found.dtype == np.float32
+    assert np.array_equal(found, np.stack(expected).astype(np.float32))
+    assert table.labels.tolist() == rows.evaluation["labels"]
+    assert table._scale is not None, "bytes are enough for it"
+    [kept] = tmp_path.glob("*.arrow")
+    stamp = kept.stat().st_mtime_ns
+    again = pixel_tables({"eval": (rows.evaluation, "y")}, images, tmp_path)["eval"]
+    assert kept.stat().st_mtime_ns == stamp, "made once"
+    assert np.array_equal(again.inputs(numbers)["pixel_values"].numpy(), found)
+
+
+def test_a_processor_that_does_more_than_scale_is_kept_in_floats(folder, models, tmp_path):
+    rows = rows_of(folder, tmp_path)
+    processor = load_image_processor(models["vit"])
+
+    class Odd(type(processor)):
+        def rescale(self, image, scale, **kwargs):
+            return super().rescale(image, scale, **kwargs) - 0.25
+
+    odd = Odd(**{key: value for key, value in processor.to_dict().items() if key != "image_processor_type"})
+    images = ImageInput(processor=odd, sha256="odd", channels=3)
+    table = pixel_tables({"eval": (rows.evaluation, "y")}, images, tmp_path)["eval"]
+    decoded = rows.evaluation.cast_column("image", datasets.Image())
+    expected = odd(images=[decoded[1]["image"].convert("RGB")])["pixel_values"][0]
+    assert table._scale is None
+    assert np.array_equal(table.inputs([1])["pixel_values"][0].numpy(), np.asarray(expected, dtype=np.float32))
+
+
+def test_grey_for_a_model_of_one_channel(folder, models, tmp_path):
+    rows = rows_of(folder, tmp_path)
+    processor = load_image_processor(models["vit"])
+    processor.image_mean, processor.image_std = [0.5], [0.5]
+    images = ImageInput(processor=processor, sha256="x", channels=1)
+    table = pixel_tables({"eval": (rows.evaluation, "y")}, images, tmp_path)["eval"]
+    assert table.inputs([0])["pixel_values"].shape == (1, 1, 32, 32)
+
+
+def test_trouble_with_images_is_one_line(folder, models, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "dark" / "notes.txt").write_text("no image")
+    assert read_images(copy).notes == ("files that are no images, which were left out: 1",)
+    (copy / "dark" / "000.png").write_bytes(b"\x89PNG broken")
+    rows = rows_of(copy, tmp_path)
+    images = ImageInput(processor=load_image_processor(models["vit"]), sha256="x", channels=3)
+    part = {name: (table, name) for name, table in (("train", rows.train), ("eval", rows.evaluation))}
+    with pytest.raises(DataError, match=r"dark/000\.png: is no image that can be read"):
+        pixel_tables(part, images, tmp_path)
+    Image.new("RGB", (9, 9)).save(copy / "loose.png")
+    with pytest.raises(DataError, match=r"loose\.png: lies outside of its class's folder"):
+        read_images(copy)
+    (copy / "loose.png").unlink()
+    (copy / "empty").mkdir()
+    with pytest.raises(DataError, match="empty: holds no images"):
+        read_images(copy)
+    splits = tmp_path / "splits"
+    shutil.copytree(folder, splits / "train")
+    shutil.copytree(folder, splits / "test")
+    with pytest.raises(DataError, match=r"holds splits.*dataset.location=.*train dataset.eval_from=.*test"):
+        read_images(splits)
+    with pytest.raises(DataError, match="holds no folders"):
+        read_images(folder / "dark")
+
+
+def test_pixels_of_text(tmp_path):
+    good = "0,255,7,9,one\n1,2,3,4,two\n"
+    path = tmp_path / "small.csv.gz"
+    path.write_bytes(gzip.compress(good.encode()))
+    raw = read_pixels(path)
+    image = raw.table.cast_column("image", datasets.Image())[0]["image"]
+    assert np.asarray(image).tolist() == [[0, 255], [7, 9]]
+    assert raw.table["label"][:] == ["one", "two"]
+    plain = tmp_path / "small.csv"
+    for text, message in (
+        ("0,255,7,9,one\n1,2,3,two\n", "line 2: has 4 fields, not 5 of the first line"),
+        ("0,255,7\n", "line 1: has 3 fields, not n x n pixels and a label"),
+        ("0,256,7,9,one\n", "line 1: a pixel is no whole number from 0 to 255"),
+        ("0,x,7,9,one\n", "line 1: could not convert"),
+        ("", "holds no rows"),
+    ):
+        plain.write_text(text)
+        with pytest.raises(DataError, match=message):
+            read_pixels(plain)
+
+
+def test_images_and_texts_do_not_mix():
+    with pytest.raises(SpecError, match="images come alone"):
+        spec_of("x", "dataset.pair_column=b")
+    with pytest.raises(SpecError, match="holds images; give dataset.image_column"):
+        spec_of("x", "dataset.image_column=null")
+    with pytest.raises(SpecError, match="also_evaluate.*holds images, movie_reviews holds texts"):
+        compose_run(["dataset=movie_reviews", "dataset.also_evaluate=[mnist_5k]"])
