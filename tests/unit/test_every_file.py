@@ -21,7 +21,7 @@ BASES = sorted((ROOT / "conf").glob("*/_base/*.yaml")) + sorted((ROOT / "sweeps"
 
 def test_no_file_was_forgotten():
     """A new file raises the count here, when it has been looked at: what it names, its line in the documentation."""
-    assert (len(GROUPS), len(SWEEPS), len(BASES)) == (52, 9, 6)
+    assert (len(GROUPS), len(SWEEPS), len(BASES)) == (56, 9, 6)
     every = {path for folder in ("conf", "sweeps") for path in (ROOT / folder).rglob("*.yaml")}
     assert every == {*GROUPS, *SWEEPS, *BASES, ROOT / "conf" / "config.yaml"}
 
@@ -46,7 +46,9 @@ def test_a_group_file_composes_and_names_what_exists(path, tmp_path):
     group, text = path.parent.name, path.read_text(encoding="utf-8")
     overrides = [f"{group}={path.stem}", *stubs(group, path.stem, text)]
     if group in {"model", "dataset"}:
-        location = "somewhere" if path.stem in {"path", "hub", "csv", "tsv", "jsonl", "parquet"} else None
+        location = (
+            "somewhere" if path.stem in {"path", "hub", "csv", "tsv", "jsonl", "parquet", "image_folder"} else None
+        )
         overrides += [f"{group}.location={location}"] if location else []
     job = compose_job(overrides)
     spec = job.run

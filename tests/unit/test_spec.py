@@ -90,6 +90,7 @@ def test_digest_is_pinned(spec):
 
 
 PINNED = "d80fecadc3b07ee14114d9843df22d50b83db8ae73e720bc6bda6901dd806cdd"
+PINNED_WITH_OTHER_SETS = "985db28bff2ef5b75d2ba4d11bbd4d0258883ca57809e15829c35d28b300e94f"
 PINNED_BEFORE_SCHEMA_3 = "ea946a5083ab7a36e2de10ca491dcb77dda40400574c4ea86b66937ef5b3f2b9"
 
 
@@ -113,6 +114,17 @@ def test_specs_are_frozen(spec):
         spec.seed = 1
 
 
+def test_other_data_sets_of_before_images_are_what_they_were():
+    """A spec that named other data sets before these could hold images: the same spec, under the same digest."""
+    now = compose_run(["dataset=movie_reviews", "dataset.also_evaluate=[tweets,amazon]"])
+    data = json.loads(now.to_json())
+    for each in (data["dataset"], *data["dataset"]["also_evaluate"]):
+        assert each.pop("image_column") is None
+    then = spec_from_text(json.dumps({**data, "schema": 7}))
+    assert then == now
+    assert then.digest() == now.digest() == PINNED_WITH_OTHER_SETS
+
+
 def test_another_schema_version_is_refused(spec):
     data = json.loads(spec.to_json())
     data["schema"] = 99
@@ -122,7 +134,11 @@ def test_another_schema_version_is_refused(spec):
 
 def test_specs_of_older_schemas_are_migrated(spec):
     data = json.loads(spec.to_json())
-    assert data.pop("schema") == 7
+    assert data.pop("schema") == 8
+    assert data["dataset"].pop("image_column") is None
+    seventh = spec_from_text(json.dumps({"schema": 7, **data}))
+    assert seventh == spec
+    assert seventh.digest() == spec.digest()
     assert data["model"].pop("init") == "pretrained"
     for key, value in (("test_from", None), ("test_fraction", None), ("test_rows", None), ("test_at_end", False)):
         assert data["dataset"].pop(key) is value
@@ -162,7 +178,7 @@ def test_specs_of_older_schemas_are_migrated(spec):
     with pytest.raises(SpecError, match=r"runtime\.cache is missing"):
         spec_from_text(json.dumps({"schema": 2, **data}))
     for version in (0, True, None, "1", 8):
-        with pytest.raises(SpecError, match="reads 1 to 7"):
+        with pytest.raises(SpecError, match="reads 1 to 8"):
             spec_from_text(json.dumps({"schema": version, **data}))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -90,6 +91,7 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
         UserError: The data are not those that the run was trained on: the split would be another, and rows that were
             trained on among the test rows.
     """
+    import datasets
     import numpy as np
 
     from frostline.cli.run import configure_logging
@@ -101,6 +103,7 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     from frostline.train.setup import load_processor
 
     configure_logging()
+    (datasets.enable_progress_bars if sys.stderr.isatty() else datasets.disable_progress_bars)()
     predictor = Predictor(folder / "model", spec.training.max_tokens)
     rows, _ = load_data(replace(spec, dataset=replace(spec.dataset, also_evaluate=())), False)
     if rows.fingerprint != fingerprint:
