@@ -293,8 +293,8 @@ def test_real_digits(real_home, frostline, in_tmp, models):
     """The 5,000 real digits of the package index, a small ResNet from scratch: far better than the 0.1 of a guess."""
     code, out, err = frostline(
         "run", "model=path", f"model.location={models['resnet']}", "model.init=random", "freeze=none",
-        "dataset=mnist_5k", "dataset.train_rows=2000", "training.epochs=3", "training.batch_size=32", "optimizer.lr=1e-2",
-        "runtime.progress=off", "tracking=off",
+        "dataset=mnist_5k", "dataset.train_rows=2000", "training.epochs=3", "training.batch_size=32",
+        "optimizer.lr=1e-2", "runtime.progress=off", "tracking=off",
     )  # fmt: skip
     assert code == 0, err
     [made] = {path.parent for path in in_tmp.rglob("result.json")}

@@ -1,7 +1,9 @@
 import pytest
 import torch
+import transformers
 from transformers import (
     AlbertConfig,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
@@ -16,7 +18,7 @@ from transformers import (
     T5Config,
 )
 
-from frostline.anatomy import count, count_at, dissect, undivided
+from frostline.anatomy import count, count_at, dissect, num_blocks_of, undivided
 from frostline.errors import ModelError
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
@@ -162,3 +164,31 @@ def test_what_has_no_depth_is_refused_with_the_reason(config, message):
         dissect(model)
     whole = undivided(model)
     assert count_at(whole, None).num_trainable == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "name", ["ViT", "DeiT", "Dinov2", "Beit", "Swin", "ConvNext", "ConvNextV2", "ResNet", "RegNet"]
+)
+def test_models_of_images(name):
+    """Of transformers layers are the blocks, of networks in stages the stages; all above the last one is the head."""
+    config_class = getattr(transformers, f"{name}Config")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    stages = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 2, 1]}
+    settings = {
+        "Swin": {"embed_dim": 8, "depths": [1, 1, 2], "num_heads": [1, 1, 2], "window_size": 4},
+        "ConvNext": stages, "ConvNextV2": stages,
+        "ResNet": {**stages, "embedding_size": 8},
+        "RegNet": {**stages, "embedding_size": 8, "groups_width": 8},
+    }.get(name, {**sizes, "patch_size": 8})  # fmt: skip
+    if "image_size" in config_class().to_dict():
+        settings["image_size"] = 64
+    with torch.device("meta"):
+        model = AutoModelForImageClassification.from_config(
+            config_class(architectures=[f"{name}ForImageClassification"], **settings)
+        )
+    anatomy = dissect(model)
+    assert anatomy.num_blocks == (4 if "hidden_sizes" in settings else 3) == num_blocks_of(model.config)
+    above = [name for name, module in anatomy.above if any(True for _ in module.parameters())]
+    assert above[-1].startswith(("classifier", "cls_classifier"))
+    assert not any("embed" in name for name in above)
+    assert count(anatomy.below) > 0
