@@ -18,11 +18,13 @@ from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -63,12 +65,13 @@ class LoadedModel:
     fresh: tuple[str, ...]
 
 
-def load_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, max_tokens: int, *, by_word: bool = False) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a model folder.
 
     Args:
         folder: The model's folder.
         max_tokens: Longest text in tokens; checked against the model's positions.
+        by_word: Whether it will be given words, and say which token is of which.
 
     Raises:
         ModelError: There is none, it has more tokens than the model has embeddings, or the model has fewer positions.
@@ -84,6 +87,13 @@ def load_tokenizer(folder: Path, max_tokens: int) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise ModelError(f"{folder}: its tokenizer can't be loaded: {_first_line(error)}") from error
+        if by_word and hasattr(tokenizer, "add_prefix_space") and not tokenizer.add_prefix_space:
+            # Bytes of GPT-2's kind: a word alone has to be the one that stands behind a space.
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, add_prefix_space=True
+            )
+    if by_word and not tokenizer.is_fast:
+        raise ModelError(f"{folder}: its tokenizer can't say which token is of which word: it has no tokenizer.json")
     # A head reads the first token, or the last that is no padding: on the left, the first would be padding.
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
@@ -128,7 +138,11 @@ def reads_images(config: Any) -> bool:
     return kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 
-def _classifier_of(config: Any) -> Any:
+def _classifier_of(config: Any, task: Task) -> Any:
+    if task is Task.TOKEN_CLASSIFICATION:
+        if type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
+            raise ModelError(f"transformers has no head of a class for each word for this model ({config.model_type})")
+        return AutoModelForTokenClassification
     return AutoModelForImageClassification if reads_images(config) else AutoModelForSequenceClassification
 
 
@@ -158,11 +172,12 @@ def load_model(
     if not reads_images(config):
         config.pad_token_id = processor.pad_token_id  # type: ignore[union-attr] # Trainer does so too, but late
     if spec.init is Init.RANDOM:
-        return _from_scratch(config, folder, processor)
+        return _from_scratch(config, folder, processor, task)
     weights_sha256 = check_weights(spec, folder)
+    classifier = _classifier_of(config, task)
     with _quiet():
         try:
-            model, info = _classifier_of(config).from_pretrained(
+            model, info = classifier.from_pretrained(
                 folder,
                 config=config,
                 dtype=torch.float32,  # the default is the file's dtype: training in fp16 by accident
@@ -179,10 +194,13 @@ def load_model(
     return LoadedModel(model=model, processor=processor, weights_sha256=weights_sha256, fresh=fresh)
 
 
-def _from_scratch(config: Any, folder: Path, processor: PreTrainedTokenizerBase | BaseImageProcessor) -> LoadedModel:
+def _from_scratch(
+    config: Any, folder: Path, processor: PreTrainedTokenizerBase | BaseImageProcessor, task: Task
+) -> LoadedModel:
+    classifier = _classifier_of(config, task)
     with _quiet():
         try:
-            model = _classifier_of(config).from_config(config, dtype=torch.float32, trust_remote_code=False)
+            model = classifier.from_config(config, dtype=torch.float32, trust_remote_code=False)
         except Exception as error:
             raise ModelError(f"{folder}: no model can be made of its config: {_first_line(error)}") from error
     return LoadedModel(
@@ -215,9 +233,10 @@ def skeleton(folder: Path, *, task: Task, label_names: Sequence[str]) -> PreTrai
         ModelError: The config can't be read or needs remote code.
     """
     config = load_config(folder, _head_settings(task, label_names))
+    classifier = _classifier_of(config, task)
     with _quiet(), torch.device("meta"):
         try:
-            model: PreTrainedModel = _classifier_of(config).from_config(config)
+            model: PreTrainedModel = classifier.from_config(config)
         except ValueError as error:
             raise ModelError(f"{folder}: {_first_line(error)}") from error
     return model
@@ -304,9 +323,9 @@ def _head_settings(task: Task, label_names: Sequence[str]) -> dict[str, Any]:
             "id2label": {0: "score"},
             "label2id": {"score": 0},
         }
-    several = task is Task.MULTI_LABEL
+    kinds = {Task.MULTI_LABEL: "multi_label_classification", Task.TOKEN_CLASSIFICATION: None}
     return {
-        "problem_type": "multi_label_classification" if several else "single_label_classification",
+        "problem_type": kinds.get(task, "single_label_classification"),
         "id2label": dict(enumerate(label_names)),
         "label2id": {name: index for index, name in enumerate(label_names)},
     }

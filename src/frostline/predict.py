@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from frostline.dataset.pixels import MODES
@@ -29,15 +35,17 @@ class Prediction:
     Attributes:
         text: The text, or the image's path.
         label: Name of the likeliest class; of all that are likelier than not where there may be several, or `NO_CLASS`;
-            None for regression.
+            None for regression; where each word has a class, those of the words.
         score: Its probability, of several the least; for regression the predicted number.
         scores: Probability of every class by name; for regression the number under `score`.
+        words: Where each word has a class: the words, their classes and their probabilities.
     """
 
     text: str
     label: str | None
     score: float
     scores: dict[str, float]
+    words: tuple[tuple[str, str, float], ...] = ()
 
 
 class Predictor:
@@ -57,22 +65,25 @@ class Predictor:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         self.reads_images = (model_folder / PROCESSOR_FILE).is_file()
+        config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+        self.by_word = any("TokenClassification" in name for name in config.architectures or ())
         kind: Any = AutoModelForImageClassification if self.reads_images else AutoModelForSequenceClassification
+        kind = AutoModelForTokenClassification if self.by_word else kind
         try:
             if self.reads_images:
                 self._processor = load_image_processor(model_folder)
             else:
                 self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
                 self._tokenizer.padding_side = "right"  # as in training
-            self._model = kind.from_pretrained(
+            self.model = kind.from_pretrained(
                 model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
         except Exception as error:
             why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise ModelError(f"{model_folder}: can't be loaded: {why}") from error
-        self._model.eval()
+        self.model.eval()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model.to(self._device)
+        self.model.to(self._device)
         self._max_tokens = max_tokens
 
     def predict(self, texts: Iterable[tuple[str, str | None]], batch_size: int = 32) -> Iterator[Prediction]:
@@ -102,18 +113,21 @@ class Predictor:
         return np.concatenate(parts)
 
     def _batch(self, batch: list[tuple[str, str | None]]) -> Iterator[Prediction]:
+        if self.by_word:
+            yield from map(self._of_words, (text for text, _ in batch))
+            return
         if self.reads_images:
             inputs = {"pixel_values": torch.from_numpy(np.stack([self._pixels(path) for path, _ in batch]))}
             logits = self.of_inputs(inputs)
         else:
             logits = self._logits(batch)
-        names = self._model.config.id2label
+        names = self.model.config.id2label
         for (text, _), row in zip(batch, logits, strict=True):
-            if self._model.config.problem_type == "regression":
+            if self.model.config.problem_type == "regression":
                 value = row.item()
                 yield Prediction(text=text, label=None, score=value, scores={"score": value})
                 continue
-            if self._model.config.problem_type == "multi_label_classification":
+            if self.model.config.problem_type == "multi_label_classification":
                 scores = {names[index]: float(value) for index, value in enumerate(row.sigmoid())}
                 chosen = [name for name, value in scores.items() if value > 0.5]
                 least = min((scores[name] for name in chosen), default=1 - max(scores.values()))
@@ -123,6 +137,25 @@ class Predictor:
             best = int(probabilities.argmax())
             scores = {names[index]: float(value) for index, value in enumerate(probabilities)}
             yield Prediction(text=text, label=names[best], score=float(probabilities[best]), scores=scores)
+
+    def _of_words(self, text: str) -> Prediction:
+        words = text.split()
+        if not words:
+            return Prediction(text=text, label="", score=1.0, scores={})
+        encoded = self._tokenizer(
+            [words], is_split_into_words=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+        )
+        probabilities = self.of_inputs(encoded)[0].softmax(-1)
+        names = self.model.config.id2label
+        found = [(word, NO_CLASS, 0.0) for word in words]
+        for position, index in reversed(list(enumerate(encoded.word_ids(0)))):  # a word's first token comes last
+            if index is not None:
+                best = int(probabilities[position].argmax())
+                found[index] = (words[index], names[best], float(probabilities[position, best]))
+        return Prediction(
+            text=text, label=" ".join(label for _, label, _ in found), score=min(score for *_, score in found),
+            scores={}, words=tuple(found),
+        )  # fmt: skip
 
     def _logits(self, batch: list[tuple[str, str | None]]) -> torch.Tensor:
         pairs = [pair for _, pair in batch if pair is not None]
@@ -139,7 +172,7 @@ class Predictor:
     def _pixels(self, path: str) -> np.ndarray[Any, Any]:
         try:
             with Image.open(path) as opened:
-                image = ImageOps.exif_transpose(opened).convert(MODES[getattr(self._model.config, "num_channels", 3)])
+                image = ImageOps.exif_transpose(opened).convert(MODES[getattr(self.model.config, "num_channels", 3)])
         except Exception as error:  # Pillow and its plugins raise whatever they like
             why = error.strerror if isinstance(error, OSError) and error.strerror else f"is no image ({error})"
             raise UserError(f"{path}: {why}") from error
@@ -149,5 +182,5 @@ class Predictor:
     def of_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Returns the logits of a batch as the model takes it, `[B, C]`, on the CPU."""
         given = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-        logits: torch.Tensor = self._model(**given).logits.float().cpu()
+        logits: torch.Tensor = self.model(**given).logits.float().cpu()
         return logits

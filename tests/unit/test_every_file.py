@@ -21,7 +21,7 @@ BASES = sorted((ROOT / "conf").glob("*/_base/*.yaml")) + sorted((ROOT / "sweeps"
 
 def test_no_file_was_forgotten():
     """A new file raises the count here, when it has been looked at: what it names, its line in the documentation."""
-    assert (len(GROUPS), len(SWEEPS), len(BASES)) == (56, 9, 6)
+    assert (len(GROUPS), len(SWEEPS), len(BASES)) == (58, 9, 6)
     every = {path for folder in ("conf", "sweeps") for path in (ROOT / folder).rglob("*.yaml")}
     assert every == {*GROUPS, *SWEEPS, *BASES, ROOT / "conf" / "config.yaml"}
 
@@ -36,6 +36,11 @@ def stubs(group, name, text):
     if name in {"regression", "multi_label"} and group == "training":
         found += [f"dataset.task={name}", "dataset.threshold=null"]
         found += ["dataset.label_names=null"] if name == "regression" else []
+    if name == "conll":
+        found.append("training=token_classification")
+    if name == "token_classification":
+        found.append("dataset=conll")
+        found.append("dataset.location=somewhere")
     if name == "stsb":
         found.append("training=regression")
     return found
@@ -47,7 +52,9 @@ def test_a_group_file_composes_and_names_what_exists(path, tmp_path):
     overrides = [f"{group}={path.stem}", *stubs(group, path.stem, text)]
     if group in {"model", "dataset"}:
         location = (
-            "somewhere" if path.stem in {"path", "hub", "csv", "tsv", "jsonl", "parquet", "image_folder"} else None
+            "somewhere"
+            if path.stem in {"path", "hub", "csv", "tsv", "jsonl", "parquet", "image_folder", "conll"}
+            else None
         )
         overrides += [f"{group}.location={location}"] if location else []
     job = compose_job(overrides)

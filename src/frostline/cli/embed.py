@@ -100,6 +100,8 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     from frostline.train.setup import load_processor
 
     configure_logging()
+    if spec.dataset.task is Task.TOKEN_CLASSIFICATION:
+        raise SpecError("dataset.task=token_classification: a sentence has no one label; embed its texts with another")
     if options.text and spec.dataset.is_image:
         raise SpecError("--text: the rows are images")
     bar = sys.stderr.isatty()

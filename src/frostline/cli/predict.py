@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from frostline.cli.common import compose, override_parser
 from frostline.config import spec_from_text
@@ -110,13 +110,17 @@ def _lines() -> Iterator[str]:
 
 def _shown(prediction: Prediction, as_json: bool) -> str:
     if as_json:
-        fields = {
+        fields: dict[str, Any] = {
             "text": prediction.text,
             "label": prediction.label,
             "score": prediction.score,
             "scores": prediction.scores,
         }
+        if prediction.words:
+            fields["words"] = [{"word": w, "label": label, "score": score} for w, label, score in prediction.words]
         return json.dumps(fields, ensure_ascii=False)
+    if prediction.words:
+        return " ".join(f"{word}/{label}" for word, label, _ in prediction.words)
     text = " ".join(prediction.text.split())
     label = f"{prediction.label}\t" if prediction.label is not None else ""
     return f"{label}{prediction.score:.4f}\t{text}"

@@ -18,7 +18,7 @@ from frostline.cli.common import OneLineParser
 from frostline.errors import UserError
 from frostline.record import TEST_FILE, write_atomically
 from frostline.result import RunResult, Status
-from frostline.spec import TEST_SET
+from frostline.spec import TEST_SET, Task
 
 if TYPE_CHECKING:
     from frostline.spec import RunSpec
@@ -95,7 +95,7 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     import numpy as np
 
     from frostline.cli.run import configure_logging
-    from frostline.dataset import ImageInput
+    from frostline.dataset import NO_LABEL, NO_PADDING, ImageInput, Padding, RowTable, token_table
     from frostline.metrics import ComputeMetrics
     from frostline.predict import Predictor
     from frostline.train.data import load_data, load_pixel_table
@@ -113,18 +113,30 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
         )
     assert rows.test is not None
     size = spec.training.eval_batch_size
-    if spec.dataset.is_image:
+    labels = np.asarray(rows.test["labels"]) if spec.dataset.task is not Task.TOKEN_CLASSIFICATION else None
+    if spec.dataset.is_image or labels is None:
         processor, _ = load_processor(spec, folder / "model")
-        assert isinstance(processor, ImageInput)
-        table = load_pixel_table(TEST_SET, rows.test, rows, processor)
-        batches = [np.arange(first, min(first + size, len(table))) for first in range(0, len(table), size)]
-        logits = np.concatenate([predictor.of_inputs(table.inputs(some)).double().numpy() for some in batches])
+        table: RowTable
+        if isinstance(processor, ImageInput):
+            table, padding = load_pixel_table(TEST_SET, rows.test, rows, processor), NO_PADDING
+        else:
+            table, _ = token_table(rows.test, processor, spec.training.max_tokens)
+            padding = Padding.of(processor, predictor.model)
+        labels = table.all_labels()
+        logits = np.zeros((*labels.shape, len(rows.label_names) or 1))
+        for first in range(0, len(table), size):
+            some = np.arange(first, min(first + size, len(table)))
+            given = predictor.of_inputs(table.inputs(some, padding)).double().numpy()
+            logits[some, : given.shape[1]] = given  # of sentences as long as the longest of these
     else:
         pairs = rows.test["pair"] if "pair" in rows.test.column_names else [None] * len(rows.test)
         logits = predictor.logits(zip(rows.test["text"], pairs, strict=True), size)
-    labels = np.asarray(rows.test["labels"])
-    compute = ComputeMetrics(spec.training.metrics, spec.dataset.task, len(rows.label_names) or 1)
-    loss = float(losses_of(logits, labels, spec.dataset.task).mean())
+    compute = ComputeMetrics(spec.training.metrics, spec.dataset.task, len(rows.label_names) or 1, rows.label_names)
+    if spec.dataset.task is Task.TOKEN_CLASSIFICATION:  # the mean over all words
+        there = labels != NO_LABEL
+        loss = float(losses_of(logits[there], labels[there], Task.CLASSIFICATION).mean())
+    else:
+        loss = float(losses_of(logits, labels, spec.dataset.task).mean())
     return {**compute(logits, labels), "loss": loss, "rows": float(len(labels))}
 
 

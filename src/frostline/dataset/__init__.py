@@ -2,13 +2,14 @@
 
 from frostline.dataset.pixels import ImageInput, PixelTable
 from frostline.dataset.rows import Rows, load_rows
-from frostline.dataset.table import NO_PADDING, Padding, TokenTable, rows_sha256
+from frostline.dataset.table import NO_LABEL, NO_PADDING, Padding, TokenTable, rows_sha256
 from frostline.dataset.tokens import Tokenized, pixelize, token_table, tokenize
 
 RowTable = TokenTable | PixelTable
 """Rows as a model takes them."""
 
 __all__ = [
+    "NO_LABEL",
     "NO_PADDING",
     "ImageInput",
     "Padding",

@@ -25,6 +25,7 @@ class LabelRule:
     Attributes:
         names: Class names in the order of their ids; empty for regression.
         separator: Of several class names in one text; None: a row has one class.
+        by_word: Whether each word has a class.
         classes: Raw value -> id, for labels that name a class; None for numbers.
         threshold: Makes two classes of a rating.
         dead_zone: Ratings nearer than this to the threshold are dropped.
@@ -32,6 +33,7 @@ class LabelRule:
 
     names: tuple[str, ...]
     separator: str | None = None
+    by_word: bool = False
     classes: Mapping[Any, int] | None
     threshold: float | None
     dead_zone: float
@@ -47,6 +49,21 @@ class LabelRule:
         for each in members(value, self.separator):
             found |= 1 << int(self._class(each))
         return found
+
+    def of_words(self, values: Any) -> list[int]:
+        """Returns the classes of a row's words.
+
+        Args:
+            values: A list, or a text that is cut at its spaces.
+
+        Raises:
+            DataError: A word has none; the caller names the row.
+        """
+        if isinstance(values, str):
+            values = values.split()
+        if not isinstance(values, (list, tuple)):
+            raise DataError(f"expected a list of labels, got {type(values).__name__}")
+        return [int(self._class(value)) for value in values]
 
     def _class(self, value: Any) -> int:
         assert self.classes is not None
@@ -89,6 +106,8 @@ def label_rule(
     """
     if spec.task is Task.MULTI_LABEL:
         return _several(spec, unique, feature_names)
+    if spec.task is Task.TOKEN_CLASSIFICATION:
+        return _by_word(spec, unique, feature_names)
     if spec.task is Task.REGRESSION:
         return LabelRule(names=(), classes=None, threshold=None, dead_zone=0.0)
     if spec.threshold is not None:
@@ -114,8 +133,13 @@ def label_rule(
     return LabelRule(names=tuple(found), classes=classes, threshold=None, dead_zone=0.0)
 
 
-def members(value: Any, separator: str) -> list[Any]:
-    """Returns the classes of a row that may have several: the parts of a text, or the members of a list."""
+def members(value: Any, separator: str | None) -> list[Any]:
+    """Returns the classes of a row that may have several: the parts of a text, or the members of a list.
+
+    Args:
+        value: The raw label.
+        separator: Between the parts of a text; None: spaces.
+    """
     if isinstance(value, str):
         return [part.strip() for part in value.split(separator) if part.strip()]
     if isinstance(value, (list, tuple)):
@@ -147,6 +171,19 @@ def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[s
         )
     separator = spec.label_separator
     return LabelRule(names=tuple(found), separator=separator, classes=classes, threshold=None, dead_zone=0.0)
+
+
+def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None) -> LabelRule:
+    where = f"dataset.label_column={spec.label_column}"
+    odd = next((value for value in unique if not isinstance(value, (str, int))), None)
+    if odd is not None:
+        raise DataError(f"{where}: a word's class is {type(odd).__name__}, neither text nor number")
+    names = spec.label_names or (tuple(feature_names) if feature_names else None)
+    classes = _classes(list(unique), names, spec.label_column)
+    found = names or tuple(name for _, name in sorted({index: str(_plain(v)) for v, index in classes.items()}.items()))
+    if len(found) < 2:
+        raise DataError(f"{where}: the words have {len(found)} different classes: there is nothing to learn")
+    return LabelRule(names=tuple(found), by_word=True, classes=classes, threshold=None, dead_zone=0.0)
 
 
 def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dict[Any, int]:

@@ -117,6 +117,16 @@ class PixelTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def all_labels(self) -> np.ndarray[Any, Any]:
+        """Returns all labels, `[N]`."""
+        assert self.labels is not None, "the rows have no labels"
+        return self.labels.numpy()
+
+    def labels_at(self, numbers: IntArray, width: int) -> torch.Tensor | None:
+        """Returns the labels of some rows, `[B]`; None if they have none."""
+        del width
+        return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
+
     @property
     def num_tokens(self) -> int:
         """How many images."""

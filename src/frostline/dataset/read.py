@@ -23,6 +23,10 @@ _BY_EXTENSION = {
     ".jsonl": Format.JSONL,
     ".json": Format.JSONL,
     ".ndjson": Format.JSONL,
+    ".conll": Format.CONLL,
+    ".bio": Format.CONLL,
+    ".iob": Format.CONLL,
+    ".iob2": Format.CONLL,
     ".parquet": Format.PARQUET,
 }
 
@@ -55,6 +59,8 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty")
     sha256 = sha256_of_file(path) if form is Format.PARQUET else _check_text(path)
+    if form is Format.CONLL:
+        return read_conll(path, sha256)
     builder, options = _builder(path, form, spec)
     notes = _check_fields(path, options) if builder == "csv" else ()
     folder = cache_dir / sha256[:20]
@@ -67,6 +73,45 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     if len(table) == 0:
         raise _no_rows(path, form)
     return RawTable(table=table, fingerprint=sha256, name=path.name, notes=notes, folder=path.parent)
+
+
+def read_conll(path: Path, sha256: str) -> RawTable:
+    """Reads sentences of the CoNLL shared tasks' form: on each line a word, perhaps more, and last the word's tag.
+
+    Lines of `-DOCSTART-` and comments (`# ` before a sentence) are left out.
+
+    Returns:
+        Columns `words` and `tags`, lists.
+
+    Raises:
+        DataError: A line has no tag; one line, with its number.
+    """
+    sentences: dict[str, list[list[str]]] = {"words": [], "tags": []}
+    words, tags = list[str](), list[str]()
+
+    def end() -> None:
+        if words:
+            sentences["words"].append(words.copy())
+            sentences["tags"].append(tags.copy())
+        words.clear()
+        tags.clear()
+
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            fields = line.split()
+            if not fields:
+                end()
+            elif not fields[0].startswith("-DOCSTART-") and not (fields[0] == "#" and not words):
+                if len(fields) < 2:
+                    raise DataError(f"{path.name}, line {number}: has a word ({fields[0]!r}) and no tag")
+                words.append(fields[0])
+                tags.append(fields[-1])
+    end()
+    if not sentences["words"]:
+        raise DataError(f"{path}: holds no sentences")
+    texts = datasets.Sequence(datasets.Value("string"))
+    table = datasets.Dataset.from_dict(sentences, features=datasets.Features({"words": texts, "tags": texts}))
+    return RawTable(table=table, fingerprint=sha256, name=path.name, folder=path.parent)
 
 
 def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:
@@ -98,6 +143,7 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
         return "parquet", {}
     if form is Format.JSONL:
         return "json", {}
+    assert form is not Format.CONLL, "read by read_conll"
     separator = "\t" if form is Format.TSV else ","
     columns = list(spec.columns) if spec.columns is not None else _header(path, separator, spec.quoted)
     repeated = sorted({name for name in columns if columns.count(name) > 1})

@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 
 from frostline.dataset.labels import LabelRule, label_rule, members
 from frostline.dataset.raw import RawTable
@@ -29,7 +30,7 @@ class Rows:
     """Rows ready to be tokenized.
 
     Attributes:
-        train: Columns `text`, `pair` (with a pair column) or `image`, and `labels`, in the seeded order.
+        train: Columns `text`, `pair` (with a pair column), or `words`, or `image`, and `labels`, in the seeded order.
         evaluation: The same of the held-out rows.
         test: The same of the test rows; None: there are none.
         label_names: In the order of their ids; empty for regression.
@@ -58,6 +59,13 @@ class _Part:
 
     def used(self) -> tuple[Any, Any]:
         return self.keys[self.indices], self.labels[self.indices]
+
+    def used_labels(self, rule: LabelRule) -> Any:
+        """Returns the labels of the rows, or where each word has one, of all their words."""
+        if not rule.by_word:
+            return self.labels[self.indices]
+        column = self.table.select(self.indices).with_format("arrow")["labels"]
+        return pc.list_flatten(column[:] if not hasattr(column, "combine_chunks") else column).to_numpy()
 
 
 def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
@@ -119,6 +127,9 @@ def keys_of(table: datasets.Dataset) -> Iterator[int]:
             yield bytes_key(_image(row["image"], "", "image", None)[1])
         return
     for batch in table.iter(10_000):
+        if "words" in batch:
+            yield from (row_key(_BETWEEN_WORDS.join(words), None) for words in batch["words"])
+            continue
         yield from map(row_key, batch["text"], batch.get("pair") or [None] * len(batch["text"]))
 
 
@@ -132,7 +143,7 @@ def _read(spec: DatasetSpec, other: str | None, find_file: FindFile, cache_dir: 
 def _rule(spec: DatasetSpec, raw: RawTable) -> LabelRule:
     _check_columns(spec, raw)
     feature = raw.table.features[spec.label_column]
-    if spec.task is Task.MULTI_LABEL:
+    if spec.task in {Task.MULTI_LABEL, Task.TOKEN_CLASSIFICATION}:
         inner = getattr(feature, "feature", feature)  # of a list
         names = inner.names if isinstance(inner, datasets.ClassLabel) else None
         return label_rule(spec, _members(raw, spec), names, len(raw.table))
@@ -147,12 +158,13 @@ def _rule(spec: DatasetSpec, raw: RawTable) -> LabelRule:
 
 def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
     """Returns the different classes of rows that may have several, in the order in which they come."""
+    separator = spec.label_separator if spec.task is Task.MULTI_LABEL else None
     found: dict[Any, None] = {}
     for batch in raw.table.select_columns(spec.label_column).iter(10_000):
         for value in batch[spec.label_column]:
             if value is not None:
                 try:
-                    found.update(dict.fromkeys(members(value, spec.label_separator)))
+                    found.update(dict.fromkeys(members(value, separator)))
                 except TypeError as error:
                     raise DataError(f"dataset.label_column={spec.label_column}: holds lists of lists") from error
     return [value for value in found if value is not None]
@@ -175,6 +187,8 @@ def _labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dat
     _check_columns(spec, raw)
     if spec.is_image:
         return _labelled_images(raw, spec, rule)
+    if rule.by_word:
+        return _labelled_words(raw, spec, rule)
     regression = spec.task is Task.REGRESSION
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
@@ -209,6 +223,49 @@ def _labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dat
         new_fingerprint=_digest([_ROWS_VERSION, raw.fingerprint, *_meaning(spec, rule)])[:32],
         desc="labels",
     )
+
+
+def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
+    """Returns columns words and labels (lists of one length) and key, rows without a word left out."""
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {"words": [], "labels": [], "key": []}
+        for offset, index in enumerate(indices):
+            where = f"{raw.name}, row {index + 1}"
+            words = _words(batch[spec.text_column][offset], where, spec.text_column)
+            try:
+                labels = rule.of_words(batch[spec.label_column][offset])
+            except DataError as error:
+                raise DataError(f"{where}: {error} (dataset.label_column={spec.label_column})") from error
+            if len(words) != len(labels):
+                raise DataError(f"{where}: has {len(words)} words and {len(labels)} labels")
+            if words:
+                out["words"].append(words)
+                out["labels"].append(labels)
+                out["key"].append(row_key(_BETWEEN_WORDS.join(words), None))
+        return out
+
+    features = {
+        "words": datasets.Sequence(datasets.Value("string")),
+        "labels": datasets.Sequence(datasets.Value("int64")),
+        "key": datasets.Value("int64"),
+    }
+    return raw.table.map(
+        convert, batched=True, with_indices=True, remove_columns=raw.table.column_names,
+        features=datasets.Features(features),
+        new_fingerprint=_digest([_ROWS_VERSION, raw.fingerprint, *_meaning(spec, rule)])[:32], desc="labels",
+    )  # fmt: skip
+
+
+_BETWEEN_WORDS = "\0"
+
+
+def _words(value: Any, where: str, column: str) -> list[str]:
+    if isinstance(value, str):
+        return value.split()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
+        raise DataError(f"{where}: expected a list of words in column {column}, got {type(value).__name__}")
+    return list(value)
 
 
 def _labelled_images(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
@@ -269,10 +326,13 @@ def _text(value: Any, where: str, column: str) -> str:
 
 def _arrays(table: datasets.Dataset) -> tuple[Any, Any]:
     if len(table) == 0:
-        raise DataError("no rows are left: every rating lies within dataset.dead_zone")
+        why = "no row has a word" if "words" in table.column_names else "every rating lies within dataset.dead_zone"
+        raise DataError(f"no rows are left: {why}")
     keys = np.concatenate(
         [np.asarray(batch["key"], dtype=np.uint64) for batch in table.select_columns("key").iter(10_000)]
     )
+    if "words" in table.column_names:  # a row has no one class to be shared out evenly by
+        return keys, np.zeros(len(keys))
     labels = np.concatenate(
         [np.asarray(b["labels"], dtype=np.float64) for b in table.select_columns("labels").iter(10_000)]
     )
@@ -314,7 +374,7 @@ def _check_enough(parts: Mapping[str, _Part], rule: LabelRule, spec: DatasetSpec
     _, labels = parts["train"].used()
     if rule.separator is not None and len(np.unique(labels)) < 2:
         raise DataError(f"the {len(labels)} training rows all have the same classes: there is nothing to learn")
-    if rule.separator is None and rule.names and len(np.unique(labels)) < 2:
+    if rule.separator is None and rule.names and not rule.by_word and len(np.unique(labels)) < 2:
         only = rule.names[int(labels[0])]
         hint = f" of dataset.train_rows={spec.train_rows}" if spec.train_rows is not None else ""
         raise DataError(
@@ -330,22 +390,25 @@ def _report(
     empty = row_key("", None)
     overlap = {name: int(np.isin(keys, train_keys).sum()) for name, (keys, _) in used.items() if name != "train"}
     duplicates = {name: _duplicates(keys) for name, (keys, _) in used.items()}
+    label_counts = {name: _label_counts(part.used_labels(rule), rule) for name, part in parts.items()}
     report = {
         "rows_read": len(raw.table),
         "rows_dropped": len(raw.table) - len(table),
         **{f"{name}_rows": len(keys) for name, (keys, _) in used.items()},
-        "labels": {name: _label_counts(labels, rule) for name, (_, labels) in used.items()},
+        "labels": label_counts,
         "duplicates": duplicates,
         "overlap": overlap["eval"],
         **({"test_overlap": overlap["test"]} if "test" in overlap else {}),
         "empty_texts": sum(int((keys == empty).sum()) for keys, _ in used.values()),
     }
     warnings = list(raw.notes)
-    for name, (_, labels) in used.items():
-        counts = _label_counts(labels, rule)
+    for name in used:
+        counts = label_counts[name]
         absent = [label for label in rule.names if not counts[label]]
         if absent:
-            warnings.append(f"classes without a row to {_PURPOSES[name]}: {', '.join(absent)}")
+            warnings.append(
+                f"classes without a {'word' if rule.by_word else 'row'} to {_PURPOSES[name]}: {', '.join(absent)}"
+            )
     for name, what in (("eval", "evaluation"), ("test", "test")):
         if overlap.get(name):
             warnings.append(f"{what} rows whose {unit} is trained on: {overlap[name]} of {len(used[name][0])}")
@@ -378,7 +441,7 @@ def _duplicates(keys: Any) -> int:
 def _meaning(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
     """What turns raw columns into texts and labels."""
     columns = [spec.text_column, spec.pair_column, spec.label_column, spec.columns, spec.quoted]
-    several = [rule.separator] if rule.separator is not None else []
+    several = [rule.separator] if rule.separator is not None else ["by word"] if rule.by_word else []
     images = [spec.image_column] if spec.is_image else []
     return [*columns, *images, *several, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
 

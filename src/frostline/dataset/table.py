@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import datasets
 import numpy as np
 import pyarrow.compute as pc
 import torch
@@ -64,12 +65,16 @@ NO_PADDING = Padding(values={}, default=0, has_mask=False)
 """Of rows that are all of one size."""
 
 
+NO_LABEL = -100
+"""Stands for the label of a token that has none; that of cross entropy's `ignore_index`."""
+
+
 class TokenTable:
     """Tokenized rows.
 
     Args:
         rows: Columns of the tokenizer (`input_ids`, `token_type_ids`, ...), each a list of a row's tokens, and
-            `labels`, one number a row.
+            `labels`, one number a row, or one a token.
     """
 
     def __init__(self, rows: Dataset) -> None:
@@ -83,12 +88,37 @@ class TokenTable:
             assert np.array_equal(lengths, self.lengths), f"{name} has rows of other lengths than input_ids"
         self._values = {name: values for name, (_, values) in ragged.items()}
         self._starts = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
-        has_labels = _LABELS in rows.column_names
-        self.labels = torch.from_numpy(labels_of(plain[_LABELS])) if has_labels else None
-        """`[N]`: class ids (int64) or numbers (float32)."""
+        self.labels: torch.Tensor | None = None
+        """`[N]`: class ids (int64) or numbers (float32); None if there are none, or each token has one."""
+        self._token_labels: np.ndarray[Any, Any] | None = None
+        if _LABELS in rows.column_names:
+            if isinstance(rows.features[_LABELS], datasets.Value):
+                self.labels = torch.from_numpy(labels_of(plain[_LABELS]))
+            else:
+                self._token_labels = _ragged(plain[_LABELS])[1].astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def all_labels(self) -> np.ndarray[Any, Any]:
+        """Returns all labels, `[N]`, or where each token has one `[N, T]`, T the longest row's."""
+        found = self.labels_at(np.arange(len(self)), int(self.lengths.max()))
+        assert found is not None, "the rows have no labels"
+        return found.numpy()
+
+    def labels_at(self, numbers: IntArray, width: int) -> torch.Tensor | None:
+        """Returns the labels of some rows, `[B]`, or where each token has one `[B, T]`; None if they have none.
+
+        Args:
+            numbers: Of the rows.
+            width: T.
+        """
+        if self._token_labels is None:
+            return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
+        there = np.arange(width) < self.lengths[numbers][:, None]
+        filled = np.full(there.shape, NO_LABEL, dtype=np.int64)
+        filled[there] = self._token_labels[(self._starts[numbers][:, None] + np.arange(width))[there]]
+        return torch.from_numpy(filled)
 
     @property
     def num_tokens(self) -> int:

@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.dataset.pixels import ImageInput, PixelTable, pixel_tables
 from frostline.dataset.rows import Rows
-from frostline.dataset.table import TokenTable
+from frostline.dataset.table import NO_LABEL, TokenTable
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -108,7 +109,8 @@ def token_table(
     """Tokenizes rows, and returns how many were cut to `max_tokens`.
 
     Args:
-        rows: Columns `text`, `pair` (or not) and `labels`.
+        rows: Columns `text`, `pair` (or not) and `labels`; or `words` and `labels`, lists: then the first token of each
+            word has its label, the others `NO_LABEL`.
         tokenizer: A fast tokenizer.
         max_tokens: Longer texts are cut.
         fingerprint: What is kept on the disk is found again by it; None: nothing is kept.
@@ -117,7 +119,7 @@ def token_table(
     done = rows.map(
         lambda batch: _encode(batch, tokenizer, max_tokens),
         batched=True,
-        remove_columns=[column for column in rows.column_names if column != "labels"],
+        remove_columns=[column for column in rows.column_names if column != "labels" or "words" in rows.column_names],
         keep_in_memory=fingerprint is None,
         new_fingerprint=fingerprint or "0" * 32,
         desc=about,
@@ -127,10 +129,26 @@ def token_table(
 
 
 def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, Any]:
+    if "words" in batch:
+        return _encode_words(batch, tokenizer, max_tokens)
     encoded = tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=max_tokens)
     out = dict(encoded)
     if encoded.encodings is not None:
         out["truncated"] = [bool(encoding.overflowing) for encoding in encoded.encodings]
     else:  # a slow tokenizer doesn't say: full length is the best sign
         out["truncated"] = [len(ids) >= max_tokens for ids in encoded["input_ids"]]
+    return out
+
+
+def _encode_words(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, Any]:
+    encoded = tokenizer(batch["words"], is_split_into_words=True, truncation=True, max_length=max_tokens)
+    out = dict(encoded)
+    out["truncated"] = [bool(encoding.overflowing) for encoding in encoded.encodings or []]
+    out["labels"] = [
+        [
+            NO_LABEL if word is None or word == before else labels[word]
+            for before, word in pairwise([None, *encoded.word_ids(row)])
+        ]
+        for row, labels in enumerate(batch["labels"])
+    ]
     return out

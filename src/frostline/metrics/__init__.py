@@ -30,6 +30,7 @@ class MetricInfo:
         scores: Whether it reads class probabilities instead of classes.
         binary_only: Whether it needs exactly two classes.
         also: Other tasks that it is for.
+        spans: Whether it reads tags of sentences, as `B-PER`, instead of classes.
     """
 
     direction: Direction
@@ -38,6 +39,7 @@ class MetricInfo:
     scores: bool = False
     binary_only: bool = False
     also: tuple[Task, ...] = ()
+    spans: bool = False
 
 
 METRICS: Registry[MetricInfo] = Registry("metric")
@@ -58,7 +60,9 @@ def _register(name: str, direction: Direction, task: Task, **kwargs: Any) -> Non
 
 
 for _name in ("accuracy", "f1_macro", "f1_micro", "precision_macro", "recall_macro"):
-    _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION, also=(Task.MULTI_LABEL,))
+    _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION, also=(Task.MULTI_LABEL, Task.TOKEN_CLASSIFICATION))
+for _name in ("entity_f1", "entity_precision", "entity_recall"):
+    _register(_name, Direction.MAXIMIZE, Task.TOKEN_CLASSIFICATION, spans=True)
 for _name in ("balanced_accuracy", "matthews_correlation"):
     _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION)
 _register("hamming_loss", Direction.MINIMIZE, Task.MULTI_LABEL)
@@ -110,7 +114,7 @@ def _is_for(name: str, task: Task) -> bool:
 
 
 def decide(logits: Any, task: Task) -> Any:
-    """Returns what logits `[N, C]` say, `[N]`: class ids; numbers; or classes as bits, where a row may have several."""
+    """Returns what logits `[..., C]` say, `[...]`: class ids, numbers, or bits where a row may have several classes."""
     import numpy as np
 
     if task is Task.REGRESSION:
@@ -127,12 +131,14 @@ class ComputeMetrics:
         names: What to compute: frostline's own metrics, `evaluate.load` names or paths.
         task: Classification takes the class of the largest logit, regression the one output as it is.
         num_labels: Number of classes (1 for regression).
+        names_of_labels: The classes' names.
 
     Raises:
         UserError: A metric is not known, can't be loaded, or doesn't fit the number of classes.
     """
 
-    def __init__(self, names: Sequence[str], task: Task, num_labels: int) -> None:
+    def __init__(self, names: Sequence[str], task: Task, num_labels: int, names_of_labels: Sequence[str] = ()) -> None:
+        self._tags = tuple(names_of_labels)
         self._task = task
         self._num_labels = num_labels
         self._metrics = [(name, *_load(name)) for name in names]
@@ -141,13 +147,19 @@ class ComputeMetrics:
                 raise SpecError(
                     f"training.metrics: {name} is for two classes, here are {num_labels}: take {name}_macro"
                 )
+            if info is not None and info.spans and not any(tag.startswith("B-") for tag in self._tags):
+                raise SpecError(
+                    f"training.metrics: {name} is for tags of spans, as B-PER and I-PER; here are "
+                    f"{listing(self._tags)}: take training.metrics=[accuracy,f1_macro] training.objective=accuracy"
+                )
 
     def __call__(self, logits: Any, labels: Any) -> dict[str, float]:
         """Computes all metrics.
 
         Args:
-            logits: `[N, C]`; for regression `[N, 1]` or `[N]`.
-            labels: `[N]`; as bits, where a row may have several classes.
+            logits: `[N, C]`; for regression `[N, 1]` or `[N]`; where each word has a class `[N, T, C]`.
+            labels: `[N]`; as bits, where a row may have several classes; where each word has one `[N, T]`, a negative
+                number where a token has none.
 
         Returns:
             One number per name; a metric that gives several gives each under its own name.
@@ -159,18 +171,32 @@ class ComputeMetrics:
         if self._task is Task.MULTI_LABEL:  # as scikit-learn wants it: `[N, C]` of 0 and 1
             classes = np.arange(logits.shape[1])
             predictions, labels = (np.asarray(bits)[:, None] >> classes & 1 for bits in (predictions, labels))
+        tagged: tuple[Any, Any] = ((), ())
+        if self._task is Task.TOKEN_CLASSIFICATION:
+            labels = np.asarray(labels)
+            there = labels >= 0
+            if any(info is not None and info.spans for _, _, info in self._metrics):
+                tagged = _tags(predictions, there, self._tags), _tags(labels, there, self._tags)
+            logits, predictions, labels = logits[there], predictions[there], labels[there]
         values: dict[str, float] = {}
         for name, metric, info in self._metrics:
             # Of frostline's own nothing is gathered over batches: `compute` would only take it through Arrow and back.
             compute = metric.compute if not hasattr(metric, "compute_in_memory") else metric.compute_in_memory
             if info is not None and info.scores:
                 result = compute(prediction_scores=_softmax(logits), references=labels)
+            elif info is not None and info.spans:
+                result = metric.compute(predictions=tagged[0], references=tagged[1])
             else:
                 result = compute(predictions=predictions, references=labels)
             for key, value in (result or {}).items():
                 if isinstance(value, (int, float, np.number)):
                     values[name if len(result) == 1 else key] = float(value)
         return values
+
+
+def _tags(classes: Any, there: Any, names: Sequence[str]) -> list[list[str]]:
+    """Returns the tags of each sentence's words."""
+    return [[names[each] for each in row[own]] for row, own in zip(classes, there, strict=True)]
 
 
 def _softmax(logits: Any) -> Any:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
@@ -85,6 +85,58 @@ class RocAuc(_InMemory):
         return {"roc_auc": float(sk.roc_auc_score(labels, scores, multi_class="ovr"))}
 
 
+class _Entities(evaluate.Metric):  # type: ignore[misc]
+    """A share of spans: those that are found whole, with the right ends and the right type (Tjong Kim Sang 2002)."""
+
+    which = ""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        tags = datasets.Sequence(datasets.Value("string"))
+        features = datasets.Features({"predictions": tags, "references": tags})
+        return evaluate.MetricInfo(description=f"{self.which} of spans.", citation="", features=features)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        found, wanted = (
+            {(row, *span) for row, tags in enumerate(each) for span in spans_of(tags)}
+            for each in (predictions, references)
+        )
+        right = len(found & wanted)
+        precision, recall = right / max(1, len(found)), right / max(1, len(wanted))
+        both = 2 * precision * recall / (precision + recall) if right else 0.0
+        return {f"entity_{self.which}": {"precision": precision, "recall": recall, "f1": both}[self.which]}
+
+
+def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Returns the spans of a sentence: type, first word, one past the last.
+
+    Tags are `O`, or a letter and a type: `B-` begins a span, `I-` goes on with one of its type, and begins one where
+    there is none (as the CoNLL-2000 evaluation takes it); of the other schemes `S-` and `U-` are a span of one word,
+    `E-` and `L-` the last of one.
+    """
+    found: list[tuple[str, int, int]] = []
+    begun: tuple[str, int] | None = None
+    for index, tag in enumerate([*tags, "O"]):
+        letter, _, kind = tag.partition("-")
+        goes_on = begun is not None and letter in {"I", "E", "L"} and kind == begun[0]
+        if begun is not None and not goes_on:
+            found.append((begun[0], begun[1], index))
+            begun = None
+        if begun is None and kind:
+            begun = (kind, index)
+        if begun is not None and letter in {"E", "L", "S", "U"}:
+            found.append((begun[0], begun[1], index + 1))
+            begun = None
+    return found
+
+
+def _entity_metric(which: str) -> type[evaluate.Metric]:
+    name = f"entity_{which}"
+    return type(name.title().replace("_", ""), (_Entities,), {"which": which, "__module__": __name__})
+
+
 def _spearman(predictions: Any, references: Any) -> float:
     if len(predictions) < 2:
         return float("nan")  # a correlation of one point is undefined
@@ -142,6 +194,9 @@ METRIC_CLASSES: dict[str, type[evaluate.Metric]] = {
         _plain(sk.matthews_corrcoef),
     ),
     "roc_auc": RocAuc,
+    "entity_f1": _entity_metric("f1"),
+    "entity_precision": _entity_metric("precision"),
+    "entity_recall": _entity_metric("recall"),
     "mse": _metric("mse", "Mean squared error.", _plain(sk.mean_squared_error), "float64"),
     "mae": _metric("mae", "Mean absolute error.", _plain(sk.mean_absolute_error), "float64"),
     "pearson": _metric("pearson", "Pearson correlation.", _pearson, "float64"),

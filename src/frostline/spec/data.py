@@ -37,11 +37,11 @@ class DatasetSpec:
         format: Form of the file.
         columns: Column names of a file without a header line; None: the first line holds them.
         quoted: Whether `"` quotes fields of CSV and TSV; False takes it literally.
-        text_column: Column of the text.
+        text_column: Column of the text; with a class for each word, of the list of words (a text is cut at its spaces).
         pair_column: Column of the second text of a pair, or None.
         image_column: Column of the image, or None: rows are texts. An image, or in a file of texts a path to one,
             relative to that file.
-        label_column: Column of the label.
+        label_column: Column of the label, or of the list of labels.
         task: What the label is.
         balance: Whether classes of unequal size are made equal in training: by leaving rows out, or by weights
             (rows / (classes x rows of the class)). The evaluation is as it is.
@@ -153,8 +153,14 @@ class DatasetSpec:
         return {key: path for key, path in found.items() if path is not None and self.source is not Source.HUB}
 
     def _check_images(self) -> None:
-        if self.is_image and self.pair_column is not None:
-            raise SpecError(f"dataset.pair_column={self.pair_column}: images come alone; set it to null")
+        by_word = self.task is Task.TOKEN_CLASSIFICATION
+        if (self.is_image or by_word) and self.pair_column is not None:
+            what = "images" if self.is_image else "words with a class each"
+            raise SpecError(f"dataset.pair_column={self.pair_column}: {what} come alone; set it to null")
+        if self.is_image and by_word:
+            raise SpecError("dataset.task=token_classification: an image has no words")
+        if self.format is Format.CONLL and not by_word:
+            raise SpecError("dataset.format=conll: has a class for each word; give dataset.task=token_classification")
         if self.format in {Format.FOLDER, Format.PIXELS} and not self.is_image:
             raise SpecError(f"dataset.format={self.format.value}: holds images; give dataset.image_column=image")
 

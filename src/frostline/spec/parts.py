@@ -28,6 +28,7 @@ class Task(StrEnum):
     CLASSIFICATION = "classification"  # one class
     MULTI_LABEL = "multi_label"  # any number of classes, or none
     REGRESSION = "regression"
+    TOKEN_CLASSIFICATION = "token_classification"  # one class for each word
 
 
 class Balance(StrEnum):
@@ -97,6 +98,7 @@ class Format(StrEnum):
     TSV = "tsv"
     JSONL = "jsonl"
     PARQUET = "parquet"
+    CONLL = "conll"  # a word and its tag on a line, an empty line behind each sentence
     FOLDER = "folder"  # images: a folder of files for each class
     PIXELS = "pixels"  # small square grey images: a line of n x n values from 0 to 255, then the label
 

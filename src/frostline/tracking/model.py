@@ -35,7 +35,8 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     """Makes the model of a run's folder one that MLflow's pages list and `mlflow.pyfunc.load_model` loads.
 
     Its name is `model`, so `runs:/RUN_ID/model` finds it. A server that knows no logged models (MLflow before 3) gets
-    it as files of the run; a model of images is kept so everywhere. Nothing is done if the run has its model already.
+    it as files of the run; a model of images, or of words, is kept so everywhere. Nothing is done if the run has its
+    model already.
 
     Args:
         made: Of the store.
@@ -44,8 +45,8 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     """
     result = RunResult.read(folder)
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    if spec["dataset"].get("image_column") is not None:
-        # MLflow's own loading of an image pipeline wants torchvision, which not every machine has.
+    if spec["dataset"].get("image_column") is not None or spec["dataset"].get("task") == "token_classification":
+        # MLflow's own loading of an image pipeline wants torchvision; its pipeline of tokens finds words of its own.
         _as_artifact(made, run_id, folder)
         return
     is_pair = spec["dataset"].get("pair_column") is not None

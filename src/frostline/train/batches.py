@@ -104,8 +104,8 @@ class Collator:
                 states = hidden.states[0 if is_train else 1]
                 found = states.padded(rows, length) if hidden.position is None else states.single(rows)[:, None]
                 batch[HIDDEN] = torch.from_numpy(found)
-        if table.labels is not None:
-            labels = table.labels[torch.from_numpy(rows)]
+        width = batch["input_ids"].shape[1] if "input_ids" in batch else 1
+        if (labels := table.labels_at(rows, width)) is not None:
             batch["labels"] = mark_fillers(labels, torch.from_numpy(fillers)) if fillers.any() else labels
         return batch
 

@@ -13,23 +13,27 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from frostline.dataset import NO_LABEL
 from frostline.spec import Task
 from frostline.train.ranks import Ranks
-
-_NO_CLASS = -100
-"""The label of a filler; that of cross entropy's `ignore_index`."""
 
 _LAST_STEP = 2**48
 
 
 def mark_fillers(labels: torch.Tensor, fillers: torch.Tensor) -> torch.Tensor:
-    """Returns labels `[B]` that say which rows are no rows: copies that only fill up a batch, by `fillers` `[B]`."""
-    return labels.masked_fill(fillers, math.nan if labels.is_floating_point() else _NO_CLASS)
+    """Returns labels that say which rows are no rows: copies that only fill up a batch.
+
+    Args:
+        labels: `[B]`, or of each token `[B, T]`.
+        fillers: `[B]`.
+    """
+    which = fillers if labels.dim() == 1 else fillers[:, None]
+    return labels.masked_fill(which, math.nan if labels.is_floating_point() else NO_LABEL)
 
 
 def is_row(labels: torch.Tensor) -> torch.Tensor:
-    """Returns which labels `[B]` are those of rows: neither a class nor a number stands for a filler."""
-    return ~labels.isnan() if labels.is_floating_point() else labels != _NO_CLASS
+    """Returns which labels, `[B]` or `[B, T]`, are those of rows, or of words."""
+    return ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
 
 
 class DivergedError(RuntimeError):
@@ -47,11 +51,19 @@ class DivergedError(RuntimeError):
 def losses_of(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: Task) -> np.ndarray[Any, Any]:
     """Returns each row's loss, `[N]`: of which training minimizes the mean.
 
+    Where each word has a class: the mean over the row's words, of which training minimizes the mean over all words.
+
     Args:
-        logits: `[N, C]`, in double precision.
-        labels: `[N]`.
+        logits: `[N, C]`, or of each token `[N, T, C]`, in double precision.
+        labels: `[N]`, or `[N, T]`.
         task: As for `summed_loss`.
     """
+    if task is Task.TOKEN_CLASSIFICATION:
+        there = labels != NO_LABEL
+        losses = np.zeros(labels.shape)
+        losses[there] = losses_of(logits[there], labels[there], Task.CLASSIFICATION)
+        by_row: np.ndarray[Any, Any] = losses.sum(-1) / np.maximum(there.sum(-1), 1)
+        return by_row
     if task is Task.MULTI_LABEL:
         wanted = labels[:, None] >> np.arange(logits.shape[1]) & 1
         every: np.ndarray[Any, Any] = (np.logaddexp(0.0, logits) - logits * wanted).mean(-1)
@@ -61,8 +73,8 @@ def losses_of(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: 
         return squared
     largest = logits.max(-1, keepdims=True)
     log_sum = np.log(np.exp(logits - largest).sum(-1)) + largest[:, 0]
-    losses: np.ndarray[Any, Any] = log_sum - logits[np.arange(len(labels)), labels]
-    return losses
+    of_rows: np.ndarray[Any, Any] = log_sum - logits[np.arange(len(labels)), labels]
+    return of_rows
 
 
 def summed_loss(
@@ -72,24 +84,26 @@ def summed_loss(
     may_fill: bool = False,
     weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Returns the sum of the rows' losses (scalar), fillers left out.
+    """Returns the sum of the rows' losses, or where each word has a class of the words' (scalar), fillers left out.
 
     Args:
-        logits: `[B, C]`.
-        labels: `[B]`.
+        logits: `[B, C]`, or of each token `[B, T, C]`.
+        labels: `[B]`, or `[B, T]`.
         task: Cross entropy for classification, squared error for regression; the mean over the classes of the binary
             cross entropy where a row may have several, whose labels are bits (`frostline.dataset.labels`).
         may_fill: Whether there may be fillers.
         weights: Of the classes, `[C]`; None: all weigh alike.
     """
     logits = logits.float()
+    if task is Task.TOKEN_CLASSIFICATION:
+        logits, labels = logits.flatten(0, 1), labels.flatten()
     if task is Task.MULTI_LABEL:
         rows = is_row(labels)
         bits = labels[:, None] >> torch.arange(logits.shape[1], device=labels.device) & 1
         losses = functional.binary_cross_entropy_with_logits(logits, bits.float(), reduction="none").mean(-1)
         return losses[rows].sum() if may_fill else losses.sum()
     if task is not Task.REGRESSION:
-        return functional.cross_entropy(logits, labels, weights, reduction="sum", ignore_index=_NO_CLASS)
+        return functional.cross_entropy(logits, labels, weights, reduction="sum", ignore_index=NO_LABEL)
     wanted, given = labels.float(), logits.squeeze(-1)
     if may_fill:
         rows = is_row(wanted)
@@ -145,12 +159,14 @@ class BatchLoss:
         """
         logits, several = outputs["logits"], self._ranks.several
         if num_items_in_batch is None:
-            return summed_loss(logits, labels, self._task, several) / len(labels)
+            by_word = self._task is Task.TOKEN_CLASSIFICATION
+            total = is_row(labels).sum().clamp(min=1) if by_word else len(labels)
+            return summed_loss(logits, labels, self._task, several) / total
         weights = self._weights
         if weights is not None and weights.device != logits.device:
             weights = self._weights = weights.to(logits.device)
-        total = summed_loss(logits, labels, self._task, several, weights)
-        loss = total / num_items_in_batch
+        summed = summed_loss(logits, labels, self._task, several, weights)
+        loss = summed / num_items_in_batch
         self._note(loss.detach())
         return loss
 

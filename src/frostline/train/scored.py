@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from frostline.dataset import RowTable
+from frostline.dataset import NO_LABEL, RowTable
 from frostline.metrics import decide
 from frostline.record import PREDICTIONS_FILE
 from frostline.spec import EVAL_SET, RunSpec, Task
@@ -62,7 +62,7 @@ def score(
     """
     tables = setup.tables
     if kept.logits is not None:
-        held_out = Scored(name=EVAL_SET, labels=_labels(tables.evaluation), logits=kept.logits)
+        held_out = Scored(name=EVAL_SET, labels=tables.evaluation.all_labels(), logits=kept.logits)
     else:
         held_out, _ = _look(spec, setup, assembly, EVAL_SET, tables.evaluation)
     found, metrics = [held_out], dict[str, float]()
@@ -99,7 +99,7 @@ def _look(
     logits = np.empty_like(raw)
     logits[order] = raw
     values = callbacks.evaluation_metrics(output.metrics or {}, name)
-    return Scored(name=name, labels=_labels(table), logits=logits), values
+    return Scored(name=name, labels=table.all_labels(), logits=logits), values
 
 
 def write_predictions(sets: list[Scored], task: Task, folder: Path) -> None:
@@ -108,29 +108,35 @@ def write_predictions(sets: list[Scored], task: Task, folder: Path) -> None:
     Args:
         sets: What was looked at.
         task: Of a classification, `label` and `predicted` are class ids; where a row may have several classes, numbers
-            in which bit i stands for class i.
+            in which bit i stands for class i; where each word has a class, lists.
         folder: The run's.
     """
     parts = []
     for each in sets:
-        logits = each.logits.astype(np.float64).reshape(len(each.labels), -1)
-        predicted = decide(logits, task)
+        logits = each.logits.astype(np.float64)
+        labels, predicted = each.labels, decide(logits, task)
+        if task is Task.TOKEN_CLASSIFICATION:
+            logits = logits[:, : labels.shape[1]]
+            there = [row != NO_LABEL for row in labels]
+            losses = losses_of(logits, labels, task)
+            predicted, labels = (
+                pa.array([row[: len(own)][own] for row, own in zip(rows, there, strict=True)])
+                for rows in (predicted, labels)
+            )
+        else:
+            logits = logits.reshape(len(labels), -1)
+            losses, predicted = losses_of(logits, labels, task), predicted.astype(labels.dtype)
         parts.append(
             pa.table(
                 {
                     "set": pa.array([each.name] * len(predicted)).dictionary_encode(),
                     "row": pa.array(np.arange(len(predicted)), pa.int32()),
-                    "label": each.labels,
-                    "predicted": predicted.astype(each.labels.dtype),
-                    "loss": losses_of(logits, each.labels, task).astype(np.float32),
+                    "label": labels,
+                    "predicted": predicted,
+                    "loss": losses.astype(np.float32),
                 }
             )
         )
     aside = folder / f".{PREDICTIONS_FILE}.writing"
     pq.write_table(pa.concat_tables(parts).unify_dictionaries(), aside, compression="zstd")
     aside.replace(folder / PREDICTIONS_FILE)
-
-
-def _labels(table: RowTable) -> Array:
-    assert table.labels is not None, "every row that is scored has a label"
-    return table.labels.numpy()

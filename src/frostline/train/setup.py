@@ -100,7 +100,7 @@ def prepare(
     processor, processor_sha256 = load_processor(spec, folder)
     rows, others = load_data(spec, bar)
     num_labels = len(rows.label_names) or 1
-    metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels)
+    metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels, rows.label_names)
     _check_objective(spec, metrics, num_labels)
     if isinstance(processor, ImageInput):
         tables = load_pixels(spec, rows, others, processor)
@@ -234,6 +234,8 @@ def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) ->
     labels = np.arange(4) % max(2, num_labels)
     logits = np.eye(max(2, num_labels))[labels][:, :num_labels]
     several = spec.dataset.task is Task.MULTI_LABEL
+    if spec.dataset.task is Task.TOKEN_CLASSIFICATION:
+        logits, labels = logits[None], labels[None]
     given = metrics(logits, 1 << labels if several else labels)
     if spec.training.objective not in {*given, "loss"}:
         raise SpecError(
@@ -287,7 +289,10 @@ def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase
         channels = int(getattr(model.load_config(folder), "num_channels", 3))
         return ImageInput(processor=found, sha256=sha256, channels=channels), sha256
     max_tokens, sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)
-    tokenizer = _TOKENIZERS.get((*kept, sha256, max_tokens), lambda: model.load_tokenizer(folder, max_tokens))
+    by_word = spec.dataset.task is Task.TOKEN_CLASSIFICATION
+    tokenizer = _TOKENIZERS.get(
+        (*kept, sha256, max_tokens, by_word), lambda: model.load_tokenizer(folder, max_tokens, by_word=by_word)
+    )
     return tokenizer, sha256
 
 

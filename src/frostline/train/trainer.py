@@ -170,7 +170,7 @@ def assemble(
         _take_sampler(trainer, sampler)
     if ranks.several:
         _share_batches(trainer, spec, len(tables.train))
-    if ranks.several or spec.dataset.task is Task.REGRESSION:
+    if ranks.several or spec.dataset.task in {Task.REGRESSION, Task.TOKEN_CLASSIFICATION}:
         _count_rows(trainer)
     if setup.stages is not None:
         _add_stages(trainer, spec, setup.stages, collator)
@@ -257,13 +257,14 @@ def _compute_metrics(setup: Setup, task: Task, ranks: Ranks, ledger: callbacks.L
         if len(logits) == len(order):
             ledger.last_logits = np.empty_like(logits)
             ledger.last_logits[order] = logits
-        if not ranks.several:
+        if not ranks.several and task is not Task.TOKEN_CLASSIFICATION:
             return setup.metrics(logits, prediction.label_ids)
         values: dict[str, float] | None = None
         if ranks.is_first:
-            # Trainer's own mean counts rows that fill up the last batch.
+            # Trainer's own mean counts rows that fill up the last batch, and each batch of words by its rows.
             labels = torch.as_tensor(prediction.label_ids)
-            loss = summed_loss(torch.as_tensor(logits), labels, task) / len(labels)
+            total = is_row(labels).sum() if task is Task.TOKEN_CLASSIFICATION else len(labels)
+            loss = summed_loss(torch.as_tensor(logits), labels, task) / total
             values = {**setup.metrics(logits, prediction.label_ids), callbacks.EXACT_LOSS: float(loss)}
         return ranks.shared(values)
 
