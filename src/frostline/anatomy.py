@@ -72,8 +72,6 @@ def dissect(model: PreTrainedModel) -> Anatomy:
             f"{name} shares its weights across blocks, so a frozen depth means nothing: use freeze=none or "
             "freeze=pattern"
         )
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"{name} has an encoder and a decoder: freezing by depth needs one stack of blocks")
     num_layers = num_blocks_of(config)
     base = model.base_model
     base_name = next((key for key, module in model.named_modules() if module is base), "")
@@ -83,6 +81,8 @@ def dissect(model: PreTrainedModel) -> Anatomy:
         if isinstance(module, nn.ModuleList) and _is_stack(module, num_layers)
     ]
     lists = [item for item in lists if not any(item[0].startswith(f"{other}.") for other, _ in lists)]
+    if getattr(config, "is_encoder_decoder", False) and any("decoder" in key for key, _ in model.named_modules()):
+        raise ModelError(f"{name} has an encoder and a decoder: freezing by depth needs one stack of blocks")
     if len(lists) != 1:
         found = "none" if not lists else f"{len(lists)} ({', '.join(key for key, _ in lists)})"
         raise ModelError(

@@ -14,7 +14,9 @@ from frostline.errors import ModelError
 from frostline.record import RunFolder
 from frostline.result import Status
 from frostline.train import run
-from tests.conftest import save_tokenizer
+from tests.conftest import TINY, save_tokenizer, sentences, write_csv
+from tests.e2e.pictures import SIZE, save_images
+from tests.e2e.test_tokens import save_sentences
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 NAMED = sorted(path.stem for path in CONF.glob("*.yaml") if "source: hub" in path.read_text() and path.stem != "hub")
@@ -33,6 +35,21 @@ KINDS = {
     "smollm2_135m": ("LlamaConfig", {**SMALL, **SPECIAL, "num_key_value_heads": 1}, 30),
 }
 """The class behind each name, and how many blocks the published one has."""
+
+
+KINDS_OF_IMAGES = {
+    "resnet_50": (
+        "ResNetConfig", {"embedding_size": 8, "hidden_sizes": [16, 16, 32, 32], "depths": [3, 4, 6, 3]}, 4,
+    ),
+    "vit_base": (
+        "ViTConfig",
+        {
+            "hidden_size": 16, "num_hidden_layers": 12, "num_attention_heads": 2, "intermediate_size": 32,
+            "image_size": SIZE, "patch_size": 16,
+        },
+        12,
+    ),
+}  # fmt: skip
 
 
 def build(name: str, folder: Path) -> None:
@@ -66,10 +83,56 @@ def hub_copy(tmp_path, monkeypatch):
 
 
 def test_every_named_model_is_tried():
-    assert sorted(KINDS) == NAMED
+    assert sorted([*KINDS, *KINDS_OF_IMAGES, "t5_small"]) == NAMED
 
 
-@pytest.mark.parametrize("name", NAMED)
+def test_the_encoder_of_t5_gives_each_word_a_class(tmp_path, hub_copy):
+    """For a class for each row transformers' head reads the decoder: that has no depth."""
+    from transformers import T5Config, T5Model
+
+    conll = save_sentences(tmp_path / "moods.conll", rows=60)
+    data = ["dataset=conll", f"dataset.location={conll}", "training=token_classification", *TINY]
+    spec = compose_run(["model=t5_small", *data, "freeze.depth=4", "runtime.cache=auto"])
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 6}
+    T5Model(T5Config(**sizes, pad_token_id=0, decoder_start_token_id=0)).save_pretrained(tmp_path / "made")
+    save_tokenizer(tmp_path / "made")
+    hub_copy(spec.model, tmp_path / "made")
+    with RunFolder(tmp_path / "run", spec) as recorder:
+        result = run(spec, recorder, tmp_path / "run")
+    assert result.status is Status.FINISHED, result.reason
+    assert (result.freeze.num_blocks, result.freeze.depth) == (6, 4)
+    assert result.audit.frozen_unchanged
+    # Its upper blocks read the position bias that the lowest one has made.
+    assert result.provenance["compute"]["prefix_cache"] == "off"
+    rows = ["dataset=csv", f"dataset.location={write_csv(tmp_path / 'rows.csv', sentences(40))}", *TINY]
+    whole = compose_run(["model=t5_small", *rows, "freeze.depth=4"])
+    with RunFolder(tmp_path / "whole", whole) as recorder, pytest.raises(ModelError, match="an encoder and a decoder"):
+        run(whole, recorder, tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", sorted(KINDS_OF_IMAGES))
+def test_a_named_model_of_images_trains_from_a_copy_of_its_hub_folder(name, tmp_path, hub_copy):
+    import transformers
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    kind, settings, num_blocks = KINDS_OF_IMAGES[name]
+    data = ["dataset=image_folder", f"dataset.location={save_images(tmp_path / 'images')}", *TINY]
+    spec = compose_run([f"model={name}", *data, "freeze=last", "freeze.last=1"])
+    assert len(spec.model.revision) == 40
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(getattr(transformers, kind)(**settings))
+    model.save_pretrained(tmp_path / "made")
+    ViTImageProcessorPil(size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path / "made")
+    hub_copy(spec.model, tmp_path / "made")
+    with RunFolder(tmp_path / "run", spec) as recorder:
+        result = run(spec, recorder, tmp_path / "run")
+    assert result.status is Status.FINISHED, result.reason
+    assert (result.freeze.num_blocks, result.freeze.depth) == (num_blocks, num_blocks - 1)
+    assert result.audit.frozen_unchanged
+
+
+@pytest.mark.parametrize("name", sorted(KINDS))
 def test_a_named_model_trains_from_a_copy_of_its_hub_folder(name, tiny_overrides, tmp_path, hub_copy):
     data = [each for each in tiny_overrides if not each.startswith("model")]
     blocks = KINDS[name][2]

@@ -24,6 +24,7 @@ from frostline.tracking import spool
 from tests.conftest import TINY, save_tokenizer, tiny_config
 from tests.e2e.services import free_port
 from tests.e2e.sweep_tools import call, interrupt, mlflow_runs, points, results, start, wait_for
+from tests.e2e.test_tokens import save_sentences
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +108,20 @@ def test_two_processes_compute_what_one_does(train, changes, monkeypatch, tmp_pa
     assert together.provenance["compute"]["processes"] == 2
     assert (folder / "model" / "model.safetensors").is_file()
     assert json.loads((folder / "result.json").read_text())["status"] == "FINISHED"
+
+
+def test_two_processes_count_each_word_alike(train, tmp_path):
+    """Sentences of different lengths, dealt out to two: the loss is that of one process, in training and evaluation."""
+    conll = save_sentences(tmp_path / "moods.conll", rows=61)
+    shape = [
+        "dataset=conll", f"dataset.location={conll}", "training=token_classification", *TINY, "freeze.depth=2",
+        "training.epochs=2", "runtime.threads=2",
+    ]  # fmt: skip
+    alone, seen, _ = train(*shape)
+    together, watch, _ = train(*shape, "runtime.num_processes=2")
+    assert together.status is Status.FINISHED, together.reason
+    assert_alike(seen.rows, watch.rows)
+    assert together.metrics["eval/entity_f1"] == alone.metrics["eval/entity_f1"]
 
 
 @pytest.fixture(autouse=True)

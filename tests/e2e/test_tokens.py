@@ -227,6 +227,38 @@ def test_a_killed_run_goes_on_in_the_same_bits(train, in_tmp, tiny_model, conll)
     assert run(spec, NullRecorder(), part, resume_from=part).weights_sha256 == whole.weights_sha256
 
 
+@pytest.mark.parametrize("kind", ["roberta", "gpt2"])
+def test_a_tokenizer_of_bytes_is_given_words(kind, frostline, in_tmp, conll):
+    """A word alone is then the one that stands behind a space; the saved tokenizer knows that, too."""
+    from transformers import GPT2Config, GPT2Model, GPT2TokenizerFast, RobertaConfig, RobertaModel
+
+    letters = [chr(c) for c in range(97, 123)] + [str(d) for d in range(10)]
+    tokens = ["<pad>", "<s>", "</s>", "<unk>", *letters, "\u0120", *(f"\u0120{each}" for each in letters)]
+    vocab = {token: index for index, token in enumerate(tokens)}
+    merges = [("\u0120", each) for each in letters]
+    sizes = {"vocab_size": len(vocab), "pad_token_id": 0}
+    if kind == "gpt2":
+        model = GPT2Model(GPT2Config(n_embd=16, n_layer=2, n_head=2, n_positions=64, **sizes))
+    else:
+        model = RobertaModel(
+            RobertaConfig(
+                hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+                max_position_embeddings=66, **sizes,
+            )
+        )  # fmt: skip
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    model.save_pretrained(in_tmp / "model")
+    GPT2TokenizerFast(vocab=vocab, merges=merges, **special).save_pretrained(in_tmp / "model")
+    tokenizer = load_tokenizer(in_tmp / "model", 60, by_word=True)
+    first = tokenizer.convert_ids_to_tokens(tokenizer([["bad", "plot"]], is_split_into_words=True)["input_ids"][0])
+    assert [each for each in first if each.startswith("\u0120")] == ["\u0120b", "\u0120p"]
+    code, out, err = frostline("run", *arguments(in_tmp / "model", conll, "training.max_tokens=60", "freeze.depth=1"))
+    assert code == 0, err
+    [made] = {path.parent for path in in_tmp.rglob("result.json")}
+    code, out, err = frostline("predict", str(made), "a bad film")
+    assert (code, len(out.split())) == (0, 3), err
+
+
 @pytest.mark.parametrize("form", ["jsonl", "parquet", "csv"])
 def test_other_files_hold_lists_or_texts(form, tmp_path):
     import datasets

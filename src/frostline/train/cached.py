@@ -354,7 +354,10 @@ def _check(request: Request, suffix: Suffix, hidden: HiddenRows) -> None:
     apart, scale = float((whole - part).abs().max()), float(whole.abs().max())
     allowed = _ALIKE if machine.precision is Precision.FP32 else _ALIKE_HALF
     if not apart <= allowed * scale + 1e-7:
-        raise CacheError(f"rows of this model depend on their padding (logits {apart:.1e} apart, of {scale:.1e})")
+        raise CacheError(
+            f"rows of this model depend on their padding, or its blocks on more than the one below (logits {apart:.1e} "
+            f"apart, of {scale:.1e})"
+        )
 
 
 def _table(name: str, table: RowTable, padding: Padding) -> Table:
