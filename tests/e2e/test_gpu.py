@@ -14,7 +14,10 @@ from frostline.prefix import resident
 from frostline.record import NullRecorder, Recorders, RunFolder
 from frostline.result import Status
 from frostline.train import run
+from tests.conftest import TINY
+from tests.e2e.pictures import save_images, save_model
 from tests.e2e.sweep_tools import call, points
+from tests.e2e.test_tokens import save_sentences
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -189,3 +192,77 @@ def test_four_slots_share_one_gpu_and_a_trial_that_runs_out_of_its_memory_is_tri
         assert result["cost"]["peak_of"] == "cuda"
         spec = json.loads((run_folder / "spec.json").read_text())
         assert spec["training"]["batch_size"] == (8 if decay in notes else 16)
+
+
+def test_words_with_a_class_each(train, tmp_path):
+    """From hidden states in the GPU's memory and without: the same sentences found, the same loss but for rounding."""
+    conll = save_sentences(tmp_path / "moods.conll")
+    given = [
+        "dataset=conll",
+        f"dataset.location={conll}",
+        "training=token_classification",
+        *TINY,
+        "runtime.device=cuda",
+    ]
+    given += ["freeze.depth=2", "training.epochs=3", "runtime.device=cuda"]
+    plain, _ = train(*given)
+    cached, _ = train(*given, "runtime.cache=require")
+    assert cached.status is plain.status is Status.FINISHED, cached.reason
+    assert cached.provenance["compute"]["prefix_cache"].startswith("depth 2")
+    assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "convnext"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_images(kind, precision, train, tmp_path):
+    """What is frozen stays, of each architecture, and the same spec gives the same numbers."""
+    model, images = save_model(kind, tmp_path / "model"), save_images(tmp_path / "images")
+    given = [f"model.location={model}", "dataset=image_folder", f"dataset.location={images}", "freeze.depth=2"]
+    given += [f"training.precision={precision}", "training.epochs=3", "optimizer.lr=3e-3"]
+    first, _ = train(*given)
+    second, _ = train(*given)
+    assert first.status is Status.FINISHED, first.reason
+    assert first.audit.frozen_unchanged
+    assert first.cost.peak_of == "cuda"
+    assert first.metrics["eval/accuracy"] >= 0.5
+    assert second.metrics["eval/loss"] == pytest.approx(first.metrics["eval/loss"], rel=1e-2)
+
+
+@pytest.mark.parametrize("way", ["gradual", "lp_ft", "lora"])
+def test_stages_and_adapters(way, train):
+    """What a CPU computes, a GPU does: stages from hidden states of each depth, adapters above frozen blocks."""
+    given = [f"freeze={way}", "training.epochs=4", "training.precision=fp32", "runtime.cache=auto"]
+    given += ["optimizer.lr=2e-3"] + (["freeze.depth=2"] if way != "lp_ft" else [])
+    on_gpu, _ = train(*given)
+    on_cpu, _ = train(*given, "runtime.device=cpu")
+    assert on_gpu.status is Status.FINISHED, on_gpu.reason
+    assert on_gpu.audit.frozen_unchanged
+    assert on_gpu.metrics["eval/accuracy"] == pytest.approx(on_cpu.metrics["eval/accuracy"], abs=0.2)
+    assert on_gpu.params == on_cpu.params
+
+
+def test_vectors_and_test_rows(train, tiny_overrides, tmp_path, frostline):
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from frostline.embed import Encoder, Pool
+
+    result, folder = train("freeze.depth=2", "dataset.test_fraction=0.2", "training.precision=fp32")
+    assert result.status is Status.FINISHED, result.reason
+    out = tmp_path / "vectors.parquet"
+    code, _, err = frostline("embed", str(folder), "--out", str(out))
+    assert code == 0, err
+    table = pq.read_table(out)
+    code, text, err = frostline("test", str(folder))
+    assert code == 0, err
+    assert "(32 rows)" in text
+    encoder = Encoder(folder / "model", Pool("mean"), device="cpu")
+    from transformers import AutoTokenizer
+
+    words = "the film was good"
+    found = encoder.encode(AutoTokenizer.from_pretrained(folder / "model")([words], return_tensors="pt"))
+    on_gpu = Encoder(folder / "model", Pool("mean")).encode(
+        AutoTokenizer.from_pretrained(folder / "model")([words], return_tensors="pt")
+    )
+    assert np.allclose(found, on_gpu, atol=1e-3)
+    assert table.num_rows == 160
