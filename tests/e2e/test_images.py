@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoModelForImageClassification
+from transformers import AutoModel, AutoModelForImageClassification, Dinov2Config, Dinov2Model, SwinConfig, SwinModel
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from frostline.anatomy import dissect
 from frostline.model import load_image_processor
@@ -158,6 +159,51 @@ def test_ways_of_freezing(train, kind, freeze):
     assert result.cost.flops > 0
 
 
+@pytest.mark.parametrize("kind", ["vit", "dinov2"])
+@pytest.mark.parametrize("depth", [1, 3, 4])
+def test_from_the_prefix_cache_it_is_the_same(kind, depth, train, models, tmp_path):
+    """What a run begins with comes from files: at the head one vector for each image."""
+    if kind == "dinov2":
+        models = {kind: tmp_path / "dinov2"}
+        config = Dinov2Config(
+            hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=32, patch_size=8, mlp_ratio=2
+        )
+        Dinov2Model(config).save_pretrained(models[kind])
+        ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(models[kind])
+    given = [f"model.location={models[kind]}", f"freeze.depth={depth}", "training.epochs=2", "optimizer.lr=2e-3"]
+    _, plain = train("vit", *given)
+    _, cached = train("vit", *given, "runtime.cache=require")
+    _, again = train("vit", *given, "runtime.cache=require")
+    facts = cached.provenance["compute"]["prefix_cache"]
+    # ViT's head reads the first vector, DINOv2's that and the mean of the others.
+    assert facts == f"depth {depth}" + (", first position" if (depth, kind) == (4, "vit") else "")
+    assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=1e-4)
+    assert again.weights_sha256 == cached.weights_sha256
+    assert again.cost.fill_s == 0
+
+
+def test_a_hierarchy_of_maps_is_trained_without_the_cache(train, tmp_path):
+    """Swin's stages give ever fewer and wider vectors: what is kept has one width, so that nothing is."""
+    torch.manual_seed(0)
+    config = SwinConfig(
+        embed_dim=8, depths=[1, 1, 1], num_heads=[1, 1, 2], window_size=4, image_size=64, patch_size=4
+    )  # fmt: skip
+    SwinModel(config, add_pooling_layer=True).save_pretrained(tmp_path / "swin")
+    ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "swin")
+    _, result = train("vit", f"model.location={tmp_path / 'swin'}", "freeze.depth=1", "runtime.cache=auto")
+    assert result.provenance["compute"]["prefix_cache"] == "off"
+    assert result.freeze.num_blocks == 3
+    assert result.audit.frozen_unchanged
+
+
+def test_stages_and_test_rows_from_the_prefix_cache(train):
+    given = ["freeze=gradual", "training.epochs=4", "dataset.test_fraction=0.2", "dataset.test_at_end=true"]
+    _, plain = train("vit", *given)
+    _, cached = train("vit", *given, "runtime.cache=require")
+    assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=1e-3)
+    assert cached.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-3)
+
+
 def test_a_killed_run_goes_on_in_the_same_bits(train, frostline, in_tmp, models, folder):
     from frostline.config import compose_job
     from frostline.record import NullRecorder
@@ -179,8 +225,8 @@ def test_what_does_not_belong_together_is_one_line(frostline, in_tmp, models, fo
     texts = ["model=path", f"model.location={models['vit']}", "dataset=csv", f"dataset.location={tiny_csv}", *TINY]
     code, _, err = frostline("run", *texts)
     assert (code, "the model (vit) reads images, the data set holds texts" in err) == (2, True)
-    code, _, err = frostline("run", *arguments(models["vit"], folder, "runtime.cache=require", "freeze.depth=2"))
-    assert (code, "runtime.cache=require: it keeps the hidden states of texts, not yet of images" in err) == (2, True)
+    code, _, err = frostline("run", *arguments(models["resnet"], folder, "runtime.cache=require", "freeze.depth=2"))
+    assert (code, "runtime.cache=require: what its stages give are maps of different sizes" in err) == (2, True)
     (models["vit"] / "preprocessor_config.json").rename(in_tmp / "aside.json")
     try:
         code, _, err = frostline("run", *arguments(models["vit"], folder))

@@ -117,6 +117,10 @@ class PixelTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def stand_in(self, count: int) -> dict[str, torch.Tensor]:
+        """Returns a batch that nobody looks at, of a model that begins above its embeddings."""
+        return {"pixel_values": torch.zeros(count, 1, 1, 1)}
+
     def all_labels(self) -> np.ndarray[Any, Any]:
         """Returns all labels, `[N]`."""
         assert self.labels is not None, "the rows have no labels"

@@ -31,7 +31,7 @@ Take = Callable[[int, "np.ndarray[Any, Any]", Sequence[int], torch.Tensor], None
 """Takes a depth, row numbers, how many vectors each row has, and these, row after row, `[sum, D]`, on the device."""
 
 Collate = Callable[[Sequence[int]], Mapping[str, torch.Tensor]]
-"""Row numbers -> a padded batch with `input_ids` and `attention_mask`, both `[B, T]`."""
+"""Row numbers -> a padded batch with `input_ids` and `attention_mask`, both `[B, T]`; or `pixel_values`."""
 
 
 class OverflowInPrefixError(Exception):
@@ -113,7 +113,7 @@ def fill(
             made = collate([int(row) for row in rows])
             batch = {key: value.to(device) for key, value in made.items()}
             if start is not None:
-                states = start[1].padded(rows, batch["input_ids"].shape[1])
+                states = start[1].padded(rows, int(lengths[rows].max()))
                 batch[HIDDEN] = torch.from_numpy(states).to(device)
             if not is_warm:
                 run(**batch)
@@ -122,9 +122,9 @@ def fill(
                 is_warm = True
             clock.start()
             run(**batch)
-            mask = made["attention_mask"].bool()
             for depth in depths:
                 hidden = seen.pop(depth)
+                mask = made["attention_mask"].bool() if "attention_mask" in made else _all_of(hidden)
                 # A last block that is computed for one position gives just that.
                 real = mask if hidden.shape[1] == mask.shape[1] else mask[:, : hidden.shape[1]]
                 found = hidden[real.to(device)]
@@ -177,6 +177,11 @@ def _keep(seen: dict[int, torch.Tensor], clock: _Clock, depth: int, *call: Any) 
     output = call[-1]  # after the module and its inputs
     clock.stop(depth)
     seen[depth] = output[0] if isinstance(output, tuple) else output
+
+
+def _all_of(hidden: torch.Tensor) -> torch.Tensor:
+    """Returns the mask of images, whose vectors are all real."""
+    return torch.ones(hidden.shape[:2], dtype=torch.bool)
 
 
 def _as_it_is(count: int | None, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -21,6 +21,8 @@ from frostline.anatomy import Anatomy
 HIDDEN = "prefix_hidden"
 """Key of a batch: the hidden states after the last frozen block, `[B, T, D]`."""
 
+_PIXELS = "pixel_values"
+
 HIDDEN_AT = "prefix_at"
 """Key of a batch that brings none: where they lie, `[B, T]`."""
 
@@ -50,6 +52,11 @@ class Suffix:
         self._num_outputs = seen.num_outputs
         # One module that alone makes what the blocks are given need not run either.
         self._embeddings = [anatomy.below[0][1]] if seen.embeddings_are_one else []
+
+    @property
+    def passes_embeddings_by(self) -> bool:
+        """Whether the embeddings need not run, so that nothing looks at the model's own input."""
+        return bool(self._embeddings)
 
     def attach(self) -> None:
         """From now on the model's forward wants `prefix_hidden`."""
@@ -164,6 +171,7 @@ class TrainedPart(nn.Module):
 class _Seen:
     num_outputs: int | None
     embeddings_are_one: bool
+    num_vectors: int
 
 
 def num_outputs(anatomy: Anatomy) -> int | None:
@@ -173,6 +181,16 @@ def num_outputs(anatomy: Anatomy) -> int | None:
         anatomy: The model taken apart; it is run once, on three tokens.
     """
     return _look(anatomy).num_outputs
+
+
+def vectors_of_image(anatomy: Anatomy) -> int:
+    """Returns how many vectors a model's lowest block is given for an image: one of each patch, and others."""
+    return _look(anatomy).num_vectors
+
+
+def reads_images(anatomy: Anatomy) -> bool:
+    """Returns whether a model takes pixels."""
+    return getattr(anatomy.model, "main_input_name", None) == _PIXELS
 
 
 def as_output(hidden: torch.Tensor, count: int | None) -> Any:
@@ -196,7 +214,7 @@ def _look(anatomy: Anatomy) -> _Seen:
     if len(anatomy.below) == 1:
         handles.append(anatomy.below[0][1].register_forward_hook(partial(look, "embeddings")))
     try:
-        model.base_model(input_ids=probe_ids(anatomy))  # type: ignore[operator]
+        model.base_model(**probe_inputs(anatomy))  # type: ignore[operator]
     finally:
         for handle in handles:
             handle.remove()
@@ -206,6 +224,7 @@ def _look(anatomy: Anatomy) -> _Seen:
     return _Seen(
         num_outputs=len(output) if isinstance(output, tuple) else None,
         embeddings_are_one=embeddings is not None and embeddings is given,
+        num_vectors=int(given.shape[1]),
     )
 
 
@@ -213,6 +232,17 @@ def hidden_size(model: nn.Module) -> int:
     """Returns the numbers of a hidden state, D."""
     config: Any = model.config
     return int(config.hidden_size)
+
+
+def probe_inputs(anatomy: Anatomy) -> dict[str, torch.Tensor]:
+    """Returns something to try a model with, on its device: three tokens, or an image without anything on it."""
+    if not reads_images(anatomy):
+        return {"input_ids": probe_ids(anatomy)}
+    config: Any = anatomy.model.config
+    size = config.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    device = next(anatomy.model.parameters()).device
+    return {_PIXELS: torch.zeros(1, config.num_channels, height, width, device=device)}
 
 
 def probe_ids(anatomy: Anatomy, length: int = 3) -> torch.Tensor:
@@ -226,16 +256,22 @@ def probe_ids(anatomy: Anatomy, length: int = 3) -> torch.Tensor:
 def read_position(anatomy: Anatomy) -> str | None:
     """Returns which position of the last hidden state the head reads: `first`, `last`, or None if it isn't just one.
 
-    Found by the gradient of the logits on a row of three tokens and two of padding.
+    Found by the gradient of the logits on a row of three tokens and two of padding, or on an image.
 
     Args:
         anatomy: The model taken apart.
     """
-    model = anatomy.model
-    ids = probe_ids(anatomy, 5)
-    mask = torch.tensor([[1, 1, 1, 0, 0]], device=ids.device)
-    pad = getattr(model.config, "pad_token_id", None)
-    ids[0, 3:] = 0 if pad is None else pad
+    model, last, total = anatomy.model, 2, 5
+    if reads_images(anatomy):
+        inputs = probe_inputs(anatomy)
+        total = vectors_of_image(anatomy)
+        last = total - 1
+    else:
+        ids = probe_ids(anatomy, total)
+        pad = getattr(model.config, "pad_token_id", None)
+        ids[0, last + 1 :] = 0 if pad is None else pad
+        inputs = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1, 0, 0]], device=ids.device)}
+    device = next(model.parameters()).device
     width = hidden_size(model)
     was_training = model.training
     suffix = Suffix(anatomy, anatomy.num_blocks)
@@ -243,12 +279,12 @@ def read_position(anatomy: Anatomy) -> str | None:
     model.eval()
     try:
         own = torch.Generator().manual_seed(0)  # the global one is the run's
-        hidden = torch.randn(1, 5, width, generator=own).to(ids.device).requires_grad_(True)
+        hidden = torch.randn(1, total, width, generator=own).to(device).requires_grad_(True)
         with torch.enable_grad():
-            logits = model(input_ids=ids, attention_mask=mask, prefix_hidden=hidden).logits
+            logits = model(**inputs, prefix_hidden=hidden).logits
             (gradient,) = torch.autograd.grad(logits.float().square().sum(), hidden)
     finally:
         suffix.detach()
         model.train(was_training)
     read = gradient[0].abs().sum(-1).nonzero().flatten().tolist()
-    return {(0,): "first", (2,): "last"}.get(tuple(read))
+    return {(0,): "first", (last,): "last"}.get(tuple(read))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from frostline.dataset import Padding, RowTable, TokenTable
+from frostline.dataset import Padding, PixelTable, RowTable
 from frostline.prefix.entry import Rows
 from frostline.prefix.resident import Places
 from frostline.prefix.suffix import HIDDEN, HIDDEN_AT
@@ -30,10 +30,12 @@ class HiddenRows:
     Attributes:
         states: Of the training and of the held-out rows, for a batch to bring; or where they lie on the run's device.
         position: `first` or `last` if only what the head reads is there: a batch is then one token wide.
+        per_image: Vectors of each row, if rows are images.
     """
 
     states: tuple[Rows, Rows] | Places
     position: str | None
+    per_image: int = 1
 
 
 class RowNumbers(Sequence[int]):
@@ -92,12 +94,13 @@ class Collator:
         if hidden is None:
             batch = table.inputs(rows, self.padding)
         else:
-            assert isinstance(table, TokenTable), "hidden states are kept of texts"
-            if hidden.position is not None:
+            if isinstance(table, PixelTable):
+                batch = table.stand_in(len(rows))
+            elif hidden.position is not None:
                 batch = table.inputs_at(rows, hidden.position, self.padding)
             else:
                 batch = table.inputs(rows, self.padding)
-            length = batch["input_ids"].shape[1]
+            length = batch["input_ids"].shape[1] if "input_ids" in batch else hidden.per_image
             if isinstance(hidden.states, Places):
                 batch[HIDDEN_AT] = hidden.states.at(rows, length, is_train=is_train)
             else:

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import BaseImageProcessor
 
 from frostline import assets
-from frostline.dataset import Padding, RowTable, Tokenized
+from frostline.dataset import Padding, PixelTable, RowTable, Tokenized
 from frostline.errors import UserError
 from frostline.model import config_sha256
 from frostline.prefix.entry import CacheError
@@ -25,7 +24,7 @@ from frostline.prefix.provide import Prefix, Provided, Table, is_there, num_byte
 from frostline.prefix.resident import fits, hold
 from frostline.prefix.shared import SharedStore
 from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
-from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size
+from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size, vectors_of_image
 from frostline.record import TELL, Sharing
 from frostline.spec import CacheMode, Precision, RunSpec
 from frostline.train.batches import Collator, HiddenRows
@@ -159,8 +158,6 @@ def filled_on(facts: str | None) -> int | None:
 
 
 def _cannot(looked: Looked, depth: int | None, dropout: bool) -> str | None:
-    if isinstance(looked.loaded.processor, BaseImageProcessor):
-        return "it keeps the hidden states of texts, not yet of images"
     if depth is None:
         return "the embeddings are trained, or some of them" if looked.anatomy.blocks else "it has no blocks"
     if depth == 0:
@@ -172,6 +169,8 @@ def _cannot(looked: Looked, depth: int | None, dropout: bool) -> str | None:
     anatomy = looked.anatomy
     if getattr(anatomy.model.config, "layerdrop", 0.0):
         return "the model drops whole blocks at random (layerdrop)"
+    if hasattr(anatomy.model.config, "hidden_sizes"):
+        return "what its stages give are maps of different sizes, which are not kept"
     if not hasattr(anatomy.model.config, "hidden_size"):
         return "the config names no hidden_size: unsupported architecture"
     return None
@@ -187,7 +186,7 @@ def _open(request: Request, depth: int) -> Cached:
     tables = (request.tables.train, request.tables.evaluation)
     if any((table.lengths == 0).any() for table in request.tables.every):
         raise CacheError("a row has no tokens")
-    two = [_table(name, table, request.padding) for name, table in zip(("training", "held-out"), tables, strict=True)]
+    two = [_table(name, table, request) for name, table in zip(("training", "held-out"), tables, strict=True)]
     if machine.device == "cuda":
         threads = machine.threads  # nothing there depends on them
     elif request.begun is None:
@@ -197,18 +196,21 @@ def _open(request: Request, depth: int) -> Cached:
     prefix = _prefix(request, threads)
     anatomy.model.to(machine.device)
     position = prefix.position if prefix.is_read(depth) else None
+    per_image = 1 if position is not None else int(two[0].lengths[0])
     held, others, others_s = None, dict[str, HiddenRows](), 0.0
     if fits(prefix, depth, two) and (request.begun is not None or _is_read_again(spec, sharing, two)):
         held = hold(prefix, depth, two, request.alive)
     if held is not None:
-        hidden = HiddenRows(states=held.resident.places, position=position)
+        hidden = HiddenRows(states=held.resident.places, position=position, per_image=per_image)
         suffix, fill_s, pass_s = Suffix(anatomy, depth, held.resident.take), held.fill_s, held.resident.pass_s
     else:
         train, evaluation = _from_files(request, prefix, depth, two)
-        hidden = HiddenRows(states=(train.rows, evaluation.rows), position=position)
+        hidden = HiddenRows(states=(train.rows, evaluation.rows), position=position, per_image=per_image)
         fill_s, pass_s = train.fill_s + evaluation.fill_s, (train.pass_s, evaluation.pass_s)
         others, others_s = _others(request, prefix, depth, position)
         suffix = Suffix(anatomy, depth)
+    if isinstance(request.tables.train, PixelTable) and not suffix.passes_embeddings_by:
+        raise CacheError("its lowest block is not given what one module makes of an image: unsupported architecture")
     checked = json.dumps([prefix.facts, depth, position, held is not None, *(table.sha256 for table in two)])
     if checked not in _CHECKED:
         _check(request, suffix, hidden)
@@ -239,13 +241,14 @@ def _others(request: Request, prefix: Prefix, depth: int, position: str | None) 
     also = [each for each in sharing.depths if 1 <= each <= prefix.anatomy.num_blocks and each != depth]
     found, seconds = {}, 0.0
     for name, rows in request.tables.others.items():
-        table = _table(name, rows, request.padding)
+        table = _table(name, rows, request)
         if not is_there(store, prefix, depth, [table], shared) and (
             sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None
         ):
             continue
         provided = provide(store, prefix, depth, also, table, request.alive, (), shared)
-        found[name] = HiddenRows(states=(provided.rows, provided.rows), position=position)
+        per_image = 1 if position is not None else int(table.lengths[0])
+        found[name] = HiddenRows(states=(provided.rows, provided.rows), position=position, per_image=per_image)
         seconds += provided.fill_s
     return found, seconds
 
@@ -360,13 +363,18 @@ def _check(request: Request, suffix: Suffix, hidden: HiddenRows) -> None:
         )
 
 
-def _table(name: str, table: RowTable, padding: Padding) -> Table:
-    plain = replace(padding, multiple_of=1)  # what hidden states are computed from does not depend on a run's precision
+def _table(name: str, table: RowTable, request: Request) -> Table:
+    plain = replace(
+        request.padding, multiple_of=1
+    )  # what hidden states are computed from does not depend on a run's precision
 
     def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
         return table.inputs(numbers, plain)
 
-    return Table(name=name, lengths=table.lengths, sha256=table.sha256, collate=collate)
+    lengths = table.lengths
+    if isinstance(table, PixelTable):
+        lengths = lengths * vectors_of_image(request.looked.anatomy)
+    return Table(name=name, lengths=lengths, sha256=table.sha256, collate=collate)
 
 
 def _autocast(machine: Machine) -> AbstractContextManager[Any]:

@@ -15,6 +15,7 @@ from frostline.anatomy import Anatomy
 from frostline.dataset import Tokenized, TokenTable
 from frostline.model import LoadedModel, config_sha256
 from frostline.prefix.last_block import ReadBlock, position_of, read_block
+from frostline.prefix.suffix import reads_images
 from frostline.train.warm import Kept
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def look(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokenized, *, 
         return Looked(loaded=loaded, anatomy=anatomy, kind=kind, is_steady=kind not in _UNSTEADY)
     before = _modules(loaded.model)
     position = _of_every_row(_POSITIONS.get(kind, lambda: position_of(anatomy)), anatomy, tables)
-    reading = read_block(anatomy, position, is_checked=kind in _CHECKED)
+    reading = None if reads_images(anatomy) else read_block(anatomy, position, is_checked=kind in _CHECKED)
     if _modules(loaded.model) != before:
         log.info("%s exchanges its own modules when it is run: it is trained as it is", type(loaded.model).__name__)
         _UNSTEADY.add(kind)

@@ -166,12 +166,7 @@ class _Course:
         assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard, self._monitor, self._ranks)
         if self._until_step is not None:
             assembly.trainer.add_callback(callbacks.UntilCallback(self._until_step, assembly.ledger))
-        self._flops_per_epoch = flops_per_epoch(
-            setup.loaded.model,
-            setup.tables.train.num_tokens,
-            prefix=setup.anatomy.prefix(setup.frozen.prefix_depth) if setup.frozen.prefix_depth is not None else (),
-            sample=sample_of(setup.tables.train),
-        )
+        self._flops_per_epoch = _flops_per_epoch(setup)
         if checkpoint is not None:
             _tell_precision(checkpoint[1].get("precision"), setup.machine.precision.value)
             _tell_processes(int(checkpoint[1].get("processes", 1)), self._ranks.size)
@@ -304,6 +299,19 @@ class _Course:
             fill_s=None if saved_s is None else ledger.fill_s,
             saved_s=saved_s,
         )
+
+
+def _flops_per_epoch(setup: Setup) -> float:
+    depth, sample = setup.frozen.prefix_depth, sample_of(setup.tables.train)
+    prefix = setup.anatomy.prefix(depth) if depth is not None else ()
+    attached = setup.cached if sample is not None else None  # an image is run through the whole model
+    if attached is not None:
+        attached.detach()
+    try:
+        return flops_per_epoch(setup.loaded.model, setup.tables.train.num_tokens, prefix=prefix, sample=sample)
+    finally:
+        if attached is not None:
+            attached.attach()
 
 
 def _find_checkpoint(spec: RunSpec, resume_from: Path | None) -> tuple[Path, dict[str, Any]] | None:

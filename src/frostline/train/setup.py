@@ -197,11 +197,10 @@ def prepare(
 
 def _wants_look(spec: RunSpec, begun: str | None) -> bool:
     """Returns whether anything depends on where the model's head reads."""
-    if spec.dataset.is_image:
-        return False
     has_cache = spec.runtime.cache.mode is not CacheMode.OFF or begun is not None
     has_prefix = spec.freeze.may_freeze_a_prefix or spec.freeze.name in STAGED
-    return spec.training.last_block is LastBlock.READ_POSITION or (has_prefix and has_cache)
+    reads = spec.training.last_block is LastBlock.READ_POSITION and not spec.dataset.is_image
+    return reads or (has_prefix and has_cache)
 
 
 def _of_others(rows: Rows, others: Mapping[str, Rows]) -> dict[str, dict[str, int]]:
