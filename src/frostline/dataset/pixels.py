@@ -72,23 +72,26 @@ class Scale:
 
     def __init__(self, processor: BaseImageProcessor, sample: Image, mode: str) -> None:
         given: Any = processor
-        self._factor = float(given.rescale_factor) if getattr(given, "do_rescale", False) else None
-        normalizes = getattr(given, "do_normalize", False)
-        self._mean = np.asarray(given.image_mean, dtype=np.float32) if normalizes else None
-        self._std = np.asarray(given.image_std, dtype=np.float32) if normalizes else None
-        whole = np.asarray(given(images=[sample.convert(mode)])["pixel_values"][0])
-        plain = np.asarray(
-            given(images=[sample.convert(mode)], do_rescale=False, do_normalize=False)["pixel_values"][0]
-        )
+        images = [sample.convert(mode)]
+        whole = np.asarray(given(images=images)["pixel_values"][0])
+        plain = np.asarray(given(images=images, do_rescale=False, do_normalize=False)["pixel_values"][0])
         self.shape = whole.shape
+        # A byte has 256 values: what becomes of each is computed once, and looked up.
+        found = np.tile(np.arange(256.0), (len(whole), 1))
+        if getattr(given, "do_rescale", False):
+            found = found * float(given.rescale_factor)
+        found = found.astype(np.float32)
+        if getattr(given, "do_normalize", False):
+            mean, std = (np.asarray(each, dtype=np.float32) for each in (given.image_mean, given.image_std))
+            found = (found - mean[:, None]) / std[:, None]
+        self._values = found
         self.is_exact = plain.dtype == np.uint8 and np.array_equal(self(plain[None])[0], whole.astype(np.float32))
 
     def __call__(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Returns float32 pixels `[B, C, H, W]` of bytes of the same shape."""
-        found = images.astype(np.float64) * self._factor if self._factor is not None else images
-        found = found.astype(np.float32)
-        if self._mean is not None and self._std is not None:
-            found = (found - self._mean[:, None, None]) / self._std[:, None, None]
+        found = np.empty(images.shape, dtype=np.float32)
+        for channel, values in enumerate(self._values):
+            found[:, channel] = values[images[:, channel]]
         return found
 
 
