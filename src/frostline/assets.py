@@ -13,7 +13,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
@@ -100,6 +100,36 @@ def local_file(location: str, key: str, *, folder: bool = False) -> Path:
     if not os.access(path, os.R_OK):
         raise AssetError(f"{key}={location}: can't be read (permissions)")
     return path.absolute()
+
+
+def pixels_folder() -> Path:
+    """Returns the folder in which images are kept as models take them."""
+    return home() / "datasets" / "pixels"
+
+
+def pixels_bytes() -> int:
+    """Returns what they take on the disk."""
+    return sum(path.stat().st_size for path in pixels_folder().glob("*.arrow"))
+
+
+def trim_pixels(max_bytes: int, keep: Collection[Path] = ()) -> int:
+    """Removes those that were used longest ago until the rest is within bounds.
+
+    Args:
+        max_bytes: Of all of them.
+        keep: Files that stay in any case. Of one that somebody else reads only the name goes.
+
+    Returns:
+        The bytes removed.
+    """
+    total, removed = pixels_bytes(), 0
+    for path in sorted(pixels_folder().glob("*.arrow"), key=lambda path: path.stat().st_mtime):
+        if total - removed <= max_bytes:
+            break
+        if path not in keep:
+            removed += path.stat().st_size
+            path.unlink(missing_ok=True)
+    return removed
 
 
 def _hub_model(spec: ModelSpec) -> Path:

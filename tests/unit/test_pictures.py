@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import shutil
 
 import datasets
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from frostline import assets
 from frostline.config import compose_run
 from frostline.dataset import ImageInput, load_rows
 from frostline.dataset.pictures import read_images, read_pixels
@@ -98,9 +100,9 @@ def test_pixels_are_the_image_processors_to_the_bit(folder, models, tmp_path, ki
     assert table.labels.tolist() == rows.evaluation["labels"]
     assert table._scale is not None, "bytes are enough for it"
     [kept] = tmp_path.glob("*.arrow")
-    stamp = kept.stat().st_mtime_ns
+    inode = kept.stat().st_ino
     again = pixel_tables({"eval": (rows.evaluation, "y")}, images, tmp_path)["eval"]
-    assert kept.stat().st_mtime_ns == stamp, "made once"
+    assert kept.stat().st_ino == inode, "made once"
     assert np.array_equal(again.inputs(numbers)["pixel_values"].numpy(), found)
 
 
@@ -184,3 +186,21 @@ def test_images_and_texts_do_not_mix():
         spec_of("x", "dataset.image_column=null")
     with pytest.raises(SpecError, match="also_evaluate.*holds images, movie_reviews holds texts"):
         compose_run(["dataset=movie_reviews", "dataset.also_evaluate=[mnist_5k]"])
+
+
+def test_pixels_that_were_used_longest_ago_go_first(folder, models, tmp_path, frostline):
+    rows = rows_of(folder, tmp_path / "rows")
+    images = ImageInput(processor=load_image_processor(models["vit"]), sha256="x", channels=3)
+    kept = assets.pixels_folder()
+    kept.mkdir(parents=True)
+    old, new = (pixel_tables({"eval": (rows.evaluation, name)}, images, kept)["eval"] for name in ("old", "new"))
+    os.utime(old.path, (1, 1))
+    size = assets.pixels_bytes()
+    assert assets.trim_pixels(size) == 0
+    assert assets.trim_pixels(size - 1) == size // 2
+    assert (old.path.exists(), new.path.exists()) == (False, True)
+    assert old.inputs([0])["pixel_values"].shape == (1, 3, 32, 32), "who reads them goes on"
+    assert assets.trim_pixels(0, {new.path}) == 0
+    assert "MB of images, decoded and resized" in frostline("cache", "list")[1]
+    assert "MB of images from" in frostline("cache", "clear")[1]
+    assert not new.path.exists()

@@ -13,19 +13,21 @@ def main(arguments: list[str]) -> int:
     """Lists or removes what frozen blocks computed."""
     parser = OneLineParser(
         prog="frostline cache",
-        description="What frozen blocks computed, kept for later runs (runtime.cache). It may be removed at any time:\n"
-        "what is needed again is computed again.",
+        description="What frozen blocks computed, and images as models take them, kept for later runs\n"
+        "(runtime.cache). It may be removed at any time: what is needed again is computed again.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=["list", "clear"], help="list: what is there; clear: remove all of it")
     parser.add_argument("--json", action="store_true", help="list as JSON")
     options = parser.parse_args(arguments)
-    from frostline.assets import home
+    from frostline.assets import home, pixels_bytes, pixels_folder, trim_pixels
     from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
 
     store = PrefixStore(home() / PREFIX_FOLDER, 0)
     if options.action == "clear":
         print(f"removed {store.clear() / 1e6:.1f} MB from {store.root}")
+        if size := trim_pixels(0):
+            print(f"removed {size / 1e6:.1f} MB of images from {pixels_folder()}")
         return 0
     found = store.listing()
     if options.json:
@@ -40,4 +42,6 @@ def main(arguments: list[str]) -> int:
         print(f"{sum(sizes.values()) / 1e6:9.1f} MB  {when}  {what}: {', '.join(sorted(sizes)) or 'nothing'}")
     total = sum(sum(sizes.values()) for _, _, sizes, _ in found)
     print(f"{total / 1e6:9.1f} MB in {len(found)} entries of {store.root}")
+    if size := pixels_bytes():
+        print(f"{size / 1e6:9.1f} MB of images, decoded and resized, in {pixels_folder()}")
     return 0

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PIXELS_VERSION = 1  # part of cache fingerprints: raise it when the same images would give other pixels
 _ROWS_AT_ONCE = 64
+
 MODES = {1: "L", 3: "RGB"}
 """What Pillow calls images of so many channels."""
 
@@ -103,9 +104,13 @@ class PixelTable:
         scale: Makes floats of them; None: they are floats.
         shape: Channels, height and width.
         sha256: Of what they were made of.
+        path: The file that holds them.
     """
 
-    def __init__(self, rows: datasets.Dataset, scale: Scale | None, shape: tuple[int, ...], sha256: str) -> None:
+    def __init__(
+        self, rows: datasets.Dataset, scale: Scale | None, shape: tuple[int, ...], sha256: str, path: Path
+    ) -> None:
+        self.path = path
         self.rows = rows
         self.sha256 = sha256
         self.shape = shape
@@ -204,13 +209,15 @@ def _table(rows: datasets.Dataset, given: ImageInput, identity: str, folder: Pat
     versions = ":".join(version(package) for package in ("pillow", "transformers", "numpy"))
     about = f"{_PIXELS_VERSION}:{identity}:{given.sha256}:{mode}:{versions}:{dtype.__name__}"
     sha256 = hashlib.sha256(about.encode()).hexdigest()
+    path = folder / f"{sha256[:32]}.arrow"
     features = datasets.Features({"labels": rows.features["labels"], "pixels": datasets.Value("binary")})
     done = rows.select_columns(["image", "labels"]).map(
         convert, batched=True, batch_size=_ROWS_AT_ONCE, with_indices=True, remove_columns=["image"], features=features,
         writer_batch_size=_ROWS_AT_ONCE * 4, new_fingerprint=sha256[:32], desc=f"pixels ({name})",
-        cache_file_name=str(folder / f"{sha256[:32]}.arrow"), load_from_cache_file=True,
+        cache_file_name=str(path), load_from_cache_file=True,
     )  # fmt: skip
-    return PixelTable(done, scale if scale.is_exact else None, scale.shape, sha256)
+    path.touch()  # used just now
+    return PixelTable(done, scale if scale.is_exact else None, scale.shape, sha256, path)
 
 
 def _decoded(images: datasets.Dataset, index: int, name: str) -> Image:

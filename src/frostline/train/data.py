@@ -103,7 +103,14 @@ def load_pixels(spec: RunSpec, rows: Rows, others: Mapping[str, Rows], images: I
     also = _also(spec, rows, others)
     folder = _pixel_folder()
     known = (rows.fingerprint, *(identity for _, identity in also.values()), images.sha256, images.channels)
-    return _TABLES.get(known, lambda: pixelize(rows, images, folder, also))
+
+    def make() -> Tokenized:
+        tables = pixelize(rows, images, folder, also)
+        made = {table.path for table in tables.every if isinstance(table, PixelTable)}
+        assets.trim_pixels(int(spec.runtime.cache.max_bytes), made)
+        return tables
+
+    return _TABLES.get(known, make)
 
 
 def load_pixel_table(name: str, table: Any, rows: Rows, images: ImageInput) -> PixelTable:
@@ -119,7 +126,7 @@ def load_pixel_table(name: str, table: Any, rows: Rows, images: ImageInput) -> P
 
 
 def _pixel_folder() -> Path:
-    folder = assets.home() / "datasets" / "pixels"
+    folder = assets.pixels_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
