@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from frostline.dataset.pixels import MODES
+from frostline.dataset.pixels import MODES, in_mode
 from frostline.errors import ModelError, UserError
 from frostline.model import PROCESSOR_FILE, load_image_processor
 
@@ -172,10 +172,12 @@ class Predictor:
     def _pixels(self, path: str) -> np.ndarray[Any, Any]:
         try:
             with Image.open(path) as opened:
-                image = ImageOps.exif_transpose(opened).convert(MODES[getattr(self.model.config, "num_channels", 3)])
+                image = ImageOps.exif_transpose(opened)
+                image.load()
         except Exception as error:  # Pillow and its plugins raise whatever they like
             why = error.strerror if isinstance(error, OSError) and error.strerror else f"is no image ({error})"
             raise UserError(f"{path}: {why}") from error
+        image = in_mode(image, MODES[getattr(self.model.config, "num_channels", 3)], path)
         return np.asarray(self._processor(images=[image])["pixel_values"][0], dtype=np.float32)
 
     @torch.inference_mode()

@@ -204,3 +204,32 @@ def test_pixels_that_were_used_longest_ago_go_first(folder, models, tmp_path, fr
     assert "MB of images, decoded and resized" in frostline("cache", "list")[1]
     assert "MB of images from" in frostline("cache", "clear")[1]
     assert not new.path.exists()
+
+
+def test_what_pillow_would_clip_without_a_word_is_refused(folder, models, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    deep = Image.fromarray((np.arange(40 * 40, dtype=np.uint16) * 40).reshape(40, 40))
+    deep.save(copy / "dark" / "000.png")
+    rows = rows_of(copy, tmp_path)
+    images = ImageInput(processor=load_image_processor(models["vit"]), sha256="x", channels=3)
+    part = {name: (table, name) for name, table in (("train", rows.train), ("eval", rows.evaluation))}
+    with pytest.raises(DataError, match=r"dark/000\.png: has more than 8 bits a channel \(Pillow's mode I;16\)"):
+        pixel_tables(part, images, tmp_path)
+
+
+def test_ratings_of_images_in_a_table_may_drop_rows(folder, tmp_path):
+    """Images inside of the table are not copied; rows within the dead zone go with their images."""
+    paths = sorted(folder.rglob("*.png"))[:30]
+    features = datasets.Features({"img": datasets.Image(), "stars": datasets.Value("float32")})
+    rows = {
+        "img": [{"bytes": path.read_bytes(), "path": path.name} for path in paths],
+        "stars": [float(index % 5) for index in range(30)],
+    }
+    file = tmp_path / "rated.parquet"
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(file)
+    given = ["dataset.image_column=img", "dataset.label_column=stars", "dataset.threshold=2", "dataset.dead_zone=0.5"]
+    given += ["dataset.label_names=[bad,good]", "dataset=parquet", f"dataset.location={file}"]
+    found = load_rows(compose_run(given).dataset, lambda other: file, tmp_path / "cache")
+    assert found.report["rows_dropped"] == 6
+    kept = {bytes(row["image"]["bytes"]): row["labels"] for part in (found.train, found.evaluation) for row in part}
+    assert kept == {path.read_bytes(): int(n % 5 > 2) for n, path in enumerate(paths) if n % 5 != 2}

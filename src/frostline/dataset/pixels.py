@@ -58,6 +58,26 @@ class ImageInput:
         return MODES[self.channels]
 
 
+_DEEP = ("I", "F")
+"""First letters of Pillow's modes with more than 8 bits a channel."""
+
+
+def in_mode(image: Image, mode: str, where: str) -> Image:
+    """Returns an image in the channels that a model takes.
+
+    Args:
+        image: Any.
+        mode: `L` or `RGB`.
+        where: For the message.
+
+    Raises:
+        DataError: It has more than 8 bits a channel: Pillow would clip them, without a word, to white.
+    """
+    if image.mode.startswith(_DEEP):
+        raise DataError(f"{where}: has more than 8 bits a channel (Pillow's mode {image.mode}): save it with 8")
+    return image.convert(mode)
+
+
 class Scale:
     """Bytes -> what a model takes: the image processor's rescaling and normalization.
 
@@ -73,7 +93,7 @@ class Scale:
 
     def __init__(self, processor: BaseImageProcessor, sample: Image, mode: str) -> None:
         given: Any = processor
-        images = [sample.convert(mode)]
+        images = [in_mode(sample, mode, "the first image")]
         whole = np.asarray(given(images=images)["pixel_values"][0])
         plain = np.asarray(given(images=images, do_rescale=False, do_normalize=False)["pixel_values"][0])
         self.shape = whole.shape
@@ -189,14 +209,14 @@ def _table(rows: datasets.Dataset, given: ImageInput, identity: str, folder: Pat
     processor: Any = given.processor
     mode = given.mode
     images = rows.cast_column("image", datasets.Image())
-    scale = Scale(processor, _decoded(images, 0, name), mode)
+    scale = Scale(processor, _decoded(images, 0, name, mode), mode)
     settings = {} if not scale.is_exact else {"do_rescale": False, "do_normalize": False}
     dtype = np.uint8 if scale.is_exact else np.float32
 
     def convert(_batch: Any, indices: list[int]) -> dict[str, Any]:
         found = []
         for index in indices:
-            made = processor(images=[_decoded(images, index, name).convert(mode)], **settings)["pixel_values"][0]
+            made = processor(images=[_decoded(images, index, name, mode)], **settings)["pixel_values"][0]
             pixels = np.ascontiguousarray(made, dtype=dtype)
             if pixels.shape != scale.shape:
                 raise DataError(
@@ -220,12 +240,16 @@ def _table(rows: datasets.Dataset, given: ImageInput, identity: str, folder: Pat
     return PixelTable(done, scale if scale.is_exact else None, scale.shape, sha256, path)
 
 
-def _decoded(images: datasets.Dataset, index: int, name: str) -> Image:
+def _decoded(images: datasets.Dataset, index: int, name: str, mode: str) -> Image:
     try:
         found: Image = images[index]["image"]
         found.load()
     except Exception as error:  # Pillow and its plugins raise whatever they like
-        raw = images.cast_column("image", datasets.Image(decode=False))[index]["image"]
-        where = raw["path"] or f"{name} image {index + 1}"
-        raise DataError(f"{where}: is no image that can be read: {' '.join(str(error).split())[:150]}") from error
-    return found
+        where, why = _where(images, index, name), " ".join(str(error).split())[:150]
+        raise DataError(f"{where}: is no image that can be read: {why}") from error
+    return in_mode(found, mode, _where(images, index, name)) if found.mode != mode else found
+
+
+def _where(images: datasets.Dataset, index: int, name: str) -> str:
+    raw = images.cast_column("image", datasets.Image(decode=False))[index]["image"]
+    return raw["path"] or f"{name} image {index + 1}"

@@ -275,19 +275,30 @@ def _labelled_images(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datas
     table = raw.table
     if isinstance(table.features[column], datasets.Image):
         table = table.cast_column(column, datasets.Image(decode=False))
-    out: dict[str, list[Any]] = {"image": [], "labels": [], "key": []}
+    is_in_table = isinstance(table.features[column], datasets.Image)
+    out: dict[str, list[Any]] = {"labels": [], "key": []}
+    used, paths = list[int](), list[dict[str, Any]]()
     for index, row in enumerate(table.select_columns([column, spec.label_column])):
         where = f"{raw.name}, row {index + 1}"
         label = _label(rule, row[spec.label_column], where, spec)
         if label is None:
             continue
         image, content = _image(row[column], where, column, raw.folder)
-        out["image"].append(image)
+        used.append(index)
+        if not is_in_table:
+            paths.append(image)
         out["labels"].append(label)
         out["key"].append(bytes_key(content))
     kind = "float64" if spec.task is Task.REGRESSION else "int64"
-    features = {"image": datasets.Image(decode=False), "labels": datasets.Value(kind), "key": datasets.Value("int64")}
-    return datasets.Dataset.from_dict(out, features=datasets.Features(features))
+    features = {"labels": datasets.Value(kind), "key": datasets.Value("int64")}
+    labels = datasets.Dataset.from_dict(out, features=datasets.Features(features))
+    if is_in_table:  # which may be large: it is not copied
+        images = table.select_columns([column]).rename_columns({column: "image"} if column != "image" else {})
+        images = images if len(used) == len(images) else images.select(used)
+    else:
+        named = datasets.Features({"image": datasets.Image(decode=False)})
+        images = datasets.Dataset.from_dict({"image": paths}, features=named)
+    return datasets.concatenate_datasets([images, labels], axis=1)
 
 
 def _image(value: Any, where: str, column: str, folder: Path | None) -> tuple[dict[str, Any], bytes]:
