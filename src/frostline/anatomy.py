@@ -32,12 +32,14 @@ class Anatomy:
         below: What runs before the blocks: the embeddings.
         blocks: The blocks, lowest first.
         above: What runs after the blocks: pooler, final norm, classifier.
+        image: Channels, height and width of what it will be given; None: tokens.
     """
 
     model: nn.Module
     below: tuple[NamedModule, ...]
     blocks: tuple[NamedModule, ...]
     above: tuple[NamedModule, ...]
+    image: tuple[int, ...] | None = None
 
     @property
     def num_blocks(self) -> int:
@@ -103,6 +105,7 @@ def dissect(model: PreTrainedModel) -> Anatomy:
 
 def num_blocks_of(config: Any) -> int | None:
     """Returns how many blocks a config counts: layers, or the stages of a convolutional network; None: it doesn't."""
+    config = getattr(config, "vision_config", None) or config
     layers = getattr(config, "num_hidden_layers", None)
     if not isinstance(layers, int) and isinstance(getattr(config, "depths", None), (list, tuple)):
         layers = len(config.depths)

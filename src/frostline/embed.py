@@ -160,7 +160,13 @@ class Encoder:
             vectors = np.empty((len(rows), self.width), dtype=np.float32)
             for start in range(0, len(order), batch_size):
                 some = order[start : start + batch_size]
-                vectors[some - first] = self.encode(table.inputs(some, padding))
+                found = self.encode(table.inputs(some, padding))
+                if found.shape[1] != self.width:
+                    raise SpecError(
+                        f"--block={self._block}: a vector has {found.shape[1]} numbers there and {self.width} at the "
+                        "end: blocks of different widths can't be asked for"
+                    )
+                vectors[some - first] = found
             yield Part(name=name, first=first, vectors=vectors)
 
     @staticmethod

@@ -44,8 +44,8 @@ RANDOM_WEIGHTS = "random"
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "tokenizer.model*", "*.tiktoken")
 """Files that hold a vocabulary."""
 
-PROCESSOR_FILE = "preprocessor_config.json"
-"""What an image processor does."""
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+"""Where it may stand what an image processor does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +120,12 @@ def load_image_processor(folder: Path) -> BaseImageProcessor:
     """
     config = load_config(folder)
     if not reads_images(config):
-        raise ModelError(f"{folder}: the model ({config.model_type}) reads texts, the data set holds images")
-    if not (folder / PROCESSOR_FILE).is_file():
-        raise ModelError(f"{folder}: no image processor there ({PROCESSOR_FILE}): save it beside the model")
+        what = "reads texts, the data set holds images"
+        if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+            what = "has no head in transformers that classifies images"
+        raise ModelError(f"{folder}: the model ({config.model_type}) {what}")
+    if not any((folder / name).is_file() for name in PROCESSOR_FILES):
+        raise ModelError(f"{folder}: no image processor there ({PROCESSOR_FILES[0]}): save it beside the model")
     with _quiet():
         try:
             return AutoImageProcessor.from_pretrained(  # type: ignore[no-any-return]

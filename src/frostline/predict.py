@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from transformers import (
-    AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -22,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from frostline.dataset.pixels import MODES, in_mode
 from frostline.errors import ModelError, UserError
-from frostline.model import PROCESSOR_FILE, load_image_processor
+from frostline.model import load_config, load_image_processor, reads_images
 
 NO_CLASS = "-"
 """Stands for the label of a text that may have several classes and has none."""
@@ -64,8 +63,8 @@ class Predictor:
             raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        self.reads_images = (model_folder / PROCESSOR_FILE).is_file()
-        config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
+        config = load_config(model_folder)
+        self.reads_images = reads_images(config)
         self.by_word = any("TokenClassification" in name for name in config.architectures or ())
         kind: Any = AutoModelForImageClassification if self.reads_images else AutoModelForSequenceClassification
         kind = AutoModelForTokenClassification if self.by_word else kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import datasets
 import mlflow
@@ -196,6 +197,45 @@ def test_a_hierarchy_of_maps_is_trained_without_the_cache(train, tmp_path):
     assert result.audit.frozen_unchanged
 
 
+def test_images_smaller_than_the_model_was_pretrained_on(train, tmp_path):
+    """DINOv2 takes any size: what is kept has as many vectors as the images that it is given make."""
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=64, patch_size=8, mlp_ratio=2
+    )
+    Dinov2Model(config).save_pretrained(tmp_path / "model")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    given = [f"model.location={tmp_path / 'model'}", "freeze.depth=2", "training.epochs=2"]
+    _, plain = train("vit", *given)
+    _, cached = train("vit", *given, "runtime.cache=require")
+    assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=1e-4)
+
+
+def test_a_folder_held_out_and_depths_of_a_network_in_stages(frostline, in_tmp, models, folder):
+    held_out = save_images(in_tmp / "held-out", each=8, seed=3)
+    given = arguments(models["resnet"], folder, f"dataset.eval_from={held_out}")
+    code, out, err = frostline("run", *given)
+    assert code == 0, err
+    assert "40 rows trained on, 16 held out" in out
+    given = [each for each in given if not each.startswith("optimizer.lr")]
+    code, out, err = frostline("sweep", "depth_only", *given, "sweep.n_trials=2", "optimizer.lr=1e-3")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("name", ["CLIP", "Siglip"])
+def test_a_model_whose_vision_is_a_part_of_its_config(name, train, tmp_path):
+    import transformers
+
+    vision = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    config = getattr(transformers, f"{name}Config")(vision_config={**vision, "image_size": 32, "patch_size": 8})
+    config.architectures = [f"{name}ForImageClassification"]
+    torch.manual_seed(0)
+    getattr(transformers, f"{name}ForImageClassification")(config).save_pretrained(tmp_path / "model")
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
+    _, result = train("vit", f"model.location={tmp_path / 'model'}", "freeze.depth=2", "runtime.cache=auto")
+    assert (result.freeze.num_blocks, result.freeze.depth) == (3, 2)
+    assert result.audit.frozen_unchanged
+
+
 def test_stages_and_test_rows_from_the_prefix_cache(train):
     given = ["freeze=gradual", "training.epochs=4", "dataset.test_fraction=0.2", "dataset.test_at_end=true"]
     _, plain = train("vit", *given)
@@ -227,6 +267,10 @@ def test_what_does_not_belong_together_is_one_line(frostline, in_tmp, models, fo
     assert (code, "the model (vit) reads images, the data set holds texts" in err) == (2, True)
     code, _, err = frostline("run", *arguments(models["resnet"], folder, "runtime.cache=require", "freeze.depth=2"))
     assert (code, "runtime.cache=require: what its stages give are maps of different sizes" in err) == (2, True)
+    big = shutil.copytree(models["vit"], in_tmp / "big")
+    ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(big)
+    code, _, err = frostline("run", *arguments(big, folder))
+    assert (code, "can't take what its image processor makes, (3, 64, 64): Input image size" in err) == (2, True)
     (models["vit"] / "preprocessor_config.json").rename(in_tmp / "aside.json")
     try:
         code, _, err = frostline("run", *arguments(models["vit"], folder))

@@ -13,6 +13,7 @@ from transformers import AutoModelForTokenClassification, DataCollatorForTokenCl
 
 from frostline.config import compose_job, compose_run
 from frostline.dataset import NO_LABEL, Padding, load_rows, token_table
+from frostline.dataset.read import read_conll
 from frostline.errors import DataError, SpecError
 from frostline.metrics import ComputeMetrics
 from frostline.metrics.offline import METRIC_CLASSES, spans_of
@@ -301,3 +302,52 @@ def test_trouble_is_one_line(tmp_path, frostline, tiny_model, conll):
     assert (code, "words with a class each come alone" in err) == (2, True)
     code, _, err = frostline("run", *arguments(tiny_model, conll, "dataset.task=classification"))
     assert (code, "give dataset.task=token_classification" in err) == (2, True)
+
+
+def test_no_word_is_lost_or_merged_in_reading(tmp_path):
+    path = tmp_path / "odd.conll"
+    path.write_text(
+        "# a comment of several words\n# O\none B-X\n\nNew York\tB-LOC\nis\tO\n\na\u00a0b O\n-DOCSTART- -X-\nlast O\n",
+        encoding="utf-8",
+    )  # fmt: skip
+    raw = read_conll(path, "0" * 64)
+    assert raw.table["words"][:] == [["#", "one"], ["New York", "is"], ["a\u00a0b"], ["last"]]
+    assert raw.table["tags"][:] == [["O", "B-X"], ["B-LOC", "O"], ["O"], ["O"]]
+
+
+def test_words_that_are_cut_off_are_counted_and_told(train, frostline, in_tmp, tiny_model, conll):
+    code, _, err = frostline("run", *arguments(tiny_model, conll, "training.max_tokens=6"))
+    assert code == 0, err
+    [made] = {path.parent for path in in_tmp.rglob("result.json")}
+    cut = RunResult.read(made).data["words_cut"]
+    assert min(cut.values()) > 0
+    for name, lost in cut.items():
+        assert (
+            f"moods.conll ({name}): words beyond training.max_tokens=6, which nothing is trained or scored on: {lost}"
+            in err
+        )
+    _, result = train()
+    assert result.data["words_cut"] == {"train": 0, "eval": 0}
+
+
+def test_a_class_without_a_word_to_train_on_is_known(tmp_path):
+    train, held_out = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    train.write_text('{"words": ["a", "b"], "tags": ["O", "B-X"]}\n{"words": ["c"], "tags": ["O"]}\n')
+    held_out.write_text('{"words": ["d", "e"], "tags": ["B-Y", "O"]}\n')
+    given = ["dataset.format=jsonl", f"dataset.eval_from={held_out}", "dataset.label_names=[O,B-X,B-Y]"]
+    spec = compose_run(["dataset=conll", f"dataset.location={train}", "training=token_classification", *given]).dataset
+    rows = load_rows(spec, lambda other: held_out if other else train, tmp_path / "cache")
+    assert rows.evaluation[0]["labels"] == [2, 0]
+    assert any("classes without a word to train on: B-Y" in warning for warning in rows.warnings)
+    held_out.write_text('{"words": ["d"], "tags": [["O"]]}\n')
+    with pytest.raises(DataError, match="row 1: expected a label, got list"):
+        load_rows(spec, lambda other: held_out if other else train, tmp_path / "cache")
+
+
+def test_no_interval_of_words_as_if_they_were_rows(frostline, in_tmp, tiny_model, conll):
+    given = [each for each in arguments(tiny_model, conll) if not each.startswith("optimizer.lr")]
+    given += ["training.metrics=[accuracy,f1_macro]", "training.objective=accuracy", "sweep.n_trials=2"]
+    code, out, err = frostline("sweep", "depth_only", *given, "optimizer.lr=1e-3")
+    assert code == 0, err
+    assert "held-out rows" not in out
+    assert "recommended" in out

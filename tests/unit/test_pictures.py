@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import shutil
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -18,6 +20,7 @@ from frostline.dataset.pictures import read_images, read_pixels
 from frostline.dataset.pixels import pixel_tables
 from frostline.errors import DataError, SpecError
 from frostline.model import load_image_processor
+from frostline.train.setup import load_processor
 from tests.e2e.pictures import save_images, save_model
 
 
@@ -38,8 +41,6 @@ def spec_of(location, *overrides):
 
 def rows_of(location, cache, *overrides):
     spec = spec_of(location, *overrides)
-    from pathlib import Path
-
     return load_rows(spec, lambda other: Path(other or spec.location), cache)
 
 
@@ -233,3 +234,87 @@ def test_ratings_of_images_in_a_table_may_drop_rows(folder, tmp_path):
     assert found.report["rows_dropped"] == 6
     kept = {bytes(row["image"]["bytes"]): row["labels"] for part in (found.train, found.evaluation) for row in part}
     assert kept == {path.read_bytes(): int(n % 5 > 2) for n, path in enumerate(paths) if n % 5 != 2}
+
+
+def classes(rows):
+    """Folder and recorded class of every image."""
+    return {
+        (Path(row["image"]["path"]).parent.name, rows.label_names[row["labels"]])
+        for part in (rows.train, rows.evaluation)
+        for row in part
+    }
+
+
+def test_folders_that_are_called_by_numbers(tmp_path):
+    """In the order of texts `10` comes before `2`: an id is no name."""
+    folder = save_images(tmp_path / "digits", each=6, classes=tuple(map(str, range(11))))
+    found = rows_of(folder, tmp_path / "cache")
+    assert classes(found) == {(name, name) for name in map(str, range(11))}
+
+
+def test_classes_are_told_by_name_in_every_folder(tmp_path):
+    """A held-out folder that lacks a class, and names in another order."""
+    train = save_images(tmp_path / "train", each=8, classes=("cat", "dog", "fox"))
+    test = save_images(tmp_path / "test", each=8, classes=("dog", "fox"), seed=1)
+    for more in ([], ["dataset.label_names=[fox,dog,cat]"]):
+        found = rows_of(train, tmp_path / "cache", f"dataset.eval_from={test}", *more)
+        assert classes(found) == {(name, name) for name in ("cat", "dog", "fox")}
+
+
+def test_class_labels_of_two_files_may_count_otherwise(tmp_path):
+    rows, files = {"text": [f"{name} {n}" for name in ("cat", "dog", "fox") for n in range(8)]}, []
+    for names in (["cat", "dog", "fox"], ["fox", "cat", "dog"]):
+        features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+        labels = [text.split()[0] for text in rows["text"]]
+        path = tmp_path / f"{names[0]}.parquet"
+        datasets.Dataset.from_dict({**rows, "label": labels}, features=features).to_parquet(path)
+        files.append(path)
+    spec = compose_run(["dataset=parquet", f"dataset.location={files[0]}", f"dataset.eval_from={files[1]}"]).dataset
+    found = load_rows(spec, lambda other: Path(other or spec.location), tmp_path / "cache")
+    assert found.label_names == ("cat", "dog", "fox")
+    for part in (found.train, found.evaluation):
+        assert all(found.label_names[row["labels"]] == row["text"].split()[0] for row in part)
+
+
+def test_links_to_folders_are_followed_and_names_may_be_any(tmp_path):
+    folder = save_images(tmp_path / "set", each=6)
+    (tmp_path / "elsewhere").mkdir()
+    for number in range(4):
+        source = folder / "dark" / f"{number:03d}.png"
+        shutil.copyfile(source, tmp_path / "elsewhere" / f"x{number}.png")
+    (folder / "dark" / "part").symlink_to(tmp_path / "elsewhere")
+    assert len(read_images(folder).table) == 16
+    odd = os.fsencode(folder / "dark") + b"/caf\xe9.png"
+    shutil.copyfile(folder / "dark" / "000.png", odd)
+    with pytest.raises(DataError, match="the name of a file in it is not UTF-8"):
+        read_images(folder)
+
+
+def test_what_the_processor_does_counts_not_the_file_that_says_so(folder, models, tmp_path):
+    """transformers lets processor_config.json override the other file: pixels of before are not those of now."""
+    model = shutil.copytree(models["vit"], tmp_path / "model")
+    spec = compose_run(
+        ["model=path", f"model.location={model}", "dataset=image_folder", f"dataset.location={folder}", "freeze=none"]
+    )
+    first, one = load_processor(spec, model)
+    own = json.loads((model / "preprocessor_config.json").read_text())
+    (model / "processor_config.json").write_text(json.dumps({"image_processor": {**own, "resample": 0}}))
+    second, two = load_processor(spec, model)
+    assert second.processor.resample == 0
+    assert one != two
+    (model / "preprocessor_config.json").unlink()
+    assert load_processor(spec, model)[1] == two
+
+
+def test_a_processor_that_can_not_take_the_images_is_one_line(folder, models, tmp_path):
+    processor = load_image_processor(models["vit"])
+    images = ImageInput(processor=processor, sha256="x", channels=1)  # its mean is of three channels
+    rows = rows_of(folder, tmp_path)
+    with pytest.raises(DataError, match="image processor can't take the images: mean must have 1 elements"):
+        pixel_tables({"eval": (rows.evaluation, "y")}, images, tmp_path)
+
+
+def test_the_same_held_out_images_are_kept_once(folder, tmp_path):
+    few, many = (rows_of(folder, tmp_path, f"dataset.train_rows={count}") for count in (10, 20))
+    assert few.identities["eval"] == many.identities["eval"]
+    assert few.identities["train"] != many.identities["train"]

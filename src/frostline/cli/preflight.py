@@ -38,7 +38,7 @@ def preflight(job: Job) -> None:
         if dataset.source is Source.PATH:
             assets.data_file(dataset)
             for key, path in dataset.other_files().items():
-                assets.local_file(path, key)
+                assets.local_file(path, key, folder=dataset.is_image)
     if job.resume is not None:
         check_resume(job)
 
@@ -99,5 +99,9 @@ def num_blocks(spec: ModelSpec) -> int | None:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'config.json'}: can't be read: {error}") from error
+    if isinstance(config, dict) and isinstance(config.get("vision_config"), dict):
+        config = config["vision_config"]
     found = [config[key] for key in _LAYER_KEYS if isinstance(config, dict) and isinstance(config.get(key), int)]
+    if not found and isinstance(config, dict) and isinstance(config.get("depths"), list):
+        return len(config["depths"])  # a convolutional network's stages
     return found[0] if found else None

@@ -49,12 +49,13 @@ def main(arguments: list[str]) -> int:
         )
     if result.status is not Status.FINISHED:
         raise UserError(f"{options.run}: has no final number: it is {result.status.value} ({result.reason})")
+    by_word = spec.dataset.task is Task.TOKEN_CLASSIFICATION  # words of a sentence are not independent: no interval
     told = _recorded(folder)
     if told is None and spec.dataset.test_at_end:
         values = {k.removeprefix("test/"): v for k, v in result.metrics.items() if k.startswith("test/")}
         told = {"metrics": values, "rows": result.data.get("test_rows"), "looks": 1, "first": "when the run ended"}
     if told is not None and not options.again:
-        _print(result, told, f"looked at before ({told['first']}); --again computes it anew")
+        _print(result, told, f"looked at before ({told['first']}); --again computes it anew", by_word=by_word)
         return 0
     now = {
         "metrics": (values := _compute(spec, folder, str(result.provenance.get("data_fingerprint")))),
@@ -64,7 +65,12 @@ def main(arguments: list[str]) -> int:
         "weights_sha256": result.weights_sha256,
     }
     write_atomically(folder / TEST_FILE, json.dumps(now, indent=1) + "\n")
-    _print(result, now, "" if told is None else f"look number {now['looks']}: each choice after a look flatters it")
+    _print(
+        result,
+        now,
+        "" if told is None else f"look number {now['looks']}: each choice after a look flatters it",
+        by_word=by_word,
+    )
     _record(folder, result, now, options.tracking_uri)
     return 0
 
@@ -140,7 +146,7 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     return {**compute(logits, labels), "loss": loss, "rows": float(len(labels))}
 
 
-def _print(result: RunResult, told: dict[str, Any], note: str) -> None:
+def _print(result: RunResult, told: dict[str, Any], note: str, *, by_word: bool) -> None:
     from frostline.report import number
     from frostline.report.compare import interval_of_share
 
@@ -148,7 +154,7 @@ def _print(result: RunResult, told: dict[str, Any], note: str) -> None:
     metric = result.objective.metric if result.objective is not None else next(iter(values))
     names = sorted(values, key=lambda name: (name != metric, name))
     shown = {name: number(values[name]) for name in names}
-    if "accuracy" in shown and rows:
+    if "accuracy" in shown and rows and not by_word:
         shown["accuracy"] += f" +- {interval_of_share(values['accuracy'], rows):.4f}"
     print(f"{result.name}")
     print(f"  test        {', '.join(f'{name} {value}' for name, value in shown.items())} ({rows} rows)")

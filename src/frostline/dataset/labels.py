@@ -67,7 +67,12 @@ class LabelRule:
 
     def _class(self, value: Any) -> int:
         assert self.classes is not None
+        if not isinstance(value, (str, int, float)):
+            raise DataError(f"expected a label, got {type(value).__name__}")
         if value not in self.classes:
+            known = self.classes.get(str(_plain(value)))  # a class that the first table has no row of
+            if known is not None:
+                return known
             raise DataError(f"label {value!r}{nearest(str(value), self.names)} is none of {listing(self.names)}")
         return self.classes[value]
 
@@ -189,7 +194,8 @@ def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[s
 def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dict[Any, int]:
     """Returns raw value -> id: by name, by number within the names, or by order."""
     if names is not None and all(str(_plain(value)) in names for value in values):
-        return {value: names.index(str(_plain(value))) for value in values}
+        by_name = {name: index for index, name in enumerate(names)}
+        return by_name | {value: by_name[str(_plain(value))] for value in values}
     numbers = [_whole(value) for value in values]
     if all(number is not None for number in numbers):
         if names is None:
@@ -202,7 +208,9 @@ def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dic
                 f"dataset.label_column={column}: label {wrong[0]} is out of range: {len(names)} classes have the "
                 f"ids 0 to {len(names) - 1}"
             )
-        return {value: int(number) for value, number in zip(values, numbers, strict=True) if number is not None}
+        by_number: dict[Any, int] = {str(index): index for index in range(len(names))}
+        found = {value: int(number) for value, number in zip(values, numbers, strict=True) if number is not None}
+        return by_number | found
     if all(_is_fraction(value) for value in values):
         raise DataError(
             f"dataset.label_column={column}: its values are fractions ({values[0]}): give dataset.threshold to make "

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import math
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -45,24 +46,32 @@ def read_images(folder: Path) -> RawTable:
     paths, labels, others = list[str](), list[str](), 0
     digest = hashlib.sha256()
     for each in classes:
-        files = sorted(path for path in each.rglob("*") if path.is_file() and not path.name.startswith("."))
+        files = [path for path in image_files(each) if not path.name.startswith(".")]
         images = [path for path in files if _is_image(path)]
         others += len(files) - len(images)
         if not images:
             raise DataError(f"{each}: holds no images ({', '.join(sorted(_extensions())[:6])}, ...)")
         for path in images:
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of_file(path)}\n".encode())
+            digest.update(os.fsencode(f"{path.relative_to(folder).as_posix()}\0{sha256_of_file(path)}\n"))
             paths.append(str(path))
             labels.append(each.name)
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=names)})
-    table = datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
+    try:
+        table = datasets.Dataset.from_dict({"image": paths, "label": labels}, features=features)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{folder}: the name of a file in it is not UTF-8: {error.object!r}") from error
     notes = (f"files that are no images, which were left out: {others}",) if others else ()
     return RawTable(table=table, fingerprint=digest.hexdigest(), name=folder.name, notes=notes, folder=folder)
 
 
 def image_files(folder: Path) -> Iterator[Path]:
     """Yields all files that `read_images` may look at."""
-    yield from (path for path in sorted(folder.rglob("*")) if path.is_file())
+    yield from sorted(
+        path
+        for found, _, names in os.walk(folder, followlinks=True)
+        for path in (Path(found, name) for name in names)
+        if path.is_file()
+    )
 
 
 def read_pixels(path: Path) -> RawTable:

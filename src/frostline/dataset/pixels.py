@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import numpy as np
 import torch
+from PIL import Image
 
 from frostline.dataset.table import IntArray, Padding, labels_of
 from frostline.errors import DataError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL.Image import Image as Picture
     from transformers import BaseImageProcessor
 
 _PIXELS_VERSION = 1  # part of cache fingerprints: raise it when the same images would give other pixels
@@ -62,7 +63,7 @@ _DEEP = ("I", "F")
 """First letters of Pillow's modes with more than 8 bits a channel."""
 
 
-def in_mode(image: Image, mode: str, where: str) -> Image:
+def in_mode(image: Picture, mode: str, where: str) -> Picture:
     """Returns an image in the channels that a model takes.
 
     Args:
@@ -91,14 +92,21 @@ class Scale:
         is_exact: Whether bytes are enough: else the processor's own numbers are kept.
     """
 
-    def __init__(self, processor: BaseImageProcessor, sample: Image, mode: str) -> None:
+    def __init__(self, processor: BaseImageProcessor, sample: Picture, mode: str) -> None:
         given: Any = processor
-        images = [in_mode(sample, mode, "the first image")]
-        whole = np.asarray(given(images=images)["pixel_values"][0])
-        plain = np.asarray(given(images=images, do_rescale=False, do_normalize=False)["pixel_values"][0])
-        self.shape = whole.shape
+        noise = np.random.default_rng(0).integers(0, 256, (*sample.size[::-1], 3)).astype(np.uint8)
+        images = [in_mode(sample, mode, "the first image"), Image.fromarray(noise).convert(mode)]
+        try:
+            whole = np.stack([given(images=[image])["pixel_values"][0] for image in images])
+            plain = np.stack(
+                [given(images=[image], do_rescale=False, do_normalize=False)["pixel_values"][0] for image in images]
+            )
+        except Exception as error:  # whatever a foreign processor raises
+            why = " ".join(str(error).split())[:150]
+            raise DataError(f"the model's image processor can't take the images: {why}") from error
+        self.shape = whole.shape[1:]
         # A byte has 256 values: what becomes of each is computed once, and looked up.
-        found = np.tile(np.arange(256.0), (len(whole), 1))
+        found = np.tile(np.arange(256.0), (self.shape[0], 1))
         if getattr(given, "do_rescale", False):
             found = found * float(given.rescale_factor)
         found = found.astype(np.float32)
@@ -106,7 +114,7 @@ class Scale:
             mean, std = (np.asarray(each, dtype=np.float32) for each in (given.image_mean, given.image_std))
             found = (found - mean[:, None]) / std[:, None]
         self._values = found
-        self.is_exact = plain.dtype == np.uint8 and np.array_equal(self(plain[None])[0], whole.astype(np.float32))
+        self.is_exact = plain.dtype == np.uint8 and np.array_equal(self(plain), whole.astype(np.float32))
 
     def __call__(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Returns float32 pixels `[B, C, H, W]` of bytes of the same shape."""
@@ -148,6 +156,11 @@ class PixelTable:
     def stand_in(self, count: int) -> dict[str, torch.Tensor]:
         """Returns a batch that nobody looks at, of a model that begins above its embeddings."""
         return {"pixel_values": torch.zeros(count, 1, 1, 1)}
+
+    @property
+    def num_labels(self) -> int:
+        """How many images are labelled."""
+        return len(self) if self.labels is not None else 0
 
     def all_labels(self) -> np.ndarray[Any, Any]:
         """Returns all labels, `[N]`."""
@@ -240,9 +253,9 @@ def _table(rows: datasets.Dataset, given: ImageInput, identity: str, folder: Pat
     return PixelTable(done, scale if scale.is_exact else None, scale.shape, sha256, path)
 
 
-def _decoded(images: datasets.Dataset, index: int, name: str, mode: str) -> Image:
+def _decoded(images: datasets.Dataset, index: int, name: str, mode: str) -> Picture:
     try:
-        found: Image = images[index]["image"]
+        found: Picture = images[index]["image"]
         found.load()
     except Exception as error:  # Pillow and its plugins raise whatever they like
         where, why = _where(images, index, name), " ".join(str(error).split())[:150]

@@ -17,6 +17,7 @@ class RawTable:
         fingerprint: sha256 of the file, or the hub's identity of the split.
         name: For messages.
         notes: What the user should know of the file.
+        label_names: Class names in the order of their ids, if the table brings any; its labels are these names then.
         folder: Where it lies, if it is a file: what paths in it are relative to.
     """
 
@@ -24,4 +25,5 @@ class RawTable:
     fingerprint: str
     name: str
     notes: tuple[str, ...] = ()
+    label_names: tuple[str, ...] | None = None
     folder: Path | None = None

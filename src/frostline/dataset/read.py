@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
 def read_conll(path: Path, sha256: str) -> RawTable:
     """Reads sentences of the CoNLL shared tasks' form: on each line a word, perhaps more, and last the word's tag.
 
-    Lines of `-DOCSTART-` and comments (`# ` before a sentence) are left out.
+    Fields stand between tabs, or if a line has none between blanks. `-DOCSTART-` lines are left out, and comments:
+    lines before a sentence that begin with `#` and have another number of fields than those of words.
 
     Returns:
         Columns `words` and `tags`, lists.
@@ -96,22 +99,31 @@ def read_conll(path: Path, sha256: str) -> RawTable:
         words.clear()
         tags.clear()
 
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            fields = line.split()
-            if not fields:
-                end()
-            elif not fields[0].startswith("-DOCSTART-") and not (fields[0] == "#" and not words):
-                if len(fields) < 2:
-                    raise DataError(f"{path.name}, line {number}: has a word ({fields[0]!r}) and no tag")
-                words.append(fields[0])
-                tags.append(fields[-1])
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        lines = [_conll_fields(line) for line in file]
+    usual = Counter(len(fields) for fields in lines if fields and not fields[0].startswith("#")).most_common(1)
+    width = usual[0][0] if usual else 0
+    for number, fields in enumerate(lines, 1):
+        if not fields or fields[0].startswith("-DOCSTART-"):
+            end()
+        elif not fields[0].startswith("#") or words or len(fields) == width:
+            if len(fields) < 2:
+                raise DataError(f"{path.name}, line {number}: has a word ({fields[0]!r}) and no tag")
+            words.append(fields[0])
+            tags.append(fields[-1])
     end()
     if not sentences["words"]:
         raise DataError(f"{path}: holds no sentences")
     texts = datasets.Sequence(datasets.Value("string"))
     table = datasets.Dataset.from_dict(sentences, features=datasets.Features({"words": texts, "tags": texts}))
     return RawTable(table=table, fingerprint=sha256, name=path.name, folder=path.parent)
+
+
+def _conll_fields(line: str) -> list[str]:
+    """Returns the fields of a line; no other blank than these parts them: one may stand within a word."""
+    line = line.strip(" \t\r\n")
+    parts = line.split("\t") if "\t" in line else re.split(" +", line)
+    return [part.strip(" ") for part in parts if part.strip(" ")]
 
 
 def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Rows:
         test: The same of the test rows; None: there are none.
         label_names: In the order of their ids; empty for regression.
         fingerprint: sha256 of what these rows are.
+        identities: Of images: sha256 of each part's contents and labels, in their order, by `train`, `eval`, `test`.
         report: Sizes, label counts, duplicates, overlap, dropped and empty rows.
         warnings: What the user should know of, a line each.
     """
@@ -44,6 +45,7 @@ class Rows:
     test: datasets.Dataset | None
     label_names: tuple[str, ...]
     fingerprint: str
+    identities: Mapping[str, str]
     report: dict[str, Any]
     warnings: tuple[str, ...]
 
@@ -115,9 +117,14 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         test=chosen.get("test"),
         label_names=rule.names,
         fingerprint=_digest([_ROWS_VERSION, *fingerprints, *_meaning(spec, rule), *_choice(spec)]),
+        identities={name: _identity(part) for name, part in parts.items()} if spec.is_image else {},
         report=report,
         warnings=warnings,
     )
+
+
+def _identity(part: _Part) -> str:
+    return hashlib.sha256(b"".join(np.ascontiguousarray(each).tobytes() for each in part.used())).hexdigest()
 
 
 def keys_of(table: datasets.Dataset) -> Iterator[int]:
@@ -133,27 +140,53 @@ def keys_of(table: datasets.Dataset) -> Iterator[int]:
         yield from map(row_key, batch["text"], batch.get("pair") or [None] * len(batch["text"]))
 
 
+def _plain_labels(raw: RawTable, spec: DatasetSpec) -> RawTable:
+    """Returns a table whose labels are names, where it brings names of its own: two tables may count them otherwise."""
+    feature = raw.table.features.get(spec.label_column)
+    inner = getattr(feature, "feature", feature)
+    if not isinstance(inner, datasets.ClassLabel) or spec.task is Task.REGRESSION:
+        return raw
+    names = list(inner.names)
+    known = dict(enumerate(names))
+
+    def name(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [name(each) for each in value]
+        return known.get(value, None if value is None else str(value))
+
+    def convert(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {spec.label_column: [name(value) for value in batch[spec.label_column]]}
+
+    plain: Any = datasets.Value("string")
+    features = raw.table.features.copy()
+    features[spec.label_column] = plain if inner is feature else datasets.Sequence(plain)
+    labels = raw.table.select_columns([spec.label_column]).map(
+        convert, batched=True, features=datasets.Features({spec.label_column: features[spec.label_column]}),
+        new_fingerprint=_digest(["names", raw.fingerprint, spec.label_column, names])[:32], desc="names",
+    )  # fmt: skip
+    others = [column for column in raw.table.column_names if column != spec.label_column]
+    table = datasets.concatenate_datasets([raw.table.select_columns(others), labels], axis=1) if others else labels
+    return replace(raw, table=table, label_names=tuple(names))
+
+
 def _read(spec: DatasetSpec, other: str | None, find_file: FindFile, cache_dir: Path) -> RawTable:
     """Returns the table of the spec's own file or split (None), or of another."""
     if spec.source is Source.HUB:
-        return read_hub(spec, other or spec.split, cache_dir)
-    return read_file(find_file(other), spec, cache_dir)
+        return _plain_labels(read_hub(spec, other or spec.split, cache_dir), spec)
+    return _plain_labels(read_file(find_file(other), spec, cache_dir), spec)
 
 
 def _rule(spec: DatasetSpec, raw: RawTable) -> LabelRule:
     _check_columns(spec, raw)
     feature = raw.table.features[spec.label_column]
     if spec.task in {Task.MULTI_LABEL, Task.TOKEN_CLASSIFICATION}:
-        inner = getattr(feature, "feature", feature)  # of a list
-        names = inner.names if isinstance(inner, datasets.ClassLabel) else None
-        return label_rule(spec, _members(raw, spec), names, len(raw.table))
-    names = feature.names if isinstance(feature, datasets.ClassLabel) else None
+        return label_rule(spec, _members(raw, spec), raw.label_names, len(raw.table))
     needs_classes = spec.task is Task.CLASSIFICATION and spec.threshold is None
     try:
         unique = raw.table.unique(spec.label_column) if needs_classes else []
     except Exception as error:
         raise DataError(f"dataset.label_column={spec.label_column}: holds {feature}, not labels") from error
-    return label_rule(spec, unique, names, len(raw.table))
+    return label_rule(spec, unique, raw.label_names, len(raw.table))
 
 
 def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
@@ -410,7 +443,7 @@ def _report(
         "duplicates": duplicates,
         "overlap": overlap["eval"],
         **({"test_overlap": overlap["test"]} if "test" in overlap else {}),
-        "empty_texts": sum(int((keys == empty).sum()) for keys, _ in used.values()),
+        "empty_texts": sum(int((keys == empty).sum()) for keys, _ in used.values()) if unit == "text" else 0,
     }
     warnings = list(raw.notes)
     for name in used:

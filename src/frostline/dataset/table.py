@@ -100,6 +100,13 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def num_labels(self) -> int:
+        """How many rows, or where each word has a label words, are labelled."""
+        if self._token_labels is not None:
+            return int((self._token_labels != NO_LABEL).sum())
+        return len(self) if self.labels is not None else 0
+
     def all_labels(self) -> np.ndarray[Any, Any]:
         """Returns all labels, `[N]`, or where each token has one `[N, T]`, T the longest row's."""
         found = self.labels_at(np.arange(len(self)), int(self.lengths.max()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
@@ -30,12 +30,14 @@ class Tokenized:
         evaluation: The same of the held-out rows.
         others: Rows that a run is scored on when it has ended, by the name that its numbers get.
         truncated: How many rows of each were cut to `max_tokens`.
+        words_cut: Where each word has a class: how many words of each went with that.
     """
 
     train: TokenTable | PixelTable
     evaluation: TokenTable | PixelTable
     others: Mapping[str, TokenTable | PixelTable]
     truncated: dict[str, int]
+    words_cut: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def every(self) -> tuple[TokenTable | PixelTable, ...]:
@@ -65,9 +67,20 @@ def tokenize(
         identity = f"{_TOKENS_VERSION}:{fingerprint}:{tokenizer_sha256}:{max_tokens}:{version('tokenizers')}"
         key = hashlib.sha256(f"{identity}:{part}".encode()).hexdigest()[:32]
         tables[name], truncated[name] = token_table(table, tokenizer, max_tokens, key, f"tokens ({name})")
+    words_cut = {
+        name: num_words(rows) - tables[name].num_labels
+        for name, (rows, _, _) in parts.items()
+        if "words" in rows.column_names
+    }
     return Tokenized(
-        train=tables.pop("train"), evaluation=tables.pop("eval"), others=tables, truncated=truncated
+        train=tables.pop("train"), evaluation=tables.pop("eval"), others=tables, truncated=truncated,
+        words_cut=words_cut,
     )  # fmt: skip
+
+
+def num_words(rows: Dataset) -> int:
+    """Returns how many words rows of `words` have."""
+    return sum(len(words) for batch in rows.select_columns("words").iter(10_000) for words in batch["words"])
 
 
 def pixelize(
@@ -87,7 +100,8 @@ def pixelize(
     Raises:
         DataError: An image can't be read.
     """
-    named = {name: (table, f"{identity}:{part}") for name, (table, identity, part) in _parts(rows, others).items()}
+    named = {"train": (rows.train, rows.identities["train"]), "eval": (rows.evaluation, rows.identities["eval"])}
+    named |= others or {}
     tables: dict[str, TokenTable | PixelTable] = dict(pixel_tables(named, images, folder))
     train, evaluation = tables.pop("train"), tables.pop("eval")
     return Tokenized(train=train, evaluation=evaluation, others=tables, truncated={})

@@ -5,6 +5,7 @@ Importing this package imports neither evaluate nor scikit-learn, so that a wron
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,7 +148,7 @@ class ComputeMetrics:
                 raise SpecError(
                     f"training.metrics: {name} is for two classes, here are {num_labels}: take {name}_macro"
                 )
-            if info is not None and info.spans and not any(tag.startswith("B-") for tag in self._tags):
+            if info is not None and info.spans and not any(re.fullmatch(r"[BIESLU]-.+", tag) for tag in self._tags):
                 raise SpecError(
                     f"training.metrics: {name} is for tags of spans, as B-PER and I-PER; here are "
                     f"{listing(self._tags)}: take training.metrics=[accuracy,f1_macro] training.objective=accuracy"

@@ -190,7 +190,7 @@ def vectors_of_image(anatomy: Anatomy) -> int:
 
 def reads_images(anatomy: Anatomy) -> bool:
     """Returns whether a model takes pixels."""
-    return getattr(anatomy.model, "main_input_name", None) == _PIXELS
+    return anatomy.image is not None
 
 
 def as_output(hidden: torch.Tensor, count: int | None) -> Any:
@@ -236,13 +236,10 @@ def hidden_size(model: nn.Module) -> int:
 
 def probe_inputs(anatomy: Anatomy) -> dict[str, torch.Tensor]:
     """Returns something to try a model with, on its device: three tokens, or an image without anything on it."""
-    if not reads_images(anatomy):
+    if anatomy.image is None:
         return {"input_ids": probe_ids(anatomy)}
-    config: Any = anatomy.model.config
-    size = config.image_size
-    height, width = (size, size) if isinstance(size, int) else size
     device = next(anatomy.model.parameters()).device
-    return {_PIXELS: torch.zeros(1, config.num_channels, height, width, device=device)}
+    return {_PIXELS: torch.zeros(1, *anatomy.image, device=device)}
 
 
 def probe_ids(anatomy: Anatomy, length: int = 3) -> torch.Tensor:

@@ -16,7 +16,7 @@ from frostline.dataset.pictures import image_files
 from frostline.dataset.pixels import pixel_tables
 from frostline.dataset.rows import keys_of
 from frostline.errors import AssetError, DataError, UserError, listing
-from frostline.spec import TEST_SET, DatasetSpec, RunSpec, Source
+from frostline.spec import EVAL_SET, TEST_SET, DatasetSpec, RunSpec, Source
 from frostline.train import warm
 from frostline.train.warm import Kept
 
@@ -122,7 +122,7 @@ def load_pixel_table(name: str, table: Any, rows: Rows, images: ImageInput) -> P
         rows: What they are part of.
         images: How the model takes them.
     """
-    return pixel_tables({name: (table, f"{rows.fingerprint}:{name}")}, images, _pixel_folder())[name]
+    return pixel_tables({name: (table, rows.identities[name])}, images, _pixel_folder())[name]
 
 
 def _pixel_folder() -> Path:
@@ -136,9 +136,13 @@ def _pixel_folder() -> Path:
 
 def _also(spec: RunSpec, rows: Rows, others: Mapping[str, Rows]) -> dict[str, tuple[Any, str]]:
     """Returns the rows besides training and held-out ones, each with what tells them from others."""
-    also = {name: (other.evaluation, f"{other.fingerprint} eval") for name, other in others.items()}
+
+    def identity(of: Rows, part: str) -> str:
+        return of.identities.get(part, f"{of.fingerprint} {part}")
+
+    also = {name: (other.evaluation, identity(other, EVAL_SET)) for name, other in others.items()}
     if rows.test is not None and spec.dataset.test_at_end:
-        also = {TEST_SET: (rows.test, f"{rows.fingerprint} test"), **also}
+        also = {TEST_SET: (rows.test, identity(rows, TEST_SET)), **also}
     return also
 
 

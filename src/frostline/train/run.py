@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from frostline import lora
-from frostline.errors import UserError, listing
+from frostline.errors import ModelError, UserError, listing
 from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
 from frostline.record import Monitor, NullMonitor, Recorder, RunStart, Sharing, Verdict, metrics_up_to
@@ -309,6 +309,11 @@ def _flops_per_epoch(setup: Setup) -> float:
         attached.detach()
     try:
         return flops_per_epoch(setup.loaded.model, setup.tables.train.num_tokens, prefix=prefix, sample=sample)
+    except (ValueError, RuntimeError) as error:
+        if sample is None:
+            raise
+        shape, why = tuple(sample["pixel_values"].shape[1:]), " ".join(str(error).split())[:150]
+        raise ModelError(f"the model can't take what its image processor makes, {shape}: {why}") from error
     finally:
         if attached is not None:
             attached.attach()

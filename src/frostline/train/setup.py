@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from frostline import assets, lora, model, optimizer, provenance
 from frostline.anatomy import Anatomy, dissect, num_blocks_of, undivided
-from frostline.dataset import NO_PADDING, ImageInput, Padding, Rows, Tokenized
+from frostline.dataset import NO_PADDING, ImageInput, Padding, PixelTable, Rows, Tokenized
 from frostline.drift import Drift
 from frostline.errors import ModelError, SpecError, listing
 from frostline.freeze import FrozenPart, freeze
@@ -24,7 +25,19 @@ from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
 from frostline.record import Sharing
-from frostline.spec import STAGED, CacheMode, FreezeName, FreezeSpec, Init, LastBlock, RunSpec, Stage, Task
+from frostline.spec import (
+    EVAL_SET,
+    STAGED,
+    TEST_SET,
+    CacheMode,
+    FreezeName,
+    FreezeSpec,
+    Init,
+    LastBlock,
+    RunSpec,
+    Stage,
+    Task,
+)
 from frostline.train import warm
 from frostline.train.cached import Cached, Request, open_cache, told
 from frostline.train.data import load_data, load_pixels, load_tables, overlap, warn_once
@@ -110,6 +123,14 @@ def prepare(
     if cut:
         warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={max_tokens}, which were cut: {cut}")
 
+    for name, lost in tables.words_cut.items():
+        if lost:
+            set_name = spec.dataset_name if name in {"train", EVAL_SET, TEST_SET} else name
+            warn_once(
+                f"{set_name} ({name}): words beyond training.max_tokens={max_tokens}, which nothing is trained or "
+                f"scored on: {lost}"
+            )
+
     def load() -> tuple[LoadedModel, Anatomy]:
         seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
         loaded = model.load_model(
@@ -117,6 +138,8 @@ def prepare(
             processor=processor.processor if isinstance(processor, ImageInput) else processor,
         )  # fmt: skip
         anatomy = _anatomy(loaded, spec)
+        if isinstance(tables.train, PixelTable):
+            anatomy = replace(anatomy, image=tables.train.shape)
         if spec.model.init is Init.PRETRAINED:
             model.check_fresh(loaded.fresh, [n for n, _ in anatomy.prefix(anatomy.num_blocks)], folder)
         return loaded, anatomy
@@ -140,8 +163,6 @@ def prepare(
         ("image_processor_sha256" if spec.dataset.is_image else "tokenizer_sha256"): processor_sha256,
         "data_fingerprint": rows.fingerprint,
     }
-    if spec.dataset.is_image:
-        seen["versions"]["pillow"] = version("pillow")
     if spec.dataset.is_image:
         seen["versions"]["pillow"] = version("pillow")
     reads = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
@@ -183,6 +204,7 @@ def prepare(
             **rows.report,
             **({"also": also} if (also := _of_others(rows, others)) else {}),
             "truncated": tables.truncated,
+            **({"words_cut": dict(tables.words_cut)} if tables.words_cut else {}),
         },
         provenance={
             **seen,
@@ -282,9 +304,10 @@ def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase
     """
     kept = (folder, warm.stamp([folder / "config.json"]))
     if spec.dataset.is_image:
-        path = folder / model.PROCESSOR_FILE
-        sha256 = provenance.sha256_of_unchanged(path) if path.is_file() else ""
-        found = _PROCESSORS.get((*kept, sha256), lambda: model.load_image_processor(folder))
+        files = [path for name in model.PROCESSOR_FILES if (path := folder / name).is_file()]
+        found = _PROCESSORS.get((*kept, warm.stamp(files)), lambda: model.load_image_processor(folder))
+        # What it does, not the file: there are two, of which one overrides the other.
+        sha256 = hashlib.sha256(json.dumps(found.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
         channels = int(getattr(model.load_config(folder), "num_channels", 3))
         return ImageInput(processor=found, sha256=sha256, channels=channels), sha256
     max_tokens, sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)

@@ -381,7 +381,9 @@ def outcome_of(
     trainable = [result.params.num_trainable for _, result in results if result.params is not None]
     if trainable:
         cost["num_trainable"] = float(trainable[0])
-    rows = next((result.data.get("eval_rows") for _, result in results if result.data), None)
+    # Of words no interval is known: those of a sentence are not independent, and there are more of them than rows.
+    known = (result.data for _, result in results if result.data and "words_cut" not in result.data)
+    rows = next((data.get("eval_rows") for data in known), None)
     if isinstance(rows, int):
         cost["eval_rows"] = float(rows)
     last = results[-1][1]
