@@ -63,12 +63,12 @@ class Predictor:
             raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        config = load_config(model_folder)
-        self.reads_images = reads_images(config)
-        self.by_word = any("TokenClassification" in name for name in config.architectures or ())
-        kind: Any = AutoModelForImageClassification if self.reads_images else AutoModelForSequenceClassification
-        kind = AutoModelForTokenClassification if self.by_word else kind
         try:
+            config = load_config(model_folder)
+            self.reads_images = reads_images(config)
+            self.by_word = any("TokenClassification" in name for name in config.architectures or ())
+            kind: Any = AutoModelForImageClassification if self.reads_images else AutoModelForSequenceClassification
+            kind = AutoModelForTokenClassification if self.by_word else kind
             if self.reads_images:
                 self._processor = load_image_processor(model_folder)
             else:

@@ -81,6 +81,7 @@ def test_a_frozen_depth(train, models, kind):
     assert result.metrics["eval/accuracy"] >= 0.5
 
 
+@pytest.mark.slow
 def test_the_same_spec_gives_the_same_numbers(train):
     first, second = (train("resnet", "freeze=none")[1] for _ in range(2))
     assert first.weights_sha256 == second.weights_sha256
@@ -113,6 +114,7 @@ def test_brightness_is_learned(train, frostline, in_tmp):
     assert "(8 rows)" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["first", "mean"])
 def test_vectors_of_images(frostline, in_tmp, models, folder, pool):
     out = in_tmp / "vectors.parquet"
@@ -127,6 +129,7 @@ def test_vectors_of_images(frostline, in_tmp, models, folder, pool):
     assert len(table["embedding"][0].as_py()) == 32
 
 
+@pytest.mark.slow
 def test_vectors_of_a_stage(frostline, in_tmp, models, folder):
     out = in_tmp / "vectors.parquet"
     given = ["embed", "model=path", f"model.location={models['resnet']}", "dataset=image_folder"]
@@ -138,6 +141,7 @@ def test_vectors_of_a_stage(frostline, in_tmp, models, folder):
     assert (code, "has no embeddings; give 1 to 4" in err) == (2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "freeze"),
     [
@@ -160,6 +164,7 @@ def test_ways_of_freezing(train, kind, freeze):
     assert result.cost.flops > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vit", "dinov2"])
 @pytest.mark.parametrize("depth", [1, 3, 4])
 def test_from_the_prefix_cache_it_is_the_same(kind, depth, train, models, tmp_path):
@@ -183,6 +188,7 @@ def test_from_the_prefix_cache_it_is_the_same(kind, depth, train, models, tmp_pa
     assert again.cost.fill_s == 0
 
 
+@pytest.mark.slow
 def test_a_hierarchy_of_maps_is_trained_without_the_cache(train, tmp_path):
     """Swin's stages give ever fewer and wider vectors: what is kept has one width, so that nothing is."""
     torch.manual_seed(0)
@@ -197,6 +203,7 @@ def test_a_hierarchy_of_maps_is_trained_without_the_cache(train, tmp_path):
     assert result.audit.frozen_unchanged
 
 
+@pytest.mark.slow
 def test_images_smaller_than_the_model_was_pretrained_on(train, tmp_path):
     """DINOv2 takes any size: what is kept has as many vectors as the images that it is given make."""
     config = Dinov2Config(
@@ -210,6 +217,7 @@ def test_images_smaller_than_the_model_was_pretrained_on(train, tmp_path):
     assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_folder_held_out_and_depths_of_a_network_in_stages(frostline, in_tmp, models, folder):
     held_out = save_images(in_tmp / "held-out", each=8, seed=3)
     given = arguments(models["resnet"], folder, f"dataset.eval_from={held_out}")
@@ -221,6 +229,7 @@ def test_a_folder_held_out_and_depths_of_a_network_in_stages(frostline, in_tmp, 
     assert code == 0, err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["CLIP", "Siglip"])
 def test_a_model_whose_vision_is_a_part_of_its_config(name, train, tmp_path):
     import transformers
@@ -236,6 +245,7 @@ def test_a_model_whose_vision_is_a_part_of_its_config(name, train, tmp_path):
     assert result.audit.frozen_unchanged
 
 
+@pytest.mark.slow
 def test_stages_and_test_rows_from_the_prefix_cache(train):
     given = ["freeze=gradual", "training.epochs=4", "dataset.test_fraction=0.2", "dataset.test_at_end=true"]
     _, plain = train("vit", *given)
@@ -244,6 +254,7 @@ def test_stages_and_test_rows_from_the_prefix_cache(train):
     assert cached.metrics["test/loss"] == pytest.approx(plain.metrics["test/loss"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_same_bits(train, frostline, in_tmp, models, folder):
     from frostline.config import compose_job
     from frostline.record import NullRecorder
@@ -318,6 +329,7 @@ def test_operations_are_counted(models, kind):
     assert flops_per_epoch(model, 3, anatomy.prefix(4), sample) == pytest.approx(3 * once, rel=0.05)
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_and_a_parquet_file(frostline, in_tmp, models, folder):
     """Images inside of Parquet files, as the hub's sets have them: in a local copy of its layout, and alone."""
     paths = sorted(folder.rglob("*.png"))
@@ -361,6 +373,7 @@ def test_a_number_of_an_image(frostline, in_tmp, models):
     assert out.strip().endswith("3.png")
 
 
+@pytest.mark.slow
 def test_the_model_in_mlflow_is_files_of_the_run(frostline, in_tmp, models, folder):
     given = [each for each in arguments(models["vit"], folder) if each != "tracking=off"]
     code, _, err = frostline("run", *given)

@@ -30,7 +30,7 @@ def loader(config):
         torch.manual_seed(0)
         model = AutoModelForSequenceClassification.from_config(config)
         calls.append(model)
-        return LoadedModel(model=model, tokenizer=None, weights_sha256="", fresh=()), dissect(model)
+        return LoadedModel(model=model, processor=None, weights_sha256="", fresh=()), dissect(model)
 
     return load, calls
 

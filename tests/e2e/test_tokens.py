@@ -185,6 +185,7 @@ def test_a_run_learns_and_its_model_is_asked(train, frostline, conll):
     assert "(24 rows)" in out
 
 
+@pytest.mark.slow
 def test_however_a_step_is_cut_up_it_is_the_same(own_model, in_tmp, conll):
     """Of sentences with few and many words each word counts alike, over all passes of a step."""
     from frostline.train.run import run
@@ -211,12 +212,14 @@ def test_from_the_prefix_cache_it_is_the_same(train, depth):
     assert cached.metrics["eval/entity_f1"] == pytest.approx(plain.metrics["eval/entity_f1"], abs=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["freeze=lora", "freeze=gradual", "freeze=lp_ft", "freeze=norm_only"])
 def test_ways_of_freezing(train, name):
     _, result = train(name, "training.epochs=3")
     assert result.audit.frozen_unchanged
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_same_bits(train, in_tmp, tiny_model, conll):
     from frostline.train.run import run
 
@@ -228,6 +231,7 @@ def test_a_killed_run_goes_on_in_the_same_bits(train, in_tmp, tiny_model, conll)
     assert run(spec, NullRecorder(), part, resume_from=part).weights_sha256 == whole.weights_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["roberta", "gpt2"])
 def test_a_tokenizer_of_bytes_is_given_words(kind, frostline, in_tmp, conll):
     """A word alone is then the one that stands behind a space; the saved tokenizer knows that, too."""
@@ -344,6 +348,7 @@ def test_a_class_without_a_word_to_train_on_is_known(tmp_path):
         load_rows(spec, lambda other: held_out if other else train, tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_no_interval_of_words_as_if_they_were_rows(frostline, in_tmp, tiny_model, conll):
     given = [each for each in arguments(tiny_model, conll) if not each.startswith("optimizer.lr")]
     given += ["training.metrics=[accuracy,f1_macro]", "training.objective=accuracy", "sweep.n_trials=2"]
