@@ -102,9 +102,10 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
 
     from frostline.cli.run import configure_logging
     from frostline.dataset import NO_LABEL, NO_PADDING, ImageInput, Padding, RowTable, token_table
+    from frostline.dataset.tokens import num_words
     from frostline.metrics import ComputeMetrics
     from frostline.predict import Predictor
-    from frostline.train.data import load_data, load_pixel_table
+    from frostline.train.data import load_data, load_pixel_table, warn_once
     from frostline.train.loss import losses_of
     from frostline.train.setup import load_processor
 
@@ -128,6 +129,8 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
         else:
             table, _ = token_table(rows.test, processor, spec.training.max_tokens)
             padding = Padding.of(processor, predictor.model)
+            if lost := num_words(rows.test) - table.num_labels:
+                warn_once(f"words beyond training.max_tokens={spec.training.max_tokens}, which are not scored: {lost}")
         labels = table.all_labels()
         logits = np.zeros((*labels.shape, len(rows.label_names) or 1))
         for first in range(0, len(table), size):

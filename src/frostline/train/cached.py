@@ -364,9 +364,8 @@ def _check(request: Request, suffix: Suffix, hidden: HiddenRows) -> None:
 
 
 def _table(name: str, table: RowTable, request: Request) -> Table:
-    plain = replace(
-        request.padding, multiple_of=1
-    )  # what hidden states are computed from does not depend on a run's precision
+    # What hidden states are computed from does not depend on a run's precision.
+    plain = replace(request.padding, multiple_of=1)
 
     def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
         return table.inputs(numbers, plain)
