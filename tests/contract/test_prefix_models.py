@@ -377,6 +377,7 @@ def test_the_last_block_drops_out_what_the_whole_one_does(name, padded):
         probabilities(model, 0.0)
 
 
+@pytest.mark.slow
 @known_layouts
 def test_half_dropped_weights_are_scaled_up(name, padded):
     model = make(name)

@@ -78,6 +78,7 @@ def test_every_named_data_set_is_tried():
     assert sorted(KINDS) == NAMED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMED)
 def test_a_named_data_set_trains_from_a_copy_in_the_hubs_layout(name, tiny_overrides, tmp_path, copy_of):
     model = [each for each in tiny_overrides if not each.startswith("dataset")]

@@ -111,6 +111,7 @@ def test_the_encoder_of_t5_gives_each_word_a_class(tmp_path, hub_copy):
         run(whole, recorder, tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KINDS_OF_IMAGES))
 def test_a_named_model_of_images_trains_from_a_copy_of_its_hub_folder(name, tmp_path, hub_copy):
     import transformers
@@ -132,6 +133,7 @@ def test_a_named_model_of_images_trains_from_a_copy_of_its_hub_folder(name, tmp_
     assert result.audit.frozen_unchanged
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KINDS))
 def test_a_named_model_trains_from_a_copy_of_its_hub_folder(name, tiny_overrides, tmp_path, hub_copy):
     data = [each for each in tiny_overrides if not each.startswith("model")]

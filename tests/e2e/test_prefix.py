@@ -169,6 +169,7 @@ def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
     assert num_batches <= len(calls) <= num_batches + 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
@@ -265,6 +266,7 @@ def flipped(data):
     return data[:-2] + bytes([data[-2] ^ 1, data[-1]])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "field",
     ["weights", "tokenizer", "max_tokens", "text", "precision", "depth", "attention", "version", "threads"],

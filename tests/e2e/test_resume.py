@@ -92,6 +92,7 @@ class StopAfter(NullMonitor):
 
 
 # Logs fall on 3, 6, 8 (an epoch's end), 9, 12, 15, 16, ...: stops inside a window and at its end.
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 8, 10, 11])
 def test_the_training_loss_of_a_resumed_run_is_the_mean_of_the_same_steps(train, step):
     each = ["training.log_every=3", "training.evaluate=never", "training.epochs=2"]

@@ -57,6 +57,7 @@ def by_hand(folder, texts, labels):
     return sum(right) / len(right), sum(losses) / len(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["off", "require"])
 @pytest.mark.parametrize("depth", [2, 4])
 def test_what_is_recorded_of_every_set_is_what_the_saved_model_says(train, tmp_path, cache, depth):

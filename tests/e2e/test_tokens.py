@@ -203,6 +203,7 @@ def test_however_a_step_is_cut_up_it_is_the_same(own_model, in_tmp, conll):
     assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [2, 4])
 def test_from_the_prefix_cache_it_is_the_same(train, depth):
     _, plain = train(f"freeze.depth={depth}", "training.epochs=2")

@@ -160,6 +160,7 @@ def test_a_lying_index_is_caught_by_the_checksum(index, monkeypatch):
     assert not list((assets.home() / "downloads").rglob("*.whl"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo/model/../../../../escaped", "demo/model//abs/../../../../escaped"])
 def test_a_member_may_not_leave_its_folder(index, tmp_path, name):
     data = wheel({**FILES, name: b"x"})

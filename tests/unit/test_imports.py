@@ -21,6 +21,7 @@ print("\\n" + json.dumps([code, loaded]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

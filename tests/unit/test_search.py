@@ -485,6 +485,7 @@ def test_an_interruption_and_a_time_limit(tmp_path):
 # -- samplers, pruners, objectives --
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", [name for name in SamplerName if name is not SamplerName.GP])
 def test_every_sampler_fills_its_total_and_is_repeatable(tmp_path, sampler):
     plan = make_plan(n_trials=10, sampler=sampler.value, finish=1.0, first_epochs=None)
