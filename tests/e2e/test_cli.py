@@ -171,6 +171,7 @@ def test_a_tracking_server_that_is_down_ends_no_run(frostline, in_tmp, tiny_over
     assert "secret" not in err
 
 
+@pytest.mark.slow
 def test_a_multirun_runs_all_and_compares(frostline, in_tmp, tiny_overrides):
     code, out, err = frostline("run", "-m", *tiny_overrides, OFF, "freeze.depth=0,3", "seed=0,1")
     assert code == 0, err
@@ -189,6 +190,7 @@ def test_a_multirun_runs_all_and_compares(frostline, in_tmp, tiny_overrides):
     assert out.splitlines()[-1].startswith("run_dir: ")
 
 
+@pytest.mark.slow
 def test_a_failing_run_lets_the_others_go_on(frostline, in_tmp, tiny_overrides, store):
     code, out, err = frostline("run", "-m", *tiny_overrides, "optimizer.lr=1e30,1e-3,1e25", "tracking.log_model=false")
     assert code == 1
@@ -275,6 +277,7 @@ def test_a_sweep_without_values(frostline, in_tmp, tiny_overrides):
     assert not (in_tmp / "runs").exists()
 
 
+@pytest.mark.slow
 def test_an_earlier_commands_runs_stay_out_of_the_table(frostline, in_tmp, tiny_overrides):
     assert frostline("run", *tiny_overrides, OFF, "hydra.run.dir=runs/all/old", "freeze=none")[0] == 0
     code, out, err = frostline("run", "-m", *tiny_overrides, OFF, "hydra.sweep.dir=runs/all", "seed=0,1")
@@ -584,6 +587,7 @@ def test_two_texts_files(frostline, in_tmp, tiny_overrides):
     assert "40 rows trained on, 20 held out" in out
 
 
+@pytest.mark.slow
 def test_a_users_own_sweep_file(frostline, in_tmp, tiny_overrides):
     (in_tmp / "my_conf" / "sweep").mkdir(parents=True)
     (in_tmp / "my_conf" / "sweep" / "mine.yaml").write_text(

@@ -55,6 +55,7 @@ def train(frostline, in_tmp, models, folder):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_frozen_depth(train, models, kind):
     """The lowest blocks of each architecture stay what they were, running means of a batch norm included."""

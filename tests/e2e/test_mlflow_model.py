@@ -44,6 +44,7 @@ def mlflow_here(store, in_tmp):
     mlflow.set_tracking_uri(before)
 
 
+@pytest.mark.slow
 def test_mlflow_loads_the_model_and_it_answers_as_predict_does(frostline, tiny_overrides, store, mlflow_here):
     code, _, err = frostline("run", *tiny_overrides, "training.epochs=3", "hydra.run.dir=one")
     assert (code, "does not answer" in err) == (0, False), Path("one/.mlflow-pending.json").read_text()

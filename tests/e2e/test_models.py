@@ -86,6 +86,7 @@ def test_every_named_model_is_tried():
     assert sorted([*KINDS, *KINDS_OF_IMAGES, "t5_small"]) == NAMED
 
 
+@pytest.mark.slow
 def test_the_encoder_of_t5_gives_each_word_a_class(tmp_path, hub_copy):
     """For a class for each row transformers' head reads the decoder: that has no depth."""
     from transformers import T5Config, T5Model

@@ -112,6 +112,7 @@ def test_hidden_states_on_the_device_give_the_bits_of_those_in_files(train, home
     assert held.weights_sha256 == again.weights_sha256 == filed.weights_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "freeze",
     [

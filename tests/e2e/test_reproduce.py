@@ -37,6 +37,7 @@ def recorded(frostline, in_tmp, own):
     return Path("runs/one")
 
 
+@pytest.mark.slow
 def test_a_run_comes_back_identical_and_what_differs_is_named(frostline, in_tmp, own, recorded):
     code, out, err = frostline("reproduce", "runs/one", "tracking=off")
     assert code == 0, err
@@ -111,6 +112,7 @@ def test_another_transformers_is_named_and_nothing_else(in_tmp, own):
     assert "verdict: identical: " in again.stdout or equivalent in again.stdout
 
 
+@pytest.mark.slow
 def test_a_record_in_mlflow_is_enough(frostline, in_tmp, own):
     code, _, err = frostline("run", *own, "freeze.depth=2", "hydra.run.dir=runs/one", "seed=3")
     assert code == 0, err
