@@ -260,7 +260,8 @@ def _decoded(images: datasets.Dataset, index: int, name: str, mode: str) -> Pict
     except Exception as error:  # Pillow and its plugins raise whatever they like
         where, why = _where(images, index, name), " ".join(str(error).split())[:150]
         raise DataError(f"{where}: is no image that can be read: {why}") from error
-    return in_mode(found, mode, _where(images, index, name)) if found.mode != mode else found
+    where = _where(images, index, name) if found.mode.startswith(_DEEP) else name
+    return in_mode(found, mode, where)
 
 
 def _where(images: datasets.Dataset, index: int, name: str) -> str:

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from frostline import assets
 from frostline.dataset import ImageInput, PixelTable, Rows, Tokenized, load_rows, pixelize, tokenize
+from frostline.dataset.labelled import keys_of
 from frostline.dataset.pictures import image_files
 from frostline.dataset.pixels import pixel_tables
-from frostline.dataset.rows import keys_of
 from frostline.errors import AssetError, DataError, UserError, listing
 from frostline.spec import EVAL_SET, TEST_SET, DatasetSpec, RunSpec, Source
 from frostline.train import warm
