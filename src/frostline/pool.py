@@ -1,22 +1,26 @@
 """Owns: warm worker processes - started once, watched, replaced. Must not know: what they run.
 
-Each slot is one spawned process that imports what it needs once and then takes one job after another. The parent hears
-of a job's messages, its end, its process's death, and of a job that gives no sign of life.
+Each slot is one process that takes one job after another: a new one that imports what it needs, or a fork of a process
+that imported it for all slots. The parent hears of a job's messages, its end, its process's death, and of a job that
+gives no sign of life.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import SpawnProcess
+    from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 
 _GRACE_S = 5.0  # assumed: what a process gets to end by itself before it is killed
 _HUSH_S = 0.5
@@ -32,6 +36,14 @@ _HUSH_S = 0.5
 
 
 _RETIRING = "retiring"
+
+_NOT_FOR_THE_TEMPLATE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""What a terminal or a scheduler sends to all processes of a group: the parent decides what becomes of the slots."""
+
+_LOST = 255
+"""The exit code that `multiprocessing` gives to a fork whose template is gone."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class Kind(StrEnum):
@@ -91,7 +103,7 @@ class Channel:
 class _Worker:
     """One slot's process, seen from the parent."""
 
-    def __init__(self, slot: int, process: SpawnProcess, connection: Connection) -> None:
+    def __init__(self, slot: int, process: SpawnProcess | ForkServerProcess, connection: Connection) -> None:
         self.slot = slot
         self.process = process
         self.connection = connection
@@ -111,6 +123,9 @@ class Pool:
         log_dir: Where what workers print goes, `slot-0.log`; None leaves it on the terminal.
         path: Folders for the workers' module search, before their own.
         hang_s: Seconds without a sign of life after which a job's process is killed; None: never.
+        template: A module that is imported once, in a process that all slots are forks of: they start at once, and
+            share the memory of what was imported. It must start no thread and touch no GPU. None, or not on Linux: each
+            slot is a new process that imports for itself.
     """
 
     def __init__(
@@ -123,6 +138,7 @@ class Pool:
         log_dir: Path | None = None,
         path: Sequence[str] = (),
         hang_s: float | None = None,
+        template: str | None = None,
     ) -> None:
         self._function = function
         self._warm = warm
@@ -130,7 +146,7 @@ class Pool:
         self._log_dir = log_dir
         self._path = list(path)
         self._hang_s = hang_s
-        self._context = multiprocessing.get_context("spawn")
+        self._template = template if sys.platform == "linux" else None
         self._slots = slots
         self._workers: list[_Worker] = []
 
@@ -268,20 +284,75 @@ class Pool:
             worker.process.kill()
             worker.process.join()
         code = worker.process.exitcode or 0
+        if self._template is not None and code == _LOST:
+            return "its process ended with the one that it was a fork of"
         if code >= 0:
             return f"its process ended with exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         return f"killed by signal {-code}{hint}"
 
     def _start(self, slot: int) -> _Worker:
-        ours, theirs = self._context.Pipe()
         log = None if self._log_dir is None else str(self._log_dir / f"slot-{slot}.log")
-        arguments = (theirs, self._function, self._warm, dict(self._env(slot)), log, [*self._path, *sys.path])
-        process = self._context.Process(target=_main, args=arguments, name=f"frostline-slot-{slot}")
-        with _hidden_main():
-            process.start()
-        theirs.close()
-        return _Worker(slot, process, ours)
+        slot_env = dict(self._env(slot))
+        attempts = 1 if self._template is None else 2  # a template may end just now: there will be another
+        while True:
+            context = self._context(slot_env)
+            ours, theirs = context.Pipe()
+            forked = context.get_start_method() == "forkserver"
+            env = {**os.environ, **slot_env}
+            arguments = (theirs, self._function, self._warm, env, log, [*self._path, *sys.path], forked)
+            process = context.Process(target=_main, args=arguments, name=f"frostline-slot-{slot}")
+            attempts -= 1
+            try:
+                with _hidden_main():
+                    process.start()
+            except (EOFError, OSError):
+                ours.close()
+                if not attempts:
+                    raise
+            else:
+                return _Worker(slot, process, ours)
+            finally:
+                theirs.close()
+
+    def _context(self, env: Mapping[str, str]) -> SpawnContext | ForkServerContext:
+        if self._template is not None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([self._template])
+            # Python 3.11 hands it no module search path.
+            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            try:
+                with _blocked(_NOT_FOR_THE_TEMPLATE):  # a context of its own: its start unblocks some of them
+                    multiprocessing.resource_tracker.ensure_running()
+                with _environment({**env, **path}), _blocked(_NOT_FOR_THE_TEMPLATE):
+                    multiprocessing.forkserver.ensure_running()
+            except OSError:  # as where the path of the temporary folder is too long for a socket
+                self._template = None
+            else:
+                return context
+        return multiprocessing.get_context("spawn")
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Libraries look at some variables when they are imported: a template must have them when it starts."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
+    """What is started within the context gets no such signal; to this process they come after it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -303,10 +374,20 @@ def _hidden_main() -> Any:
 
 
 def _main(
-    connection: Connection, function: str, warm: str | None, env: dict[str, str], log: str | None, path: list[str]
+    connection: Connection,
+    function: str,
+    warm: str | None,
+    env: dict[str, str],
+    log: str | None,
+    path: list[str],
+    forked: bool,
 ) -> None:
     """A worker's life."""
+    os.environ.clear()  # the template's is that of when it started
     os.environ.update(env)
+    if forked:
+        # Without the template the parent hears no more of it. The kernel asks no thread of ours.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError):
         os.setsid()  # Ctrl-C in the terminal goes to the parent, which decides what its workers do
     if log is not None:
@@ -315,6 +396,7 @@ def _main(
     _die_with_parent()
     signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_THE_TEMPLATE)
     if warm is not None:
         with contextlib.suppress(Exception):  # what is wrong with it will show in the first job
             _resolve(warm)()

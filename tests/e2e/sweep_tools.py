@@ -16,6 +16,7 @@ from pathlib import Path
 
 from frostline.cli.sweeping.folder import SweepFolder
 from frostline.point import Point
+from tests.e2e.forked import READ_AT_IMPORT, Forked
 
 TWO_EPOCHS = ("training.epochs=2",)
 
@@ -34,13 +35,23 @@ def _fresh_store() -> Path:
     return path
 
 
-def start(*arguments: str, cwd: Path, **env: str) -> subprocess.Popen[str]:
-    """A frostline command in a session of its own: its signals are its own."""
+def start(*arguments: str, cwd: Path, as_users_do: bool = False, **env: str) -> Forked | subprocess.Popen[str]:
+    """A frostline command in a session of its own: its signals are its own.
+
+    Args:
+        arguments: The command's.
+        cwd: Where.
+        as_users_do: Nothing of it is imported beforehand: its workers are forks of a template of its own.
+        env: What differs from our environment.
+    """
     if not (cwd / "mlflow.db").exists() and "tracking=off" not in arguments and arguments[0] in {"sweep", "run"}:
         shutil.copyfile(_fresh_store(), cwd / "mlflow.db")
+    everything = {**os.environ, **env}
+    if not as_users_do and not any(name.startswith(READ_AT_IMPORT) for name in env):
+        return Forked(list(arguments), cwd, everything)
     return subprocess.Popen(
         command(*arguments), cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, **env}, start_new_session=True,
+        env=everything, start_new_session=True,
     )  # fmt: skip
 
 
@@ -91,17 +102,17 @@ def mlflow_runs(cwd: Path):
 
 
 def worker_pids(parent: int) -> list[int]:
-    """The spawned workers of a sweep's process."""
-    found = []
+    """The workers of a sweep that was started `as_users_do`: forks of its template, which is left out."""
+    of: dict[int, int] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
             line = (stat.parent / "cmdline").read_bytes()
         except OSError:
             continue
-        if int(fields[1]) == parent and b"spawn_main" in line:
-            found.append(int(stat.parent.name))
-    return found
+        if b"multiprocessing.forkserver" in line:
+            of[int(stat.parent.name)] = int(fields[1])
+    return [pid for pid, template in of.items() if of.get(template) == parent]
 
 
 def results(folder: Path) -> dict[str, dict]:

@@ -17,6 +17,7 @@ from optuna.exceptions import StorageInternalError
 
 from frostline.point import Outcome, State
 from frostline.search import Study, open_url, queue_of, storage_trouble
+from tests.e2e.forked import Forked
 from tests.e2e.services import free_port, mlflow_server, postgresql
 from tests.e2e.sweep_tools import call, points, results, start, wait_for, worker_pids
 from tests.unit.test_search import SPACE, make_plan
@@ -39,7 +40,7 @@ def trials_of(uri):
         storage.engine.dispose()
 
 
-def kill_all(process: subprocess.Popen[str], workers: bool) -> None:
+def kill_all(process: Forked | subprocess.Popen[str], workers: bool) -> None:
     """A parent alone, or a host's whole set."""
     pids = worker_pids(process.pid) if workers else []
     process.kill()
@@ -64,7 +65,9 @@ def test_four_hosts_divide_a_sweep_and_two_of_them_die(tmp_path, tiny_overrides)
         hosts = [tmp_path / name for name in ("a", "b", "c", "d")]
         for host in hosts:
             host.mkdir()
-        processes = [start(*arguments, cwd=host, SLOW_S="0.5", **PLUGIN) for host in hosts]
+        processes = [
+            start(*arguments, cwd=host, as_users_do=host in hosts[:2], SLOW_S="0.5", **PLUGIN) for host in hosts
+        ]
         try:
             for process, host, workers in zip(processes[:2], hosts[:2], (False, True), strict=True):
                 folder = host / "runs" / "lr_x_depth"

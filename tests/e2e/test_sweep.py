@@ -609,7 +609,8 @@ def test_one_signal_finishes_the_step_and_the_same_command_goes_on(tmp_path, tin
 def test_two_signals_stop_at_once(tmp_path, tiny):
     slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(4)]
     in_a_step = tmp_path / "in-a-step"
-    process = start("sweep", "lr_x_depth", *tiny, *slow, cwd=tmp_path, SLOW_S="30", SLOW_MARK=str(in_a_step), **PLUGIN)
+    env = {"SLOW_S": "30", "SLOW_MARK": str(in_a_step), **PLUGIN}
+    process = start("sweep", "lr_x_depth", *tiny, *slow, cwd=tmp_path, as_users_do=True, **env)
     # Before its first step a trial ends at the first signal, and the sweep with it.
     wait_for(in_a_step.exists)
     workers = worker_pids(process.pid)

@@ -39,7 +39,7 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
     finished: dict[str, float] = {}
     kills = 0
     while kills < KILLS:
-        process = start(*arguments, cwd=torn, **env)
+        process = start(*arguments, cwd=torn, as_users_do=True, **env)
         # From a moment after its start, while it imports, to the midst of the trials. Workers take a few seconds.
         time.sleep(rng.uniform(1.0, 9.0) if kills < KILLS - 2 else rng.uniform(9.0, 14.0))
         if process.poll() is not None:
@@ -86,7 +86,7 @@ def test_killed_workers_fail_their_point_and_the_sweep_goes_on(tmp_path, tiny_ov
         "plugins=[sweep_plugin]", "optimizer.name=slow",
     ]  # fmt: skip
     env = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.4"}
-    process = start(*arguments, cwd=tmp_path, **env)
+    process = start(*arguments, cwd=tmp_path, as_users_do=True, **env)
     rng = random.Random(3)
     folder = tmp_path / "runs" / "lr_x_depth"
     killed: set[int] = set()

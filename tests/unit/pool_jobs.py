@@ -22,6 +22,10 @@ def job(payload, channel):
         while not Path(payload["folder"], payload["other"]).exists():
             time.sleep(0.05)
         return os.environ["SLOT"]
+    if what == "env":
+        return os.environ["SLOT"]
+    if what == "imported":
+        return payload["module"] in sys.modules
     if what == "raise":
         raise ValueError("two\nlines")
     if what == "exit":

@@ -27,11 +27,17 @@ def collect(pool, num, limit_s=30.0, on_message=None):
     return events
 
 
-def make_pool(slots=1, **kwargs):
-    return Pool(slots, "pool_jobs:job", path=[HERE], **kwargs)
+@pytest.fixture(params=[None, "json"], ids=["new", "forks"])
+def make_pool(request):
+    """Slots that are new processes, and slots that are forks of a template."""
+
+    def make(slots=1, **kwargs):
+        return Pool(slots, "pool_jobs:job", path=[HERE], template=request.param, **kwargs)
+
+    return make
 
 
-def test_a_worker_takes_one_job_after_the_other():
+def test_a_worker_takes_one_job_after_the_other(make_pool):
     with make_pool() as pool:
         pool.submit(1, {"do": "pid"})
         first = collect(pool, 1)[0].value
@@ -39,7 +45,7 @@ def test_a_worker_takes_one_job_after_the_other():
         assert collect(pool, 1)[0].value == first != os.getpid()
 
 
-def test_slots_have_their_own_environment_and_run_side_by_side(tmp_path):
+def test_slots_have_their_own_environment_and_run_side_by_side(make_pool, tmp_path):
     with make_pool(2, env=lambda slot: {"SLOT": str(slot)}, log_dir=tmp_path) as pool:
         pool.submit(0, {"do": "meet", "folder": str(tmp_path), "name": "a", "other": "b"})
         pool.submit(1, {"do": "meet", "folder": str(tmp_path), "name": "b", "other": "a"})
@@ -47,14 +53,22 @@ def test_slots_have_their_own_environment_and_run_side_by_side(tmp_path):
     assert "meeting as a" in (tmp_path / "slot-0.log").read_text() + (tmp_path / "slot-1.log").read_text()
 
 
-def test_messages_and_answers():
+def test_the_environment_is_the_parents_of_now(make_pool, monkeypatch):
+    for value in ("first", "second"):
+        monkeypatch.setenv("SLOT", value)
+        with make_pool() as pool:
+            pool.submit(0, {"do": "env"})
+            assert collect(pool, 1)[0].value == value
+
+
+def test_messages_and_answers(make_pool):
     with make_pool() as pool:
         pool.submit(5, {"do": "ask"})
         events = collect(pool, 1, on_message=lambda event: pool.answer(event.key, f"yes, {event.value}"))
     assert [event.value for event in events] == ["may I?", "yes, may I?"]
 
 
-def test_an_exception_or_exit_ends_the_job_not_the_worker():
+def test_an_exception_or_exit_ends_the_job_not_the_worker(make_pool):
     with make_pool() as pool:
         pids = []
         for key, what in enumerate(("raise", "exit", "unpicklable")):
@@ -68,7 +82,7 @@ def test_an_exception_or_exit_ends_the_job_not_the_worker():
 
 
 @pytest.mark.parametrize(("what", "words"), [("kill", "killed by signal 9"), ("quit", "ended with exit code 7")])
-def test_a_dead_worker_is_noticed_and_replaced(what, words):
+def test_a_dead_worker_is_noticed_and_replaced(make_pool, what, words):
     with make_pool() as pool:
         pool.submit(1, {"do": what})
         event = collect(pool, 1)[0]
@@ -79,7 +93,7 @@ def test_a_dead_worker_is_noticed_and_replaced(what, words):
 
 
 @pytest.mark.slow
-def test_a_hung_worker_is_killed_but_a_slow_one_is_not():
+def test_a_hung_worker_is_killed_but_a_slow_one_is_not(make_pool):
     with make_pool(hang_s=1.5) as pool:
         pool.submit(1, {"do": "slow", "seconds": 3.0})  # longer than the limit, but it gives signs of life
         assert collect(pool, 1)[0].kind is Kind.DONE
@@ -91,7 +105,7 @@ def test_a_hung_worker_is_killed_but_a_slow_one_is_not():
         assert collect(pool, 1)[0].kind is Kind.DONE
 
 
-def test_a_worker_that_dies_while_idle_is_replaced():
+def test_a_worker_that_dies_while_idle_is_replaced(make_pool):
     with make_pool() as pool:
         pool.submit(1, {"do": "pid"})
         os.kill(collect(pool, 1)[0].value, signal.SIGKILL)
@@ -101,7 +115,7 @@ def test_a_worker_that_dies_while_idle_is_replaced():
         assert collect(pool, 1)[0].kind is Kind.DONE
 
 
-def test_a_job_may_have_its_process_replaced():
+def test_a_job_may_have_its_process_replaced(make_pool):
     with make_pool() as pool:
         pool.submit(1, {"do": "retire"})
         first = collect(pool, 1)[0]
@@ -112,29 +126,125 @@ def test_a_job_may_have_its_process_replaced():
         assert collect(pool, 1)[0].value == second != first.value
 
 
-def test_workers_do_not_outlive_a_killed_parent(tmp_path):
+PARENT = f"""
+import multiprocessing.forkserver, os, signal, sys, time
+sys.path.insert(0, {HERE!r})
+from frostline.pool import Kind, Pool
+
+def started(slots=2, template="colorsys"):
+    return Pool(slots, "pool_jobs:job", path=[{HERE!r}], template=template).__enter__()
+
+def events(pool, num):
+    found = []
+    while len(found) < num:
+        found += pool.poll(0.2)
+    return found
+
+def template():
+    return multiprocessing.forkserver._forkserver._forkserver_pid
+"""
+
+
+def parent(tmp_path, body, **env):
+    """A process with a pool of its own, whose template is one of its own."""
     script = tmp_path / "parent.py"
-    script.write_text(
-        "import sys, time\n"
-        f"sys.path.insert(0, {HERE!r})\n"
-        "from frostline.pool import Pool\n"
-        "if __name__ == '__main__':\n"
-        f"    pool = Pool(2, 'pool_jobs:job', path=[{HERE!r}]).__enter__()\n"
-        "    pool.submit(0, {'do': 'hang'}); pool.submit(1, {'do': 'hang'})\n"
-        "    print(*pool.pids().values(), flush=True)\n"
-        "    time.sleep(60)\n"
+    script.write_text(PARENT + body)
+    return subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env={**os.environ, **env},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("template", [None, "colorsys"])
+def test_workers_do_not_outlive_a_killed_parent(tmp_path, template):
+    process = parent(
+        tmp_path,
+        f"pool = started(template={template!r})\n"
+        "pool.submit(0, {'do': 'hang'}); pool.submit(1, {'do': 'hang'})\n"
+        "print(template() or '', *pool.pids().values(), flush=True)\n"
+        "time.sleep(60)\n",
     )
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    pids = [int(word) for word in parent.stdout.readline().split()]
+    pids = [int(word) for word in process.stdout.readline().split()]
     time.sleep(1.0)
-    parent.kill()
-    parent.wait()
-    parent.stdout.close()
+    process.kill()
+    process.communicate()
     deadline = time.monotonic() + 10
     while any(_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert len(pids) == 2
+    assert len(pids) == (2 if template is None else 3)
     assert not any(_alive(pid) for pid in pids)
+
+
+def test_forks_have_what_their_template_imported(tmp_path):
+    process = parent(
+        tmp_path,
+        "for name in ('colorsys', None):\n"
+        "    pool = started(slots=1, template=name)\n"
+        "    pool.submit(0, {'do': 'imported', 'module': 'colorsys'})\n"
+        "    print(events(pool, 1)[0].value, flush=True)\n"
+        "    pool.close()\n",
+    )
+    assert process.communicate(timeout=60) == ("True\nFalse\n", "")
+
+
+def test_when_the_template_is_killed_its_forks_are_gone_and_there_are_new_ones(tmp_path):
+    process = parent(
+        tmp_path,
+        "pool = started()\n"
+        "pool.submit(0, {'do': 'hang'}); pool.submit(1, {'do': 'hang'})\n"
+        "pids = list(pool.pids().values())\n"
+        "time.sleep(1.0)\n"
+        "os.kill(template(), signal.SIGKILL)\n"
+        "for event in events(pool, 2):\n"
+        "    print(event.kind, event.value)\n"
+        "print(*pids, flush=True)\n"
+        "pool.submit(2, {'do': 'pid'})\n"
+        "print(events(pool, 1)[0].kind)\n"
+        "pool.close()\n",
+    )
+    out, err = process.communicate(timeout=60)
+    *died, pids, last = out.splitlines()
+    assert died == ["died its process ended with the one that it was a fork of"] * 2
+    assert not any(_alive(int(pid)) for pid in pids.split())
+    assert (last, err) == ("done", "")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_to_all_processes_ends_neither_template_nor_forks(tmp_path, signum):
+    (tmp_path / "slow_template.py").write_text("import time\ntime.sleep(1.0)\n")
+    process = parent(
+        tmp_path,
+        "import threading\n"
+        "heard = []\n"
+        f"signal.signal({int(signum)}, lambda *_: heard.append(1))\n"
+        f"threading.Timer(0.5, os.killpg, (0, {int(signum)})).start()\n"  # while the template imports
+        "pool = started(template='slow_template')\n"
+        "for key in range(4):\n"
+        "    pool.submit(key, {'do': 'pid'})\n"
+        "    assert events(pool, 1)[0].kind is Kind.DONE\n"
+        "    if key == 1:\n"
+        "        first = template()\n"
+        f"        os.killpg(0, {int(signum)})\n"
+        "assert template() == first\n"
+        "pool.close()\n"
+        "print(len(heard))\n",
+    )
+    out, err = process.communicate(timeout=60)
+    assert (out.split(), err, process.returncode) == (["2"], "", 0)
+
+
+def test_where_there_can_be_no_template_each_slot_is_a_new_process(tmp_path):
+    long = tmp_path / ("long" * 30)  # the path of a socket has 107 bytes at most
+    long.mkdir()
+    process = parent(
+        tmp_path,
+        "pool = started(slots=1)\n"
+        "pool.submit(0, {'do': 'pid'})\n"
+        "print(events(pool, 1)[0].kind, template())\n"
+        "pool.close()\n",
+        TMPDIR=str(long),
+    )
+    assert process.communicate(timeout=60) == ("done None\n", "")
 
 
 def _alive(pid):

@@ -7,11 +7,14 @@ files by path, size and times; numbers don't depend on whether it was kept.
 from __future__ import annotations
 
 import gc
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Generic, TypeVar
+
+import torch
 
 Value = TypeVar("Value")
 
@@ -52,6 +55,13 @@ def stamp(files: Iterable[Path]) -> tuple[Hashable, ...]:
 
 @cache
 def settle() -> None:
-    """Takes what was imported out of the garbage collector's sight, once: Trainer collects at the start of each run."""
+    """Makes a process ready that will train one run after another.
+
+    What was imported goes out of the garbage collector's sight, once: Trainer collects at the start of each run. And
+    PyTorch takes the threads of this process's environment: a fork imported it with another's.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal():
+        torch.set_num_threads(max(1, int(threads)))
     gc.collect()
     gc.freeze()

@@ -12,7 +12,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from frostline.cli.sweeping.executors import share_gpus, slot_env, visible_gpus
+from frostline.cli.sweeping.executors import TEMPLATE, WARM, share_gpus, slot_env, visible_gpus
 from frostline.pool import Channel, Kind, Pool
 from frostline.provenance import num_cores
 
@@ -44,7 +44,11 @@ def launch(
     returns: dict[int, JobReturn] = {}
     threads = max(1, num_cores() // slots)
     name = "hydra_plugins.frostline_local_launcher._batch:work"
-    with Pool(slots, name, env=slot_env(slots, threads, gpus), path=[str(Path.cwd())]) as pool:
+    # Another application's jobs need none of ours.
+    ours = getattr(task, "__module__", "").partition(".")[0] == "frostline"
+    warm, template = (WARM if ours else None), (TEMPLATE if ours and not gpus else None)
+    env = slot_env(slots, threads, gpus)
+    with Pool(slots, name, warm=warm, env=env, path=[str(Path.cwd())], template=template) as pool:
         waiting = list(enumerate(jobs))
         while len(returns) < len(jobs):
             while waiting and pool.free:

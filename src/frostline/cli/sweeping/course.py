@@ -21,6 +21,7 @@ from frostline.cli.preflight import preflight
 from frostline.cli.sweeping.ending import conclude
 from frostline.cli.sweeping.executors import (
     RUN_TRIAL,
+    TEMPLATE,
     WARM,
     BatchExecutor,
     PoolExecutor,
@@ -233,6 +234,7 @@ class _Course:
             log_dir=logs,
             path=[str(Path.cwd())],
             hang_s=self._sweep.plan.trial_timeout_s,
+            template=None if gpus else TEMPLATE,
         )
         self._stack.enter_context(self._pool)
         return PoolExecutor(self._pool, self._sweep, runs, lambda: run.run_id, self._warn, slots * threads)

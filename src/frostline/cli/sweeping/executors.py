@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _POLL_S = 0.2
 RUN_TRIAL = "frostline.cli.sweeping.trial:run_trial"
 WARM = "frostline.cli.sweeping.trial:warm"
+TEMPLATE = "frostline.cli.sweeping.template"
 
 
 class Runs:
