@@ -13,7 +13,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
@@ -24,12 +24,13 @@ from filelock import FileLock
 from frostline import package_index
 from frostline.errors import AssetError
 from frostline.provenance import sha256_of_file
-from frostline.spec import DatasetSpec, ModelSpec, Source
+from frostline.spec import DatasetSpec, Init, ModelSpec, Source
 
 log = logging.getLogger(__name__)
 
 _NETWORK_WORDS = ("Offline", "Connect", "Timeout", "LocalEntry", "Http", "HTTP", "Network", "Proxy", "SSL")
 _HUB_MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles, no Python
+_HUB_PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 class _Member(Protocol):
@@ -136,10 +137,55 @@ def _hub_model(spec: ModelSpec) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(spec.location, revision=spec.revision, allow_patterns=_HUB_MODEL_FILES)
+        folder = Path(snapshot_download(spec.location, revision=spec.revision, allow_patterns=_HUB_MODEL_FILES))
     except Exception as error:
         raise hub_error("model", spec.location, error) from error
-    return Path(folder)
+    if spec.init is Init.RANDOM or any(folder.glob("*.safetensors")):
+        return folder
+    converted = _converted_folder(spec, folder)
+    if converted.is_dir():
+        return converted
+    given = f"model={spec.name}" if spec.name else f"model=hub model.location={spec.location}"
+    given += f" model.revision={spec.revision}" if spec.revision and not spec.name else ""
+    raise AssetError(
+        f"model.location={spec.location}: no safetensors at this commit; pickled weights can run code when loaded, so "
+        f"they are read once, as tensors alone, when you say so: frostline fetch {given} --convert-pickle"
+    )
+
+
+def _converted_folder(spec: ModelSpec, snapshot: Path) -> Path:
+    return home() / "converted" / spec.location.replace("/", "--") / snapshot.name  # the name is the commit
+
+
+def converted_hub_model(spec: ModelSpec, convert: Callable[[Path, Path], object]) -> Path:
+    """Returns a folder with a hub model whose weights were pickled, converted once.
+
+    Args:
+        spec: The model.
+        convert: Writes the weights of a folder into another one.
+
+    Raises:
+        AssetError: The hub can't be reached, or doesn't have it.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = [*_HUB_MODEL_FILES, *_HUB_PICKLES]
+    try:
+        folder = Path(snapshot_download(spec.location, revision=spec.revision, allow_patterns=patterns))
+    except Exception as error:
+        raise hub_error("model", spec.location, error) from error
+    if any(folder.glob("*.safetensors")):
+        return folder
+    target = _converted_folder(spec, folder)
+    with _locked(f"convert-{target.parent.name}"):
+        if not target.is_dir():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
+                made = Path(scratch) / target.name
+                shutil.copytree(folder, made, ignore=shutil.ignore_patterns(*_HUB_PICKLES))
+                convert(folder, made)
+                made.replace(target)
+    return target
 
 
 def hub_error(group: str, location: str, error: BaseException) -> AssetError:

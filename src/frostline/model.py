@@ -306,7 +306,8 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
         if pickles:
             raise ModelError(
                 f"{folder}: only pickled weights ({pickles[0]}), which can run code when loaded; convert them to "
-                f"safetensors: load them where you trust them and call save_pretrained"
+                f"safetensors: load them where you trust them and call save_pretrained, or try `frostline fetch "
+                f"model=path model.location={folder} --convert-pickle`, which reads tensors alone"
             )
         raise ModelError(f"{folder}: no weights there (model.safetensors)")
     hashes = [sha256_of_unchanged(path) for path in files]

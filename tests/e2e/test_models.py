@@ -9,8 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from frostline.assets import model_folder
 from frostline.config import compose_run
-from frostline.errors import ModelError
+from frostline.errors import AssetError, ModelError
 from frostline.record import RunFolder
 from frostline.result import Status
 from frostline.train import run
@@ -37,7 +38,23 @@ KINDS = {
 """The class behind each name, and how many blocks the published one has."""
 
 
+PICKLED = {
+    "deberta_v3_base": (
+        "DebertaV2Config",
+        {
+            **SMALL, "relative_attention": True, "norm_rel_ebd": "layer_norm", "pos_att_type": ["p2c", "c2p"],
+            "share_att_key": True, "position_buckets": 8,
+        },
+        12,
+    ),
+    "electra_small": ("ElectraConfig", {**SMALL, "embedding_size": 8}, 12),
+    "mpnet_base": ("MPNetConfig", SMALL, 12),
+}  # fmt: skip
+"""Those whose repositories hold pickled weights alone."""
+KINDS |= PICKLED
+
 KINDS_OF_IMAGES = {
+    "convnextv2_tiny": ("ConvNextV2Config", {"hidden_sizes": [8, 8, 16, 16], "depths": [3, 3, 9, 3]}, 4),
     "resnet_50": (
         "ResNetConfig", {"embedding_size": 8, "hidden_sizes": [16, 16, 32, 32], "depths": [3, 4, 6, 3]}, 4,
     ),
@@ -72,12 +89,17 @@ def hub_copy(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
-    def put(spec, made: Path) -> None:
+    def put(spec, made: Path, *, pickled: bool = False) -> Path:
         repo = tmp_path / "hub" / f"models--{spec.location.replace('/', '--')}"
+        (repo / "refs").mkdir(parents=True)
         snapshot = repo / "snapshots" / spec.revision
         shutil.copytree(made, snapshot)
-        (snapshot / "pytorch_model.bin").write_bytes(b"never read")
-        (repo / "refs").mkdir()
+        if pickled:
+            torch.save(load_file(snapshot / "model.safetensors"), snapshot / "pytorch_model.bin")
+            (snapshot / "model.safetensors").unlink()
+        else:
+            (snapshot / "pytorch_model.bin").write_bytes(b"never read")
+        return snapshot
 
     return put
 
@@ -120,7 +142,8 @@ def test_a_named_model_of_images_trains_from_a_copy_of_its_hub_folder(name, tmp_
 
     kind, settings, num_blocks = KINDS_OF_IMAGES[name]
     data = ["dataset=image_folder", f"dataset.location={save_images(tmp_path / 'images')}", *TINY]
-    spec = compose_run([f"model={name}", *data, "freeze=last", "freeze.last=1"])
+    small = "model.weights_sha256=null"  # the copy is not the published one
+    spec = compose_run([f"model={name}", small, *data, "freeze=last", "freeze.last=1"])
     assert len(spec.model.revision) == 40
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(getattr(transformers, kind)(**settings))
@@ -136,14 +159,22 @@ def test_a_named_model_of_images_trains_from_a_copy_of_its_hub_folder(name, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KINDS))
-def test_a_named_model_trains_from_a_copy_of_its_hub_folder(name, tiny_overrides, tmp_path, hub_copy):
+def test_a_named_model_trains_from_a_copy_of_its_hub_folder(name, tiny_overrides, tmp_path, hub_copy, frostline):
     data = [each for each in tiny_overrides if not each.startswith("model")]
     blocks = KINDS[name][2]
     freeze = ["freeze=none"] if name == "albert_base" else ["freeze=last", "freeze.last=1", "runtime.cache=require"]
     spec = compose_run([f"model={name}", *data, *freeze, "dataset.train_rows=64", "dataset.eval_rows=16"])
     assert len(spec.model.revision) == 40  # a commit
     build(name, tmp_path / "made")
-    hub_copy(spec.model, tmp_path / "made")
+    hub_copy(spec.model, tmp_path / "made", pickled=name in PICKLED)
+    if name in PICKLED:
+        said = f"frostline fetch model={name} --convert-pickle"
+        with pytest.raises(AssetError, match="no safetensors at this commit") as refused:
+            model_folder(spec.model)
+        assert str(refused.value).endswith(said)
+        code, out, err = frostline(*said.split()[1:], *data)
+        assert code == 0, err
+        assert str(model_folder(spec.model)) in out
     with RunFolder(tmp_path / "run", spec) as recorder:
         result = run(spec, recorder, tmp_path / "run")
     assert result.status is Status.FINISHED, result.reason

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from frostline import assets
 from frostline.cli.common import compose, override_parser
 from frostline.cli.run import configure_logging
-from frostline.spec import DatasetSpec, Source
+from frostline.spec import DatasetSpec, ModelSpec, Source
 
 
 def main(arguments: list[str]) -> int:
@@ -17,13 +18,32 @@ def main(arguments: list[str]) -> int:
         "Fetches the model and the data of a config, checked, so that a later run needs no network.",
         "example: frostline fetch model=minilm dataset=movie_reviews",
     )
+    parser.add_argument(
+        "--convert-pickle",
+        action="store_true",
+        help="where a model has only pickled weights: read them once, as tensors alone (torch's weights-only loader "
+        "refuses all that could run code), and keep them as safetensors",
+    )
     configure_logging()
-    job = compose(parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    job = compose(options)
     bar = sys.stderr.isatty()
-    print(f"model    {job.run.model_name}: {assets.model_folder(job.run.model, progress=bar)}")
+    folder = _converted(job.run.model, bar) if options.convert_pickle else assets.model_folder(job.run.model, bar)
+    print(f"model    {job.run.model_name}: {folder}")
     for dataset in (job.run.dataset, *job.run.dataset.also_evaluate):
         print(f"dataset  {dataset.short_name}: {_dataset(dataset, bar)}")
     return 0
+
+
+def _converted(spec: ModelSpec, bar: bool) -> Path:
+    from frostline.pickled import to_safetensors
+
+    if spec.source is Source.HUB:
+        return assets.converted_hub_model(spec, to_safetensors)
+    folder = assets.model_folder(spec, bar)
+    if spec.source is Source.PATH and not any(folder.glob("*.safetensors")):
+        to_safetensors(folder, folder)
+    return folder
 
 
 def _dataset(spec: DatasetSpec, bar: bool) -> str:
