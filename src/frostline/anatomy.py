@@ -2,7 +2,7 @@
 
 Found from the structure: the one list of as many like modules as the config counts layers (of a convolutional network:
 stages), what is registered before it on the way down to it (below), and everything else (above). What lies beside the
-list and feeds every block is below, too. No list of architectures.
+list and feeds every block is below, too. No list of architectures. Models of timm have their own word for it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from frostline import timm_models
 from frostline.errors import ModelError
 from frostline.result import ParamCount
 
@@ -74,6 +75,11 @@ def dissect(model: PreTrainedModel) -> Anatomy:
             f"{name} shares its weights across blocks, so a frozen depth means nothing: use freeze=none or "
             "freeze=pattern"
         )
+    if getattr(config, "model_type", None) == timm_models.MODEL_TYPE:
+        below, blocks, above = timm_models.parts_of(model)
+        anatomy = Anatomy(model=model, below=below, blocks=blocks, above=above)
+        _check_whole(anatomy, name)
+        return anatomy
     num_layers = num_blocks_of(config)
     base = model.base_model
     base_name = next((key for key, module in model.named_modules() if module is base), "")

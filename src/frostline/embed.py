@@ -21,6 +21,7 @@ import torch
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
+from frostline import timm_models
 from frostline.anatomy import dissect, num_blocks_of
 from frostline.dataset import Padding, RowTable
 from frostline.errors import ModelError, SpecError
@@ -93,6 +94,8 @@ class Encoder:
                 raise SpecError("--pool=pooler: is made of the last hidden state; it takes no --block")
             if not hasattr(self.model, "pooler") or self.model.pooler is None or len(info["missing_keys"]):
                 raise ModelError(f"--pool=pooler: {type(self.model).__name__} in {folder} has no trained pooler")
+        if block is not None and self._of_timm:
+            raise SpecError("--block: of a model of timm only what its last layer gives can be asked for")
         layers = num_blocks_of(self.model.config) or 0
         if block is not None and not 0 <= block <= layers:
             raise SpecError(f"--block={block}: the model has {layers} blocks, so give 0 (the embeddings) to {layers}")
@@ -107,9 +110,15 @@ class Encoder:
         self.model.to(self._device).eval()
 
     @property
+    def _of_timm(self) -> bool:
+        return bool(self.model.config.model_type == timm_models.MODEL_TYPE)
+
+    @property
     def width(self) -> int:
         """Numbers of a vector, D."""
         config = self.model.config
+        if self._of_timm:
+            return int(self.model.timm_model.num_features)
         if (sizes := getattr(config, "hidden_sizes", None)) is not None:  # of the stages of a convolutional network
             return int(sizes[self._block - 1 if self._block else -1])
         return int(config.hidden_size)

@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
+from frostline import timm_models
 from frostline.errors import ModelError
 from frostline.provenance import sha256_of_unchanged
 from frostline.spec import Init, Task
@@ -124,6 +125,8 @@ def load_image_processor(folder: Path) -> BaseImageProcessor:
         if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
             what = "has no head in transformers that classifies images"
         raise ModelError(f"{folder}: the model ({config.model_type}) {what}")
+    if config.model_type == timm_models.MODEL_TYPE:
+        return timm_models.TimmProcessor(config)
     if not any((folder / name).is_file() for name in PROCESSOR_FILES):
         raise ModelError(f"{folder}: no image processor there ({PROCESSOR_FILES[0]}): save it beside the model")
     with _quiet():
@@ -256,6 +259,10 @@ def load_config(folder: Path, settings: dict[str, Any] | None = None) -> Any:
         kind = raw.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder / 'config.json'}: can't be read: {_first_line(error)}") from error
+    if timm_models.is_of_timm(raw):
+        timm_models.check_installed(folder)
+        if settings is not None:  # of the number of classes its own config has the last word
+            settings = {**settings, "num_labels": len(settings["id2label"])}
     try:
         with _quiet():
             return AutoConfig.from_pretrained(
@@ -279,6 +286,8 @@ def config_sha256(config: Any) -> str:
         "_name_or_path",
         "transformers_version",
         "architectures",
+        "num_classes",
+        "label_names",
     }
     data = {key: value for key, value in config.to_dict().items() if key not in own}
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import pipeline
 
+from frostline import assets
 from frostline.config import compose_run
 from frostline.record import RunFolder
 from frostline.result import Status
@@ -32,6 +33,9 @@ REACHED = {
 @pytest.mark.timeout(900)
 def test_accuracy_is_what_plain_trainer_reaches(real_home, tmp_path, monkeypatch):
     """One after the other, each from the hidden states of the one before: all rows through all blocks once."""
+    spec = compose_run(["model=minilm", "dataset=movie_reviews"])
+    assets.model_folder(spec.model)  # for all tests, where it isn't there yet
+    assets.data_file(spec.dataset)
     own = tmp_path / "home"  # some 700 MB, which are nobody's later
     own.mkdir()
     (own / "assets").symlink_to(real_home / "assets")

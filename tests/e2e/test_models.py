@@ -17,6 +17,7 @@ from frostline.result import Status
 from frostline.train import run
 from tests.conftest import TINY, save_tokenizer, sentences, write_csv
 from tests.e2e.pictures import SIZE, save_images
+from tests.e2e.test_timm import NAMED as NAMED_OF_TIMM
 from tests.e2e.test_tokens import save_sentences
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -105,7 +106,7 @@ def hub_copy(tmp_path, monkeypatch):
 
 
 def test_every_named_model_is_tried():
-    assert sorted([*KINDS, *KINDS_OF_IMAGES, "t5_small"]) == NAMED
+    assert sorted([*KINDS, *KINDS_OF_IMAGES, *NAMED_OF_TIMM, "t5_small"]) == NAMED
 
 
 @pytest.mark.slow

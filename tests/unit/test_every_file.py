@@ -21,7 +21,7 @@ BASES = sorted((ROOT / "conf").glob("*/_base/*.yaml")) + sorted((ROOT / "sweeps"
 
 def test_no_file_was_forgotten():
     """A new file raises the count here, when it has been looked at: what it names, its line in the documentation."""
-    assert (len(GROUPS), len(SWEEPS), len(BASES)) == (64, 9, 6)
+    assert (len(GROUPS), len(SWEEPS), len(BASES)) == (66, 9, 6)
     every = {path for folder in ("conf", "sweeps") for path in (ROOT / folder).rglob("*.yaml")}
     assert every == {*GROUPS, *SWEEPS, *BASES, ROOT / "conf" / "config.yaml"}
 
@@ -67,7 +67,8 @@ def test_a_group_file_composes_and_names_what_exists(path, tmp_path):
     for part in (spec.model, spec.dataset):
         if part.source is Source.HUB and part.location != "somewhere":
             # A repository that is a script is read from the branch that the hub makes of it.
-            assert len(part.revision or "") == 40 or path.stem == "trec", "a hub repository is pinned by its commit"
+            pinned = len(part.revision or "") == 40 or len(getattr(part, "weights_sha256", None) or "") == 64
+            assert pinned or path.stem == "trec", "a hub repository is pinned by its commit, or its weights by a hash"
     about = text.splitlines()[0]
     assert about.startswith("# "), "its first line says what it is: frostline list shows it"
 

@@ -1,0 +1,163 @@
+"""Owns: what is particular to models of timm: the order of their parts, their image processor. Must not know: freezing.
+
+timm (with torchvision) is an extra: `pip install 'frostline[timm]'`. transformers wraps its models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import nn
+from transformers import BaseImageProcessor
+
+from frostline.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image as Picture
+    from transformers import PreTrainedModel
+
+NamedModule = tuple[str, nn.Module]
+
+MODEL_TYPE = "timm_wrapper"
+"""What transformers calls them."""
+
+
+def is_of_timm(config: Mapping[str, Any]) -> bool:
+    """Returns whether the content of a config.json is that of a model of timm, as timm or transformers writes it."""
+    return config.get("model_type") == MODEL_TYPE or ("architecture" in config and "pretrained_cfg" in config)
+
+
+def check_installed(where: object) -> None:
+    """Makes sure that timm can be used.
+
+    Args:
+        where: For the message.
+
+    Raises:
+        ModelError: It isn't installed, or can't be imported.
+    """
+    try:
+        version("timm")
+    except PackageNotFoundError:
+        raise ModelError(f"{where}: a model of timm, which is not installed: pip install 'frostline[timm]'") from None
+    try:
+        import timm  # noqa: F401
+    except Exception as error:
+        why = " ".join(str(error).split())[:100]
+        raise ModelError(
+            f"{where}: a model of timm, which can't be imported ({why}): it needs a torchvision that fits this torch"
+        ) from error
+
+
+def parts_of(
+    model: PreTrainedModel,
+) -> tuple[tuple[NamedModule, ...], tuple[NamedModule, ...], tuple[NamedModule, ...]]:
+    """Takes a model apart, in timm's own order of its layers (`group_matcher`).
+
+    What timm counts as the stem lies below. A block is a module that timm puts into a layer: a stage, or where there is
+    nothing larger a convolution. What it adds to the last layer (a norm, a last convolution) and what belongs to none
+    lies above.
+
+    Returns:
+        Below, blocks, above.
+
+    Raises:
+        ModelError: timm names no order, or parameters lie beside all modules.
+    """
+    from timm.models import group_parameters
+
+    inner: Any = model.timm_model
+    kind = type(inner).__name__
+    if not hasattr(inner, "group_matcher"):
+        raise ModelError(f"timm's {kind} names no order of its layers: unsupported architecture")
+    names = dict(inner.named_parameters())
+    layers = [list(group) for _, group in sorted(group_parameters(inner, inner.group_matcher(coarse=True)).items())]
+    head = [name for name in layers[-1] if _is_head(name, inner)]
+    if not head or len(layers) < 3:
+        raise ModelError(f"timm's {kind}: no stem, layers and head could be told apart: unsupported architecture")
+    owner = {name: number for number, layer in enumerate(layers) for name in layer}
+    found: list[list[NamedModule]] = [[] for _ in layers]
+    _sort_into(inner, "", owner, found)
+    loose = [name for name in names if "." not in name]
+    if loose:
+        raise ModelError(f"timm's {kind}: {loose[0]} belongs to no module, so no part can hold it: unsupported "
+                         "architecture; transformers has vision transformers of its own")  # fmt: skip
+    prefixed = [[(f"timm_model.{name}", module) for name, module in part] for part in found]
+    first, *middle, last = prefixed
+    blocks = [item for layer in middle[:-1] for item in layer] + middle[-1][:1]
+    return tuple(first), tuple(blocks), (*middle[-1][1:], *last)
+
+
+def _is_head(name: str, inner: Any) -> bool:
+    classifier = inner.get_classifier()
+    return any(name == f"{key}.{part}" for key, module in inner.named_modules() if module is classifier
+               for part, _ in module.named_parameters())  # fmt: skip
+
+
+def _sort_into(module: nn.Module, name: str, owner: Mapping[str, int], found: Sequence[list[NamedModule]]) -> None:
+    """Puts the largest modules that lie in one layer alone into that layer, in the order of registration."""
+    for child_name, child in module.named_children():
+        path = f"{name}.{child_name}".lstrip(".")
+        layers = {owner[f"{path}.{key}"] for key, _ in child.named_parameters() if f"{path}.{key}" in owner}
+        if len(layers) == 1:
+            found[layers.pop()].append((path, child))
+        elif layers:
+            _sort_into(child, path, owner, found)
+
+
+class TimmProcessor(BaseImageProcessor):
+    """timm's evaluation transforms, called as an image processor of transformers is.
+
+    Args:
+        config: The model's.
+
+    Attributes:
+        do_rescale: As of transformers' processors, likewise `rescale_factor`, `do_normalize`, `image_mean` and
+            `image_std`.
+    """
+
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+
+    def __init__(self, config: Any) -> None:
+        from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
+
+        super().__init__()
+        self._own: Any = TimmWrapperImageProcessor(
+            pretrained_cfg=config.pretrained_cfg, architecture=config.architecture
+        )
+        self.image_mean = self._own.data_config["mean"]
+        self.image_std = self._own.data_config["std"]
+
+    def __call__(  # type: ignore[override] # it has no settings
+        self, images: Sequence[Picture], do_rescale: bool = True, do_normalize: bool = True
+    ) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns `pixel_values`, `[B, C, H, W]`: float32, or bytes that are neither rescaled nor normalized."""
+        if do_rescale and do_normalize:
+            return {"pixel_values": self._own(list(images))["pixel_values"].numpy()}
+        from torchvision import transforms  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        of_pictures = []
+        for transform in self._own.val_transforms.transforms:
+            if isinstance(transform, transforms.Normalize) or "ToTensor" in type(transform).__name__:
+                break
+            of_pictures.append(transform)
+        made = []
+        for image in images:
+            for transform in of_pictures:
+                image = transform(image)
+            made.append(np.moveaxis(np.asarray(image, dtype=np.uint8).reshape(*image.size[::-1], -1), -1, 0))
+        return {"pixel_values": np.stack(made)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all that its pixels depend on."""
+        return {**self._own.data_config, "timm": version("timm"), "torchvision": version("torchvision")}
+
+    def save_pretrained(self, folder: Any) -> None:  # type: ignore[override]
+        """Does nothing: what it is lies in the model's config.json."""
