@@ -151,8 +151,15 @@ class Pool:
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Pool:
-        self._workers = [self._start(slot) for slot in range(self._slots)]
+        if self._template is None:
+            self._begin()
+        else:
+            self._context(self._env(0))  # it imports while the parent goes on: who asks for a fork waits for it
         return self
+
+    def _begin(self) -> None:
+        if not self._workers:
+            self._workers = [self._start(slot) for slot in range(self._slots)]
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
@@ -160,6 +167,8 @@ class Pool:
     @property
     def free(self) -> int:
         """How many slots have no job."""
+        if not self._workers:
+            return self._slots
         return sum(worker.key is None for worker in self._workers)
 
     def pids(self) -> dict[int, int]:
@@ -173,6 +182,7 @@ class Pool:
             key: Names the job in events.
             payload: Picklable.
         """
+        self._begin()
         worker = next(worker for worker in self._workers if worker.key is None)
         if not worker.process.is_alive():  # it died while idle
             worker = self._replace(worker)

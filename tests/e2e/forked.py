@@ -36,6 +36,7 @@ READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "OMP_", "MKL_", "HOME", "CUDA_VISIBLE_
 @cache
 def _server() -> multiprocessing.context.ForkServerContext:
     context = multiprocessing.get_context("forkserver")
+    multiprocessing.forkserver._forkserver._stop()  # a test of the pool may have started one, with another template
     context.set_forkserver_preload([_PRELOADED])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # Python 3.11 gives it no module search path
