@@ -113,7 +113,7 @@ class Predictor:
 
     def _batch(self, batch: list[tuple[str, str | None]]) -> Iterator[Prediction]:
         if self.by_word:
-            yield from map(self._of_words, (text for text, _ in batch))
+            yield from self._of_words([text for text, _ in batch])
             return
         if self.reads_images:
             inputs = {"pixel_values": torch.from_numpy(np.stack([self._pixels(path) for path, _ in batch]))}
@@ -137,17 +137,25 @@ class Predictor:
             scores = {names[index]: float(value) for index, value in enumerate(probabilities)}
             yield Prediction(text=text, label=names[best], score=float(probabilities[best]), scores=scores)
 
-    def _of_words(self, text: str) -> Prediction:
-        words = text.split()
-        if not words:
-            return Prediction(text=text, label="", score=1.0, scores={})
-        encoded = self._tokenizer(
-            [words], is_split_into_words=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-        )
-        probabilities = self.of_inputs(encoded)[0].softmax(-1)
+    def _of_words(self, texts: list[str]) -> Iterator[Prediction]:
+        sentences = [words for text in texts if (words := text.split())]
+        if sentences:
+            encoded = self._tokenizer(
+                sentences, is_split_into_words=True, truncation=True, max_length=self._max_tokens, padding=True,
+                return_tensors="pt",
+            )  # fmt: skip
+            rows = zip(sentences, map(encoded.word_ids, range(len(sentences))), self.of_inputs(encoded), strict=True)
+        for text in texts:
+            if text.split():
+                yield self._of_sentence(text, *next(rows))
+            else:
+                yield Prediction(text=text, label="", score=1.0, scores={})
+
+    def _of_sentence(self, text: str, words: list[str], word_ids: list[int | None], logits: torch.Tensor) -> Prediction:
+        probabilities = logits.softmax(-1)
         names = self.model.config.id2label
         found = [(word, NO_CLASS, 0.0) for word in words]
-        for position, index in reversed(list(enumerate(encoded.word_ids(0)))):  # a word's first token comes last
+        for position, index in reversed(list(enumerate(word_ids))):  # a word's first token comes last
             if index is not None:
                 best = int(probabilities[position].argmax())
                 found[index] = (words[index], names[best], float(probabilities[position, best]))

@@ -18,6 +18,7 @@ from frostline.errors import DataError, SpecError
 from frostline.metrics import ComputeMetrics
 from frostline.metrics.offline import METRIC_CLASSES, spans_of
 from frostline.model import load_tokenizer
+from frostline.predict import Predictor
 from frostline.record import NullRecorder
 from frostline.result import RunResult
 from frostline.spec import Task
@@ -173,6 +174,14 @@ def test_a_run_learns_and_its_model_is_asked(train, frostline, conll):
     code, out, err = frostline("predict", str(made), "the film was good great and", "bad plot")
     assert code == 0, err
     assert out.splitlines() == ["the/O film/O was/O good/B-MOOD great/I-MOOD and/O", "bad/B-MOOD plot/O"]
+    # Sentences of a batch are what each is alone: one of no words, one that is cut off.
+    asked = ["bad plot", "", " ".join(["the film was good"] * 12), "a story"]
+    predictor = Predictor(made / "model", 24)
+    together, alone = (list(predictor.predict(((text, None) for text in asked), batch_size=size)) for size in (4, 1))
+    assert [each.label for each in together] == [each.label for each in alone]
+    for one, other in zip(together, alone, strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-5)
+        assert [word for word, *_ in one.words] == [word for word, *_ in other.words] == one.text.split()
     code, out, _ = frostline("predict", "--json", str(made), "a bad story")
     said = json.loads(out)
     assert [each["label"] for each in said["words"]] == ["O", "B-MOOD", "O"]
