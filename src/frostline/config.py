@@ -10,6 +10,8 @@ import json
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -23,7 +25,7 @@ from frostline import paths
 from frostline.codec import decode
 from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError, listing, nearest
-from frostline.spec import SCHEMA_VERSION, RunSpec, TrackingSpec, migrate, written_out
+from frostline.spec import SCHEMA_VERSION, RunSpec, Source, TrackingSpec, migrate, written_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -89,7 +91,39 @@ def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
         for key in _OF_SWEEPS:  # nothing that a run computes depends on them
             rest[key] = runtime.pop(key, None) if isinstance(runtime, dict) else None
         run = RunSpec.from_dict(_with_other_sets(values, searchpath))
+        _check_names(run)
         return decode(Job, {"run": run, **rest})
+
+
+def _check_names(run: RunSpec) -> None:
+    """Refuses a run that would be recorded under another model's or data set's name.
+
+    Raises:
+        SpecError: `model.name=bert_base` was meant to choose it.
+    """
+    for group, spec in (("model", run.model), ("dataset", run.dataset)):
+        if spec.name is None or spec.source is Source.PATH:
+            continue
+        origin = _origin_of(group, spec.name)
+        if any(getattr(spec, key) != value for key, value in origin.items()):
+            raise SpecError(
+                f"{group}.name={spec.name}: is the name of another one ({' '.join(origin.values())}); to take that: "
+                f"{group}={spec.name}"
+            )
+
+
+@cache
+def _origin_of(group: str, name: str) -> dict[str, str]:
+    """Returns where a ready-made choice is from, as its file says; nothing if there is none of this name."""
+    path = paths.conf_dir() / group / f"{name}.yaml"
+    if PurePath(name).name != name or not path.is_file():
+        return {}
+    said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {
+        key: said[key]
+        for key in ("location", "member", "subset")
+        if isinstance(said.get(key), str) and said[key] != "???"
+    }
 
 
 _OTHER_SETS: dict[tuple[str, ...], dict[str, Any]] = {}

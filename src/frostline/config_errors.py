@@ -78,6 +78,8 @@ def _hydra_line(error: BaseException, chain: list[BaseException]) -> str:
 def _suggest_key(key: str) -> str:
     group = key.rpartition(".")[0]
     keys = known_keys()
+    if not group and (choice := nearest(key, {known.partition(".")[0] for known in keys if "." in known})):
+        return choice
     return nearest(key, [known for known in keys if known.rpartition(".")[0] == group]) or nearest(key, keys)
 
 

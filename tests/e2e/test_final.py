@@ -121,5 +121,9 @@ def test_of_a_sweep_it_is_the_best_runs(frostline, tiny_overrides, in_tmp):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     best = max(points(in_tmp / "runs" / "st"), key=lambda point: (point.quality, -point.number))
-    assert frostline("test", "st")[0] == 0
+    code, _, err = frostline("test", "st")
+    assert code == 0
+    assert err.startswith(f"st: its best run, runs/st/{best.number:03d}")
+    shown = json.loads((in_tmp / "runs" / "st" / "report" / "recommended.json").read_text())["point"]
+    assert (f"; recommended is runs/st/{shown:03d}" in err) == (shown != best.number)
     assert [path.parent.name for path in (in_tmp / "runs").rglob("test.json")] == [f"{best.number:03d}"]

@@ -14,6 +14,13 @@ from frostline.errors import SpecError, UserError, nearest
         (["optimizer.learing_rate=1"], r"optimizer.learing_rate: unknown key \(did you mean 'optimizer.lr'\?\)"),
         (["+optimizer.learing_rate=1"], r"optimizer.learing_rate: unknown key \(did you mean 'optimizer.lr'\?\)"),
         (["training.batchsize=1"], r"did you mean 'training.batch_size'"),
+        (["modle=minilm"], r"modle: unknown key \(did you mean 'model'\?\)"),
+        (["learning_rate=1e-3"], r"did you mean 'optimizer.lr'"),
+        (
+            ["model.name=bert_base"],
+            r"model.name=bert_base: is the name of another one .*; to take that: model=bert_base",
+        ),
+        (["dataset.name=tweets"], r"dataset.name=tweets: is the name of another one .*: dataset=tweets"),
         (["+nonsense=1"], r"nonsense: unknown key"),
         (["optimizer.lr=abc"], r"optimizer.lr=abc: expected a number, got the text 'abc'"),
         (["seed=1.5"], r"seed=1.5: expected a whole number"),

@@ -127,6 +127,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     }  # fmt: skip
     separator = spec.dataset.label_separator if spec.dataset.task is Task.MULTI_LABEL else None
     named, width = bool(rows.label_names), encoder.width
+    was_there = options.out.exists()
     aside = options.out.with_name(f".{options.out.name}.writing")
     try:
         writer: Writer
@@ -161,4 +162,5 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     words = f"block {options.block}" if options.block is not None else "the last hidden state"
     note = f"; {cut} texts longer than training.max_tokens={spec.training.max_tokens} were cut" if cut else ""
     shown = ", ".join(f"{len(table)} {name}" for name, table in sets.items())
+    note += ", in place of what was there" if was_there else ""
     print(f"{options.out}: {shown} rows x {width} numbers ({options.pool} of {words}){note}")

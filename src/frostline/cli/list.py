@@ -101,7 +101,7 @@ def _about(text: str) -> str:
         if not line.startswith("#") or line.startswith("#  "):
             break
         lines.append(line.lstrip("# "))
-    match = re.match(r".*?[.?!](?=\s|$)", " ".join(lines))
+    match = re.match(r".*?(?<!\bal)[.?!](?=\s|$)", " ".join(lines))  # "et al." ends none
     return match[0] if match else " ".join(lines)
 
 

@@ -144,6 +144,8 @@ def show(result: RunResult, out_dir: Path, job_num: int | None) -> None:
     """Prints what a run came to: a summary, or one line of a multirun."""
     if job_num is None:
         print(summary(result, out_dir), flush=True)
+        if result.status is Status.KILLED and any((out_dir / "checkpoints").glob("step-*")):
+            print(f"it goes on with the same command and resume={out_dir}", file=sys.stderr)
     else:
         total = session.current.num_jobs
         print(f"[{job_num + 1}{f'/{total}' if total else ''}] {one_line(result)}", flush=True)

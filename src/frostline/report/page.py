@@ -6,6 +6,7 @@ import base64
 import csv
 import html
 import io
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ from frostline.report.answer import Answer, error_of
 from frostline.report.figures import make_figures
 from frostline.report.terminal import legend, number, transfer_notes, transfer_table
 from frostline.spec import CostName
+
+RECOMMENDED_FILE = "recommended.json"
+"""Names the recommended point, so that a command that takes the best one can say that there is another."""
 
 _CAPTIONS = {
     "by_depth": "How quality falls, or doesn't, as more of the model is frozen.",
@@ -81,6 +85,11 @@ def write_report(material: Material, folder: Path) -> list[Path]:
     page, table = folder / "report.html", folder / "points.csv"
     write_atomically(page, _page(material, figures))
     write_atomically(table, _csv(material))
+    answer = material.answer
+    if answer.recommended is not None:
+        point = answer.recommended.point
+        which = point.number if point.copy_of is None else point.copy_of
+        write_atomically(folder / RECOMMENDED_FILE, json.dumps({"point": which}) + "\n")
     paths = [page, table]
     for name, data in figures.items():
         path = folder / f"{name}.png"

@@ -163,7 +163,7 @@ def legend(answer: Answer) -> str:
     kinds = sorted({row.error_kind for row in answer.rows if row.error_kind})
     parts = [f"+-: half the 95 % interval, of {'; of '.join(kinds)}"] if kinds else []
     if any(row.against_best is not None for row in answer.rows):
-        parts.append("p: of being no worse than the best, one-sided")
+        parts.append("p: of the one-sided test against the best; below 0.05 it is significantly worse")
     return "; ".join(parts)
 
 

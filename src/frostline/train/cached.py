@@ -312,6 +312,9 @@ def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) 
         if also and store.room_for(num_bytes(prefix, depths, two)) is not None:
             also = []
         how = f"to be computed once{worth.words()}"
+        if also:
+            others = ", ".join(map(str, also))
+            how += f"; with those of depth {others} of the sweep {num_bytes(prefix, depths, two) / 1e6:.0f} MB"
     else:
         also, how = [], "there already"
     log.info(

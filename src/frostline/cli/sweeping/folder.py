@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -187,7 +188,7 @@ def _queue(sweep: Sweep) -> Any:
 
 
 def best_run_folder(folder: Path) -> Path:
-    """Returns the folder of the best run of a sweep: of its first seed, if there are several.
+    """Returns the folder of the best run of a sweep: of its first seed, if there are several; says which it is.
 
     Raises:
         UserError: It isn't a sweep's folder, or no point was trained to its end.
@@ -203,8 +204,24 @@ def best_run_folder(folder: Path) -> Path:
     if not best:
         raise UserError(f"{folder}: no point of this sweep was trained to its end")
     number = best[0].copy_of if best[0].copy_of is not None else best[0].number
-    target = sweep.point_folder(number)
-    return target / f"s{seeds[0]}" if seeds and len(seeds) > 1 else target
+
+    def run_of(number: int) -> Path:
+        target = sweep.point_folder(number)
+        return target / f"s{seeds[0]}" if seeds and len(seeds) > 1 else target
+
+    recommended = _recommended(folder)
+    other = ""
+    if recommended is not None and recommended != number:
+        other = f"; recommended is {run_of(recommended)}"
+    print(f"{folder.name}: its best run, {run_of(number)}{other}", file=sys.stderr)
+    return run_of(number)
+
+
+def _recommended(folder: Path) -> int | None:
+    try:
+        return int(json.loads((folder / REPORT_FOLDER / "recommended.json").read_text(encoding="utf-8"))["point"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def refusal(difference: Sequence[str]) -> str:
