@@ -176,13 +176,22 @@ def converted_hub_model(spec: ModelSpec, convert: Callable[[Path, Path], object]
         raise hub_error("model", spec.location, error) from error
     if any(folder.glob("*.safetensors")):
         return folder
+    if not any(folder.glob("pytorch_model*.bin")):
+        raise AssetError(
+            f"model.location={spec.location}: no weights of PyTorch at this commit, neither safetensors nor pickled "
+            "ones, as far as they could be fetched (offline, only what was fetched before is known)"
+        )
     target = _converted_folder(spec, folder)
     with _locked(f"convert-{target.parent.name}"):
         if not target.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
                 made = Path(scratch) / target.name
-                shutil.copytree(folder, made, ignore=shutil.ignore_patterns(*_HUB_PICKLES))
+                made.mkdir()
+                for path in folder.iterdir():
+                    is_wanted = any(path.match(pattern) for pattern in _HUB_MODEL_FILES) and path.is_file()
+                    if is_wanted and not any(path.match(pattern) for pattern in _HUB_PICKLES):
+                        shutil.copyfile(path, made / path.name)
                 convert(folder, made)
                 made.replace(target)
     return target

@@ -243,7 +243,7 @@ def skeleton(folder: Path, *, task: Task, label_names: Sequence[str]) -> PreTrai
     with _quiet(), torch.device("meta"):
         try:
             model: PreTrainedModel = classifier.from_config(config)
-        except ValueError as error:
+        except Exception as error:  # whatever foreign code raises
             raise ModelError(f"{folder}: {_first_line(error)}") from error
     return model
 
@@ -260,6 +260,7 @@ def load_config(folder: Path, settings: dict[str, Any] | None = None) -> Any:
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder / 'config.json'}: can't be read: {_first_line(error)}") from error
     if timm_models.is_of_timm(raw):
+        timm_models.check_config(raw, folder / "config.json")
         timm_models.check_installed(folder)
         if settings is not None:  # of the number of classes its own config has the last word
             settings = {**settings, "num_labels": len(settings["id2label"])}

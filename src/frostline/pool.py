@@ -7,6 +7,7 @@ gives no sign of life.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import importlib
@@ -43,7 +44,13 @@ _NOT_FOR_THE_TEMPLATE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.S
 _LOST = 255
 """The exit code that `multiprocessing` gives to a fork whose template is gone."""
 
+_TEMPLATE_S = 180.0
+"""How long a fork may be waited for (assumed: an import from a slow network disk takes a minute or two)."""
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+LOST_TEMPLATE = "its process ended with the one that it was a fork of"
+"""Why a job ended through no fault of its own."""
 
 
 class Kind(StrEnum):
@@ -295,7 +302,7 @@ class Pool:
             worker.process.join()
         code = worker.process.exitcode or 0
         if self._template is not None and code == _LOST:
-            return "its process ended with the one that it was a fork of"
+            return LOST_TEMPLATE
         if code >= 0:
             return f"its process ended with exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
@@ -304,8 +311,10 @@ class Pool:
     def _start(self, slot: int) -> _Worker:
         log = None if self._log_dir is None else str(self._log_dir / f"slot-{slot}.log")
         slot_env = dict(self._env(slot))
-        attempts = 1 if self._template is None else 2  # a template may end just now: there will be another
+        attempts = 2  # a template may end just now: there will be another; if that ends, too, it goes without
         while True:
+            if not attempts:
+                self._template = None
             context = self._context(slot_env)
             ours, theirs = context.Pipe()
             forked = context.get_start_method() == "forkserver"
@@ -314,11 +323,11 @@ class Pool:
             process = context.Process(target=_main, args=arguments, name=f"frostline-slot-{slot}")
             attempts -= 1
             try:
-                with _hidden_main():
+                with _hidden_main(), _watched(_TEMPLATE_S) if forked else contextlib.nullcontext():
                     process.start()
             except (EOFError, OSError):
                 ours.close()
-                if not attempts:
+                if not forked:
                     raise
             else:
                 return _Worker(slot, process, ours)
@@ -341,6 +350,23 @@ class Pool:
             else:
                 return context
         return multiprocessing.get_context("spawn")
+
+
+@contextlib.contextmanager
+def _watched(limit_s: float) -> Iterator[None]:
+    """Kills a template that does not answer in time: who waits for a fork hears of that."""
+
+    def kill() -> None:
+        with contextlib.suppress(OSError, TypeError):
+            os.kill(multiprocessing.forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+    timer = threading.Timer(limit_s, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextlib.contextmanager
@@ -383,7 +409,17 @@ def _hidden_main() -> Any:
             main.__spec__ = spec  # type: ignore[assignment]
 
 
-def _main(
+def _main(*arguments: Any) -> None:
+    """A worker's life, to its end."""
+    try:
+        _work(*arguments)
+    finally:
+        if arguments[-1]:  # of a fork multiprocessing asks nobody who wants to be asked at the end of a process
+            sys.stdout.flush()
+            atexit._run_exitfuncs()
+
+
+def _work(
     connection: Connection,
     function: str,
     warm: str | None,
@@ -392,7 +428,6 @@ def _main(
     path: list[str],
     forked: bool,
 ) -> None:
-    """A worker's life."""
     os.environ.clear()  # the template's is that of when it started
     os.environ.update(env)
     if forked:

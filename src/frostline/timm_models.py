@@ -5,6 +5,7 @@ timm (with torchvision) is an extra: `pip install timm`, or frostline with `[tim
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 NamedModule = tuple[str, nn.Module]
 
+_CHANNELS = 3
+
 MODEL_TYPE = "timm_wrapper"
 """What transformers calls them."""
 
@@ -30,6 +33,49 @@ MODEL_TYPE = "timm_wrapper"
 def is_of_timm(config: Mapping[str, Any]) -> bool:
     """Returns whether the content of a config.json is that of a model of timm, as timm or transformers writes it."""
     return config.get("model_type") == MODEL_TYPE or ("architecture" in config and "pretrained_cfg" in config)
+
+
+_NO_ARGUMENTS = (
+    "pretrained",
+    "checkpoint",
+    "cache",
+    "num_classes",
+    "features_only",
+    "kwargs_filter",
+    "model_",
+    "feature_",
+)
+"""First parts of arguments of timm's factories that read files or change what the model is."""
+
+
+def check_config(config: Mapping[str, Any], where: object) -> None:
+    """Refuses a config.json that would have timm read anything but its own code.
+
+    Args:
+        config: Its content.
+        where: For the message.
+
+    Raises:
+        ModelError: An architecture that is a place, an argument that names a file, channels that are not three.
+    """
+    kind, about, arguments = config.get("architecture"), config.get("pretrained_cfg"), config.get("model_args") or {}
+    if not isinstance(kind, str) or not re.fullmatch(r"[\w.-]+", kind):
+        raise ModelError(f"{where}: architecture {kind!r} is no name of timm's own")
+    if not isinstance(about, Mapping) or not isinstance(arguments, Mapping):
+        raise ModelError(f"{where}: its pretrained_cfg and model_args are not groups of keys: no config of timm")
+    for key, value in arguments.items():
+        if str(key).startswith(_NO_ARGUMENTS) or not _is_plain(value):
+            raise ModelError(f"{where}: model_args.{key} is refused: it may name a file, or change what is loaded")
+    size = about.get("input_size")
+    channels = size[0] if isinstance(size, (list, tuple)) and size else 3
+    if channels != _CHANNELS or arguments.get("in_chans", _CHANNELS) != _CHANNELS:
+        raise ModelError(f"{where}: a model of timm for images of {channels} channels: frostline takes those for RGB")
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(value, (int, float)) or bool(re.fullmatch(r"[\w.-]*", str(value)))
 
 
 def check_installed(where: object) -> None:
@@ -119,6 +165,9 @@ class TimmProcessor(BaseImageProcessor):
     Attributes:
         do_rescale: As of transformers' processors, likewise `rescale_factor`, `do_normalize`, `image_mean` and
             `image_std`.
+
+    Raises:
+        ModelError: timm makes no transforms of the config.
     """
 
     do_rescale = True
@@ -129,11 +178,15 @@ class TimmProcessor(BaseImageProcessor):
         from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
         super().__init__()
-        self._own: Any = TimmWrapperImageProcessor(
-            pretrained_cfg=config.pretrained_cfg, architecture=config.architecture
-        )
-        self.image_mean = self._own.data_config["mean"]
-        self.image_std = self._own.data_config["std"]
+        try:
+            self._own: Any = TimmWrapperImageProcessor(
+                pretrained_cfg=config.pretrained_cfg, architecture=config.architecture
+            )
+            self.image_mean = self._own.data_config["mean"]
+            self.image_std = self._own.data_config["std"]
+        except Exception as error:  # whatever timm raises
+            why = " ".join(str(error).split())[:100]
+            raise ModelError(f"its pretrained_cfg is none that timm takes: {type(error).__name__}: {why}") from error
 
     def __call__(  # type: ignore[override] # it has no settings
         self, images: Sequence[Picture], do_rescale: bool = True, do_normalize: bool = True

@@ -148,6 +148,30 @@ def test_parameters_beside_all_modules_allow_no_depth(site, tmp_path):
     assert "cls_token belongs to no module" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architecture": "hf-hub:timm/resnet18.a1_in1k"}, "is no name of timm's own"),
+        ({"architecture": "local-dir:/somewhere"}, "is no name of timm's own"),
+        ({"architecture": 3}, "is no name of timm's own"),
+        ({"pretrained_cfg": "x"}, "are not groups of keys"),
+        ({"model_args": ["a"]}, "are not groups of keys"),
+        ({"model_args": {"checkpoint_path": "evil.pth"}}, "model_args.checkpoint_path is refused"),
+        ({"model_args": {"pretrained": True}}, "model_args.pretrained is refused"),
+        ({"model_args": {"pretrained_cfg_overlay": {"file": "evil.pth"}}}, "is refused"),
+        ({"model_args": {"act_layer": "/somewhere"}}, "is refused"),
+        ({"pretrained_cfg": {"input_size": [1, 28, 28]}}, "images of 1 channels"),
+        ({"model_args": {"in_chans": 1}}, "images of"),
+    ],
+)
+def test_a_config_that_would_read_anything_but_timm_is_one_line(tmp_path, changes, words):
+    """Before timm is imported, which here it can't be."""
+    config = {"architecture": "vgg16", "pretrained_cfg": {"input_size": [3, 224, 224]}, **changes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=words):
+        load_config(tmp_path)
+
+
 def test_without_timm_it_is_one_line(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "vgg16", "pretrained_cfg": {}}))
     with pytest.raises(ModelError, match=r"a model of timm, which is not installed: pip install timm"):

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from frostline.errors import ModelError
-from frostline.pickled import to_safetensors
+from frostline.pickled import is_converted, to_safetensors
 from tests.unit.test_model import load
 
 
@@ -81,6 +81,65 @@ def test_what_holds_no_weights_is_one_line(tmp_path, content, words):
     with pytest.raises(ModelError, match=words) as refused:
         to_safetensors(tmp_path, tmp_path)
     assert "\n" not in str(refused.value)
+
+
+def in_parts(folder, weight_map=None, index=None):
+    for part in (1, 2):
+        torch.save({f"t{part}": torch.ones(2)}, folder / f"pytorch_model-0000{part}-of-00002.bin")
+    weight_map = weight_map or {f"t{part}": f"pytorch_model-0000{part}-of-00002.bin" for part in (1, 2)}
+    text = json.dumps({"weight_map": weight_map}) if index is None else index
+    (folder / "pytorch_model.bin.index.json").write_text(text)
+
+
+def test_all_parts_or_none(tmp_path):
+    """A part that is cut off, mended, and converted: nothing of the first attempt counts as done."""
+    in_parts(tmp_path)
+    whole = (tmp_path / "pytorch_model-00002-of-00002.bin").read_bytes()
+    (tmp_path / "pytorch_model-00002-of-00002.bin").write_bytes(whole[:100])
+    with pytest.raises(ModelError, match="can't be read as weights"):
+        to_safetensors(tmp_path, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors*"))
+    assert not list(tmp_path.glob(".convert-*"))
+    assert not is_converted(tmp_path)
+    (tmp_path / "pytorch_model-00002-of-00002.bin").write_bytes(whole)
+    to_safetensors(tmp_path, tmp_path)
+    assert is_converted(tmp_path)
+    (tmp_path / "model-00001-of-00002.safetensors").unlink()
+    assert not is_converted(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "index"),
+    [
+        ({"t1": "../../pytorch_model.bin"}, None), ({"t1": "pytorch_model-00003-of-00002.bin"}, None),
+        ({"t1": 3}, None), (None, "{"), (None, "[]"), (None, "{}"),
+    ],
+)  # fmt: skip
+def test_an_odd_index_is_one_line(tmp_path, weight_map, index):
+    in_parts(tmp_path, weight_map, index)
+    with pytest.raises(ModelError, match=r"index\.json: (names|is no index)"):
+        to_safetensors(tmp_path, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors*"))
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"sparse": torch.eye(3).to_sparse()}, {"meta": torch.ones(2, device="meta")}, {"__metadata__": torch.ones(2)},
+        {"huge": torch.zeros(1).expand(400_000, 400_000)},
+    ],
+)  # fmt: skip
+def test_what_safetensors_do_not_hold_is_one_line(tmp_path, tensors):
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="pytorch_model.bin: "):
+        to_safetensors(tmp_path, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["pytorch_model.bin"]
+
+
+def test_other_pickles_beside_it_are_not_weights(tmp_path):
+    for name in ("pytorch_model.bin", "pytorch_model.fp16.bin", "pytorch_model_old.bin"):
+        torch.save(tensors(), tmp_path / name)
+    assert [path.name for path in to_safetensors(tmp_path, tmp_path)] == ["model.safetensors"]
 
 
 def test_without_any(tmp_path):

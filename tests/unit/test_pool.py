@@ -233,6 +233,68 @@ def test_a_signal_to_all_processes_ends_neither_template_nor_forks(tmp_path, sig
     assert (out.split(), err, process.returncode) == (["2"], "", 0)
 
 
+def test_a_template_that_ends_at_its_import_is_done_without(tmp_path):
+    (tmp_path / "script.py").write_text("raise SystemExit(3)\n")  # a user's, under the name of a library
+    process = parent(
+        tmp_path,
+        "pool = started(slots=1, template='script')\n"
+        "pool.submit(0, {'do': 'pid'})\n"
+        "print(events(pool, 1)[0].kind)\n"
+        "pool.close()\n",
+    )
+    assert process.communicate(timeout=60) == ("done\n", "")
+
+
+def test_a_template_that_does_not_answer_is_replaced(tmp_path):
+    (tmp_path / "stopped.py").write_text("import time\ntime.sleep(0.5)\n")
+    process = parent(
+        tmp_path,
+        "import frostline.pool\n"
+        "frostline.pool._TEMPLATE_S = 2.0\n"
+        "pool = started(slots=1, template='stopped')\n"
+        "first = template()\n"
+        "os.kill(first, signal.SIGSTOP)\n"
+        "pool.submit(0, {'do': 'pid'})\n"
+        "print(events(pool, 1)[0].kind, template() != first)\n"
+        "pool.close()\n",
+    )
+    assert process.communicate(timeout=60) == ("done True\n", "")
+
+
+@pytest.mark.parametrize("template", [None, "colorsys"])
+def test_what_wants_to_be_asked_at_the_end_is(tmp_path, template):
+    process = parent(
+        tmp_path,
+        f"pool = started(slots=1, template={template!r})\n"
+        f"pool.submit(0, {{'do': 'at the end', 'touch': {str(tmp_path / 'asked')!r}}})\n"
+        "print(events(pool, 1)[0].kind)\n"
+        "pool.close()\n",
+    )
+    assert process.communicate(timeout=60) == ("done\n", "")
+    assert (tmp_path / "asked").is_file()
+
+
+@pytest.mark.slow
+def test_forks_of_a_sweeps_template_have_threads_and_random_states_of_their_own(tmp_path):
+    process = parent(
+        tmp_path,
+        "def threads_and_draws(slots, threads):\n"
+        "    pool = Pool(slots, 'pool_jobs:job', path=[" + repr(HERE) + "], warm='frostline.cli.sweeping.trial:warm',\n"
+        "        template='frostline.cli.sweeping.template',\n"
+        "        env=lambda _: {'OMP_NUM_THREADS': str(threads)}).__enter__()\n"
+        "    for key in range(slots):\n"
+        "        pool.submit(key, {'do': 'draw'})\n"
+        "    found = [event.value for event in events(pool, slots)]\n"
+        "    pool.close()\n"
+        "    return found\n"
+        "one, two = threads_and_draws(1, 2), threads_and_draws(2, 1)\n"
+        "print([threads for threads, *_ in one + two], len({draw for _, draw, _ in one + two}),\n"
+        "      len({draw for *_, draw in one + two}))\n",
+    )
+    out, _ = process.communicate(timeout=120)
+    assert out == "[2, 1, 1] 3 3\n"
+
+
 def test_where_there_can_be_no_template_each_slot_is_a_new_process(tmp_path):
     long = tmp_path / ("long" * 30)  # the path of a socket has 107 bytes at most
     long.mkdir()

@@ -36,12 +36,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _converted(spec: ModelSpec, bar: bool) -> Path:
-    from frostline.pickled import to_safetensors
+    from frostline.pickled import is_converted, to_safetensors
 
     if spec.source is Source.HUB:
         return assets.converted_hub_model(spec, to_safetensors)
     folder = assets.model_folder(spec, bar)
-    if spec.source is Source.PATH and not any(folder.glob("*.safetensors")):
+    if spec.source is Source.PATH and not is_converted(folder):
         to_safetensors(folder, folder)
     return folder
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from frostline.point import Outcome, Point, State
+from frostline.pool import LOST_TEMPLATE
 from frostline.search.choice import Task, finalists
 from frostline.search.study import Study
 from frostline.spec import SweepSpec
@@ -311,6 +312,8 @@ class _Course:
         )[:_ALIKE]
         kinds = {_kind(p.outcome.reason) for p in ended if p.state is State.FAILED and p.outcome and p.outcome.reason}
         succeeded = any(p.state in {State.COMPLETE, State.PRUNED} for p in self._study.points())
+        if kinds == {_kind(LOST_TEMPLATE)}:  # that says nothing of the points
+            return
         if len(ended) == _ALIKE and all(p.state is State.FAILED for p in ended) and len(kinds) == 1 and not succeeded:
             self._stop(f"the first {_ALIKE} points failed alike")
 

@@ -5,6 +5,6 @@ from frostline.train.cached import filled_on
 from frostline.train.probe import Probe, probe
 from frostline.train.run import run
 from frostline.train.setup import prepare
-from frostline.train.warm import settle
+from frostline.train.warm import be_own_process, settle
 
-__all__ = ["Interrupted", "Probe", "filled_on", "prepare", "probe", "run", "settle"]
+__all__ = ["Interrupted", "Probe", "be_own_process", "filled_on", "prepare", "probe", "run", "settle"]

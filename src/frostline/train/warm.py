@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 
 Value = TypeVar("Value")
@@ -55,13 +56,18 @@ def stamp(files: Iterable[Path]) -> tuple[Hashable, ...]:
 
 @cache
 def settle() -> None:
-    """Makes a process ready that will train one run after another.
+    """Takes what was imported out of the garbage collector's sight, once: Trainer collects at the start of each run."""
+    gc.collect()
+    gc.freeze()
 
-    What was imported goes out of the garbage collector's sight, once: Trainer collects at the start of each run. And
-    PyTorch takes the threads of this process's environment: a fork imported it with another's.
+
+def be_own_process() -> None:
+    """Makes a fork as it would be had it imported for itself: the threads of its environment, random states its own.
+
+    A run seeds itself; what a plugin draws before that must not be the same in all slots.
     """
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal():
         torch.set_num_threads(max(1, int(threads)))
-    gc.collect()
-    gc.freeze()
+    np.random.seed()
+    torch.seed()

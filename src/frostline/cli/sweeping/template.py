@@ -7,5 +7,5 @@ from contextlib import suppress
 
 from frostline.cli.sweeping.trial import warm
 
-with suppress(Exception):  # what is wrong with it will show in the first trial
+with suppress(Exception, SystemExit):  # what is wrong with it will show in the first trial
     warm()

@@ -114,6 +114,7 @@ def warm() -> None:
 
     frostline.tracking.preload()
     frostline.train.settle()
+    frostline.train.be_own_process()
 
 
 class _ChannelMonitor:
