@@ -184,17 +184,24 @@ def converted_hub_model(spec: ModelSpec, convert: Callable[[Path, Path], object]
     target = _converted_folder(spec, folder)
     with _locked(f"convert-{target.parent.name}"):
         if not target.is_dir():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
-                made = Path(scratch) / target.name
-                made.mkdir()
-                for path in folder.iterdir():
-                    is_wanted = any(path.match(pattern) for pattern in _HUB_MODEL_FILES) and path.is_file()
-                    if is_wanted and not any(path.match(pattern) for pattern in _HUB_PICKLES):
-                        shutil.copyfile(path, made / path.name)
-                convert(folder, made)
-                made.replace(target)
+            try:
+                _convert(folder, target, convert)
+            except OSError as error:
+                raise AssetError(f"{target}: can't be written: {error.strerror or error}") from error
     return target
+
+
+def _convert(snapshot: Path, target: Path, convert: Callable[[Path, Path], object]) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
+        made = Path(scratch) / target.name
+        made.mkdir()
+        for path in snapshot.iterdir():
+            is_wanted = any(path.match(pattern) for pattern in _HUB_MODEL_FILES) and path.is_file()
+            if is_wanted and not any(path.match(pattern) for pattern in _HUB_PICKLES):
+                shutil.copyfile(path, made / path.name)
+        convert(snapshot, made)
+        made.replace(target)
 
 
 def hub_error(group: str, location: str, error: BaseException) -> AssetError:

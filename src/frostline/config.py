@@ -108,7 +108,7 @@ def _check_names(run: RunSpec) -> None:
         if any(getattr(spec, key) != value for key, value in origin.items()):
             raise SpecError(
                 f"{group}.name={spec.name}: is the name of another one ({' '.join(origin.values())}); to take that: "
-                f"{group}={spec.name}"
+                f"{group}={spec.name}; or give {group}.name another one, or null"
             )
 
 
