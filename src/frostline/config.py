@@ -11,7 +11,7 @@ import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -102,8 +102,8 @@ def _check_names(run: RunSpec) -> None:
         SpecError: `model.name=bert_base` was meant to choose it.
     """
     for group, spec in (("model", run.model), ("dataset", run.dataset)):
-        if spec.name is None or spec.source is Source.PATH:
-            continue
+        if spec.name is None or spec.source is Source.PATH or Path(spec.location).exists():
+            continue  # a copy of it on this machine may have its name
         origin = _origin_of(group, spec.name)
         if any(getattr(spec, key) != value for key, value in origin.items()):
             raise SpecError(
