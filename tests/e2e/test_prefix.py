@@ -94,6 +94,7 @@ def on_device(monkeypatch):
     resident.forget()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", ["freeze.depth=1", "freeze.depth=3", "freeze=head"])
 def test_hidden_states_on_the_device_give_the_bits_of_those_in_files(train, home, on_device, freeze):
     held, one = train(freeze, "runtime.cache=auto")

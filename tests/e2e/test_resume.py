@@ -104,6 +104,7 @@ def test_the_training_loss_of_a_resumed_run_is_the_mean_of_the_same_steps(train,
     assert_same(whole, train(*each, resume_from=cut)[1])
 
 
+@pytest.mark.slow
 def test_a_run_may_be_stopped_and_resumed_again_and_again(train):
     whole = train()[1]
     first = train(stop=StopAt(5))[1]

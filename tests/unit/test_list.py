@@ -58,6 +58,7 @@ def test_a_table_for_people(frostline, monkeypatch):
     assert all(len(line) <= 60 for line in lines)
 
 
+@pytest.mark.slow
 def test_a_users_own_groups_and_plugins_are_listed(frostline, tmp_path):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("# My own model. It is good.\nname: mine\n")
@@ -104,6 +105,7 @@ def test_the_first_sentence_of_a_comment(text, about):
     assert _about(text) == about
 
 
+@pytest.mark.slow
 def test_what_is_listed_composes(frostline):
     for name in listed(frostline, "models"):
         more = ["model.location=somewhere"] if name in {"path", "hub"} else []

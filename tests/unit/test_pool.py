@@ -245,6 +245,7 @@ def test_a_template_that_ends_at_its_import_is_done_without(tmp_path):
     assert process.communicate(timeout=60) == ("done\n", "")
 
 
+@pytest.mark.slow
 def test_a_template_that_does_not_answer_is_replaced(tmp_path):
     (tmp_path / "stopped.py").write_text("import time\ntime.sleep(0.5)\n")
     process = parent(
