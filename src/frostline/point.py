@@ -24,6 +24,11 @@ class State(StrEnum):
     FAILED = "FAILED"
 
 
+RECOMMENDED_FILE = "recommended.json"
+"""In a sweep's report: names the recommended point, so that a command that takes the best one can say that there is
+another."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What one stage of a point's work came to.

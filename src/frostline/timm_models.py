@@ -123,8 +123,8 @@ def parts_of(
         raise ModelError(f"timm's {kind} names no order of its layers: unsupported architecture")
     names = dict(inner.named_parameters())
     layers = [list(group) for _, group in sorted(group_parameters(inner, inner.group_matcher(coarse=True)).items())]
-    head = [name for name in layers[-1] if _is_head(name, inner)]
-    if not head or len(layers) < 3:
+    classifier = {id(parameter) for parameter in inner.get_classifier().parameters()}
+    if len(layers) < 3 or not any(id(names[name]) in classifier for name in layers[-1]):
         raise ModelError(f"timm's {kind}: no stem, layers and head could be told apart: unsupported architecture")
     owner = {name: number for number, layer in enumerate(layers) for name in layer}
     found: list[list[NamedModule]] = [[] for _ in layers]
@@ -137,12 +137,6 @@ def parts_of(
     first, *middle, last = prefixed
     blocks = [item for layer in middle[:-1] for item in layer] + middle[-1][:1]
     return tuple(first), tuple(blocks), (*middle[-1][1:], *last)
-
-
-def _is_head(name: str, inner: Any) -> bool:
-    classifier = inner.get_classifier()
-    return any(name == f"{key}.{part}" for key, module in inner.named_modules() if module is classifier
-               for part, _ in module.named_parameters())  # fmt: skip
 
 
 def _sort_into(module: nn.Module, name: str, owner: Mapping[str, int], found: Sequence[list[NamedModule]]) -> None:

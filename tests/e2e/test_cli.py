@@ -534,6 +534,7 @@ def test_a_signal_is_killed_everywhere_and_the_run_can_go_on(store, in_tmp, tiny
     (run,) = runs_of(store)
     assert run.info.status == "KILLED"
     assert list((in_tmp / "cut" / "checkpoints").glob("step-*"))
+    assert err.splitlines()[-1] == f"it goes on with the same command and resume={in_tmp / 'cut'}"
 
 
 def interrupt_step_three(monkeypatch):

@@ -18,6 +18,7 @@ from frostline import paths
 from frostline.codec import decode
 from frostline.errors import SpecError, UserError
 from frostline.point import Outcome, Point, State, ranked
+from frostline.pool import LOST_TEMPLATE
 from frostline.search import (
     CorruptStudyError,
     Ended,
@@ -418,6 +419,11 @@ def test_a_point_that_failed_twice_is_tried_once_more(tmp_path):
         executor = FakeExecutor(plan, broken=broken)
         summary = search(plan, study, executor, Quiet(), maximize=True, total=2 + study.num_extra)
     assert [p.state for p in summary.points] == [State.COMPLETE, State.FAILED, State.FAILED, State.COMPLETE]
+
+
+def test_points_lost_with_the_workers_template_do_not_stop_it(tmp_path):
+    plan = make_plan(n_trials=6)
+    assert go(tmp_path, plan, FakeExecutor(plan, broken=dict.fromkeys(range(3), LOST_TEMPLATE))).complete
 
 
 def test_three_different_failures_do_not_stop_it(tmp_path):

@@ -13,15 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from frostline.point import Point, State, ranked
+from frostline.point import RECOMMENDED_FILE, Point, State, ranked
 from frostline.record import write_atomically
 from frostline.report.answer import Answer, error_of
 from frostline.report.figures import make_figures
 from frostline.report.terminal import legend, number, transfer_notes, transfer_table
 from frostline.spec import CostName
-
-RECOMMENDED_FILE = "recommended.json"
-"""Names the recommended point, so that a command that takes the best one can say that there is another."""
 
 _CAPTIONS = {
     "by_depth": "How quality falls, or doesn't, as more of the model is frozen.",

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from frostline.cli.preflight import num_blocks
 from frostline.cli.sweeping.read import Sweep
 from frostline.errors import SpecError, UserError
-from frostline.point import Point, ranked
+from frostline.point import RECOMMENDED_FILE, Point, ranked
 from frostline.provenance import redact
 from frostline.record import LOCK_FILE, METRICS_FILE, write_atomically
 from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, came_later
@@ -219,7 +219,7 @@ def best_run_folder(folder: Path) -> Path:
 
 def _recommended(folder: Path) -> int | None:
     try:
-        return int(json.loads((folder / REPORT_FOLDER / "recommended.json").read_text(encoding="utf-8"))["point"])
+        return int(json.loads((folder / REPORT_FOLDER / RECOMMENDED_FILE).read_text(encoding="utf-8"))["point"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
