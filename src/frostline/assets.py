@@ -13,8 +13,9 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
@@ -29,6 +30,13 @@ from frostline.spec import DatasetSpec, Init, ModelSpec, Source
 log = logging.getLogger(__name__)
 
 _NETWORK_WORDS = ("Offline", "Connect", "Timeout", "LocalEntry", "Http", "HTTP", "Network", "Proxy", "SSL")
+_HUB_ANSWERS = (
+    "RepositoryNotFoundError",
+    "RevisionNotFoundError",
+    "HFValidationError",
+    "GatedRepoError",
+    "DatasetNotFoundError",
+)
 _HUB_MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # no pickles, no Python
 _HUB_PICKLES = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
@@ -134,12 +142,7 @@ def trim_pixels(max_bytes: int, keep: Collection[Path] = ()) -> int:
 
 
 def _hub_model(spec: ModelSpec) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(spec.location, revision=spec.revision, allow_patterns=_HUB_MODEL_FILES))
-    except Exception as error:
-        raise hub_error("model", spec.location, error) from error
+    folder = _snapshot(spec, _HUB_MODEL_FILES)
     if spec.init is Init.RANDOM or any(folder.glob("*.safetensors")):
         return folder
     converted = _converted_folder(spec, folder)
@@ -151,6 +154,20 @@ def _hub_model(spec: ModelSpec) -> Path:
         f"model.location={spec.location}: no safetensors at this commit; pickled weights can run code when loaded, so "
         f"they are read once, as tensors alone, when you say so: frostline fetch {given} --convert-pickle"
     )
+
+
+def _snapshot(spec: ModelSpec, patterns: Sequence[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    fetch = partial(snapshot_download, spec.location, revision=spec.revision, allow_patterns=patterns)
+    try:
+        return Path(fetch())
+    except Exception as error:
+        if _is_of_the_network(error):
+            # huggingface_hub 1.33 asks for the list of a commit's files even if they were fetched before.
+            with suppress(Exception):
+                return Path(fetch(local_files_only=True))
+        raise hub_error("model", spec.location, error) from error
 
 
 def _converted_folder(spec: ModelSpec, snapshot: Path) -> Path:
@@ -167,13 +184,7 @@ def converted_hub_model(spec: ModelSpec, convert: Callable[[Path, Path], object]
     Raises:
         AssetError: The hub can't be reached, or doesn't have it.
     """
-    from huggingface_hub import snapshot_download
-
-    patterns = [*_HUB_MODEL_FILES, *_HUB_PICKLES]
-    try:
-        folder = Path(snapshot_download(spec.location, revision=spec.revision, allow_patterns=patterns))
-    except Exception as error:
-        raise hub_error("model", spec.location, error) from error
+    folder = _snapshot(spec, [*_HUB_MODEL_FILES, *_HUB_PICKLES])
     if any(folder.glob("*.safetensors")):
         return folder
     if not any(folder.glob("pytorch_model*.bin")):
@@ -204,18 +215,17 @@ def _convert(snapshot: Path, target: Path, convert: Callable[[Path, Path], objec
         made.replace(target)
 
 
+def _is_of_the_network(error: BaseException) -> bool:
+    name = type(error).__name__
+    return name not in _HUB_ANSWERS and (isinstance(error, OSError) or any(word in name for word in _NETWORK_WORDS))
+
+
 def hub_error(group: str, location: str, error: BaseException) -> AssetError:
     """Returns the one line for a hub that can't be reached or doesn't have what was asked for."""
     name = type(error).__name__
-    if name in {
-        "RepositoryNotFoundError",
-        "RevisionNotFoundError",
-        "HFValidationError",
-        "GatedRepoError",
-        "DatasetNotFoundError",
-    }:
+    if name in _HUB_ANSWERS:
         return AssetError(f"{group}.location={location}: the hub says: {str(error).splitlines()[0]}")
-    if not isinstance(error, OSError) and not any(word in name for word in _NETWORK_WORDS):
+    if not _is_of_the_network(error):
         why = next((line.strip() for line in str(error).splitlines() if line.strip()), name)
         return AssetError(f"{group}.location={location}: can't be read: {why}")
     nearby = {"model": ("path", "minilm"), "dataset": ("csv", "movie_reviews")}[group]

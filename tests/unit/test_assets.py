@@ -10,6 +10,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from frostline import assets, package_index
@@ -289,8 +290,12 @@ def test_a_hub_out_of_reach_says_how_to_work_offline():
     assert "\n" not in str(error.value)
 
 
-def test_a_real_hub_cache_serves_offline(tmp_path, monkeypatch, tiny_model):
-    """The layout that huggingface_hub keeps, with a small model in it: the real code path, without the network."""
+@pytest.mark.parametrize("asks_for_the_list", [False, True], ids=["2.4", "1.33"])
+def test_a_real_hub_cache_serves_offline(tmp_path, monkeypatch, tiny_model, asks_for_the_list):
+    """The layout that huggingface_hub keeps, with a small model in it: the real code path, without the network.
+
+    Of huggingface_hub 1.33 only that is played that it asks for the list of a commit's files even if they are there.
+    """
     commit = "0123456789abcdef0123456789abcdef01234567"
     repo = tmp_path / "hub" / "models--someone--tiny"
     snapshot = repo / "snapshots" / commit
@@ -301,5 +306,14 @@ def test_a_real_hub_cache_serves_offline(tmp_path, monkeypatch, tiny_model):
     (repo / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub._snapshot_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    if asks_for_the_list:
+        ours = huggingface_hub.snapshot_download
+
+        def theirs(*args, local_files_only=False, **kwargs):
+            if not local_files_only:
+                raise huggingface_hub.errors.OfflineModeIsEnabled("no list")
+            return ours(*args, local_files_only=True, **kwargs)
+
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", theirs)
     spec = compose_run(["model=hub", "model.location=someone/tiny", f"model.revision={commit}"]).model
     assert (assets.model_folder(spec) / "config.json").is_file()
