@@ -1,9 +1,10 @@
-"""What it costs until the workers of a sweep on the CPU are ready: new processes (A) against forks of a template (B).
+"""What it costs until the workers of a sweep are ready: new processes (A) against forks of a template (B).
 
 Both alternate. Measured from the pool's start until each slot has done a job that trains nothing: seconds, seconds of
 the cores (of all processes, user and system), and the memory that they hold together (PSS: what is shared counts once).
 
     python benchmarks/worker_start.py --slots 8 --repeats 5
+    python benchmarks/worker_start.py --slots 8 --repeats 5 --gpu     # ready: the GPU is open
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from frostline.cli.sweeping.executors import TEMPLATE, WARM, slot_env
+from frostline.cli.sweeping.executors import TEMPLATE, WARM, slot_env, visible_gpus
 from frostline.pool import Channel, Kind, Pool
 
 
@@ -27,14 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--measure", choices=["new", "forks"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.slots, TEMPLATE if options.measure == "forks" else None)))
+        print(json.dumps(measure(options.slots, TEMPLATE if options.measure == "forks" else None, gpu=options.gpu)))
         return
     ratios: dict[str, list[float]] = {}
     for _ in range(options.repeats):
-        new, forks = (child(kind, options.slots) for kind in ("new", "forks"))
+        new, forks = (child(kind, options.slots, gpu=options.gpu) for kind in ("new", "forks"))
         for name, value in new.items():
             ratios.setdefault(name, []).append(value / forks[name])
         print(f"  new {shown(new)}   forks {shown(forks)}", flush=True)
@@ -48,9 +50,9 @@ def shown(values: dict[str, float]) -> str:
     return ", ".join(f"{value:.1f} {name}" for name, value in values.items())
 
 
-def child(kind: str, slots: int) -> dict[str, float]:
+def child(kind: str, slots: int, *, gpu: bool) -> dict[str, float]:
     """Measures in a process of its own: a template stays with its parent."""
-    command = [sys.executable, __file__, "--measure", kind, "--slots", str(slots)]
+    command = [sys.executable, __file__, "--measure", kind, "--slots", str(slots), *(["--gpu"] if gpu else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     values: dict[str, float] = json.loads(done.stdout)
     # Only now all that it started has ended, and counts.
@@ -59,19 +61,30 @@ def child(kind: str, slots: int) -> dict[str, float]:
 
 def ready(payload: object, channel: Channel) -> int:
     """A job that trains nothing."""
-    del payload, channel
+    del channel
+    if payload == "gpu":
+        import torch
+
+        torch.ones(1, device="cuda")
     time.sleep(0.2)  # no slot takes two
     return os.getpid()
 
 
-def measure(slots: int, template: str | None) -> dict[str, float]:
+def measure(slots: int, template: str | None, *, gpu: bool) -> dict[str, float]:
     """Starts a pool and ends it."""
     here = str(Path(__file__).parent)
     function = f"{Path(__file__).stem}:ready"
     began = time.monotonic()
-    with Pool(slots, function, warm=WARM, env=slot_env(slots, 1, ()), path=[here], template=template) as pool:
+    with Pool(
+        slots,
+        function,
+        warm=WARM,
+        env=slot_env(slots, 1, visible_gpus() if gpu else ()),
+        path=[here],
+        template=template,
+    ) as pool:
         for key in range(slots):
-            pool.submit(key, None)
+            pool.submit(key, "gpu" if gpu else None)
         pids: set[int] = set()
         while len(pids) < slots:
             for event in pool.poll(1.0):

@@ -1,53 +1,37 @@
 """Owns: warm worker processes - started once, watched, replaced. Must not know: what they run.
 
-Each slot is one process that takes one job after another: a new one that imports what it needs, or a fork of a process
-that imported it for all slots. The parent hears of a job's messages, its end, its process's death, and of a job that
-gives no sign of life.
+Each slot is one process that takes one job after another. The parent hears of a job's messages, its end, its process's
+death, and of a job that gives no sign of life.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import ctypes
 import importlib
-import multiprocessing
 import multiprocessing.connection
-import multiprocessing.forkserver
-import multiprocessing.resource_tracker
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.forking import ProcessStarter
+
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+
+    from frostline.forking import Process
 
 _GRACE_S = 5.0  # assumed: what a process gets to end by itself before it is killed
 _HUSH_S = 0.5
 """A worker tells at most so often that it is alive."""
 
-
 _RETIRING = "retiring"
-
-_NOT_FOR_THE_TEMPLATE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""What a terminal or a scheduler sends to all processes of a group: the parent decides what becomes of the slots."""
-
-_LOST = 255
-"""The exit code that `multiprocessing` gives to a fork whose template is gone."""
-
-_TEMPLATE_S = 180.0
-"""How long a fork may be waited for (assumed: an import from a slow network disk takes a minute or two)."""
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 LOST_TEMPLATE = "its process ended with the one that it was a fork of"
 """Why a job ended through no fault of its own."""
@@ -110,7 +94,7 @@ class Channel:
 class _Worker:
     """One slot's process, seen from the parent."""
 
-    def __init__(self, slot: int, process: SpawnProcess | ForkServerProcess, connection: Connection) -> None:
+    def __init__(self, slot: int, process: Process, connection: Connection) -> None:
         self.slot = slot
         self.process = process
         self.connection = connection
@@ -131,8 +115,8 @@ class Pool:
         path: Folders for the workers' module search, before their own.
         hang_s: Seconds without a sign of life after which a job's process is killed; None: never.
         template: A module that is imported once, in a process that all slots are forks of: they start at once, and
-            share the memory of what was imported. It must start no thread and touch no GPU. None, or not on Linux: each
-            slot is a new process that imports for itself.
+            share the memory of what was imported. None: each slot is a new process that imports for itself. See
+            `ProcessStarter`.
     """
 
     def __init__(
@@ -153,15 +137,15 @@ class Pool:
         self._log_dir = log_dir
         self._path = list(path)
         self._hang_s = hang_s
-        self._template = template if sys.platform == "linux" else None
+        self._starter = ProcessStarter(template)
         self._slots = slots
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Pool:
-        if self._template is None:
-            self._begin()
+        if self._starter.has_template:
+            self._starter.prepare(self._env(0))
         else:
-            self._context(self._env(0))  # it imports while the parent goes on: who asks for a fork waits for it
+            self._begin()
         return self
 
     def _begin(self) -> None:
@@ -301,7 +285,7 @@ class Pool:
             worker.process.kill()
             worker.process.join()
         code = worker.process.exitcode or 0
-        if self._template is not None and code == _LOST:
+        if self._starter.lost(worker.process):
             return LOST_TEMPLATE
         if code >= 0:
             return f"its process ended with exit code {code}"
@@ -310,138 +294,23 @@ class Pool:
 
     def _start(self, slot: int) -> _Worker:
         log = None if self._log_dir is None else str(self._log_dir / f"slot-{slot}.log")
-        slot_env = dict(self._env(slot))
-        attempts = 2  # a template may end just now: there will be another; if that ends, too, it goes without
-        while True:
-            if not attempts:
-                self._template = None
-            context = self._context(slot_env)
-            ours, theirs = context.Pipe()
-            forked = context.get_start_method() == "forkserver"
-            env = {**os.environ, **slot_env}
-            arguments = (theirs, self._function, self._warm, env, log, [*self._path, *sys.path], forked)
-            process = context.Process(target=_main, args=arguments, name=f"frostline-slot-{slot}")
-            attempts -= 1
-            try:
-                with _hidden_main(), _watched(_TEMPLATE_S) if forked else contextlib.nullcontext():
-                    process.start()
-            except (EOFError, OSError):
-                ours.close()
-                if not forked:
-                    raise
-            else:
-                return _Worker(slot, process, ours)
-            finally:
-                theirs.close()
-
-    def _context(self, env: Mapping[str, str]) -> SpawnContext | ForkServerContext:
-        if self._template is not None:
-            context = multiprocessing.get_context("forkserver")
-            context.set_forkserver_preload([self._template])
-            # Python 3.11 hands it no module search path.
-            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            try:
-                with _blocked(_NOT_FOR_THE_TEMPLATE):  # a context of its own: its start unblocks some of them
-                    multiprocessing.resource_tracker.ensure_running()
-                with _environment({**env, **path}), _blocked(_NOT_FOR_THE_TEMPLATE):
-                    multiprocessing.forkserver.ensure_running()
-            except OSError:  # as where the path of the temporary folder is too long for a socket
-                self._template = None
-            else:
-                return context
-        return multiprocessing.get_context("spawn")
+        process, connection = self._starter.start(
+            _work,
+            self._env(slot),
+            f"frostline-slot-{slot}",
+            self._function,
+            self._warm,
+            log,
+            [*self._path, *sys.path],
+        )
+        return _Worker(slot, process, connection)
 
 
-@contextlib.contextmanager
-def _watched(limit_s: float) -> Iterator[None]:
-    """Kills a template that does not answer in time: who waits for a fork hears of that."""
-
-    def kill() -> None:
-        with contextlib.suppress(OSError, TypeError):
-            os.kill(multiprocessing.forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
-
-    timer = threading.Timer(limit_s, kill)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Libraries look at some variables when they are imported: a template must have them when it starts."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextlib.contextmanager
-def _blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
-    """What is started within the context gets no such signal; to this process they come after it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _hidden_main() -> Any:
-    """Keeps a spawned child from running the parent's main script again: the workers need nothing of it."""
-    main = sys.modules["__main__"]
-    missing = object()
-    file, spec = getattr(main, "__file__", missing), getattr(main, "__spec__", missing)
-    try:
-        if file is not missing:
-            del main.__file__
-        main.__spec__ = None
-        yield
-    finally:
-        if file is not missing:
-            main.__file__ = file  # type: ignore[assignment]
-        if spec is not missing:
-            main.__spec__ = spec  # type: ignore[assignment]
-
-
-def _main(*arguments: Any) -> None:
-    """A worker's life, to its end."""
-    try:
-        _work(*arguments)
-    finally:
-        if arguments[-1]:  # of a fork multiprocessing asks nobody who wants to be asked at the end of a process
-            sys.stdout.flush()
-            atexit._run_exitfuncs()
-
-
-def _work(
-    connection: Connection,
-    function: str,
-    warm: str | None,
-    env: dict[str, str],
-    log: str | None,
-    path: list[str],
-    forked: bool,
-) -> None:
-    os.environ.clear()  # the template's is that of when it started
-    os.environ.update(env)
-    if forked:
-        # Without the template the parent hears no more of it. The kernel asks no thread of ours.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with contextlib.suppress(OSError):
-        os.setsid()  # Ctrl-C in the terminal goes to the parent, which decides what its workers do
+def _work(connection: Connection, function: str, warm: str | None, log: str | None, path: list[str]) -> None:
+    """What a worker does, to its end."""
     if log is not None:
         _redirect(log)
     sys.path[:] = list(dict.fromkeys(path))
-    _die_with_parent()
-    signal.signal(signal.SIGINT, _leave)
-    signal.signal(signal.SIGTERM, _leave)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_THE_TEMPLATE)
     if warm is not None:
         with contextlib.suppress(Exception):  # what is wrong with it will show in the first job
             _resolve(warm)()
@@ -475,11 +344,6 @@ def _work(
             return
 
 
-def _leave(signum: int, frame: object) -> None:
-    del frame
-    os._exit(128 + signum)
-
-
 def _resolve(name: str) -> Callable[..., Any]:
     module, _, attribute = name.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
@@ -493,16 +357,3 @@ def _redirect(log: str) -> None:
     os.dup2(target, 1)
     os.dup2(target, 2)
     os.close(target)
-
-
-def _die_with_parent() -> None:
-    """Ends this process when the parent is gone, however it went: a killed sweep leaves nobody behind."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        return
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()

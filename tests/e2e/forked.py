@@ -39,7 +39,8 @@ def _server() -> multiprocessing.context.ForkServerContext:
     multiprocessing.forkserver._forkserver._stop()  # a test of the pool may have started one, with another template
     context.set_forkserver_preload([_PRELOADED])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # Python 3.11 gives it no module search path
+        # Python 3.11 gives it no module search path.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]), prepend=os.pathsep)
         multiprocessing.forkserver.ensure_running()
     return context
 

@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,38 @@ from tests.e2e.sweep_tools import call, points
 from tests.e2e.test_tokens import save_sentences
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+
+JOBS = """
+import os, time
+import torch
+
+def job(payload, channel):
+    time.sleep(1.0)  # no slot takes two
+    total = float(torch.ones(3, device="cuda").sum())
+    return os.getppid(), os.getpid(), total, torch.cuda.is_available(), os.environ["CUDA_VISIBLE_DEVICES"]
+"""
+
+SLOTS = """
+import json, os, sys
+from frostline.cli.sweeping.executors import TEMPLATE, WARM, slot_env, visible_gpus
+from frostline.pool import Pool
+
+gpus, events = visible_gpus(), []
+env, template = slot_env(2, 1, gpus), sys.argv[1] if sys.argv[1:] else TEMPLATE
+with Pool(2, "jobs:job", warm=WARM, env=env, path=[os.getcwd()], template=template) as pool:
+    for key in range(2):
+        pool.submit(key, None)
+    while len(events) < 2:
+        events += pool.poll(1.0)
+print(json.dumps([os.getpid(), gpus[0], [event.value for event in events]]))
+"""
+
+OPENED = """
+import torch
+torch.cuda.is_available()  # opens the GPU
+import frostline.cli.sweeping.template
+"""
 
 
 class StopAt(NullRecorder):
@@ -192,6 +226,21 @@ def test_four_slots_share_one_gpu_and_a_trial_that_runs_out_of_its_memory_is_tri
         assert result["cost"]["peak_of"] == "cuda"
         spec = json.loads((run_folder / "spec.json").read_text())
         assert spec["training"]["batch_size"] == (8 if decay in notes else 16)
+
+
+@pytest.mark.parametrize("template", [None, "opened"])
+def test_slots_are_forks_unless_the_template_has_opened_the_gpu(template, tmp_path):
+    (tmp_path / "jobs.py").write_text(JOBS)
+    (tmp_path / "opened.py").write_text(OPENED)
+    command = [sys.executable, "-c", SLOTS, *([template] if template else [])]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    parent, gpu, found = json.loads(done.stdout)
+    assert [rest for _, _, *rest in found] == 2 * [[3.0, True, gpu]]
+    assert len({pid for _, pid, *_ in found}) == 2
+    above = {ppid for ppid, *_ in found}
+    assert len(above) == 1
+    assert (above == {parent}) == (template is not None)
 
 
 def test_words_with_a_class_each(train, tmp_path):

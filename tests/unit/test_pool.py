@@ -250,8 +250,8 @@ def test_a_template_that_does_not_answer_is_replaced(tmp_path):
     (tmp_path / "stopped.py").write_text("import time\ntime.sleep(0.5)\n")
     process = parent(
         tmp_path,
-        "import frostline.pool\n"
-        "frostline.pool._TEMPLATE_S = 2.0\n"
+        "import frostline.forking\n"
+        "frostline.forking._TEMPLATE_S = 2.0\n"
         "pool = started(slots=1, template='stopped')\n"
         "first = template()\n"
         "os.kill(first, signal.SIGSTOP)\n"

@@ -5,6 +5,16 @@ from frostline.train.cached import filled_on
 from frostline.train.probe import Probe, probe
 from frostline.train.run import run
 from frostline.train.setup import prepare
-from frostline.train.warm import be_own_process, settle
+from frostline.train.warm import be_own_process, can_be_forked, settle
 
-__all__ = ["Interrupted", "Probe", "be_own_process", "filled_on", "prepare", "probe", "run", "settle"]
+__all__ = [
+    "Interrupted",
+    "Probe",
+    "be_own_process",
+    "can_be_forked",
+    "filled_on",
+    "prepare",
+    "probe",
+    "run",
+    "settle",
+]

@@ -71,3 +71,12 @@ def be_own_process() -> None:
         torch.set_num_threads(max(1, int(threads)))
     np.random.seed()
     torch.seed()
+
+
+def can_be_forked() -> bool:
+    """Whether forks of this process could use its GPUs: a CUDA context doesn't outlive a fork, so none may be open."""
+    child = os.fork()
+    if child == 0:
+        os._exit(int(torch.cuda._is_in_bad_fork()))
+    _, status = os.waitpid(child, 0)
+    return status == 0

@@ -46,7 +46,7 @@ def launch(
     name = "hydra_plugins.frostline_local_launcher._batch:work"
     # Another application's jobs need none of ours.
     ours = getattr(task, "__module__", "").partition(".")[0] == "frostline"
-    warm, template = (WARM if ours else None), (TEMPLATE if ours and not gpus else None)
+    warm, template = (WARM if ours else None), (TEMPLATE if ours else None)
     env = slot_env(slots, threads, gpus)
     with Pool(slots, name, warm=warm, env=env, path=[str(Path.cwd())], template=template) as pool:
         waiting = list(enumerate(jobs))

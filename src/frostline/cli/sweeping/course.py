@@ -234,7 +234,7 @@ class _Course:
             log_dir=logs,
             path=[str(Path.cwd())],
             hang_s=self._sweep.plan.trial_timeout_s,
-            template=None if gpus else TEMPLATE,
+            template=TEMPLATE,
         )
         self._stack.enter_context(self._pool)
         return PoolExecutor(self._pool, self._sweep, runs, lambda: run.run_id, self._warn, slots * threads)

@@ -3,9 +3,15 @@
 It is imported there and nowhere else.
 """
 
+import os
 from contextlib import suppress
 
-from frostline.cli.sweeping.trial import warm
+# Asked whether there is a GPU, torch would open it; so it only counts. The workers' environment is another one.
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+
+from frostline.cli.sweeping.trial import can_be_forked, warm
 
 with suppress(Exception, SystemExit):  # what is wrong with it will show in the first trial
     warm()
+    if not can_be_forked():
+        os._exit(1)

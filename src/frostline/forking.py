@@ -1,0 +1,236 @@
+"""Owns: how a worker's process begins and ends: new, or as a fork of one that has imported. Must not know: its jobs.
+
+Forks of a template (the server of `multiprocessing`'s start method "forkserver") begin at once, and share the memory of
+what it imported.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+    from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
+
+    Process = SpawnProcess | ForkServerProcess
+
+P = ParamSpec("P")
+
+_NOT_FOR_THE_TEMPLATE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""What a terminal or a scheduler sends to all processes of a group: the parent decides what becomes of the workers."""
+
+_LOST = 255
+"""The exit code that `multiprocessing` gives to a fork whose template is gone."""
+
+_TEMPLATE_S = 180.0
+"""How long a fork may be waited for (assumed: an import from a slow network disk takes a minute or two)."""
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class ProcessStarter:
+    """Starts processes that die with this one.
+
+    Args:
+        template: A module that is imported once, in a process that all others are forks of. It must start no thread and
+            touch no GPU; one that finds that it did may end its process (`os._exit`), and is done without. None, or not
+            on Linux: each process is a new one that imports for itself.
+    """
+
+    def __init__(self, template: str | None) -> None:
+        self._template = template if sys.platform == "linux" else None
+
+    @property
+    def has_template(self) -> bool:
+        """Whether processes are forks; no longer true once that has turned out to be impossible."""
+        return self._template is not None
+
+    def prepare(self, env: Mapping[str, str]) -> None:
+        """Starts the template, which imports while the caller goes on: who asks for a fork waits for it.
+
+        Args:
+            env: Variables that libraries may look at when they are imported, beside the caller's own.
+        """
+        if self.has_template:
+            self._context(env)
+
+    def start(
+        self,
+        body: Callable[Concatenate[Connection, P], None],
+        env: Mapping[str, str],
+        name: str,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> tuple[Process, Connection]:
+        """Starts a process.
+
+        Args:
+            body: What it does, of a module that it can import: `body(connection, ...)`.
+            env: Its variables, beside the caller's own.
+            name: The process's.
+            *args: To the body; picklable.
+            **kwargs: Likewise.
+
+        Returns:
+            The process, and this side's end of its connection.
+
+        Raises:
+            OSError: The system starts no process.
+        """
+        attempts = 2  # a template may end just now: there will be another; if that ends, too, it goes without
+        while True:
+            if not attempts:
+                self._template = None
+            context = self._context(env)
+            ours, theirs = context.Pipe()
+            forked = context.get_start_method() == "forkserver"
+            about = (forked, {**os.environ, **env}, body, theirs, args, kwargs)
+            process = context.Process(target=_live, args=about, name=name)
+            attempts -= 1
+            try:
+                with _hidden_main(), _watched(_TEMPLATE_S) if forked else contextlib.nullcontext():
+                    process.start()
+            except (EOFError, OSError):
+                ours.close()
+                if not forked:
+                    raise
+            else:
+                return process, ours
+            finally:
+                theirs.close()
+
+    def lost(self, process: Process) -> bool:
+        """Whether an ended process ended only because its template did."""
+        return self.has_template and process.exitcode == _LOST
+
+    def _context(self, env: Mapping[str, str]) -> SpawnContext | ForkServerContext:
+        if self._template is not None:
+            context = multiprocessing.get_context("forkserver")
+            context.set_forkserver_preload([self._template])
+            # Python 3.11 hands it no module search path.
+            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            try:
+                with _blocked(_NOT_FOR_THE_TEMPLATE):  # a context of its own: its start unblocks some of them
+                    multiprocessing.resource_tracker.ensure_running()
+                with _environment({**env, **path}), _blocked(_NOT_FOR_THE_TEMPLATE):
+                    multiprocessing.forkserver.ensure_running()
+            except OSError:  # as where the path of the temporary folder is too long for a socket
+                self._template = None
+            else:
+                return context
+        return multiprocessing.get_context("spawn")
+
+
+@contextlib.contextmanager
+def _watched(limit_s: float) -> Iterator[None]:
+    """Kills a template that does not answer in time: who waits for a fork hears of that."""
+
+    def kill() -> None:
+        with contextlib.suppress(OSError, TypeError):
+            os.kill(multiprocessing.forkserver._forkserver._forkserver_pid, signal.SIGKILL)  # type: ignore[attr-defined]
+
+    timer = threading.Timer(limit_s, kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Libraries look at some variables when they are imported: a template must have them when it starts."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _blocked(signals: Sequence[signal.Signals]) -> Iterator[None]:
+    """What is started within the context gets no such signal; to this process they come after it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _hidden_main() -> Any:
+    """Keeps a spawned child from running the parent's main script again: the workers need nothing of it."""
+    main = sys.modules["__main__"]
+    missing = object()
+    file, spec = getattr(main, "__file__", missing), getattr(main, "__spec__", missing)
+    try:
+        if file is not missing:
+            del main.__file__
+        main.__spec__ = None
+        yield
+    finally:
+        if file is not missing:
+            main.__file__ = file  # type: ignore[assignment]
+        if spec is not missing:
+            main.__spec__ = spec  # type: ignore[assignment]
+
+
+def _live(
+    forked: bool,
+    env: Mapping[str, str],
+    body: Callable[..., None],
+    connection: Connection,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """A process's life, to its end."""
+    try:
+        os.environ.clear()  # the template's is that of when it started
+        os.environ.update(env)
+        if forked:
+            # Without the template the parent hears no more of it. The kernel asks no thread of ours.
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            os.setsid()  # Ctrl-C in the terminal goes to the parent, which decides what its workers do
+        _die_with_parent()
+        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGTERM, _leave)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_THE_TEMPLATE)
+        body(connection, *args, **kwargs)
+    finally:
+        if forked:  # of a fork multiprocessing asks nobody who wants to be asked at the end of a process
+            sys.stdout.flush()
+            atexit._run_exitfuncs()
+
+
+def _leave(signum: int, frame: object) -> None:
+    del frame
+    os._exit(128 + signum)
+
+
+def _die_with_parent() -> None:
+    """Ends this process when the parent is gone, however it went: a killed sweep leaves nobody behind."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
