@@ -77,8 +77,13 @@ own = processor._own([image])["pixel_values"].numpy()  # timm's transforms thems
 assert np.array_equal(scale(bytes_), own)
 """
 
-NAMED = {"inception_v3": (80, 13, 21_785_568, 2048), "vgg16": (32, 12, 14_714_688, 512)}
-"""Height, blocks, parameters below the head as published (of VGG: of its convolutions), width."""
+NAMED = {
+    "convnext_tiny": (32, 4, 27_818_592, 768),
+    "inception_v3": (80, 13, 21_785_568, 2048),
+    "vgg16": (32, 12, 14_714_688, 512),
+}
+"""Height, blocks, parameters below the head as published (of VGG: of its convolutions; of ConvNeXt: without the 1,536
+of the norm, which belongs to the head), width."""
 
 
 @pytest.fixture(scope="module")
