@@ -14,15 +14,15 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 SIZE = 32
 
 
-def save_model(kind: str, folder: Path) -> Path:
+def save_model(kind: str, folder: Path, num_blocks: int = 4) -> Path:
     """A folder as save_pretrained writes it: no head, as a pretrained model has none."""
     torch.manual_seed(0)
     processor = ViTImageProcessorPil(size={"height": SIZE, "width": SIZE})
     if kind == "vit":
         model = ViTModel(
             ViTConfig(
-                hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64, image_size=SIZE,
-                patch_size=8, initializer_range=0.1,
+                hidden_size=32, num_hidden_layers=num_blocks, num_attention_heads=2, intermediate_size=64,
+                image_size=SIZE, patch_size=8, initializer_range=0.1,
             ),
             add_pooling_layer=False,
         )  # fmt: skip
