@@ -4,10 +4,10 @@
     make study-quick    # two sizes, two seeds
 
 The public experiment that it repeats (RoBERTa-base, 5 seeds, learning rate 5e-5 for every depth) can not tell "this
-depth is worse" from "this depth wants another learning rate". So each size is swept twice: at that one rate, and over a
-grid of rates, of which each depth takes the one that is best on the held-out rows. What is compared are test rows, on
-which nothing was chosen. Each sweep is an ordinary `frostline sweep study`, with its folder, its MLflow run and its
-report.
+depth is worse" from "this depth wants another learning rate". So each size is swept twice: over a grid of rates, of
+which each depth takes the one that is best on the held-out rows, and at that one rate (but where it was the best: those
+runs are there). What is compared are test rows, on which nothing was chosen. Each sweep is an ordinary `frostline sweep
+study`, with its folder, its MLflow run and its report.
 
 Anything after `--` goes to each sweep: -- runtime.slots=1
 """
@@ -88,13 +88,14 @@ class Plan:
         """Returns the name of one of its sweeps."""
         return f"{self.prefix}-n{rows}-{'tuned' if tuned else 'fixed'}{'' if frozen else '-none'}"
 
-    def command(self, rows: int, *, tuned: bool, frozen: bool) -> list[str]:
-        """Returns the command of one of its sweeps."""
+    def command(self, rows: int, depths: Sequence[int], *, tuned: bool) -> list[str]:
+        """Returns the command of one of its sweeps, over some depths or over `_NONE` alone."""
+        frozen = _NONE not in depths
         return [
             "sweep", "study", f"sweep.name={self.name(rows, tuned=tuned, frozen=frozen)}",
             f"dataset.train_rows={rows}", f"sweep.seeds={_list(self.seeds)}", *(QUICK if self.quick else ()),
             *([] if tuned else [f"sweep.space.optimizer.lr=[{FIXED_RATE}]"]),
-            *([f"sweep.space.freeze.depth={_list(self.depths)}"] if frozen else
+            *([f"sweep.space.freeze.depth={_list(depths)}"] if frozen else
               ["freeze=none", "sweep.space.freeze.depth=null"]),
             *self.extra,
         ]  # fmt: skip
@@ -137,18 +138,29 @@ def main() -> int:
 
 def run_all(plan: Plan) -> int:
     """Runs each sweep to its end, one after the other; returns the exit code of the first that did not get there."""
-    jobs = [(n, tuned, frozen) for n in plan.sizes for tuned in (False, True) for frozen in (True, False)]
     began = time.monotonic()
-    for number, (rows, tuned, frozen) in enumerate(jobs, 1):
-        minutes = (time.monotonic() - began) / 60
-        name = plan.name(rows, tuned=tuned, frozen=frozen)
-        print(f"== {number} of {len(jobs)}: {name} ({minutes:.0f} min so far)", flush=True)
-        command = [sys.executable, "-m", "frostline", *plan.command(rows, tuned=tuned, frozen=frozen)]
-        code = subprocess.run(command, check=False).returncode
-        if code:
-            print(f"{name} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
-            return code
+    for number, rows in enumerate(plan.sizes, 1):
+        for depths in (plan.depths, (_NONE,)):
+            for tuned in (True, False):
+                wanted = depths if tuned else _not_yet_fixed(plan, rows, depths)
+                if not wanted:
+                    continue
+                minutes = (time.monotonic() - began) / 60
+                name = plan.name(rows, tuned=tuned, frozen=_NONE not in depths)
+                print(f"== size {number} of {len(plan.sizes)}: {name} ({minutes:.0f} min so far)", flush=True)
+                command = [sys.executable, "-m", "frostline", *plan.command(rows, wanted, tuned=tuned)]
+                code = subprocess.run(command, check=False).returncode
+                if code:
+                    print(f"{name} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
+                    return code
+    print(f"== all of it took {(time.monotonic() - began) / 60:.0f} min", flush=True)
     return 0
+
+
+def _not_yet_fixed(plan: Plan, rows: int, depths: Sequence[int]) -> list[int]:
+    """Returns the depths without runs at the one rate among the tuned ones: the same spec gives the same numbers."""
+    there = _cells_in(plan, rows, tuned=True, frozen=_NONE not in depths, rate=FIXED_RATE)
+    return [depth for depth in depths if depth not in there]
 
 
 def cells_of(plan: Plan, *, tuned: bool) -> dict[tuple[int, int], Cell]:
@@ -156,18 +168,28 @@ def cells_of(plan: Plan, *, tuned: bool) -> dict[tuple[int, int], Cell]:
     found: dict[tuple[int, int], Cell] = {}
     for rows in plan.sizes:
         for frozen in (True, False):
-            folder = Path("runs") / plan.name(rows, tuned=tuned, frozen=frozen)
-            if not (folder / "sweep.json").is_file():
-                continue
-            find = evidence_in(folder, read_description(folder)["plan"]["seeds"])
-            best: dict[int, Point] = {}
-            for point in ranked(SweepFolder(folder).read_points(), True):  # by the held-out rows, all seeds
-                best.setdefault(_NONE if point.depth is None else point.depth, point)
-            for depth, point in best.items():
-                test = find(point, TEST_SET)
-                if test is not None and len(test.by_seed) == len(plan.seeds):
-                    rate = point.lr if point.lr is not None else FIXED_RATE
-                    found[rows, depth] = Cell(rows=rows, depth=depth, rate=rate, test=test)
+            cells = _cells_in(plan, rows, tuned=True, frozen=frozen, rate=None if tuned else FIXED_RATE)
+            if not tuned:
+                cells |= _cells_in(plan, rows, tuned=False, frozen=frozen, rate=FIXED_RATE)
+            found |= {(rows, depth): cell for depth, cell in cells.items()}
+    return found
+
+
+def _cells_in(plan: Plan, rows: int, *, tuned: bool, frozen: bool, rate: float | None) -> dict[int, Cell]:
+    """Returns what one sweep came to, by depth: at a rate, or with None at the best on the held-out rows, all seeds."""
+    folder = Path("runs") / plan.name(rows, tuned=tuned, frozen=frozen)
+    if not (folder / "sweep.json").is_file():
+        return {}
+    find = evidence_in(folder, read_description(folder)["plan"]["seeds"])
+    best: dict[int, Point] = {}
+    for point in ranked(SweepFolder(folder).read_points(), True):
+        if rate is None or point.lr == rate:
+            best.setdefault(_NONE if point.depth is None else point.depth, point)
+    found: dict[int, Cell] = {}
+    for depth, point in best.items():
+        test = find(point, TEST_SET)
+        if test is not None and len(test.by_seed) == len(plan.seeds) and point.lr is not None:
+            found[depth] = Cell(rows=rows, depth=depth, rate=point.lr, test=test)
     return found
 
 
