@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,7 @@ SCRIPT = Path(__file__).parents[2] / "studies" / "frozen_layers.py"
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model, tiny_csv, tmp_path):
+def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model, tiny_csv, tmp_path, monkeypatch):
     own = [each for each in TINY if not each.startswith("optimizer.lr")]
     arguments = [
         sys.executable, str(SCRIPT), "--sizes", "80", "--depths", "2,4", "--seeds", "0,1,2", "--prefix", "s", "--",
@@ -41,9 +42,12 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
     sweeps = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert sweeps == ["s-n80-fixed", "s-n80-fixed-none", "s-n80-tuned", "s-n80-tuned-none"]
     fixed, tuned = (points(tmp_path / "runs" / f"s-n80-{kind}") for kind in ("fixed", "tuned"))
-    assert [(p.depth, p.lr, sorted(p.outcome.by_seed)) for p in fixed] == [(4, 5e-5, [0, 1, 2]), (2, 5e-5, [0, 1, 2])]
     assert len(tuned) == 2 * 4
     whole = [point for point in tuned if len(point.outcome.by_seed) == 3]
+    there = {point.depth for point in whole if point.lr == 5e-5}  # not run again
+    assert there == {4}
+    assert [(p.depth, p.lr, sorted(p.outcome.by_seed)) for p in fixed] == [(2, 5e-5, [0, 1, 2])]
+    assert re.search(r"\| 0 \(the same rate\) \|$", out, re.MULTILINE)
     assert len(whole) == 2  # the best rate of each depth with all seeds, chosen by the held-out rows
     for point in whole:
         rivals = [p for p in tuned if p.depth == point.depth]
@@ -60,3 +64,14 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
     again = study("--only-report")
     assert table in again
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
+
+    # Where the one rate is the best one, its runs are not made again: as if it were that which depth 4 took.
+    study_of = runpy.run_path(str(SCRIPT))
+    plan = study_of["Plan"](sizes=[80], depths=[2, 4], seeds=[0, 1, 2], prefix="s", quick=False, extra=[])
+    best = {point.depth: point for point in whole}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(study_of["cells_of"].__globals__, "FIXED_RATE", best[4].lr)
+    assert study_of["_not_yet_fixed"](plan, 80, (2, 4)) == ([] if best[2].lr == best[4].lr else [2])
+    cells = study_of["cells_of"](plan, tuned=False)
+    assert cells[80, 4].rate == best[4].lr
+    assert cells[80, 4].test.by_seed == study_of["cells_of"](plan, tuned=True)[80, 4].test.by_seed
