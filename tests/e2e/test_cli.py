@@ -519,10 +519,18 @@ def test_completion_in_a_real_bash(in_tmp):
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_is_killed_everywhere_and_the_run_can_go_on(store, in_tmp, tiny_overrides, signum, code):
     """A real process, a real signal, then `resume=`."""
-    command = [sys.executable, "-m", "frostline", "run", *tiny_overrides, "training.epochs=400", "hydra.run.dir=cut"]
+    command = [
+        sys.executable,
+        "-m",
+        "frostline",
+        "run",
+        *tiny_overrides,
+        "training.epochs=400",
+        "hydra.run.dir=cut short",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     deadline = time.monotonic() + 120
-    metrics = in_tmp / "cut" / "metrics.jsonl"
+    metrics = in_tmp / "cut short" / "metrics.jsonl"
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 20):
         time.sleep(0.1)
     process.send_signal(signum)
@@ -530,11 +538,11 @@ def test_a_signal_is_killed_everywhere_and_the_run_can_go_on(store, in_tmp, tiny
     assert process.returncode == code, err
     assert "KILLED" in out
     assert "Traceback" not in err
-    assert RunResult.read(in_tmp / "cut").status is Status.KILLED
+    assert RunResult.read(in_tmp / "cut short").status is Status.KILLED
     (run,) = runs_of(store)
     assert run.info.status == "KILLED"
-    assert list((in_tmp / "cut" / "checkpoints").glob("step-*"))
-    assert err.splitlines()[-1] == f"it goes on with the same command and resume={in_tmp / 'cut'}"
+    assert list((in_tmp / "cut short" / "checkpoints").glob("step-*"))
+    assert err.splitlines()[-1] == f"it goes on with the same command and 'resume={in_tmp / 'cut short'}'"
 
 
 def interrupt_step_three(monkeypatch):

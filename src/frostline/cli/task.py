@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -145,7 +146,7 @@ def show(result: RunResult, out_dir: Path, job_num: int | None) -> None:
     if job_num is None:
         print(summary(result, out_dir), flush=True)
         if result.status is Status.KILLED and any((out_dir / "checkpoints").glob("step-*")):
-            print(f"it goes on with the same command and resume={out_dir}", file=sys.stderr)
+            print(f"it goes on with the same command and {shlex.quote(f'resume={out_dir}')}", file=sys.stderr)
     else:
         total = session.current.num_jobs
         print(f"[{job_num + 1}{f'/{total}' if total else ''}] {one_line(result)}", flush=True)
