@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
 import statistics
 import subprocess
 import sys
@@ -156,12 +157,21 @@ def run_all(plan: Plan) -> int:
                 name = plan.name(rows, tuned=tuned, frozen=_NONE not in depths)
                 print(f"== size {number} of {len(plan.sizes)}: {name} ({minutes:.0f} min so far)", flush=True)
                 command = [sys.executable, "-m", "frostline", *plan.command(rows, wanted, tuned=tuned)]
-                code = subprocess.run(command, check=False).returncode
+                code = _run(command)
                 if code:
                     print(f"{name} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
                     return code
     print(f"== all of it took {(time.monotonic() - began) / 60:.0f} min", flush=True)
     return 0
+
+
+def _run(command: Sequence[str]) -> int:
+    """Runs a sweep to its end; Ctrl-C is for the sweep alone, which then stops as sweeps do."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    try:
+        return subprocess.run(command, check=False).returncode
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _not_yet_fixed(plan: Plan, rows: int, depths: Sequence[int]) -> list[int]:

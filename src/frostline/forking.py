@@ -37,6 +37,9 @@ _LOST = 255
 _TEMPLATE_S = 180.0
 """How long a fork may be waited for (assumed: an import from a slow network disk takes a minute or two)."""
 
+_QUIET = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
+"""For the process that tidies up what killed workers leave (locks, as tqdm makes one): it need not tell of each."""
+
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -116,14 +119,14 @@ class ProcessStarter:
         return self.has_template and process.exitcode == _LOST
 
     def _context(self, env: Mapping[str, str]) -> SpawnContext | ForkServerContext:
+        with _environment(_QUIET), _blocked(_NOT_FOR_THE_TEMPLATE):  # a context of its own: its start unblocks some
+            multiprocessing.resource_tracker.ensure_running()
         if self._template is not None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([self._template])
             # Python 3.11 hands it no module search path.
             path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
             try:
-                with _blocked(_NOT_FOR_THE_TEMPLATE):  # a context of its own: its start unblocks some of them
-                    multiprocessing.resource_tracker.ensure_running()
                 with _environment({**env, **path}), _blocked(_NOT_FOR_THE_TEMPLATE):
                     multiprocessing.forkserver.ensure_running()
             except OSError:  # as where the path of the temporary folder is too long for a socket

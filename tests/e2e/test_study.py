@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import signal
 import statistics
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
-from tests.e2e.sweep_tools import points
+from tests.e2e.sweep_tools import points, wait_for
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "frozen_layers.py"
 
@@ -30,15 +31,23 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
         "dataset.test_fraction=0.25",
     ]  # fmt: skip
 
-    def study(*more):
-        done = subprocess.run(
-            [*arguments[:2], *more, *arguments[2:]], cwd=tmp_path, capture_output=True, text=True, check=False,
-            timeout=380, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    def study(*more, stop_at=None):
+        process = subprocess.Popen(
+            [*arguments[:2], *more, *arguments[2:]], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        if stop_at is not None:
+            wait_for(stop_at.exists, what=str(stop_at))
+            os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=380)
+        return process.returncode, out, err
 
-    out = study()
+    code, out, err = study(stop_at=tmp_path / "runs" / "s-n80-tuned" / "000" / "s0" / "result.json")
+    assert code == 130, err
+    assert err.splitlines()[-1] == "s-n80-tuned ended with exit code 130; the same command goes on from there"
+    assert "Traceback" not in err
+    code, out, err = study()
+    assert code == 0, err
     sweeps = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert sweeps == ["s-n80-fixed", "s-n80-fixed-none", "s-n80-tuned", "s-n80-tuned-none"]
     fixed, tuned = (points(tmp_path / "runs" / f"s-n80-{kind}") for kind in ("fixed", "tuned"))
@@ -61,7 +70,7 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
     assert len(re.findall(r"^\| 80 \|", table, re.MULTILINE)) == 4
     assert (tmp_path / "runs" / "study.png").read_bytes().startswith(b"\x89PNG")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
-    again = study("--only-report")
+    _, again, _ = study("--only-report")
     assert table in again
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("result.json")}
 

@@ -45,6 +45,12 @@ def job(payload, channel):
         return lambda: None
     if what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if what == "leave a lock":
+        import multiprocessing
+
+        lock = multiprocessing.get_context("spawn").Lock()
+        assert lock is not None
+        os._exit(7)
     if what == "quit":
         os._exit(7)
     if what == "slow":

@@ -275,6 +275,18 @@ def test_what_wants_to_be_asked_at_the_end_is(tmp_path, template):
     assert (tmp_path / "asked").is_file()
 
 
+@pytest.mark.parametrize("template", [None, "colorsys"])
+def test_what_a_killed_worker_leaves_is_tidied_up_without_a_word(tmp_path, template):
+    process = parent(
+        tmp_path,
+        f"pool = started(slots=1, template={template!r})\n"
+        "pool.submit(0, {'do': 'leave a lock'})\n"
+        "print(events(pool, 1)[0].value)\n"
+        "pool.close()\n",
+    )
+    assert process.communicate(timeout=60) == ("its process ended with exit code 7\n", "")
+
+
 @pytest.mark.slow
 def test_forks_of_a_sweeps_template_have_threads_and_random_states_of_their_own(tmp_path):
     process = parent(
