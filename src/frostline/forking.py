@@ -155,14 +155,17 @@ def _watched(limit_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Libraries look at some variables when they are imported: a template must have them when it starts."""
-    before = dict(os.environ)
+    """What is started within the context has these variables: some are looked at only when a process begins."""
+    before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ from contextlib import suppress
 # Asked whether there is a GPU, torch would open it; so it only counts. The workers' environment is another one.
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
-from frostline.cli.sweeping.trial import can_be_forked, warm
+from frostline.cli.sweeping.trial import warm
 
 with suppress(Exception, SystemExit):  # what is wrong with it will show in the first trial
     warm()
+    from frostline.train import can_be_forked
+
     if not can_be_forked():
         os._exit(1)

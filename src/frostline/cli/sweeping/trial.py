@@ -117,13 +117,6 @@ def warm() -> None:
     frostline.train.be_own_process()
 
 
-def can_be_forked() -> bool:
-    """Whether forks of this process can train, on GPUs, too. See `frostline.train.can_be_forked`."""
-    import frostline.train
-
-    return frostline.train.can_be_forked()
-
-
 class _ChannelMonitor:
     """Tells the parent how a run goes, and asks it whether to go on."""
 
