@@ -105,6 +105,7 @@ class Point:
         copy_of: Number of the like point whose outcome it took over.
         stage: The last stage that was trained: 1 or 2.
         first_quality: The quality at the end of stage 1, by which points were chosen for stage 2.
+        replicates: What further seeds came to that were trained after the search, by seed.
     """
 
     number: int
@@ -115,16 +116,26 @@ class Point:
     copy_of: int | None = None
     stage: int = 1
     first_quality: float | None = None
+    replicates: Mapping[int, Outcome] = field(default_factory=dict)
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """The objective of each seed, those of the replicates included."""
+        own = dict(self.outcome.by_seed) if self.outcome else {}
+        for outcome in self.replicates.values():
+            own |= outcome.by_seed
+        return own
 
     @property
     def quality(self) -> float | None:
         """The mean of the seeds' objectives; None if it has none."""
-        return self.outcome.quality if self.outcome else None
+        values = self.by_seed
+        return statistics.fmean(values.values()) if values else None
 
     @property
     def spread(self) -> float | None:
         """The standard deviation over the seeds (n - 1); None with one seed."""
-        values = list(self.outcome.by_seed.values()) if self.outcome else []
+        values = list(self.by_seed.values())
         return statistics.stdev(values) if len(values) > 1 else None
 
     @property
@@ -132,6 +143,11 @@ class Point:
         """The frozen depth, if it is swept."""
         value = self.params.get(DEPTH_KEY)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+    @staticmethod
+    def group_of(params: Params) -> str | None:
+        """Returns the group that a point of these parameters is of. See `group`."""
+        return Point(number=0, params=params, state=State.WAITING).group
 
     @property
     def model(self) -> str | None:
@@ -177,6 +193,7 @@ class Point:
             "copy_of": self.copy_of,
             "stage": self.stage,
             "first_quality": self.first_quality,
+            "replicates": {str(seed): outcome.to_dict(1) for seed, outcome in self.replicates.items()},
         }
         return json.dumps(data, indent=1) + "\n"
 
@@ -198,6 +215,7 @@ class Point:
                 copy_of=data["copy_of"],
                 stage=int(data["stage"]),
                 first_quality=data["first_quality"],
+                replicates={int(seed): Outcome.from_dict(each)[0] for seed, each in data["replicates"].items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"this is no point.json: {type(error).__name__}: {error}") from error

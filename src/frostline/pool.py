@@ -58,7 +58,7 @@ class Event:
     """
 
     kind: Kind
-    key: int
+    key: Any
     value: Any
 
 
@@ -98,7 +98,7 @@ class _Worker:
         self.slot = slot
         self.process = process
         self.connection = connection
-        self.key: int | None = None
+        self.key: Any = None
         self.retiring = False
         self.heard = time.monotonic()
 
@@ -162,11 +162,11 @@ class Pool:
             return self._slots
         return sum(worker.key is None for worker in self._workers)
 
-    def pids(self) -> dict[int, int]:
+    def pids(self) -> dict[Any, int]:
         """Returns the process ids by the key of their job."""
         return {w.key: w.process.pid for w in self._workers if w.key is not None and w.process.pid is not None}
 
-    def submit(self, key: int, payload: Any) -> None:
+    def submit(self, key: Any, payload: Any) -> None:
         """Gives a job to a free slot.
 
         Args:
@@ -182,14 +182,14 @@ class Pool:
         with contextlib.suppress(OSError):  # a death right now is heard of in `poll`
             worker.connection.send(("job", payload))
 
-    def answer(self, key: int, value: Any) -> None:
+    def answer(self, key: Any, value: Any) -> None:
         """Answers a job's `Channel.ask`."""
         for worker in self._workers:
             if worker.key == key:
                 with contextlib.suppress(OSError):
                     worker.connection.send(value)
 
-    def signal(self, key: int, signum: int) -> None:
+    def signal(self, key: Any, signum: int) -> None:
         """Sends a signal to a job's process."""
         pid = self.pids().get(key)
         if pid is not None:

@@ -43,7 +43,7 @@ def make_plan(**changes) -> SweepSpec:
     values.pop("enqueue")
     values["name"] = "test"
     values["pruner"].update(changes.pop("pruner", {}))
-    return decode(SweepSpec, {**values, **changes}, "sweep")
+    return decode(SweepSpec, {**values, "finish": 0.25, **changes}, "sweep")
 
 
 SPACE = Space(

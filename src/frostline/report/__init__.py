@@ -1,7 +1,6 @@
 """Owns: results -> tables, figures, one HTML page. Must not know: MLflow, torch, where results come from."""
 
 from frostline.report.answer import Answer, DepthRow, answer_of
-from frostline.report.compare import Evidence, RowScores
 from frostline.report.page import Material, write_report
 from frostline.report.terminal import (
     Row,
@@ -13,18 +12,15 @@ from frostline.report.terminal import (
     summary,
     varying,
 )
-from frostline.report.transfer import Baseline, EvidenceOf
+from frostline.report.transfer import Baseline
 from frostline.report.verdict import print_differences, print_verdict
 
 __all__ = [
     "Answer",
     "Baseline",
     "DepthRow",
-    "Evidence",
-    "EvidenceOf",
     "Material",
     "Row",
-    "RowScores",
     "answer_of",
     "make_console",
     "number",

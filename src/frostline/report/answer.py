@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from frostline.evidence import EvidenceOf, known
 from frostline.point import Point, State, ranked
 from frostline.report.compare import ALPHA, LEVEL, Comparison, compare, interval_of_seeds, interval_of_share
-from frostline.report.transfer import Baseline, EvidenceOf, Transfer, known, transfer_of
+from frostline.report.transfer import Baseline, Transfer, transfer_of
 from frostline.spec import EVAL_SET, CostName, short_number
 
 _SHARES = frozenset(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+
+from frostline.evidence import Evidence, RowScores
 
 Array = np.ndarray[Any, Any]
 
@@ -22,39 +24,6 @@ _FEWEST_SEEDS = 3
 """Of a test over seeds alone: two, of which both lose by as much, could never be significant."""
 
 _Z = statistics.NormalDist().inv_cdf(0.5 + LEVEL / 2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowScores:
-    """What one run's weights said of the rows of a set.
-
-    Attributes:
-        labels: `[N]`: class ids or numbers.
-        predicted: `[N]`: the same.
-        losses: `[N]`.
-    """
-
-    labels: Array
-    predicted: Array
-    losses: Array
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What is known of a point's quality on one set of rows.
-
-    Attributes:
-        by_seed: The metric of each seed.
-        rows: Per-row results by seed, as far as they are at hand.
-    """
-
-    by_seed: Mapping[int, float]
-    rows: Mapping[int, RowScores]
-
-    @property
-    def mean(self) -> float:
-        """Over the seeds."""
-        return statistics.fmean(self.by_seed.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +90,12 @@ def compare(first: Evidence, second: Evidence, metric: str, *, maximize: bool) -
     """
     seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
     shared = sorted(first.rows.keys() & second.rows.keys())
-    if any(not np.array_equal(first.rows[seed].labels, second.rows[seed].labels) for seed in shared):
+    pairs = [(first.rows[seed], second.rows[seed]) for seed in shared]
+    if len(first.by_seed) == len(second.by_seed) == 1:  # row by row, though they need not be of the same seed
+        pairs = list(zip(first.rows.values(), second.rows.values(), strict=False))
+    if any(not np.array_equal(one.labels, two.labels) for one, two in pairs):
         return None
-    by_rows = _by_rows([(first.rows[seed], second.rows[seed]) for seed in shared], metric)
+    by_rows = _by_rows(pairs, metric)
     if len(seeds) < 2:
         return by_rows
     sign = 1.0 if maximize else -1.0

@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from frostline.evidence import Evidence, EvidenceOf
 from frostline.point import Point
-from frostline.report.compare import ALPHA, Comparison, Evidence, compare, holm, interval_of_seeds
+from frostline.report.compare import ALPHA, Comparison, compare, holm, interval_of_seeds
 from frostline.spec import EVAL_SET
-
-EvidenceOf = Callable[[Point, str], Evidence | None]
-"""A point and the name of a set of rows -> what is known of its quality there."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
@@ -83,13 +80,6 @@ class Transfer:
     sets: Sequence[str] = ()
     scores: Sequence[tuple[int, Sequence[Score | None]]] = ()
     against: Sequence[Against] = ()
-
-
-def known(point: Point, name: str) -> Evidence | None:
-    """Returns what a point itself knows of a set: a number of each seed."""
-    outcome = point.outcome
-    values = None if outcome is None else outcome.by_seed if name == EVAL_SET else outcome.scores.get(name)
-    return Evidence(by_seed=values, rows={}) if values else None
 
 
 def transfer_of(

@@ -1,6 +1,6 @@
 """Owns: search space <-> Optuna, the ask/tell loop over an injected executor. Must not know: Hydra, torch, MLflow."""
 
-from frostline.search.choice import Task, check_alike, hopeless, queue_of
+from frostline.search.choice import Key, Task, check_alike, hopeless, queue_of
 from frostline.search.forecast import Costs, Forecast, forecast
 from frostline.search.importance import importances
 from frostline.search.loop import (
@@ -8,6 +8,7 @@ from frostline.search.loop import (
     Event,
     Executor,
     Listener,
+    Race,
     Reported,
     Summary,
     search,
@@ -24,8 +25,10 @@ __all__ = [
     "Executor",
     "Forecast",
     "Journal",
+    "Key",
     "Listener",
     "Presence",
+    "Race",
     "Reported",
     "Study",
     "Summary",

@@ -9,7 +9,11 @@ from dataclasses import dataclass, replace
 
 from frostline.errors import UserError
 from frostline.point import Point, State, ranked
-from frostline.spec import DEPTH_KEY, MODEL_KEY, ROWS_KEY, Params, Space, SweepSpec
+from frostline.spec import DEPTH_KEY, MODEL_KEY, ROWS_KEY, Params, SamplerName, Space, SweepSpec
+
+
+Key = tuple[int, int | None]
+"""Number of a point, and the seed if a further one is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +23,19 @@ class Task:
     Attributes:
         number: Of the point.
         params: Of the point.
-        stage: 1 or 2.
+        stage: 1 or 2; 3: a further seed of a finished point.
+        seed: Of stage 3.
     """
 
     number: int
     params: Params
     stage: int
+    seed: int | None = None
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others under way."""
+        return self.number, self.seed
 
 
 def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[Task]:
@@ -108,6 +119,8 @@ def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -
         points += [params for params in space.grid(coarse=False) if params not in points]
     elif explicit is None:
         points = list(space.grid(coarse=True))
+    if explicit is None and plan.sampler is SamplerName.FROST:  # it has an opening of its own
+        return []
     limit = plan.n_trials
     if explicit is None and not grid and limit is not None and len(points) > limit:
         # A drawing rather than a cut or a stride: else the first depths, or one learning rate, would be all there is.

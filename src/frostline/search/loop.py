@@ -15,7 +15,8 @@ from typing import Protocol
 
 from frostline.point import Outcome, Point, State
 from frostline.pool import LOST_TEMPLATE
-from frostline.search.choice import Task, finalists
+from frostline.decision import RaceEnd
+from frostline.search.choice import Key, Task, finalists
 from frostline.search.study import Study
 from frostline.spec import SweepSpec
 
@@ -35,6 +36,7 @@ class Reported:
     number: int
     step: int
     value: float
+    seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +47,13 @@ class Ended:
         number: Of the point.
         outcome: What it came to; None if it was interrupted and can go on later.
         fatal: What the user must mend before any point can be trained, if that is why.
+        seed: Of a further seed of a finished point.
     """
 
     number: int
     outcome: Outcome | None
     fatal: str | None = None
+    seed: int | None = None
 
 
 Event = Reported | Ended
@@ -87,8 +91,23 @@ class Listener(Protocol):
     def ended(self, point: Point, points: Sequence[Point]) -> None:
         """A point's stage ended; `points` are all of the study."""
 
+    def replicated(self, point: Point, seed: int) -> None:
+        """A further seed of a finished point ended."""
+
     def released(self, number: int) -> None:
         """A point was interrupted; it goes on with the next command."""
+
+
+class Race(Protocol):
+    """Who gives further seeds to finished points."""
+
+    def next(self, points: Sequence[Point], running: Sequence[Key]) -> tuple[Point, int] | RaceEnd:
+        """Returns a point and the seed that it is to be trained with, or why there is none.
+
+        Args:
+            points: All of the study.
+            running: Further seeds that are under way: number of the point, and the seed.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +119,14 @@ class Summary:
         complete: Whether the total was reached and stage 2 is done.
         stopped: Why not, in one line.
         fatal: What the user must mend, if that is why.
+        race: Why no point got a further seed any more; None if there was no race, or it was stopped.
     """
 
     points: Sequence[Point]
     complete: bool
     stopped: str | None = None
     fatal: str | None = None
+    race: RaceEnd | None = None
 
 
 def search(
@@ -116,6 +137,7 @@ def search(
     *,
     maximize: bool,
     total: int,
+    race: Race | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -129,6 +151,7 @@ def search(
         listener: Who watches.
         maximize: Whether more of the objective is better.
         total: Points in all, those of earlier commands included.
+        race: Gives further seeds to finished points when the search is over; None: nobody does.
         should_stop: Asked now and then; true ends the sweep as an interruption.
         clock: Seconds, for `timeout_s`; never the wall clock, which may jump.
         sleep: Waits for so many seconds, where only other parents on the storage are at work.
@@ -138,7 +161,12 @@ def search(
     if course.stopped is None:
         course.choose_finalists()
         course.stage(2, course.next_finalist, course.finalists_elsewhere)
-    return Summary(points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal)
+    if course.stopped is None and race is not None:
+        course.stage(3, lambda: course.next_replicate(race), lambda: False)
+    return Summary(
+        points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal,
+        race=course.race_end if course.stopped is None else None,
+    )  # fmt: skip
 
 
 class _Course:
@@ -167,7 +195,8 @@ class _Course:
         self._should_stop = should_stop
         self._clock = clock
         self._deadline = math.inf if plan.timeout_s is None else clock() + plan.timeout_s
-        self._running: dict[int, Task] = {}
+        self._running: dict[Key, Task] = {}
+        self.race_end: RaceEnd | None = None
         self._failures = 0
         self.stopped: str | None = None
         self.fatal: str | None = None
@@ -204,6 +233,15 @@ class _Course:
                 return task
         return None
 
+    def next_replicate(self, race: Race) -> Task | None:
+        """Returns a further seed of a finished point, if the race has one to give."""
+        found = race.next(self._study.points(), list(self._running))
+        if isinstance(found, RaceEnd):
+            self.race_end = found
+            return None
+        point, seed = found
+        return Task(number=point.number, params=point.params, stage=3, seed=seed)
+
     def finalists_elsewhere(self) -> bool:
         """Returns whether another parent still has points to finish: it may die over them."""
         if self._finalists and self._study.ownership.presence is not None:
@@ -226,7 +264,7 @@ class _Course:
                 if task is None:
                     look_at = self._clock() + again_s
                     break
-                self._running[task.number] = task
+                self._running[task.key] = task
                 self._listener.begun(task)
                 self._executor.submit(task)
             if not self._running:
@@ -258,13 +296,19 @@ class _Course:
         self._executor.stop()
 
     def _on_report(self, event: Reported) -> None:
+        if event.seed is not None:  # nobody stops a further seed
+            self._executor.answer(event.number, False)
+            return
         self._listener.reported(event.number, event.step, event.value)
-        lost = self._running[event.number].stage == 1 and self._study.lost(event.number)
+        lost = self._running[event.number, None].stage == 1 and self._study.lost(event.number)
         prune = lost or (math.isfinite(event.value) and self._study.report(event.number, event.step, event.value))
         self._executor.answer(event.number, prune)
 
     def _on_end(self, event: Ended, stage: int) -> None:
-        task = self._running.pop(event.number)
+        task = self._running.pop((event.number, event.seed))
+        if task.seed is not None:
+            self._on_replicate(task, task.seed, event)
+            return
         if event.fatal is not None:
             self.fatal = self.fatal or event.fatal
             self._study.release(event.number)
@@ -290,6 +334,20 @@ class _Course:
                 self._study.settle(task.number, outcome.quality)
             self._study.tell(task.number, outcome)
         self._tell_listener(task.number)
+        if outcome.state is State.FAILED:
+            self._count_failure()
+
+    def _on_replicate(self, task: Task, seed: int, event: Ended) -> None:
+        if event.fatal is not None:
+            self.fatal = self.fatal or event.fatal
+            self._stop(event.fatal)
+        if event.outcome is None:
+            self._listener.released(task.number)
+            return
+        outcome = checked(event.outcome)
+        self._study.tell_replicate(task.number, seed, outcome)
+        point = next(point for point in self._study.points() if point.number == task.number)
+        self._listener.replicated(point, seed)
         if outcome.state is State.FAILED:
             self._count_failure()
 

@@ -13,10 +13,12 @@ from optuna.samplers import BaseSampler
 from frostline.spec import Dimension, PrunerName, PrunerSpec, SamplerName
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from optuna.pruners import BasePruner
     from optuna.trial import FrozenTrial, TrialState
+
+    from frostline.spec import Params
 
 _STARTUP = 10
 """Random points before TPE and GP trust their model: Optuna's default. A coarse grid of as many takes their place."""
@@ -72,6 +74,39 @@ class SeededSampler(BaseSampler):
 
     def reseed_rng(self) -> None:
         """Does nothing: the seed is a function of the trial."""
+
+
+class FrostSampler(BaseSampler):
+    """Asks the sweep's own model of quality over all keys: the opening first, then expected improvement.
+
+    Like `SeededSampler` it has no memory: what it proposes depends on the trials and the number of the one that asks.
+
+    Args:
+        propose: Number of a trial -> its parameters.
+        space: All keys of the sweep.
+    """
+
+    def __init__(self, propose: Callable[[int], Params], space: Mapping[str, BaseDistribution]) -> None:
+        self._propose = propose
+        self._space = dict(space)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """See Optuna. A trial whose parameters are fixed or drawn already needs none."""
+        del study
+        return {} if trial.params or "fixed_params" in trial.system_attrs else self._space
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """See Optuna."""
+        del study
+        return dict(self._propose(trial.number)) if search_space else {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """See Optuna. Only asked for what a fixed trial leaves out, which a checked queue doesn't."""
+        raise ValueError(f"trial {trial.number}: {param_name} was not proposed")
 
 
 def _make(name: SamplerName, seed: int, study_seed: int) -> BaseSampler:

@@ -5,13 +5,14 @@ Only the parent process of a sweep writes to the storage. Everything that a resu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
@@ -20,10 +21,10 @@ from frostline.point import Outcome, Point, State
 from frostline.search import marks
 from frostline.search.ownership import Ownership
 from frostline.search.pruning import ask_pruner
-from frostline.search.samplers import SeededSampler, distribution, make_pruner
+from frostline.search.samplers import FrostSampler, SeededSampler, distribution, make_pruner
 from frostline.search.storages import again_if_cut_off, quiet
 from frostline.search.trials import Kind, Trials, has_outcome, kind_of
-from frostline.spec import DEPTH_KEY, Params, PrunerName, Space, SweepSpec
+from frostline.spec import DEPTH_KEY, Params, PrunerName, SamplerName, Space, SweepSpec
 
 _STAGE_2 = "stage 2: "
 _STATES = {
@@ -46,6 +47,7 @@ class Study:
         maximize: Whether more of the objective is better.
         owner: Who begins trials here, if there are several: only its own ones are gone on with. None: all are its own.
         max_steps: How many reports a point makes at most, if known; for hyperband.
+        propose: For sampler `frost`: all trials but one, and the number of that -> its parameters.
         grace_s: Seconds without a sign of life after which another owner's points are taken over; None: never.
 
     Raises:
@@ -63,6 +65,7 @@ class Study:
         owner: str | None = None,
         max_steps: int | None = None,
         grace_s: float | None = None,
+        propose: Callable[[Sequence[Point], int], Params] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan = plan
@@ -74,6 +77,7 @@ class Study:
         self._pruner = make_pruner(plan.pruner, max_steps)
         directions: list[Any] = ["maximize" if maximize else "minimize", *(["minimize"] if plan.cost else [])]
         self._storage = storage
+        self._propose = propose
         self._directions = directions
         self._study = self._open(name)
         self._grace_s = grace_s
@@ -89,10 +93,20 @@ class Study:
                 storage=self._storage,
                 study_name=name,
                 directions=self._directions,
-                sampler=SeededSampler(self._plan.sampler, self._plan.seed),
+                sampler=self._sampler(),
                 pruner=self._pruner,
                 load_if_exists=True,
             )
+
+    def _sampler(self) -> BaseSampler:
+        propose = self._propose
+        if self._plan.sampler is not SamplerName.FROST or propose is None:
+            return SeededSampler(self._plan.sampler, self._plan.seed)
+
+        def proposed(number: int) -> Params:
+            return propose([point for point in self.points() if point.number != number], number)
+
+        return FrostSampler(proposed, self._distributions({}))
 
     @property
     def is_untouched(self) -> bool:
@@ -228,6 +242,9 @@ class Study:
         for point in points:
             if point.stage == 2 and point.outcome is not None and point.state is not State.RUNNING:
                 self.tell_continued(point.number, point.params, point.outcome, point.history)
+        for point in points:
+            for seed, replicate in point.replicates.items():
+                self.tell_replicate(point.number, seed, replicate)
         failed = [point for point in points if point.state is State.FAILED]
         retries = sum(any(p.params == f.params and p.number > f.number for p in points) for f in failed)
         if retries:
@@ -465,6 +482,25 @@ class Study:
             )
         )
 
+    @again_if_cut_off
+    def tell_replicate(self, number: int, seed: int, outcome: Outcome) -> None:
+        """Keeps what a further seed of a finished trial came to: Optuna never changes a finished trial.
+
+        Args:
+            number: Of the trial.
+            seed: Of the run.
+            outcome: Of this seed alone.
+        """
+        self._study.set_user_attr(f"{marks.REPLICATE}{number}.{seed}", outcome.to_dict(1))
+
+    def _replicates(self) -> dict[int, dict[int, Outcome]]:
+        found: dict[int, dict[int, Outcome]] = {}
+        for key, data in self._study.user_attrs.items():
+            if key.startswith(marks.REPLICATE):
+                number, seed = key.removeprefix(marks.REPLICATE).split(".")
+                found.setdefault(int(number), {})[int(seed)] = Outcome.from_dict(data)[0]
+        return found
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @again_if_cut_off
@@ -481,6 +517,12 @@ class Study:
             if has_outcome(trial)
         }
         found = [self._read(trial, continued.get(trial.number)) for trial in look.points]
+        replicates = self._replicates()
+        if replicates:
+            found = [
+                replace(point, replicates=dict(sorted(own.items()))) if (own := replicates.get(point.number)) else point
+                for point in found
+            ]
         if all(point.copy_of is None for point in found):
             return found
         first = {point.number: point.first_quality for point in found}

@@ -20,6 +20,7 @@ SWEEP_SCHEMA = 1
 class SamplerName(StrEnum):
     """How the next point is chosen."""
 
+    FROST = "frost"
     TPE = "tpe"
     RANDOM = "random"
     GRID = "grid"
@@ -52,6 +53,7 @@ class CostName(StrEnum):
 class KeepModels(StrEnum):
     """Whose `model/` stays on the disk."""
 
+    RECOMMENDED = "recommended"
     BEST = "best"
     ALL = "all"
     NONE = "none"
@@ -113,6 +115,11 @@ class SweepSpec:
         seeds: A point is trained once with each; None: once, with the run's `seed`.
         first_epochs: Stage 1 is the first seed's first so many epochs; None: its whole run.
         finish: Share of the points that goes on to stage 2, 0 < x <= 1; the best at each frozen depth does so, too.
+        margin: A level this much below the best one still counts as good, in the unit of the objective.
+        confidence: Of every statement of the answer, in (0.5, 1).
+        settle: After the search, fresh seeds for the contenders until the answer is settled: up to this many times the
+            search's own cost; 0: none.
+        settle_rows: Held-out rows that those are scored on; None: as many as the search's runs.
         cost: A second objective to be small; None: quality alone.
         deep_first: Whether points to try first are sorted by depth, the deepest, cheapest first.
         warm_start: Name or folder of an earlier sweep, whose finished points of the same space the sampler learns from.
@@ -136,6 +143,10 @@ class SweepSpec:
     seeds: tuple[int, ...] | None
     first_epochs: int | None
     finish: float
+    margin: float
+    confidence: float
+    settle: float
+    settle_rows: int | None
     cost: CostName | None
     deep_first: bool
     warm_start: str | None
@@ -165,11 +176,19 @@ class SweepSpec:
         require(
             self.first_epochs is None or self.first_epochs >= 1, "sweep.first_epochs", self.first_epochs, "1 or more"
         )
+        require(math.isfinite(self.margin) and self.margin > 0, "sweep.margin", self.margin, "above 0")
+        require(0.5 < self.confidence < 1, "sweep.confidence", self.confidence, "above 0.5 and below 1")
+        require(math.isfinite(self.settle) and self.settle >= 0, "sweep.settle", self.settle, "0 or more")
+        require(
+            self.settle_rows is None or self.settle_rows >= 1, "sweep.settle_rows", self.settle_rows, "1 or more, or null"
+        )
         if self.seeds is not None:
             require(len(self.seeds) > 0, "sweep.seeds", "[]", "a list of seeds, or null")
             require(len(set(self.seeds)) == len(self.seeds), "sweep.seeds", list(self.seeds), "without repetitions")
-        if self.cost is not None and self.sampler in {SamplerName.CMAES}:
-            raise SpecError("sweep.sampler=cmaes: has one objective only; with sweep.cost take tpe, nsgaii or gp")
+        if self.cost is not None and self.sampler in {SamplerName.CMAES, SamplerName.FROST}:
+            raise SpecError(
+                f"sweep.sampler={self.sampler.value}: has one objective only; with sweep.cost take tpe, nsgaii or gp"
+            )
         if self.has_stages and self.sampler is SamplerName.GP:
             # Checked in optuna 5.0: it learns from COMPLETE trials alone, and a point left at stage 1 is PRUNED.
             raise SpecError("sweep.sampler=gp: learns from finished points only; give sweep.finish=1")

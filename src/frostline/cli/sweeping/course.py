@@ -8,7 +8,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,9 @@ from frostline.cli.sweeping.folder import (
     differences,
     refusal,
 )
+from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.opening import earlier_points, for_batches, one_writer, renamed, sweep_log
+from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
 from frostline.errors import RunFailedError, SpecError, UserError
@@ -155,6 +157,7 @@ class _Course:
         self._goes_on = goes_on
         self._description = description
         self._stack = stack
+        self._advisor = the_advisor(advisors_of(description, evidence_in(folder.folder, sweep.plan.seeds)))
         training = sweep.job.run.training
         self._metric = training.objective
         self._maximize = training.direction is Direction.MAXIMIZE
@@ -201,7 +204,7 @@ class _Course:
                 with self._shown(study):
                     summary = search(
                         plan, study, executor, Listeners([files, mlflow, view]),
-                        maximize=self._maximize, total=total, should_stop=lambda: self._should_stop(executor),
+                        maximize=self._maximize, total=total, race=self._race(runs), should_stop=lambda: self._should_stop(executor),
                     )  # fmt: skip
                 view.close()
                 return self._end(summary, runs)
@@ -284,8 +287,23 @@ class _Course:
         steps = None if epochs is None else max(1, round(epochs)) * seeds
         return Study(
             storage, plan.name, plan, self._sweep.space,
-            maximize=self._maximize, owner=owner, max_steps=steps, grace_s=plan.grace_s,
+            maximize=self._maximize, owner=owner, max_steps=steps, grace_s=plan.grace_s, propose=self._proposer(),
         )  # fmt: skip
+
+    def _proposer(self) -> Callable[[Sequence[Point], int], Params] | None:
+        advisor, plan = self._advisor, self._sweep.plan
+        if advisor is None or plan.sampler is not SamplerName.FROST:
+            return None
+        return lambda points, number: advisor.propose(points, number, plan.n_trials or 1, plan.seed)
+
+    def _race(self, runs: Runs) -> SeedRace | None:
+        """Returns who gives further seeds; None where nobody does, or where several hosts train."""
+        plan = self._sweep.plan
+        if self._advisor is None or plan.settle == 0 or plan.cost is not None or plan.storage is not None:
+            return None
+        if self._advisor.question.axis_key is None:
+            return None
+        return SeedRace(self._advisor, plan.settle, runs.seeds)
 
     @contextmanager
     def _shown(self, study: Study) -> Iterator[None]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import UserError
+from frostline.evidence import Evidence, EvidenceOf, RowScores, known
 from frostline.point import Point, ranked
 from frostline.record import PREDICTIONS_FILE
-from frostline.report import Baseline, Evidence, EvidenceOf, RowScores
-from frostline.report.transfer import known
+from frostline.report import Baseline
 from frostline.spec import came_later
 
 
@@ -34,11 +34,11 @@ def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
             return None
         number = point.number if point.copy_of is None else point.copy_of
         own = folder / f"{number:03d}"
-        paths = {seed: (own / f"s{seed}" if several else own) / PREDICTIONS_FILE for seed in plain.by_seed}
+        paths = {
+            seed: (own / f"s{seed}" if several or seed in point.replicates else own) / PREDICTIONS_FILE
+            for seed in plain.by_seed
+        }
         rows = {seed: scores[name] for seed, path in paths.items() if name in (scores := read(path))}
-        # Runs of one seed only are compared row by row: they need not be of the same seed.
-        if len(plain.by_seed) == 1:
-            rows = dict(enumerate(rows.values()))
         return Evidence(by_seed=plain.by_seed, rows=rows)
 
     return find

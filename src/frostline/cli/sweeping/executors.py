@@ -30,7 +30,7 @@ from frostline.pool import Event, Kind, Pool
 from frostline.provenance import redact
 from frostline.record import CHILD_FILE, RUN_FILE, Sharing, write_atomically
 from frostline.result import RunResult, Status
-from frostline.search import Ended, Reported, Task
+from frostline.search import Ended, Key, Reported, Task
 from frostline.search import Event as SearchEvent
 from frostline.spec import DEPTH_KEY, Device, Progress, PrunerName, Value
 
@@ -78,6 +78,8 @@ class Runs:
             UserError: The point doesn't compose.
         """
         plan = self._sweep.plan
+        if task.seed is not None:
+            return (self._seed_run(task, task.seed, None),)
         first_only = task.stage == 1 and plan.has_stages
         until = plan.first_epochs if first_only else None
         seeds = self.seeds[:1] if first_only else self.seeds
@@ -86,24 +88,37 @@ class Runs:
     def folder_of(self, number: int, seed: int) -> Path:
         """Returns the folder of a run."""
         target = self._folder.point_folder(number)
-        return target / f"s{seed}" if len(self.seeds) > 1 else target
+        return target if self.seeds == (seed,) else target / f"s{seed}"
 
-    def checked(self, number: int, params: Mapping[str, Value], end: TrialEnd) -> Ended:
+    def checked(self, number: int, params: Mapping[str, Value], end: TrialEnd, replicate: int | None = None) -> Ended:
         """Returns how a task ended, with what is wrong if it was trained from other weights or rows than the others."""
         trouble = None
         if end.outcome is not None and end.outcome.state is not State.FAILED:
             folders = (self.folder_of(number, seed) for seed in end.outcome.by_seed)
+            if replicate is not None and self._on_more_rows(replicate):  # other rows than the search's, on purpose
+                params = {**params, "dataset.eval_rows": self._sweep.plan.settle_rows}
             trouble = next((words for run in folders if (words := self._inputs.trouble(params, run))), None)
-        return Ended(number=number, outcome=None if trouble else end.outcome, fatal=trouble or end.fatal)
+        return Ended(
+            number=number, outcome=None if trouble else end.outcome, fatal=trouble or end.fatal, seed=replicate
+        )
 
     def overrides(self, params: Mapping[str, Value], seed: int) -> tuple[str, ...]:
         """Returns what composes a run."""
-        extra = [f"seed={seed}"] if self._sweep.plan.seeds is not None else []
+        extra = [f"seed={seed}"] if self._sweep.plan.seeds is not None or self.seeds != (seed,) else []
+        if self._on_more_rows(seed):
+            extra.append(f"dataset.eval_rows={self._sweep.plan.settle_rows}")
         return (*self._sweep.fixed, *encode(params), *extra)
+
+    def _on_more_rows(self, seed: int) -> bool:
+        """Returns whether a run is scored on `sweep.settle_rows`: that of a further seed is."""
+        return self._sweep.plan.settle_rows is not None and seed not in self.seeds
 
     def _seed_run(self, task: Task, seed: int, until: int | None) -> SeedRun:
         overrides = self.overrides(task.params, seed)
-        job = self._ready(decode_job(self._composed(task.params, seed)))
+        config = self._composed(task.params, seed)
+        if self._on_more_rows(seed):
+            OmegaConf.update(config, "dataset.eval_rows", self._sweep.plan.settle_rows, merge=False)
+        job = self._ready(decode_job(config))
         shown = tuple(redact(line) for line in overrides)
         return SeedRun(job=job, folder=self.folder_of(task.number, seed), overrides=shown, until_epoch=until)
 
@@ -174,7 +189,7 @@ class PoolExecutor:
         self._runs = runs
         self._parent = parent
         self._warn = warn
-        self._trials: dict[int, TrialJob] = {}
+        self._trials: dict[Key, TrialJob] = {}
         self._ready: list[SearchEvent] = []
         self._stopping = False
         self._sharing = sharing_of(sweep, threads)
@@ -190,7 +205,7 @@ class PoolExecutor:
         try:
             runs = self._runs.of(task)
         except UserError as error:
-            self._ready.append(Ended(number=task.number, outcome=None, fatal=str(error)))
+            self._ready.append(Ended(number=task.number, outcome=None, fatal=str(error), seed=task.seed))
             return
         plan = self._sweep.plan
         job = TrialJob(
@@ -199,14 +214,15 @@ class PoolExecutor:
             runs=runs,
             ask=plan.pruner.name is not PrunerName.NONE,
             more=task.stage == 1 and plan.has_stages,
-            several=len(self._runs.seeds) > 1,
+            several=len(self._runs.seeds) > 1 or task.seed is not None,
             steps_per_run=self._runs.steps_per_run,
             parent=self._parent(),
             params=dict(task.params),
             sharing=self._sharing,
+            replicate=task.seed,
         )
-        self._trials[task.number] = job
-        self._pool.submit(task.number, job)
+        self._trials[task.key] = job
+        self._pool.submit(task.key, job)
 
     def wait(self) -> Sequence[SearchEvent]:
         """See `Executor`."""
@@ -216,31 +232,32 @@ class PoolExecutor:
         return events
 
     def _translate(self, event: Event) -> list[SearchEvent]:
+        number, seed = event.key
         if event.kind is Kind.MESSAGE:
             if isinstance(event.value, Warned):
                 self._warn(event.value.text)
                 return []
             assert isinstance(event.value, Report)
-            return [Reported(number=event.key, step=event.value.step, value=event.value.value)]
+            return [Reported(number=number, step=event.value.step, value=event.value.value, seed=seed)]
         if event.kind is Kind.DONE:
             assert isinstance(event.value, TrialEnd)
-            return [self._runs.checked(event.key, self._trials[event.key].params, event.value)]
+            return [self._runs.checked(number, self._trials[event.key].params, event.value, seed)]
         if self._stopping and event.kind is Kind.DIED:  # the signal came between two runs
-            return [Ended(number=event.key, outcome=None)]
+            return [Ended(number=number, outcome=None, seed=seed)]
         reason = str(event.value)
         record_lost(self._trials[event.key], reason)
-        return [Ended(number=event.key, outcome=Outcome(state=State.FAILED, reason=reason))]
+        return [Ended(number=number, outcome=Outcome(state=State.FAILED, reason=reason), seed=seed)]
 
     def answer(self, number: int, prune: bool) -> None:
         """See `Executor`."""
         if self._sweep.plan.pruner.name is not PrunerName.NONE:
-            self._pool.answer(number, prune)
+            self._pool.answer((number, None), prune)
 
     def stop(self) -> None:
         """See `Executor`."""
         self._stopping = True
-        for number in self._pool.pids():
-            self._pool.signal(number, self.stop_signal)
+        for key in self._pool.pids():
+            self._pool.signal(key, self.stop_signal)
 
 
 class BatchExecutor:
@@ -302,12 +319,15 @@ class BatchExecutor:
                 if result.status is Status.FINISHED and result.spec_digest == spec.digest():
                     continue
             _empty(folder)  # of a killed command: a launcher's job can't go on with it
-            several = len(self._runs.seeds) > 1
+            several = len(self._runs.seeds) > 1 or task.seed is not None
             child = {
                 "parent": self._parent(),
                 "name": label(task.params) + (f" s{spec.seed}" if several else ""),
                 "params": dict(task.params),
-                "tags": {"frostline.point": str(task.number), "frostline.kind": "trial"},
+                "tags": {
+                    "frostline.point": str(task.number),
+                    "frostline.kind": "trial" if task.seed is None else "replicate",
+                },
                 "sharing": {"num_runs": self._sharing.num_runs, "depths": []},
             }
             write_atomically(folder / CHILD_FILE, json.dumps(child))
@@ -317,26 +337,27 @@ class BatchExecutor:
 
     def _end_of(self, task: Task, returns: Mapping[tuple[int, int], Any]) -> Ended:
         results: list[tuple[int, RunResult]] = []
-        for seed in self._runs.seeds:
+        own = task.seed
+        for seed in self._runs.seeds if own is None else (own,):
             folder = self._runs.folder_of(task.number, seed)
             try:
                 result = RunResult.read(folder)
             except UserError:
                 error = getattr(returns.get((task.number, seed)), "_return_value", None)
                 if isinstance(error, UserError):
-                    return Ended(number=task.number, outcome=None, fatal=str(error))
+                    return Ended(number=task.number, outcome=None, fatal=str(error), seed=own)
                 reason = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else "left no result"
-                return Ended(number=task.number, outcome=Outcome(state=State.FAILED, reason=reason))
+                return Ended(number=task.number, outcome=Outcome(state=State.FAILED, reason=reason), seed=own)
             error = getattr(returns.get((task.number, seed)), "_return_value", None)
             if isinstance(error, UserError):
-                return Ended(number=task.number, outcome=None, fatal=str(error))
+                return Ended(number=task.number, outcome=None, fatal=str(error), seed=own)
             results.append((seed, result))
             if result.status is Status.KILLED:
-                return Ended(number=task.number, outcome=None)
+                return Ended(number=task.number, outcome=None, seed=own)
             if result.status is not Status.FINISHED:
-                return Ended(number=task.number, outcome=outcome_of(results, State.FAILED, more=False))
+                return Ended(number=task.number, outcome=outcome_of(results, State.FAILED, more=False), seed=own)
         end = TrialEnd(outcome=outcome_of(results, State.COMPLETE, more=False))
-        return self._runs.checked(task.number, task.params, end)
+        return self._runs.checked(task.number, task.params, end, own)
 
     def answer(self, number: int, prune: bool) -> None:
         """A batch is not asked."""

@@ -78,6 +78,8 @@ class SweepFolder:
         recorded = read_description(self.folder)
         difference = differences(recorded, description)
         if not difference:
+            if recorded.get("answer") != description["answer"]:  # it may be asked for more or less sure
+                self._record(description, str(recorded.get("id")))
             return True
         if self._has_trained():
             raise SpecError(f"{self.folder}: {refusal(difference)}")
@@ -160,6 +162,7 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
         "space": sweep.space.describe(),
         "base": base,
         "groups": _group_settings(sweep, swept_keys),
+        "answer": {"margin": sweep.plan.margin, "confidence": sweep.plan.confidence},
         "objective": sweep.job.run.training.objective,
         "direction": sweep.job.run.training.direction.value,
         "model": sweep.job.run.model_name,

@@ -65,6 +65,7 @@ class TrialJob:
         parent: MLflow run id of the sweep, or None.
         params: The swept keys.
         sharing: What the sweep's runs have in common.
+        replicate: The seed, if this is a further one of a finished point.
     """
 
     number: int
@@ -77,6 +78,7 @@ class TrialJob:
     parent: str | None
     params: Mapping[str, Any]
     sharing: Sharing
+    replicate: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +278,8 @@ def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child
     """
     from frostline.tracking import Child
 
-    tags = {"frostline.point": str(trial.number), "frostline.kind": "trial"}
+    kind = "trial" if trial.replicate is None else "replicate"
+    tags = {"frostline.point": str(trial.number), "frostline.kind": kind}
     if retried is not None:
         tags["frostline.retried"] = retried
     name = f"{trial.name} s{seed}" if trial.several else trial.name
@@ -387,6 +390,9 @@ def outcome_of(
     rows = next((data.get("eval_rows") for data in known), None)
     if isinstance(rows, int):
         cost["eval_rows"] = float(rows)
+    trained_on = next((result.data["train_rows"] for _, result in results if result.data), None)
+    if isinstance(trained_on, int):
+        cost["train_rows"] = float(trained_on)
     last = results[-1][1]
     return Outcome(
         state=state,

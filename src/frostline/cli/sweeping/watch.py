@@ -100,6 +100,18 @@ class View:
         self.say(self._line(point))
         self._refresh()
 
+    def replicated(self, point: Point, seed: int) -> None:
+        """See `Listener`."""
+        self._running.pop(point.number, None)
+        outcome = point.replicates[seed]
+        head = f"[further seeds] #{point.number} {point.label()} s{seed}:"
+        if outcome.quality is None:
+            self.say(f"{head} FAILED: {outcome.reason}")
+        else:
+            self.say(f"{head} {self._metric} {number(outcome.quality)} (mean of {len(point.by_seed)} seeds "
+                     f"{number(point.quality or 0.0)}), {outcome.cost.get('train_s', 0.0):.0f} s")
+        self._refresh()
+
     def released(self, number: int) -> None:
         """See `Listener`."""
         self._running.pop(number, None)
@@ -196,6 +208,12 @@ class Files:
         self._tidy_checkpoints(points)
         self._tidy_models(point, points)
 
+    def replicated(self, point: Point, seed: int) -> None:
+        """See `Listener`."""
+        self._folder.write_point(point)
+        if self._plan.keep_models is not KeepModels.ALL:
+            shutil.rmtree(self._folder.point_folder(point.number) / f"s{seed}" / "model", ignore_errors=True)
+
     def released(self, number: int) -> None:
         """See `Listener`."""
 
@@ -247,6 +265,9 @@ class MlflowView:
         if point.quality is not None and point.stage == 1:
             self._run.log({f"point/{self._metric}": point.quality}, point.number)
 
+    def replicated(self, point: Point, seed: int) -> None:
+        """See `Listener`: the run itself is there."""
+
     def released(self, number: int) -> None:
         """See `Listener`."""
 
@@ -268,6 +289,10 @@ class Listeners:
     def ended(self, point: Point, points: Sequence[Point]) -> None:
         """See `Listener`."""
         self._each(lambda listener: listener.ended(point, points))
+
+    def replicated(self, point: Point, seed: int) -> None:
+        """See `Listener`."""
+        self._each(lambda listener: listener.replicated(point, seed))
 
     def released(self, number: int) -> None:
         """See `Listener`."""

@@ -1,0 +1,573 @@
+"""A sweep's question put to the decision: its space and trials as an axis of cost, settings and runs.
+
+The decision itself (`frostline.decision`) knows numbers alone. Here is said which key is the axis of cost, where its best
+learning rates are expected, what a metric's rows contribute to its noise, and what a run costs beside another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from frostline.evidence import EvidenceOf, RowScores
+from frostline.point import Point, State
+from frostline.spec import DEPTH_KEY, EVAL_SET, LR_KEY, Dimension, Params, Value
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from frostline.decision import Axis, Decision, Noise, Posterior, RaceEnd, Replicate, Requirement, Ridge, Run, Setting
+
+    Array = np.ndarray[Any, Any]
+
+_CHEAPER_WHEN_LARGER = {DEPTH_KEY: True, "freeze.fraction": True, "freeze.last": False, "freeze.rank": False}
+"""Keys that trade quality for cost, and which way."""
+
+_ON_A_LOG_SCALE = frozenset({"freeze.rank"})
+
+_HEAD_COST = 0.06
+"""What a run with all blocks frozen takes beside one with none, with the prefix cache (measured on MiniLM: 1.3 s of 17.6 s
+for an epoch with its evaluation and its share of a trial's start, docs/benchmarks.md)."""
+
+_RIDGE_BASES = ((6, 1e-4, 0.25), (12, 5e-5, 0.35), (10**9, 2.5e-5, 0.35))
+"""Blocks at most, best rate of AdamW with nothing frozen but the embeddings, and its uncertainty in decades. Measured for
+MiniLM (6 blocks, width 384); assumed for others from published rates of full fine-tuning: 5e-5 at 12 blocks and width 768
+(Devlin et al. 2019), 2e-5 to 3e-5 at 24 blocks and width 1024 (Liu et al. 2019)."""
+
+_RIDGE_SLOPE = 1.0
+"""Decades by which the best rate rises from no frozen block to all of them (measured on MiniLM, docs/study.md)."""
+
+_ROW_CORRELATION = 0.5
+"""Of two runs' hits on one row, where their predictions are not at hand (measured on MiniLM: 0.4 to 0.6)."""
+
+_NUM_RANDOM = 1500
+"""Random settings among which further keys are searched, drawn anew for each trial."""
+
+_TRAIN_ROWS = 1000
+"""Taken for the number of training rows where no run says it."""
+
+_MEANS = frozenset({"accuracy", "loss", "mse", "mae"})
+"""Metrics that are means over rows."""
+
+
+def is_mean_over_rows(metric: str) -> bool:
+    """Returns whether a metric is the mean of something that each row has by itself."""
+    return metric in _MEANS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a sweep asks, as far as it can be read from its config.
+
+    Attributes:
+        dimensions: The swept keys that settings differ in; of one model, if models are swept.
+        metric: The objective.
+        maximize: Whether more of it is better.
+        margin: In the metric's unit.
+        confidence: Of every statement.
+        num_blocks: Of the model; None if unknown.
+        optimizer: Its name: only AdamW's best rates are known beforehand.
+        freeze: Name of the way of freezing: adapters want other rates.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    metric: str
+    maximize: bool
+    margin: float
+    confidence: float
+    num_blocks: int | None
+    optimizer: str
+    freeze: str
+
+    @property
+    def axis_key(self) -> str | None:
+        """The key that trades quality for cost; None if none is swept."""
+        keys = [each.key for each in self.dimensions if each.key in _CHEAPER_WHEN_LARGER and _is_numeric(each)]
+        return keys[0] if keys else None
+
+    def axis(self, seen: Sequence[float] = ()) -> Axis:
+        """Returns the axis of cost.
+
+        Args:
+            seen: Levels that were tried; the only ones of a range that can't be counted.
+        """
+        from frostline.decision import Axis
+
+        key = self.axis_key
+        rates, ridge = self._rates()
+        if key is None:
+            return Axis(levels=(0.0,), positions=(0.0,), relative_costs=(1.0,), rates=rates, ridge=ridge)
+        dimension = next(each for each in self.dimensions if each.key == key)
+        countable = dimension.choices is not None or dimension.whole or dimension.step is not None
+        values = [float(value) for value in dimension.values() if _is_number(value)] if countable else []  # type: ignore[arg-type]
+        levels = sorted({*values, *seen}) or [dimension.low]
+        if not _CHEAPER_WHEN_LARGER[key]:
+            levels.reverse()
+        positions = self._positions(key, levels)
+        costs = [1 + _HEAD_COST - position if key != "freeze.rank" else 1.0 for position in positions]
+        return Axis(
+            levels=tuple(levels), positions=tuple(positions), relative_costs=tuple(costs), rates=rates, ridge=ridge
+        )
+
+    def _positions(self, key: str, levels: Sequence[float]) -> list[float]:
+        blocks = self.num_blocks
+        if key == DEPTH_KEY and blocks:
+            return [level / blocks for level in levels]
+        if key == "freeze.last" and blocks:
+            return [1 - level / blocks for level in levels]
+        if key == "freeze.fraction":
+            return list(levels)
+        scaled = [math.log(level) if key in _ON_A_LOG_SCALE and level > 0 else level for level in levels]
+        span = scaled[-1] - scaled[0]
+        return [(value - scaled[0]) / span if span else 0.0 for value in scaled]
+
+    def _rates(self) -> tuple[tuple[float, float] | None, Ridge | None]:
+        from frostline.decision import Ridge
+
+        dimension = next((each for each in self.dimensions if each.key == LR_KEY and _is_numeric(each)), None)
+        if dimension is None:
+            return None, None
+        low, high = _range_of(dimension)
+        if low <= 0 or low == high:
+            return None, None
+        rates = (math.log10(low), math.log10(high))
+        middle = Ridge(base=sum(rates) / 2, slope=0.0, offset_sd=max(0.5, (rates[1] - rates[0]) / 3))
+        if self.optimizer != "adamw" or self.freeze == "lora" or self.num_blocks is None:
+            return rates, middle
+        base, offset_sd = next((base, sd) for blocks, base, sd in _RIDGE_BASES if self.num_blocks <= blocks)
+        slope = _RIDGE_SLOPE if self.axis_key in {DEPTH_KEY, "freeze.last", "freeze.fraction"} else 0.0
+        ridge = Ridge(base=math.log10(base), slope=slope, offset_sd=offset_sd)
+        # Where the user looks elsewhere, the middle of the user's range is the better guess.
+        inside = rates[0] - 0.5 <= ridge.base <= rates[1] + 0.5
+        return rates, ridge if inside else middle
+
+    # -- settings ----------------------------------------------------------------------------------------------------
+
+    def setting(self, params: Mapping[str, Value]) -> Setting | None:
+        """Returns a trial's parameters as a setting; None if they are not of this question."""
+        from frostline.decision import Setting
+
+        others, groups = [], []
+        level = rate = 0.0
+        rates, _ = self._rates()
+        for dimension in self.dimensions:
+            if dimension.key not in params:
+                return None
+            value = params[dimension.key]
+            if dimension.key == self.axis_key:
+                if not _is_number(value):
+                    return None
+                level = float(value)  # type: ignore[arg-type]
+            elif dimension.key == LR_KEY and rates is not None:
+                rate = math.log10(float(value))  # type: ignore[arg-type]
+            elif _is_numeric(dimension):
+                others.append(_scaled(dimension, float(value)))  # type: ignore[arg-type]
+            else:
+                groups.append(str(value))
+        return Setting(level=level, rate=rate, others=tuple(others), groups=tuple(groups))
+
+
+@dataclass(kw_only=True)
+class Fitted:
+    """A question with the trials that are at hand.
+
+    Attributes:
+        axis: Of cost.
+        runs: All, those that collapsed too.
+        noise: Of those that didn't.
+        posterior: Of those; None if there are none.
+        points: Setting -> its trial.
+        baseline: Quality of a constant prediction (for an accuracy the majority class), in the metric's sign; None:
+            unknown.
+        rows: Held-out rows of the search's runs; 0 if unknown.
+        most_rows: Of any run.
+    """
+
+    axis: Axis
+    runs: list[Run]
+    noise: Noise | None
+    posterior: Posterior | None
+    points: dict[Setting, Point]
+    baseline: float | None
+    rows: int
+    most_rows: int
+
+
+@dataclass(kw_only=True)
+class Advisor:
+    """Answers a sweep's question from its trials.
+
+    Attributes:
+        question: Of the sweep.
+        find: What is known of a trial on a set of rows.
+    """
+
+    question: Question
+    find: EvidenceOf
+    _vectors: dict[tuple[int, int], Array] = field(default_factory=dict)
+
+    def fit(self, points: Sequence[Point]) -> Fitted:
+        """Returns the runs of the finished trials and their posterior."""
+        from frostline.decision import Noise, Posterior, Run, seed_prior
+        from frostline.decision.rows import covariance
+
+        question = self.question
+        sign = 1.0 if question.maximize else -1.0
+        runs: list[Run] = []
+        vectors: list[Array | None] = []
+        baselines: list[float] = []
+        numbers: list[int] = []
+        own: dict[Setting, Point] = {}
+        row_sds: list[float] = []
+        for point in points:
+            setting = question.setting(point.params)
+            if setting is None or point.state is not State.COMPLETE or point.copy_of is not None:
+                continue
+            evidence = self.find(point, EVAL_SET)
+            if evidence is None:
+                continue
+            own.setdefault(setting, point)
+            for seed, value in sorted(evidence.by_seed.items()):
+                rows = evidence.rows.get(seed)
+                collapsed = not math.isfinite(value) or (rows is not None and _is_collapsed(rows))
+                chosen = seed not in point.replicates
+                runs.append(Run(setting=setting, seed=seed, value=sign * value, chosen=chosen, collapsed=collapsed))
+                if rows is not None:
+                    numbers.append(len(rows.labels))
+                    baselines.append(_baseline(rows, question.metric))
+                if not collapsed:
+                    vector = self._vector(point.number, seed, rows)
+                    vectors.append(vector)
+                    if vector is not None and rows is not None:
+                        row_sds.append(math.sqrt(float(vector @ vector) * len(rows.labels)))
+        levels = [run.setting.level for run in runs]
+        alive = [run for run in runs if not run.collapsed]
+        known = [value for value in baselines if math.isfinite(value)]
+        fitted = Fitted(
+            axis=question.axis(levels), runs=runs, noise=None, posterior=None, points=own,
+            baseline=known[0] if known else None, rows=min(numbers, default=0), most_rows=max(numbers, default=0),
+        )  # fmt: skip
+        if not alive:
+            return fitted
+        train_rows = next((int(p.outcome.cost["train_rows"]) for p in own.values() if _knows_rows(p)), _TRAIN_ROWS)
+        values = [run.value for run in alive]
+        if vectors and all(vector is not None for vector in vectors):
+            noise_rows: Array | None = covariance([vector for vector in vectors if vector is not None])
+            row_sd = sum(row_sds) / len(row_sds)
+        else:
+            noise_rows, row_sd = _assumed(values, own, question.metric)
+        fitted.noise = Noise(rows=noise_rows, seed_sd=max(seed_prior(row_sd, train_rows), 1e-9))
+        fitted.posterior = Posterior(alive, fitted.axis, fitted.noise)
+        return fitted
+
+    def _vector(self, number: int, seed: int, rows: RowScores | None) -> Array | None:
+        """Returns what the rows contribute to a run's noise, computed once a run."""
+        if rows is None:
+            return None
+        key = (number, seed)
+        if key not in self._vectors:
+            vector = _vector_of(rows, self.question.metric)
+            if vector is None:
+                return None
+            self._vectors[key] = vector
+        return self._vectors[key]
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def decide(self, points: Sequence[Point]) -> tuple[Decision, Fitted] | None:
+        """Returns the answer and what it was made from; None if no run learnt anything."""
+        from frostline.decision import decide
+
+        fitted = self.fit(points)
+        if fitted.posterior is None or fitted.noise is None:
+            return None
+        decision = decide(
+            fitted.runs, fitted.axis, fitted.noise, margin=self.question.margin, confidence=self.question.confidence,
+            posterior=fitted.posterior,
+        )  # fmt: skip
+        return decision, fitted
+
+    def requirement(self, decision: Decision, fitted: Fitted, more_rows: int | None) -> Requirement | None:
+        """Returns what it would take to settle the question. See `frostline.decision.requirement`."""
+        from frostline.decision import requirement
+
+        assert fitted.posterior is not None
+        rows = fitted.rows or 1
+        return requirement(decision, fitted.posterior, rows=rows, more_rows=max(rows, more_rows or 0))
+
+    def search_cost(self, points: Sequence[Point]) -> float:
+        """Returns the relative cost of the search's runs that ended."""
+        axis = self.question.axis([s.level for p in points if (s := self.question.setting(p.params)) is not None])
+        done = [p for p in points if p.outcome is not None and p.copy_of is None]
+        settings = [setting for point in done if (setting := self.question.setting(point.params)) is not None]
+        return sum(axis.cost(setting.level) for setting in settings)
+
+    def next_replicate(
+        self, points: Sequence[Point], running: Sequence[int], *, settle: float
+    ) -> tuple[Point, Replicate] | RaceEnd:
+        """Returns which trial gets a further seed, or why none does.
+
+        Args:
+            points: All of the sweep.
+            running: Numbers of the trials of which a further seed is under way, once for each seed.
+            settle: The budget, in units of the search's own cost.
+        """
+        from frostline.decision import RaceEnd, Replicate, next_replicate
+
+        answer = self.decide(points)
+        if answer is None:
+            return RaceEnd.FUTILE
+        decision, fitted = answer
+        assert fitted.posterior is not None
+        by_number = {point.number: point for point in points}
+        under_way = [self.question.setting(by_number[number].params) for number in running]
+        begun = [setting for setting in under_way if setting is not None]
+        spent = sum(fitted.axis.cost(setting.level) for setting in begun)
+        for setting, point in fitted.points.items():
+            spent += len(point.replicates) * fitted.axis.cost(setting.level)
+        found = next_replicate(
+            decision, fitted.posterior, budget=settle * self.search_cost(points), spent=spent, rows=fitted.rows or 1,
+            running=begun,
+        )  # fmt: skip
+        if isinstance(found, Replicate):
+            return fitted.points[found.setting], found
+        return found
+
+    # -- proposing ---------------------------------------------------------------------------------------------------
+
+    def propose(self, points: Sequence[Point], number: int, total: int, seed: int) -> Params:
+        """Returns the parameters of the next trial: the opening first, then expected improvement.
+
+        Args:
+            points: All of the study, those that run or failed too, but for the one that asks.
+            number: Of the trial that asks.
+            total: Trials that the sweep is to have.
+            seed: The sweep's, for what is drawn.
+        """
+        from dataclasses import replace
+
+        import numpy as np
+
+        from frostline.decision import next_opening, next_setting, rates_of
+
+        question = self.question
+        fitted = self.fit(points)
+        digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        begun = [setting for point in points if (setting := question.setting(point.params)) is not None]
+        axis = question.axis([setting.level for setting in begun])
+        opening = next_opening(axis, [(setting.level, setting.rate) for setting in begun], fitted.posterior)
+        if opening is not None or fitted.posterior is None:
+            level, rate = opening or (axis.levels[-1], axis.ridge_rate(axis.levels[-1]))
+            return self._params(replace(self._random(rng), level=level, rate=rate))
+        levels, rates = axis.levels, self._rates(rates_of(axis))
+        template = self._random(rng)
+        if template.others or template.groups:
+            candidates = [
+                replace(self._random(rng), level=levels[rng.integers(len(levels))], rate=rates[rng.integers(len(rates))])
+                for _ in range(_NUM_RANDOM)
+            ]
+        else:
+            candidates = [replace(template, level=level, rate=rate) for level in levels for rate in rates]
+        chosen = next_setting(
+            fitted.posterior, candidates, progress=len(begun) / max(1, total), exclude=self._near(begun, candidates)
+        )
+        return self._params(chosen)
+
+    def _rates(self, spread: Sequence[float]) -> list[float]:
+        """Returns the rates to choose from: those of a discrete range, else some spread over it."""
+        dimension = next((each for each in self.question.dimensions if each.key == LR_KEY), None)
+        if dimension is None or (dimension.choices is None and dimension.step is None):
+            return list(spread)
+        return sorted(math.log10(float(value)) for value in dimension.values() if _is_number(value))  # type: ignore[arg-type]
+
+    def _near(self, begun: Sequence[Setting], candidates: Sequence[Setting]) -> list[Setting]:
+        """Returns the candidates that are as good as tried: a rate differs by its rounding alone."""
+        tried = {(s.level, round(s.rate, 2), s.others, s.groups) for s in begun}
+        return [s for s in candidates if (s.level, round(s.rate, 2), s.others, s.groups) in tried]
+
+    def _random(self, rng: np.random.Generator) -> Setting:
+        """Returns a setting with random values of the further keys."""
+        from frostline.decision import Setting
+
+        others, groups = [], []
+        rates, _ = self.question._rates()
+        for dimension in self.question.dimensions:
+            if dimension.key == self.question.axis_key or (dimension.key == LR_KEY and rates is not None):
+                continue
+            if _is_numeric(dimension):
+                others.append(_scaled(dimension, _unscaled(dimension, float(rng.random()))))
+            else:
+                assert dimension.choices is not None
+                groups.append(str(dimension.choices[rng.integers(len(dimension.choices))]))
+        return Setting(level=0.0, others=tuple(others), groups=tuple(groups))
+
+    def _params(self, setting: Setting) -> Params:
+        """Returns a setting as parameters, inside the space."""
+        question = self.question
+        others, groups = iter(setting.others), iter(setting.groups)
+        rates, _ = question._rates()
+        params: Params = {}
+        for dimension in question.dimensions:
+            if dimension.key == question.axis_key:
+                params[dimension.key] = _typed(dimension, setting.level)
+            elif dimension.key == LR_KEY and rates is not None:
+                params[dimension.key] = _nearest_rate(dimension, 10**setting.rate)
+            elif _is_numeric(dimension):
+                params[dimension.key] = _typed(dimension, _unscaled(dimension, next(others)))
+            else:
+                name = next(groups)
+                params[dimension.key] = next(value for value in dimension.choices or () if str(value) == name)
+        return params
+
+
+# -- numbers of dimensions -----------------------------------------------------------------------------------------------
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_numeric(dimension: Dimension) -> bool:
+    return dimension.choices is None or all(_is_number(value) for value in dimension.choices)
+
+
+def _range_of(dimension: Dimension) -> tuple[float, float]:
+    if dimension.choices is None:
+        return dimension.low, dimension.high
+    values = [float(value) for value in dimension.choices]  # type: ignore[arg-type]
+    return min(values), max(values)
+
+
+def _scaled(dimension: Dimension, value: float) -> float:
+    low, high = _range_of(dimension)
+    if low == high:
+        return 0.0
+    if dimension.log:
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
+
+
+def _unscaled(dimension: Dimension, share: float) -> float:
+    """Returns the value of the space next to a place between its ends."""
+    low, high = _range_of(dimension)
+    value = low * (high / low) ** share if dimension.log else low + (high - low) * share
+    if dimension.choices is not None or dimension.whole or dimension.step is not None:
+        return min((float(each) for each in dimension.values() if _is_number(each)), key=lambda each: abs(each - value))  # type: ignore[arg-type]
+    return min(high, max(low, value))
+
+
+def _typed(dimension: Dimension, value: float) -> Value:
+    if dimension.choices is not None:
+        return next(each for each in dimension.choices if float(each) == value)  # type: ignore[arg-type]
+    return round(value) if dimension.whole else float(value)
+
+
+def _nearest_rate(dimension: Dimension, rate: float) -> Value:
+    if dimension.choices is not None or dimension.step is not None:
+        near = min(dimension.values(), key=lambda each: abs(math.log(float(each) / rate)))  # type: ignore[arg-type]
+        return near
+    return min(dimension.high, max(dimension.low, float(f"{rate:.3g}")))
+
+
+# -- rows ----------------------------------------------------------------------------------------------------------------
+
+
+def _is_collapsed(rows: RowScores) -> bool:
+    """Returns whether a run said the same of every row though their labels differ: it learnt nothing."""
+    predicted, labels = rows.predicted, rows.labels
+    return bool(len(predicted) > 1 and (predicted == predicted[0]).all() and not (labels == labels[0]).all())
+
+
+def _vector_of(rows: RowScores, metric: str) -> Array | None:
+    """Returns what the rows contribute to the noise of a run's value; None for a metric that they don't determine."""
+    import numpy as np
+
+    from frostline.decision.rows import of_bootstrap, of_mean
+
+    if metric == "accuracy":
+        return of_mean(rows.predicted == rows.labels)
+    if metric in {"loss", "mse"}:
+        return of_mean(-rows.losses.astype(np.float64))
+    if metric == "mae":
+        return of_mean(-np.abs(rows.predicted - rows.labels))
+    compute = _by_rows(metric)
+    return None if compute is None else of_bootstrap(compute, rows.labels, rows.predicted)
+
+
+def _by_rows(metric: str) -> Callable[[Any, Any], float] | None:
+    """Returns a metric as a function of labels and predictions; None if they don't determine it."""
+    import warnings
+
+    from scipy import stats
+    from sklearn import metrics
+
+    def averaged(function: Callable[..., float], average: str) -> Callable[[Any, Any], float]:
+        return lambda labels, predicted: float(function(labels, predicted, average=average, zero_division=0))
+
+    known: dict[str, Callable[[Any, Any], float]] = {
+        "balanced_accuracy": metrics.balanced_accuracy_score,
+        "f1": averaged(metrics.f1_score, "binary"),
+        "f1_macro": averaged(metrics.f1_score, "macro"),
+        "f1_micro": averaged(metrics.f1_score, "micro"),
+        "precision": averaged(metrics.precision_score, "binary"),
+        "precision_macro": averaged(metrics.precision_score, "macro"),
+        "recall": averaged(metrics.recall_score, "binary"),
+        "recall_macro": averaged(metrics.recall_score, "macro"),
+        "matthews_correlation": metrics.matthews_corrcoef,
+        "pearson": lambda labels, predicted: float(stats.pearsonr(labels, predicted).statistic),
+        "spearman": lambda labels, predicted: float(stats.spearmanr(labels, predicted).statistic),
+    }
+    compute = known.get(metric)
+    if compute is None:
+        return None
+
+    def quiet(labels: Any, predicted: Any) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a resample without one of the classes
+            return compute(labels, predicted)
+
+    return quiet
+
+
+def _baseline(rows: RowScores, metric: str) -> float:
+    """Returns what the best constant prediction comes to; NaN where that is not known."""
+    import numpy as np
+
+    labels = rows.labels
+    if metric == "accuracy":
+        return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+    if metric == "mse":
+        return float(np.var(labels))
+    if metric == "mae":
+        return float(np.abs(labels - np.median(labels)).mean())
+    if metric in {"matthews_correlation", "pearson", "spearman"}:
+        return 0.0
+    return math.nan
+
+
+def _knows_rows(point: Point) -> bool:
+    return point.outcome is not None and "train_rows" in point.outcome.cost
+
+
+def _assumed(
+    values: Sequence[float], points: Mapping[Setting, Point], metric: str
+) -> tuple[Array | None, float]:
+    """Returns the rows' covariance and a row's standard deviation where no predictions are at hand."""
+    import numpy as np
+
+    spread = float(np.std(values))
+    mean = abs(float(np.mean(values)))
+    if metric != "accuracy" or not 0 <= mean <= 1:
+        # Seeds are then taken to make a third of what all runs differ by.
+        return None, max(spread, 1e-9) / 3 * math.sqrt(_TRAIN_ROWS)
+    row_sd = math.sqrt(max(mean * (1 - mean), 1e-4))
+    numbers = [int(p.outcome.cost["eval_rows"]) for p in points.values() if p.outcome and "eval_rows" in p.outcome.cost]
+    if not numbers:
+        return None, row_sd
+    count = len(values)
+    shared = np.full((count, count), _ROW_CORRELATION) + (1 - _ROW_CORRELATION) * np.eye(count)
+    return row_sd**2 / numbers[0] * shared, row_sd

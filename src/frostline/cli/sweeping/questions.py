@@ -1,0 +1,96 @@
+"""A sweep's record -> the questions that it asks, one for each choice of model; who answers them; who runs the race."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from frostline.advisor import Advisor, Question
+from frostline.decision import RaceEnd
+from frostline.evidence import EvidenceOf
+from frostline.point import Point
+from frostline.spec import ROWS_KEY, Dimension, Direction, Params, Space, Value
+
+
+def questions_of(description: Mapping[str, Any]) -> dict[tuple[Value, ...], Question]:
+    """Returns the questions of a sweep by the config groups that they choose.
+
+    Args:
+        description: As `describe` makes it and `sweep.json` keeps it.
+    """
+    space = Space.from_description(description["space"])
+    return {
+        chosen: _question(description, description["groups"].get(",".join(map(str, chosen)), {}), dimensions)
+        for chosen, dimensions in space.variants.items()
+    }
+
+
+def _question(
+    description: Mapping[str, Any], own: Mapping[str, Any], dimensions: tuple[Dimension, ...]
+) -> Question:
+    settings = {**description["base"], **own}
+    answer = description["answer"]
+    blocks = description["num_blocks"] or settings.get("model.num_blocks")
+    return Question(
+        dimensions=tuple(each for each in dimensions if each.key != ROWS_KEY),
+        metric=description["objective"],
+        maximize=description["direction"] == Direction.MAXIMIZE.value,
+        margin=answer["margin"],
+        confidence=answer["confidence"],
+        num_blocks=blocks,
+        optimizer=str(settings.get("optimizer.name")),
+        freeze=str(settings.get("freeze.name")),
+    )
+
+
+def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | None, Advisor]:
+    """Returns who answers a sweep's questions, by the group of the points that each is about (`Point.group`).
+
+    Args:
+        description: Of the sweep.
+        find: What is known of a point on a set of rows.
+    """
+    space = Space.from_description(description["space"])
+    names = [group.key for group in space.groups]
+    found: dict[str | None, Advisor] = {}
+    for chosen, question in questions_of(description).items():
+        rows = next((each for each in space.variants[chosen] if each.key == ROWS_KEY), None)
+        for number in rows.values() if rows is not None else (None,):
+            params: Params = dict(zip(names, chosen, strict=True))
+            if number is not None:
+                params[ROWS_KEY] = number
+            group = Point.group_of(params)
+            found[group] = Advisor(question=question, find=find)
+    return found
+
+
+def the_advisor(advisors: Mapping[str | None, Advisor]) -> Advisor | None:
+    """Returns the advisor of a sweep that asks one question; None of several models or sizes."""
+    return next(iter(advisors.values())) if len(advisors) == 1 else None
+
+
+class SeedRace:
+    """Gives further seeds to the points that the answer depends on.
+
+    Args:
+        advisor: Of the sweep.
+        settle: The budget, in units of the search's own cost.
+        seeds: Of the search's runs.
+    """
+
+    def __init__(self, advisor: Advisor, settle: float, seeds: Sequence[int]) -> None:
+        self._advisor = advisor
+        self._settle = settle
+        self._seeds = tuple(seeds)
+
+    def next(self, points: Sequence[Point], running: Sequence[tuple[int, int | None]]) -> tuple[Point, int] | RaceEnd:
+        """See `Race`."""
+        found = self._advisor.next_replicate(points, [number for number, _ in running], settle=self._settle)
+        if isinstance(found, RaceEnd):
+            return found
+        point, _ = found
+        taken = {*self._seeds, *point.replicates, *(seed for number, seed in running if number == point.number)}
+        seed = self._seeds[0]
+        while seed in taken:  # the same numbers for every point: their runs are compared in pairs
+            seed += 1
+        return point, seed

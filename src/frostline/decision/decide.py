@@ -1,0 +1,400 @@
+"""From the runs at hand to the answer: which level to take, how sure that is, and what would settle it.
+
+The question is *with what probability is a level at most `margin` below the best one?* It is answered from joint draws of
+the posterior, so that seeds and rows count together and the choice of the best among many is corrected by shrinkage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from frostline.decision.posterior import Noise, Posterior, square_root
+from frostline.decision.runs import Axis, Run, Setting, settings_of
+
+Array = np.ndarray[Any, Any]
+
+NUM_DRAWS = 4000
+"""Joint draws behind every probability: a standard error of half a percent at 0.9."""
+
+_LEVEL = 0.95
+"""Of every interval."""
+
+_REACH = 0.6
+"""Decades beside the best rate tried at a level within which an untried one may be better."""
+
+_NUM_BESIDE = 7
+"""Rates looked at within that reach."""
+
+_FRESH_SEEDS = 2
+"""Runs that did not choose their setting, which each level that matters must have before anything is settled."""
+
+_BUDGETS = (1, 2, 4, 8, 16, 32)
+"""Further seeds of each contender whose effect is forecast."""
+
+_FORECASTS = 200
+"""Simulated futures behind each chance of being settled: a standard error of 3 percent at 0.7."""
+
+_LIKELY = 0.7
+"""A budget is named as enough if it settles the question with at least this chance."""
+
+
+class Standing(StrEnum):
+    """How far the question is answered."""
+
+    SETTLED = "settled"
+    AT_LEAST = "at least"
+    NOT_SETTLED = "not settled"
+
+
+class State(StrEnum):
+    """What is known of a level."""
+
+    GOOD = "good"  # within the margin of the best, with the confidence asked for
+    OPEN = "open"
+    OUT = "out"  # worse than half the margin, with the confidence asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A level of the axis of cost, at the best setting that was tried there.
+
+    Attributes:
+        level: As `Axis.levels` has it.
+        setting: That the level is judged by: of those tried there the one with the highest posterior mean; of a level
+            that was not tried the best guess.
+        tried: Whether any run of this level is at hand.
+        mean: Posterior mean of the quality.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        expected_loss: Posterior mean of the distance to the best level, each level at its setting.
+        most_loss: What the distance to the best setting is at most, with 95 % probability; rates beside those tried count.
+        p_within: Probability that the distance to the best level is at most the margin.
+        state: What is known of the level.
+        seeds: Runs of `setting` that learnt something.
+        fresh: Those of them that did not choose the setting.
+        collapsed: Runs of this level that learnt nothing.
+        cost: Relative, of one run.
+    """
+
+    level: float
+    setting: Setting
+    tried: bool
+    mean: float
+    low: float
+    high: float
+    expected_loss: float
+    most_loss: float
+    p_within: float
+    state: State
+    seeds: int
+    fresh: int
+    collapsed: int
+    cost: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """What it would take to settle the question.
+
+    Attributes:
+        seeds: Further seeds of each contender; None: no number of them does on these rows.
+        rows: Held-out rows they would be scored on.
+        chance: Of being settled then.
+        cost: Of these runs, relative.
+        contenders: Levels that would be trained.
+    """
+
+    seeds: int | None
+    rows: int
+    chance: float
+    cost: float
+    contenders: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """The answer.
+
+    Attributes:
+        standing: How far the question is answered.
+        margin: A level this much below the best one still counts as good.
+        confidence: Asked for.
+        levels: From the dearest to the cheapest; those that were not tried as well.
+        recommended: To take: the cheapest good level, else the best guess.
+        best: The level with the highest posterior mean.
+        collapsed: Runs that learnt nothing, left out of every average.
+        num_runs: Runs behind the answer.
+        seed_sd: Posterior mean of the standard deviation from seed to seed.
+        knows_rows: Whether the choice of held-out rows is accounted for; else everything is said of these rows.
+    """
+
+    standing: Standing
+    margin: float
+    confidence: float
+    levels: tuple[Level, ...]
+    recommended: Level
+    best: Level
+    collapsed: tuple[Run, ...]
+    num_runs: int
+    seed_sd: float
+    knows_rows: bool
+
+    @property
+    def open_levels(self) -> tuple[Level, ...]:
+        """Those of which it is not known whether they are within the margin."""
+        return tuple(level for level in self.levels if level.state is State.OPEN)
+
+    @property
+    def lacking_seeds(self) -> tuple[Level, ...]:
+        """Levels that matter and have fewer fresh seeds than a settled question needs."""
+        return tuple(level for level in self.levels if level.state is not State.OUT and level.fresh < _FRESH_SEEDS)
+
+
+def decide(
+    runs: Sequence[Run],
+    axis: Axis,
+    noise: Noise,
+    *,
+    margin: float,
+    confidence: float,
+    seed: int = 0,
+    posterior: Posterior | None = None,
+) -> Decision:
+    """Returns the answer that the runs at hand support.
+
+    Args:
+        runs: All of them; those that collapsed are counted and left out.
+        axis: Of cost.
+        noise: Of the runs that did not collapse, in their order.
+        margin: A level this much below the best still counts as good, in the unit of the values.
+        confidence: Of every statement, in (0.5, 1).
+        seed: Of the draws: the same runs give the same answer.
+        posterior: Of these runs, if the caller has it.
+
+    Raises:
+        ValueError: No run learnt anything, or a parameter is out of its range.
+    """
+    _check(margin, confidence)
+    alive = [run for run in runs if not run.collapsed]
+    if not alive:
+        raise ValueError("no run learnt anything: there is nothing to decide from")
+    posterior = posterior if posterior is not None else Posterior(alive, axis, noise)
+    targets = representatives(posterior)
+    settings = [target for target, _ in targets]
+    beside = [other for setting in settings for other in _beside(setting, axis)]
+    every = posterior.draws([*settings, *beside], NUM_DRAWS, np.random.default_rng(seed))
+    draws = every[:, : len(settings)]
+    top = draws.max(axis=1, keepdims=True)
+    # What a level could come to at a rate that nobody tried there.
+    could = draws
+    if beside:
+        could = np.maximum(draws, every[:, len(settings) :].reshape(len(every), len(settings), -1).max(axis=2))
+    loss, gap = top - draws, top - could
+    most = np.quantile(could.max(axis=1, keepdims=True) - draws, _LEVEL, axis=0)
+    low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
+    seeds = Counter(run.setting for run in alive)
+    fresh = Counter(run.setting for run in alive if not run.chosen)
+    collapsed = Counter(run.setting.level for run in runs if run.collapsed)
+    levels = []
+    for index, (setting, tried) in enumerate(targets):
+        state = _state(loss[:, index], gap[:, index], margin, confidence) if tried else State.OPEN
+        levels.append(
+            Level(
+                level=setting.level, setting=setting, tried=tried, mean=float(draws[:, index].mean()),
+                low=float(low[index]), high=float(high[index]), expected_loss=float(loss[:, index].mean()),
+                most_loss=float(most[index]), p_within=float((loss[:, index] <= margin).mean()), state=state,
+                seeds=seeds[setting], fresh=fresh[setting], collapsed=collapsed[setting.level],
+                cost=axis.cost(setting.level),
+            )
+        )  # fmt: skip
+    standing, recommended = _stand(levels, margin)
+    return Decision(
+        standing=standing, margin=margin, confidence=confidence, levels=tuple(levels), recommended=recommended,
+        best=max(levels, key=lambda level: level.mean), collapsed=tuple(run for run in runs if run.collapsed),
+        num_runs=len(runs), seed_sd=posterior.seed_sd, knows_rows=noise.rows is not None,
+    )  # fmt: skip
+
+
+def _beside(setting: Setting, axis: Axis) -> list[Setting]:
+    """Returns settings of one level at rates beside one of its own, none where the rate is not swept."""
+    if axis.rates is None:
+        return []
+    low, high = axis.rates
+    rates = (setting.rate + gap for gap in np.linspace(-_REACH, _REACH, _NUM_BESIDE))
+    return [replace(setting, rate=float(min(high, max(low, rate)))) for rate in rates]
+
+
+def _check(margin: float, confidence: float) -> None:
+    if not (math.isfinite(margin) and margin > 0):
+        raise ValueError(f"margin={margin}: must be above 0")
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence={confidence}: must be above 0.5 and below 1")
+
+
+def representatives(posterior: Posterior) -> list[tuple[Setting, bool]]:
+    """Returns the setting that each level is judged by, and whether it was tried.
+
+    Of the settings tried at a level it is the one with the highest posterior mean: the user takes a setting that was
+    trained. A level that was not tried borrows the rate that the nearest level's setting has on the ridge.
+    """
+    axis = posterior.axis
+    tried = settings_of(posterior.runs)
+    mean, _ = posterior.mean_and_sd(tried)
+    best: dict[float, tuple[float, Setting]] = {}
+    for setting, value in zip(tried, mean, strict=True):
+        if setting.level not in best or value > best[setting.level][0]:
+            best[setting.level] = (float(value), setting)
+    targets = []
+    for index, level in enumerate(axis.levels):
+        if level in best:
+            targets.append((best[level][1], True))
+            continue
+        nearest = min(best, key=lambda other: abs(axis.position(other) - axis.positions[index]))
+        source = best[nearest][1]
+        offset = source.rate - axis.ridge.base - axis.ridge.slope * axis.position(nearest) if axis.ridge else 0.0
+        targets.append((replace(source, level=level, rate=axis.ridge_rate(level, offset)), False))
+    return targets
+
+
+def _state(loss: Array, gap: Array, margin: float, confidence: float) -> State:
+    """Returns what draws say of a level.
+
+    Args:
+        loss: `[D]`: by how much its setting is below the best level's.
+        gap: `[D]`: by how much the level is below it even at its own best rate: what is out is the level.
+        margin: That still counts as good.
+        confidence: Of the statement.
+    """
+    if float((loss <= margin).mean()) >= confidence:
+        return State.GOOD
+    return State.OUT if float((gap > margin / 2).mean()) >= confidence else State.OPEN
+
+
+def _stand(levels: Sequence[Level], margin: float) -> tuple[Standing, Level]:
+    """Returns the standing and the level to take; `levels` go from the dearest to the cheapest."""
+    good = [level for level in levels if level.state is State.GOOD]
+    if not good:
+        near = [level for level in levels if level.tried and level.expected_loss <= margin]
+        guess = near[-1] if near else min((v for v in levels if v.tried), key=lambda level: level.expected_loss)
+        return Standing.NOT_SETTLED, guess
+    recommended = good[-1]
+    cheaper = levels[levels.index(recommended) + 1 :]
+    is_open = any(level.state is State.OPEN for level in cheaper)
+    lacks = any(level.state is not State.OUT and level.fresh < _FRESH_SEEDS for level in levels)
+    return (Standing.AT_LEAST if is_open or lacks else Standing.SETTLED), recommended
+
+
+def requirement(
+    decision: Decision, posterior: Posterior, *, rows: int, more_rows: int | None = None, seed: int = 0
+) -> Requirement | None:
+    """Returns what it would take to settle the question; None if it is settled.
+
+    Futures are simulated: the posterior covariance after k further seeds of each contender is known beforehand, its mean
+    is drawn, and the rule is applied to it. The search's hyperparameters are taken as they stand.
+
+    Args:
+        decision: As it stands.
+        posterior: That it was made from.
+        rows: Held-out rows that the runs were scored on.
+        more_rows: So many could be used for further runs; None: no more than these.
+        seed: Of the simulation.
+    """
+    if decision.standing is Standing.SETTLED:
+        return None
+    contenders = [level for level in decision.levels if level.state is not State.OUT]
+    numbers = sorted({rows, more_rows or rows})
+    least: Requirement | None = None
+    for held_out in numbers:
+        for count in _BUDGETS:
+            chance = chance_of_settling(decision, posterior, count, rows=rows, new_rows=held_out, seed=seed)
+            found = Requirement(
+                seeds=count, rows=held_out, chance=chance, cost=count * sum(level.cost for level in contenders),
+                contenders=tuple(level.level for level in contenders),
+            )  # fmt: skip
+            if chance >= _LIKELY:
+                return found
+            if least is None or chance > least.chance:
+                least = found
+    assert least is not None
+    return least if least.chance >= 0.5 else replace(least, seeds=None)
+
+
+def chance_of_settling(
+    decision: Decision, posterior: Posterior, count: int, *, rows: int, new_rows: int, seed: int = 0
+) -> float:
+    """Returns the probability that so many further seeds of each contender settle the question.
+
+    Args:
+        decision: As it stands.
+        posterior: That it was made from.
+        count: Further seeds of each level that is not out.
+        rows: Held-out rows that the runs so far were scored on.
+        new_rows: That the further runs would be scored on.
+        seed: Of the simulation.
+    """
+    settings = [level.setting for level in decision.levels]
+    mean, covariance = posterior.moments(settings)
+    contenders = [index for index, level in enumerate(decision.levels) if level.state is not State.OUT]
+    after = _covariance_after(posterior, settings, covariance, contenders, count, rows, new_rows)
+    rng = np.random.default_rng(seed)
+    shift = square_root(covariance - after)
+    noise = rng.standard_normal((400, len(settings))) @ square_root(after).T
+    settled = 0
+    fresh = [level.fresh + (count if index in contenders else 0) for index, level in enumerate(decision.levels)]
+    for _ in range(_FORECASTS):
+        draws = mean + shift @ rng.standard_normal(len(settings)) + noise
+        loss = draws.max(axis=1, keepdims=True) - draws
+        states = [
+            _state(loss[:, index], loss[:, index], decision.margin, decision.confidence) for index in range(len(settings))
+        ]
+        future = [
+            replace(level, state=state, fresh=number, tried=True)
+            for level, state, number in zip(decision.levels, states, fresh, strict=True)
+        ]
+        settled += _stand(future, decision.margin)[0] is Standing.SETTLED
+    return settled / _FORECASTS
+
+
+def _covariance_after(
+    posterior: Posterior,
+    settings: Sequence[Setting],
+    covariance: Array,
+    contenders: Sequence[int],
+    count: int,
+    rows: int,
+    new_rows: int,
+) -> Array:
+    """Returns the covariance of `f` at some settings after `count` further seeds of the contenders among them.
+
+    The rows' part is approximated: runs of one setting share what the runs at hand share on average; as the same rows are
+    used again, that part does not shrink with more seeds.
+    """
+    noise = np.eye(len(contenders)) * posterior.seed_sd**2 / count
+    known = posterior.noise.rows
+    if known is not None and len(known):
+        variance = float(np.mean(np.diag(known))) * rows / new_rows
+        scale = np.sqrt(np.maximum(np.diag(known), 1e-300))
+        correlations = known / np.outer(scale, scale)
+        shared = _off_diagonal(correlations)
+        # What the rows do to all settings alike is no difference between them; the rest is shared by a setting's seeds
+        # in part: half of it is assumed to be the setting's own.
+        own = variance * (1 - shared)
+        noise = noise + np.eye(len(contenders)) * (own / 2 + own / 2 / count) + variance * shared
+    cross = covariance[:, contenders]
+    gain = cross @ np.linalg.solve(covariance[np.ix_(contenders, contenders)] + noise, cross.T)
+    after: Array = covariance - gain
+    return after
+
+
+def _off_diagonal(correlations: Array) -> float:
+    count = len(correlations)
+    if count < 2:
+        return 0.5
+    return float(np.clip((correlations.sum() - count) / (count * (count - 1)), 0.0, 0.95))

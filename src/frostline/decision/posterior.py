@@ -1,0 +1,317 @@
+"""The posterior of the quality over all settings, given the runs at hand.
+
+One model for all of them: `value = f(setting) + seed + rows`. `f` is a Gaussian process (Rasmussen and Williams 2006,
+chapter 2), the sum of
+
+- a constant, and a curve over the position on the axis of cost (Matern 5/2), with an independent part for each level;
+- a parabola over the *aligned* learning rate, log10 lr less the ridge of the axis: its curvature and the place of its
+  top are unknown coefficients that vary slowly along the axis, so that cheap levels tell where the best rates of dear
+  ones lie;
+- what is left: a Matern 5/2 process over position, aligned rate and other keys.
+
+`seed` is independent from run to run. `rows` has the covariance of the runs' results on the held-out rows, so that runs
+scored on the same rows are compared in pairs. Hyperparameters are averaged over a grid, weighted by their marginal
+likelihood (ibid., section 5.2).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve, solve_triangular
+
+from frostline.decision.runs import Axis, Run, Setting
+
+Array = np.ndarray[Any, Any]
+
+# Every scale below is relative to the spread of the values, and assumed unless it says otherwise; `benchmarks/decision.py`
+# shows what the decisions that follow from them are worth in several simulated worlds.
+
+_POSITION_SCALES = (0.35, 0.8, 2.0)
+"""Length scales over the position: a third of the axis to twice all of it."""
+
+_AMPLITUDES = (0.15, 0.35, 0.8, 1.6)
+"""Standard deviations of the curve over the position."""
+
+_LEVEL_SHARE = 0.04
+"""Variance of each level's independent part, as a share of the curve's."""
+
+_REST_SHARES = (0.15, 0.4)
+"""Standard deviations of what is left, as shares of the curve's."""
+
+_REST_RATE_SCALE = 0.8
+"""Length scale of what is left over the aligned rate, in decades."""
+
+_OTHER_SCALE = 1.0
+"""Over other keys, whose whole range is 1."""
+
+_OTHER_SHARE = 0.5
+"""Variance of a curve over the other keys alone, as a share of the curve's over the position."""
+
+_GROUP_CORRELATION = 0.5
+"""Of the quality of two choices of a categorical key."""
+
+_CURVATURE = 0.8
+"""Mean of what a decade beside the best rate costs; its standard deviation is half of it. Of an accuracy whose values
+spread by 5 points this is 4 points (measured on MiniLM: 3.5 to 6 below the best rate, 6 to 15 above)."""
+
+_COEFFICIENT_SCALE = 2.0
+"""Length scale of the parabola's coefficients over the position: they change little along the axis."""
+
+_SEED_NODES = (-1.6, -0.8, 0.0, 0.8, 1.6)
+"""Standard normal quantiles at which the seed's standard deviation is tried."""
+
+_SEED_LOG_SD = 0.6
+"""Of the log-normal prior of the seed's standard deviation: a factor of 1.8 either way."""
+
+_SEED_CENTRE = 0.9
+"""Median of that prior for n training rows: this many standard deviations of one row's result / sqrt(n). For an accuracy
+near 0.75 that is 0.4 / sqrt(n) (measured on MiniLM: 3.0 points at 256 rows, 1.2 at 1,024)."""
+
+_LEAST_WEIGHT = 1e-3
+"""Hyperparameters with less than this share of the weight are dropped."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What makes two runs of one setting differ.
+
+    Attributes:
+        rows: `[N, N]`: covariance of the runs' values from the choice of held-out rows; None: unknown, and everything
+            that is said holds for these rows alone.
+        seed_sd: Median of the prior of the seed's standard deviation, in the unit of the values.
+    """
+
+    rows: Array | None
+    seed_sd: float
+
+
+def seed_prior(row_sd: float, train_rows: int) -> float:
+    """Returns the median of the prior of a seed's standard deviation.
+
+    Args:
+        row_sd: Standard deviation of one row's contribution to the metric (of an accuracy p: sqrt(p (1 - p))).
+        train_rows: On which runs are trained.
+    """
+    return _SEED_CENTRE * row_sd / math.sqrt(max(1, train_rows))
+
+
+class Posterior:
+    """The posterior of `f`; all values are in the unit of the runs' values.
+
+    Args:
+        runs: That learnt something: collapsed ones are left out by the caller. At least one.
+        axis: Of cost.
+        noise: Of these runs, in their order.
+    """
+
+    def __init__(self, runs: Sequence[Run], axis: Axis, noise: Noise) -> None:
+        if not runs or any(run.collapsed for run in runs):
+            raise ValueError("a posterior needs runs that learnt something, and takes no others")
+        self.runs = tuple(runs)
+        self.axis = axis
+        self.noise = noise
+        values = np.array([run.value for run in runs], dtype=np.float64)
+        rows = np.zeros((len(values), len(values))) if noise.rows is None else noise.rows
+        # Of equal values nothing can be learnt of a spread: the noise of a run is the least that is believed.
+        floor = math.sqrt(noise.seed_sd**2 + float(np.mean(np.diag(rows))))
+        self._spread = max(float(values.std()), floor, 1e-9)
+        self._centre = float(values.mean())
+        self._inputs = _inputs([run.setting for run in runs], axis)
+        fits = [self._fit(values, rows, *choice) for choice in self._choices()]
+        total = np.logaddexp.reduce([fit.log_weight for fit in fits])
+        self._fits = [fit for fit in fits if fit.log_weight - total > math.log(_LEAST_WEIGHT)]
+        total = np.logaddexp.reduce([fit.log_weight for fit in self._fits])
+        self._weights = np.exp(np.array([fit.log_weight for fit in self._fits]) - total)
+
+    @cached_property
+    def seed_sd(self) -> float:
+        """The posterior mean of the seed's standard deviation."""
+        return float(sum(weight * fit.seed_sd for weight, fit in zip(self._weights, self._fits, strict=True)))
+
+    def moments(self, settings: Sequence[Setting]) -> tuple[Array, Array]:
+        """Returns mean `[M]` and covariance `[M, M]` of `f` at some settings, over the mixture of hyperparameters."""
+        means, covariances = self._at(settings)
+        mean = np.tensordot(self._weights, means, axes=1)
+        gap = means - mean
+        covariance = np.tensordot(self._weights, covariances, axes=1)
+        covariance += np.einsum("h,hi,hj->ij", self._weights, gap, gap)
+        return mean, covariance
+
+    def mean_and_sd(self, settings: Sequence[Setting]) -> tuple[Array, Array]:
+        """Returns mean and standard deviation, `[M]` each, of `f` at some settings; cheaper than `moments` for many."""
+        inputs = _inputs(settings, self.axis)
+        first, second = np.zeros(len(settings)), np.zeros(len(settings))
+        for weight, fit in zip(self._weights, self._fits, strict=True):
+            mean, half = self._condition(fit, inputs)
+            variance = np.maximum(self._variance(fit, inputs) - np.einsum("nm,nm->m", half, half), 0.0)
+            first += weight * mean
+            second += weight * (variance + (mean - self._centre) ** 2)
+        return first, np.sqrt(np.maximum(second - (first - self._centre) ** 2, 0.0))
+
+    def draws(self, settings: Sequence[Setting], count: int, rng: np.random.Generator) -> Array:
+        """Returns joint draws `[count, M]` of `f` at some settings."""
+        means, covariances = self._at(settings)
+        # As many of each mixture component as it deserves; what is rounded away goes to the heaviest.
+        numbers = np.floor(self._weights * count).astype(int)
+        numbers[int(np.argmax(self._weights))] += count - int(numbers.sum())
+        parts = [
+            mean + rng.standard_normal((number, len(settings))) @ square_root(covariance).T
+            for number, mean, covariance in zip(numbers, means, covariances, strict=True)
+            if number
+        ]
+        return np.concatenate(parts)
+
+    # -- fitting -----------------------------------------------------------------------------------------------------
+
+    def _choices(self) -> list[tuple[float, float, float, float]]:
+        """Returns the grid of hyperparameters; what the runs can't tell has one value."""
+        one_position = len(set(self._inputs.positions)) == 1
+        positions = _POSITION_SCALES[1:2] if one_position else _POSITION_SCALES
+        one_rate = len(set(np.round(self._inputs.rates, 9))) == 1 and not self._inputs.others.shape[1]
+        rests = _REST_SHARES[:1] if one_rate else _REST_SHARES
+        return list(itertools.product(positions, rests, _AMPLITUDES, _SEED_NODES))
+
+    def _fit(
+        self, values: Array, rows: Array, position_scale: float, rest: float, amplitude: float, node: float
+    ) -> _Fit:
+        seed_sd = self.noise.seed_sd * math.exp(_SEED_LOG_SD * node)
+        shape = _Shape(position_scale=position_scale, rest=rest, variance=(amplitude * self._spread) ** 2)
+        covariance = self._covariance(shape, self._inputs, self._inputs) + rows
+        covariance[np.diag_indices(len(values))] += seed_sd**2 + 1e-10 * self._spread**2
+        factor, _ = cho_factor(covariance, lower=True, check_finite=False)
+        residual = values - self._centre - self._prior_mean(self._inputs)
+        alpha = cho_solve((factor, True), residual, check_finite=False)
+        log_likelihood = -0.5 * float(residual @ alpha) - float(np.log(np.diag(factor)).sum())
+        return _Fit(
+            shape=shape, seed_sd=seed_sd, factor=factor, alpha=alpha, log_weight=log_likelihood - 0.5 * node**2
+        )
+
+    def _at(self, settings: Sequence[Setting]) -> tuple[Array, Array]:
+        """Returns means `[H, M]` and covariances `[H, M, M]` for each of the hyperparameters."""
+        inputs = _inputs(settings, self.axis)
+        means, covariances = [], []
+        for fit in self._fits:
+            mean, half = self._condition(fit, inputs)
+            means.append(mean)
+            covariances.append(self._covariance(fit.shape, inputs, inputs) - half.T @ half)
+        return np.array(means), np.array(covariances)
+
+    def _condition(self, fit: _Fit, inputs: _Inputs) -> tuple[Array, Array]:
+        """Returns the mean `[M]` of `f`, and `L^-1 K` `[N, M]`, whose square is what the runs take off its covariance."""
+        cross = self._covariance(fit.shape, inputs, self._inputs)
+        half = solve_triangular(fit.factor, cross.T, lower=True, check_finite=False)
+        return cross @ fit.alpha + self._prior_mean(inputs) + self._centre, half
+
+    # -- the prior of f ----------------------------------------------------------------------------------------------
+
+    @property
+    def _curvature(self) -> float:
+        return _CURVATURE * self._spread
+
+    @property
+    def _slope_sd(self) -> float:
+        """Of the parabola's linear coefficient: a top that lies x decades off the ridge makes it 2 * curvature * x."""
+        return 0.0 if self.axis.ridge is None else 2 * self._curvature * self.axis.ridge.offset_sd
+
+    def _prior_mean(self, inputs: _Inputs) -> Array:
+        mean: Array = -self._curvature * inputs.rates**2
+        return mean
+
+    def _covariance(self, shape: _Shape, one: _Inputs, two: _Inputs) -> Array:
+        """Returns the covariance `[N, M]` of `f` at two lists of settings."""
+        gaps = np.abs(one.positions[:, None] - two.positions[None, :])
+        curve = _matern(gaps / shape.position_scale)
+        rest = curve * _matern(np.abs(one.rates[:, None] - two.rates[None, :]) / _REST_RATE_SCALE)
+        every = curve + _LEVEL_SHARE * (gaps < 1e-12)
+        if one.others.shape[1]:
+            others = _matern(np.linalg.norm(one.others[:, None, :] - two.others[None, :, :], axis=2) / _OTHER_SCALE)
+            every = every + _OTHER_SHARE * others
+            rest = rest * others
+        every = shape.variance * (every + shape.rest**2 * rest)
+        if one.groups.shape[1]:
+            differing = (one.groups[:, None, :] != two.groups[None, :, :]).sum(axis=2)
+            every = every * _GROUP_CORRELATION**differing
+        slowly = _matern(gaps / _COEFFICIENT_SCALE)
+        products = np.outer(one.rates, two.rates)
+        parabola = slowly * (self._slope_sd**2 * products + (self._curvature / 2) ** 2 * products**2)
+        return every + parabola + (3 * self._spread) ** 2
+
+    def _variance(self, fit: _Fit, inputs: _Inputs) -> Array:
+        """Returns the diagonal `[M]` of `_covariance`."""
+        own = 1.0 + _LEVEL_SHARE + fit.shape.rest**2 + (_OTHER_SHARE if inputs.others.shape[1] else 0.0)
+        parabola = self._slope_sd**2 * inputs.rates**2 + (self._curvature / 2) ** 2 * inputs.rates**4
+        variance: Array = fit.shape.variance * own + parabola + (3 * self._spread) ** 2
+        return variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """Hyperparameters of `f`."""
+
+    position_scale: float
+    rest: float
+    variance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """One point of the grid of hyperparameters, and what follows from it.
+
+    Attributes:
+        shape: Of `f`.
+        seed_sd: Standard deviation of a seed.
+        factor: `[N, N]`: Cholesky factor of the runs' covariance, in its lower triangle.
+        alpha: `[N]`: that covariance's inverse times the values less their prior mean.
+        log_weight: Log of the marginal likelihood times the prior, up to a constant.
+    """
+
+    shape: _Shape
+    seed_sd: float
+    factor: Array
+    alpha: Array
+    log_weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Inputs:
+    """Settings as numbers: positions `[N]`, aligned rates `[N]`, other keys `[N, K]`, categorical values `[N, G]`."""
+
+    positions: Array
+    rates: Array
+    others: Array
+    groups: Array
+
+
+def _inputs(settings: Sequence[Setting], axis: Axis) -> _Inputs:
+    count = len(settings)
+    positions = np.array([axis.position(setting.level) for setting in settings], dtype=np.float64)
+    rates = np.zeros(count)
+    if axis.ridge is not None:
+        rates = np.array([setting.rate for setting in settings]) - axis.ridge.base - axis.ridge.slope * positions
+    return _Inputs(
+        positions=positions,
+        rates=rates,
+        others=np.array([setting.others for setting in settings], dtype=np.float64).reshape(count, -1),
+        groups=np.array([setting.groups for setting in settings], dtype=object).reshape(count, -1),
+    )
+
+
+def _matern(distances: Array) -> Array:
+    """Returns the Matern 5/2 correlation (Rasmussen and Williams 2006, equation 4.17) at distances in length scales."""
+    scaled = math.sqrt(5) * distances
+    correlation: Array = (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)
+    return correlation
+
+
+def square_root(covariance: Array) -> Array:
+    """Returns a matrix `R` with `R R^T` the given covariance, which may be singular."""
+    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
+    root: Array = vectors * np.sqrt(np.maximum(values, 0.0))
+    return root
