@@ -1,7 +1,7 @@
 """A sweep's question put to the decision: its space and trials as an axis of cost, settings and runs.
 
-The decision itself (`frostline.decision`) knows numbers alone. Here is said which key is the axis of cost, where its best
-learning rates are expected, what a metric's rows contribute to its noise, and what a run costs beside another.
+The decision itself (`frostline.decision`) knows numbers alone. Here is said which key is the axis of cost, where its
+best learning rates are expected, what a metric's rows contribute to its noise, and what a run costs beside another.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from frostline.spec import DEPTH_KEY, EVAL_SET, LR_KEY, Dimension, Params, Value
 if TYPE_CHECKING:
     import numpy as np
 
-    from frostline.decision import Axis, Decision, Noise, Posterior, RaceEnd, Replicate, Requirement, Ridge, Run, Setting
+    from frostline.decision import (
+        Axis,
+        Decision,
+        Noise,
+        Posterior,
+        RaceEnd,
+        Replicate,
+        Requirement,
+        Ridge,
+        Run,
+        Setting,
+    )
 
     Array = np.ndarray[Any, Any]
 
@@ -29,13 +40,13 @@ _CHEAPER_WHEN_LARGER = {DEPTH_KEY: True, "freeze.fraction": True, "freeze.last":
 _ON_A_LOG_SCALE = frozenset({"freeze.rank"})
 
 _HEAD_COST = 0.06
-"""What a run with all blocks frozen takes beside one with none, with the prefix cache (measured on MiniLM: 1.3 s of 17.6 s
-for an epoch with its evaluation and its share of a trial's start, docs/benchmarks.md)."""
+"""What a run with all blocks frozen takes beside one with none, with the prefix cache (measured on MiniLM: 1.3 s of
+17.6 s for an epoch with its evaluation and its share of a trial's start, docs/benchmarks.md)."""
 
 _RIDGE_BASES = ((6, 1e-4, 0.25), (12, 5e-5, 0.35), (10**9, 2.5e-5, 0.35))
-"""Blocks at most, best rate of AdamW with nothing frozen but the embeddings, and its uncertainty in decades. Measured for
-MiniLM (6 blocks, width 384); assumed for others from published rates of full fine-tuning: 5e-5 at 12 blocks and width 768
-(Devlin et al. 2019), 2e-5 to 3e-5 at 24 blocks and width 1024 (Liu et al. 2019)."""
+"""Blocks at most, best rate of AdamW with nothing frozen but the embeddings, and its uncertainty in decades. Measured
+for MiniLM (6 blocks, width 384); assumed for others from published rates of full fine-tuning: 5e-5 at 12 blocks and
+width 768 (Devlin et al. 2019), 2e-5 to 3e-5 at 24 blocks and width 1024 (Liu et al. 2019)."""
 
 _RIDGE_SLOPE = 1.0
 """Decades by which the best rate rises from no frozen block to all of them (measured on MiniLM, docs/study.md)."""
@@ -252,7 +263,7 @@ class Advisor:
         )  # fmt: skip
         if not alive:
             return fitted
-        train_rows = next((int(p.outcome.cost["train_rows"]) for p in own.values() if _knows_rows(p)), _TRAIN_ROWS)
+        train_rows = next((rows for p in own.values() if (rows := _train_rows(p)) is not None), _TRAIN_ROWS)
         values = [run.value for run in alive]
         if vectors and all(vector is not None for vector in vectors):
             noise_rows: Array | None = covariance([vector for vector in vectors if vector is not None])
@@ -367,7 +378,9 @@ class Advisor:
         template = self._random(rng)
         if template.others or template.groups:
             candidates = [
-                replace(self._random(rng), level=levels[rng.integers(len(levels))], rate=rates[rng.integers(len(rates))])
+                replace(
+                    self._random(rng), level=levels[rng.integers(len(levels))], rate=rates[rng.integers(len(rates))]
+                )
                 for _ in range(_NUM_RANDOM)
             ]
         else:
@@ -424,7 +437,7 @@ class Advisor:
         return params
 
 
-# -- numbers of dimensions -----------------------------------------------------------------------------------------------
+# -- numbers of dimensions ---------------------------------------------------------------------------------------------
 
 
 def _is_number(value: object) -> bool:
@@ -468,12 +481,11 @@ def _typed(dimension: Dimension, value: float) -> Value:
 
 def _nearest_rate(dimension: Dimension, rate: float) -> Value:
     if dimension.choices is not None or dimension.step is not None:
-        near = min(dimension.values(), key=lambda each: abs(math.log(float(each) / rate)))  # type: ignore[arg-type]
-        return near
+        return min(dimension.values(), key=lambda each: abs(math.log(float(each) / rate)))  # type: ignore[arg-type]
     return min(dimension.high, max(dimension.low, float(f"{rate:.3g}")))
 
 
-# -- rows ----------------------------------------------------------------------------------------------------------------
+# -- rows --------------------------------------------------------------------------------------------------------------
 
 
 def _is_collapsed(rows: RowScores) -> bool:
@@ -549,13 +561,12 @@ def _baseline(rows: RowScores, metric: str) -> float:
     return math.nan
 
 
-def _knows_rows(point: Point) -> bool:
-    return point.outcome is not None and "train_rows" in point.outcome.cost
+def _train_rows(point: Point) -> int | None:
+    rows = point.outcome.cost.get("train_rows") if point.outcome is not None else None
+    return None if rows is None else int(rows)
 
 
-def _assumed(
-    values: Sequence[float], points: Mapping[Setting, Point], metric: str
-) -> tuple[Array | None, float]:
+def _assumed(values: Sequence[float], points: Mapping[Setting, Point], metric: str) -> tuple[Array | None, float]:
     """Returns the rows' covariance and a row's standard deviation where no predictions are at hand."""
     import numpy as np
 

@@ -1,12 +1,42 @@
 """The decision of a sweep: how much to freeze, how sure that is, and what would settle it."""
 
 from frostline.decision.acquisition import next_opening, next_setting, opening_levels, rates_of, scouts
-from frostline.decision.decide import Decision, Level, Requirement, Standing, State, chance_of_settling, decide, requirement
+from frostline.decision.decide import (
+    Decision,
+    Level,
+    Requirement,
+    Standing,
+    State,
+    chance_of_settling,
+    decide,
+    requirement,
+)
 from frostline.decision.posterior import Noise, Posterior, seed_prior
 from frostline.decision.race import RaceEnd, Replicate, next_replicate
 from frostline.decision.runs import Axis, Ridge, Run, Setting
 
 __all__ = [
-    "Axis", "Ridge", "next_opening", "opening_levels", "rates_of", "scouts", "Decision", "Level", "Noise", "Posterior", "RaceEnd", "Replicate", "Requirement", "Run", "Setting",
-    "Standing", "State", "chance_of_settling", "decide", "next_replicate", "next_setting", "requirement", "seed_prior",
+    "Axis",
+    "Decision",
+    "Level",
+    "Noise",
+    "Posterior",
+    "RaceEnd",
+    "Replicate",
+    "Requirement",
+    "Ridge",
+    "Run",
+    "Setting",
+    "Standing",
+    "State",
+    "chance_of_settling",
+    "decide",
+    "next_opening",
+    "next_replicate",
+    "next_setting",
+    "opening_levels",
+    "rates_of",
+    "requirement",
+    "scouts",
+    "seed_prior",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """From the runs at hand to the answer: which level to take, how sure that is, and what would settle it.
 
-The question is *with what probability is a level at most `margin` below the best one?* It is answered from joint draws of
-the posterior, so that seeds and rows count together and the choice of the best among many is corrected by shrinkage.
+The question is *with what probability is a level at most `margin` below the best one?* It is answered from joint draws
+of the posterior, so that seeds and rows count together and the choice of the best among many is corrected by shrinkage.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Level:
         low: Lower end of its 95 % interval.
         high: Upper end.
         expected_loss: Posterior mean of the distance to the best level, each level at its setting.
-        most_loss: What the distance to the best setting is at most, with 95 % probability; rates beside those tried count.
+        most_loss: What the distance to the best setting is at most, with 95 % probability; untried rates count, too.
         p_within: Probability that the distance to the best level is at most the margin.
         state: What is known of the level.
         seeds: Runs of `setting` that learnt something.
@@ -296,8 +296,8 @@ def requirement(
 ) -> Requirement | None:
     """Returns what it would take to settle the question; None if it is settled.
 
-    Futures are simulated: the posterior covariance after k further seeds of each contender is known beforehand, its mean
-    is drawn, and the rule is applied to it. The search's hyperparameters are taken as they stand.
+    Futures are simulated: the posterior covariance after k further seeds of each contender is known beforehand, its
+    mean is drawn, and the rule is applied to it. The hyperparameters are taken as they stand.
 
     Args:
         decision: As it stands.
@@ -342,7 +342,7 @@ def chance_of_settling(
     settings = [level.setting for level in decision.levels]
     mean, covariance = posterior.moments(settings)
     contenders = [index for index, level in enumerate(decision.levels) if level.state is not State.OUT]
-    after = _covariance_after(posterior, settings, covariance, contenders, count, rows, new_rows)
+    after = _covariance_after(posterior, covariance, contenders, count, rows, new_rows)
     rng = np.random.default_rng(seed)
     shift = square_root(covariance - after)
     noise = rng.standard_normal((400, len(settings))) @ square_root(after).T
@@ -352,7 +352,8 @@ def chance_of_settling(
         draws = mean + shift @ rng.standard_normal(len(settings)) + noise
         loss = draws.max(axis=1, keepdims=True) - draws
         states = [
-            _state(loss[:, index], loss[:, index], decision.margin, decision.confidence) for index in range(len(settings))
+            _state(loss[:, index], loss[:, index], decision.margin, decision.confidence)
+            for index in range(len(settings))
         ]
         future = [
             replace(level, state=state, fresh=number, tried=True)
@@ -364,7 +365,6 @@ def chance_of_settling(
 
 def _covariance_after(
     posterior: Posterior,
-    settings: Sequence[Setting],
     covariance: Array,
     contenders: Sequence[int],
     count: int,
@@ -373,8 +373,8 @@ def _covariance_after(
 ) -> Array:
     """Returns the covariance of `f` at some settings after `count` further seeds of the contenders among them.
 
-    The rows' part is approximated: runs of one setting share what the runs at hand share on average; as the same rows are
-    used again, that part does not shrink with more seeds.
+    The rows' part is approximated: runs of one setting share what the runs at hand share on average; as the same rows
+    are used again, that part does not shrink with more seeds.
     """
     noise = np.eye(len(contenders)) * posterior.seed_sd**2 / count
     known = posterior.noise.rows

@@ -30,8 +30,8 @@ from frostline.decision.runs import Axis, Run, Setting
 
 Array = np.ndarray[Any, Any]
 
-# Every scale below is relative to the spread of the values, and assumed unless it says otherwise; `benchmarks/decision.py`
-# shows what the decisions that follow from them are worth in several simulated worlds.
+# Every scale below is relative to the spread of the values, and assumed unless it says otherwise;
+# `benchmarks/decision.py` shows what the decisions that follow from them are worth in several simulated worlds.
 
 _POSITION_SCALES = (0.35, 0.8, 2.0)
 """Length scales over the position: a third of the axis to twice all of it."""
@@ -71,8 +71,8 @@ _SEED_LOG_SD = 0.6
 """Of the log-normal prior of the seed's standard deviation: a factor of 1.8 either way."""
 
 _SEED_CENTRE = 0.9
-"""Median of that prior for n training rows: this many standard deviations of one row's result / sqrt(n). For an accuracy
-near 0.75 that is 0.4 / sqrt(n) (measured on MiniLM: 3.0 points at 256 rows, 1.2 at 1,024)."""
+"""Median of that prior for n training rows: this many standard deviations of one row's result / sqrt(n). For an
+accuracy near 0.75 that is 0.4 / sqrt(n) (measured on MiniLM: 3.0 points at 256 rows, 1.2 at 1,024)."""
 
 _LEAST_WEIGHT = 1e-3
 """Hyperparameters with less than this share of the weight are dropped."""
@@ -189,9 +189,7 @@ class Posterior:
         residual = values - self._centre - self._prior_mean(self._inputs)
         alpha = cho_solve((factor, True), residual, check_finite=False)
         log_likelihood = -0.5 * float(residual @ alpha) - float(np.log(np.diag(factor)).sum())
-        return _Fit(
-            shape=shape, seed_sd=seed_sd, factor=factor, alpha=alpha, log_weight=log_likelihood - 0.5 * node**2
-        )
+        return _Fit(shape=shape, seed_sd=seed_sd, factor=factor, alpha=alpha, log_weight=log_likelihood - 0.5 * node**2)
 
     def _at(self, settings: Sequence[Setting]) -> tuple[Array, Array]:
         """Returns means `[H, M]` and covariances `[H, M, M]` for each of the hyperparameters."""
@@ -204,7 +202,7 @@ class Posterior:
         return np.array(means), np.array(covariances)
 
     def _condition(self, fit: _Fit, inputs: _Inputs) -> tuple[Array, Array]:
-        """Returns the mean `[M]` of `f`, and `L^-1 K` `[N, M]`, whose square is what the runs take off its covariance."""
+        """Returns the mean `[M]` of `f`, and `L^-1 K` `[N, M]`: its square is what the runs take off the covariance."""
         cross = self._covariance(fit.shape, inputs, self._inputs)
         half = solve_triangular(fit.factor, cross.T, lower=True, check_finite=False)
         return cross @ fit.alpha + self._prior_mean(inputs) + self._centre, half
@@ -241,7 +239,8 @@ class Posterior:
         slowly = _matern(gaps / _COEFFICIENT_SCALE)
         products = np.outer(one.rates, two.rates)
         parabola = slowly * (self._slope_sd**2 * products + (self._curvature / 2) ** 2 * products**2)
-        return every + parabola + (3 * self._spread) ** 2
+        covariance: Array = every + parabola + (3 * self._spread) ** 2
+        return covariance
 
     def _variance(self, fit: _Fit, inputs: _Inputs) -> Array:
         """Returns the diagonal `[M]` of `_covariance`."""

@@ -1,7 +1,8 @@
 """Owns: results -> tables, figures, one HTML page. Must not know: MLflow, torch, where results come from."""
 
-from frostline.report.answer import Answer, DepthRow, answer_of
+from frostline.report.answer import Answer, GroupAnswer, LevelRow, answer_of
 from frostline.report.page import Material, write_report
+from frostline.report.table import level_table
 from frostline.report.terminal import (
     Row,
     make_console,
@@ -14,14 +15,19 @@ from frostline.report.terminal import (
 )
 from frostline.report.transfer import Baseline
 from frostline.report.verdict import print_differences, print_verdict
+from frostline.report.words import headline, label, standing_lines
 
 __all__ = [
     "Answer",
     "Baseline",
-    "DepthRow",
+    "GroupAnswer",
+    "LevelRow",
     "Material",
     "Row",
     "answer_of",
+    "headline",
+    "label",
+    "level_table",
     "make_console",
     "number",
     "one_line",
@@ -29,6 +35,7 @@ __all__ = [
     "print_differences",
     "print_table",
     "print_verdict",
+    "standing_lines",
     "summary",
     "varying",
     "write_report",

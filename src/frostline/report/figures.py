@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import io
-import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from frostline.point import Point, State, ranked
+from frostline.decision import State
+from frostline.point import Point, ranked
+from frostline.point import State as TrialState
 from frostline.report.answer import Answer, pareto
-from frostline.spec import CostName, short_number
+from frostline.report.words import label
+from frostline.spec import DEPTH_KEY, CostName
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK, _COLD, _WARM, _GREY = "#1b2a38", "#2b6ca3", "#d1622b", "#9aa7b2"
+_INK, _COLD, _WARM, _GREY, _GREEN = "#1b2a38", "#2b6ca3", "#d1622b", "#9aa7b2", "#2e7d32"
+_STATE_LOOKS = {State.GOOD: (_GREEN, "good"), State.OPEN: ("#e0a526", "open"), State.OUT: ("#b3261e", "out")}
 _MAP = "YlGnBu"
 _COSTS = {
     CostName.TRAIN_S: "training time (s)",
     CostName.NUM_TRAINABLE: "trained parameters",
     CostName.FLOPS: "training FLOPs (estimated)",
 }
-_MAX_BINS = 8
 
 
 def make_figures(
@@ -46,20 +47,34 @@ def make_figures(
         "axes.titlelocation": "left", "axes.titlesize": 11, "font.family": "DejaVu Sans",
     }  # fmt: skip
     drawings: dict[str, Callable[[Axes], bool]] = {
-        "by_depth": lambda axes: _by_depth(axes, answer),
         "learning_curve": lambda axes: _learning_curve(axes, answer),
-        "lr_x_depth": lambda axes: _heat_map(axes, points, answer),
         "quality_vs_cost": lambda axes: _quality_vs_cost(axes, points, answer, cost),
         "history": lambda axes: _history(axes, points, answer),
         "importances": lambda axes: _importances(axes, importances),
     }
     files = {}
     with mpl.rc_context(style):
+        if (picture := _answer(answer)) is not None:
+            files["answer"] = picture
         for name, draw in drawings.items():
             figure = Figure(figsize=(6.4, 4.2), layout="constrained")
             if draw(figure.subplots()):
                 files[name] = _png(figure)
     return files
+
+
+def _answer(answer: Answer) -> bytes | None:
+    """Returns the one picture of an answer: what each level comes to and, where rates were searched, the surface."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.4, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if not _posterior(left, answer):
+        return None
+    if not _surface(right, answer):
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        _posterior(figure.subplots(), answer)
+    return _png(figure)
 
 
 def _png(figure: Figure) -> bytes:
@@ -69,45 +84,108 @@ def _png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _by_depth(axes: Axes, answer: Answer) -> bool:
-    rows = [row for row in answer.rows if row.finished]
-    if len(rows) < 2:
+def _posterior(axes: Axes, answer: Answer) -> bool:
+    """Draws the posterior of each level's quality, the margin below the best, and what is known of each level."""
+    main = answer.main
+    if main is None or len(main.rows) < 2:
         return False
-    depths = sorted({row.depth for row in rows})
-    groups = list(dict.fromkeys(row.group for row in rows))
-    for index, group in enumerate(groups):
-        line = [row for row in rows if row.group == group]
-        axes.errorbar(
-            [row.depth for row in line], [row.quality for row in line], yerr=[row.error or 0.0 for row in line],
-            color=_COLD if len(groups) == 1 else f"C{index}", marker="o", capsize=4, linewidth=2,
-            label="best point" if group is None else group,
-        )  # fmt: skip
-    if answer.recommended is not None:
-        row = answer.recommended
-        axes.plot([row.depth], [row.quality], "o", color=_WARM, markersize=11, zorder=5, label="recommended")
-    kinds = sorted({row.error_kind for row in rows if row.error_kind})
-    axes.set_title(f"Best {answer.metric} at each frozen depth")
-    axes.set_xlabel(
-        "frozen blocks (deeper: cheaper)" + (f"\nbars: 95 % interval, of {kinds[0]}" if len(kinds) == 1 else "")
-    )
+    rows = main.rows
+    levels = [row.level for row in rows]
+    means = [row.mean for row in rows]
+    axes.fill_between(levels, [row.low for row in rows], [row.high for row in rows], color=_COLD, alpha=0.15, lw=0)
+    axes.plot(levels, means, color=_COLD, linewidth=1.5)
+    best = max(means) if answer.maximize else min(means)
+    margin = main.decision.margin * (-1 if answer.maximize else 1)
+    axes.axhspan(best, best + margin, color=_GREEN, alpha=0.12, lw=0)
+    axes.axhline(best + margin, color=_GREEN, linewidth=1, linestyle="--", label="within the margin")
+    for state, (color, words) in _STATE_LOOKS.items():
+        own = [row for row in rows if row.state is state and row.point is not None]
+        if own:
+            axes.plot([row.level for row in own], [row.mean for row in own], "o", color=color, ms=8, label=words)
+    untried = [row for row in rows if row.point is None]
+    if untried:
+        axes.plot([row.level for row in untried], [row.mean for row in untried], "o", mfc="none", color=_GREY,
+                  ms=8, label="not tried")  # fmt: skip
+    if main.fitted.baseline is not None:
+        low, high = axes.get_ylim()
+        if low - (high - low) < main.fitted.baseline < high + (high - low):
+            axes.axhline(main.fitted.baseline, color=_GREY, linewidth=1, linestyle=":", label="constant prediction")
+    row = main.recommended_row
+    assert row is not None
+    axes.annotate(
+        label(answer), (row.level, row.mean), xytext=(0, -28), textcoords="offset points", ha="center", color=_INK,
+        fontweight="bold", arrowprops={"arrowstyle": "-", "color": _INK},
+    )  # fmt: skip
+    axes.set_title(f"{answer.metric} to expect, and how sure")
+    axes.set_xlabel(f"{_axis_words(answer)}\nband: 95 % interval")
     axes.set_ylabel(answer.metric)
-    axes.set_xticks(depths)
+    if len(levels) <= 15:
+        axes.set_xticks(levels)
     axes.grid(axis="y", alpha=0.25)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     return True
+
+
+def _surface(axes: Axes, answer: Answer) -> bool:
+    """Draws the posterior mean over all levels and rates, with the settings that were tried."""
+    import numpy as np
+
+    from frostline.decision import Setting
+
+    main = answer.main
+    if main is None or main.fitted.posterior is None or len(main.rows) < 2:
+        return False
+    posterior, axis = main.fitted.posterior, main.fitted.axis
+    template = main.decision.recommended.setting
+    tried = sorted({run.setting for run in main.fitted.runs})
+    if axis.rates is None or template.others or template.groups or len({s.rate for s in tried}) < 2:
+        return False
+    low, high = min(s.rate for s in tried) - 0.15, max(s.rate for s in tried) + 0.15
+    rates = np.linspace(low, high, 60)
+    mean, _ = posterior.mean_and_sd([Setting(level=level, rate=float(r)) for level in axis.levels for r in rates])
+    grid = (mean if answer.maximize else -mean).reshape(len(axis.levels), len(rates))
+    values = [row.mean for row in main.rows]
+    span = max(max(values) - min(values), 1e-9)
+    ends = (min(values) - span / 2, max(values)) if answer.maximize else (min(values), max(values) + span / 2)
+    color_map = _MAP if answer.maximize else f"{_MAP}_r"
+    image = axes.pcolormesh(
+        rates, range(len(axis.levels)), grid, cmap=color_map, vmin=ends[0], vmax=ends[1], shading="nearest"
+    )
+    places = [axis.index(s.level) for s in tried]
+    axes.scatter([s.rate for s in tried], places, s=22, facecolor="white", edgecolor=_INK, linewidth=0.8, label="tried")
+    chosen = main.decision.recommended.setting
+    axes.scatter([chosen.rate], [axis.index(chosen.level)], s=90, facecolor="none", edgecolor=_WARM, linewidth=2.5,
+                 label=label(answer))  # fmt: skip
+    ticks = sorted({round(s.rate, 1) for s in tried})
+    ticks = ticks[:: max(1, len(ticks) // 6)]
+    axes.set_xticks(ticks, [f"{10**tick:.0e}" for tick in ticks], rotation=30)
+    axes.set_yticks(range(len(axis.levels)), [f"{level:g}" for level in axis.levels])
+    axes.set_title(f"expected {answer.metric} at every rate")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel(_axis_words(answer))
+    axes.legend(frameon=True, fontsize=8, loc="upper left", framealpha=0.8)
+    assert axes.figure is not None
+    axes.figure.colorbar(image, ax=axes, shrink=0.85)
+    return True
+
+
+def _axis_words(answer: Answer) -> str:
+    return "frozen blocks" if answer.axis_key == DEPTH_KEY else answer.axis_key or ""
 
 
 def _learning_curve(axes: Axes, answer: Answer) -> bool:
     """A line for each depth over the number of training rows, of one model: that of the best point."""
     model = answer.best.model if answer.best is not None else None
-    rows = [row for row in answer.rows if row.finished and row.point.num_rows is not None and row.point.model == model]
-    if len({row.point.num_rows for row in rows}) < 2:
+    known = [(row, row.point.num_rows) for row in answer.rows if row.point is not None and row.point.model == model]
+    rows = [(row, number) for row, number in known if number is not None]
+    if len({number for _, number in rows}) < 2:
         return False
-    for depth in sorted({row.depth for row in rows}):
-        line = sorted((row for row in rows if row.depth == depth), key=lambda row: row.point.num_rows or 0)
+    for level in sorted({row.level for row, _ in rows}):
+        line = sorted(((row, number) for row, number in rows if row.level == level), key=lambda pair: pair[1])
+        errors = [[row.mean - row.low for row, _ in line], [row.high - row.mean for row, _ in line]]
         axes.errorbar(
-            [row.point.num_rows or 0 for row in line], [row.quality for row in line],
-            yerr=[row.error or 0.0 for row in line], marker="o", capsize=3, label=f"{depth} frozen",
+            [number for _, number in line], [row.mean for row, _ in line], yerr=errors, marker="o", capsize=3,
+            label=f"{level:g} frozen",
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_title(f"Best {answer.metric} by training rows")
@@ -116,65 +194,6 @@ def _learning_curve(axes: Axes, answer: Answer) -> bool:
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False)
     return True
-
-
-def _heat_map(axes: Axes, points: Sequence[Point], answer: Answer) -> bool:
-    known = [p for p in points if p.depth is not None and p.lr is not None and p.quality is not None]
-    depths = sorted({p.depth for p in known if p.depth is not None})
-    rates = sorted({p.lr for p in known if p.lr is not None})
-    if len(depths) < 2 or len(rates) < 2:
-        return False
-    edges = _bins(rates)
-    cells: dict[tuple[int, int], Point] = {}
-    for point in known:
-        column = next(i for i in range(len(edges) - 1) if (point.lr or 0.0) <= edges[i + 1] or i == len(edges) - 2)
-        key = (depths.index(point.depth or 0), column)
-        if key not in cells or _is_better(point, cells[key], answer.maximize):
-            cells[key] = point
-    grid = [[math.nan] * (len(edges) - 1) for _ in depths]
-    for (row, column), point in cells.items():
-        grid[row][column] = point.quality or 0.0
-    values = [value for line in grid for value in line if not math.isnan(value)]
-    image = axes.imshow(grid, aspect="auto", cmap=_MAP if answer.maximize else f"{_MAP}_r", origin="lower")
-    middle = (min(values) + max(values)) / 2
-    for (row, column), point in cells.items():
-        value = point.quality or 0.0
-        dark = value > middle if answer.maximize else value < middle
-        early = "" if point.state is State.COMPLETE else "*"
-        axes.text(
-            column, row, f"{value:.3f}{early}" if abs(value) < 100 else f"{value:.3g}", ha="center", va="center",
-            color="white" if dark else _INK, fontsize=8,
-        )  # fmt: skip
-    centres = [math.sqrt(edges[i] * edges[i + 1]) for i in range(len(edges) - 1)]
-    axes.set_xticks(range(len(centres)), [short_number(float(f"{c:.1e}")) for c in centres], rotation=30)
-    axes.set_yticks(range(len(depths)), [str(depth) for depth in depths])
-    axes.set_title(f"Learning rate x frozen depth: best {answer.metric}")
-    starred = any(point.state is not State.COMPLETE for point in cells.values())
-    axes.set_xlabel("learning rate (middle of the cell)" + ("\n* stopped early" if starred else ""))
-    axes.set_ylabel("frozen blocks")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    assert axes.figure is not None
-    axes.figure.colorbar(image, ax=axes, shrink=0.85)
-    return True
-
-
-def _bins(rates: Sequence[float]) -> list[float]:
-    """Returns the edges of columns: one for each rate if they are few, else even ones on the logarithmic axis."""
-    logs = [math.log(rate) for rate in rates]
-    if len(rates) <= _MAX_BINS:
-        inner = [(a + b) / 2 for a, b in itertools.pairwise(logs)]
-        first, last = logs[0] - (inner[0] - logs[0]), logs[-1] + (logs[-1] - inner[-1])
-        return [math.exp(edge) for edge in (first, *inner, last)]
-    step = (logs[-1] - logs[0]) / _MAX_BINS
-    return [math.exp(logs[0] + step * index) for index in range(_MAX_BINS + 1)]
-
-
-def _is_better(point: Point, other: Point, maximize: bool) -> bool:
-    if (point.state is State.COMPLETE) != (other.state is State.COMPLETE):
-        return point.state is State.COMPLETE
-    gain = (point.quality or 0.0) - (other.quality or 0.0)
-    return gain > 0 if maximize else gain < 0
 
 
 def _quality_vs_cost(axes: Axes, points: Sequence[Point], answer: Answer, cost: CostName) -> bool:
@@ -209,9 +228,9 @@ def _history(axes: Axes, points: Sequence[Point], answer: Answer) -> bool:
     from matplotlib.ticker import MaxNLocator
 
     told = [p for p in points if p.outcome is not None]
-    finished = [p for p in told if p.state is State.COMPLETE and p.quality is not None]
-    early = [p for p in told if p.state is State.PRUNED and p.quality is not None]
-    failed = [p for p in told if p.state is State.FAILED]
+    finished = [p for p in told if p.state is TrialState.COMPLETE and p.quality is not None]
+    early = [p for p in told if p.state is TrialState.PRUNED and p.quality is not None]
+    failed = [p for p in told if p.state is TrialState.FAILED]
     if len(finished) + len(early) < 2:
         return False
     axes.plot([p.number for p in early], [p.quality or 0.0 for p in early], "o", mfc="none", color=_GREY,

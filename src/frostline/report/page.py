@@ -17,13 +17,14 @@ from frostline.point import RECOMMENDED_FILE, Point, State, ranked
 from frostline.record import write_atomically
 from frostline.report.answer import Answer, error_of
 from frostline.report.figures import make_figures
-from frostline.report.terminal import legend, number, transfer_notes, transfer_table
+from frostline.report.table import level_table
+from frostline.report.terminal import number, transfer_notes, transfer_table
+from frostline.report.words import cache_line, headline, label, legend, standing_lines
 from frostline.spec import CostName
 
 _CAPTIONS = {
-    "by_depth": "How quality falls, or doesn't, as more of the model is frozen.",
+    "answer": "Quality to expect at each level with its 95 % band and the margin; beside it, at every rate.",
     "learning_curve": "What more rows bring, at each frozen depth.",
-    "lr_x_depth": "The best value of each cell; an empty one was not tried.",
     "quality_vs_cost": "Every finished point; on the line lie those that no other beats in both.",
     "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",
     "importances": "Among the points at an equal stage. With few points this is rough.",
@@ -36,6 +37,7 @@ h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 10px}.muted{col
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}
 th,td{padding:5px 14px 5px 0;text-align:right;border-bottom:1px solid #e3e9ee}th{color:#5c6b78;font-weight:600}
 th.text,td.text{text-align:left}tr.best td{font-weight:700;background:#fdf3ec}
+tr.out td{color:#9aa7b2}tr.good td:nth-child(7){color:#2e7d32}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:18px}
 figure{margin:0;border:1px solid #e3e9ee;border-radius:6px;padding:8px}img{width:100%}
 figcaption{font-size:13px;color:#5c6b78;padding:2px 8px}
@@ -84,9 +86,7 @@ def write_report(material: Material, folder: Path) -> list[Path]:
     write_atomically(table, _csv(material))
     answer = material.answer
     if answer.recommended is not None:
-        point = answer.recommended.point
-        which = point.number if point.copy_of is None else point.copy_of
-        write_atomically(folder / RECOMMENDED_FILE, json.dumps({"point": which}) + "\n")
+        write_atomically(folder / RECOMMENDED_FILE, json.dumps(recommendation(answer), indent=1) + "\n")
     paths = [page, table]
     for name, data in figures.items():
         path = folder / f"{name}.png"
@@ -95,18 +95,39 @@ def write_report(material: Material, folder: Path) -> list[Path]:
     return paths
 
 
+def recommendation(answer: Answer) -> dict[str, Any]:
+    """Returns what `recommended.json` keeps of an answer: the trial to take and how sure that is."""
+    point = answer.recommended
+    assert point is not None
+    found: dict[str, Any] = {
+        "point": point.number if point.copy_of is None else point.copy_of,
+        "params": dict(point.params),
+        "metric": answer.metric,
+        "standing": answer.standing.value if answer.standing is not None else None,
+        "learnt": answer.learnt,
+    }
+    row = answer.main.recommended_row if answer.main is not None else None
+    if row is not None and answer.main is not None:
+        decision = answer.main.decision
+        found |= {
+            "mean": row.mean, "low": row.low, "high": row.high, "most_loss": row.most_loss,
+            "p_within": row.p_within, "margin": decision.margin, "confidence": decision.confidence,
+        }  # fmt: skip
+    return found
+
+
 def _page(material: Material, figures: Mapping[str, bytes]) -> str:
     answer = material.answer
     parts = [
         f"<h1>{_esc(material.name)}</h1><p class=muted>{_esc(material.status)}</p>",
-        f"<div class=answer><p>{_esc(answer.text)}</p>"
-        + (f"<p class=how>Rule: {_esc(answer.how)}.</p>" if answer.how else "")
-        + (f"<p class=how>Prefix cache: {_esc(answer.saved)}.</p>" if answer.saved else "")
+        f"<div class=answer><p>{_esc(label(answer).capitalize())}: {_esc(headline(answer))}</p>"
+        + "".join(f"<p class=how>{_esc(line)}.</p>" for line in standing_lines(answer))
+        + (f"<p class=how>Prefix cache: {_esc(saved)}.</p>" if (saved := cache_line(answer)) else "")
         + "</div>",
         f"<h2>Run it again</h2><pre>{_esc(material.command)}</pre>" if material.command else "",
     ]
     if answer.rows:
-        parts.append("<h2>The best point at each frozen depth</h2>" + _depth_table(material))
+        parts.append(f"<h2>What each {_esc(answer.axis_key)} comes to</h2>" + _level_table(material))
         parts.append(_transfer(answer))
     shown = "".join(
         f'<figure><img alt="{_esc(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
@@ -126,31 +147,18 @@ def _page(material: Material, figures: Mapping[str, bytes]) -> str:
     )
 
 
-def _depth_table(material: Material) -> str:
-    answer = material.answer
-    keys = [key for key in _keys(material.points) if key != "freeze.depth"]
-    head = _heads(["frozen blocks", *keys, answer.metric, "+-", "p", "trained parameters", "training", "points", ""])
+def _level_table(material: Material) -> str:
+    cells = level_table(material.answer)
     body = []
-    for row in answer.rows:
-        recommended = row == answer.recommended
-        trained = row.point.cost(CostName.NUM_TRAINABLE)
-        seconds = row.point.cost(CostName.TRAIN_S)
-        notes = "recommended" if recommended else "" if row.finished else "stopped early: not comparable"
-        cells = [
-            str(row.depth),
-            *(_value(row.point.params.get(key)) for key in keys),
-            number(row.quality),
-            f"{row.error:.4f}" if row.error is not None else "-",
-            f"{row.against_best.p:.2g}" if row.against_best is not None else "-",
-            f"{trained / 1e6:.2f} M" if trained is not None else "-",
-            f"{seconds:.1f} s" if seconds is not None else "-",
-            str(row.num_points),
-        ]
-        line = "".join(f"<td>{_esc(cell)}</td>" for cell in cells) + f"<td class=text>{_esc(notes)}</td>"
-        body.append(f"<tr{' class=best' if recommended else ''}>{line}</tr>")
-    words = legend(answer)
-    foot = f"<p class=muted>{_esc(words)}</p>" if words else ""
-    return f"<table>{head}{''.join(body)}</table>{foot}"
+    for index, (line, state) in enumerate(zip(cells.lines, cells.states, strict=True)):
+        chosen = index == cells.recommended
+        shown = "".join(f"<td>{_esc(cell)}</td>" for cell in line)
+        note = label(material.answer) if chosen else ""
+        kind = f"{state.value}{' best' if chosen else ''}"
+        body.append(f'<tr class="{kind}">{shown}<td class=text>{_esc(note)}</td></tr>')
+    return (
+        f"<table>{_heads([*cells.head, ''])}{''.join(body)}</table><p class=muted>{_esc(legend(material.answer))}</p>"
+    )
 
 
 def _transfer(answer: Answer) -> str:

@@ -12,10 +12,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from frostline.report.answer import Answer, against_words
+from frostline.decision import State
+from frostline.report.answer import Answer
+from frostline.report.table import level_table
 from frostline.report.transfer import Score
+from frostline.report.words import against_words, cache_line, headline, label, legend, standing_lines
 from frostline.result import RunResult, Status
-from frostline.spec import DEPTH_KEY, EVAL_SET, CostName, Scalar, short_number
+from frostline.spec import DEPTH_KEY, EVAL_SET, Scalar, short_number
 
 _FILE_WIDTH = 160
 
@@ -120,51 +123,32 @@ def print_table(rows: Sequence[Row], console: Console | None = None) -> None:
 
 
 def print_answer(answer: Answer, console: Console | None = None) -> None:
-    """Prints the best point of each depth and the recommendation.
+    """Prints a row for each level of the axis of cost, and what to take.
 
     Args:
         answer: What a sweep says.
         console: Where; standard output by default.
     """
     console = console or make_console()
-    if answer.rows:
-        keys = [key for key in dict.fromkeys(k for row in answer.rows for k in row.point.params) if key != DEPTH_KEY]
+    cells = level_table(answer)
+    if cells.lines:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for name in (DEPTH_KEY, *keys, answer.metric, "+-", "p", "trained", "train time", "points"):
+        for name in cells.head:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("")
-        for row in answer.rows:
-            chosen = row == answer.recommended
-            trained, seconds = row.point.cost(CostName.NUM_TRAINABLE), row.point.cost(CostName.TRAIN_S)
-            table.add_row(
-                str(row.depth),
-                *(_cell(row.point.params.get(key)) for key in keys),
-                number(row.quality),
-                "-" if row.error is None else f"{row.error:.4f}",
-                "-" if row.against_best is None else f"{row.against_best.p:.2g}",
-                "-" if trained is None else _millions(round(trained)),
-                "-" if seconds is None else f"{seconds:.1f} s",
-                str(row.num_points),
-                "<- recommended" if chosen else "" if row.finished else "stopped early",
-                style="bold" if chosen else None,
-            )
+        for index, (line, state) in enumerate(zip(cells.lines, cells.states, strict=True)):
+            chosen = index == cells.recommended
+            mark = f"<- {label(answer)}" if chosen else ""
+            style = "bold" if chosen else "dim" if state is State.OUT else None
+            table.add_row(*map(escape, line), mark, style=style)
         console.print(table)
-        console.print(legend(answer), highlight=False)
+        console.print(escape(legend(answer)), highlight=False)
     _print_transfer(answer, console)
-    console.print(f"recommended: {escape(answer.text)}", highlight=False, soft_wrap=True)
-    if answer.how:
-        console.print(f"  ({escape(answer.how)})", highlight=False, soft_wrap=True)
-    if answer.saved:
-        console.print(f"prefix cache: {escape(answer.saved)}", highlight=False, soft_wrap=True)
-
-
-def legend(answer: Answer) -> str:
-    """Returns what the columns of the table over depths mean."""
-    kinds = sorted({row.error_kind for row in answer.rows if row.error_kind})
-    parts = [f"+-: half the 95 % interval, of {'; of '.join(kinds)}"] if kinds else []
-    if any(row.against_best is not None for row in answer.rows):
-        parts.append("p: of the one-sided test against the best; below 0.05 it is significantly worse")
-    return "; ".join(parts)
+    console.print(f"{label(answer)}: {escape(headline(answer))}", highlight=False, soft_wrap=True)
+    for line in standing_lines(answer):
+        console.print(f"  {escape(line)}", highlight=False, soft_wrap=True)
+    if saved := cache_line(answer):
+        console.print(f"prefix cache: {escape(saved)}", highlight=False, soft_wrap=True)
 
 
 def transfer_notes(answer: Answer) -> list[str]:

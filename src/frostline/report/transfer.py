@@ -15,6 +15,7 @@ from frostline.point import Point
 from frostline.report.compare import ALPHA, Comparison, compare, holm, interval_of_seeds
 from frostline.spec import EVAL_SET
 
+
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
     """Something that every row is compared with.

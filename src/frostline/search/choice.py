@@ -11,7 +11,6 @@ from frostline.errors import UserError
 from frostline.point import Point, State, ranked
 from frostline.spec import DEPTH_KEY, MODEL_KEY, ROWS_KEY, Params, SamplerName, Space, SweepSpec
 
-
 Key = tuple[int, int | None]
 """Number of a point, and the seed if a further one is trained."""
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from frostline.decision import RaceEnd
 from frostline.point import Outcome, Point, State
 from frostline.pool import LOST_TEMPLATE
-from frostline.decision import RaceEnd
 from frostline.search.choice import Key, Task, finalists
 from frostline.search.study import Study
 from frostline.spec import SweepSpec

@@ -180,7 +180,10 @@ class SweepSpec:
         require(0.5 < self.confidence < 1, "sweep.confidence", self.confidence, "above 0.5 and below 1")
         require(math.isfinite(self.settle) and self.settle >= 0, "sweep.settle", self.settle, "0 or more")
         require(
-            self.settle_rows is None or self.settle_rows >= 1, "sweep.settle_rows", self.settle_rows, "1 or more, or null"
+            self.settle_rows is None or self.settle_rows >= 1,
+            "sweep.settle_rows",
+            self.settle_rows,
+            "1 or more, or null",
         )
         if self.seeds is not None:
             require(len(self.seeds) > 0, "sweep.seeds", "[]", "a list of seeds, or null")

@@ -19,6 +19,7 @@ from frostline.cli import session
 from frostline.cli.main import report_error
 from frostline.cli.preflight import preflight
 from frostline.cli.sweeping.ending import conclude
+from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.executors import (
     RUN_TRIAL,
     TEMPLATE,
@@ -36,7 +37,6 @@ from frostline.cli.sweeping.folder import (
     differences,
     refusal,
 )
-from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.opening import earlier_points, for_batches, one_writer, renamed, sweep_log
 from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
@@ -204,7 +204,8 @@ class _Course:
                 with self._shown(study):
                     summary = search(
                         plan, study, executor, Listeners([files, mlflow, view]),
-                        maximize=self._maximize, total=total, race=self._race(runs), should_stop=lambda: self._should_stop(executor),
+                        maximize=self._maximize, total=total, race=self._race(runs),
+                        should_stop=lambda: self._should_stop(executor),
                     )  # fmt: skip
                 view.close()
                 return self._end(summary, runs)

@@ -13,11 +13,24 @@ from frostline.cli.common import UI_ADDRESS
 from frostline.cli.preflight import num_blocks as blocks_of
 from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.executors import Runs
-from frostline.cli.sweeping.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder
+from frostline.cli.sweeping.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder, read_description
+from frostline.cli.sweeping.questions import advisors_of
 from frostline.cli.sweeping.read import Sweep
 from frostline.point import Point, State, ranked
 from frostline.provenance import redact
-from frostline.report import Answer, Baseline, Material, answer_of, make_console, print_answer, write_report
+from frostline.report import (
+    Answer,
+    Baseline,
+    Material,
+    answer_of,
+    headline,
+    label,
+    level_table,
+    make_console,
+    print_answer,
+    standing_lines,
+    write_report,
+)
 from frostline.result import Status
 from frostline.search import Summary, check_alike, importances
 from frostline.spec import CostName, Direction, Space
@@ -48,13 +61,14 @@ def conclude(
     training = sweep.job.run.training
     maximize = training.direction is Direction.MAXIMIZE
     num_blocks = None if "model" in sweep.space.keys else blocks_of(sweep.job.run.model)
+    find = evidence_in(folder.folder, sweep.plan.seeds)
     answer = answer_of(
-        points, training.objective, maximize=maximize, num_blocks=num_blocks,
-        evidence=evidence_in(folder.folder, sweep.plan.seeds),
+        points, training.objective, advisors_of(read_description(folder.folder), find), maximize=maximize,
+        num_blocks=num_blocks, evidence=find, more_rows=sweep.plan.settle_rows,
     )  # fmt: skip
     status = standing(points, summary.stopped)
     command = ""
-    chosen = answer.recommended.point if answer.recommended is not None else answer.best
+    chosen = answer.recommended
     if chosen is not None:
         command = "frostline run " + shlex.join(map(redact, runs.overrides(chosen.params, runs.seeds[0])))
     paths: list[Path] = []
@@ -148,14 +162,13 @@ def _record(
         if best_so_far is None or (quality > best_so_far if answer.maximize else quality < best_so_far):
             best_so_far = quality
         run.log({f"best/{metric}": best_so_far}, point.number)
-    finished = [row for row in answer.rows if row.finished]
-    groups = {row.group for row in finished}
-    for group in groups:  # depths of two models or sizes don't compare: a curve for each
-        end = f"/{group}" if len(groups) > 1 else ""
-        rows = [row for row in finished if row.group == group]
-        run.log_by_step(f"by_depth/{metric}{end}", {row.depth: row.quality for row in rows})
-        times = {row.depth: row.point.cost(CostName.TRAIN_S) for row in rows}
-        run.log_by_step(f"by_depth/train_s{end}", {d: value for d, value in times.items() if value is not None})
+    for each in answer.groups:  # depths of two models or sizes don't compare: a curve for each
+        end = f"/{each.group}" if len(answer.groups) > 1 else ""
+        rows = [(round(row.level), row, row.point) for row in each.rows]
+        tried = [(level, row, point) for level, row, point in rows if point is not None]
+        run.log_by_step(f"by_depth/{metric}{end}", {level: row.mean for level, row, _ in tried})
+        times = {level: point.cost(CostName.TRAIN_S) for level, _, point in tried}
+        run.log_by_step(f"by_depth/train_s{end}", {level: value for level, value in times.items() if value is not None})
     counts = Counter(point.state.value.lower() for point in points)
     run.log({f"points/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}, 0)
     outcome = Status.KILLED if interrupted else Status.FAILED if failed or summary.fatal else Status.FINISHED
@@ -164,7 +177,9 @@ def _record(
         tags["frostline.reason"] = summary.fatal or summary.stopped
     if answer.best is not None:
         tags["frostline.best"] = answer.best.label()
-        tags["frostline.recommendation"] = answer.text
+        tags["frostline.recommendation"] = headline(answer)
+        if answer.standing is not None:
+            tags["frostline.standing"] = answer.standing.value
     told: dict[Path, dict[str, str]] = {}
     if len(runs.seeds) > 1:  # the first seed's run went to its end, and so is FINISHED, of points that did not
         told = {
@@ -173,8 +188,9 @@ def _record(
             if point.outcome is not None
         }
     best = None
-    if answer.best is not None:
-        number = answer.best.number if answer.best.copy_of is None else answer.best.copy_of
+    chosen = answer.recommended
+    if chosen is not None:
+        number = chosen.number if chosen.copy_of is None else chosen.copy_of
         best = runs.folder_of(number, runs.seeds[0])
     own = [folder.folder / SWEEP_FILE, folder.folder / JOURNAL_FILE]
     files = [*paths, *(path for path in own if path.is_file())]
@@ -183,16 +199,16 @@ def _record(
 
 
 def _note(answer: Answer, status: str, view: str | None) -> str:
-    lines = [f"**{answer.text}**", "", status, ""]
+    lines = [f"**{label(answer).capitalize()}: {headline(answer)}**", ""]
+    lines += [f"- {line}" for line in standing_lines(answer)]
+    lines += ["", status, ""]
     if view is not None:
         lines += [f"[The points side by side, the best first]({view})", ""]
-    if answer.rows:
-        lines += [f"| frozen blocks | {answer.metric} | +- | p | point |", "|---|---|---|---|---|"]
-        for row in answer.rows:
-            error = "-" if row.error is None else f"{row.error:.4f}"
-            p = "-" if row.against_best is None else f"{row.against_best.p:.2g}"
-            early = "" if row.finished else " (stopped early)"
-            lines.append(f"| {row.depth} | {row.quality:.4f} | {error} | {p} | {row.point.label()}{early} |")
+    cells = level_table(answer)
+    if cells.lines:
+        head = [name or "state" for name in cells.head]
+        lines += [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+        lines += [f"| {' | '.join(line)} |" for line in cells.lines]
     return "\n".join(lines)
 
 
@@ -222,12 +238,13 @@ def report_again(
     maximize = description["direction"] == Direction.MAXIMIZE.value
     space = Space.from_description(description["space"])
     num_blocks = description["num_blocks"]
+    find = evidence_in(folder, description["plan"]["seeds"])
     answer = answer_of(
-        points, description["objective"], maximize=maximize, num_blocks=num_blocks, baselines=baselines,
-        evidence=evidence_in(folder, description["plan"]["seeds"]),
+        points, description["objective"], advisors_of(description, find), maximize=maximize, num_blocks=num_blocks,
+        baselines=baselines, evidence=find,
     )  # fmt: skip
     cost = description["plan"]["cost"]
-    chosen = answer.recommended.point if answer.recommended is not None else answer.best
+    chosen = answer.recommended
     command = ""
     if chosen is not None:
         from frostline.cli.sweeping.read import encode

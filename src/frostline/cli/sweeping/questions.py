@@ -25,9 +25,7 @@ def questions_of(description: Mapping[str, Any]) -> dict[tuple[Value, ...], Ques
     }
 
 
-def _question(
-    description: Mapping[str, Any], own: Mapping[str, Any], dimensions: tuple[Dimension, ...]
-) -> Question:
+def _question(description: Mapping[str, Any], own: Mapping[str, Any], dimensions: tuple[Dimension, ...]) -> Question:
     settings = {**description["base"], **own}
     answer = description["answer"]
     blocks = description["num_blocks"] or settings.get("model.num_blocks")

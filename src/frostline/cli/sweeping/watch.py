@@ -108,8 +108,10 @@ class View:
         if outcome.quality is None:
             self.say(f"{head} FAILED: {outcome.reason}")
         else:
-            self.say(f"{head} {self._metric} {number(outcome.quality)} (mean of {len(point.by_seed)} seeds "
-                     f"{number(point.quality or 0.0)}), {outcome.cost.get('train_s', 0.0):.0f} s")
+            self.say(
+                f"{head} {self._metric} {number(outcome.quality)} (mean of {len(point.by_seed)} seeds "
+                f"{number(point.quality or 0.0)}), {outcome.cost.get('train_s', 0.0):.0f} s"
+            )
         self._refresh()
 
     def released(self, number: int) -> None:

@@ -1,0 +1,85 @@
+"""The table over the levels of the axis of cost: one set of cells for the terminal, the page and MLflow's note."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from frostline.decision import State
+from frostline.report.answer import Answer, LevelRow, difference
+from frostline.spec import LR_KEY, CostName, Value, short_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelTable:
+    """Cells of a table.
+
+    Attributes:
+        head: Names of the columns.
+        lines: A list of cells for each row.
+        recommended: Index of the row to take; None if there is none.
+        states: Of each row.
+    """
+
+    head: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    recommended: int | None
+    states: Sequence[State]
+
+
+def level_table(answer: Answer) -> LevelTable:
+    """Returns the table of an answer; without lines if no axis of cost was swept."""
+    rows = answer.rows
+    swept = dict.fromkeys(key for row in rows if row.point is not None for key in row.point.params)
+    keys = [key for key in swept if key != answer.axis_key]
+    margin = "" if answer.main is None else difference(answer.main.decision.margin, answer.metric)
+    head = [
+        answer.axis_key or "", *keys, answer.metric, "95 %", "at most worse", f"P(within {margin})", "", "seeds",
+        "trained", "train time", "trials",
+    ]  # fmt: skip
+    chosen = answer.main.recommended_row if answer.main is not None else None
+    return LevelTable(
+        head=head,
+        lines=[_line(row, keys, answer) for row in rows],
+        recommended=next((index for index, row in enumerate(rows) if row is chosen), None),
+        states=[row.state for row in rows],
+    )
+
+
+def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
+    point = row.point
+    params = {} if point is None else point.params
+    trained = None if point is None else point.cost(CostName.NUM_TRAINABLE)
+    seconds = None if point is None else point.cost(CostName.TRAIN_S)
+    values = [_value(params.get(key), key) for key in keys]
+    if point is None:
+        values = [row.group or "-" if key in {"model", "dataset.train_rows"} else "-" for key in keys]
+    return [
+        f"{row.level:g}",
+        *values,
+        _number(row.mean),
+        f"{_number(row.low)} - {_number(row.high)}",
+        difference(row.most_loss, answer.metric),
+        f"{row.p_within:.2f}",
+        row.state.value if point is not None else "not tried",
+        str(row.seeds),
+        "-" if trained is None else _millions(round(trained)),
+        "-"
+        if seconds is None
+        else f"{seconds / max(1, len(point.outcome.by_seed) if point and point.outcome else 1):.1f} s",
+        str(row.num_points),
+    ]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if 1e-2 <= abs(value) < 1e4 or value == 0 else f"{value:.2e}"
+
+
+def _value(value: Value, key: str) -> str:
+    if isinstance(value, float):
+        return f"{value:.1e}" if key == LR_KEY else short_number(value) if 0 < abs(value) < 1e-2 else f"{value:g}"
+    return "-" if value is None else str(value)
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 10_000 else str(count)
