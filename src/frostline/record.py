@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SPEC_FILE = "spec.json"
 OVERRIDES_FILE = "overrides.yaml"
 METRICS_FILE = "metrics.jsonl"
+MODEL_FOLDER = "model"
 PREDICTIONS_FILE = "predictions.parquet"
 TEST_FILE = "test.json"
 LOG_FILE = "run.log"

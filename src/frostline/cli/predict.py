@@ -71,9 +71,9 @@ def run_folder(run: str, tracking_uri: str | None, config_dir: str | None) -> Pa
     """
     for path in (Path(run), Path("runs") / run):
         if (path / "sweep.json").is_file():
-            from frostline.cli.sweeping.folder import best_run_folder
+            from frostline.cli.sweeping.folder import recommended_run_folder
 
-            return best_run_folder(path)
+            return recommended_run_folder(path)
     path = Path(run)
     if path.is_dir():
         return path

@@ -112,11 +112,11 @@ def _parse(text: str) -> RunSpec:
 
 def _find(run: str, uri: str, stack: ExitStack) -> tuple[Path, str | None]:
     """Returns a folder with the record's files, and the MLflow run id if it was looked up there."""
-    from frostline.cli.sweeping.folder import best_run_folder
+    from frostline.cli.sweeping.folder import recommended_run_folder
 
     for folder in (Path(run), _RUNS / run):
         if (folder / _SWEEP_FILE).is_file():
-            return best_run_folder(folder), None
+            return recommended_run_folder(folder), None
         if folder.is_dir():
             return _one_seed(folder), None
     if not re.fullmatch(r"[0-9a-f]{32}", run):

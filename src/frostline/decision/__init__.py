@@ -9,9 +9,10 @@ from frostline.decision.decide import (
     State,
     chance_of_settling,
     decide,
+    representatives,
     requirement,
 )
-from frostline.decision.posterior import Noise, Posterior, seed_prior
+from frostline.decision.posterior import Noise, Posterior, seed_prior, with_pending
 from frostline.decision.race import RaceEnd, Replicate, next_replicate
 from frostline.decision.runs import Axis, Ridge, Run, Setting
 
@@ -36,7 +37,9 @@ __all__ = [
     "next_setting",
     "opening_levels",
     "rates_of",
+    "representatives",
     "requirement",
     "scouts",
     "seed_prior",
-]  # fmt: skip
+    "with_pending",
+]

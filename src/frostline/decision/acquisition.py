@@ -14,7 +14,7 @@ from frostline.decision.runs import Axis, Setting, settings_of
 
 _SCOUT_GAP = 0.8
 """Decades beside the ridge at which the cheapest levels are tried, too. A difference of two such runs tells the place
-of the best rate to 0.2 decades: noise of 2.7 points, curvature of 5 points per decade squared (`benchmarks/decision.py`).
+of the best rate to 0.2 decades: noise of 2.7 points, curvature of 5 points per decade squared.
 """
 
 _NUM_SCOUT_LEVELS = 2

@@ -92,6 +92,29 @@ class Noise:
     seed_sd: float
 
 
+def with_pending(posterior: Posterior, pending: Sequence[Setting]) -> Posterior:
+    """Returns a posterior as if runs that are under way had come to what is expected of them.
+
+    So several runs side by side don't all go to one place (the "kriging believer", Ginsbourger et al. 2010).
+
+    Args:
+        posterior: Of the runs that ended.
+        pending: Settings under way.
+    """
+    if not pending:
+        return posterior
+    mean, _ = posterior.mean_and_sd(pending)
+    believed = [Run(setting=setting, seed=0, value=float(value)) for setting, value in zip(pending, mean, strict=True)]
+    rows = posterior.noise.rows
+    if rows is not None:
+        known = len(rows)
+        padded = np.eye(known + len(pending)) * float(np.mean(np.diag(rows)))
+        padded[:known, :known] = rows
+        rows = padded
+    noise = Noise(rows=rows, seed_sd=posterior.noise.seed_sd)
+    return Posterior([*posterior.runs, *believed], posterior.axis, noise)
+
+
 def seed_prior(row_sd: float, train_rows: int) -> float:
     """Returns the median of the prior of a seed's standard deviation.
 

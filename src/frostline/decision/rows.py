@@ -1,4 +1,4 @@
-"""What the held-out rows contribute to the noise of runs' values: a vector for each run, whose products are covariances.
+"""What the held-out rows contribute to the noise of runs' values: a vector for each run; products are covariances.
 
 A metric that is a mean over rows has the rows' centred results, divided by their number: the products of two runs'
 vectors estimate the covariance of their means over the choice of rows. Runs on other rows share nothing; runs on some

@@ -64,11 +64,14 @@ def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
         row.state.value if point is not None else "not tried",
         str(row.seeds),
         "-" if trained is None else _millions(round(trained)),
-        "-"
-        if seconds is None
-        else f"{seconds / max(1, len(point.outcome.by_seed) if point and point.outcome else 1):.1f} s",
+        "-" if seconds is None else f"{seconds / _num_runs(row):.1f} s",
         str(row.num_points),
     ]
+
+
+def _num_runs(row: LevelRow) -> int:
+    outcome = row.point.outcome if row.point is not None else None
+    return max(1, len(outcome.by_seed) if outcome is not None else 1)
 
 
 def _number(value: float) -> str:

@@ -74,10 +74,10 @@ def _requirement(needed: Requirement, main: GroupAnswer, answer: Answer) -> str:
     rows = f", scored on {needed.rows:,} rows" if main.fitted.most_rows and needed.rows != main.fitted.rows else ""
     if needed.seeds is None:
         where = f"on {needed.rows:,} rows" if main.fitted.most_rows else "so"
-        return f"further seeds can't settle it {where} (chance {needed.chance:.0%} with 32 of each): take more rows, or a wider margin"
-    seconds = (
-        "" if answer.seconds_per_cost is None else f"{_time(needed.cost * answer.seconds_per_cost)} of training here, "
-    )
+        chance = f"chance {needed.chance:.0%} with 32 of each"
+        return f"further seeds can't settle it {where} ({chance}): take more rows, or a wider margin"
+    unit = answer.seconds_per_cost
+    seconds = "" if unit is None else f"{_time(needed.cost * unit)} of training here, "
     seeds = f"{needed.seeds} more seed{'s' if needed.seeds > 1 else ''}"
     return f"it would take about {seeds} of each contender{rows} ({seconds}{_in_ten(needed.chance)} to be settled)"
 
@@ -87,7 +87,7 @@ def _cautions(main: GroupAnswer, answer: Answer) -> list[str]:
     decision = main.decision
     if decision.collapsed:
         lines.append(
-            f"{len(decision.collapsed)} of {decision.num_runs} runs learnt nothing (one answer for all rows) and are left out"
+            f"{len(decision.collapsed)} of {decision.num_runs} runs learnt nothing (one answer for all rows): left out"
         )
     untried = [row for row in main.rows if row.point is None]
     if untried:
@@ -108,8 +108,8 @@ def cache_line(answer: Answer) -> str:
     if not answer.num_cached:
         return ""
     return (
-        f"{answer.num_cached} of {answer.num_trials} trials used the prefix cache: {_time(answer.filled_s)} to fill it, "
-        f"{_time(answer.saved_s)} of forward passes saved"
+        f"{answer.num_cached} of {answer.num_trials} trials used the prefix cache: {_time(answer.filled_s)} to fill "
+        f"it, {_time(answer.saved_s)} of forward passes saved"
     )
 
 

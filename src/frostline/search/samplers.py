@@ -106,6 +106,7 @@ class FrostSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """See Optuna. Only asked for what a fixed trial leaves out, which a checked queue doesn't."""
+        del study, param_distribution
         raise ValueError(f"trial {trial.number}: {param_name} was not proposed")
 
 

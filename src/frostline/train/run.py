@@ -17,7 +17,7 @@ from frostline import lora
 from frostline.errors import ModelError, UserError, listing
 from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
-from frostline.record import Monitor, NullMonitor, Recorder, RunStart, Sharing, Verdict, metrics_up_to
+from frostline.record import MODEL_FOLDER, Monitor, NullMonitor, Recorder, RunStart, Sharing, Verdict, metrics_up_to
 from frostline.result import Cost, Objective, RunResult, Status
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import FreezeName, Keep, RunSpec
@@ -34,8 +34,6 @@ from frostline.train.trainer import Assembly, assemble
 from frostline.train.warm import settle
 
 log = logging.getLogger(__name__)
-
-MODEL_FOLDER = "model"
 
 
 def run(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.cli import session
 from frostline.cli.main import report_error
 from frostline.cli.preflight import preflight
-from frostline.cli.sweeping.ending import conclude
+from frostline.cli.sweeping.ending import answer_for, conclude
 from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.executors import (
     RUN_TRIAL,
@@ -45,21 +45,23 @@ from frostline.errors import RunFailedError, SpecError, UserError
 from frostline.point import Point
 from frostline.pool import Pool
 from frostline.provenance import num_cores, redact
-from frostline.record import LOG_FILE
-from frostline.result import Status
+from frostline.record import LOG_FILE, MODEL_FOLDER
+from frostline.result import RESULT_FILE, Status
 from frostline.search import (
     CorruptStudyError,
+    Ended,
     Executor,
     Journal,
     Presence,
     Study,
     Summary,
+    Task,
     open_url,
     queue_of,
     search,
     storage_trouble,
 )
-from frostline.spec import Direction, Params, Progress, SamplerName
+from frostline.spec import Direction, KeepModels, Params, Progress, SamplerName
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -157,7 +159,8 @@ class _Course:
         self._goes_on = goes_on
         self._description = description
         self._stack = stack
-        self._advisor = the_advisor(advisors_of(description, evidence_in(folder.folder, sweep.plan.seeds)))
+        self._advisors = advisors_of(description, evidence_in(folder.folder, sweep.plan.seeds))
+        self._advisor = the_advisor(self._advisors)
         training = sweep.job.run.training
         self._metric = training.objective
         self._maximize = training.direction is Direction.MAXIMIZE
@@ -198,8 +201,8 @@ class _Course:
                 if not self._goes_on:
                     self._warn_of_batch(total, queue, view)
                 self._run.start()
-                files = Files(self._folder, plan, self._maximize, total)
-                self._take_up(study, view, files)
+                files = Files(self._folder, plan, self._maximize, total, self._judged)
+                self._take_up(study, view)
                 mlflow = MlflowView(self._run, self._metric, self._maximize)
                 with self._shown(study):
                     summary = search(
@@ -208,7 +211,7 @@ class _Course:
                         should_stop=lambda: self._should_stop(executor),
                     )  # fmt: skip
                 view.close()
-                return self._end(summary, runs)
+                return self._end(summary, runs, executor, files)
             except (KeyboardInterrupt, SystemExit) as stop:
                 return self._broken_off(stop)
             except BaseException as error:
@@ -297,6 +300,13 @@ class _Course:
             return None
         return lambda points, number: advisor.propose(points, number, plan.n_trials or 1, plan.seed)
 
+    def _judged(self, points: Sequence[Point]) -> list[Point]:
+        """Returns the points that levels are judged by, of all models and sizes."""
+        found: list[Point] = []
+        for group, advisor in self._advisors.items():
+            found += advisor.judged([point for point in points if point.group == group])
+        return found
+
     def _race(self, runs: Runs) -> SeedRace | None:
         """Returns who gives further seeds; None where nobody does, or where several hosts train."""
         plan = self._sweep.plan
@@ -334,13 +344,12 @@ class _Course:
                 if isinstance(note.get("mlflow"), str):
                     self._run.bury(note["mlflow"], f"its host is gone ({note.get('host')})")
 
-    def _take_up(self, study: Study, view: View, files: Files) -> None:
+    def _take_up(self, study: Study, view: View) -> None:
         points = study.points()
         stored = {point.number: point for point in self._folder.read_points()}
         for point in points:  # a kill may have come between telling the study and writing the file
             if point.outcome is not None and stored.get(point.number) != point:
                 self._folder.write_point(point)
-        files.resume(points)
         view.resume(points)
 
     def _warn_of_batch(self, total: int, queue: Sequence[Any], view: View) -> None:
@@ -380,12 +389,16 @@ class _Course:
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
-    def _end(self, summary: Summary, runs: Runs) -> int:
+    def _end(self, summary: Summary, runs: Runs, executor: Executor, files: Files) -> int:
         assert self._run is not None
+        answer = answer_for(self._sweep, self._folder, summary.points)
+        if summary.complete and answer.recommended is not None:
+            self._keep_model(answer.recommended, runs, executor)
+            files.keep_only(answer.recommended, summary.points)
         # A signal that came when the last point was done interrupted nothing.
         signum = None if summary.complete else self._signals.requested
         self._close_pool()
-        failed = conclude(self._sweep, self._folder, self._run, runs, summary, interrupted=signum is not None)
+        failed = conclude(self._sweep, self._folder, self._run, runs, summary, answer, interrupted=signum is not None)
         if signum is not None:
             self._say_how_to_go_on()
             return 128 + signum
@@ -396,6 +409,23 @@ class _Course:
         if summary.stopped is not None:  # by its time limit
             self._say_how_to_go_on()
         return 0
+
+    def _keep_model(self, point: Point, runs: Runs, executor: Executor) -> None:
+        """Trains the recommended point once more if its model was not kept: the same spec gives the same weights.
+
+        While a sweep is under way it keeps the models of the points that levels are judged by; a later run can bring
+        back one that had been given up.
+        """
+        folder = runs.folder_of(point.number, runs.seeds[0])
+        is_kept = self._sweep.plan.keep_models is not KeepModels.RECOMMENDED or (folder / MODEL_FOLDER).is_dir()
+        if is_kept or not (folder / RESULT_FILE).is_file() or point.copy_of is not None or self._advisor is None:
+            return
+        self._view.say(f"training #{point.number} {point.label()} again: its model had been given up")
+        (folder / RESULT_FILE).unlink()
+        executor.submit(Task(number=point.number, params=point.params, stage=2 if self._sweep.plan.has_stages else 1))
+        while not any(isinstance(event, Ended) for event in executor.wait()):
+            if self._should_stop(executor):
+                executor.stop()
 
     def _broken_off(self, stop: BaseException) -> int:
         """A second signal, or a launcher's job that was stopped by one."""

@@ -41,8 +41,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def answer_for(sweep: Sweep, folder: SweepFolder, points: Sequence[Point]) -> Answer:
+    """Returns what a sweep says.
+
+    Args:
+        sweep: What was swept.
+        folder: The sweep's.
+        points: All of the study.
+    """
+    training = sweep.job.run.training
+    find = evidence_in(folder.folder, sweep.plan.seeds)
+    return answer_of(
+        points, training.objective, advisors_of(read_description(folder.folder), find),
+        maximize=training.direction is Direction.MAXIMIZE,
+        num_blocks=None if "model" in sweep.space.keys else blocks_of(sweep.job.run.model), evidence=find,
+        more_rows=sweep.plan.settle_rows,
+    )  # fmt: skip
+
+
 def conclude(
-    sweep: Sweep, folder: SweepFolder, run: SweepRun, runs: Runs, summary: Summary, *, interrupted: bool
+    sweep: Sweep, folder: SweepFolder, run: SweepRun, runs: Runs, summary: Summary, answer: Answer, *, interrupted: bool
 ) -> str | None:
     """Writes the report, ends the MLflow run, prints the answer.
 
@@ -52,6 +70,7 @@ def conclude(
         run: The parent run in MLflow.
         runs: For the best run's command.
         summary: How the search ended.
+        answer: What the sweep says.
         interrupted: By a signal.
 
     Returns:
@@ -60,12 +79,6 @@ def conclude(
     points = summary.points
     training = sweep.job.run.training
     maximize = training.direction is Direction.MAXIMIZE
-    num_blocks = None if "model" in sweep.space.keys else blocks_of(sweep.job.run.model)
-    find = evidence_in(folder.folder, sweep.plan.seeds)
-    answer = answer_of(
-        points, training.objective, advisors_of(read_description(folder.folder), find), maximize=maximize,
-        num_blocks=num_blocks, evidence=find, more_rows=sweep.plan.settle_rows,
-    )  # fmt: skip
     status = standing(points, summary.stopped)
     command = ""
     chosen = answer.recommended

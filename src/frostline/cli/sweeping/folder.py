@@ -190,8 +190,10 @@ def _queue(sweep: Sweep) -> Any:
     return Enqueue.COARSE.value if sweep.enqueue is None else [dict(params) for params in sweep.enqueue]
 
 
-def best_run_folder(folder: Path) -> Path:
-    """Returns the folder of the best run of a sweep: of its first seed, if there are several; says which it is.
+def recommended_run_folder(folder: Path) -> Path:
+    """Returns the folder of a sweep's recommended run: of its first seed, if there are several; says which it is.
+
+    A sweep that has no answer yet has its best run instead.
 
     Raises:
         UserError: It isn't a sweep's folder, or no point was trained to its end.
@@ -206,18 +208,13 @@ def best_run_folder(folder: Path) -> Path:
     best = ranked(sweep.read_points(), maximize)
     if not best:
         raise UserError(f"{folder}: no point of this sweep was trained to its end")
-    number = best[0].copy_of if best[0].copy_of is not None else best[0].number
-
-    def run_of(number: int) -> Path:
-        target = sweep.point_folder(number)
-        return target / f"s{seeds[0]}" if seeds and len(seeds) > 1 else target
-
-    recommended = _recommended(folder)
-    other = ""
-    if recommended is not None and recommended != number:
-        other = f"; recommended is {run_of(recommended)}"
-    print(f"{folder.name}: its best run, {run_of(number)}{other}", file=sys.stderr)
-    return run_of(number)
+    number, kind = _recommended(folder), "recommended"
+    if number is None:
+        number, kind = best[0].number if best[0].copy_of is None else best[0].copy_of, "best"
+    target = sweep.point_folder(number)
+    run = target / f"s{seeds[0]}" if seeds and len(seeds) > 1 else target
+    print(f"{folder.name}: its {kind} run, {run}", file=sys.stderr)
+    return run
 
 
 def _recommended(folder: Path) -> int | None:

@@ -20,11 +20,13 @@ from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError, listing, nearest
 from frostline.spec import (
     DEPTH_KEY,
+    ROWS_KEY,
     Dimension,
     Enqueue,
     Params,
     PrunerName,
     RunSpec,
+    SamplerName,
     Space,
     SweepSpec,
     Value,
@@ -133,6 +135,11 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
     ):
         raise SpecError("sweep.space.training: its choices have different objectives; run a sweep for each")
     plan, more = _fitted(plan, jobs[0].run, space)
+    if plan.sampler is SamplerName.FROST and (space.groups or ROWS_KEY in space.keys):
+        other = space.groups[0].key if space.groups else ROWS_KEY
+        raise SpecError(
+            f"sweep.sampler=frost: searches one model on one number of rows, but {other} is swept; take tpe"
+        )
     return Sweep(
         plan=plan,
         space=space,

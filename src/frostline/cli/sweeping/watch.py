@@ -181,20 +181,23 @@ class Files:
         plan: The sweep's.
         maximize: Whether more of the objective is better.
         total: Points in all.
+        judged: Which points a level may be judged by, so that one of them will be recommended.
     """
 
-    def __init__(self, folder: SweepFolder, plan: SweepSpec, maximize: bool, total: int) -> None:
+    def __init__(
+        self,
+        folder: SweepFolder,
+        plan: SweepSpec,
+        maximize: bool,
+        total: int,
+        judged: Callable[[Sequence[Point]], Sequence[Point]],
+    ) -> None:
         self._folder = folder
         self._plan = plan
         self._maximize = maximize
         self._total = total
-        self._kept: int | None = None
+        self._judged = judged
         self._tidied: set[int] = set()
-
-    def resume(self, points: Sequence[Point]) -> None:
-        """Takes up what earlier commands did."""
-        best = ranked(points, self._maximize)
-        self._kept = best[0].number if best else None
 
     def begun(self, task: Task) -> None:
         """See `Listener`."""
@@ -208,7 +211,7 @@ class Files:
         """See `Listener`."""
         self._folder.write_point(point)
         self._tidy_checkpoints(points)
-        self._tidy_models(point, points)
+        self._tidy_models(points)
 
     def replicated(self, point: Point, seed: int) -> None:
         """See `Listener`."""
@@ -226,15 +229,23 @@ class Files:
                     self._tidied.add(number)
                     self._remove(number, "checkpoints")
 
-    def _tidy_models(self, point: Point, points: Sequence[Point]) -> None:
+    def keep_only(self, point: Point, points: Sequence[Point]) -> None:
+        """Removes all models but one, when the sweep is over."""
+        if self._plan.keep_models is KeepModels.RECOMMENDED:
+            for other in points:
+                if other.number != point.number:
+                    self._remove(other.number, "model")
+
+    def _tidy_models(self, points: Sequence[Point]) -> None:
         if self._plan.keep_models is KeepModels.ALL:
             return
-        best = ranked(points, self._maximize)
-        kept = best[0].number if best and self._plan.keep_models is KeepModels.BEST else None
-        for old in {point.number, self._kept} - {kept, None}:
-            assert old is not None
-            self._remove(old, "model")
-        self._kept = kept
+        best = [point.number for point in ranked(points, self._maximize)[:1]]
+        kept = {KeepModels.BEST: best, KeepModels.NONE: []}.get(self._plan.keep_models)
+        if kept is None:
+            kept = [point.number for point in self._judged(points)] or best
+        for point in points:
+            if point.number not in kept and point.outcome is not None and not point.outcome.more:
+                self._remove(point.number, "model")
 
     def _remove(self, number: int, name: str) -> None:
         folder = self._folder.point_folder(number)

@@ -1,0 +1,499 @@
+"""How good is the answer of a sweep, measured against a known truth?
+
+The project's own `search` loop, samplers and decision run over a simulated world: only the training is replaced, by a
+draw from a truth that the rule does not see. Many worlds are drawn, so that luck is averaged.
+
+    python benchmarks/decision.py                                # the table: each rule in the standard world
+    python benchmarks/decision.py --world off --sweeps 200       # a world by name: standard, off, flat, step, collapse
+    python benchmarks/decision.py --world mine.py --rows 2000 --budget 480 --rule frost --json
+
+Names ending in 12 or 24 (`standard12`) have so many blocks. A file of your own defines
+
+    def make(index: int, rows: int) -> World
+
+`World` has: `num_blocks: int`; `truth(depth: int, log10_lr: float) -> float`, the accuracy over all rows and seeds;
+`seed_sd: float`; `row_correlation: float`, of two runs' hits on one row; `cost(depth: int) -> float`, seconds of a run;
+`collapse_probability(depth: int, log10_lr: float) -> float`; and, optionally, `train_rows: int`. `index` seeds it.
+
+The numbers are in points (hundredths of the metric). *Regret*: the best true quality of the space less the true quality
+of the recommended setting. *Wrong*: a settled answer whose regret is above the margin. *Covers*: the share of answers
+whose printed bound on the loss is not below the regret. *Time to half a point*: simulated seconds until the first
+finished run whose setting is truly within half a point of the best. The last line is one JSON object with `--json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import optuna
+import yaml
+from scipy.special import ndtri
+
+from frostline import paths
+from frostline.advisor import Advisor, Question
+from frostline.cli.sweeping.questions import SeedRace
+from frostline.codec import decode
+from frostline.decision import RaceEnd, Standing, State
+from frostline.evidence import Evidence, RowScores
+from frostline.point import Outcome, Point, ranked
+from frostline.point import State as TrialState
+from frostline.report.compare import compare
+from frostline.search import Ended, Study, Task, queue_of, search
+from frostline.spec import EVAL_SET, Params, SamplerName, Space, SweepSpec, parse_dimension
+
+LR_LOW, LR_HIGH = 1e-5, 3e-3
+MARGIN, CONFIDENCE = 0.01, 0.9
+
+# Best accuracy by depth 0..6 (docs/benchmarks.md, docs/study.md) and seconds of an epoch (docs/benchmarks.md).
+BEST_512 = (0.806, 0.820, 0.820, 0.806, 0.792, 0.760, 0.668)
+BEST_2000 = (0.818, 0.826, 0.831, 0.822, 0.811, 0.805, 0.695)
+EPOCH_S = (16.6, 14.5, 10.5, 6.4, 4.4, 1.5, 0.3)
+EPOCHS = 3
+
+
+class World(Protocol):
+    """What a simulated sweep trains in. See the module."""
+
+    num_blocks: int
+    seed_sd: float
+    row_correlation: float
+
+    def truth(self, depth: int, log10_lr: float) -> float:
+        """Accuracy over all rows and seeds."""
+        ...
+
+    def cost(self, depth: int) -> float:
+        """Seconds of a run."""
+        ...
+
+    def collapse_probability(self, depth: int, log10_lr: float) -> float:
+        """Of a run that says one class."""
+        ...
+
+
+class Standard:
+    """MiniLM's depths and rates with everything drawn anew: gaps, ridge, curvature.
+
+    Args:
+        index: Seeds it.
+        rows: Held out.
+        kind: `standard`, `off` (the ridge misplaced by half a decade), `flat` (all depths equal), `step` (two levels of
+            depths), `collapse` (half of the shallow runs at high rates learn nothing).
+        num_blocks: Of the model.
+    """
+
+    row_correlation = 0.5
+
+    def __init__(self, index: int, rows: int, kind: str = "standard", num_blocks: int = 6) -> None:
+        rng = np.random.default_rng([index, 11])
+        few = rows < 1500
+        self.num_blocks = num_blocks
+        self.kind = kind
+        self.seed_sd = 0.03 if rows < 400 else 0.012 if few else 0.006
+        self.train_rows = 256 if rows < 400 else 1024 if few else 8000
+        share = np.arange(num_blocks + 1) / num_blocks
+        best = np.interp(share, np.arange(7) / 6, BEST_512 if few else BEST_2000)
+        self._seconds = np.interp(share, np.arange(7) / 6, EPOCH_S) * num_blocks / 6
+        gaps = (best.max() - best) * rng.uniform(0.5, 1.4, num_blocks + 1)
+        wobble = rng.normal(0, 0.006, num_blocks + 1)
+        if kind == "flat":
+            gaps, wobble = gaps * 0, wobble * 0
+        if kind == "step":
+            gaps = np.where(np.arange(num_blocks + 1) >= rng.integers(1, num_blocks + 1), rng.uniform(0.02, 0.06), 0.0)
+        self._top = best.max() - gaps + wobble
+        offset = rng.normal(0, 0.2) + (rng.choice([-0.5, 0.5]) if kind == "off" else 0.0)
+        self._ridge = -4 + offset + rng.uniform(0.75, 1.25) * share
+        self._below = rng.uniform(0.035, 0.06)
+        self._above = np.interp(share, [0, 1], [0.15, 0.06])
+
+    def truth(self, depth: int, log10_lr: float) -> float:
+        """Accuracy over all rows and seeds."""
+        gap = log10_lr - self._ridge[depth]
+        return float(self._top[depth] - (self._below if gap < 0 else self._above[depth]) * gap**2)
+
+    def cost(self, depth: int) -> float:
+        """Seconds of a run."""
+        return float(EPOCHS * self._seconds[depth] + 1)
+
+    def collapse_probability(self, depth: int, log10_lr: float) -> float:
+        """Of a run that says one class."""
+        is_high = log10_lr > self._ridge[depth] + 0.15 and depth <= self.num_blocks / 2
+        return 0.5 if self.kind == "collapse" and is_high else 0.0
+
+
+def make_world(name: str, index: int, rows: int) -> World:
+    """Returns the world of a name or of a file."""
+    if name.endswith(".py"):
+        spec = importlib.util.spec_from_file_location("world", name)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.make(index, rows)  # type: ignore[no-any-return]
+    digits = name.lstrip("abcdefghijklmnopqrstuvwxyz")
+    return Standard(index, rows, name.removesuffix(digits), int(digits or 6))
+
+
+class Simulation:
+    """Trains nothing: an executor of one slot whose clock is simulated, and the evidence of what it "trained".
+
+    Args:
+        world: The truth.
+        rows: Held out.
+        plan: The sweep.
+        metric: `accuracy`, `loss` or `f1_macro`.
+        index: Seeds the rows.
+    """
+
+    def __init__(self, world: World, rows: int, plan: SweepSpec, metric: str, index: int) -> None:
+        self.world, self.rows, self.plan, self.metric, self.index = world, rows, plan, metric, index
+        self.seconds = 0.0
+        self.half_point = math.inf
+        self.best = best_of(world)
+        self._task: Task | None = None
+        self._scores: dict[tuple[int, int], RowScores] = {}
+        rng = np.random.default_rng([index, 23])
+        self._labels = np.arange(rows) % 2
+        self._shared = rng.standard_normal(rows)
+        # Hits are a normal variable below a threshold; of two such hits the correlation is smaller than theirs.
+        self._latent = min(0.98, math.sin(math.pi / 2 * world.row_correlation))
+
+    @property
+    def free(self) -> int:
+        """See `Executor`."""
+        return int(self._task is None)
+
+    def submit(self, task: Task) -> None:
+        """See `Executor`."""
+        self._task = task
+
+    def wait(self) -> Sequence[Ended]:
+        """See `Executor`."""
+        task, self._task = self._task, None
+        assert task is not None
+        depth, rate = int(task.params["freeze.depth"]), math.log10(float(task.params["optimizer.lr"]))  # type: ignore[arg-type]
+        seed = 0 if task.seed is None else task.seed
+        whole = self.world.cost(depth)
+        first = task.stage == 1 and self.plan.has_stages
+        share = 1 / EPOCHS if first else 1 - 1 / EPOCHS if task.stage == 2 else 1.0
+        self.seconds += whole * share
+        value = self._run(task.number, seed, depth, rate)
+        if first:  # an early accuracy says little of the last one: a rank correlation of some 0.8
+            rng = np.random.default_rng([self.index, task.number, 5])
+            value = 0.5 + 0.7 * (value - 0.5) + rng.normal(0, 0.02)
+        elif self.world.truth(depth, rate) >= self.best - 0.005:
+            self.half_point = min(self.half_point, self.seconds)
+        cost = {"train_s": whole * share, "eval_rows": float(self.rows), "train_rows": float(_train_rows(self.world))}
+        outcome = Outcome(state=TrialState.COMPLETE, by_seed={seed: value}, cost=cost, more=first)
+        return [Ended(number=task.number, outcome=outcome, seed=task.seed)]
+
+    def answer(self, number: int, prune: bool) -> None:
+        """See `Executor`."""
+
+    def stop(self) -> None:
+        """See `Executor`."""
+
+    def _run(self, number: int, seed: int, depth: int, rate: float) -> float:
+        rng = np.random.default_rng([self.index, depth, round(-rate * 1e4), seed])
+        quality = float(np.clip(self.world.truth(depth, rate) + rng.normal(0, self.world.seed_sd), 0.02, 0.995))
+        noise = rng.standard_normal(self.rows)
+        own = math.sqrt(self._latent) * self._shared + math.sqrt(1 - self._latent) * noise
+        collapsed = rng.random() < self.world.collapse_probability(depth, rate)
+        hits = own < ndtri(quality)
+        predicted = np.where(hits, self._labels, 1 - self._labels)
+        losses = 1 - quality + 0.4 * own
+        if collapsed:
+            predicted, losses = np.zeros_like(self._labels), np.full(self.rows, 0.7)
+        self._scores[number, seed] = RowScores(labels=self._labels, predicted=predicted, losses=losses)
+        if self.metric == "loss":
+            return float(losses.mean())
+        return float((predicted == self._labels).mean())
+
+    def find(self, point: Point, name: str) -> Evidence | None:
+        """Returns what is known of a trial, as the files of a real one would tell."""
+        if name != EVAL_SET or not point.by_seed:
+            return None
+        rows = {seed: self._scores[point.number, seed] for seed in point.by_seed}
+        return Evidence(by_seed=point.by_seed, rows=rows)
+
+
+class Unwatched:
+    """Hears nothing."""
+
+    def begun(self, task: Task) -> None:
+        """See `Listener`."""
+
+    def reported(self, number: int, step: int, value: float) -> None:
+        """See `Listener`."""
+
+    def ended(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+
+    def replicated(self, point: Point, seed: int) -> None:
+        """See `Listener`."""
+
+    def released(self, number: int) -> None:
+        """See `Listener`."""
+
+
+def best_of(world: World) -> float:
+    """Returns the best true quality of the space."""
+    rates = np.linspace(math.log10(LR_LOW), math.log10(LR_HIGH), 200)
+    return max(world.truth(depth, float(rate)) for depth in range(world.num_blocks + 1) for rate in rates)
+
+
+def _train_rows(world: World) -> int:
+    return int(getattr(world, "train_rows", 1024))
+
+
+def shipped_plan(name: str, **changes: Any) -> SweepSpec:
+    """Returns the plan of a ready-made sweep as it is shipped, changed."""
+    values: dict[str, Any] = {}
+    for file in ("_base/plan", name):
+        text = (paths.sweeps_dir() / "sweep" / f"{file}.yaml").read_text(encoding="utf-8")
+        values |= yaml.safe_load(text)["sweep"]
+    for key in ("space", "enqueue"):
+        values.pop(key)
+    return decode(SweepSpec, {**values, **changes}, "sweep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What one simulated sweep came to; qualities are fractions."""
+
+    regret: float
+    settled: bool
+    at_least: bool
+    covers: bool
+    bias: float
+    interval_covers: bool
+    equal_called_out: bool
+    half_point: float
+    seconds: float
+    too_shallow: bool
+    end: str
+
+
+def simulate(options: argparse.Namespace, index: int) -> Sweep:
+    """Runs one sweep."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    world = make_world(options.world, index, options.rows)
+    depth = parse_dimension("freeze.depth", {"low": 0, "high": world.num_blocks, "coarse": 4})[0]
+    rate = parse_dimension("optimizer.lr", {"low": LR_LOW, "high": LR_HIGH, "log": True, "coarse": 3})[0]
+    space = Space(groups=(), variants={(): (depth, rate)})
+    changes: dict[str, Any] = {"seed": index}
+    if options.rule == "frost":
+        changes |= {"timeout_s": options.budget / (1 + options.settle), "settle": options.settle}
+    else:
+        changes |= {"sampler": "tpe", "finish": 0.25, "n_trials": 28, "settle": 0.0}
+    plan = shipped_plan("lr_x_depth", **changes)
+    maximize = options.metric != "loss"
+    simulation = Simulation(world, options.rows, plan, options.metric, index)
+    question = Question(
+        dimensions=(depth, rate), metric=options.metric, maximize=maximize, margin=MARGIN, confidence=CONFIDENCE,
+        num_blocks=world.num_blocks, optimizer="adamw", freeze="depth",
+    )  # fmt: skip
+    advisor = Advisor(question=question, find=simulation.find)
+
+    def propose(points: Sequence[Point], number: int) -> Params:
+        return advisor.propose(points, number, plan.n_trials or 1, plan.seed)
+
+    study = Study(
+        optuna.storages.InMemoryStorage(), "simulated", plan, space, maximize=maximize,
+        propose=propose if plan.sampler is SamplerName.FROST else None,
+    )  # fmt: skip
+    study.fill(queue_of(plan, space, None))
+    assert plan.n_trials is not None
+    clock: dict[str, Any] = {"maximize": maximize, "clock": lambda: simulation.seconds}
+    summary = search(plan, study, simulation, Unwatched(), total=plan.n_trials, **clock)
+    if plan.settle:
+        begun = len(summary.points)  # the time of the search is over, that of the race is not
+        race = SeedRace(advisor, plan.settle, (0,))
+        plan = replace(plan, timeout_s=None)
+        summary = search(plan, study, simulation, Unwatched(), total=begun, race=race, **clock)
+    return judged(options, world, simulation, advisor, list(summary.points), str(summary.race or ""))
+
+
+def judged(
+    options: argparse.Namespace, world: World, simulation: Simulation, advisor: Advisor, points: list[Point], end: str
+) -> Sweep:
+    """Compares what a rule says with the truth."""
+    best = simulation.best
+
+    def truth(point: Point) -> float:
+        return world.truth(int(point.params["freeze.depth"]), math.log10(float(point.params["optimizer.lr"])))  # type: ignore[arg-type]
+
+    rates = np.linspace(math.log10(LR_LOW), math.log10(LR_HIGH), 200)
+    tops = [max(world.truth(d, float(rate)) for rate in rates) for d in range(world.num_blocks + 1)]
+    deepest = max(d for d, top in enumerate(tops) if best - top <= MARGIN)
+    maximize = options.metric != "loss"
+    common = {"half_point": simulation.half_point, "seconds": simulation.seconds, "end": end}
+    if options.rule != "frost":
+        chosen = ranked(points, maximize)[0] if options.rule == "best" else _old_rule(points, simulation, maximize)
+        value = (chosen.quality or 0.0) if maximize else 1 - (chosen.quality or 0.0)
+        return Sweep(
+            regret=best - truth(chosen), settled=False, at_least=False, covers=False, bias=value - truth(chosen),
+            interval_covers=False, equal_called_out=False, too_shallow=(chosen.depth or 0) < deepest, **common,
+        )  # fmt: skip
+    answer = advisor.decide(points)
+    assert answer is not None
+    decision, fitted = answer
+    level = decision.recommended
+    true = truth(fitted.points[level.setting])
+    shift = 0.0 if maximize else 1.0
+    standing = decision.standing
+    return Sweep(
+        regret=best - true, settled=standing is Standing.SETTLED, at_least=standing is Standing.AT_LEAST,
+        covers=best - true <= level.most_loss + 1e-9, bias=level.mean + shift - true,
+        interval_covers=level.low + shift <= true <= level.high + shift,
+        equal_called_out=any(
+            each.state is State.OUT and best - tops[int(each.level)] < 5e-4 for each in decision.levels
+        ),
+        too_shallow=level.level < deepest, **common,
+    )  # fmt: skip
+
+
+def _old_rule(points: Sequence[Point], simulation: Simulation, maximize: bool) -> Point:
+    """Returns what was recommended before: the deepest whose best trial is not significantly worse (p >= 0.05)."""
+    finished = ranked(points, maximize)
+    best = finished[0]
+    tops = {depth: next(p for p in finished if p.depth == depth) for depth in {p.depth for p in finished}}
+    first = simulation.find(best, EVAL_SET)
+    assert first is not None
+    chosen = best
+    for point in tops.values():
+        second = simulation.find(point, EVAL_SET)
+        assert second is not None
+        tested = compare(first, second, simulation.metric, maximize=maximize)
+        is_as_good = tested is not None and not tested.is_worse
+        if point is not best and is_as_good and (point.depth or 0) > (chosen.depth or 0):
+            chosen = point
+    return chosen
+
+
+def summary_of(sweeps: Sequence[Sweep]) -> dict[str, Any]:
+    """Returns the figures of many sweeps: qualities in points, shares from 0 to 1."""
+
+    def share(flags: Sequence[bool]) -> float | None:
+        return statistics.fmean(flags) if flags else None
+
+    regrets = [100 * sweep.regret for sweep in sweeps]
+    settled = [sweep for sweep in sweeps if sweep.settled]
+    at_least = [sweep for sweep in sweeps if sweep.at_least]
+    times = sorted(sweep.half_point for sweep in sweeps)
+    return {
+        "sweeps": len(sweeps),
+        "seconds": statistics.fmean(sweep.seconds for sweep in sweeps),
+        "mean_regret": statistics.fmean(regrets),
+        "share_above_half": share([regret > 0.5 for regret in regrets]),
+        "share_above_1": share([regret > 1 for regret in regrets]),
+        "share_above_2": share([regret > 2 for regret in regrets]),
+        "settled": share([sweep.settled for sweep in sweeps]),
+        "num_settled": len(settled),
+        "settled_wrong": share([sweep.regret > MARGIN for sweep in settled]),
+        "at_least": share([sweep.at_least for sweep in sweeps]),
+        "at_least_wrong": share([sweep.regret > MARGIN for sweep in at_least]),
+        "bound_covers": share([sweep.covers for sweep in sweeps]),
+        "winner_bias": 100 * statistics.fmean(sweep.bias for sweep in sweeps),
+        "interval_covers": share([sweep.interval_covers for sweep in sweeps]),
+        "equal_called_out": share([sweep.equal_called_out for sweep in sweeps]),
+        "too_shallow": share([sweep.too_shallow for sweep in sweeps]),
+        "time_to_half_point": _quantile(times, 0.5),
+        "time_to_half_point_10": _quantile(times, 0.1),
+        "time_to_half_point_90": _quantile(times, 0.9),
+        "race_ends": {str(end): sum(sweep.end == end for sweep in sweeps) for end in RaceEnd},
+    }
+
+
+def _quantile(values: Sequence[float], share: float) -> float | None:
+    value = values[min(len(values) - 1, math.floor(share * len(values)))]
+    return value if math.isfinite(value) else None
+
+
+def measure(options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
+    """Simulates many sweeps, on all cores."""
+    chosen = argparse.Namespace(**{**vars(options), **changes})
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        sweeps = list(pool.map(_one, [(chosen, index) for index in range(chosen.sweeps)]))
+    return summary_of(sweeps)
+
+
+def _one(job: tuple[argparse.Namespace, int]) -> Sweep:
+    return simulate(*job)
+
+
+HEAD = (
+    "| rule | seconds | regret | > 0.5 | > 1 | > 2 | settled (wrong) | at least "
+    "(wrong) | bound covers | winner too high by | half a point after [80 %] |"
+)
+
+
+def line(name: str, found: dict[str, Any]) -> str:
+    """Returns a row of the table."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.0f}"
+
+    def seconds(value: float | None) -> str:
+        return "never" if value is None else f"{value:.0f}"
+
+    claims = "- | - | -"
+    if found["bound_covers"]:
+        claims = (
+            f"{percent(found['settled'])} % ({percent(found['settled_wrong'])}) | "
+            f"{percent(found['at_least'])} % ({percent(found['at_least_wrong'])}) | {percent(found['bound_covers'])} %"
+        )
+    over = [percent(found[f"share_above_{which}"]) for which in ("half", "1", "2")]
+    half = [seconds(found[f"time_to_half_point{end}"]) for end in ("", "_10", "_90")]
+    return (
+        f"| {name} | {found['seconds']:.0f} | {found['mean_regret']:.2f} | {' | '.join(over)} | {claims} | "
+        f"{found['winner_bias']:.1f} | {half[0]} [{half[1]}, {half[2]}] |"
+    )
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", default="standard", help="a name, or a file that defines make(index, rows)")
+    parser.add_argument("--sweeps", type=int, default=80)
+    parser.add_argument("--rows", type=int, default=512, help="held out")
+    parser.add_argument("--budget", type=float, default=500.0, help="simulated seconds, the race included")
+    parser.add_argument("--settle", type=float, default=1.0, help="sweep.settle: the race's share of the search's cost")
+    parser.add_argument("--metric", default="accuracy", choices=("accuracy", "loss", "f1_macro"))
+    parser.add_argument("--rule", choices=("frost", "today", "best"), help="one rule alone; else all")
+    parser.add_argument("--json", action="store_true", help="a last line with the figures of the last rule")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    print(f"{options.sweeps} sweeps, world {options.world}, {options.rows} held-out rows, {options.metric}", flush=True)
+    print(f"{HEAD}\n|{'---|' * (HEAD.count('|') - 1)}")
+    names = {
+        "today": "deepest with p >= 0.05 (before)",
+        "best": "the raw best, same search",
+        "frost": f"frost, race x {options.settle:g}",
+    }
+    found: dict[str, Any] = {}
+    for rule in (options.rule,) if options.rule else ("today", "best", "frost"):
+        found = measure(options, rule=rule)
+        print(line(names[rule], found), flush=True)
+    print(f"({time.perf_counter() - began:.0f} s)", file=sys.stderr)
+    if options.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
