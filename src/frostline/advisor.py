@@ -6,11 +6,12 @@ best learning rates are expected, what a metric's rows contribute to its noise, 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from frostline.evidence import EvidenceOf, RowScores
 from frostline.point import Point, State
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     )
 
     Array = np.ndarray[Any, Any]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _CHEAPER_WHEN_LARGER = {DEPTH_KEY: True, "freeze.fraction": True, "freeze.last": False, "freeze.rank": False}
 """Keys that trade quality for cost, and which way."""
@@ -70,6 +74,19 @@ _MEANS = frozenset({"accuracy", "loss", "mse", "mae"})
 def is_mean_over_rows(metric: str) -> bool:
     """Returns whether a metric is the mean of something that each row has by itself."""
     return metric in _MEANS
+
+
+def _on_one_thread(method: Callable[P, R]) -> Callable[P, R]:
+    """Lets linear algebra of small matrices run on one thread: more only wait for each other while trials train."""
+
+    @functools.wraps(method)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(limits=1, user_api="blas"):
+            return method(*args, **kwargs)
+
+    return limited
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,6 +308,7 @@ class Advisor:
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
+    @_on_one_thread
     def decide(self, points: Sequence[Point]) -> tuple[Decision, Fitted] | None:
         """Returns the answer and what it was made from; None if no run learnt anything."""
         from frostline.decision import decide
@@ -304,6 +322,7 @@ class Advisor:
         )  # fmt: skip
         return decision, fitted
 
+    @_on_one_thread
     def judged(self, points: Sequence[Point]) -> list[Point]:
         """Returns the trial that each level is judged by: one of them will be recommended."""
         from frostline.decision import representatives
@@ -313,6 +332,7 @@ class Advisor:
             return []
         return [fitted.points[setting] for setting, tried in representatives(fitted.posterior) if tried]
 
+    @_on_one_thread
     def requirement(self, decision: Decision, fitted: Fitted, more_rows: int | None) -> Requirement | None:
         """Returns what it would take to settle the question. See `frostline.decision.requirement`."""
         from frostline.decision import requirement
@@ -328,6 +348,7 @@ class Advisor:
         settings = [setting for point in done if (setting := self.question.setting(point.params)) is not None]
         return sum(axis.cost(setting.level) for setting in settings)
 
+    @_on_one_thread
     def next_replicate(
         self, points: Sequence[Point], running: Sequence[int], *, settle: float
     ) -> tuple[Point, Replicate] | RaceEnd:
@@ -361,6 +382,7 @@ class Advisor:
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
+    @_on_one_thread
     def propose(self, points: Sequence[Point], number: int, total: int, seed: int) -> Params:
         """Returns the parameters of the next trial: the opening first, then expected improvement.
 

@@ -20,6 +20,9 @@ from tests.e2e.forked import READ_AT_IMPORT, Forked
 
 TWO_EPOCHS = ("training.epochs=2",)
 
+RUNG = ("sweep.sampler=tpe", "sweep.finish=0.25", "sweep.settle=0")
+"""A coarse grid, then TPE; one epoch for all, the rest for the best quarter; no further seeds."""
+
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "frostline", *arguments]

@@ -475,7 +475,7 @@ def test_hydras_own_flags(frostline, in_tmp, tiny_overrides):
     code, out, _ = frostline("run", "+sweep=demo", "--cfg", "job")
     assert "train_rows: 256" in out
     code, out, _ = frostline("sweep", "demo", "--cfg", "job")
-    assert "n_trials: 21" in out
+    assert "n_trials: 11" in out
     assert not (in_tmp / "runs").exists()
 
 

@@ -19,7 +19,7 @@ from frostline.point import Outcome, State
 from frostline.search import Study, open_url, queue_of, storage_trouble
 from tests.e2e.forked import Forked
 from tests.e2e.services import free_port, mlflow_server, postgresql
-from tests.e2e.sweep_tools import call, points, results, start, wait_for, worker_pids
+from tests.e2e.sweep_tools import RUNG, call, points, results, start, wait_for, worker_pids
 from tests.unit.test_search import SPACE, make_plan
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,13 @@ def test_four_hosts_divide_a_sweep_and_two_of_them_die(tmp_path, tiny_overrides)
     with postgresql("mlflow", "optuna") as database, mlflow_server(tmp_path, port, database("mlflow")) as uri:
         storage = database("optuna")
         arguments = ["sweep", "lr_x_depth", *(o for o in tiny_overrides if not o.startswith("optimizer.lr="))]
-        arguments += [f"sweep.n_trials={TOTAL}", "training.epochs=2", "dataset.train_rows=64", f"tracking.uri={uri}"]
+        arguments += [
+            f"sweep.n_trials={TOTAL}",
+            "training.epochs=2",
+            "dataset.train_rows=64",
+            f"tracking.uri={uri}",
+            *RUNG,
+        ]
         arguments += ["plugins=[sweep_plugin]", "optimizer.name=slow", f"sweep.grace_s={GRACE_S}"]
         arguments += [f"sweep.storage='{storage}'"]
         hosts = [tmp_path / name for name in ("a", "b", "c", "d")]

@@ -23,7 +23,7 @@ from frostline.result import RunResult, Status
 from frostline.train import run
 from frostline.train.batches import Collator
 from tests.conftest import NEGATIVE, POSITIVE
-from tests.e2e.sweep_tools import call, points, start
+from tests.e2e.sweep_tools import RUNG, call, points, start
 
 BOUND = 1e-5
 """Stated in docs/reproducibility.md: losses of some 0.7, after 16 steps in fp32."""
@@ -454,6 +454,7 @@ def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
         "sweep.n_trials=8",
         "training.epochs=2",
         "runtime.slots=2",
+        *RUNG,
     ]
     arguments += ["dataset.train_rows=64"]
     env = {"FROSTLINE_HOME": str(tmp_path / "home")}
@@ -466,8 +467,8 @@ def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
     assert files == sorted(["depth-001.bin", "depth-002.bin", "depth-003.bin", "read-first-004.bin"] * 2)
     assert "prefix cache: on: blocks 1 to " in done.stderr  # said once, before it starts
     assert done.stderr.count("prefix cache: blocks 1, 2, 3, 4 of ") == 2  # training and held-out rows
-    assert "points began at their frozen depth: " in done.stdout
-    assert "of passes through frozen blocks not run again" in done.stdout
+    assert "trials used the prefix cache: " in done.stdout
+    assert "of forward passes saved" in done.stdout
     logs = [path.read_text() for path in sorted((cached / "runs" / "lr_x_depth").glob("0*/run.log"))]
     filled = [line for text in logs for line in text.splitlines() if "rows in" in line]
     assert len(filled) == 2, filled

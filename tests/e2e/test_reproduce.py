@@ -14,7 +14,7 @@ import pytest
 from frostline.point import State
 from frostline.tracking import client
 from tests.conftest import sentences, write_csv
-from tests.e2e.sweep_tools import call, mlflow_runs, points
+from tests.e2e.sweep_tools import RUNG, call, mlflow_runs, points
 
 OTHER = "5.20.0"
 """A transformers that is not the one of constraints.txt."""
@@ -179,7 +179,7 @@ def test_bad_input_is_one_line(frostline, in_tmp, tiny_overrides, arguments, wor
 def test_runs_of_a_sweep_come_back_identical_from_mlflow_alone(frostline, in_tmp, own):
     """Paused, pruned, gone on with, and trained in two slots."""
     own = [o for o in own if not o.startswith("optimizer.lr=")]
-    arguments = ["sweep.n_trials=8", "training.epochs=3", "sweep.first_epochs=2", "runtime.slots=2"]
+    arguments = ["sweep.n_trials=8", "training.epochs=3", "sweep.first_epochs=2", "runtime.slots=2", *RUNG]
     arguments += ["sweep.pruner.name=halving", "sweep.pruner.reduction_factor=2"]
     arguments += ["training.objective=loss", "training.direction=minimize"]
     done = call("sweep", "lr_x_depth", *own, *arguments, cwd=in_tmp)

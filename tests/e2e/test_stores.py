@@ -17,7 +17,7 @@ import pytest
 from frostline.result import RunResult
 from frostline.tracking import client, spool
 from tests.e2e.services import free_port, mlflow_server, postgresql
-from tests.e2e.sweep_tools import call, points
+from tests.e2e.sweep_tools import RUNG, call, points
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +89,7 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
     port = free_port()
     here = f"tracking.uri=http://127.0.0.1:{port}"
     sweep = ["sweep", "lr_x_depth", *(o for o in tiny_overrides if not o.startswith("optimizer.lr=")), here]
-    sweep += ["sweep.n_trials=5", "training.epochs=2", "dataset.train_rows=64", "sweep.enqueue=none"]
+    sweep += ["sweep.n_trials=5", "training.epochs=2", "dataset.train_rows=64", "sweep.enqueue=none", *RUNG]
     sweep += ["tracking.experiment=mine", "+tracking.tags.team=nlp"]
     sweep += [f"sweep.storage='{database('optuna')}'"] if database else []
     down = call(*sweep, cwd=tmp_path, **QUICK)  # nobody listens yet

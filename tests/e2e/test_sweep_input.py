@@ -49,6 +49,13 @@ from tests.e2e.sweep_tools import call
             "in steps of 2",
         ),
         (["lr_x_depth", "runtime.slots=0"], "runtime.slots=0"),
+        (["lr_x_depth", "sweep.margin=0"], "sweep.margin=0"),
+        (["lr_x_depth", "sweep.confidence=0.5"], "sweep.confidence=0.5"),
+        (["lr_x_depth", "sweep.confidence=1"], "sweep.confidence=1"),
+        (["lr_x_depth", "sweep.settle=-1"], "sweep.settle=-1"),
+        (["lr_x_depth", "sweep.settle_rows=0"], "sweep.settle_rows=0"),
+        (["models_x_depth", "sweep.sampler=frost"], "sweep.sampler=frost: searches one model"),
+        (["pareto", "sweep.sampler=frost"], "sweep.sampler=frost: has one objective only"),
         (["lr_x_depth", "dataset.location=/nowhere.csv"], "/nowhere.csv"),
         (["lr_x_depth", "optimizer.lr=abc,1e-3"], "optimizer.lr"),
         (["lr_x_depth", "+hydra.callbacks.x._target_=os.system", "model._target_=os.system"], "_target_"),
@@ -91,7 +98,7 @@ def test_whole_bounds_of_a_key_of_any_number_are_told(frostline, in_tmp, tiny_ov
 def test_help_lists_the_sweeps_and_imports_nothing_heavy(tmp_path):
     done = call("sweep", "--help", cwd=tmp_path)
     assert done.returncode == 0
-    for name in ("lr_x_depth", "depth_only", "lr_only", "pareto", "seeds", "models_x_depth"):
+    for name in ("lr_x_depth", "depth_only", "lr_only", "pareto", "models_x_depth"):
         assert name in done.stdout
 
 

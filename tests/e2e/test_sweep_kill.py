@@ -13,7 +13,7 @@ import pytest
 
 from frostline.point import State
 from frostline.result import RunResult, Status
-from tests.e2e.sweep_tools import answer_rows, call, mlflow_runs, points, results, start, worker_pids
+from tests.e2e.sweep_tools import RUNG, answer_rows, call, mlflow_runs, points, results, start, worker_pids
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ def has_lines(run: Path, num: int) -> bool:
 def test_killed_workers_fail_their_point_and_the_sweep_goes_on(tmp_path, tiny_overrides):
     tiny = [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]
     arguments = [
-        "sweep", "lr_x_depth", *tiny, "sweep.n_trials=10", "training.epochs=1", "dataset.train_rows=64",
+        "sweep", "lr_x_depth", *tiny, "sweep.n_trials=10", "training.epochs=1", "dataset.train_rows=64", *RUNG,
         "plugins=[sweep_plugin]", "optimizer.name=slow",
     ]  # fmt: skip
     env = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.4"}

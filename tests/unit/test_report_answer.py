@@ -7,12 +7,27 @@ import io
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from frostline.advisor import Advisor, Question
+from frostline.decision import Standing
+from frostline.evidence import Evidence, RowScores, known
 from frostline.point import Outcome, Point, State
-from frostline.report import Material, answer_of, make_console, print_answer, write_report
+from frostline.report import (
+    Material,
+    answer_of,
+    headline,
+    label,
+    level_table,
+    make_console,
+    print_answer,
+    standing_lines,
+    write_report,
+)
 from frostline.report.answer import pareto
-from frostline.spec import CostName
+from frostline.report.words import cache_line
+from frostline.spec import CostName, parse_dimension
 
 
 def point(number, depth, quality, lr=1e-4, state=State.COMPLETE, train_s=10.0, seeds=None, rows=2500.0, **more):
@@ -25,32 +40,86 @@ def point(number, depth, quality, lr=1e-4, state=State.COMPLETE, train_s=10.0, s
     return Point(number=number, params=params, state=state, outcome=outcome)
 
 
-def say(points, **kwargs):
-    return answer_of(points, kwargs.pop("metric", "accuracy"), maximize=kwargs.pop("maximize", True), num_blocks=6)
+BOTH = ("freeze.depth", "optimizer.lr")
 
 
-def test_without_predictions_the_deepest_depth_within_one_standard_error_of_the_best_is_recommended():
-    points = [point(0, 0, 0.856, train_s=21.0), point(1, 4, 0.853, lr=1.1e-4), point(2, 5, 0.80), point(3, 6, 0.72)]
+def advisors(metric="accuracy", maximize=True, margin=0.01, groups=(None,), find=known, keys=BOTH):
+    depth = parse_dimension("freeze.depth", {"low": 0, "high": 6})[0]
+    rate = parse_dimension("optimizer.lr", {"low": 1e-5, "high": 3e-3, "log": True})[0]
+    question = Question(
+        dimensions=tuple(each for each in (depth, rate) if each.key in keys), metric=metric, maximize=maximize,
+        margin=margin, confidence=0.9, num_blocks=6, optimizer="adamw", freeze="depth",
+    )  # fmt: skip
+    return {group: Advisor(question=question, find=find) for group in groups}
+
+
+def say(points, metric="accuracy", maximize=True, num_blocks=6, **kwargs):
+    return answer_of(points, metric, advisors(metric, maximize, **kwargs), maximize=maximize, num_blocks=num_blocks)
+
+
+def clear_cut():
+    """Depths 0 to 3 are alike, deeper ones lose ten points for each block; five seeds, many rows."""
+    seeds = dict(enumerate((0.001, -0.001, 0.002, -0.002, 0.0)))
+    own = [0.85, 0.851, 0.85, 0.849, 0.75, 0.65, 0.55]
+    points = [
+        point(depth, depth, None, lr=1e-4 * 10 ** (depth / 6), seeds={0: value + seeds[0]}, rows=20000.0)
+        for depth, value in enumerate(own)
+    ]
+    return [
+        replace(
+            each,
+            replicates={
+                seed: Outcome(state=State.COMPLETE, by_seed={seed: own[each.depth] + gap})
+                for seed, gap in seeds.items() if seed
+            },
+        )
+        for each in points
+    ]  # fmt: skip
+
+
+def test_the_deepest_depth_within_the_margin_is_recommended_when_the_runs_settle_it():
+    answer = say(clear_cut(), margin=0.02)
+    assert answer.standing is Standing.SETTLED
+    assert answer.recommended.depth == 3
+    assert [row.state.value for row in answer.rows] == ["good"] * 4 + ["out"] * 3
+    assert headline(answer).startswith("freeze 3 of 6 blocks, lr 3.16e-04: accuracy 0.8")
+    assert label(answer) == "recommended"
+    assert standing_lines(answer)[0].startswith("settled at 2 points: depth 3 is within 2 points of the best")
+
+
+def test_one_seed_of_few_rows_settles_nothing_and_says_what_would():
+    points = [point(n, n, 0.80 - 0.002 * n, lr=1e-4 * 10 ** (n / 6), rows=256.0) for n in range(7)]
     answer = say(points)
-    assert answer.best.number == 0
-    assert answer.recommended.depth == 4
-    error = 1.96 * math.sqrt(0.853 * 0.147 / 2500)  # half the 95 % interval; Wilson's is as wide to three digits
-    assert answer.text == (
-        f"freeze 4 of 6 blocks, lr 1.1e-04: accuracy 0.853 +- {error:.3f}; "
-        "training all 6 blocks gains 0.3 points for 2.1x the time"
-    )
-    assert "one standard error of the best" in answer.how
+    assert answer.standing is Standing.NOT_SETTLED
+    assert label(answer) == "best guess"
+    lines = standing_lines(answer)
+    assert lines[0].startswith("not settled at 1 point: depth ")
+    assert "open: " in lines[0]
+    assert "further seeds can't settle it" in lines[1] or "it would take about" in lines[1]
+    row = next(row for row in answer.rows if row.point is answer.recommended)
+    assert row.low < 0.80 < row.high
+
+
+def test_a_depth_that_was_not_tried_is_in_the_table_as_such():
+    points = [each for each in clear_cut() if each.depth != 2]
+    answer = say(points, margin=0.02)
+    assert [row.level for row in answer.rows] == [0, 1, 2, 3, 4, 5, 6]
+    untried = answer.rows[2]
+    assert (untried.point, untried.seeds, untried.state.value) == (None, 0, "open")
+    assert "not tried to the end: 2" in " ".join(standing_lines(answer))
+    assert level_table(answer).lines[2][-4] == "not tried"
 
 
 def test_depths_of_two_models_are_not_compared():
     points = [
-        point(0, 8, 0.90, train_s=100.0, model="big"), point(1, 0, 0.88, train_s=300.0, model="big"),
+        point(0, 6, 0.90, train_s=100.0, model="big"), point(1, 0, 0.88, train_s=300.0, model="big"),
         point(2, 6, 0.91, train_s=8.0, model="small"), point(3, 0, 0.912, train_s=20.0, model="small"),
     ]  # fmt: skip
-    answer = answer_of(points, "accuracy", maximize=True, num_blocks=None)
-    assert [(row.group, row.depth) for row in answer.rows] == [("big", 0), ("big", 8), ("small", 0), ("small", 6)]
-    assert (answer.recommended.group, answer.recommended.depth) == ("small", 6)
-    assert "2.5x the time" in answer.text
+    answer = say(points, num_blocks=None, groups=("big", "small"))
+    tried = [(row.group, row.level) for row in answer.rows if row.point is not None]
+    assert tried == [("big", 0), ("big", 6), ("small", 0), ("small", 6)]
+    assert answer.main.group == "small"
+    assert answer.recommended.model == "small"
 
 
 def test_a_learning_curve_compares_depths_of_one_size(tmp_path):
@@ -60,100 +129,92 @@ def test_a_learning_curve_compares_depths_of_one_size(tmp_path):
         for index, size in enumerate(sizes)
         for depth in (0, 3, 6)
     ]
-    answer = say(points)
-    assert [(row.group, row.depth) for row in answer.rows] == [
-        (f"{rows} rows", depth) for rows in (100, 500, 1000) for depth in (0, 3, 6)
+    groups = tuple(f"{rows} rows" for rows in (100, 500, 1000))
+    answer = say(points, groups=groups)
+    assert [(row.group, row.level) for row in answer.rows if row.point is not None] == [
+        (group, depth) for group in groups for depth in (0, 3, 6)
     ]
-    assert (answer.recommended.group, answer.recommended.depth) == ("1000 rows", 6)
+    assert answer.main.group == "1000 rows"
     material = Material(
         name="curve", points=points, answer=answer, importances={}, cost=CostName.TRAIN_S, base={}, command="",
         status="9 points",
     )  # fmt: skip
     assert "learning_curve.png" in {path.name for path in write_report(material, tmp_path)}
-    one_size = say(points[:3])
+    one_size = say(points[:3], groups=groups[:1])
     files = {path.name for path in write_report(replace(material, points=points[:3], answer=one_size), tmp_path / "1")}
     assert "learning_curve.png" not in files
 
 
-def evidence_of(count, missing=()):
-    """Rows of one seed, of which as many are right as each point says: the first ones."""
-    import numpy as np
-
-    from frostline.report import Evidence, RowScores
-
-    def find(point, name):
-        hits = np.arange(count) < round(point.quality * count)
-        scores = RowScores(labels=np.zeros(count), predicted=np.where(hits, 0, 1), losses=np.zeros(count))
-        return Evidence(by_seed=point.outcome.by_seed, rows={} if point.depth in missing else {0: scores})
-
-    return find
+def rows_of(hits, labels=None):
+    labels = np.arange(len(hits)) % 2 if labels is None else labels
+    return RowScores(labels=labels, predicted=np.where(hits, labels, 1 - labels), losses=np.zeros(len(hits)))
 
 
-def test_a_depth_whose_predictions_are_elsewhere_is_judged_by_the_standard_error_and_named():
-    points = [point(0, 0, 0.90), point(1, 2, 0.89), point(2, 4, 0.895), point(3, 6, 0.70)]
-    everything = answer_of(points, "accuracy", maximize=True, num_blocks=6, evidence=evidence_of(200))
-    assert everything.recommended.depth == 4
-    assert everything.rows[3].against_best.is_worse
-    some = answer_of(points, "accuracy", maximize=True, num_blocks=6, evidence=evidence_of(200, missing=(4, 6)))
-    assert some.recommended.depth == 4  # within 0.006 of the best
-    assert "not tested, and taken if within one standard error of the best" in some.how
-    assert some.how.endswith("depth 4, 6")
+def test_a_run_that_says_one_class_for_all_rows_is_named_and_left_out():
+    rng = np.random.default_rng(0)
+    scores = {n: rows_of(rng.random(400) < 0.8) for n in range(3)}
+    scores[1] = replace(scores[1], predicted=np.zeros(400, dtype=int))
+    points = [point(n, 2 * n, float((s.predicted == s.labels).mean()), rows=400.0) for n, s in scores.items()]
+
+    def find(each, name):
+        return Evidence(by_seed=each.by_seed, rows={0: scores[each.number]})
+
+    answer = say(points, find=find)
+    assert "1 of 3 runs learnt nothing (one answer for all rows): left out" in standing_lines(answer)
+    row = answer.rows[2]
+    assert (row.point, row.collapsed) == (None, 1)
+    assert answer.main.fitted.baseline == 0.5
+    assert answer.learnt
 
 
-def test_two_seeds_that_both_lose_are_no_reason_to_recommend():
-    points = [point(0, 0, None, seeds={0: 0.90, 1: 0.92}), point(1, 6, None, seeds={0: 0.60, 1: 0.62})]
-    answer = say(points)
-    assert answer.recommended.depth == 0
-    points = [point(0, 0, None, seeds={0: 0.90, 1: 0.92}), point(1, 6, None, seeds={0: 0.905, 1: 0.91})]
-    assert say(points).recommended.depth == 6
+def test_at_chance_it_says_that_nothing_was_learnt():
+    rng = np.random.default_rng(1)
+    scores = {n: rows_of(rng.random(60) < 0.5) for n in range(3)}
+    points = [point(n, 2 * n, float((s.predicted == s.labels).mean()), rows=60.0) for n, s in scores.items()]
+    answer = say(points, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: scores[each.number]}))
+    assert answer.learnt is False
+    assert headline(answer).startswith("nothing was learnt: ")
 
 
-def test_without_a_known_error_the_best_is_taken():
-    answer = say([point(0, 0, 0.9, rows=None), point(1, 4, 0.89, rows=None)], metric="f1_macro")
-    assert answer.recommended.depth == 0
-    assert "not known" in answer.how
+def test_a_metric_that_rows_do_not_determine_is_said_of_these_rows():
+    answer = say([point(0, 0, 0.9, rows=None), point(1, 4, 0.89, rows=None)], metric="entity_f1")
+    assert any(line.startswith("of these held-out rows alone: entity_f1") for line in standing_lines(answer))
 
 
-def test_seeds_give_the_interval_and_the_test():
-    seeds = {0: 0.90, 1: 0.92, 2: 0.91}
-    points = [
-        point(0, 0, None, seeds=seeds),
-        point(1, 3, None, seeds={0: 0.89, 1: 0.915, 2: 0.91}),
-        point(2, 6, None, seeds={0: 0.80, 1: 0.83, 2: 0.81}),
-    ]
-    answer = say(points)
-    assert answer.rows[0].error == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)  # t of 2 degrees of freedom
-    assert answer.rows[0].error_kind == "3 seeds"
-    assert answer.rows[0].against_best is None
-    near, far = answer.rows[1].against_best, answer.rows[2].against_best
-    assert near.loss == pytest.approx(0.005)
-    assert not near.is_worse
-    assert far.is_worse
-    assert far.loss == pytest.approx(0.29 / 3)
-    assert answer.recommended.depth == 3
-    assert "not significantly worse" in answer.how
-    assert "0.5 points worse" in answer.how
+def test_a_metric_that_is_no_mean_over_rows_has_a_bootstrap():
+    rng = np.random.default_rng(0)
+    scores = {n: rows_of(rng.random(300) < 0.8) for n in range(3)}
+    points = [point(n, 2 * n, 0.8, rows=300.0) for n in scores]
+    find = lambda each, name: Evidence(by_seed=each.by_seed, rows={0: scores[each.number]})  # noqa: E731
+    answer = say(points, metric="f1_macro", find=find)
+    assert any("bootstrap" in line for line in standing_lines(answer))
+    by_mean = say(points, find=find)
+    assert np.diag(answer.main.fitted.noise.rows) == pytest.approx(np.diag(by_mean.main.fitted.noise.rows), rel=0.4)
 
 
 def test_less_can_be_better():
     points = [point(0, 0, 0.40), point(1, 3, 0.35), point(2, 6, 0.90)]
-    answer = say(points, metric="loss", maximize=False)
+    answer = say(points, metric="loss", maximize=False, margin=0.05)
     assert answer.best.number == 1
-    assert answer.recommended.depth == 3
-    assert "loses 0.05" in answer.text
-    assert "not known" in answer.how
+    assert answer.recommended.depth in {0, 3}
+    by_level = {row.level: row for row in answer.rows}
+    assert by_level[6].mean > by_level[3].mean > 0
+    assert all(row.low < row.mean < row.high for row in answer.rows)
 
 
-def test_what_stopped_early_counts_only_where_nothing_finished():
+def test_what_stopped_early_is_not_compared():
     points = [point(0, 0, 0.8), point(1, 0, 0.95, state=State.PRUNED), point(2, 3, 0.99, state=State.PRUNED, more=True)]
     answer = say(points)
-    assert [(row.depth, row.quality, row.finished) for row in answer.rows] == [(0, 0.8, True), (3, 0.99, False)]
+    by_level = {row.level: row for row in answer.rows}
+    assert (by_level[0].point.number, by_level[0].num_points) == (0, 2)
+    assert (by_level[3].point, by_level[3].num_points) == (None, 1)
     assert answer.recommended.depth == 0
 
 
 def test_failed_and_nan_points_are_never_the_best():
     points = [point(0, 0, 0.5), point(1, 1, math.nan), point(2, 2, None, state=State.FAILED, reason="x")]
-    assert say(points).best.number == 0
+    answer = say(points)
+    assert answer.best.number == answer.recommended.number == 0
 
 
 def test_no_depth_and_no_points():
@@ -163,8 +224,10 @@ def test_no_depth_and_no_points():
         state=State.COMPLETE,
         outcome=Outcome(state=State.COMPLETE, by_seed={0: 0.7}),
     )
-    assert say([lone]).text == "optimizer.lr=3e-04: accuracy 0.7"
-    assert say([]).text == "no point was trained to its end"
+    answer = say([lone], keys=("optimizer.lr",))
+    assert headline(answer).startswith("optimizer.lr=3e-04: accuracy 0.700 (95 %: ")
+    assert (answer.standing, answer.rows, standing_lines(answer)) == (None, [], [])
+    assert headline(say([])) == "no point was trained to its end"
 
 
 def test_the_pareto_front():
@@ -189,13 +252,12 @@ def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp
     )  # fmt: skip
     paths = write_report(material, tmp_path)
     assert {path.name for path in paths} == {
-        "report.html", "points.csv", "by_depth.png", "lr_x_depth.png", "quality_vs_cost.png", "history.png",
-        "importances.png",
+        "report.html", "points.csv", "answer.png", "quality_vs_cost.png", "history.png", "importances.png",
     }  # fmt: skip
     page = paths[0].read_text(encoding="utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 4
     rows = list(csv.DictReader(io.StringIO(paths[1].read_text(encoding="utf-8"))))
     assert len(rows) == 10
     assert rows[8]["reason"].startswith("'=cmd()")
@@ -207,11 +269,14 @@ def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp
 
 
 def test_the_terminal_says_the_same(capsys):
-    print_answer(say([point(0, 0, 0.86), point(1, 4, 0.85)]), make_console())
+    answer = say([point(0, 0, 0.86), point(1, 4, 0.85)])
+    print_answer(answer, make_console())
     out = capsys.readouterr().out
-    assert "<- recommended" in out
-    assert "recommended: freeze" in out
-    assert "half the 95 % interval, of 2500 held-out rows" in out
+    assert f"<- {label(answer)}" in out
+    assert f"{label(answer)}: freeze" in out
+    assert "posterior mean of all 2 runs together, with its 95 % interval" in out
+    for line in standing_lines(answer):
+        assert line in out
 
 
 def test_a_point_survives_its_file():
@@ -221,14 +286,11 @@ def test_a_point_survives_its_file():
 
 
 def test_what_the_cache_saved_is_added_up_once_for_each_point():
-    from frostline.report.answer import saved_words
-
     plain, shallow = point(0, 0, 0.85), point(1, 4, 0.85)
-    assert saved_words([plain, shallow]) == ""
+    assert cache_line(say([plain, shallow])) == ""
     cost = {**shallow.outcome.cost, "fill_s": 12.34, "saved_s": 240.6}
     cached = replace(shallow, outcome=replace(shallow.outcome, cost=cost))
     copy = replace(cached, number=2, copy_of=1)  # takes its twin's outcome over
-    assert saved_words([plain, cached, copy]) == (
-        "1 of 2 points began at their frozen depth: 12.3 s to compute hidden states once, 241 s of passes through "
-        "frozen blocks not run again"
+    assert cache_line(say([plain, cached, copy])) == (
+        "1 of 2 trials used the prefix cache: 12.3 s to fill it, 4 min of forward passes saved"
     )

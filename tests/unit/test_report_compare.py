@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from frostline.evidence import Evidence, RowScores
 from frostline.report.compare import (
-    Evidence,
-    RowScores,
     compare,
     holm,
     interval_of_seeds,

@@ -17,6 +17,7 @@ from frostline.registry import import_plugins
 from frostline.spec import PrunerName, SamplerName
 
 _SAMPLERS = {
+    SamplerName.FROST: "the ridge of good rates from cheap depths first, then expected improvement for its cost",
     SamplerName.TPE: "tree-structured Parzen estimators: the default after a coarse grid",
     SamplerName.RANDOM: "draws independently",
     SamplerName.GRID: "every combination of the values that are listed",

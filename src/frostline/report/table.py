@@ -33,10 +33,8 @@ def level_table(answer: Answer) -> LevelTable:
     swept = dict.fromkeys(key for row in rows if row.point is not None for key in row.point.params)
     keys = [key for key in swept if key != answer.axis_key]
     margin = "" if answer.main is None else difference(answer.main.decision.margin, answer.metric)
-    head = [
-        answer.axis_key or "", *keys, answer.metric, "95 %", "at most worse", f"P(within {margin})", "", "seeds",
-        "trained", "train time", "trials",
-    ]  # fmt: skip
+    names = [key.rpartition(".")[2] for key in (answer.axis_key or "", *keys)]
+    head = [*names, answer.metric, "95 %", "at most worse", f"P(within {margin})", "", "seeds", "trained", "train time"]
     chosen = answer.main.recommended_row if answer.main is not None else None
     return LevelTable(
         head=head,
@@ -65,7 +63,6 @@ def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
         str(row.seeds),
         "-" if trained is None else _millions(round(trained)),
         "-" if seconds is None else f"{seconds / _num_runs(row):.1f} s",
-        str(row.num_points),
     ]
 
 

@@ -134,7 +134,8 @@ def print_answer(answer: Answer, console: Console | None = None) -> None:
     if cells.lines:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for name in cells.head:
-            table.add_column(name, justify="right", no_wrap=True)
+            folded = name.replace("at most ", "at most\n").replace("P(within ", "P(within\n")
+            table.add_column(folded, justify="right", no_wrap=True)
         table.add_column("")
         for index, (line, state) in enumerate(zip(cells.lines, cells.states, strict=True)):
             chosen = index == cells.recommended
