@@ -10,7 +10,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from frostline.evidence import EvidenceOf, RowScores
@@ -350,7 +350,7 @@ class Advisor:
 
     @_on_one_thread
     def next_replicate(
-        self, points: Sequence[Point], running: Sequence[int], *, settle: float
+        self, points: Sequence[Point], running: Sequence[int], *, settle: float, new_rows: int | None = None
     ) -> tuple[Point, Replicate] | RaceEnd:
         """Returns which trial gets a further seed, or why none does.
 
@@ -358,6 +358,7 @@ class Advisor:
             points: All of the sweep.
             running: Numbers of the trials of which a further seed is under way, once for each seed.
             settle: The budget, in units of the search's own cost.
+            new_rows: Held-out rows that further seeds are scored on; None: as many as the search's.
         """
         from frostline.decision import RaceEnd, Replicate, next_replicate
 
@@ -374,11 +375,23 @@ class Advisor:
             spent += len(point.replicates) * fitted.axis.cost(setting.level)
         found = next_replicate(
             decision, fitted.posterior, budget=settle * self.search_cost(points), spent=spent, rows=fitted.rows or 1,
-            running=begun,
+            new_rows=new_rows, running=begun,
         )  # fmt: skip
         if isinstance(found, Replicate):
             return fitted.points[found.setting], found
         return found
+
+    def opening(self) -> list[Params]:
+        """Returns what sampler `frost` tries first, as far as it is known: the rates will follow the runs."""
+        import numpy as np
+
+        from frostline.decision import next_opening
+
+        begun: list[tuple[float, float]] = []
+        while (found := next_opening(self.question.axis(), begun, None)) is not None:
+            begun.append(found)
+        template = self._random(np.random.default_rng(0))
+        return [self._params(replace(template, level=level, rate=rate)) for level, rate in begun]
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
@@ -392,8 +405,6 @@ class Advisor:
             total: Trials that the sweep is to have.
             seed: The sweep's, for what is drawn.
         """
-        from dataclasses import replace
-
         import numpy as np
 
         from frostline.decision import next_opening, next_setting, rates_of, with_pending

@@ -9,6 +9,7 @@ from frostline.decision.decide import (
     State,
     chance_of_settling,
     decide,
+    least_margin,
     representatives,
     requirement,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "State",
     "chance_of_settling",
     "decide",
+    "least_margin",
     "next_opening",
     "next_replicate",
     "next_setting",

@@ -124,6 +124,17 @@ class Answer:
         return self.main.recommended if self.main is not None else self.best
 
     @property
+    def settle_needed(self) -> int | None:
+        """What `sweep.settle` would probably settle the question; None if it is settled, or further seeds can't."""
+        main = self.main
+        if main is None or main.requirement is None or main.requirement.seeds is None:
+            return None
+        costs = [(main.fitted.axis.cost(run.setting.level), run.chosen) for run in main.fitted.runs]
+        searched = sum(cost for cost, chosen in costs if chosen)
+        spent = sum(cost for cost, chosen in costs if not chosen)
+        return math.ceil((spent + main.requirement.cost) / searched) if searched else None
+
+    @property
     def standing(self) -> Standing | None:
         """How far the question is answered; None without an axis of cost, or if nothing can be decided."""
         return self.main.decision.standing if self.main is not None and self.main.rows else None

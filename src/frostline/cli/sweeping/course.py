@@ -314,7 +314,7 @@ class _Course:
             return None
         if self._advisor.question.axis_key is None:
             return None
-        return SeedRace(self._advisor, plan.settle, runs.seeds)
+        return SeedRace(self._advisor, plan.settle, runs.seeds, plan.settle_rows)
 
     @contextmanager
     def _shown(self, study: Study) -> Iterator[None]:

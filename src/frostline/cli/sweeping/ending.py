@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.cli import session
 from frostline.cli.common import UI_ADDRESS
 from frostline.cli.preflight import num_blocks as blocks_of
 from frostline.cli.sweeping.evidence import evidence_in
@@ -128,6 +129,9 @@ def conclude(
         console = make_console()
         print_answer(answer, console)
         console.print(status, highlight=False, soft_wrap=True, markup=False)
+        if answer.settle_needed is not None and summary.complete:
+            more = with_settle(session.current.command, answer.settle_needed)
+            console.print(f"go on: {more}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"run it again: {command}", highlight=False, soft_wrap=True, markup=False)
         if paths:
             console.print(f"report: {paths[0]}", highlight=False, soft_wrap=True, markup=False)
@@ -139,6 +143,12 @@ def conclude(
             text = f"not in MLflow yet: {missed} of its runs; frostline sync {folder.folder}"
             console.print(text, highlight=False, soft_wrap=True, markup=False)
     return failed
+
+
+def with_settle(command: str, settle: int) -> str:
+    """Returns a sweep's command with another budget for further seeds."""
+    words = [word for word in shlex.split(command) if not word.startswith("sweep.settle=")]
+    return shlex.join([*words, f"sweep.settle={settle}"])
 
 
 def standing(points: Sequence[Point], stopped: str | None) -> str:

@@ -13,11 +13,15 @@ from frostline.assets import home
 from frostline.cli.preflight import preflight
 from frostline.cli.session import Planning
 from frostline.cli.sweeping.executors import gpus_for, sharing_of
+from frostline.cli.sweeping.folder import describe
+from frostline.cli.sweeping.questions import advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read, with_params
+from frostline.decision import least_margin
+from frostline.evidence import known
 from frostline.provenance import num_cores
 from frostline.report import make_console
 from frostline.search import Costs, Forecast, forecast, queue_of
-from frostline.spec import DEPTH_KEY
+from frostline.spec import DEPTH_KEY, SamplerName
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -45,6 +49,9 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
 
     sweep = read(cfg, arguments, compose, preflight)
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
+    advisor = the_advisor(advisors_of(describe(sweep, sweep.space.keys), known))
+    if sweep.plan.sampler is SamplerName.FROST and advisor is not None:
+        queue = [*queue, *advisor.opening()]
     gpus = gpus_for(sweep.job)
     slots = sweep.job.slots or max(1, len(gpus))
     threads = sweep.job.run.runtime.threads or max(1, num_cores() // slots)
@@ -68,14 +75,31 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     limit = _limit(found, sweep, slots * planning.hosts)
     unit, busy = ("GPU-hours", len(gpus[0].split(","))) if gpus else ("core-hours", threads)
     hours = found.busy_s * busy / 3600
+    margins = _margins(sweep, seen)
     if planning.json:
         data = {**asdict(found), "by_depth": {str(depth): row for depth, row in found.by_depth.items()}}
         print(
-            json.dumps({**data, unit.replace("-", "_"): hours, "slots": slots, "hosts": planning.hosts, "limit": limit})
+            json.dumps(
+                {
+                    **data,
+                    unit.replace("-", "_"): hours,
+                    "slots": slots,
+                    "hosts": planning.hosts,
+                    "limit": limit,
+                    "least_margin": margins,
+                }
+            )
         )
         return 0
-    _show(found, sweep, seen, slots, planning.hosts, f"{hours:.2f} {unit}", limit)
+    _show(found, sweep, seen, slots, planning.hosts, f"{hours:.2f} {unit}", limit, margins)
     return 0
+
+
+def _margins(sweep: Sweep, seen: Probe) -> float | None:
+    """Returns the margin that the held-out rows can settle at best; None for a metric of which that isn't known."""
+    if sweep.job.run.training.objective != "accuracy":
+        return None
+    return least_margin(seen.eval_rows, sweep.plan.confidence)
 
 
 def _line(seen: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:
@@ -119,7 +143,9 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _show(found: Forecast, sweep: Sweep, seen: Probe, slots: int, hosts: int, hours: str, limit: str) -> None:
+def _show(
+    found: Forecast, sweep: Sweep, seen: Probe, slots: int, hosts: int, hours: str, limit: str, margin: float | None
+) -> None:
     from rich.table import Table
 
     console = make_console()
@@ -139,11 +165,26 @@ def _show(found: Forecast, sweep: Sweep, seen: Probe, slots: int, hosts: int, ho
         f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(hosts, 'host')}, idle "
         f"{found.idle:.0%} of the time",
         f"limited by  {limit}",
+        *_about_the_answer(sweep, found, seen, margin),
         "Taken for granted: points that the sampler will choose are spread evenly over the depths"
         + ("; trials side by side are as fast as one alone." if slots > 1 else "."),
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _about_the_answer(sweep: Sweep, found: Forecast, seen: Probe, margin: float | None) -> list[str]:
+    """Returns what further seeds may take, and what the rows at hand can settle."""
+    plan, lines = sweep.plan, []
+    if plan.settle and plan.cost is None and plan.storage is None:
+        lines.append(f"then        fresh seeds for the contenders, up to {_time(plan.settle * found.wall_s)} more")
+    if margin is not None:
+        asked = "too few for" if margin > plan.margin else "enough for"
+        lines.append(
+            f"answer      {seen.eval_rows} held-out rows can settle a margin of {100 * margin:.1f} points at best: "
+            f"{asked} the {100 * plan.margin:g} that sweep.margin asks for"
+        )
+    return lines
 
 
 def _several(number: int, what: str) -> str:

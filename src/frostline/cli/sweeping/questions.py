@@ -74,16 +74,19 @@ class SeedRace:
         advisor: Of the sweep.
         settle: The budget, in units of the search's own cost.
         seeds: Of the search's runs.
+        rows: Held-out rows that further seeds are scored on; None: as many as the search's.
     """
 
-    def __init__(self, advisor: Advisor, settle: float, seeds: Sequence[int]) -> None:
+    def __init__(self, advisor: Advisor, settle: float, seeds: Sequence[int], rows: int | None = None) -> None:
         self._advisor = advisor
         self._settle = settle
         self._seeds = tuple(seeds)
+        self._rows = rows
 
     def next(self, points: Sequence[Point], running: Sequence[tuple[int, int | None]]) -> tuple[Point, int] | RaceEnd:
         """See `Race`."""
-        found = self._advisor.next_replicate(points, [number for number, _ in running], settle=self._settle)
+        numbers = [number for number, _ in running]
+        found = self._advisor.next_replicate(points, numbers, settle=self._settle, new_rows=self._rows)
         if isinstance(found, RaceEnd):
             return found
         point, _ = found

@@ -1,0 +1,209 @@
+"""Sampler `frost` and the race in the real search loop, over a fake executor: kills, budgets, axes other than depth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from frostline.advisor import Advisor, Question
+from frostline.cli.sweeping.questions import SeedRace
+from frostline.decision import RaceEnd, Standing
+from frostline.evidence import Evidence, RowScores, known
+from frostline.point import Outcome, State
+from frostline.search import Ended, Journal, Study, queue_of, search
+from frostline.spec import Space, parse_dimension
+from tests.unit.test_search import Killed, Quiet, make_plan
+
+DEPTH = parse_dimension("freeze.depth", {"low": 0, "high": 4})[0]
+RATE = parse_dimension("optimizer.lr", {"low": 1e-5, "high": 1e-2, "log": True})[0]
+RANK = parse_dimension("freeze.rank", {"choices": [1, 2, 4, 8, 16]})[0]
+DECAY = parse_dimension("optimizer.weight_decay", {"low": 0.0, "high": 0.1})[0]
+SCHEDULE = parse_dimension("optimizer.schedule", {"choices": ["linear", "cosine"]})[0]
+
+
+def question(*dimensions, margin=0.02, **changes):
+    fields = {"metric": "accuracy", "maximize": True, "num_blocks": 4, "optimizer": "adamw", "freeze": "depth"}
+    return Question(dimensions=dimensions, margin=margin, confidence=0.9, **{**fields, **changes})
+
+
+def quality(params, seed=0):
+    depth, rate = params.get("freeze.depth", 0), math.log10(params.get("optimizer.lr", 1e-4))
+    rng = np.random.default_rng([seed, round(depth), round(-1000 * rate)])
+    ridge = -4 + depth / 4
+    return 0.85 - (0.1 if depth == 4 else 0.0) - 0.05 * (rate - ridge) ** 2 + rng.normal(0, 0.001)
+
+
+class Executor:
+    """One task at a time, or as many as there are slots, ended in order; dies after so many."""
+
+    def __init__(self, value=quality, slots=1, kill_after=None, broken=()):
+        self.value, self.slots, self.kill_after, self.broken = value, slots, kill_after, broken
+        self.running, self.done, self.stopped = [], [], False
+
+    @property
+    def free(self):
+        return 0 if self.stopped else self.slots - len(self.running)
+
+    def submit(self, task):
+        self.running.append(task)
+
+    def wait(self):
+        if self.kill_after is not None and len(self.done) >= self.kill_after:
+            raise Killed
+        task = self.running.pop(0)
+        self.done.append(task.key)
+        seed = 0 if task.seed is None else task.seed
+        if task.key in self.broken:
+            return [Ended(number=task.number, seed=task.seed, outcome=Outcome(state=State.FAILED, reason="x"))]
+        cost = {"eval_rows": 20_000.0, "train_rows": 20_000.0, "train_s": 1.0}
+        outcome = Outcome(state=State.COMPLETE, by_seed={seed: self.value(task.params, seed)}, cost=cost)
+        return [Ended(number=task.number, seed=task.seed, outcome=outcome)]
+
+    def answer(self, number, prune):
+        pass
+
+    def stop(self):
+        self.stopped = True
+
+
+class Watch(Quiet):
+    def replicated(self, point, seed):
+        self.lines.append(("replicated", point.number, seed))
+
+
+def sweep(folder, executor, dimensions=(DEPTH, RATE), settle=2.0, total=9, asked=None, find=known, listener=None):
+    folder.mkdir(exist_ok=True)
+    plan = make_plan(n_trials=total, sampler="frost", finish=1.0, settle=settle)
+    space = Space(groups=(), variants={(): tuple(dimensions)})
+    advisor = Advisor(question=asked or question(*dimensions), find=find)
+    study = Study(
+        Journal(folder / "journal.log").open(), "test", plan, space, maximize=True,
+        propose=lambda points, number: advisor.propose(points, number, total, plan.seed),
+    )  # fmt: skip
+    study.fill(queue_of(plan, space, None))
+    race = SeedRace(advisor, settle, (0,)) if settle else None
+    summary = search(plan, study, executor, listener or Watch(), maximize=True, total=total, race=race)
+    return summary, advisor
+
+
+def table(points):
+    return [(p.number, p.params, p.state, p.by_seed) for p in points]
+
+
+def test_the_opening_then_the_search_then_fresh_seeds_until_it_is_settled(tmp_path):
+    watch = Watch()
+    summary, advisor = sweep(tmp_path / "a", Executor(), listener=watch)
+    assert [p.depth for p in summary.points[:9]] == [4, 4, 4, 3, 3, 3, 2, 1, 0]
+    assert summary.race is RaceEnd.SETTLED
+    decision, _ = advisor.decide(summary.points)
+    assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, 3.0)
+    raced = [line for line in watch.lines if line[0] == "replicated"]
+    assert len(raced) == sum(len(p.replicates) for p in summary.points) >= 8
+    assert all(sorted(p.replicates) == list(range(1, len(p.replicates) + 1)) for p in summary.points)
+    assert len(summary.points) == 9  # a further seed is no further trial
+
+
+@pytest.mark.parametrize("kill_after", [3, 8, 11, 14])
+def test_killed_in_search_or_race_it_ends_in_the_same_table(tmp_path, kill_after):
+    whole, _ = sweep(tmp_path / "whole", Executor())
+    with pytest.raises(Killed):
+        sweep(tmp_path / "torn", Executor(kill_after=kill_after))
+    rest = Executor()
+    torn, _ = sweep(tmp_path / "torn", rest)
+    assert table(torn.points) == table(whole.points)
+    again = Executor()
+    assert table(sweep(tmp_path / "torn", again)[0].points) == table(whole.points)
+    assert again.done == []
+
+
+def test_more_seeds_are_added_to_a_finished_sweep(tmp_path):
+    noisy = lambda params, seed=0: quality(params, seed) + 0.02 * math.sin(7 * seed + params["freeze.depth"])  # noqa: E731
+    first, _ = sweep(tmp_path / "a", Executor(noisy), settle=0.0)
+    assert not any(p.replicates for p in first.points)
+    second, _ = sweep(tmp_path / "a", Executor(noisy), settle=1.0)
+    third, _ = sweep(tmp_path / "a", Executor(noisy), settle=3.0)
+    counts = [sum(len(p.replicates) for p in each.points) for each in (first, second, third)]
+    assert counts[0] < counts[1] < counts[2]
+    assert [p.params for p in third.points] == [p.params for p in first.points]
+    assert first.race is None
+    assert second.race is RaceEnd.OUT_OF_BUDGET
+
+
+def test_two_slots_get_two_jobs_even_for_one_contender(tmp_path):
+    executor = Executor(slots=2)
+    summary, _ = sweep(tmp_path / "a", executor)
+    assert summary.race is RaceEnd.SETTLED
+    assert len(set(executor.done)) == len(executor.done)
+
+
+def test_a_further_seed_that_fails_is_recorded_and_another_one_is_taken(tmp_path):
+    plain = Executor()
+    whole, _ = sweep(tmp_path / "whole", plain)
+    victim = next(key for key in plain.done if key[1] is not None)
+    summary, _ = sweep(tmp_path / "a", Executor(broken=[victim]))
+    point = summary.points[victim[0]]
+    assert point.replicates[victim[1]].state is State.FAILED
+    assert victim[1] not in point.by_seed
+    assert point.state is State.COMPLETE
+    assert summary.race in {RaceEnd.SETTLED, RaceEnd.OUT_OF_BUDGET}
+    assert whole.race is RaceEnd.SETTLED
+
+
+def test_the_smallest_lora_rank_within_the_margin(tmp_path):
+    def by_rank(params, seed=0):
+        rng = np.random.default_rng([seed, params["freeze.rank"]])
+        return 0.8 - (0.06 if params["freeze.rank"] < 4 else 0.0) + rng.normal(0, 0.001)
+
+    asked = question(RANK, freeze="lora")
+    summary, advisor = sweep(tmp_path / "a", Executor(by_rank), (RANK,), total=5, asked=asked, settle=3.0)
+    assert [p.params["freeze.rank"] for p in summary.points] == [1, 2, 4, 8, 16]
+    decision, fitted = advisor.decide(summary.points)
+    assert fitted.axis.levels == (16, 8, 4, 2, 1)
+    assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, 4.0)
+
+
+def test_further_keys_are_searched_along(tmp_path):
+    dimensions = (DEPTH, RATE, DECAY, SCHEDULE)
+    summary, advisor = sweep(tmp_path / "a", Executor(), dimensions, settle=0.0, total=14)
+    assert len({p.params["optimizer.weight_decay"] for p in summary.points}) > 8
+    assert {p.params["optimizer.schedule"] for p in summary.points} == {"linear", "cosine"}
+    for point in summary.points:
+        Space(groups=(), variants={(): dimensions}).check(point.params)
+    again, _ = sweep(tmp_path / "b", Executor(), dimensions, settle=0.0, total=14)
+    assert table(again.points) == table(summary.points)
+    assert advisor.decide(summary.points)[0].recommended.level in range(5)
+
+
+def test_a_rate_alone_a_discrete_one_and_another_optimizers(tmp_path):
+    summary, _ = sweep(tmp_path / "a", Executor(), (RATE,), settle=0.0, total=6)
+    best = max(summary.points, key=lambda p: p.quality)
+    assert abs(math.log10(best.lr) + 4) < 0.4
+    listed = parse_dimension("optimizer.lr", {"choices": [1e-5, 1e-4, 1e-3]})[0]
+    summary, _ = sweep(tmp_path / "b", Executor(), (DEPTH, listed), settle=0.0, total=9)
+    assert {p.lr for p in summary.points} <= {1e-5, 1e-4, 1e-3}
+    for blocks, optimizer in ((None, "adamw"), (4, "sgd")):
+        axis = question(DEPTH, RATE, num_blocks=blocks, optimizer=optimizer).axis()
+        assert axis.ridge.slope == 0.0
+        assert axis.ridge.base == pytest.approx(-3.5)
+        assert axis.positions == (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def test_a_collapsed_run_is_not_raced_for(tmp_path):
+    labels = np.arange(400) % 2
+
+    def find(point, name):
+        rng = np.random.default_rng(point.number)
+        rows = {}
+        for seed, value in point.by_seed.items():
+            right = rng.permutation(400) < round(400 * value)
+            predicted = np.zeros(400, dtype=int) if point.depth == 0 else np.where(right, labels, 1 - labels)
+            rows[seed] = RowScores(labels=labels, predicted=predicted, losses=np.zeros(400))
+        return Evidence(by_seed=point.by_seed, rows=rows)
+
+    summary, advisor = sweep(tmp_path / "a", Executor(), find=find, settle=1.0)
+    assert not any(p.replicates for p in summary.points if p.depth == 0)
+    decision, _ = advisor.decide(summary.points)
+    assert {run.setting.level for run in decision.collapsed} == {0.0}
+    assert not next(level for level in decision.levels if level.level == 0.0).tried
