@@ -97,7 +97,8 @@ def plan(share: float) -> SweepSpec:
     return SweepSpec(
         name="defaults", new=False, n_trials=28, timeout_s=None, max_failures=None, trial_timeout_s=1800.0,
         retry_failed=False, sampler=SamplerName.TPE, seed=0, pruner=pruner, seeds=None, first_epochs=1, finish=share,
-        cost=None, deep_first=True, warm_start=None, storage=None, keep_models=KeepModels.NONE,
+        margin=0.01, confidence=0.9, settle=0.0, settle_rows=None, cost=None, deep_first=True, warm_start=None,
+        storage=None, keep_models=KeepModels.NONE,
     )  # fmt: skip
 
 
