@@ -11,21 +11,23 @@ from frostline.errors import SpecError, nearest
 _USAGE = """\
 usage: frostline sweep NAME [flags] [sweep.KEY=VALUE] [KEY=VALUE] ...
 
-Searches for the best point of a space, here frozen depth and learning rate. The same command goes on with a sweep that
-was interrupted, up to its total.
+Searches a space, here frozen depth and learning rate, and answers how deep to freeze, at which rate, and how sure that
+is. The same command resumes a sweep that was interrupted, up to its total.
 
 sweeps:
 {sweeps}
 
-  sweep.n_trials=40                       points in total
+  sweep.n_trials=40                       trials in total
+  sweep.margin=0.02                       a depth this much below the best still counts as good (in the objective's unit)
+  sweep.settle=3                          up to 3 times the search's cost for further seeds; also on a finished sweep
   sweep.space.optimizer.lr.high=1e-3      a bound of the space; both bounds are included
   'optimizer.weight_decay=choice(0,0.1)'  one more key, in Hydra's own syntax
   freeze.depth=3                          a key of the space that should not be swept
-  sweep.seeds=[0,1,2]                     each point is trained once with each seed
-  sweep.sampler=tpe                       tpe | random | grid | qmc | gp | cmaes | nsgaii
+  sweep.seeds=[0,1,2]                     each trial is trained once with each seed
+  sweep.sampler=tpe                       frost | tpe | random | grid | qmc | gp | cmaes | nsgaii
   sweep.pruner.name=median                none | median | percentile | halving | hyperband | patient | wilcoxon
   sweep.new=true                          begin afresh under a new name
-  runtime.slots=2                         points trained side by side
+  runtime.slots=2                         trials side by side
   hydra/launcher=basic                    any other launcher of Hydra, in batches
 
 All keys: frostline sweep NAME --cfg job. Your own sweeps: a folder with sweep/NAME.yaml, and --config-dir FOLDER.
