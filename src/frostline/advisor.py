@@ -61,6 +61,9 @@ _ROW_CORRELATION = 0.5
 _NEAR_RATE = 0.15
 """Decades within which a second rate at one level tells less than a second seed would: 0.1 points of accuracy."""
 
+_NUM_LEVELS = 9
+"""Levels to choose from of an axis that can't be counted, as `freeze.fraction`."""
+
 _NUM_RANDOM = 1500
 """Random settings among which further keys are searched, drawn anew for each trial."""
 
@@ -119,11 +122,12 @@ class Question:
         keys = [each.key for each in self.dimensions if each.key in _CHEAPER_WHEN_LARGER and _is_numeric(each)]
         return keys[0] if keys else None
 
-    def axis(self, seen: Sequence[float] = ()) -> Axis:
+    def axis(self, seen: Sequence[float] = (), *, grid: bool = False) -> Axis:
         """Returns the axis of cost.
 
         Args:
             seen: Levels that were tried; the only ones of a range that can't be counted.
+            grid: Of such a range, some more, to choose from.
         """
         from frostline.decision import Axis
 
@@ -133,8 +137,8 @@ class Question:
             return Axis(levels=(0.0,), positions=(0.0,), relative_costs=(1.0,), rates=rates, ridge=ridge)
         dimension = next(each for each in self.dimensions if each.key == key)
         countable = dimension.choices is not None or dimension.whole or dimension.step is not None
-        values = [float(value) for value in dimension.values() if _is_number(value)] if countable else []  # type: ignore[arg-type]
-        levels = sorted({*values, *seen}) or [dimension.low]
+        wanted = dimension.values(None if countable else _NUM_LEVELS) if countable or grid or not seen else ()
+        levels = sorted({*(float(value) for value in wanted if _is_number(value)), *seen})  # type: ignore[arg-type]
         if not _CHEAPER_WHEN_LARGER[key]:
             levels.reverse()
         positions = self._positions(key, levels)
@@ -240,8 +244,13 @@ class Advisor:
     find: EvidenceOf
     _vectors: dict[tuple[int, int], Array] = field(default_factory=dict)
 
-    def fit(self, points: Sequence[Point]) -> Fitted:
-        """Returns the runs of the finished trials and their posterior."""
+    def fit(self, points: Sequence[Point], *, grid: bool = False) -> Fitted:
+        """Returns the runs of the finished trials and their posterior.
+
+        Args:
+            points: All of the sweep.
+            grid: Whether settings will be chosen by it: on an axis that can't be counted levels are added.
+        """
         from frostline.decision import Noise, Posterior, Run, seed_prior
         from frostline.decision.rows import covariance
 
@@ -278,7 +287,7 @@ class Advisor:
         alive = [run for run in runs if not run.collapsed]
         known = [value for value in baselines if math.isfinite(value)]
         fitted = Fitted(
-            axis=question.axis(levels), runs=runs, noise=None, posterior=None, points=own,
+            axis=question.axis(levels, grid=grid), runs=runs, noise=None, posterior=None, points=own,
             baseline=known[0] if known else None, rows=min(numbers, default=0), most_rows=max(numbers, default=0),
         )  # fmt: skip
         if not alive:
@@ -410,11 +419,11 @@ class Advisor:
         from frostline.decision import next_opening, next_setting, rates_of, with_pending
 
         question = self.question
-        fitted = self.fit(points)
+        fitted = self.fit(points, grid=True)
         digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         begun = [setting for point in points if (setting := question.setting(point.params)) is not None]
-        axis = question.axis([setting.level for setting in begun])
+        axis = fitted.axis if fitted.runs else question.axis([setting.level for setting in begun], grid=True)
         opening = next_opening(axis, [(setting.level, setting.rate) for setting in begun], fitted.posterior)
         if opening is not None or fitted.posterior is None or fitted.noise is None:
             level, rate = opening or (axis.levels[-1], axis.ridge_rate(axis.levels[-1]))

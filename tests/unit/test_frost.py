@@ -190,6 +190,20 @@ def test_a_rate_alone_a_discrete_one_and_another_optimizers(tmp_path):
         assert axis.positions == (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+def test_an_axis_that_can_not_be_counted(tmp_path):
+    fraction = parse_dimension("freeze.fraction", {"low": 0.0, "high": 1.0})[0]
+
+    def by_fraction(params, seed=0):
+        return quality({"freeze.depth": 4 * params["freeze.fraction"], "optimizer.lr": params["optimizer.lr"]}, seed)
+
+    summary, advisor = sweep(tmp_path / "a", Executor(by_fraction), (fraction, RATE), settle=0.0, total=15)
+    tried = {p.params["freeze.fraction"] for p in summary.points}
+    assert len(tried) == 9
+    decision, fitted = advisor.decide(summary.points)
+    assert set(fitted.axis.levels) == tried
+    assert decision.recommended.level in tried
+
+
 def test_a_collapsed_run_is_not_raced_for(tmp_path):
     labels = np.arange(400) % 2
 

@@ -192,6 +192,9 @@ class SweepSpec:
             raise SpecError(
                 f"sweep.sampler={self.sampler.value}: has one objective only; with sweep.cost take tpe, nsgaii or gp"
             )
+        if self.warm_start is not None and self.sampler is SamplerName.FROST:
+            start = f"sweep.warm_start={self.warm_start}"
+            raise SpecError(f"{start}: sampler frost learns from its own sweep alone; give sweep.sampler=tpe")
         if self.has_stages and self.sampler is SamplerName.GP:
             # Checked in optuna 5.0: it learns from COMPLETE trials alone, and a point left at stage 1 is PRUNED.
             raise SpecError("sweep.sampler=gp: learns from finished points only; give sweep.finish=1")
