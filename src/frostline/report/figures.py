@@ -114,7 +114,8 @@ def _posterior(axes: Axes, answer: Answer) -> bool:
     assert row is not None
     axes.annotate(
         label(answer), (row.level, row.mean), xytext=(0, -28), textcoords="offset points", ha="center", color=_INK,
-        fontweight="bold", arrowprops={"arrowstyle": "-", "color": _INK},
+        fontweight="bold", bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
+        arrowprops={"arrowstyle": "-", "color": _INK},
     )  # fmt: skip
     axes.set_title(f"{answer.metric} to expect, and how sure")
     axes.set_xlabel(f"{_axis_words(answer)}\nband: 95 % interval")
@@ -156,14 +157,16 @@ def _surface(axes: Axes, answer: Answer) -> bool:
     chosen = main.decision.recommended.setting
     axes.scatter([chosen.rate], [axis.index(chosen.level)], s=90, facecolor="none", edgecolor=_WARM, linewidth=2.5,
                  label=label(answer))  # fmt: skip
-    ticks = sorted({round(s.rate, 1) for s in tried})
-    ticks = ticks[:: max(1, len(ticks) // 6)]
-    axes.set_xticks(ticks, [f"{10**tick:.0e}" for tick in ticks], rotation=30)
+    ticks: list[float] = []
+    for rate in sorted(s.rate for s in tried):  # the rates tried, as far as their names have room
+        if not ticks or rate - ticks[-1] > (high - low) / 9:
+            ticks.append(rate)
+    axes.set_xticks(ticks, [f"{10**tick:.1e}" for tick in ticks], rotation=30)
     axes.set_yticks(range(len(axis.levels)), [f"{level:g}" for level in axis.levels])
     axes.set_title(f"expected {answer.metric} at every rate")
     axes.set_xlabel("learning rate")
     axes.set_ylabel(_axis_words(answer))
-    axes.legend(frameon=True, fontsize=8, loc="upper left", framealpha=0.8)
+    axes.legend(frameon=True, fontsize=8, loc="lower right", framealpha=0.8)
     assert axes.figure is not None
     axes.figure.colorbar(image, ax=axes, shrink=0.85)
     return True
