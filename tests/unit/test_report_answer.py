@@ -176,6 +176,15 @@ def test_at_chance_it_says_that_nothing_was_learnt():
     assert headline(answer).startswith("nothing was learnt: ")
 
 
+def test_where_every_run_says_one_class_nothing_was_learnt():
+    labels = np.arange(40) % 2
+    dead = RowScores(labels=labels, predicted=np.zeros(40, dtype=int), losses=np.zeros(40))
+    points = [point(n, n, 0.5, rows=40.0) for n in range(3)]
+    answer = say(points, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: dead}))
+    assert (answer.main, answer.learnt, label(answer)) == (None, False, "best guess")
+    assert headline(answer).startswith("nothing was learnt: all 3 runs gave one answer for all rows")
+
+
 def test_a_metric_that_rows_do_not_determine_is_said_of_these_rows():
     answer = say([point(0, 0, 0.9, rows=None), point(1, 4, 0.89, rows=None)], metric="entity_f1")
     assert any(line.startswith("of these held-out rows alone: entity_f1") for line in standing_lines(answer))

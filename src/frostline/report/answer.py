@@ -90,6 +90,7 @@ class Answer:
         groups: A decision for each model and number of rows.
         main: The one with the best level; None if nothing can be decided.
         learnt: Whether anything beats a constant prediction, with 95 % probability; None if that is not known.
+        num_collapsed: Runs that learnt nothing, of models and sizes of which no run learnt anything.
         seconds_per_cost: What a unit of relative cost took here; None if unknown.
         transfer: What the rows come to on other rows than those that they were chosen by.
         filled_s: Seconds to compute hidden states for the prefix cache.
@@ -106,6 +107,7 @@ class Answer:
     groups: tuple[GroupAnswer, ...]
     main: GroupAnswer | None
     learnt: bool | None
+    num_collapsed: int
     seconds_per_cost: float | None
     transfer: Transfer = field(default_factory=Transfer)
     filled_s: float = 0.0
@@ -164,11 +166,14 @@ def answer_of(
         more_rows: Held-out rows that further seeds could be scored on; None: no more than those of the search.
     """
     find = evidence or known
-    groups = []
+    groups, num_collapsed = [], 0
     for name, advisor in advisors.items():
-        found = _group(name, advisor, [point for point in points if point.group == name], maximize, more_rows)
+        own = [point for point in points if point.group == name]
+        found = _group(name, advisor, own, maximize, more_rows)
         if found is not None:
             groups.append(found)
+        else:
+            num_collapsed += sum(run.collapsed for run in advisor.fit(own).runs)
     finished = ranked(points, maximize)
     main = max(groups, key=lambda each: each.decision.best.mean, default=None)
     key = next((advisor.question.axis_key for advisor in advisors.values()), None)
@@ -177,7 +182,8 @@ def answer_of(
     return Answer(
         metric=metric, maximize=maximize, axis_key=key, num_blocks=num_blocks,
         best=finished[0] if finished else None, groups=tuple(groups), main=main,
-        learnt=_learnt(main, maximize), seconds_per_cost=_seconds_per_cost(main),
+        learnt=False if main is None and num_collapsed else _learnt(main, maximize), num_collapsed=num_collapsed,
+        seconds_per_cost=_seconds_per_cost(main),
         transfer=transfer_of(
             [(round(level), point) for level, point in candidates], baselines, find, metric, maximize=maximize,
             num_blocks=num_blocks,

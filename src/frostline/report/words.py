@@ -17,6 +17,8 @@ def headline(answer: Answer) -> str:
     point = answer.recommended
     assert point is not None
     what = _what(point, answer)
+    if answer.main is None and answer.num_collapsed:
+        return f"nothing was learnt: all {answer.num_collapsed} runs gave one answer for all rows ({what})"
     if answer.main is None:
         return f"{what}: {answer.metric} {point.quality:.4g}"
     low, mean, high = _interval(answer.main, answer)
@@ -28,9 +30,9 @@ def headline(answer: Answer) -> str:
 
 def label(answer: Answer) -> str:
     """Returns the word before the headline: what kind of advice it is."""
-    if answer.standing is None or answer.standing is not Standing.NOT_SETTLED:
-        return "recommended"
-    return "best guess"
+    if answer.standing is Standing.NOT_SETTLED or answer.learnt is False:
+        return "best guess"
+    return "recommended"
 
 
 def standing_lines(answer: Answer) -> list[str]:

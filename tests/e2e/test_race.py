@@ -1,0 +1,86 @@
+"""A whole sweep with its defaults: opening, search, further seeds, answer, the model kept; and the simulator."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from frostline.point import State
+from tests.e2e.sweep_tools import call, mlflow_runs, points, results
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(600)
+def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path, tiny_overrides):
+    tiny = [each for each in tiny_overrides if not each.startswith("optimizer.lr=")]
+    small = ["sweep.n_trials=9", "training.epochs=4", "training.evaluate=never", "runtime.slots=2"]
+    small += ["training.keep=last", "sweep.margin=0.1", "sweep.space.optimizer.lr.high=1e-2"]
+    done = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "lr_x_depth"
+    trials = points(folder)
+    assert [p.state for p in trials] == [State.COMPLETE] * 9
+    assert sorted(p.depth for p in trials) == [0, 1, 2, 3, 3, 3, 4, 4, 4]
+    replicates = {(p.number, seed) for p in trials for seed in p.replicates}
+    assert replicates
+    for number, seed in replicates:
+        result = results(folder)[f"{number:03d}/s{seed}"]
+        assert result["status"] == "FINISHED"
+        spec = json.loads((folder / f"{number:03d}" / f"s{seed}" / "spec.json").read_text())
+        assert (spec["seed"], spec["freeze"]["depth"]) == (seed, trials[number].depth)
+    assert done.stderr.count("[further seeds]") == len(replicates)
+    # one trial each in Optuna; a child run of its own in MLflow for each seed
+    kinds = [run.data.tags.get("frostline.kind") for run in mlflow_runs(tmp_path)]
+    assert (kinds.count("trial"), kinds.count("replicate")) == (9, len(replicates))
+    # the recommended run's model alone is kept, and is what predict takes
+    chosen = json.loads((folder / "report" / "recommended.json").read_text())
+    assert [path.parent.name for path in folder.rglob("model")] == [f"{chosen['point']:03d}"]
+    asked = call("predict", "lr_x_depth", "good", cwd=tmp_path)
+    assert asked.returncode == 0, asked.stderr
+    assert f"lr_x_depth: its recommended run, runs/lr_x_depth/{chosen['point']:03d}" in asked.stderr
+    # the same command trains nothing; a larger budget adds seeds and leaves the trials as they are
+    again = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    more = call("sweep", "lr_x_depth", *tiny, *small, "sweep.settle=3", "sweep.margin=0.01", cwd=tmp_path)
+    assert more.returncode == 0, more.stderr
+    added = points(folder)
+    assert [p.params for p in added] == [p.params for p in trials]
+    assert {(p.number, seed) for p in added for seed in p.replicates} > replicates
+    report = call("report", "lr_x_depth", cwd=tmp_path)
+    assert report.returncode == 0
+    assert "at 1 point" in report.stdout
+
+
+@pytest.mark.timeout(300)
+def test_the_simulator_takes_a_world_of_ones_own(tmp_path):
+    world = tmp_path / "world.py"
+    world.write_text(
+        "class World:\n"
+        "    num_blocks, seed_sd, row_correlation, train_rows = 3, 0.002, 0.5, 4000\n"
+        "    def truth(self, depth, log10_lr):\n"
+        "        return (0.85, 0.85, 0.85, 0.6)[depth] - 0.05 * (log10_lr + 4 - depth / 3) ** 2\n"
+        "    def cost(self, depth):\n"
+        "        return 10.0 - 3 * depth\n"
+        "    def collapse_probability(self, depth, log10_lr):\n"
+        "        return 0.0\n"
+        "def make(index, rows):\n"
+        "    return World()\n"
+    )
+    script = [sys.executable, str(ROOT / "benchmarks" / "decision.py"), "--world", str(world), "--sweeps", "6"]
+    done = subprocess.run(
+        [*script, "--rows", "4000", "--rule", "frost", "--json"], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found.keys() >= {
+        "mean_regret", "share_above_1", "settled", "settled_wrong", "bound_covers", "winner_bias", "time_to_half_point",
+    }  # fmt: skip
+    assert found["sweeps"] == 6
+    assert found["mean_regret"] < 0.5
+    assert found["share_above_1"] == 0
