@@ -425,8 +425,8 @@ class Advisor:
         begun = [setting for point in points if (setting := question.setting(point.params)) is not None]
         axis = fitted.axis if fitted.runs else question.axis([setting.level for setting in begun], grid=True)
         opening = next_opening(axis, [(setting.level, setting.rate) for setting in begun], fitted.posterior)
-        if opening is not None or fitted.posterior is None or fitted.noise is None:
-            level, rate = opening or (axis.levels[-1], axis.ridge_rate(axis.levels[-1]))
+        if opening is not None:
+            level, rate = opening
             return self._params(replace(self._random(rng), level=level, rate=rate))
         levels, rates = axis.levels, self._rates(rates_of(axis))
         template = self._random(rng)
@@ -437,10 +437,13 @@ class Advisor:
             ]
         else:
             candidates = [replace(template, level=level, rate=rate) for level in levels for rate in rates]
+        exclude = [setting for setting in candidates if any(_is_near(setting, other) for other in begun)]
+        if fitted.posterior is None:  # nothing learnt anything yet: elsewhere, then
+            fresh = [setting for setting in candidates if setting not in set(exclude)] or candidates
+            return self._params(fresh[int(rng.integers(len(fresh)))])
         running = [point.params for point in points if point.state is State.RUNNING]
         pending = [setting for params in running if (setting := question.setting(params)) is not None]
         posterior = with_pending(fitted.posterior, pending)
-        exclude = [setting for setting in candidates if any(_is_near(setting, other) for other in begun)]
         chosen = next_setting(posterior, candidates, progress=len(begun) / max(1, total), exclude=exclude)
         return self._params(chosen)
 

@@ -60,7 +60,8 @@ def pairs(folder, name):
 
 
 def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
-    done = call("sweep", "lr_x_depth", *tiny, *small(14), cwd=tmp_path)
+    learns = ["training.epochs=4", "dataset.train_rows=null", "sweep.space.optimizer.lr.high=1e-2"]
+    done = call("sweep", "lr_x_depth", *tiny, *small(14, *learns), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
     found = points(folder)
@@ -127,7 +128,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
 
     # the same command again trains nothing and says the same
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
-    again = call("sweep", "lr_x_depth", *tiny, *small(14), cwd=tmp_path)
+    again = call("sweep", "lr_x_depth", *tiny, *small(14, *learns), cwd=tmp_path)
     assert again.returncode == 0
     assert "going on: 14 of 14 points are done" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")} == before

@@ -190,6 +190,20 @@ def test_a_rate_alone_a_discrete_one_and_another_optimizers(tmp_path):
         assert axis.positions == (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
+def test_where_nothing_learns_it_looks_elsewhere_and_never_at_the_same_place_twice(tmp_path):
+    labels = np.arange(40) % 2
+    dead = RowScores(labels=labels, predicted=np.zeros(40, dtype=int), losses=np.zeros(40))
+
+    def find(point, name):
+        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(point.by_seed, dead))
+
+    summary, advisor = sweep(tmp_path / "a", Executor(lambda params, seed=0: 0.5), total=14, find=find)
+    assert len({tuple(p.params.values()) for p in summary.points}) == 14
+    assert not any(p.copy_of is not None or p.replicates for p in summary.points)
+    assert summary.race is RaceEnd.FUTILE
+    assert advisor.decide(summary.points) is None
+
+
 def test_an_axis_that_can_not_be_counted(tmp_path):
     fraction = parse_dimension("freeze.fraction", {"low": 0.0, "high": 1.0})[0]
 

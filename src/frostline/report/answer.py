@@ -177,7 +177,6 @@ def answer_of(
     finished = ranked(points, maximize)
     main = max(groups, key=lambda each: each.decision.best.mean, default=None)
     key = next((advisor.question.axis_key for advisor in advisors.values()), None)
-    candidates = [(row.level, row.point) for row in (main.rows if main else ()) if row.point is not None]
     cached = [p.outcome for p in points if p.copy_of is None and p.outcome and "saved_s" in p.outcome.cost]
     return Answer(
         metric=metric, maximize=maximize, axis_key=key, num_blocks=num_blocks,
@@ -185,13 +184,31 @@ def answer_of(
         learnt=False if main is None and num_collapsed else _learnt(main, maximize), num_collapsed=num_collapsed,
         seconds_per_cost=_seconds_per_cost(main),
         transfer=transfer_of(
-            [(round(level), point) for level, point in candidates], baselines, find, metric, maximize=maximize,
+            _by_depth(finished, main), baselines, find, metric, maximize=maximize,
             num_blocks=num_blocks,
         ),
         filled_s=sum(outcome.cost.get("fill_s", 0.0) for outcome in cached),
         saved_s=sum(outcome.cost["saved_s"] for outcome in cached), num_cached=len(cached),
         num_trials=sum(point.outcome is not None and point.copy_of is None for point in points),
     )  # fmt: skip
+
+
+def _by_depth(finished: Sequence[Point], main: GroupAnswer | None) -> list[tuple[int, Point]]:
+    """Returns a trial for each frozen depth, to be compared on other rows: the one that the answer judges it by.
+
+    A depth whose runs learnt nothing has its best trial: what it comes to elsewhere is worth knowing, too.
+
+    Args:
+        finished: The best first.
+        main: The decision, if there is one.
+    """
+    group = main.group if main is not None else finished[0].group if finished else None
+    judged = {row.level: row.point for row in (main.rows if main is not None else ()) if row.point is not None}
+    best: dict[int, Point] = {}
+    for point in finished:
+        if point.group == group and point.depth is not None:
+            best.setdefault(point.depth, judged.get(point.depth, point))
+    return sorted(best.items())
 
 
 def _group(
