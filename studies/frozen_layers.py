@@ -29,9 +29,9 @@ from pathlib import Path
 from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.executors import visible_gpus
 from frostline.cli.sweeping.folder import SweepFolder, read_description
+from frostline.evidence import Evidence
 from frostline.point import Point, ranked
 from frostline.provenance import num_cores
-from frostline.report import Evidence
 from frostline.report.compare import compare, interval_of_seeds
 from frostline.spec import TEST_SET, short_number
 
