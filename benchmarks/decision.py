@@ -429,7 +429,7 @@ def measure(options: argparse.Namespace, **changes: Any) -> dict[str, Any]:
     """Simulates many sweeps, on all cores."""
     chosen = argparse.Namespace(**{**vars(options), **changes})
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        sweeps = list(pool.map(_one, [(chosen, index) for index in range(chosen.sweeps)]))
+        sweeps = list(pool.map(_one, [(chosen, chosen.first + number) for number in range(chosen.sweeps)]))
     return summary_of(sweeps)
 
 
@@ -471,6 +471,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", default="standard", help="a name, or a file that defines make(index, rows)")
     parser.add_argument("--sweeps", type=int, default=80)
+    parser.add_argument(
+        "--first", type=int, default=0, help="index of the first world; constants were chosen on 0 to 119"
+    )
     parser.add_argument("--rows", type=int, default=512, help="held out")
     parser.add_argument("--budget", type=float, default=500.0, help="simulated seconds, the race included")
     parser.add_argument("--settle", type=float, default=1.0, help="sweep.settle: the race's share of the search's cost")

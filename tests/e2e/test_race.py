@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,14 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
     asked = call("predict", "lr_x_depth", "good", cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr
     assert f"lr_x_depth: its recommended run, runs/lr_x_depth/{chosen['point']:03d}" in asked.stderr
+    # a model that is gone is trained again, to the same weights
+    target = folder / f"{chosen['point']:03d}"
+    weights = (target / "model" / "model.safetensors").read_bytes()
+    shutil.rmtree(target / "model")
+    healed = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
+    assert (healed.returncode, healed.stdout) == (0, done.stdout)
+    assert f"training #{chosen['point']} " in healed.stderr
+    assert (target / "model" / "model.safetensors").read_bytes() == weights
     # the same command trains nothing; a larger budget adds seeds and leaves the trials as they are
     again = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (0, done.stdout)

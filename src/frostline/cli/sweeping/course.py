@@ -42,7 +42,7 @@ from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
 from frostline.errors import RunFailedError, SpecError, UserError
-from frostline.point import Point
+from frostline.point import Outcome, Point, State
 from frostline.pool import Pool
 from frostline.provenance import num_cores, redact
 from frostline.record import LOG_FILE, MODEL_FOLDER
@@ -418,14 +418,24 @@ class _Course:
         """
         folder = runs.folder_of(point.number, runs.seeds[0])
         is_kept = self._sweep.plan.keep_models is not KeepModels.RECOMMENDED or (folder / MODEL_FOLDER).is_dir()
-        if is_kept or not (folder / RESULT_FILE).is_file() or point.copy_of is not None or self._advisor is None:
+        if is_kept or point.copy_of is not None:
             return
-        self._view.say(f"training #{point.number} {point.label()} again: its model had been given up")
-        (folder / RESULT_FILE).unlink()
+        self._view.say(f"training #{point.number} {point.label()} again: its model was not kept")
+        record = folder / RESULT_FILE
+        before = record.read_bytes() if record.is_file() else None
+        record.unlink(missing_ok=True)  # else the worker would take it for what was asked for
         executor.submit(Task(number=point.number, params=point.params, stage=2 if self._sweep.plan.has_stages else 1))
-        while not any(isinstance(event, Ended) for event in executor.wait()):
+        outcome: Outcome | None = None
+        is_over = False
+        while not is_over:
+            for event in executor.wait():
+                if isinstance(event, Ended):
+                    outcome, is_over = event.outcome, True
             if self._should_stop(executor):
                 executor.stop()
+        if (outcome is None or outcome.state is not State.COMPLETE) and before is not None:
+            record.write_bytes(before)  # the trial itself has ended well
+            self._view.say("warning: it did not come to its end; the same command tries again")
 
     def _broken_off(self, stop: BaseException) -> int:
         """A second signal, or a launcher's job that was stopped by one."""
