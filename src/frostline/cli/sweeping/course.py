@@ -418,7 +418,8 @@ class _Course:
         """
         folder = runs.folder_of(point.number, runs.seeds[0])
         is_kept = self._sweep.plan.keep_models is not KeepModels.RECOMMENDED or (folder / MODEL_FOLDER).is_dir()
-        if is_kept or point.copy_of is not None:
+        lies_elsewhere = self._sweep.plan.storage is not None and not folder.is_dir()  # another host trained it
+        if is_kept or lies_elsewhere or point.copy_of is not None:
             return
         self._view.say(f"training #{point.number} {point.label()} again: its model was not kept")
         record = folder / RESULT_FILE
