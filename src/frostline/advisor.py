@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from frostline.evidence import EvidenceOf, RowScores
 from frostline.point import Point, State
-from frostline.spec import DEPTH_KEY, EVAL_SET, LR_KEY, Dimension, Params, Value
+from frostline.spec import DEPTH_KEY, EVAL_SET, LR_KEY, Dimension, Params, Value, ordinal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +105,8 @@ class Question:
         num_blocks: Of the model; None if unknown.
         optimizer: Its name: only AdamW's best rates are known beforehand.
         freeze: Name of the way of freezing: adapters want other rates.
+        seeds: That every trial is trained with.
+        num_folds: Into which the rows were dealt; 1: all runs hold out the same rows.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -115,6 +117,8 @@ class Question:
     num_blocks: int | None
     optimizer: str
     freeze: str
+    seeds: tuple[int, ...] = (0,)
+    num_folds: int = 1
 
     @property
     def axis_key(self) -> str | None:
@@ -219,6 +223,7 @@ class Fitted:
             unknown.
         rows: Held-out rows of the search's runs; 0 if unknown.
         most_rows: Of any run.
+        num_folds: Into which the rows were dealt; 1: all runs of the search hold out the same rows.
     """
 
     axis: Axis
@@ -229,6 +234,7 @@ class Fitted:
     baseline: float | None
     rows: int
     most_rows: int
+    num_folds: int = 1
 
 
 @dataclass(kw_only=True)
@@ -252,12 +258,14 @@ class Advisor:
             grid: Whether settings will be chosen by it: on an axis that can't be counted levels are added.
         """
         from frostline.decision import Noise, Posterior, Run, seed_prior
+        from frostline.decision.folds import rows_across, seeds_across
         from frostline.decision.rows import covariance
 
         question = self.question
         sign = 1.0 if question.maximize else -1.0
         runs: list[Run] = []
         vectors: list[Array | None] = []
+        folds: list[int] = []
         baselines: list[float] = []
         numbers: list[int] = []
         own: dict[Setting, Point] = {}
@@ -281,6 +289,7 @@ class Advisor:
                 if not collapsed:
                     vector = self._vector(point.number, seed, rows)
                     vectors.append(vector)
+                    folds.append(ordinal(seed, question.seeds) % question.num_folds)
                     if vector is not None and rows is not None:
                         row_sds.append(math.sqrt(float(vector @ vector) * len(rows.labels)))
         levels = [run.setting.level for run in runs]
@@ -289,6 +298,7 @@ class Advisor:
         fitted = Fitted(
             axis=question.axis(levels, grid=grid), runs=runs, noise=None, posterior=None, points=own,
             baseline=known[0] if known else None, rows=min(numbers, default=0), most_rows=max(numbers, default=0),
+            num_folds=question.num_folds,
         )  # fmt: skip
         if not alive:
             return fitted
@@ -299,7 +309,15 @@ class Advisor:
             row_sd = sum(row_sds) / len(row_sds)
         else:
             noise_rows, row_sd = _assumed(values, own, question.metric)
-        fitted.noise = Noise(rows=noise_rows, seed_sd=max(seed_prior(row_sd, train_rows), 1e-9))
+        seeds, settings = None, [run.setting for run in alive]
+        if question.num_folds > 1:
+            seeds = seeds_across(folds, settings, question.num_folds)
+            if noise_rows is not None:
+                noise_rows = rows_across(noise_rows, folds, settings, question.num_folds)
+        fitted.noise = Noise(
+            rows=noise_rows, seed_sd=max(seed_prior(row_sd, train_rows), 1e-9), seeds=seeds,
+            num_folds=question.num_folds,
+        )  # fmt: skip
         fitted.posterior = Posterior(alive, fitted.axis, fitted.noise)
         return fitted
 

@@ -85,7 +85,7 @@ def test_the_first_token_of_a_word_has_its_label(conll, tmp_path, tiny_model):
     rows = rows_of(conll, tmp_path)
     tokenizer = load_tokenizer(tiny_model, 32, by_word=True)
     table, cut = token_table(rows.train, tokenizer, 32)
-    assert cut == 0
+    assert not cut.any()
     labels = table.all_labels()
     for row in range(20):
         words = rows.train[row]["words"]
@@ -98,7 +98,7 @@ def test_the_first_token_of_a_word_has_its_label(conll, tmp_path, tiny_model):
         assert (labels[row, len(ids) :] == NO_LABEL).all()
     assert any(len(number) > 1 for row in rows.train for number in row["words"] if number.isdigit())
     table, cut = token_table(rows.train, tokenizer, 6)
-    assert cut > 0
+    assert cut.any()
     assert table.all_labels().shape[1] == 6
 
 

@@ -103,6 +103,40 @@ def test_train_rows_are_the_first_of_a_fixed_order(load, moods):
     assert few.evaluation["text"][:] == everything.evaluation["text"][:]
 
 
+def test_folds_hold_out_every_row_once(load, moods):
+    parts = [load(moods, folds=4, fold=fold) for fold in range(4)]
+    texts = sorted(text for text, _ in sentences(100))
+    assert sorted(text for rows in parts for text in rows.evaluation["text"]) == texts
+    for rows in parts:
+        assert sorted([*rows.train["text"], *rows.evaluation["text"]]) == texts
+        assert rows.report["labels"]["eval"] in ({"negative": 12, "positive": 13}, {"negative": 13, "positive": 12})
+        # what the parts are in the pool, which is the same for all folds
+        assert rows.pool.rows["text"] == parts[0].pool.rows["text"]
+        assert rows.pool.fingerprint == parts[0].pool.fingerprint
+        for places, part in ((rows.pool.train, rows.train), (rows.pool.evaluation, rows.evaluation)):
+            assert rows.pool.rows.select(places)["text"] == part["text"]
+    assert len({rows.fingerprint for rows in parts}) == 4
+    assert load(moods).pool is None
+
+
+def test_folds_are_dealt_from_the_rows_that_were_asked_for(load, moods):
+    rows = load(moods, folds=3, fold=1, train_rows=20, eval_rows=10)
+    plain = load(moods, train_rows=20, eval_rows=10)
+    assert sorted(rows.pool.rows["text"]) == sorted([*plain.train["text"], *plain.evaluation["text"]])
+    assert (len(rows.train), len(rows.evaluation)) == (20, 10)
+
+
+def test_classes_that_are_too_small_for_the_folds(load, tmp_path):
+    rows = [(f"good {i}", "good") for i in range(20)] + [(f"bad {i}", "bad") for i in range(3)]
+    path = write_csv(tmp_path / "few.csv", rows)
+    assert len(load(path, folds=3).evaluation) in {7, 8}
+    with pytest.raises(DataError, match=r"the class bad has 3 different texts, .*; give dataset.folds=3 or fewer"):
+        load(path, folds=4)
+    same = write_csv(tmp_path / "same.csv", [*rows[:20], ("bad", "bad"), ("bad", "bad"), ("bad", "bad")])
+    with pytest.raises(DataError, match="the class bad has 1 different text, .* 2 or more of every class"):
+        load(same, folds=2)
+
+
 def test_the_order_in_the_file_does_not_matter(load, moods, tmp_path):
     shuffled = write_csv(tmp_path / "shuffled.csv", list(reversed(sentences(100))))
     assert load(moods).train.to_list() == load(shuffled).train.to_list()

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.dataset.split import order, row_key, seeded, split
+from frostline.dataset.split import deal, order, row_key, seeded, split
 
 
 def keys_of(texts):
@@ -29,6 +29,42 @@ def test_a_split_is_whole_disjoint_and_stratified(labels, seed, fraction):
     for value in np.unique(values):
         total, held = int((values == value).sum()), int((values[held_out] == value).sum())
         assert held == round(fraction * total)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    labels=st.lists(st.integers(0, 3), min_size=1, max_size=200),
+    seed=st.integers(0, 1000),
+    folds=st.integers(2, 7),
+)
+def test_folds_are_stratified_and_do_not_depend_on_the_order(labels, seed, folds):
+    values = np.array(labels, dtype=float)
+    keys = keys_of([f"row {i}" for i in range(len(labels))])
+    dealt = deal(keys, values, regression=False, folds=folds, seed=seed)
+    for value in np.unique(values):
+        counts = np.bincount(dealt[values == value], minlength=folds)
+        assert counts.max() - counts.min() <= 1
+    sizes = np.bincount(dealt, minlength=folds)
+    assert sizes.max() - sizes.min() <= 1
+    shuffle = np.random.default_rng(seed).permutation(len(labels))
+    again = deal(keys[shuffle], values[shuffle], regression=False, folds=folds, seed=seed)
+    assert (again == dealt[shuffle]).all()
+
+
+def test_equal_texts_lie_in_one_fold_whatever_their_labels():
+    texts = [f"text {i // 3}" for i in range(90)]
+    labels = (np.arange(90) % 2).astype(float)
+    dealt = deal(keys_of(texts), labels, regression=False, folds=5, seed=1)
+    assert all(len(set(dealt[3 * i : 3 * i + 3])) == 1 for i in range(30))
+    sizes = np.bincount(dealt)
+    assert sizes.max() - sizes.min() <= 6
+
+
+def test_folds_of_numbers_have_small_and_large_ones():
+    labels = np.arange(100) / 10
+    dealt = deal(keys_of([f"row {i}" for i in range(100)]), labels, regression=True, folds=5, seed=0)
+    means = [labels[dealt == fold].mean() for fold in range(5)]
+    assert max(means) - min(means) < 0.5
 
 
 def test_shuffling_the_file_changes_nothing():

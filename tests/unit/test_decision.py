@@ -32,6 +32,7 @@ from frostline.decision import (
     seed_prior,
     with_pending,
 )
+from frostline.decision.folds import rows_across, seeds_across
 from frostline.decision.posterior import _matern
 from frostline.decision.rows import covariance, of_bootstrap, of_mean
 
@@ -350,3 +351,49 @@ def test_more_seeds_and_more_rows_make_a_decision_more_likely():
     unsure = decide(list(posterior.runs), AXIS, rows, margin=0.01, confidence=0.9)
     narrow = chance_of_settling(unsure, noisy, 16, rows=512, new_rows=512)
     assert narrow <= chance_of_settling(unsure, noisy, 16, rows=512, new_rows=20_000)
+
+
+# -- folds -------------------------------------------------------------------------------------------------------------
+
+
+def test_folds_of_one_setting_share_their_training_rows():
+    rows = np.diag([0.04, 0.04, 0.09, 0.09]) ** 2
+    rows[0, 1] = rows[1, 0] = 0.5 * 0.04 * 0.04
+    rows[2, 3] = rows[3, 2] = 0.5 * 0.09 * 0.09
+    shared = rows_across(rows, [0, 0, 1, 1], ["a", "b", "a", "c"], num_folds=4)
+    assert np.diag(shared) == pytest.approx(np.diag(rows))
+    assert shared[0, 1] == pytest.approx(rows[0, 1])
+    assert shared[0, 2] == pytest.approx(0.04 * 0.09 / 4)  # one setting, two folds
+    assert shared[1, 2] == pytest.approx(0.5 * 0.04 * 0.09 / 4)  # two settings, two folds
+    seeds = seeds_across([0, 0, 1, 1], ["a", "b", "a", "c"], num_folds=4)
+    assert seeds == pytest.approx(np.array([[1, 0, 0.25, 0], [0, 1, 0, 0], [0.25, 0, 1, 0], [0, 0, 0, 1]]))
+
+
+def test_a_mean_over_folds_has_the_variance_of_nadeau_and_bengio():
+    folds, settings = range(5), ["a"] * 5
+    total = rows_across(np.eye(5) * 0.01, folds, settings, 5) + 0.02 * seeds_across(folds, settings, 5)
+    weights = np.full(5, 0.2)
+    # (1/k + held out / trained on) times the variance that independent runs show, which is 1 - 1/k of the whole
+    expected = (1 / 5 + 1 / 4) * 0.03 * (1 - 1 / 5)
+    assert weights @ total @ weights == pytest.approx(expected)
+
+
+def test_estimates_that_do_not_fit_together_give_a_covariance_still():
+    rows = np.full((6, 6), 0.98) + 0.02 * np.eye(6)
+    rows[0, 1] = rows[1, 0] = 0.1
+    found = rows_across(rows, [0, 0, 0, 1, 1, 1], ["a", "b", "c", "a", "b", "c"], num_folds=2)
+    assert np.linalg.eigvalsh(found)[0] > -1e-12
+
+
+def test_further_folds_settle_what_further_seeds_on_the_same_rows_cannot():
+    rng = np.random.default_rng(0)
+    hits = {level: rng.random(75) < 0.8 for level in range(7)}
+    runs = [on_ridge(level, 0.8 - (0.1 if level == 6 else 0.0)) for level in range(7)]
+    rows = covariance([of_mean(hits[level]) for level in range(7)])
+    chances = []
+    for num_folds in (1, 20):
+        noise = Noise(rows=rows, seed_sd=0.002, num_folds=num_folds)
+        decision = decide(runs, AXIS, noise, margin=0.03, confidence=0.9)
+        posterior = Posterior(runs, AXIS, noise)
+        chances.append(chance_of_settling(decision, posterior, 16, rows=75, new_rows=75))
+    assert chances[1] > chances[0] + 0.2

@@ -120,6 +120,7 @@ def test_other_data_sets_of_before_images_are_what_they_were():
     data = json.loads(now.to_json())
     for each in (data["dataset"], *data["dataset"]["also_evaluate"]):
         assert each.pop("image_column") is None
+        assert (each.pop("folds"), each.pop("fold")) == (None, 0)
     then = spec_from_text(json.dumps({**data, "schema": 7}))
     assert then == now
     assert then.digest() == now.digest() == PINNED_WITH_OTHER_SETS
@@ -134,7 +135,11 @@ def test_another_schema_version_is_refused(spec):
 
 def test_specs_of_older_schemas_are_migrated(spec):
     data = json.loads(spec.to_json())
-    assert data.pop("schema") == 8
+    assert data.pop("schema") == 9
+    assert (data["dataset"].pop("folds"), data["dataset"].pop("fold")) == (None, 0)
+    eighth = spec_from_text(json.dumps({"schema": 8, **data}))
+    assert eighth == spec
+    assert eighth.digest() == spec.digest()
     assert data["dataset"].pop("image_column") is None
     seventh = spec_from_text(json.dumps({"schema": 7, **data}))
     assert seventh == spec
@@ -178,7 +183,7 @@ def test_specs_of_older_schemas_are_migrated(spec):
     with pytest.raises(SpecError, match=r"runtime\.cache is missing"):
         spec_from_text(json.dumps({"schema": 2, **data}))
     for version in (0, True, None, "1", 9):
-        with pytest.raises(SpecError, match="reads 1 to 8"):
+        with pytest.raises(SpecError, match="reads 1 to 9"):
             spec_from_text(json.dumps({"schema": version, **data}))
 
 

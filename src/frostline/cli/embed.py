@@ -144,8 +144,8 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
                 if isinstance(processor, ImageInput):
                     inputs = load_pixel_table(name, table, rows, processor)
                 else:
-                    inputs, truncated = token_table(table, processor, spec.training.max_tokens)
-                    cut += truncated
+                    inputs, is_cut = token_table(table, processor, spec.training.max_tokens)
+                    cut += int(is_cut.sum())
                 for part in encoder.embed(name, inputs, padding, spec.training.eval_batch_size):
                     some = table[part.first : part.first + len(part.vectors)]
                     labels = some["labels"]

@@ -2,6 +2,7 @@
 
 from frostline.dataset.pixels import ImageInput, PixelTable
 from frostline.dataset.rows import Rows, load_rows
+from frostline.dataset.split import Indices
 from frostline.dataset.table import NO_LABEL, NO_PADDING, Padding, TokenTable, rows_sha256
 from frostline.dataset.tokens import Tokenized, pixelize, token_table, tokenize
 
@@ -12,6 +13,7 @@ __all__ = [
     "NO_LABEL",
     "NO_PADDING",
     "ImageInput",
+    "Indices",
     "Padding",
     "PixelTable",
     "RowTable",

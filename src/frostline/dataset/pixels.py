@@ -149,6 +149,17 @@ class PixelTable:
         """`[N]`: class ids (int64) or numbers (float32)."""
         self.lengths: IntArray = np.ones(len(rows), dtype=np.int64)
         """Of each row, `[N]`: images are of one size."""
+        self._places: IntArray | None = None
+
+    def select(self, places: IntArray) -> PixelTable:
+        """Returns some of the images, of which nothing is copied."""
+        where = places if self._places is None else self._places[places]
+        digest = hashlib.sha256(f"{self.sha256} {np.ascontiguousarray(places, dtype='<i8').tobytes().hex()}".encode())
+        part = PixelTable(self.rows, self._scale, self.shape, digest.hexdigest(), self.path)
+        part.labels = None if self.labels is None else self.labels[torch.from_numpy(places)]
+        part.lengths = self.lengths[places]
+        part._places = where
+        return part
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -197,6 +208,7 @@ class PixelTable:
         del padding
         chunks, starts = self._chunks
         numbers = np.asarray(numbers, dtype=np.int64)
+        numbers = numbers if self._places is None else self._places[numbers]
         which = np.searchsorted(starts, numbers, side="right") - 1
         images = np.stack([chunks[c][n - starts[c]] for c, n in zip(which, numbers, strict=True)])
         return {"pixel_values": torch.from_numpy(images if self._scale is None else self._scale(images))}

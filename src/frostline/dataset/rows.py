@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from frostline.dataset.labelled import ROWS_VERSION, digest_of, labelled, meanin
 from frostline.dataset.labels import LabelRule
 from frostline.dataset.raw import RawTable
 from frostline.dataset.read import read_file, read_hub
-from frostline.dataset.split import Indices, even, order, row_key, split
+from frostline.dataset.split import Indices, deal, even, order, row_key, split
 from frostline.errors import DataError
 from frostline.spec import Balance, DatasetSpec, Source, Task
 
@@ -33,9 +33,11 @@ class Rows:
         test: The same of the test rows; None: there are none.
         label_names: In the order of their ids; empty for regression.
         fingerprint: sha256 of what these rows are.
-        identities: Of images: sha256 of each part's contents and labels, in their order, by `train`, `eval`, `test`.
+        identities: Of images: sha256 of each part's contents and labels, in their order, by `train`, `eval`, `test`,
+            `pool`.
         report: Sizes, label counts, duplicates, overlap, dropped and empty rows.
         warnings: What the user should know of, a line each.
+        pool: With folds, what was dealt; None without.
     """
 
     train: datasets.Dataset
@@ -46,6 +48,24 @@ class Rows:
     identities: Mapping[str, str]
     report: dict[str, Any]
     warnings: tuple[str, ...]
+    pool: Pool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Rows that were dealt into folds: the same ones, in the same order, whichever fold is held out.
+
+    Attributes:
+        rows: All of them.
+        fingerprint: sha256 of what these rows are.
+        train: Places of the training rows among them, ascending, in the order of `Rows.train`.
+        evaluation: Places of the held-out rows, in the order of `Rows.evaluation`.
+    """
+
+    rows: datasets.Dataset
+    fingerprint: str
+    train: Indices
+    evaluation: Indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +117,8 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         fingerprints.extend([raw.fingerprint, *_content(spec, keys)])
         return _part(table, keys, labels, np.arange(len(keys)), spec, rows)
 
-    parts = {"train": _part(table, keys, labels, train, spec, spec.train_rows, evenly=_wants_even(spec))}
+    is_even = _wants_even(spec) and spec.folds is None  # of folds those that train are, once they are dealt
+    parts = {"train": _part(table, keys, labels, train, spec, spec.train_rows, evenly=is_even)}
     if spec.eval_from is None:
         parts["eval"] = _part(table, keys, labels, held_out, spec, spec.eval_rows)
     else:
@@ -106,19 +127,57 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         parts["test"] = other(spec.test_from, spec.test_rows)
     elif spec.test_fraction is not None:
         parts["test"] = _part(table, keys, labels, aside, spec, spec.test_rows)
+    pool = None
+    if spec.folds is not None:
+        pool, parts["train"], parts["eval"] = _dealt(parts["train"], parts["eval"], rule, spec, spec.folds)
     _check_enough(parts, rule, spec)
     report, warnings = _report(parts, rule, raw, table, spec.unit)
     chosen = {name: part.table.select(part.indices).remove_columns("key") for name, part in parts.items()}
+    content = [ROWS_VERSION, *fingerprints, *meaning_of(spec, rule)]
+    every = parts if pool is None else {**parts, "pool": pool}
     return Rows(
         train=chosen["train"],
         evaluation=chosen["eval"],
         test=chosen.get("test"),
         label_names=rule.names,
-        fingerprint=digest_of([ROWS_VERSION, *fingerprints, *meaning_of(spec, rule), *_choice(spec)]),
-        identities={name: _identity(part) for name, part in parts.items()} if spec.is_image else {},
+        fingerprint=digest_of([*content, *_choice(spec)]),
+        identities={name: _identity(part) for name, part in every.items()} if spec.is_image else {},
         report=report,
         warnings=warnings,
+        pool=None
+        if pool is None
+        else Pool(
+            rows=table.select(pool.indices).remove_columns("key"),
+            fingerprint=digest_of([*content, "pool", *_choice(replace(spec, fold=0))]),
+            train=np.flatnonzero(np.isin(pool.indices, parts["train"].indices)),
+            evaluation=np.flatnonzero(np.isin(pool.indices, parts["eval"].indices)),
+        ),
     )
+
+
+def _dealt(train: _Part, held_out: _Part, rule: LabelRule, spec: DatasetSpec, folds: int) -> tuple[_Part, _Part, _Part]:
+    """Returns the rows of both parts as one, in the seeded order; and those that train and evaluate in `spec.fold`."""
+    keys, labels = train.keys, train.labels
+    every = order(np.concatenate([train.indices, held_out.indices]), keys, labels, spec.seed)
+    if rule.names and rule.separator is None and not rule.by_word:
+        own = labels[every].astype(np.int64)
+        counts = {name: len(np.unique(keys[every[own == index]])) for index, name in enumerate(rule.names)}
+        rarest = min(counts, key=lambda name: counts[name])
+        number = counts[rarest]
+        if number < folds:
+            way = f"give dataset.folds={number} or fewer" if number > 1 else "folds need 2 or more of every class"
+            raise DataError(
+                f"dataset.folds={folds}: the class {rarest} has {number} different {spec.unit}"
+                f"{'' if number == 1 else 's'}, too few to have one in each fold; {way}"
+            )
+    dealt = deal(
+        keys[every], labels[every], regression=spec.task is Task.REGRESSION, folds=folds, seed=spec.seed,
+        whole=spec.task is Task.MULTI_LABEL,
+    )  # fmt: skip
+    rest = every[dealt != spec.fold]
+    kept = even(rest, labels, spec.train_rows) if _wants_even(spec) else rest
+    pool, trained, evaluated = (replace(train, indices=each) for each in (every, kept, every[dealt == spec.fold]))
+    return pool, trained, evaluated
 
 
 def _identity(part: _Part) -> str:
@@ -250,4 +309,14 @@ def _choice(spec: DatasetSpec) -> list[Any]:
     """What decides which rows train and which evaluate."""
     test = [spec.test_from, spec.test_fraction, spec.test_rows] if spec.has_test else []
     evenly = [spec.balance.value] if _wants_even(spec) else []
-    return [*evenly, spec.eval_from is None, spec.eval_fraction, spec.train_rows, spec.eval_rows, spec.seed, *test]
+    folds = ["folds", spec.folds, spec.fold] if spec.folds is not None else []
+    return [
+        *evenly,
+        *folds,
+        spec.eval_from is None,
+        spec.eval_fraction,
+        spec.train_rows,
+        spec.eval_rows,
+        spec.seed,
+        *test,
+    ]

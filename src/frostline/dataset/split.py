@@ -85,6 +85,39 @@ def split(
     return everything[~(held_out | aside)], everything[held_out], everything[aside]
 
 
+def deal(keys: Keys, labels: Labels, *, regression: bool, folds: int, seed: int, whole: bool = False) -> Indices:
+    """Deals rows into folds, stratified by label.
+
+    Within each class (each tenth of the range of ranks, for regression) the folds differ by one row at most, but for
+    equal texts: they lie in one fold, whatever their labels.
+
+    Args:
+        keys: `[N]`, from `row_key`.
+        labels: `[N]`.
+        regression: Whether labels are numbers.
+        folds: How many.
+        seed: Another seed, other folds.
+        whole: Don't stratify.
+
+    Returns:
+        The fold of each row, `[N]`, counted from 0.
+    """
+    hashes = seeded(keys, seed, purpose=2)
+    dealt = np.zeros(len(keys), dtype=np.int64)
+    fold_of: dict[int, int] = {}
+    in_all = [0] * folds
+    for stratum in [np.arange(len(keys))] if whole else _strata(labels, hashes, regression):
+        here = [0] * folds
+        for row in stratum[np.argsort(hashes[stratum], kind="stable")].tolist():
+            text = int(hashes[row])
+            if text not in fold_of:
+                fold_of[text] = min(range(folds), key=lambda fold: (here[fold], in_all[fold], fold))
+            dealt[row] = fold_of[text]
+            here[fold_of[text]] += 1
+            in_all[fold_of[text]] += 1
+    return dealt
+
+
 def order(indices: Indices, keys: Keys, labels: Labels, seed: int) -> Indices:
     """Returns indices in the seeded order: by a hash of the row, so independent of the order in the file."""
     hashes = seeded(keys[indices], seed, purpose=1)

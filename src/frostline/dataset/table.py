@@ -100,6 +100,10 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def select(self, places: IntArray) -> TokenTable:
+        """Returns some of the rows."""
+        return TokenTable(self.rows.select(places))
+
     @property
     def num_labels(self) -> int:
         """How many rows, or where each word has a label words, are labelled."""

@@ -10,8 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from frostline.dataset.pixels import ImageInput, PixelTable, pixel_tables
 from frostline.dataset.rows import Rows
+from frostline.dataset.split import Indices
 from frostline.dataset.table import NO_LABEL, TokenTable
 
 if TYPE_CHECKING:
@@ -31,6 +35,8 @@ class Tokenized:
         others: Rows that a run is scored on when it has ended, by the name that its numbers get.
         truncated: How many rows of each were cut to `max_tokens`.
         words_cut: Where each word has a class: how many words of each went with that.
+        pool: With folds, all rows that were dealt, the same whichever fold is held out; None without.
+        places: Of the training and of the held-out rows in the pool; None without.
     """
 
     train: TokenTable | PixelTable
@@ -38,6 +44,8 @@ class Tokenized:
     others: Mapping[str, TokenTable | PixelTable]
     truncated: dict[str, int]
     words_cut: Mapping[str, int] = field(default_factory=dict)
+    pool: TokenTable | PixelTable | None = None
+    places: tuple[Indices, Indices] | None = None
 
     @property
     def every(self) -> tuple[TokenTable | PixelTable, ...]:
@@ -62,19 +70,29 @@ def tokenize(
         others: More rows by name (none of them `train` or `eval`), each with what tells them from other rows.
     """
     parts = _parts(rows, others)
-    tables, truncated = dict[str, TokenTable | PixelTable](), {}
+    tables, flags = dict[str, TokenTable | PixelTable](), dict[str, NDArray[np.bool_]]()
     for name, (table, fingerprint, part) in parts.items():
         identity = f"{_TOKENS_VERSION}:{fingerprint}:{tokenizer_sha256}:{max_tokens}:{version('tokenizers')}"
         key = hashlib.sha256(f"{identity}:{part}".encode()).hexdigest()[:32]
-        tables[name], truncated[name] = token_table(table, tokenizer, max_tokens, key, f"tokens ({name})")
+        tables[name], flags[name] = token_table(table, tokenizer, max_tokens, key, f"tokens ({name})")
+    texts = {name: table for name, (table, _, _) in parts.items()}
+    pool = tables.pop("pool", None)
+    if rows.pool is not None and pool is not None:
+        is_cut = flags.pop("pool")
+        for name, table, places in (
+            ("train", rows.train, rows.pool.train), ("eval", rows.evaluation, rows.pool.evaluation),
+        ):  # fmt: skip
+            tables[name], flags[name], texts[name] = pool.select(places), is_cut[places], table
+        del texts["pool"]
     words_cut = {
-        name: num_words(rows) - tables[name].num_labels
-        for name, (rows, _, _) in parts.items()
-        if "words" in rows.column_names
+        name: num_words(table) - tables[name].num_labels
+        for name, table in texts.items()
+        if "words" in table.column_names
     }
     return Tokenized(
-        train=tables.pop("train"), evaluation=tables.pop("eval"), others=tables, truncated=truncated,
-        words_cut=words_cut,
+        train=tables.pop("train"), evaluation=tables.pop("eval"), others=tables,
+        truncated={name: int(each.sum()) for name, each in flags.items()}, words_cut=words_cut, pool=pool,
+        places=None if rows.pool is None else (rows.pool.train, rows.pool.evaluation),
     )  # fmt: skip
 
 
@@ -100,16 +118,32 @@ def pixelize(
     Raises:
         DataError: An image can't be read.
     """
-    named = {"train": (rows.train, rows.identities["train"]), "eval": (rows.evaluation, rows.identities["eval"])}
+    dealt = rows.pool
+    if dealt is not None:
+        named = {"pool": (dealt.rows, rows.identities["pool"])}
+    else:
+        named = {"train": (rows.train, rows.identities["train"]), "eval": (rows.evaluation, rows.identities["eval"])}
     named |= others or {}
     tables: dict[str, TokenTable | PixelTable] = dict(pixel_tables(named, images, folder))
+    if dealt is not None:
+        pool = tables.pop("pool")
+        return Tokenized(
+            train=pool.select(dealt.train), evaluation=pool.select(dealt.evaluation), others=tables, truncated={},
+            pool=pool, places=(dealt.train, dealt.evaluation),
+        )  # fmt: skip
     train, evaluation = tables.pop("train"), tables.pop("eval")
     return Tokenized(train=train, evaluation=evaluation, others=tables, truncated={})
 
 
 def _parts(rows: Rows, others: Mapping[str, tuple[Dataset, str]] | None) -> dict[str, tuple[Dataset, str, str]]:
-    """Returns tables by name, each with what tells its rows from others and which part of them it is."""
-    parts = {"train": (rows.train, rows.fingerprint, "train"), "eval": (rows.evaluation, rows.fingerprint, "eval")}
+    """Returns tables by name, each with what tells its rows from others and which part of them it is.
+
+    Rows that were dealt into folds are tokenized together, once for all folds.
+    """
+    if rows.pool is not None:
+        parts = {"pool": (rows.pool.rows, rows.pool.fingerprint, "pool")}
+    else:
+        parts = {"train": (rows.train, rows.fingerprint, "train"), "eval": (rows.evaluation, rows.fingerprint, "eval")}
     return parts | {name: (table, identity, "other") for name, (table, identity) in (others or {}).items()}
 
 
@@ -119,8 +153,8 @@ def token_table(
     max_tokens: int,
     fingerprint: str | None = None,
     about: str = "tokens",
-) -> tuple[TokenTable, int]:
-    """Tokenizes rows, and returns how many were cut to `max_tokens`.
+) -> tuple[TokenTable, NDArray[np.bool_]]:
+    """Tokenizes rows, and returns which of them were cut to `max_tokens`, `[N]`.
 
     Args:
         rows: Columns `text`, `pair` (or not) and `labels`; or `words` and `labels`, lists: then the first token of each
@@ -138,8 +172,8 @@ def token_table(
         new_fingerprint=fingerprint or "0" * 32,
         desc=about,
     )
-    truncated = sum(sum(batch["truncated"]) for batch in done.select_columns("truncated").iter(10_000))
-    return TokenTable(done.remove_columns("truncated")), truncated
+    flags = [flag for batch in done.select_columns("truncated").iter(10_000) for flag in batch["truncated"]]
+    return TokenTable(done.remove_columns("truncated")), np.array(flags, dtype=bool)
 
 
 def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, Any]:

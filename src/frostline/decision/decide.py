@@ -391,12 +391,16 @@ def _covariance_after(
     """Returns the covariance of `f` at some settings after `count` further seeds of the contenders among them.
 
     The rows' part is approximated: runs of one setting share what the runs at hand share on average; as the same rows
-    are used again, that part does not shrink with more seeds.
+    are used again, that part does not shrink with more seeds. With folds each further seed holds out other rows, until
+    every fold was held out; the means over folds have the correlation of `frostline.decision.folds`.
     """
-    noise = np.eye(len(contenders)) * posterior.seed_sd**2 / count
+    folds = posterior.noise.num_folds
+    parts = 1 if folds == 1 else min(count, folds - 1)
+    overlap = (1 + (parts - 1) / folds) / parts
+    noise = np.eye(len(contenders)) * posterior.seed_sd**2 * max(1 / count, overlap if folds > 1 else 0.0)
     known = posterior.noise.rows
     if known is not None and len(known):
-        variance = float(np.mean(np.diag(known))) * rows / new_rows
+        variance = float(np.mean(np.diag(known))) * rows / new_rows * overlap
         scale = np.sqrt(np.maximum(np.diag(known), 1e-300))
         correlations = known / np.outer(scale, scale)
         shared = _off_diagonal(correlations)

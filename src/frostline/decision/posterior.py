@@ -19,7 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -86,10 +86,14 @@ class Noise:
         rows: `[N, N]`: covariance of the runs' values from the choice of held-out rows; None: unknown, and everything
             that is said holds for these rows alone.
         seed_sd: Median of the prior of the seed's standard deviation, in the unit of the values.
+        seeds: `[N, N]`: correlation of the seeds' effects; None: independent. Folds share training rows.
+        num_folds: Into which the rows were dealt; 1: every run was scored on the same rows.
     """
 
     rows: Array | None
     seed_sd: float
+    seeds: Array | None = None
+    num_folds: int = 1
 
 
 def with_pending(posterior: Posterior, pending: Sequence[Setting]) -> Posterior:
@@ -111,7 +115,12 @@ def with_pending(posterior: Posterior, pending: Sequence[Setting]) -> Posterior:
         padded = np.eye(known + len(pending)) * float(np.mean(np.diag(rows)))
         padded[:known, :known] = rows
         rows = padded
-    noise = Noise(rows=rows, seed_sd=posterior.noise.seed_sd)
+    seeds = posterior.noise.seeds
+    if seeds is not None:
+        correlation = np.eye(len(seeds) + len(pending))
+        correlation[: len(seeds), : len(seeds)] = seeds
+        seeds = correlation
+    noise = replace(posterior.noise, rows=rows, seeds=seeds)
     return Posterior([*posterior.runs, *believed], posterior.axis, noise)
 
 
@@ -207,6 +216,8 @@ class Posterior:
         seed_sd = self.noise.seed_sd * math.exp(_SEED_LOG_SD * node)
         shape = _Shape(position_scale=position_scale, rest=rest, variance=(amplitude * self._spread) ** 2)
         covariance = self._covariance(shape, self._inputs, self._inputs) + rows
+        if self.noise.seeds is not None:
+            covariance += seed_sd**2 * (self.noise.seeds - np.eye(len(values)))
         covariance[np.diag_indices(len(values))] += seed_sd**2 + 1e-10 * self._spread**2
         factor, _ = cho_factor(covariance, lower=True, check_finite=False)
         residual = values - self._centre - self._prior_mean(self._inputs)

@@ -1,9 +1,9 @@
 """What the held-out rows contribute to the noise of runs' values: a vector for each run; products are covariances.
 
 A metric that is a mean over rows has the rows' centred results, divided by their number: the products of two runs'
-vectors estimate the covariance of their means over the choice of rows. Runs on other rows share nothing; runs on some
-common rows share that part. Any other metric that can be computed from labels and predictions has the deviations of a
-bootstrap over rows (Efron 1979), in which all runs see the same resamples.
+vectors estimate the covariance of their means over the choice of rows. Runs on fewer of the rows share that part. Any
+other metric that can be computed from labels and predictions has the deviations of a bootstrap over rows (Efron 1979),
+in which all runs see the same resamples.
 """
 
 from __future__ import annotations

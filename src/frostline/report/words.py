@@ -76,11 +76,14 @@ def _requirement(needed: Requirement, main: GroupAnswer, answer: Answer) -> str:
     rows = f", scored on {needed.rows:,} rows" if main.fitted.most_rows and needed.rows != main.fitted.rows else ""
     if needed.seeds is None:
         where = f"on {needed.rows:,} rows" if main.fitted.most_rows else "so"
+        if main.fitted.num_folds > 1:
+            where = f"on {main.fitted.num_folds} folds"
         chance = f"chance {needed.chance:.0%} with 32 of each"
         return f"further seeds can't settle it {where} ({chance}): take more rows, or a wider margin"
     unit = answer.seconds_per_cost
     seconds = "" if unit is None else f"{_time(needed.cost * unit)} of training here, "
-    seeds = f"{needed.seeds} more seed{'s' if needed.seeds > 1 else ''}"
+    kind = "fold" if main.fitted.num_folds > 1 else "seed"
+    seeds = f"{needed.seeds} more {kind}{'s' if needed.seeds > 1 else ''}"
     return f"it would take about {seeds} of each contender{rows} ({seconds}{_in_ten(needed.chance)} to be settled)"
 
 

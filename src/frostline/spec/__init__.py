@@ -48,6 +48,7 @@ from frostline.spec.sweep import (
     PrunerSpec,
     SamplerName,
     SweepSpec,
+    ordinal,
 )
 
 __all__ = [
@@ -101,6 +102,7 @@ __all__ = [
     "came_later",
     "flat_entries",
     "migrate",
+    "ordinal",
     "parse_dimension",
     "short_number",
     "spec_diff",

@@ -52,6 +52,9 @@ class DatasetSpec:
         dead_zone: Drops ratings whose distance to `threshold` is less than this.
         eval_from: The evaluation rows: a file (`path`) or a split (`hub`); None cuts `eval_fraction` off the rows.
         eval_fraction: Share of the rows that is held out, 0 < x < 1; ignored with `eval_from`.
+        folds: Cross-validation: the rows that would train and evaluate are dealt into so many folds, stratified by
+            class, equal texts into one; `fold` evaluates and the others train. None: no folds.
+        fold: Which of them is held out, counted from 0.
         train_rows: How many rows of the seeded order to train on; None: all.
         eval_rows: How many rows of the seeded order to evaluate on; None: all.
         test_from: Test rows, apart from those that choices are made by: a file (`path`) or a split (`hub`).
@@ -96,6 +99,8 @@ class DatasetSpec:
     label_separator: str = ";"
     balance: Balance = Balance.NONE
     image_column: str | None = None
+    folds: int | None = None
+    fold: int = 0
 
     def __post_init__(self) -> None:
         check_source("dataset", self.source, self.location, self.sha256, self.member)
@@ -125,6 +130,7 @@ class DatasetSpec:
             raise SpecError(f"dataset.balance={self.balance.value}: is for dataset.task=classification")
         self._check_images()
         self._check_test()
+        self._check_folds()
         self._check_others()
 
     @property
@@ -178,6 +184,18 @@ class DatasetSpec:
         elif self.test_from is None and (self.test_at_end or self.test_rows is not None):
             key = "test_at_end" if self.test_at_end else "test_rows"
             raise SpecError(f"dataset.{key}: there are no test rows; give dataset.test_fraction or dataset.test_from")
+
+    def _check_folds(self) -> None:
+        if self.folds is None:
+            require(self.fold == 0, "dataset.fold", self.fold, "0 where dataset.folds is null")
+            return
+        require(self.folds >= 2, "dataset.folds", self.folds, "2 or more, or null")
+        require(0 <= self.fold < self.folds, "dataset.fold", self.fold, f"0 to {self.folds - 1}")
+        if self.eval_from is not None:
+            raise SpecError(
+                f"dataset.folds={self.folds}: folds are dealt from the training rows, but dataset.eval_from="
+                f"{self.eval_from} names rows to evaluate on; set dataset.eval_from=null"
+            )
 
     def _check_others(self) -> None:
         names = [other.short_name for other in self.also_evaluate]

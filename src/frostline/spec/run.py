@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
 
 _BEFORE_SCHEMA_3 = {
@@ -61,6 +61,9 @@ _BEFORE_SCHEMA_7: dict[str, dict[str, Any]] = {
 _BEFORE_SCHEMA_8: dict[str, dict[str, Any]] = {"dataset": {"image_column": None}}
 """The key that came with images."""
 
+_BEFORE_SCHEMA_9: dict[str, dict[str, Any]] = {"dataset": {"folds": None, "fold": 0}}
+"""The keys that came with cross-validation."""
+
 
 def came_later() -> dict[str, Scalar]:
     """Returns the flat keys that came with a later schema, with what was done before them."""
@@ -69,6 +72,7 @@ def came_later() -> dict[str, Scalar]:
         ("freeze", _BEFORE_SCHEMA_6),
         *_BEFORE_SCHEMA_7.items(),
         *_BEFORE_SCHEMA_8.items(),
+        *_BEFORE_SCHEMA_9.items(),
     ]
     return {
         f"{group}.{key}": ",".join(value) if isinstance(value, list) else value
@@ -105,6 +109,9 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
             data = {**data, group: {**data[group], **keys}}
     for group, keys in _BEFORE_SCHEMA_8.items():
         if version in range(1, 8) and isinstance(data.get(group), dict):
+            data = {**data, group: {**data[group], **keys}}
+    for group, keys in _BEFORE_SCHEMA_9.items():
+        if version in range(1, 9) and isinstance(data.get(group), dict):
             data = {**data, group: {**data[group], **keys}}
     return data
 
@@ -215,12 +222,16 @@ class RunSpec:
         data = {key: value for key, value in self.to_dict().items() if key != "runtime"}
         before = _BEFORE_SCHEMA_3.items()
         data["training"] = {k: v for k, v in data["training"].items() if (k, v) not in before}
-        later = (("freeze", _BEFORE_SCHEMA_6), *_BEFORE_SCHEMA_7.items(), *_BEFORE_SCHEMA_8.items())
+        later = (
+            ("freeze", _BEFORE_SCHEMA_6), *_BEFORE_SCHEMA_7.items(), *_BEFORE_SCHEMA_8.items(),
+            *_BEFORE_SCHEMA_9.items(),
+        )  # fmt: skip
         for group, earlier in later:
             data[group] = {key: value for key, value in data[group].items() if (key, value) not in earlier.items()}
         if "also_evaluate" in data["dataset"]:
+            known = {**_BEFORE_SCHEMA_8["dataset"], **_BEFORE_SCHEMA_9["dataset"]}.items()
             data["dataset"]["also_evaluate"] = [
-                {key: value for key, value in each.items() if (key, value) not in _BEFORE_SCHEMA_8["dataset"].items()}
+                {key: value for key, value in each.items() if (key, value) not in known}
                 for each in data["dataset"]["also_evaluate"]
             ]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -6,6 +6,7 @@ Values live in `sweeps/sweep/_base/`, so no field has a default.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -66,6 +67,18 @@ class Enqueue(StrEnum):
     NONE = "none"
 
 
+def ordinal(seed: int, seeds: Sequence[int]) -> int:
+    """Returns the place of a run's seed among all that a trial may be trained with.
+
+    Args:
+        seed: One of `seeds`, or a further one: those count up from the first of `seeds` and leave out the others.
+        seeds: That every trial is trained with.
+    """
+    if seed in seeds:
+        return seeds.index(seed)
+    return len(seeds) + sum(each not in seeds for each in range(seeds[0], seed))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrunerSpec:
     """A pruner and its settings; each belongs to the pruners named.
@@ -120,6 +133,8 @@ class SweepSpec:
         settle: After the search, fresh seeds for the contenders until the answer is settled: up to this many times the
             search's own cost; 0: none.
         settle_rows: Held-out rows that those are scored on; None: as many as the search's runs.
+        folds: The rows are dealt into so many folds; the runs of a trial hold out one after the other, those of the
+            race too, so that every row is held out once. None: all runs hold out the same rows.
         cost: A second objective to be small; None: quality alone.
         deep_first: Whether points to try first are sorted by depth, the deepest, cheapest first.
         warm_start: Name or folder of an earlier sweep, whose finished points of the same space the sampler learns from.
@@ -147,6 +162,7 @@ class SweepSpec:
     confidence: float
     settle: float
     settle_rows: int | None
+    folds: int | None
     cost: CostName | None
     deep_first: bool
     warm_start: str | None
@@ -185,6 +201,12 @@ class SweepSpec:
             self.settle_rows,
             "1 or more, or null",
         )
+        require(self.folds is None or self.folds >= 2, "sweep.folds", self.folds, "2 or more, or null")
+        if self.folds is not None and self.settle_rows is not None:
+            raise SpecError(
+                f"sweep.settle_rows={self.settle_rows}: with sweep.folds={self.folds} every row is held out once; set "
+                "one of them to null"
+            )
         if self.seeds is not None:
             require(len(self.seeds) > 0, "sweep.seeds", "[]", "a list of seeds, or null")
             require(len(set(self.seeds)) == len(self.seeds), "sweep.seeds", list(self.seeds), "without repetitions")
@@ -206,6 +228,17 @@ class SweepSpec:
         """Whether some points may stay behind after stage 1."""
         return self.finish < 1 and (self.first_epochs is not None or (self.seeds is not None and len(self.seeds) > 1))
 
+    def fold_of(self, seed: int, seeds: Sequence[int]) -> int:
+        """Returns which fold a run holds out: a trial's runs take one after the other, further seeds count on.
+
+        Args:
+            seed: Of the run.
+            seeds: That every trial is trained with.
+        """
+        if self.folds is None:
+            return 0
+        return ordinal(seed, seeds) % self.folds
+
     def describe(self) -> dict[str, Any]:
         """Returns what may not change when a sweep is resumed, as plain data."""
         seeds = None if self.seeds is None else list(self.seeds)
@@ -218,5 +251,6 @@ class SweepSpec:
             "seeds": seeds,
             "first_epochs": self.first_epochs,
             "finish": self.finish,
+            "folds": self.folds,
             "cost": self.cost.value if self.cost else None,
         }

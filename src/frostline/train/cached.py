@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from frostline import assets
-from frostline.dataset import Padding, PixelTable, RowTable, Tokenized
+from frostline.dataset import Indices, Padding, PixelTable, RowTable, Tokenized
 from frostline.errors import UserError
 from frostline.model import config_sha256
 from frostline.prefix.entry import CacheError
@@ -299,7 +299,10 @@ def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) 
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
     shared = _shared(spec)
     depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= num_blocks)})
-    there = is_there(store, prefix, depth, two, shared)
+    pool, places = request.tables.pool, request.tables.places
+    # Rows that were dealt into folds are kept together: one filling serves all folds.
+    stored = two if pool is None else [_table("dealt", pool, request)]
+    there = is_there(store, prefix, depth, stored, shared)
     size = num_bytes(prefix, [depth], two)
     if not there:
         if (trouble := store.room_for(size)) is not None:
@@ -321,8 +324,20 @@ def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) 
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
         depth, num_blocks, size / 1e6, how, extra={TELL: not there},
     )  # fmt: skip
-    train, evaluation = (provide(store, prefix, depth, also, table, request.alive, two, shared) for table in two)
+    found = [provide(store, prefix, depth, also, table, request.alive, stored, shared) for table in stored]
+    if places is not None:
+        found = _by_fold(found[0], places)
+    train, evaluation = found
     return train, evaluation
+
+
+def _by_fold(provided: Provided, places: tuple[Indices, Indices]) -> list[Provided]:
+    """Returns the training and the held-out rows of all that were dealt; the seconds go with the rows."""
+    share = len(places[0]) / (len(places[0]) + len(places[1]))
+    return [
+        Provided(rows=provided.rows.select(part), pass_s=provided.pass_s * own, fill_s=provided.fill_s * own)
+        for part, own in zip(places, (share, 1 - share), strict=True)
+    ]
 
 
 def _shared(spec: RunSpec) -> SharedStore | None:

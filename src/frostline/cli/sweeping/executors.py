@@ -32,7 +32,7 @@ from frostline.record import CHILD_FILE, RUN_FILE, Sharing, write_atomically
 from frostline.result import RunResult, Status
 from frostline.search import Ended, Key, Reported, Task
 from frostline.search import Event as SearchEvent
-from frostline.spec import DEPTH_KEY, Device, Progress, PrunerName, Value
+from frostline.spec import DEPTH_KEY, Device, Params, Progress, PrunerName, Value
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -94,10 +94,14 @@ class Runs:
         """Returns how a task ended, with what is wrong if it was trained from other weights or rows than the others."""
         trouble = None
         if end.outcome is not None and end.outcome.state is not State.FAILED:
-            folders = (self.folder_of(number, seed) for seed in end.outcome.by_seed)
-            if replicate is not None and self._on_more_rows(replicate):  # other rows than the search's, on purpose
-                params = {**params, "dataset.eval_rows": self._sweep.plan.settle_rows}
-            trouble = next((words for run in folders if (words := self._inputs.trouble(params, run))), None)
+            trouble = next(
+                (
+                    words
+                    for seed in end.outcome.by_seed
+                    if (words := self._inputs.trouble({**params, **self._rows_of(seed)}, self.folder_of(number, seed)))
+                ),
+                None,
+            )
         return Ended(
             number=number, outcome=None if trouble else end.outcome, fatal=trouble or end.fatal, seed=replicate
         )
@@ -105,19 +109,24 @@ class Runs:
     def overrides(self, params: Mapping[str, Value], seed: int) -> tuple[str, ...]:
         """Returns what composes a run."""
         extra = [f"seed={seed}"] if self._sweep.plan.seeds is not None or self.seeds != (seed,) else []
-        if self._on_more_rows(seed):
-            extra.append(f"dataset.eval_rows={self._sweep.plan.settle_rows}")
-        return (*self._sweep.fixed, *encode(params), *extra)
+        return (*self._sweep.fixed, *encode(params), *extra, *encode(self._rows_of(seed)))
 
-    def _on_more_rows(self, seed: int) -> bool:
-        """Returns whether a run is scored on `sweep.settle_rows`: that of a further seed is."""
-        return self._sweep.plan.settle_rows is not None and seed not in self.seeds
+    def _rows_of(self, seed: int) -> Params:
+        """Returns the keys by which a run is scored on other rows than the first ones of the search are.
+
+        A further seed is scored on `sweep.settle_rows`; with `sweep.folds` each seed holds out another fold.
+        """
+        plan = self._sweep.plan
+        if plan.settle_rows is not None and seed not in self.seeds:
+            return {"dataset.eval_rows": plan.settle_rows}
+        fold = plan.fold_of(seed, self.seeds)
+        return {"dataset.fold": fold} if fold else {}
 
     def _seed_run(self, task: Task, seed: int, until: int | None) -> SeedRun:
         overrides = self.overrides(task.params, seed)
         config = self._composed(task.params, seed)
-        if self._on_more_rows(seed):
-            OmegaConf.update(config, "dataset.eval_rows", self._sweep.plan.settle_rows, merge=False)
+        for key, value in self._rows_of(seed).items():
+            OmegaConf.update(config, key, value, merge=False)
         job = self._ready(decode_job(config))
         shown = tuple(redact(line) for line in overrides)
         return SeedRun(job=job, folder=self.folder_of(task.number, seed), overrides=shown, until_epoch=until)

@@ -99,7 +99,12 @@ def _margins(sweep: Sweep, seen: Probe) -> float | None:
     """Returns the margin that the held-out rows can settle at best; None for a metric of which that isn't known."""
     if sweep.job.run.training.objective != "accuracy":
         return None
-    return least_margin(seen.eval_rows, sweep.plan.confidence)
+    return least_margin(_scored_rows(sweep, seen), sweep.plan.confidence)
+
+
+def _scored_rows(sweep: Sweep, seen: Probe) -> int:
+    """Returns the rows that a setting is scored on, once its seeds have held out every fold."""
+    return seen.eval_rows if sweep.plan.folds is None else seen.eval_rows + seen.train_rows
 
 
 def _line(seen: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:
@@ -181,8 +186,8 @@ def _about_the_answer(sweep: Sweep, found: Forecast, seen: Probe, margin: float 
     if margin is not None:
         asked = "too few for" if margin > plan.margin else "enough for"
         lines.append(
-            f"answer      {seen.eval_rows} held-out rows can settle a margin of {100 * margin:.1f} points at best: "
-            f"{asked} the {100 * plan.margin:g} that sweep.margin asks for"
+            f"answer      {_scored_rows(sweep, seen)} held-out rows can settle a margin of {100 * margin:.1f} points at "
+            f"best: {asked} the {100 * plan.margin:g} that sweep.margin asks for"
         )
     return lines
 

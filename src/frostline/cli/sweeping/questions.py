@@ -38,6 +38,8 @@ def _question(description: Mapping[str, Any], own: Mapping[str, Any], dimensions
         num_blocks=blocks,
         optimizer=str(settings.get("optimizer.name")),
         freeze=str(settings.get("freeze.name")),
+        seeds=tuple(description["plan"]["seeds"] or (settings["seed"],)),
+        num_folds=settings.get("dataset.folds") or 1,
     )
 
 

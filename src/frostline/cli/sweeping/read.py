@@ -113,6 +113,11 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
     for key in swept:
         entries.pop(key, None)
     lines = tuple(str(override.input_line) for override in fixed)
+    if plan.folds is not None:
+        own = next((o for o in fixed if o.key_or_group in {"dataset.folds", "dataset.fold"}), None)
+        if own is not None:
+            raise SpecError(f"{own.input_line}: sweep.folds={plan.folds} sets it; leave one of them out")
+        lines += (f"dataset.folds={plan.folds}",)
     groups, more = _groups(entries, swept)
     notices += more
     variants: dict[tuple[Value, ...], tuple[Dimension, ...]] = {}
@@ -239,6 +244,8 @@ def _dimensions(
             raise SpecError(f"sweep.space.{key}: no such key in a run's config{nearest(key, known)}")
         if key == "seed":
             raise SpecError("sweep.space.seed: a seed is no choice to search for; give sweep.seeds=[0,1,2]")
+        if key in {"dataset.folds", "dataset.fold"}:
+            raise SpecError(f"sweep.space.{key}: which rows are held out is not searched; give sweep.folds=4")
         if key in _JUDGES:
             raise SpecError(f"sweep.space.{key}: points are compared by one objective; run a sweep for each")
         whole = isinstance(known[key], int) and not isinstance(known[key], bool)
