@@ -41,6 +41,8 @@ class Outcome:
             at their frozen depth; `num_trainable` and `eval_rows` of one.
         reason: Why it isn't COMPLETE.
         more: Whether there is a stage 2 left to train.
+        loss: The mean over the seeds of the evaluation loss; None if it isn't known.
+        learnt: Whether any run does better than a constant prediction could by chance; True where nobody can tell.
         resumed: How often its runs went on from a checkpoint.
         note: Something to know about it, as a retry.
     """
@@ -53,6 +55,8 @@ class Outcome:
     more: bool = False
     resumed: int = 0
     note: str | None = None
+    loss: float | None = None
+    learnt: bool = True
 
     @property
     def quality(self) -> float | None:
@@ -70,6 +74,8 @@ class Outcome:
             "more": self.more,
             "resumed": self.resumed,
             "note": self.note,
+            "loss": self.loss,
+            "learnt": self.learnt,
             "stage": stage,
         }
 
@@ -88,6 +94,8 @@ class Outcome:
             more=bool(data["more"]),
             resumed=int(data["resumed"]),
             note=data["note"],
+            loss=data.get("loss"),
+            learnt=bool(data.get("learnt", True)),
         )
         return outcome, int(data["stage"])
 
@@ -104,7 +112,7 @@ class Point:
         history: Objective after each reported evaluation, by `seed index * epochs + epoch`.
         copy_of: Number of the like point whose outcome it took over.
         stage: The last stage that was trained: 1 or 2.
-        first_quality: The quality at the end of stage 1, by which points were chosen for stage 2.
+        first: What stage 1 came to, by which points were chosen for stage 2; None if there is one stage.
         replicates: What further seeds came to that were trained after the search, by seed.
     """
 
@@ -115,8 +123,18 @@ class Point:
     history: Mapping[int, float] = field(default_factory=dict)
     copy_of: int | None = None
     stage: int = 1
-    first_quality: float | None = None
+    first: Outcome | None = None
     replicates: Mapping[int, Outcome] = field(default_factory=dict)
+
+    @property
+    def first_quality(self) -> float | None:
+        """The quality at the end of stage 1, which all points have gone through; of one stage its own."""
+        return self.first.quality if self.first is not None else self.outcome.quality if self.outcome else None
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it has ended stage 1 and may be promoted."""
+        return self.outcome is not None and self.outcome.more
 
     @property
     def by_seed(self) -> dict[int, float]:
@@ -192,7 +210,7 @@ class Point:
             "history": {str(step): value for step, value in self.history.items()},
             "copy_of": self.copy_of,
             "stage": self.stage,
-            "first_quality": self.first_quality,
+            "first": self.first.to_dict(1) if self.first else None,
             "replicates": {str(seed): outcome.to_dict(1) for seed, outcome in self.replicates.items()},
         }
         return json.dumps(data, indent=1) + "\n"
@@ -214,7 +232,7 @@ class Point:
                 history={int(step): float(value) for step, value in data["history"].items()},
                 copy_of=data["copy_of"],
                 stage=int(data["stage"]),
-                first_quality=data["first_quality"],
+                first=Outcome.from_dict(data["first"])[0] if data["first"] else None,
                 replicates={int(seed): Outcome.from_dict(each)[0] for seed, each in data["replicates"].items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

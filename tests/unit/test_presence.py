@@ -331,14 +331,15 @@ def test_of_two_results_of_stage_2_the_first_counts(parent):
     here, away = parent("here", plan, clock), parent("away", plan)
     number, params = away.begin(4)
     away.tell(number, Outcome(state=State.COMPLETE, by_seed={0: 0.7}, more=True))
-    assert away.claim(number, params)
+    assert away.claim(number) == number
     age(here, clock)
-    assert here.claim(number, params)
-    here.tell_continued(number, params, done(0.8))
-    away.tell_continued(number, params, done(0.9))  # it was only cut off
+    taken = here.claim(number)
+    assert taken not in {None, number}
+    here.tell_final(taken, done(0.8))
+    away.tell_final(number, done(0.9))  # it was only cut off
     for study in (here, away):
-        (point,) = [p for p in study.points() if p.number == number]
-        assert (point.stage, point.quality) == (2, 0.8)
+        (point,) = [p for p in study.points() if p.params == params]
+        assert (point.number, point.stage, point.quality) == (taken, 2, 0.8)
 
 
 def test_a_parent_that_never_gave_a_sign_of_life_is_watched_too(parent):
@@ -362,25 +363,27 @@ def test_stage_2_of_a_dead_parents_point_goes_to_one_of_the_others(parent):
     dead = parent("dead", plan)
     number, params = dead.begin(4)
     dead.tell(number, Outcome(state=State.COMPLETE, by_seed={0: 0.7}, more=True))
-    assert not one.claim(number, params)
+    assert one.claim(number) is None
     for study, clock in zip((one, two), clocks, strict=True):
         age(study, clock)
         study.ownership.presence.gone()
     for study, clock in ((one, clocks[0]), (two, clocks[1])):  # these two are alive
         study.ownership.presence.beat()
         clock.now += GRACE_S / 6
-    assert one.claim(number, params)
-    assert one.claim(number, params)  # asked again
-    assert not two.claim(number, params)
+    taken = one.claim(number)
+    assert taken not in {None, number}
+    assert one.claim(taken) == taken  # asked again
+    assert two.claim(number) is None
+    assert two.claim(taken) is None
     again = Study(one._storage, "shared", plan, SPACE, maximize=True, owner="one", grace_s=GRACE_S)
-    assert again.claim(number, params)  # restarted in between
+    assert again.claim(taken) == taken  # restarted in between
     assert again.begin(0) is None  # and not taken for a point of stage 1
-    again.tell_continued(number, params, done(0.8), {1: 0.7, 3: 0.8})
-    (point,) = [p for p in two.points() if p.number == number]
-    assert (point.stage, point.state, point.quality) == (2, State.COMPLETE, 0.8)
-    assert not two.claim(number, params)  # it is finished
-    assert not dead.claim(number, params)
-    assert len([p for p in two.points() if p.number == number]) == 1
+    again.tell_final(taken, done(0.8))
+    (point,) = [p for p in two.points() if p.params == params]
+    assert (point.number, point.params, point.stage) == (taken, params, 2)
+    assert (point.state, point.quality, point.first_quality) == (State.COMPLETE, 0.8, 0.7)
+    assert two.claim(taken) is None  # it is finished
+    assert dead.claim(number) is None
 
 
 def test_a_sweep_waits_for_the_others_and_finishes_what_a_dead_one_left(parent):
@@ -398,7 +401,9 @@ def test_a_sweep_waits_for_the_others_and_finishes_what_a_dead_one_left(parent):
     assert clock.now > GRACE_S  # it waited before it took anything
     assert len(summary.points) == 8
     assert {p.state for p in summary.points} <= {State.COMPLETE, State.PRUNED}
-    assert (first[0], 2) in executor.done  # trained to its end, from the start
+    ended = next(p for p in summary.points if p.params == first[1])
+    assert (ended.number, 2) in executor.done  # trained to its end, from the start
+    assert ended.number != first[0]
     assert second[1] in [p.params for p in summary.points]
     assert len(executor.done) == len(set(executor.done))
     assert {p.depth for p in summary.points if p.stage == 2} == {p.depth for p in summary.points}

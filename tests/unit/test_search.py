@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from optuna.exceptions import StorageInternalError
+from optuna.trial import TrialState
 
 from frostline import paths
 from frostline.codec import decode
@@ -30,7 +31,7 @@ from frostline.search import (
     queue_of,
     search,
 )
-from frostline.search.choice import finalists, hopeless
+from frostline.search.choice import finalists, hopeless, promotable
 from frostline.search.loop import checked
 from frostline.spec import CostName, PrunerName, SamplerName, Space, SweepSpec, parse_dimension
 
@@ -142,6 +143,9 @@ class Quiet:
 
     def ended(self, point, points):
         self.lines.append(("ended", point.number, point.state))
+
+    def pruned(self, point, points):
+        self.lines.append(("pruned", point.number, point.state))
 
     def released(self, number):
         self.lines.append(("released", number))
@@ -540,11 +544,47 @@ def test_more_points_to_try_first_than_the_total_are_refused():
         queue_of(make_plan(n_trials=2), SPACE, points)
 
 
+def waits(number, params, value, loss=None, learnt=True):
+    """A point at the end of its stage 1."""
+    first = Outcome(state=State.COMPLETE, by_seed={0: value}, more=True, loss=loss, learnt=learnt)
+    return Point(number=number, params=params, state=State.PRUNED, outcome=first, first=first)
+
+
+def test_promotion_goes_by_loss_and_not_to_what_learnt_nothing():
+    plan = make_plan(n_trials=4, finish=0.25)
+    tied = [waits(n, {"freeze.depth": 0}, 0.5, loss) for n, loss in enumerate([0.69, 0.71, 0.66, 0.70])]
+    assert [task.number for task in finalists(tied, plan, True)] == [2]
+    # the majority class on skewed rows: the best loss, and nothing learnt
+    skewed = [*tied[:2], waits(2, {"freeze.depth": 0}, 0.9, 0.3, learnt=False), tied[3]]
+    assert [task.number for task in finalists(skewed, plan, True)] == [0]
+    # where a loss is missing all go by the objective
+    some = [*tied[:3], waits(3, {"freeze.depth": 0}, 0.8)]
+    assert [task.number for task in finalists(some, plan, True)] == [3]
+    assert [task.number for task in promotable(tied, plan, True)] == [2]
+    assert promotable(tied[:3], plan, True) == []
+
+
+def test_the_best_are_promoted_before_all_have_ended_stage_1(tmp_path):
+    plan = make_plan(n_trials=16)
+    executor = FakeExecutor(plan)
+    summary = go(tmp_path, plan, executor)
+    stages = [stage for _, stage in executor.done]
+    assert 2 in stages[: stages.index(1, 8)]
+    # one trial each, from its beginning to its end
+    trials = open_study(tmp_path, plan)._study.get_trials(deepcopy=False)
+    assert len(trials) == 16
+    assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial, point in zip(trials, summary.points, strict=True):
+        ended = trial.state is TrialState.COMPLETE
+        assert ended == (point.stage == 2)
+        assert trial.value == pytest.approx(point.quality if ended else point.first_quality)
+        assert not point.is_paused
+
+
 def test_a_share_is_not_one_more_for_a_rounding_error(tmp_path):
     plan = make_plan(n_trials=100, finish=0.07)
     waiting = [
-        Point(number=n, params={"optimizer.lr": 1e-4 + n * 1e-6}, state=State.PRUNED, first_quality=n / 100,
-              outcome=Outcome(state=State.COMPLETE, by_seed={0: n / 100}, more=True))
+        waits(n, {"optimizer.lr": 1e-4 + n * 1e-6}, n / 100)
         for n in range(100)
     ]  # fmt: skip
     assert len(finalists(waiting, plan, True)) == 7
@@ -553,8 +593,7 @@ def test_a_share_is_not_one_more_for_a_rounding_error(tmp_path):
 def test_depths_of_two_models_have_a_best_each():
     plan = make_plan(n_trials=4, finish=0.01)
     waiting = [
-        Point(number=n, params={"model": model, "freeze.depth": 2}, state=State.PRUNED, first_quality=value,
-              outcome=Outcome(state=State.COMPLETE, by_seed={0: value}, more=True))
+        waits(n, {"model": model, "freeze.depth": 2}, value)
         for n, (model, value) in enumerate([("big", 0.9), ("big", 0.8), ("small", 0.5), ("small", 0.6)])
     ]  # fmt: skip
     assert [task.number for task in finalists(waiting, plan, True)] == [0, 3]
@@ -703,7 +742,7 @@ def test_importances_name_what_matters(tmp_path):
 def test_no_checkpoint_is_kept_that_nobody_can_need(tmp_path):
     plan = make_plan(n_trials=16)
     points = go(tmp_path, plan, FakeExecutor(plan)).points
-    stage_1 = [replace(p, stage=1, state=State.PRUNED, outcome=replace(p.outcome, more=True)) for p in points]
+    stage_1 = [replace(p, stage=1, state=State.PRUNED, outcome=p.first) for p in points]
     gone = set(hopeless(stage_1, plan, True, 16))
     assert gone
     assert not gone & {task.number for task in finalists(stage_1, plan, True)}

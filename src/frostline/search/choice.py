@@ -49,17 +49,50 @@ def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[
         plan: The sweep.
         maximize: Whether more of the objective is better.
     """
-    waiting = {p.number for p in points if p.outcome is not None and p.outcome.more and p.stage == 1}
-    # A point that went on is compared by what it was worth at the end of stage 1, like those that wait.
-    sign = -1.0 if maximize else 1.0
-    candidates = [point for point in points if point.number in waiting or point.stage == 2]
-    order = sorted(candidates, key=lambda point: (sign * _stage_1_value(point), point.number))
+    order = _by_rank(points, maximize)
     chosen = order[: _share(plan.finish, len(order))]
     best: dict[object, Point] = {}
     for point in order:
         best.setdefault(_row(point.params), point)
-    going = {point.number for point in (*chosen, *best.values())} & waiting
+    going = {point.number for point in (*chosen, *best.values()) if point.is_paused}
     return [Task(number=point.number, params=point.params, stage=2) for point in order if point.number in going]
+
+
+def promotable(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[Task]:
+    """Returns the tasks of stage 2 that need not wait for the end of stage 1: the best share of those that ended it.
+
+    As asynchronous successive halving promotes (Li et al. 2020, algorithm 2): whatever is in the best share now.
+
+    Args:
+        points: All of the study.
+        plan: The sweep.
+        maximize: Whether more of the objective is better.
+    """
+    if not plan.has_stages:
+        return []
+    order = _by_rank(points, maximize)
+    best = order[: math.floor(plan.finish * len(order) + 1e-9)]
+    return [Task(number=point.number, params=point.params, stage=2) for point in best if point.is_paused]
+
+
+def _by_rank(points: Sequence[Point], maximize: bool) -> list[Point]:
+    """Returns the points that came to the end of stage 1, the best there first; ties by number.
+
+    They are compared by their loss: after an epoch many accuracies are equal. A run that learnt nothing comes after
+    all that did. Where a loss is not known, all are compared by the objective.
+    """
+    ended = [point for point in points if point.first is not None and point.copy_of is None]
+    losses = {point.number: point.first.loss for point in ended if point.first is not None}
+    is_known = all(loss is not None and math.isfinite(loss) for loss in losses.values())
+
+    def rank(point: Point) -> tuple[bool, float, int]:
+        assert point.first is not None
+        quality = point.first.quality or 0.0
+        loss = losses[point.number]
+        value = loss if is_known and loss is not None else -quality if maximize else quality
+        return not point.first.learnt, value, point.number
+
+    return sorted(ended, key=rank)
 
 
 def hopeless(points: Sequence[Point], plan: SweepSpec, maximize: bool, total: int) -> list[int]:
@@ -137,9 +170,3 @@ def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -
 def _depth(params: Params) -> float:
     value = params.get(DEPTH_KEY)
     return float(value) if isinstance(value, (int, float)) else -1.0
-
-
-def _stage_1_value(point: Point) -> float:
-    value = point.first_quality if point.first_quality is not None else point.quality
-    assert value is not None, "it has ended stage 1"
-    return value

@@ -27,7 +27,7 @@ def importances(points: Sequence[Point], space: Space, *, maximize: bool) -> dic
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     shadow = optuna.create_study(direction="maximize" if maximize else "minimize")
     for point in points:
-        value = point.first_quality if point.first_quality is not None else point.quality
+        value = point.first_quality
         if value is None or point.state not in {State.COMPLETE, State.PRUNED}:
             continue
         dimensions = (*space.groups, *space.of(point.params))

@@ -16,7 +16,7 @@ from typing import Protocol
 from frostline.decision import RaceEnd
 from frostline.point import Outcome, Point, State
 from frostline.pool import LOST_TEMPLATE
-from frostline.search.choice import Key, Task, finalists
+from frostline.search.choice import Key, Task, finalists, promotable
 from frostline.search.study import Study
 from frostline.spec import SweepSpec
 
@@ -91,6 +91,9 @@ class Listener(Protocol):
     def ended(self, point: Point, points: Sequence[Point]) -> None:
         """A point's stage ended; `points` are all of the study."""
 
+    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+        """A point that had ended its stage 1 is not promoted."""
+
     def replicated(self, point: Point, seed: int) -> None:
         """A further seed of a finished point ended."""
 
@@ -157,12 +160,12 @@ def search(
         sleep: Waits for so many seconds, where only other parents on the storage are at work.
     """
     course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock, sleep)
-    course.stage(1, course.next_point, lambda: study.ownership.others_at_work(total))
+    course.stage(course.next_point, lambda: study.ownership.others_at_work(total))
     if course.stopped is None:
         course.choose_finalists()
-        course.stage(2, course.next_finalist, course.finalists_elsewhere)
+        course.stage(course.next_finalist, course.finalists_elsewhere)
     if course.stopped is None and race is not None:
-        course.stage(3, lambda: course.next_replicate(race), lambda: False)
+        course.stage(lambda: course.next_replicate(race), lambda: False)
     return Summary(
         points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal,
         race=course.race_end if course.stopped is None else None,
@@ -202,7 +205,14 @@ class _Course:
         self.fatal: str | None = None
 
     def next_point(self) -> Task | None:
-        """Begins the study's next point; like points that are done already are not trained again."""
+        """Promotes a point that is among the best already, else begins the study's next one.
+
+        Like points that are done already are not trained again.
+        """
+        best = promotable(self._study.points(), self._plan, self._maximize)
+        promoted = self._claimed([task for task in best if task.key not in self._running])
+        if promoted is not None:
+            return promoted
         while True:
             begun = self._study.begin(self._total)
             if begun is None:
@@ -222,15 +232,26 @@ class _Course:
             self._tell_listener(number)
 
     def choose_finalists(self) -> None:
-        """Chooses what goes on to stage 2, among the points of all parents."""
-        self._finalists = finalists(self._study.points(), self._plan, self._maximize)
+        """Chooses what goes on to stage 2, among the points of all parents; the others are pruned."""
+        points = self._study.points()
+        self._finalists = finalists(points, self._plan, self._maximize)
+        going = {task.number for task in self._finalists}
+        for point in points:
+            if point.is_paused and point.number not in going and self._study.prune(point.number):
+                now = self._study.points()
+                self._listener.pruned(next(each for each in now if each.number == point.number), now)
 
     def next_finalist(self) -> Task | None:
         """Returns the best point that waits and is ours to finish: its checkpoint lies with who trained it."""
-        for task in self._finalists:
-            if self._study.claim(task.number, task.params):
-                self._finalists.remove(task)
-                return task
+        return self._claimed(self._finalists)
+
+    def _claimed(self, tasks: list[Task]) -> Task | None:
+        """Returns the first task that is ours to do, and takes it off the list."""
+        for task in tasks:
+            number = self._study.claim(task.number)
+            if number is not None:
+                tasks.remove(task)
+                return replace(task, number=number)
         return None
 
     def next_replicate(self, race: Race) -> Task | None:
@@ -244,15 +265,13 @@ class _Course:
 
     def finalists_elsewhere(self) -> bool:
         """Returns whether another parent still has points to finish: it may die over them."""
-        if self._finalists and self._study.ownership.presence is not None:
-            waiting = {p.number for p in self._study.points() if p.outcome is not None and p.outcome.more}
-            self._finalists = [
-                task for task in self._finalists if task.number in waiting and self._study.is_awaited(task.number)
-            ]
-            return bool(self._finalists)
-        return False
+        if self._study.ownership.presence is None:
+            return False
+        left = finalists(self._study.points(), self._plan, self._maximize)
+        self._finalists = [task for task in left if self._study.is_awaited(task.number)]
+        return bool(self._finalists)
 
-    def stage(self, stage: int, next_task: Callable[[], Task | None], elsewhere: Callable[[], bool]) -> None:
+    def stage(self, next_task: Callable[[], Task | None], elsewhere: Callable[[], bool]) -> None:
         """Keeps the executor busy until there is nothing left to begin and nothing runs, here or elsewhere."""
         presence = self._study.ownership.presence
         again_s = math.inf if presence is None else min(_LOOK_S, presence.every_s)
@@ -282,7 +301,7 @@ class _Course:
                 if isinstance(event, Reported):
                     self._on_report(event)
                 else:
-                    self._on_end(event, stage)
+                    self._on_end(event)
 
     def _look_at_limits(self) -> None:
         if self.stopped is None and self._should_stop():
@@ -304,7 +323,7 @@ class _Course:
         prune = lost or (math.isfinite(event.value) and self._study.report(event.number, event.step, event.value))
         self._executor.answer(event.number, prune)
 
-    def _on_end(self, event: Ended, stage: int) -> None:
+    def _on_end(self, event: Ended) -> None:
         task = self._running.pop((event.number, event.seed))
         if task.seed is not None:
             self._on_replicate(task, task.seed, event)
@@ -325,9 +344,8 @@ class _Course:
             self._listener.released(event.number)
             return
         outcome = checked(event.outcome)
-        if stage == 2:
-            history = {p.number: p.history for p in self._study.points()}[task.number]
-            self._study.tell_continued(task.number, task.params, outcome, history)
+        if task.stage == 2:
+            self._study.tell_final(task.number, outcome)
         else:
             if outcome.more:
                 assert outcome.quality is not None

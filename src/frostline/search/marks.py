@@ -2,7 +2,7 @@
 
 OUTCOME = "frostline.outcome"
 OWNER = "frostline.owner"
-CONTINUES = "frostline.continues"
+FINAL = "frostline.final"
 WARM = "frostline.warm"
 COPY = "frostline.copy_of"
 SURPLUS = "frostline.surplus"

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from frostline.search import marks
 from frostline.search.presence import Presence
-from frostline.search.trials import Kind, Look, Trials, has_outcome, kind_of
-from frostline.spec import Params
+from frostline.search.trials import Kind, Look, Trials, is_paused, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +46,6 @@ class Ownership:
         self.presence = None if owner is None else Presence(study, owner, grace_s or _GRACE_S)
         self._unsigned: dict[int, float] = {}
         """Since when a trial is seen that nobody has signed."""
-        self._claims: dict[int, int] = {}
-        """Points of others that are taken to their end here, and the trials that say so."""
 
     def is_mine(self, trial: FrozenTrial) -> bool:
         """Returns whether a trial is this parent's: its checkpoints lie here, and nobody else goes on with it."""
@@ -86,7 +81,11 @@ class Ownership:
         begun = sum(trial.state is not TrialState.WAITING for trial in counted)
         # Nobody takes them over where that is switched off: then they are not waited for.
         gone = self.gone() if self._grace_s is None else {}
-        running = [trial for trial in counted if trial.state is TrialState.RUNNING and not self.is_mine(trial)]
+        running = [
+            trial
+            for trial in counted
+            if trial.state is TrialState.RUNNING and not is_paused(trial) and not self.is_mine(trial)
+        ]
         return (begun < total and len(counted) > begun) or any(
             trial.user_attrs.get(marks.OWNER) not in gone for trial in running
         )
@@ -102,36 +101,52 @@ class Ownership:
             return False
         gone = self.gone() if self._grace_s is not None else {}
         for trial in self._trials.look().points:
-            if trial.state is not TrialState.RUNNING:
+            if trial.state is not TrialState.RUNNING or is_paused(trial):
                 continue
             if trial.user_attrs.get(marks.OWNER) not in gone and not self._is_orphan(trial):
                 continue
-            try:
-                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-            except (RuntimeError, KeyError):  # it has ended, or another parent was faster
+            ended = self._ended_for_its_host(trial)
+            if ended is None:
                 continue
-            ended = self._storage.get_trial(trial._trial_id)
             if kind_of(ended) is Kind.ENDED_FOR_ITS_HOST:  # else it had failed: only that was still to be written down
-                log.warning("point %d: its host is gone; it is taken over", trial.number)
                 self.put_back(ended)
             return True
         return False
 
-    def put_back(self, trial: FrozenTrial) -> None:
-        """Puts the point of an ended trial into the queue once more, unless another parent has just done so."""
+    def _ended_for_its_host(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """Ends a trial whose host is gone; None if it has ended, or another parent was faster."""
+        try:
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        except (RuntimeError, KeyError):
+            return None
+        log.warning("point %d: its host is gone; it is taken over", trial.number)
+        return self._storage.get_trial(trial._trial_id)
+
+    def put_back(self, trial: FrozenTrial) -> FrozenTrial | None:
+        """Puts the point of an ended trial back, unless another parent has just done so; returns its new trial.
+
+        A point that has ended stage 1 goes on from there, as this parent's; else it waits for whoever begins it.
+        """
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # it may have died while it drew them
-        mine = self._add(
-            TrialState.WAITING,
-            system_attrs={"fixed_params": dict(params)},
-            user_attrs={
-                marks.TAKEN_FROM: trial.number,
-                **{key: value for key, value in trial.user_attrs.items() if key == marks.RETRY},
-            },
-        )
+        attrs = {key: value for key, value in trial.user_attrs.items() if key == marks.RETRY}
+        attrs[marks.TAKEN_FROM] = trial.number
+        outcome = trial.user_attrs.get(marks.OUTCOME) or {}
+        if outcome.get("more"):
+            mine = self._add(
+                TrialState.RUNNING,
+                params=trial.params,
+                distributions=trial.distributions,
+                intermediate_values=trial.intermediate_values,
+                user_attrs={**attrs, marks.OWNER: self.owner, marks.OUTCOME: outcome},
+            )
+        else:
+            mine = self._add(TrialState.WAITING, system_attrs={"fixed_params": dict(params)}, user_attrs=attrs)
         trials = self._trials.look().trials
         again = [other.number for other in trials if other.user_attrs.get(marks.TAKEN_FROM) == trial.number]
-        if mine.number != min(again):
-            self.withdraw(mine._trial_id)
+        if mine.number == min(again):
+            return mine
+        self.withdraw(mine._trial_id)
+        return None
 
     def put_back_what_is_between(self, look: Look) -> bool:
         """Puts back a point that somebody has ended for its dead host and not yet put back; returns whether there was.
@@ -158,62 +173,32 @@ class Ownership:
 
     # -- stage 2 -----------------------------------------------------------------------------------------------------
 
-    def claim(self, point: FrozenTrial, params: Params, distributions: Mapping[str, BaseDistribution]) -> bool:
-        """Returns whether stage 2 of a point is this parent's work: its own, or that of one who is gone.
+    def claim(self, trial: FrozenTrial) -> int | None:
+        """Returns the number under which stage 2 of a point is this parent's work; None if it is another's.
 
-        Two parents may claim at the same moment: the one whose claim was first has it.
+        It is its own, or that of a parent that is gone: then it goes on under a new number, as in stage 1.
 
         Args:
-            point: As stage 1 left it.
-            params: Its parameters.
-            distributions: Of its parameters.
+            trial: As the storage has it now.
         """
-        number = point.number
+        if not is_paused(trial):
+            return None
+        if self.is_mine(trial):
+            return trial.number
         gone = self.gone() if self._grace_s is not None else {}
-        living = [trial for trial in self._claimed(number) if trial.user_attrs.get(marks.OWNER) not in gone]
-        for trial in living:
-            if trial.user_attrs.get(marks.OWNER) == self.owner:
-                self._claims[number] = trial._trial_id
-        if living:
-            return number in self._claims
-        if any(
-            trial.user_attrs.get(marks.CONTINUES) == number and has_outcome(trial)
-            for trial in self._trials.look().stage_2
-        ):
-            return False  # another parent has finished it
-        if self.is_mine(point):
-            return True
-        if point.user_attrs.get(marks.OWNER) not in gone:
-            return False
-        mine = self._add(
-            TrialState.RUNNING,
-            params=dict(params),
-            distributions=dict(distributions),
-            user_attrs={marks.CONTINUES: number, marks.OWNER: self.owner},
-        )
-        claims = [trial for trial in self._claimed(number) if trial.user_attrs.get(marks.OWNER) not in gone]
-        is_back = point.user_attrs.get(marks.OWNER) not in self.gone()  # and goes on with what is its own
-        if is_back or mine.number != min(trial.number for trial in claims):
-            self.withdraw(mine._trial_id)
-            return False
-        log.warning("point %d: its host is gone; it is trained to its end here", number)
-        self._claims[number] = mine._trial_id
-        return True
-
-    def claimed_here(self, number: int) -> int | None:
-        """Returns the id of the trial by which this parent has claimed a point of another one, and lets go of it."""
-        return self._claims.pop(number, None)
+        if trial.user_attrs.get(marks.OWNER) not in gone:
+            return None
+        ended = self._ended_for_its_host(trial)
+        taken = None if ended is None else self.put_back(ended)
+        return None if taken is None else taken.number
 
     def is_awaited(self, point: FrozenTrial) -> bool:
         """Returns whether somebody will finish a point: its host, or whoever takes it over if that is not off."""
         return self._grace_s is not None or point.user_attrs.get(marks.OWNER) not in self.gone()
 
-    def _claimed(self, number: int) -> list[FrozenTrial]:
-        return [
-            trial
-            for trial in self._trials.look().stage_2
-            if trial.state is TrialState.RUNNING and trial.user_attrs.get(marks.CONTINUES) == number
-        ]
+    def may_end(self, trial: FrozenTrial) -> bool:
+        """Returns whether this parent ends a trial that is not promoted: its own, or that of one that is gone."""
+        return self.is_mine(trial) or trial.user_attrs.get(marks.OWNER) in self.gone()
 
     # -- trials ------------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -9,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
+from optuna.trial import TrialState
 
+from frostline.search.trials import is_paused
 from frostline.spec import Dimension, PrunerName, PrunerSpec, SamplerName
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from optuna.pruners import BasePruner
-    from optuna.trial import FrozenTrial, TrialState
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
 
     from frostline.spec import Params
 
@@ -74,6 +78,37 @@ class SeededSampler(BaseSampler):
 
     def reseed_rng(self) -> None:
         """Does nothing: the seed is a function of the trial."""
+
+
+class PausedAsPruned:
+    """A storage as a sampler is to see it: what waits after stage 1 is PRUNED, so that its value counts.
+
+    Everything else is the storage's own.
+
+    Args:
+        storage: Of the study.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """See Optuna."""
+        found = self._storage.get_all_trials(study_id, deepcopy=deepcopy)
+        shown = [_as_pruned(trial) if is_paused(trial) else trial for trial in found]
+        return [trial for trial in shown if states is None or trial.state in states]
+
+
+def _as_pruned(trial: FrozenTrial) -> FrozenTrial:
+    shown = copy.copy(trial)
+    shown.state = TrialState.PRUNED
+    shown.value = trial.intermediate_values.get(max(trial.intermediate_values, default=0))
+    return shown
 
 
 class FrostSampler(BaseSampler):

@@ -21,9 +21,9 @@ from frostline.point import Outcome, Point, State
 from frostline.search import marks
 from frostline.search.ownership import Ownership
 from frostline.search.pruning import ask_pruner
-from frostline.search.samplers import FrostSampler, SeededSampler, distribution, make_pruner
+from frostline.search.samplers import FrostSampler, PausedAsPruned, SeededSampler, distribution, make_pruner
 from frostline.search.storages import again_if_cut_off, quiet
-from frostline.search.trials import Kind, Trials, has_outcome, kind_of
+from frostline.search.trials import Kind, Trials, is_paused, kind_of
 from frostline.spec import DEPTH_KEY, Params, PrunerName, SamplerName, Space, SweepSpec
 
 _STAGE_2 = "stage 2: "
@@ -73,13 +73,14 @@ class Study:
         self._maximize = maximize
         self._owner = owner
         self._active: set[int] = set()
-        self._read_before: dict[tuple[int, bool], Point] = {}
+        self._read_before: dict[int, Point] = {}
         self._pruner = make_pruner(plan.pruner, max_steps)
         directions: list[Any] = ["maximize" if maximize else "minimize", *(["minimize"] if plan.cost else [])]
         self._storage = storage
         self._propose = propose
         self._directions = directions
         self._study = self._open(name)
+        self._asking = self._with_paused()
         self._grace_s = grace_s
         self._trials = Trials(self._study)
         self.ownership = Ownership(self._study, self._trials, owner, grace_s)
@@ -97,6 +98,13 @@ class Study:
                 pruner=self._pruner,
                 load_if_exists=True,
             )
+
+    def _with_paused(self) -> optuna.Study:
+        """Returns the same study as its sampler is to see it."""
+        storage: Any = PausedAsPruned(self._study._storage)
+        return optuna.Study(
+            study_name=self._study.study_name, storage=storage, sampler=self._study.sampler, pruner=self._pruner
+        )
 
     def _sampler(self) -> BaseSampler:
         propose = self._propose
@@ -122,6 +130,7 @@ class Study:
         name = self._study.study_name
         optuna.delete_study(study_name=name, storage=self._storage)
         self._study = self._open(name)
+        self._asking = self._with_paused()
         self._trials = Trials(self._study)
         self.ownership = Ownership(self._study, self._trials, self._owner, self._grace_s)
         self._active.clear()
@@ -223,8 +232,8 @@ class Study:
     def rebuild(self, points: Sequence[Point], warm: Sequence[Point] = ()) -> None:
         """Puts recorded points into an empty study, each under its number.
 
-        A number without a point's file was that of an earlier study's point, of a stage 2, or of a point that had just
-        been chosen: it stays taken, and counts for nothing.
+        A number without a point's file was that of an earlier study's point, or of one that had just been chosen: it
+        stays taken, and counts for nothing.
 
         Args:
             points: By their own files.
@@ -240,9 +249,6 @@ class Study:
             else:
                 self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={marks.SURPLUS: True}))
         for point in points:
-            if point.stage == 2 and point.outcome is not None and point.state is not State.RUNNING:
-                self.tell_continued(point.number, point.params, point.outcome, point.history)
-        for point in points:
             for seed, replicate in point.replicates.items():
                 self.tell_replicate(point.number, seed, replicate)
         failed = [point for point in points if point.state is State.FAILED]
@@ -256,17 +262,15 @@ class Study:
         if point.copy_of is not None:
             attrs[marks.COPY] = point.copy_of
         if outcome is not None:
-            attrs[marks.OUTCOME] = outcome.to_dict(point.stage)
+            attrs[marks.OUTCOME] = (point.first or outcome).to_dict(1)
         if point.stage == 2 and outcome is not None:
-            value = point.first_quality if point.first_quality is not None else outcome.quality
-            seed = next(iter(outcome.by_seed), 0)
-            first = Outcome(state=State.COMPLETE, by_seed={} if value is None else {seed: value}, more=True)
-            attrs[marks.OUTCOME], state = first.to_dict(1), State.PRUNED
+            attrs[marks.FINAL] = outcome.to_dict(2)
+        if point.is_paused:
+            state = State.RUNNING
         wanted = {value: key for key, value in _STATES.items()}[state]
         values = self._values(outcome) if wanted is TrialState.COMPLETE and outcome is not None else None
-        if wanted is TrialState.PRUNED and outcome is not None and not self._plan.cost:
-            value = point.first_quality if point.first_quality is not None else outcome.quality
-            values = None if value is None else [value]
+        if wanted is TrialState.PRUNED and point.first_quality is not None and not self._plan.cost:
+            values = [point.first_quality]
         return create_trial(
             state=wanted,
             values=values,
@@ -290,9 +294,9 @@ class Study:
         """
         look = self._trials.look()  # one for all that follows: a point must not be between two owners unseen
         for trial in look.points:
-            is_mine = trial.state is TrialState.RUNNING and self.ownership.is_mine(trial)
-            if is_mine and trial.number not in self._active:
-                return self._suggest(Trial(self._study, trial._trial_id))
+            is_begun = trial.state is TrialState.RUNNING and not is_paused(trial)
+            if is_begun and self.ownership.is_mine(trial) and trial.number not in self._active:
+                return self._suggest(Trial(self._asking, trial._trial_id))
         if self.ownership.put_back_what_is_between(look):
             return self.begin(total)
         waiting = any(trial.state is TrialState.WAITING for trial in look.points)
@@ -303,7 +307,7 @@ class Study:
             self._withdraw_doubles()
             return None
         with quiet():
-            asked = self._study.ask()
+            asked = self._asking.ask()
         look = self._trials.look()
         earlier = [other for other in look.points if other.number < asked.number]
         frozen = self._frozen(asked.number)
@@ -367,9 +371,9 @@ class Study:
         return self.ownership.presence is not None and self.ownership.has_lost(self._frozen(number))
 
     @again_if_cut_off
-    def claim(self, number: int, params: Params) -> bool:
-        """Returns whether stage 2 of a point is this parent's work: its own, or that of one who is gone."""
-        return self.ownership.claim(self._frozen(number), params, self._distributions(params))
+    def claim(self, number: int) -> int | None:
+        """Returns the number under which stage 2 of a point is this parent's work; None if it is another's."""
+        return self.ownership.claim(self._frozen(number))
 
     def is_awaited(self, number: int) -> bool:
         """Returns whether somebody will finish a point: its host, or whoever takes it over if that is not off."""
@@ -389,7 +393,7 @@ class Study:
             value: The objective.
         """
         frozen = self._frozen(number)
-        if frozen.state is not TrialState.RUNNING:  # stage 2: its trial has been told; nobody prunes the best
+        if frozen.state is not TrialState.RUNNING or is_paused(frozen):  # nobody prunes what was promoted
             return False
         try:
             self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
@@ -421,7 +425,9 @@ class Study:
 
     @again_if_cut_off
     def tell(self, number: int, outcome: Outcome, *, copy_of: int | None = None) -> None:
-        """Ends a trial. A value that is no finite number makes it FAILED: Optuna would take -inf for the best.
+        """Ends a trial, or its stage 1: then it waits, until it is promoted or pruned.
+
+        A value that is no finite number makes it FAILED: Optuna would take -inf for the best.
 
         Args:
             number: Of the trial.
@@ -438,10 +444,12 @@ class Study:
             storage.set_trial_user_attr(frozen._trial_id, marks.OUTCOME, outcome.to_dict(1))
             if copy_of is not None:
                 storage.set_trial_user_attr(frozen._trial_id, marks.COPY, copy_of)
+            if outcome.more:
+                return
             values, state = None, TrialState.FAIL
-            if outcome.state is State.COMPLETE and not outcome.more:
+            if outcome.state is State.COMPLETE:
                 values, state = self._values(outcome), TrialState.COMPLETE
-            elif outcome.state in {State.COMPLETE, State.PRUNED}:
+            elif outcome.state is State.PRUNED:
                 state = TrialState.PRUNED
             self._study.tell(number, values=values, state=state, skip_if_finished=True)
 
@@ -450,37 +458,36 @@ class Study:
         self._active.discard(number)
 
     @again_if_cut_off
-    def tell_continued(
-        self, number: int, params: Params, outcome: Outcome, history: Mapping[int, float] | None = None
-    ) -> None:
-        """Adds what stage 2 of a point came to, as a trial of its own."""
-        done = outcome.state is State.COMPLETE
-        claim, storage = self.ownership.claimed_here(number), self._study._storage
-        if any(
-            trial.user_attrs.get(marks.CONTINUES) == number and has_outcome(trial)
-            for trial in self._trials.look().stage_2
-        ):
-            # It was taken over while this parent could not be heard, and is finished.
-            if claim is not None:
-                storage.set_trial_state_values(claim, TrialState.FAIL)
-            return
-        if claim is not None:
-            for step, value in (history or {}).items():
-                storage.set_trial_intermediate_value(claim, step, value)
-            storage.set_trial_user_attr(claim, marks.OUTCOME, outcome.to_dict(2))
+    def tell_final(self, number: int, outcome: Outcome) -> None:
+        """Ends a trial that was promoted.
+
+        Args:
+            number: Of the trial.
+            outcome: What stage 2 came to.
+        """
+        frozen = self._frozen(number)
+        storage = self._study._storage
+        # Another parent may have taken it over, while this one could not be heard.
+        with suppress(UpdateFinishedTrialError):
+            storage.set_trial_user_attr(frozen._trial_id, marks.FINAL, outcome.to_dict(2))
+            done = outcome.state is State.COMPLETE
             state = TrialState.COMPLETE if done else TrialState.FAIL
-            storage.set_trial_state_values(claim, state, self._values(outcome) if done else None)
-            return
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE if done else TrialState.FAIL,
-                values=self._values(outcome) if done else None,
-                params=dict(params),
-                distributions=self._distributions(params),
-                user_attrs={marks.CONTINUES: number, marks.OUTCOME: outcome.to_dict(2)},
-                intermediate_values=dict(history or {}),
+            storage.set_trial_state_values(frozen._trial_id, state, self._values(outcome) if done else None)
+
+    @again_if_cut_off
+    def prune(self, number: int) -> bool:
+        """Ends a trial that is not promoted; returns whether this parent did."""
+        frozen = self._frozen(number)
+        if not is_paused(frozen) or not self.ownership.may_end(frozen):
+            return False
+        value = frozen.intermediate_values.get(max(frozen.intermediate_values, default=0))
+        try:
+            self._study._storage.set_trial_state_values(
+                frozen._trial_id, TrialState.PRUNED, None if value is None else [value]
             )
-        )
+        except UpdateFinishedTrialError:
+            return False
+        return True
 
     @again_if_cut_off
     def tell_replicate(self, number: int, seed: int, outcome: Outcome) -> None:
@@ -505,18 +512,13 @@ class Study:
 
     @again_if_cut_off
     def points(self, *, fresh: bool = True) -> list[Point]:
-        """Returns all points by number; stage 2 is merged into the point that it continued.
+        """Returns all points by number.
 
         Args:
             fresh: As the storage has them now; else as they were when a point was begun last.
         """
         look = self._trials.look() if fresh or self._trials.last is None else self._trials.last
-        continued = {
-            trial.user_attrs[marks.CONTINUES]: trial
-            for trial in reversed(look.stage_2)  # of two the first one counts, for whoever reads
-            if has_outcome(trial)
-        }
-        found = [self._read(trial, continued.get(trial.number)) for trial in look.points]
+        found = [self._read(trial) for trial in look.points]
         replicates = self._replicates()
         if replicates:
             found = [
@@ -525,20 +527,16 @@ class Study:
             ]
         if all(point.copy_of is None for point in found):
             return found
-        first = {point.number: point.first_quality for point in found}
-        return [
-            point if point.copy_of is None else replace(point, first_quality=first.get(point.copy_of))
-            for point in found
-        ]
+        first = {point.number: point.first or point.outcome for point in found}
+        return [point if point.copy_of is None else replace(point, first=first.get(point.copy_of)) for point in found]
 
-    def _read(self, trial: FrozenTrial, continued: FrozenTrial | None) -> Point:
+    def _read(self, trial: FrozenTrial) -> Point:
         """Reads a trial; a finished one, which never changes, only once: the loop asks for all at each event."""
         if not trial.state.is_finished():
-            return _point(trial, continued)
-        key = (trial.number, continued is not None)
-        if key not in self._read_before:
-            self._read_before[key] = _point(trial, continued)
-        return self._read_before[key]
+            return _point(trial)
+        if trial.number not in self._read_before:
+            self._read_before[trial.number] = _point(trial)
+        return self._read_before[trial.number]
 
     def num_warm(self) -> int:
         """Returns how many points of an earlier study it learns from."""
@@ -572,25 +570,37 @@ def _params_of(trial: FrozenTrial) -> list[Params]:
     return [params for params in (trial.params, trial.system_attrs.get("fixed_params")) if params]
 
 
-def _point(trial: FrozenTrial, continued: FrozenTrial | None) -> Point:
-    final = continued if continued is not None and continued.state is TrialState.COMPLETE else trial
-    data = final.user_attrs.get(marks.OUTCOME)
-    outcome, stage = Outcome.from_dict(data) if data else (None, 1)
-    state = _STATES[final.state]
-    if final is trial and continued is not None and outcome is not None:
-        # Stage 2 failed: the point did, and keeps what stage 1 came to. It is not begun again, nor does another take
-        # its place: a resumed sweep would else end unlike an undisturbed one.
-        reason = str((continued.user_attrs.get(marks.OUTCOME) or {}).get("reason")).removeprefix(_STAGE_2)
-        state, stage = State.FAILED, 2
-        outcome = replace(outcome, state=state, reason=_STAGE_2 + reason, more=False)
-    params = final.params or trial.system_attrs.get("fixed_params", {})
+def _point(trial: FrozenTrial) -> Point:
+    state, stage = _STATES[trial.state], 1
+    first = _outcome(trial, marks.OUTCOME)
+    final = _outcome(trial, marks.FINAL) if trial.state.is_finished() else None
+    outcome = first
+    if final is not None and first is not None:
+        stage = 2
+        outcome = final
+        if final.state is State.FAILED:
+            # It keeps what stage 1 came to. It is not begun again, nor does another take its place: a resumed sweep
+            # would else end unlike an undisturbed one.
+            outcome = replace(
+                first, state=State.FAILED, reason=_STAGE_2 + str(final.reason).removeprefix(_STAGE_2), more=False
+            )
+    elif outcome is not None and outcome.more and is_paused(trial):
+        state = State.PRUNED  # unless it is promoted
+    elif outcome is not None and outcome.more:
+        outcome = replace(outcome, more=False)
+    params = trial.params or trial.system_attrs.get("fixed_params", {})
     return Point(
         number=trial.number,
         params=dict(params),
         state=state,
         outcome=outcome,
-        history={**trial.intermediate_values, **final.intermediate_values},
+        history=dict(trial.intermediate_values),
         copy_of=trial.user_attrs.get(marks.COPY),
         stage=stage,
-        first_quality=Outcome.from_dict(first)[0].quality if (first := trial.user_attrs.get(marks.OUTCOME)) else None,
+        first=first if first is not None and first.more else None,
     )
+
+
+def _outcome(trial: FrozenTrial, mark: str) -> Outcome | None:
+    data = trial.user_attrs.get(mark)
+    return Outcome.from_dict(data)[0] if data else None

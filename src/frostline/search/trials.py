@@ -18,14 +18,12 @@ class Kind(Enum):
 
     Attributes:
         POINT: A point of the sweep, at whatever stage.
-        STAGE_2: What became of a point that went on; a trial of its own.
         WARM: A point of an earlier study, to learn from.
         SURPLUS: It came to nothing, and nothing is missing for it.
         ENDED_FOR_ITS_HOST: A point that another parent has ended, because its own was gone.
     """
 
     POINT = auto()
-    STAGE_2 = auto()
     WARM = auto()
     SURPLUS = auto()
     ENDED_FOR_ITS_HOST = auto()
@@ -36,12 +34,11 @@ def kind_of(trial: FrozenTrial) -> Kind:
     attrs = trial.user_attrs
     if marks.SURPLUS in attrs:
         return Kind.SURPLUS
-    if marks.CONTINUES in attrs:
-        return Kind.STAGE_2
     if marks.WARM in attrs:
         return Kind.WARM
     # Whoever trains a point says what it came to before it ends it, and may die in between: then it was no failure.
-    if trial.state is TrialState.FAIL and (attrs.get(marks.OUTCOME) or {}).get("state") != State.FAILED.value:
+    last = attrs.get(marks.FINAL) or attrs.get(marks.OUTCOME) or {}
+    if trial.state is TrialState.FAIL and last.get("state") != State.FAILED.value:
         return Kind.ENDED_FOR_ITS_HOST
     return Kind.POINT
 
@@ -54,14 +51,12 @@ class Look:
         trials: All of them.
         points: Those that are points; of one that two parents have put back at once the first.
         doubles: The others of those.
-        stage_2: What became of points that went on.
         between_owners: Those that somebody has ended for their dead host and that are not back in the queue yet.
     """
 
     trials: Sequence[FrozenTrial]
     points: Sequence[FrozenTrial]
     doubles: Sequence[FrozenTrial]
-    stage_2: Sequence[FrozenTrial]
     between_owners: Sequence[FrozenTrial]
 
 
@@ -81,21 +76,19 @@ class Trials:
     def look(self) -> Look:
         """Returns the trials as the storage has them now."""
         trials = sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number)
-        points, doubles, stage_2, ended, back = [], [], [], [], set()
+        points, doubles, ended, back = [], [], [], set()
         for trial in trials:
             kind, source = self._ended.get(trial.number) or self._read(trial)
             if kind is Kind.POINT and (source is None or source not in back):
                 points.append(trial)
             elif kind is Kind.POINT:
                 doubles.append(trial)
-            elif kind is Kind.STAGE_2:
-                stage_2.append(trial)
             elif kind is Kind.ENDED_FOR_ITS_HOST:
                 ended.append(trial)
             if source is not None:
                 back.add(source)
         between = [trial for trial in ended if trial.number not in back]
-        self.last = Look(trials=trials, points=points, doubles=doubles, stage_2=stage_2, between_owners=between)
+        self.last = Look(trials=trials, points=points, doubles=doubles, between_owners=between)
         return self.last
 
     def _read(self, trial: FrozenTrial) -> tuple[Kind, int | None]:
@@ -105,6 +98,9 @@ class Trials:
         return found
 
 
-def has_outcome(trial: FrozenTrial) -> bool:
-    """Returns whether it has ended and says what it came to."""
-    return trial.state.is_finished() and marks.OUTCOME in trial.user_attrs
+def is_paused(trial: FrozenTrial) -> bool:
+    """Returns whether it has ended stage 1 and waits to be promoted or pruned, or is trained in stage 2.
+
+    Optuna has no state for that: it stays RUNNING, so that it is one trial from its beginning to its end.
+    """
+    return trial.state is TrialState.RUNNING and bool((trial.user_attrs.get(marks.OUTCOME) or {}).get("more"))

@@ -186,8 +186,8 @@ def _about_the_answer(sweep: Sweep, found: Forecast, seen: Probe, margin: float 
     if margin is not None:
         asked = "too few for" if margin > plan.margin else "enough for"
         lines.append(
-            f"answer      {_scored_rows(sweep, seen)} held-out rows can settle a margin of {100 * margin:.1f} points at "
-            f"best: {asked} the {100 * plan.margin:g} that sweep.margin asks for"
+            f"answer      {_scored_rows(sweep, seen)} held-out rows can settle a margin of {100 * margin:.1f} points "
+            f"at best: {asked} the {100 * plan.margin:g} that sweep.margin asks for"
         )
     return lines
 

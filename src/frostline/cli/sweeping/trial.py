@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -403,7 +404,16 @@ def outcome_of(
         more=more and state is State.COMPLETE,
         resumed=resumed,
         note=note,
+        loss=_mean_of("eval/loss", results),
+        learnt=any(result.metrics.get("eval/matthews_correlation") != 0.0 for _, result in results),
     )
+
+
+def _mean_of(key: str, results: Sequence[tuple[int, RunResult]]) -> float | None:
+    """Returns the mean of a metric over the runs; None if one of them lacks it, or it is no finite number."""
+    values = [result.metrics.get(key, math.nan) for _, result in results]
+    mean = math.fsum(values) / len(values) if values else math.nan
+    return mean if math.isfinite(mean) else None
 
 
 def scores_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, dict[int, float]]:

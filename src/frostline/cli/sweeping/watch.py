@@ -100,6 +100,11 @@ class View:
         self.say(self._line(point))
         self._refresh()
 
+    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+        self._points = points
+        self._refresh()
+
     def replicated(self, point: Point, seed: int) -> None:
         """See `Listener`."""
         self._running.pop(point.number, None)
@@ -140,7 +145,7 @@ class View:
         if self._progress is None or self._task is None:
             return
         best = ranked(self._points, self._maximize)
-        waiting = [point for point in self._points if point.outcome is not None and point.outcome.more]
+        waiting = [point for point in self._points if point.is_paused]
         pool = best or sorted(
             (point for point in waiting if point.quality is not None),
             key=lambda point: point.quality or 0.0,
@@ -213,6 +218,11 @@ class Files:
         self._tidy_checkpoints(points)
         self._tidy_models(points)
 
+    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+        self._folder.write_point(point)
+        self._remove(point.number, "checkpoints")
+
     def replicated(self, point: Point, seed: int) -> None:
         """See `Listener`."""
         self._folder.write_point(point)
@@ -278,6 +288,9 @@ class MlflowView:
         if point.quality is not None and point.stage == 1:
             self._run.log({f"point/{self._metric}": point.quality}, point.number)
 
+    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+
     def replicated(self, point: Point, seed: int) -> None:
         """See `Listener`: the run itself is there."""
 
@@ -302,6 +315,10 @@ class Listeners:
     def ended(self, point: Point, points: Sequence[Point]) -> None:
         """See `Listener`."""
         self._each(lambda listener: listener.ended(point, points))
+
+    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+        self._each(lambda listener: listener.pruned(point, points))
 
     def replicated(self, point: Point, seed: int) -> None:
         """See `Listener`."""
