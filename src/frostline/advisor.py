@@ -61,6 +61,9 @@ _ROW_CORRELATION = 0.5
 _NEAR_RATE = 0.15
 """Decades within which a second rate at one level tells less than a second seed would: 0.1 points of accuracy."""
 
+NOTHING_FROZEN = -1.0
+"""The level of full fine-tuning on the axis of the frozen depth: at depth 0 the embeddings are frozen still."""
+
 _NUM_LEVELS = 9
 """Levels to choose from of an axis that can't be counted, as `freeze.fraction`."""
 
@@ -153,8 +156,8 @@ class Question:
 
     def _positions(self, key: str, levels: Sequence[float]) -> list[float]:
         blocks = self.num_blocks
-        if key == DEPTH_KEY and blocks:
-            return [level / blocks for level in levels]
+        if key == DEPTH_KEY and blocks:  # training the embeddings as well changes less than a block (assumed)
+            return [max(level, NOTHING_FROZEN / 2) / blocks for level in levels]
         if key == "freeze.last" and blocks:
             return [1 - level / blocks for level in levels]
         if key == "freeze.fraction":
@@ -197,9 +200,12 @@ class Question:
                 return None
             value = params[dimension.key]
             if dimension.key == self.axis_key:
-                if not _is_number(value):
+                if dimension.key == DEPTH_KEY and value is None:
+                    level = NOTHING_FROZEN
+                elif _is_number(value):
+                    level = float(value)  # type: ignore[arg-type]
+                else:
                     return None
-                level = float(value)  # type: ignore[arg-type]
             elif dimension.key == LR_KEY and rates is not None:
                 rate = math.log10(float(value))  # type: ignore[arg-type]
             elif _is_numeric(dimension):
@@ -371,7 +377,7 @@ class Advisor:
     def search_cost(self, points: Sequence[Point]) -> float:
         """Returns the relative cost of the search's runs that ended."""
         axis = self.question.axis([s.level for p in points if (s := self.question.setting(p.params)) is not None])
-        done = [p for p in points if p.outcome is not None and p.copy_of is None]
+        done = [p for p in points if p.outcome is not None and p.copy_of is None and not p.is_baseline]
         settings = [setting for point in done if (setting := self.question.setting(point.params)) is not None]
         return sum(axis.cost(setting.level) for setting in settings)
 
@@ -407,6 +413,30 @@ class Advisor:
         if isinstance(found, Replicate):
             return fitted.points[found.setting], found
         return found
+
+    @_on_one_thread
+    def baseline(self, points: Sequence[Point]) -> Params | None:
+        """Returns the parameters of full fine-tuning: those that promise most at the shallowest depth, nothing frozen.
+
+        Args:
+            points: All of the study.
+
+        Returns:
+            None if no frozen depth is swept, or nothing was learnt.
+        """
+        from frostline.decision import rates_of, representatives
+
+        question = self.question
+        if question.axis_key != DEPTH_KEY or question.freeze != "depth":
+            return None
+        fitted = self.fit(points)
+        if fitted.posterior is None:
+            return None
+        template, _ = representatives(fitted.posterior)[0]
+        rates = self._rates(rates_of(fitted.axis)) if fitted.axis.rates is not None else [template.rate]
+        candidates = [replace(template, rate=rate) for rate in rates]
+        mean, _ = fitted.posterior.mean_and_sd(candidates)
+        return {**self._params(candidates[int(mean.argmax())]), DEPTH_KEY: None}
 
     def opening(self) -> list[Params]:
         """Returns what sampler `frost` tries first, as far as it is known: the rates will follow the runs."""

@@ -13,6 +13,9 @@ from typing import Any
 from frostline.errors import UserError
 from frostline.spec import DEPTH_KEY, LR_KEY, MODEL_KEY, ROWS_KEY, CostName, Params, Value, short_number
 
+BASELINE_NUMBER = -1
+"""Of the point that trains everything (`freeze=none`), which is no trial: its depth is None, outside of the space."""
+
 
 class State(StrEnum):
     """Where a point stands."""
@@ -137,6 +140,11 @@ class Point:
         return self.outcome is not None and self.outcome.more
 
     @property
+    def is_baseline(self) -> bool:
+        """Whether it is the full fine-tuning that a sweep over depth is compared with."""
+        return self.number == BASELINE_NUMBER
+
+    @property
     def by_seed(self) -> dict[int, float]:
         """The objective of each seed, those of the replicates included."""
         own = dict(self.outcome.by_seed) if self.outcome else {}
@@ -240,10 +248,10 @@ class Point:
 
 
 def label(params: Mapping[str, Value]) -> str:
-    """Returns coordinates in short, depth and learning rate first: `d4 lr1e-04 weight_decay=0.1`."""
+    """Returns coordinates in short, depth and learning rate first: `d4 lr1e-04 weight_decay=0.1`, `full lr1e-04`."""
     parts = []
     if DEPTH_KEY in params:
-        parts.append(f"d{params[DEPTH_KEY]}")
+        parts.append("full" if params[DEPTH_KEY] is None else f"d{params[DEPTH_KEY]}")
     if LR_KEY in params:
         value = params[LR_KEY]
         parts.append(f"lr{short_number(float(value))}" if isinstance(value, (int, float)) else f"lr{value}")

@@ -30,8 +30,9 @@ def question(*dimensions, margin=0.02, **changes):
 
 def quality(params, seed=0):
     depth, rate = params.get("freeze.depth", 0), math.log10(params.get("optimizer.lr", 1e-4))
-    rng = np.random.default_rng([seed, round(depth), round(-1000 * rate)])
-    ridge = -4 + depth / 4
+    depth = -1 if depth is None else depth
+    rng = np.random.default_rng([seed, round(depth) + 1, round(-1000 * rate)])
+    ridge = -4 + max(0, depth) / 4
     return 0.85 - (0.1 if depth == 4 else 0.0) - 0.05 * (rate - ridge) ** 2 + rng.normal(0, 0.001)
 
 
@@ -73,7 +74,9 @@ class Watch(Quiet):
         self.lines.append(("replicated", point.number, seed))
 
 
-def sweep(folder, executor, dimensions=(DEPTH, RATE), settle=2.0, total=9, asked=None, find=known, listener=None):
+def sweep(
+    folder, executor, dimensions=(DEPTH, RATE), settle=2.0, total=9, asked=None, find=known, listener=None, full=False
+):
     folder.mkdir(exist_ok=True)
     plan = make_plan(n_trials=total, sampler="frost", finish=1.0, settle=settle)
     space = Space(groups=(), variants={(): tuple(dimensions)})
@@ -84,7 +87,8 @@ def sweep(folder, executor, dimensions=(DEPTH, RATE), settle=2.0, total=9, asked
     )  # fmt: skip
     study.fill(queue_of(plan, space, None))
     race = SeedRace(advisor, settle, (0,)) if settle else None
-    summary = search(plan, study, executor, listener or Watch(), maximize=True, total=total, race=race)
+    summary = search(plan, study, executor, listener or Watch(), maximize=True, total=total, race=race,
+                     baseline=advisor.baseline if full else lambda _points: None)  # fmt: skip
     return summary, advisor
 
 
@@ -116,6 +120,49 @@ def test_killed_in_search_or_race_it_ends_in_the_same_table(tmp_path, kill_after
     again = Executor()
     assert table(sweep(tmp_path / "torn", again)[0].points) == table(whole.points)
     assert again.done == []
+
+
+def test_full_fine_tuning_is_a_row_of_its_own_and_no_trial(tmp_path):
+    better = lambda params, seed=0: quality(params, seed) + 0.06 * (params["freeze.depth"] is None)  # noqa: E731
+    watch = Watch()
+    summary, advisor = sweep(tmp_path / "a", Executor(better), listener=watch, full=True)
+    *trials, baseline = summary.points
+    assert len(trials) == 9
+    assert baseline.is_baseline
+    assert baseline.params["freeze.depth"] is None
+    assert 10**-4.3 < baseline.params["optimizer.lr"] < 10**-3.7  # the best rate of depth 0
+    begun = [line[1] for line in watch.lines if line[0] == "begun"]
+    assert begun.index(-1) == 9  # when the search is over, before any further seed
+    decision, _ = advisor.decide(summary.points)
+    assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, -1.0)
+    assert [level.level for level in decision.levels] == [-1, 0, 1, 2, 3, 4]
+    assert len(baseline.replicates) >= 2
+    # the same command trains nothing more, and a kill changes nothing
+    again = Executor(better)
+    assert table(sweep(tmp_path / "a", again, full=True)[0].points) == table(summary.points)
+    assert again.done == []
+    with pytest.raises(Killed):
+        sweep(tmp_path / "b", Executor(better, kill_after=11), full=True)
+    assert table(sweep(tmp_path / "b", Executor(better), full=True)[0].points) == table(summary.points)
+
+
+def test_full_fine_tuning_that_fails_leaves_the_answer_as_it_is(tmp_path):
+    plain, advisor = sweep(tmp_path / "plain", Executor())
+    broken, _ = sweep(tmp_path / "broken", Executor(broken={(-1, None)}), full=True)
+    assert (broken.points[-1].is_baseline, broken.points[-1].state) == (True, State.FAILED)
+    assert broken.complete
+    assert table(broken.points[:-1]) == table(plain.points)
+    first, second = (advisor.decide(each.points)[0] for each in (plain, broken))
+    assert first.levels == second.levels
+
+
+def test_a_lost_study_gets_its_full_fine_tuning_back(tmp_path):
+    summary, _ = sweep(tmp_path / "a", Executor(), full=True)
+    plan = make_plan(n_trials=9, sampler="frost", finish=1.0)
+    space = Space(groups=(), variants={(): (DEPTH, RATE)})
+    study = Study(Journal(tmp_path / "journal.log").open(), "test", plan, space, maximize=True)
+    study.rebuild(summary.points)
+    assert table(study.with_baseline()) == table(summary.points)
 
 
 def test_more_seeds_are_added_to_a_finished_sweep(tmp_path):

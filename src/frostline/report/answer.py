@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from frostline.advisor import Advisor, Fitted
+from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted
 from frostline.decision import Decision, Level, Requirement, Standing, State
 from frostline.evidence import EvidenceOf, known
 from frostline.point import Point, ranked
@@ -131,7 +131,11 @@ class Answer:
         main = self.main
         if main is None or main.requirement is None or main.requirement.seeds is None:
             return None
-        costs = [(main.fitted.axis.cost(run.setting.level), run.chosen) for run in main.fitted.runs]
+        costs = [
+            (main.fitted.axis.cost(run.setting.level), run.chosen)
+            for run in main.fitted.runs
+            if not run.chosen or run.setting.level != NOTHING_FROZEN
+        ]
         searched = sum(cost for cost, chosen in costs if chosen)
         spent = sum(cost for cost, chosen in costs if not chosen)
         return math.ceil((spent + main.requirement.cost) / searched) if searched else None
@@ -189,7 +193,7 @@ def answer_of(
         ),
         filled_s=sum(outcome.cost.get("fill_s", 0.0) for outcome in cached),
         saved_s=sum(outcome.cost["saved_s"] for outcome in cached), num_cached=len(cached),
-        num_trials=sum(point.outcome is not None and point.copy_of is None for point in points),
+        num_trials=sum(p.outcome is not None and p.copy_of is None and not p.is_baseline for p in points),
     )  # fmt: skip
 
 
@@ -259,6 +263,11 @@ def _seconds_per_cost(main: GroupAnswer | None) -> float | None:
             seconds += point.outcome.cost["train_s"] + point.outcome.cost.get("eval_s", 0.0)
             cost += main.fitted.axis.cost(setting.level) * max(1, len(point.outcome.by_seed))
     return seconds / cost if cost else None
+
+
+def level_name(level: float) -> str:
+    """Returns a level of the axis of cost in a table: `3`; `none` where nothing is frozen."""
+    return "none" if level == NOTHING_FROZEN else f"{level:g}"
 
 
 def error_of(point: Point, metric: str) -> tuple[float | None, str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.decision import State
 from frostline.point import Point, ranked
 from frostline.point import State as TrialState
-from frostline.report.answer import Answer, pareto
+from frostline.report.answer import Answer, level_name, pareto
 from frostline.report.words import label
 from frostline.spec import DEPTH_KEY, CostName
 
@@ -121,7 +121,7 @@ def _posterior(axes: Axes, answer: Answer) -> bool:
     axes.set_xlabel(f"{_axis_words(answer)}\nband: 95 % interval")
     axes.set_ylabel(answer.metric)
     if len(levels) <= 15:
-        axes.set_xticks(levels)
+        axes.set_xticks(levels, [level_name(level) for level in levels])
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     return True
@@ -162,7 +162,7 @@ def _surface(axes: Axes, answer: Answer) -> bool:
         if not ticks or rate - ticks[-1] > (high - low) / 9:
             ticks.append(rate)
     axes.set_xticks(ticks, [f"{10**tick:.1e}" for tick in ticks], rotation=30)
-    axes.set_yticks(range(len(axis.levels)), [f"{level:g}" for level in axis.levels])
+    axes.set_yticks(range(len(axis.levels)), [level_name(level) for level in axis.levels])
     axes.set_title(f"expected {answer.metric} at every rate")
     axes.set_xlabel("learning rate")
     axes.set_ylabel(_axis_words(answer))

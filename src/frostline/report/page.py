@@ -80,7 +80,8 @@ def write_report(material: Material, folder: Path) -> list[Path]:
         folder: Created if it isn't there; files of an earlier report are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = make_figures(material.points, material.answer, material.importances, material.cost)
+    trials = [point for point in material.points if not point.is_baseline]
+    figures = make_figures(trials, material.answer, material.importances, material.cost)
     page, table = folder / "report.html", folder / "points.csv"
     write_atomically(page, _page(material, figures))
     write_atomically(table, _csv(material))
@@ -180,7 +181,7 @@ def _points_table(material: Material) -> str:
         error, _ = error_of(point, material.answer.metric)
         seconds = point.cost(CostName.TRAIN_S)
         cells = [
-            str(point.number),
+            _number_of(point),
             *(_value(point.params.get(key)) for key in keys),
             number(point.quality) if point.quality is not None else "-",
             f"{error:.4f}" if error is not None else "-",
@@ -191,6 +192,10 @@ def _points_table(material: Material) -> str:
         line += f"<td class=text>{_esc(point.state.value)}</td><td class=text>{_esc(_remark(point))}</td>"
         body.append(f"<tr{' class=best' if best else ''}>{line}</tr>")
     return f"<table>{head}{''.join(body)}</table>"
+
+
+def _number_of(point: Point) -> str:
+    return "baseline" if point.is_baseline else str(point.number)
 
 
 def _remark(point: Point) -> str:
@@ -213,7 +218,7 @@ def _csv(material: Material) -> str:
     for point in material.points:
         outcome = point.outcome
         cost = outcome.cost if outcome else {}
-        row: list[Any] = [point.number, *(point.params.get(key) for key in keys), point.quality, point.spread]
+        row: list[Any] = [_number_of(point), *(point.params.get(key) for key in keys), point.quality, point.spread]
         row += [len(outcome.by_seed) if outcome else 0, point.stage, point.state.value, cost.get("train_s")]
         row += [cost.get("flops"), cost.get("num_trainable"), cost.get("fill_s"), cost.get("saved_s"), point.copy_of]
         row += [outcome.reason if outcome else None, outcome.note if outcome else None]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from frostline.decision import State
-from frostline.report.answer import Answer, LevelRow, difference
+from frostline.report.answer import Answer, LevelRow, difference, level_name
 from frostline.spec import LR_KEY, CostName, Value, short_number
 
 
@@ -53,7 +53,7 @@ def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
     if point is None:
         values = [row.group or "-" if key in {"model", "dataset.train_rows"} else "-" for key in keys]
     return [
-        f"{row.level:g}",
+        level_name(row.level),
         *values,
         _number(row.mean),
         f"{_number(row.low)} - {_number(row.high)}",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from frostline.advisor import is_mean_over_rows
+from frostline.advisor import NOTHING_FROZEN, is_mean_over_rows
 from frostline.decision import Requirement, Standing, State
 from frostline.point import Point
-from frostline.report.answer import Answer, GroupAnswer, LevelRow, difference, is_share
+from frostline.report.answer import Answer, GroupAnswer, LevelRow, difference, is_share, level_name
 from frostline.report.compare import LEVEL, Comparison
 from frostline.spec import DEPTH_KEY, LR_KEY, short_number
 
@@ -42,22 +42,20 @@ def standing_lines(answer: Answer) -> list[str]:
         return []
     decision, row = main.decision, main.recommended_row
     margin = difference(decision.margin, answer.metric)
-    name = _axis_name(answer)
+    name = _named(row, answer)
     chance = f"within {margin} of the best with probability {row.p_within:.2f}"
     most = f"at most {difference(row.most_loss, answer.metric)} worse ({100 * LEVEL:.0f} %)"
     open_names = _names([each for each in main.rows if each.state is State.OPEN])
     lines = []
     if decision.standing is Standing.SETTLED:
-        lines.append(f"settled at {margin}: {name} {_level(row)} is {chance}, {most}; everything cheaper is worse")
+        lines.append(f"settled at {margin}: {name} is {chance}, {most}; everything cheaper is worse")
     elif decision.standing is Standing.AT_LEAST:
-        lines.append(
-            f"{_at_least(answer)} {_level(row)} at {margin}: it is {chance}, {most}; {_still(main, open_names)}"
-        )
+        least = f"{_at_least(answer)} {level_name(row.level)}"
+        lines.append(f"{least} at {margin}: it is {chance}, {most}; {_still(main, open_names)}")
     else:
         expected = difference(decision.recommended.expected_loss, answer.metric)
         lines.append(
-            f"not settled at {margin}: {name} {_level(row)} is the best guess (expected loss {expected}, {most}); "
-            f"open: {open_names}"
+            f"not settled at {margin}: {name} is the best guess (expected loss {expected}, {most}); open: {open_names}"
         )
     if main.requirement is not None:
         lines.append(_requirement(main.requirement, main, answer))
@@ -68,7 +66,7 @@ def standing_lines(answer: Answer) -> list[str]:
 def _still(main: GroupAnswer, open_names: str) -> str:
     if open_names:
         return f"open: {open_names}"
-    lacking = ", ".join(f"{level.level:g}" for level in main.decision.lacking_seeds)
+    lacking = ", ".join(level_name(level.level) for level in main.decision.lacking_seeds)
     return f"fewer than two fresh seeds: {lacking}"
 
 
@@ -151,7 +149,10 @@ def against_words(comparison: Comparison, metric: str) -> str:
 def _what(point: Point, answer: Answer) -> str:
     params = dict(point.params)
     parts = []
-    if answer.axis_key == DEPTH_KEY and point.depth is not None:
+    if point.is_baseline:
+        params.pop(DEPTH_KEY)
+        parts.append("train everything (freeze=none)")
+    elif answer.axis_key == DEPTH_KEY and point.depth is not None:
         params.pop(DEPTH_KEY)
         of = f" of {answer.num_blocks}" if answer.num_blocks is not None else ""
         parts.append(f"freeze {point.depth}{of} blocks" if point.depth else "freeze no block, the embeddings alone")
@@ -185,12 +186,12 @@ def _at_least(answer: Answer) -> str:
     return "at least" if answer.axis_key == DEPTH_KEY else "as cheap as"
 
 
-def _level(row: LevelRow) -> str:
-    return f"{row.level:g}"
+def _named(row: LevelRow, answer: Answer) -> str:
+    return "full fine-tuning" if row.level == NOTHING_FROZEN else f"{_axis_name(answer)} {level_name(row.level)}"
 
 
 def _names(rows: list[LevelRow]) -> str:
-    return ", ".join(_level(row) for row in rows)
+    return ", ".join(level_name(row.level) for row in rows)
 
 
 def _in_ten(chance: float) -> str:

@@ -28,7 +28,7 @@ def importances(points: Sequence[Point], space: Space, *, maximize: bool) -> dic
     shadow = optuna.create_study(direction="maximize" if maximize else "minimize")
     for point in points:
         value = point.first_quality
-        if value is None or point.state not in {State.COMPLETE, State.PRUNED}:
+        if value is None or point.is_baseline or point.state not in {State.COMPLETE, State.PRUNED}:
             continue
         dimensions = (*space.groups, *space.of(point.params))
         distributions = {dimension.key: distribution(dimension) for dimension in dimensions}

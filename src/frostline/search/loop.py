@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from frostline.decision import RaceEnd
-from frostline.point import Outcome, Point, State
+from frostline.point import BASELINE_NUMBER, Outcome, Point, State
 from frostline.pool import LOST_TEMPLATE
 from frostline.search.choice import Key, Task, finalists, promotable
 from frostline.search.study import Study
-from frostline.spec import SweepSpec
+from frostline.spec import Params, SweepSpec
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Summary:
     """How a sweep's command ended.
 
     Attributes:
-        points: All points of the study.
+        points: All points of the study; the baseline, which is no trial, is the last one if it was trained.
         complete: Whether the total was reached and stage 2 is done.
         stopped: Why not, in one line.
         fatal: What the user must mend, if that is why.
@@ -141,6 +141,7 @@ def search(
     maximize: bool,
     total: int,
     race: Race | None = None,
+    baseline: Callable[[Sequence[Point]], Params | None] = lambda _points: None,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
@@ -155,6 +156,7 @@ def search(
         maximize: Whether more of the objective is better.
         total: Points in all, those of earlier commands included.
         race: Gives further seeds to finished points when the search is over; None: nobody does.
+        baseline: All points -> parameters of full fine-tuning, trained when the search is over; None: not trained.
         should_stop: Asked now and then; true ends the sweep as an interruption.
         clock: Seconds, for `timeout_s`; never the wall clock, which may jump.
         sleep: Waits for so many seconds, where only other parents on the storage are at work.
@@ -164,10 +166,10 @@ def search(
     if course.stopped is None:
         course.choose_finalists()
         course.stage(course.next_finalist, course.finalists_elsewhere)
-    if course.stopped is None and race is not None:
-        course.stage(lambda: course.next_replicate(race), lambda: False)
+    if course.stopped is None:
+        course.stage(lambda: course.next_baseline(baseline) or course.next_replicate(race), lambda: False)
     return Summary(
-        points=study.points(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal,
+        points=study.with_baseline(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal,
         race=course.race_end if course.stopped is None else None,
     )  # fmt: skip
 
@@ -200,6 +202,7 @@ class _Course:
         self._deadline = math.inf if plan.timeout_s is None else clock() + plan.timeout_s
         self._running: dict[Key, Task] = {}
         self.race_end: RaceEnd | None = None
+        self._retried = False
         self._failures = 0
         self.stopped: str | None = None
         self.fatal: str | None = None
@@ -254,9 +257,21 @@ class _Course:
                 return replace(task, number=number)
         return None
 
-    def next_replicate(self, race: Race) -> Task | None:
+    def next_baseline(self, baseline: Callable[[Sequence[Point]], Params | None]) -> Task | None:
+        """Returns full fine-tuning, unless it was trained, or is just now."""
+        done = self._study.baseline()
+        again = done is not None and done.state is State.FAILED and self._plan.retry_failed and not self._retried
+        if (BASELINE_NUMBER, None) in self._running or (done is not None and not again):
+            return None
+        self._retried = True
+        params = baseline(self._study.points())
+        return None if params is None else Task(number=BASELINE_NUMBER, params=params, stage=2)
+
+    def next_replicate(self, race: Race | None) -> Task | None:
         """Returns a further seed of a finished point, if the race has one to give."""
-        found = race.next(self._study.points(), list(self._running))
+        if race is None:
+            return None
+        found = race.next(self._study.with_baseline(), list(self._running))
         if isinstance(found, RaceEnd):
             self.race_end = found
             return None
@@ -318,6 +333,9 @@ class _Course:
         if event.seed is not None:  # nobody stops a further seed
             self._executor.answer(event.number, False)
             return
+        if event.number == BASELINE_NUMBER:
+            self._executor.answer(event.number, False)
+            return
         self._listener.reported(event.number, event.step, event.value)
         lost = self._running[event.number, None].stage == 1 and self._study.lost(event.number)
         prune = lost or (math.isfinite(event.value) and self._study.report(event.number, event.step, event.value))
@@ -344,7 +362,9 @@ class _Course:
             self._listener.released(event.number)
             return
         outcome = checked(event.outcome)
-        if task.stage == 2:
+        if task.number == BASELINE_NUMBER:
+            self._study.tell_baseline(task.params, outcome)
+        elif task.stage == 2:
             self._study.tell_final(task.number, outcome)
         else:
             if outcome.more:
@@ -364,13 +384,13 @@ class _Course:
             return
         outcome = checked(event.outcome)
         self._study.tell_replicate(task.number, seed, outcome)
-        point = next(point for point in self._study.points() if point.number == task.number)
+        point = next(point for point in self._study.with_baseline() if point.number == task.number)
         self._listener.replicated(point, seed)
         if outcome.state is State.FAILED:
             self._count_failure()
 
     def _tell_listener(self, number: int) -> None:
-        points = self._study.points()
+        points = self._study.with_baseline()
         point = next((p for p in points if p.number == number), None)
         if point is None:  # taken over in this very moment
             self._listener.released(number)

@@ -17,7 +17,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from frostline.errors import UserError
-from frostline.point import Outcome, Point, State
+from frostline.point import BASELINE_NUMBER, Outcome, Point, State
 from frostline.search import marks
 from frostline.search.ownership import Ownership
 from frostline.search.pruning import ask_pruner
@@ -240,6 +240,9 @@ class Study:
             warm: Points of an earlier study, which have the first numbers.
         """
         by_number = {point.number: point for point in points}
+        baseline = by_number.get(BASELINE_NUMBER)
+        if baseline is not None and baseline.outcome is not None:
+            self.tell_baseline(baseline.params, baseline.outcome)
         for number in range(max(by_number, default=-1) + 1):
             point = by_number.get(number)
             if point is not None:
@@ -251,7 +254,7 @@ class Study:
         for point in points:
             for seed, replicate in point.replicates.items():
                 self.tell_replicate(point.number, seed, replicate)
-        failed = [point for point in points if point.state is State.FAILED]
+        failed = [point for point in points if point.state is State.FAILED and not point.is_baseline]
         retries = sum(any(p.params == f.params and p.number > f.number for p in points) for f in failed)
         if retries:
             self._study.set_user_attr(marks.EXTRA, retries)
@@ -499,6 +502,33 @@ class Study:
             outcome: Of this seed alone.
         """
         self._study.set_user_attr(f"{marks.REPLICATE}{number}.{seed}", outcome.to_dict(1))
+
+    @again_if_cut_off
+    def tell_baseline(self, params: Params, outcome: Outcome) -> None:
+        """Keeps what full fine-tuning came to, which lies outside of the space and is no trial.
+
+        Args:
+            params: With which it was trained.
+            outcome: Of it.
+        """
+        self._study.set_user_attr(marks.BASELINE, {"params": params, "outcome": outcome.to_dict(1)})
+
+    @again_if_cut_off
+    def baseline(self) -> Point | None:
+        """Returns what full fine-tuning came to; None if it was not trained."""
+        data = self._study.user_attrs.get(marks.BASELINE)
+        if data is None:
+            return None
+        outcome = Outcome.from_dict(data["outcome"])[0]
+        return Point(
+            number=BASELINE_NUMBER, params=dict(data["params"]), state=outcome.state, outcome=outcome,
+            replicates=dict(sorted(self._replicates().get(BASELINE_NUMBER, {}).items())),
+        )  # fmt: skip
+
+    def with_baseline(self) -> list[Point]:
+        """Returns all points, and the baseline behind them if it was trained."""
+        baseline = self.baseline()
+        return self.points() if baseline is None else [*self.points(), baseline]
 
     def _replicates(self) -> dict[int, dict[int, Outcome]]:
         found: dict[int, dict[int, Outcome]] = {}

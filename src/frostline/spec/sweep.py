@@ -133,6 +133,7 @@ class SweepSpec:
         settle: After the search, fresh seeds for the contenders until the answer is settled: up to this many times the
             search's own cost; 0: none.
         settle_rows: Held-out rows that those are scored on; None: as many as the search's runs.
+        baseline: Of a sweep over frozen depth: whether everything is trained (`freeze=none`) besides, at the best rate.
         folds: The rows are dealt into so many folds; the runs of a trial hold out one after the other, those of the
             race too, so that every row is held out once. None: all runs hold out the same rows.
         cost: A second objective to be small; None: quality alone.
@@ -162,6 +163,7 @@ class SweepSpec:
     confidence: float
     settle: float
     settle_rows: int | None
+    baseline: bool
     folds: int | None
     cost: CostName | None
     deep_first: bool

@@ -207,7 +207,7 @@ class _Course:
                 with self._shown(study):
                     summary = search(
                         plan, study, executor, Listeners([files, mlflow, view]),
-                        maximize=self._maximize, total=total, race=self._race(runs),
+                        maximize=self._maximize, total=total, race=self._race(runs), baseline=self._baseline,
                         should_stop=lambda: self._should_stop(executor),
                     )  # fmt: skip
                 view.close()
@@ -256,9 +256,10 @@ class _Course:
             aside = journal.put_aside()
             log.warning("%s; put aside as %s", error, aside.name)
             study = self._study(journal.open())
-        if study.is_empty and recorded:
+        trials = [point for point in recorded if not point.is_baseline]
+        if study.is_empty and trials:
             log.warning(
-                "the study is gone: rebuilt from the files of %d points in %s", len(recorded), self._folder.folder
+                "the study is gone: rebuilt from the files of %d points in %s", len(trials), self._folder.folder
             )
             study.rebuild(recorded, warm_points)
         self._admit(study)
@@ -307,13 +308,25 @@ class _Course:
             found += advisor.judged([point for point in points if point.group == group])
         return found
 
+    @property
+    def _is_decided_here(self) -> bool:
+        """Whether one question is asked, of an axis of cost, and only this host trains."""
+        plan = self._sweep.plan
+        has_axis = self._advisor is not None and self._advisor.question.axis_key is not None
+        return has_axis and plan.cost is None and plan.storage is None
+
+    def _baseline(self, points: Sequence[Point]) -> Params | None:
+        """Returns the parameters of full fine-tuning; None where it is not asked for, or nothing tells its rate."""
+        if not self._sweep.plan.baseline or not self._is_decided_here or self._advisor is None:
+            return None
+        return self._advisor.baseline(points)
+
     def _race(self, runs: Runs) -> SeedRace | None:
         """Returns who gives further seeds; None where nobody does, or where several hosts train."""
         plan = self._sweep.plan
-        if self._advisor is None or plan.settle == 0 or plan.cost is not None or plan.storage is not None:
+        if not self._is_decided_here or plan.settle == 0:
             return None
-        if self._advisor.question.axis_key is None:
-            return None
+        assert self._advisor is not None
         return SeedRace(self._advisor, plan.settle, runs.seeds, plan.settle_rows)
 
     @contextmanager
@@ -345,12 +358,12 @@ class _Course:
                     self._run.bury(note["mlflow"], f"its host is gone ({note.get('host')})")
 
     def _take_up(self, study: Study, view: View) -> None:
-        points = study.points()
+        points = study.with_baseline()
         stored = {point.number: point for point in self._folder.read_points()}
         for point in points:  # a kill may have come between telling the study and writing the file
             if point.outcome is not None and stored.get(point.number) != point:
                 self._folder.write_point(point)
-        view.resume(points)
+        view.resume(study.points())
 
     def _warn_of_batch(self, total: int, queue: Sequence[Any], view: View) -> None:
         if self._sweep.enqueue is None and len(queue) == total and self._sweep.plan.sampler.value not in {"grid"}:

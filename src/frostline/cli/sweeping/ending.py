@@ -153,6 +153,7 @@ def with_settle(command: str, settle: int) -> str:
 
 def standing(points: Sequence[Point], stopped: str | None) -> str:
     """Returns how many points came to what, in words."""
+    points = [point for point in points if not point.is_baseline]
     counts = Counter(point.state for point in points)
     names = {State.COMPLETE: "to the end", State.PRUNED: "stopped early", State.FAILED: "failed"}
     parts = [f"{counts[state]} {name}" for state, name in names.items() if counts[state]]
@@ -180,19 +181,20 @@ def _record(
 ) -> None:
     metric = answer.metric
     best_so_far: float | None = None
-    for point in sorted(ranked(points, answer.maximize), key=lambda point: point.number):
+    trials = [point for point in points if not point.is_baseline]
+    for point in sorted(ranked(trials, answer.maximize), key=lambda point: point.number):
         quality = point.quality or 0.0
         if best_so_far is None or (quality > best_so_far if answer.maximize else quality < best_so_far):
             best_so_far = quality
         run.log({f"best/{metric}": best_so_far}, point.number)
     for each in answer.groups:  # depths of two models or sizes don't compare: a curve for each
         end = f"/{each.group}" if len(answer.groups) > 1 else ""
-        rows = [(round(row.level), row, row.point) for row in each.rows]
+        rows = [(round(row.level), row, row.point) for row in each.rows if row.level >= 0]
         tried = [(level, row, point) for level, row, point in rows if point is not None]
         run.log_by_step(f"by_depth/{metric}{end}", {level: row.mean for level, row, _ in tried})
         times = {level: point.cost(CostName.TRAIN_S) for level, _, point in tried}
         run.log_by_step(f"by_depth/train_s{end}", {level: value for level, value in times.items() if value is not None})
-    counts = Counter(point.state.value.lower() for point in points)
+    counts = Counter(point.state.value.lower() for point in points if not point.is_baseline)
     run.log({f"points/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}, 0)
     outcome = Status.KILLED if interrupted else Status.FAILED if failed or summary.fatal else Status.FINISHED
     tags: dict[str, str] = {"frostline.counts": status, "mlflow.note.content": _note(answer, status, view)}

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.cli.sweeping.folder import POINT_FILE, SweepFolder
 from frostline.cli.sweeping.inputs import Inputs
 from frostline.cli.sweeping.lost import record_lost
-from frostline.cli.sweeping.read import Compose, Sweep, encode
+from frostline.cli.sweeping.read import Compose, Sweep, encode, is_full
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, outcome_of
 from frostline.config import Job, decode_job
 from frostline.errors import SpecError, UserError
@@ -137,7 +137,8 @@ class Runs:
         Hydra takes 0.2 s for it (measured), so it is asked once for each choice of groups; plain values are put in
         before interpolations are resolved, which comes to the same.
         """
-        groups = {group.key: params[group.key] for group in self._sweep.space.groups}
+        groups: Params = {group.key: params[group.key] for group in self._sweep.space.groups}
+        groups |= {key: value for key, value in params.items() if is_full(key, value)}
         chosen = tuple(groups.values())
         if chosen not in self._bases:
             self._bases[chosen] = self._compose([*self._sweep.fixed, *encode(groups)])

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from frostline.cli.preflight import num_blocks
 from frostline.cli.sweeping.read import Sweep
 from frostline.errors import SpecError, UserError
-from frostline.point import RECOMMENDED_FILE, Point, ranked
+from frostline.point import BASELINE_NUMBER, RECOMMENDED_FILE, Point, ranked
 from frostline.provenance import redact
 from frostline.record import LOCK_FILE, METRICS_FILE, write_atomically
 from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, came_later
@@ -26,6 +26,7 @@ from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, came_later
 SWEEP_FILE = "sweep.json"
 JOURNAL_FILE = "journal.log"
 POINT_FILE = "point.json"
+BASELINE_FOLDER = "baseline"
 REPORT_FOLDER = "report"
 _OWNER = ".owner.json"
 
@@ -99,7 +100,7 @@ class SweepFolder:
         return any(path.stat().st_size for path in told)
 
     def _forget(self) -> None:
-        for path in self.folder.glob(f"[0-9]*/{POINT_FILE}"):
+        for path in self.folder.glob(f"*/{POINT_FILE}"):
             shutil.rmtree(path.parent)
         for path in self.folder.glob(f"{JOURNAL_FILE}*"):
             path.unlink()
@@ -114,7 +115,7 @@ class SweepFolder:
 
     def point_folder(self, number: int) -> Path:
         """Returns the folder of a point."""
-        return self.folder / f"{number:03d}"
+        return self.folder / (BASELINE_FOLDER if number == BASELINE_NUMBER else f"{number:03d}")
 
     def write_point(self, point: Point) -> None:
         """Keeps a point in its folder, so that a lost study can be rebuilt."""
@@ -123,7 +124,7 @@ class SweepFolder:
         write_atomically(target / POINT_FILE, point.to_json())
 
     def read_points(self) -> list[Point]:
-        """Returns the points that have a file, by number; unreadable files are left out."""
+        """Returns the points that have a file, by number, the baseline first; unreadable files are left out."""
         points = []
         for path in sorted(self.folder.glob(f"*/{POINT_FILE}")):
             with contextlib.suppress(OSError, UnicodeDecodeError, UserError):

@@ -58,7 +58,8 @@ def earlier_points(sweep: Sweep) -> list[Point]:
             )
     usable = []
     for point in points:
-        if point.state is State.COMPLETE and point.outcome is not None and point.copy_of is None:
+        is_finished = point.state is State.COMPLETE and point.outcome is not None
+        if is_finished and point.copy_of is None and not point.is_baseline:
             with contextlib.suppress(SpecError):
                 sweep.space.check(point.params)
                 usable.append(point)

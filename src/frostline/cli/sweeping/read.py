@@ -158,8 +158,19 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
 
 
 def encode(params: Mapping[str, Value]) -> list[str]:
-    """Returns a point as Hydra overrides, encoded by type: a None is `null`, and no comma in a text makes a sweep."""
-    return [f"{key}={_encode_value(value)}" for key, value in params.items()]
+    """Returns a point as Hydra overrides, encoded by type: a None is `null`, and no comma in a text makes a sweep.
+
+    A frozen depth of None is that of the baseline: nothing is frozen.
+    """
+    return [NOTHING_FROZEN if is_full(key, value) else f"{key}={_encode_value(value)}" for key, value in params.items()]
+
+
+NOTHING_FROZEN = "freeze=none"
+
+
+def is_full(key: str, value: Value) -> bool:
+    """Returns whether a key says that everything is trained."""
+    return key == DEPTH_KEY and value is None
 
 
 def _encode_value(value: Value) -> str:

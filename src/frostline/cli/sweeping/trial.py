@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.cli.run import configure_logging
 from frostline.config import Job, spec_from_text
 from frostline.errors import UserError
-from frostline.point import Outcome, State
+from frostline.point import BASELINE_NUMBER, Outcome, State
 from frostline.record import SPEC_FILE, TELL, Recorder, Recorders, RunFolder, Sharing, Verdict
 from frostline.registry import import_plugins
 from frostline.result import RunResult, Status
@@ -279,7 +279,7 @@ def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child
     """
     from frostline.tracking import Child
 
-    kind = "trial" if trial.replicate is None else "replicate"
+    kind = "replicate" if trial.replicate is not None else "baseline" if trial.number == BASELINE_NUMBER else "trial"
     tags = {"frostline.point": str(trial.number), "frostline.kind": kind}
     if retried is not None:
         tags["frostline.retried"] = retried

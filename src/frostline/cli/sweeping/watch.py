@@ -93,9 +93,9 @@ class View:
 
     def ended(self, point: Point, points: Sequence[Point]) -> None:
         """See `Listener`."""
-        self._points = points
+        self._points = [each for each in points if not each.is_baseline]
         task, began = self._running.pop(point.number, (None, time.monotonic()))
-        if task is not None:
+        if task is not None and not point.is_baseline:
             self._seconds.append(time.monotonic() - began)
         self.say(self._line(point))
         self._refresh()
@@ -109,7 +109,8 @@ class View:
         """See `Listener`."""
         self._running.pop(point.number, None)
         outcome = point.replicates[seed]
-        head = f"[further seeds] #{point.number} {point.label()} s{seed}:"
+        name = point.label() if point.is_baseline else f"#{point.number} {point.label()}"
+        head = f"[further seeds] {name} s{seed}:"
         if outcome.quality is None:
             self.say(f"{head} FAILED: {outcome.reason}")
         else:
@@ -127,6 +128,8 @@ class View:
     def _line(self, point: Point) -> str:
         done = sum(_is_done(other) for other in self._points)
         head = f"[{done}/{self._total}] #{point.number} {point.label()}:"
+        if point.is_baseline:
+            head = f"[full fine-tuning] {point.label()}:"
         outcome = point.outcome
         assert outcome is not None
         if point.state is State.FAILED or outcome.quality is None:
@@ -285,7 +288,7 @@ class MlflowView:
 
     def ended(self, point: Point, points: Sequence[Point]) -> None:
         """See `Listener`."""
-        if point.quality is not None and point.stage == 1:
+        if point.quality is not None and point.stage == 1 and not point.is_baseline:
             self._run.log({f"point/{self._metric}": point.quality}, point.number)
 
     def pruned(self, point: Point, points: Sequence[Point]) -> None:
