@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from frostline.cli.sweeping.folder import SweepFolder
 from frostline.point import State
 from tests.e2e.sweep_tools import call, mlflow_runs, points, results
 
@@ -36,18 +37,28 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
         assert result["status"] == "FINISHED"
         spec = json.loads((folder / f"{number:03d}" / f"s{seed}" / "spec.json").read_text())
         assert (spec["seed"], spec["freeze"]["depth"]) == (seed, trials[number].depth)
-    assert done.stderr.count("[further seeds]") == len(replicates)
+    assert done.stderr.count("[full fine-tuning] full lr") == 1
+    assert done.stderr.count("[further seeds]") == len(replicates) + len(
+        SweepFolder(folder).read_points()[0].replicates
+    )
     # one trial each in Optuna; a child run of its own in MLflow for each seed
     kinds = [run.data.tags.get("frostline.kind") for run in mlflow_runs(tmp_path)]
-    assert (kinds.count("trial"), kinds.count("replicate")) == (9, len(replicates))
+    full = SweepFolder(folder).read_points()[0]
+    assert full.is_baseline
+    spec = json.loads((folder / "baseline" / "spec.json").read_text())
+    assert (spec["freeze"]["name"], spec["optimizer"]["lr"]) == ("none", full.params["optimizer.lr"])
+    assert json.loads((folder / "baseline" / "result.json").read_text())["params"]["num_frozen"] == 0
+    further = len(replicates) + len(full.replicates)
+    assert [kinds.count(kind) for kind in ("trial", "baseline", "replicate")] == [9, 1, further]
+    assert [line.split()[0] for line in done.stdout.splitlines() if line[:6].strip() in {"none", "0"}] == ["none", "0"]
     # the recommended run's model alone is kept, and is what predict takes
     chosen = json.loads((folder / "report" / "recommended.json").read_text())
-    assert [path.parent.name for path in folder.rglob("model")] == [f"{chosen['point']:03d}"]
+    target = SweepFolder(folder).point_folder(chosen["point"])
+    assert [path.parent for path in folder.rglob("model")] == [target]
     asked = call("predict", "lr_x_depth", "good", cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr
-    assert f"lr_x_depth: its recommended run, runs/lr_x_depth/{chosen['point']:03d}" in asked.stderr
+    assert f"lr_x_depth: its recommended run, runs/lr_x_depth/{target.name}" in asked.stderr
     # a model that is gone is trained again, to the same weights
-    target = folder / f"{chosen['point']:03d}"
     weights = (target / "model" / "model.safetensors").read_bytes()
     shutil.rmtree(target / "model")
     healed = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)

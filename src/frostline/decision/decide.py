@@ -197,7 +197,7 @@ def decide(
     could = draws
     if beside:
         could = np.maximum(draws, every[:, len(settings) :].reshape(len(every), len(settings), -1).max(axis=2))
-    loss, gap = top - draws, top - could
+    loss = top - draws
     most = np.quantile(could.max(axis=1, keepdims=True) - draws, _LEVEL, axis=0)
     low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
     seeds = Counter(run.setting for run in alive)
@@ -205,7 +205,7 @@ def decide(
     collapsed = Counter(run.setting.level for run in runs if run.collapsed)
     levels = []
     for index, (setting, tried) in enumerate(targets):
-        state = _state(loss[:, index], gap[:, index], margin, confidence) if tried else State.OPEN
+        state = _state(loss[:, index], draws - could[:, [index]], margin, confidence) if tried else State.OPEN
         levels.append(
             Level(
                 level=setting.level, setting=setting, tried=tried, mean=float(draws[:, index].mean()),
@@ -264,18 +264,19 @@ def representatives(posterior: Posterior) -> list[tuple[Setting, bool]]:
     return targets
 
 
-def _state(loss: Array, gap: Array, margin: float, confidence: float) -> State:
+def _state(loss: Array, gaps: Array, margin: float, confidence: float) -> State:
     """Returns what draws say of a level.
 
     Args:
         loss: `[D]`: by how much its setting is below the best level's.
-        gap: `[D]`: by how much the level is below it even at its own best rate: what is out is the level.
+        gaps: `[D, L]`: by how much the level, even at its own best rate, is below each level's setting. What is out is
+            the level, and one other must be better: the best of many equal ones is always better by chance.
         margin: That still counts as good.
         confidence: Of the statement.
     """
     if float((loss <= margin).mean()) >= confidence:
         return State.GOOD
-    return State.OUT if float((gap > margin / 2).mean()) >= confidence else State.OPEN
+    return State.OUT if float((gaps > margin / 2).mean(axis=0).max()) >= confidence else State.OPEN
 
 
 def _stand(levels: Sequence[Level], margin: float) -> tuple[Standing, Level]:
@@ -369,7 +370,7 @@ def chance_of_settling(
         draws = mean + shift @ rng.standard_normal(len(settings)) + noise
         loss = draws.max(axis=1, keepdims=True) - draws
         states = [
-            _state(loss[:, index], loss[:, index], decision.margin, decision.confidence)
+            _state(loss[:, index], draws - draws[:, [index]], decision.margin, decision.confidence)
             for index in range(len(settings))
         ]
         future = [

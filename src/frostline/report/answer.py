@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted
 from frostline.decision import Decision, Level, Requirement, Standing, State
@@ -38,6 +39,8 @@ class LevelRow:
         seeds: Of the trial.
         num_points: Trials at this level, those stopped early included.
         collapsed: Runs at this level that learnt nothing.
+        operations: Of training, as recorded, beside those of the dearest level; None: unknown.
+        seconds: Of training: the median over all runs at this level; None: unknown.
     """
 
     level: float
@@ -52,6 +55,8 @@ class LevelRow:
     seeds: int
     num_points: int
     collapsed: int
+    operations: float | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,6 +232,7 @@ def _group(
         tried = [advisor.question.setting(point.params) for point in points if point.outcome is not None]
         levels = [setting.level for setting in tried if setting is not None]
         rows = tuple(_row(level, name, fitted, levels.count(level.level), maximize) for level in decision.levels)
+        rows = _with_prices(rows, advisor, points)
     chosen = decision.levels.index(decision.recommended)
     return GroupAnswer(
         group=name, decision=decision, fitted=fitted, rows=rows,
@@ -234,6 +240,33 @@ def _group(
         recommended_row=rows[chosen] if rows else None,
         requirement=advisor.requirement(decision, fitted, more_rows) if rows else None,
     )  # fmt: skip
+
+
+def _with_prices(rows: tuple[LevelRow, ...], advisor: Advisor, points: Sequence[Point]) -> tuple[LevelRow, ...]:
+    """Returns the rows with what a run at each level takes: operations, and the median of the measured times."""
+    seconds: dict[float, list[float]] = {}
+    operations: dict[float, float] = {}
+    for point in points:
+        setting = advisor.question.setting(point.params)
+        if setting is None or point.state is not TrialState.COMPLETE or point.copy_of is not None:
+            continue
+        for outcome in (point.outcome, *point.replicates.values()):
+            if outcome is None or not outcome.by_seed:
+                continue
+            count = len(outcome.by_seed)
+            if "train_s" in outcome.cost:
+                seconds.setdefault(setting.level, []).append(outcome.cost["train_s"] / count)
+            if "flops" in outcome.cost:
+                operations.setdefault(setting.level, outcome.cost["flops"] / count)
+    dearest = next((operations[row.level] for row in rows if operations.get(row.level)), None)
+    return tuple(
+        replace(
+            row,
+            operations=operations[row.level] / dearest if dearest and row.level in operations else None,
+            seconds=statistics.median(seconds[row.level]) if row.level in seconds else None,
+        )
+        for row in rows
+    )
 
 
 def _row(level: Level, group: str | None, fitted: Fitted, num_points: int, maximize: bool) -> LevelRow:

@@ -34,7 +34,8 @@ def level_table(answer: Answer) -> LevelTable:
     keys = [key for key in swept if key != answer.axis_key]
     margin = "" if answer.main is None else difference(answer.main.decision.margin, answer.metric)
     names = [key.rpartition(".")[2] for key in (answer.axis_key or "", *keys)]
-    head = [*names, answer.metric, "95 %", "at most worse", f"P(within {margin})", "", "seeds", "trained", "train time"]
+    head = [*names, answer.metric, "95 %", "at most worse", f"P(within {margin})", "", "seeds", "trained"]
+    head += ["operations", "train time"]
     chosen = answer.main.recommended_row if answer.main is not None else None
     return LevelTable(
         head=head,
@@ -48,7 +49,6 @@ def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
     point = row.point
     params = {} if point is None else point.params
     trained = None if point is None else point.cost(CostName.NUM_TRAINABLE)
-    seconds = None if point is None else point.cost(CostName.TRAIN_S)
     values = [_value(params.get(key), key) for key in keys]
     if point is None:
         values = [row.group or "-" if key in {"model", "dataset.train_rows"} else "-" for key in keys]
@@ -62,13 +62,9 @@ def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
         row.state.value if point is not None else "not tried",
         str(row.seeds),
         "-" if trained is None else _millions(round(trained)),
-        "-" if seconds is None else f"{seconds / _num_runs(row):.1f} s",
+        "-" if row.operations is None else f"{100 * row.operations:.0f} %",
+        "-" if row.seconds is None else f"{row.seconds:.1f} s",
     ]
-
-
-def _num_runs(row: LevelRow) -> int:
-    outcome = row.point.outcome if row.point is not None else None
-    return max(1, len(outcome.by_seed) if outcome is not None else 1)
 
 
 def _number(value: float) -> str:

@@ -128,6 +128,8 @@ def legend(answer: Answer) -> str:
         "at most worse: than the best setting, with 95 % probability",
         f"good: within {margin} of the best depth with probability {main.decision.confidence:g}; out: the opposite; "
         "open: not known",
+        "operations: of training, as recorded, beside the dearest depth's",
+        "train time: measured, median over the depth's runs",
     ]
     if baseline is not None:
         parts.append(f"a constant prediction comes to {_number(baseline)}")

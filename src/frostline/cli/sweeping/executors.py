@@ -22,7 +22,7 @@ from frostline.cli.sweeping.folder import POINT_FILE, SweepFolder
 from frostline.cli.sweeping.inputs import Inputs
 from frostline.cli.sweeping.lost import record_lost
 from frostline.cli.sweeping.read import Compose, Sweep, encode, is_full
-from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, outcome_of
+from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, kind_of, outcome_of
 from frostline.config import Job, decode_job
 from frostline.errors import SpecError, UserError
 from frostline.point import Outcome, State, label
@@ -313,7 +313,7 @@ class BatchExecutor:
             todo += [(task, seed, overrides) for seed, overrides in self._missing(task)]
         returns: dict[tuple[int, int], Any] = {}
         if todo:
-            first = min(task.number for task, _, _ in todo)
+            first = max(0, min(task.number for task, _, _ in todo))
             jobs = self._launcher.launch([overrides for _, _, overrides in todo], initial_job_idx=first)
             returns = {(task.number, seed): job for (task, seed, _), job in zip(todo, jobs, strict=True)}
         for task in batch:
@@ -334,10 +334,7 @@ class BatchExecutor:
                 "parent": self._parent(),
                 "name": label(task.params) + (f" s{spec.seed}" if several else ""),
                 "params": dict(task.params),
-                "tags": {
-                    "frostline.point": str(task.number),
-                    "frostline.kind": "trial" if task.seed is None else "replicate",
-                },
+                "tags": {"frostline.point": str(task.number), "frostline.kind": kind_of(task.number, task.seed)},
                 "sharing": {"num_runs": self._sharing.num_runs, "depths": []},
             }
             write_atomically(folder / CHILD_FILE, json.dumps(child))

@@ -269,6 +269,18 @@ def _train(
     return result, step is not None
 
 
+def kind_of(number: int, replicate: int | None) -> str:
+    """Returns what a run of a sweep is, for the tag `frostline.kind`: `trial`, `baseline` or `replicate`.
+
+    Args:
+        number: Of its point.
+        replicate: The seed, if it is a further one.
+    """
+    if replicate is not None:
+        return "replicate"
+    return "baseline" if number == BASELINE_NUMBER else "trial"
+
+
 def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child:
     """Returns what one of a point's runs is in MLflow.
 
@@ -279,8 +291,7 @@ def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child
     """
     from frostline.tracking import Child
 
-    kind = "replicate" if trial.replicate is not None else "baseline" if trial.number == BASELINE_NUMBER else "trial"
-    tags = {"frostline.point": str(trial.number), "frostline.kind": kind}
+    tags = {"frostline.point": str(trial.number), "frostline.kind": kind_of(trial.number, trial.replicate)}
     if retried is not None:
         tags["frostline.retried"] = retried
     name = f"{trial.name} s{seed}" if trial.several else trial.name
