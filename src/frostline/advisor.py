@@ -333,7 +333,7 @@ class Advisor:
             return None
         key = (number, seed)
         if key not in self._vectors:
-            vector = _vector_of(rows, self.question.metric)
+            vector = row_vector(rows, self.question.metric)
             if vector is None:
                 return None
             self._vectors[key] = vector
@@ -600,7 +600,7 @@ def _is_collapsed(rows: RowScores) -> bool:
     return bool(len(predicted) > 1 and (predicted == predicted[0]).all() and not (labels == labels[0]).all())
 
 
-def _vector_of(rows: RowScores, metric: str) -> Array | None:
+def row_vector(rows: RowScores, metric: str) -> Array | None:
     """Returns what the rows contribute to the noise of a run's value; None for a metric that they don't determine."""
     import numpy as np
 

@@ -13,7 +13,7 @@ import pytest
 from frostline.advisor import Advisor, Question
 from frostline.decision import Standing
 from frostline.evidence import Evidence, RowScores, known
-from frostline.point import Outcome, Point, State
+from frostline.point import BASELINE_NUMBER, Outcome, Point, State
 from frostline.report import (
     Material,
     answer_of,
@@ -304,3 +304,46 @@ def test_what_the_cache_saved_is_added_up_once_for_each_point():
     assert cache_line(say([plain, cached, copy])) == (
         "1 of 2 trials used the prefix cache: 12.3 s to fill it, 4 min of forward passes saved"
     )
+
+
+def test_the_price_of_a_depth_is_recorded_operations_and_the_median_time():
+    points = clear_cut()
+    priced = []
+    for each in points:
+        flops = (7 - each.depth) * 1e12
+        own = replace(each.outcome, cost={**each.outcome.cost, "flops": flops, "train_s": 100.0})  # a slow first run
+        further = {
+            seed: replace(outcome, cost={"train_s": 10.0 + seed, "flops": flops})
+            for seed, outcome in each.replicates.items()
+        }
+        priced.append(replace(each, outcome=own, replicates=further))
+    answer = say(priced, margin=0.02)
+    assert [row.operations for row in answer.rows] == pytest.approx([(7 - depth) / 7 for depth in range(7)])
+    assert {row.seconds for row in answer.rows} == {13.0}
+    table = level_table(answer)
+    assert [line[-2] for line in table.lines][:2] == ["100 %", "86 %"]
+    assert table.lines[0][-1] == "13.0 s"
+
+
+def full_fine_tuning(quality, lr=1e-4):
+    seeds = dict(enumerate((0.001, -0.001, 0.002, -0.002, 0.0)))
+    cost = {"train_s": 12.0, "num_trainable": 8e6, "eval_rows": 20000.0}
+    outcome = Outcome(state=State.COMPLETE, by_seed={0: quality + seeds[0]}, cost=cost)
+    return Point(
+        number=BASELINE_NUMBER, params={"freeze.depth": None, "optimizer.lr": lr}, state=State.COMPLETE,
+        outcome=outcome,
+        replicates={
+            seed: Outcome(state=State.COMPLETE, by_seed={seed: quality + gap}) for seed, gap in seeds.items() if seed
+        },
+    )  # fmt: skip
+
+
+def test_full_fine_tuning_is_the_first_row_and_what_depths_are_compared_with():
+    answer = say([*clear_cut(), full_fine_tuning(0.9)], margin=0.02)
+    assert [line[0] for line in level_table(answer).lines] == ["none", *map(str, range(7))]
+    assert answer.recommended.is_baseline
+    assert headline(answer).startswith("train everything (freeze=none), lr 1e-04: accuracy 0.90")
+    assert standing_lines(answer)[0].startswith("full fine-tuning at 2 points: it is within")
+    alike = say([*clear_cut(), full_fine_tuning(0.85)], margin=0.02)
+    assert alike.recommended.depth == 3
+    assert answer.num_trials == 7

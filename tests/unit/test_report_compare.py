@@ -33,75 +33,93 @@ def seeds(*values):
     return Evidence(by_seed=dict(enumerate(values)), rows={})
 
 
-def test_mcnemar_counts_the_rows_on_which_they_differ():
+def both(runs, start=0):
+    return Evidence(
+        by_seed={start + i: float((r.predicted == r.labels).mean()) for i, r in enumerate(runs)},
+        rows={start + i: run for i, run in enumerate(runs)},
+    )
+
+
+def test_rows_and_seeds_are_added_where_a_seeds_deviation_is_known():
     first = rows([1] * 70 + [1] * 15 + [0] * 5 + [0] * 10)
     second = rows([1] * 70 + [0] * 15 + [1] * 5 + [0] * 10)
-    found = compare(one_seed(first), one_seed(second), "accuracy", maximize=True)
+    one, two = both([first]), both([second])
+    found = compare(one, two, "accuracy", maximize=True, seed_sd=0.03)
+    sd = math.sqrt((20 / 100 - 0.1**2) / 100 + 2 * 0.03**2)  # of the rows' differences, and of a seed of each
     assert found.loss == pytest.approx(0.10)
-    assert found.p == pytest.approx(sum(math.comb(20, k) for k in range(15, 21)) / 2**20)
-    half = 1.959964 * math.sqrt(20 - 100 / 100) / 100
-    assert (found.low, found.high) == pytest.approx((0.10 - half, 0.10 + half), rel=1e-5)
-    assert found.is_worse
-    back = compare(one_seed(second), one_seed(first), "accuracy", maximize=True)
-    assert back.loss == pytest.approx(-0.10)
-    assert not back.is_worse
-    same = compare(one_seed(first), one_seed(first), "accuracy", maximize=True)
-    assert (same.loss, same.p) == (0.0, 1.0)
+    assert (found.low, found.high) == pytest.approx((0.10 - 1.959964 * sd, 0.10 + 1.959964 * sd), rel=1e-4)
+    assert found.p == pytest.approx(stats.norm.sf(0.10 / sd))
+    assert "rows and seeds" in found.how
+    back = compare(two, one, "accuracy", maximize=True, seed_sd=0.03)
+    assert (back.loss, back.p) == pytest.approx((-0.10, 1 - found.p))
+    # more seeds, less of their share
+    again = compare(both([first] * 4), both([second] * 4), "accuracy", maximize=True, seed_sd=0.03)
+    assert (again.high - again.low) / 2 == pytest.approx(
+        1.959964 * math.sqrt((20 / 100 - 0.1**2) / 100 + 2 * 0.03**2 / 4), rel=1e-4
+    )
+    assert compare(one, two, "accuracy", maximize=True) is None  # nothing is known of another seed
 
 
-def test_several_seeds_are_tested_over_the_seeds_they_share():
+def test_three_common_seeds_tell_their_own_deviation():
     first, second = seeds(0.80, 0.82, 0.81, 0.83), seeds(0.79, 0.80, 0.80, 0.825)
-    found = compare(first, second, "f1_macro", maximize=True)
+    found = compare(first, second, "entity_f1", maximize=True)
     wanted = stats.ttest_rel([0.80, 0.82, 0.81, 0.83], [0.79, 0.80, 0.80, 0.825], alternative="greater")
     assert found.p == pytest.approx(wanted.pvalue)
     two_sided = stats.ttest_rel([0.80, 0.82, 0.81, 0.83], [0.79, 0.80, 0.80, 0.825]).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx((two_sided.low, two_sided.high))
+    assert "seeds, on these rows" in found.how
     less = compare(seeds(0.5, 0.4, 0.45), seeds(0.7, 0.5, 0.6), "loss", maximize=False)
     assert less.loss == pytest.approx(0.15)
     three = compare(first, Evidence(by_seed={1: 0.8, 2: 0.8, 9: 0.1}, rows={}), "f1_macro", maximize=True)
-    assert three is None  # two seeds and no rows: nothing could be significant
+    assert three is None  # two common seeds
 
 
-def test_of_equal_differences_nothing_is_known_but_their_sign():
-    found = compare(seeds(0.90, 0.92, 0.91), seeds(0.89, 0.91, 0.90), "f1_macro", maximize=True)
-    assert found.p == 0.125
-    assert math.isnan(found.low)
-    assert "sign test over 3 seeds" in found.how
-    assert compare(seeds(0.9, 0.8, 0.7), seeds(0.9, 0.8, 0.7), "accuracy", maximize=True).p == 1.0
-    one, two = rows([1] * 50, [0.5] * 50), rows([1] * 50, [1.5] * 50)
-    assert compare(one_seed(one), one_seed(two), "loss", maximize=False).p == pytest.approx(0.5**50)
+def test_the_rows_widen_what_few_seeds_say():
+    rng = np.random.default_rng(3)
+    chance = rng.beta(8, 2, size=400)
+    good, bad = ([rows(rng.random(400) < chance - less) for _ in range(3)] for less in (0.0, 0.05))
+    with_rows = compare(both(good), both(bad), "accuracy", maximize=True)
+    without = compare(Evidence(by_seed=both(good).by_seed, rows={}), both(bad), "accuracy", maximize=True)
+    assert with_rows.loss == without.loss
+    hits = [np.mean([run.predicted == run.labels for run in runs], axis=0) for runs in (good, bad)]
+    by_rows = np.var(hits[0] - hits[1]) / 400
+    gaps = [both(good).by_seed[seed] - both(bad).by_seed[seed] for seed in range(3)]
+    by_seeds = np.var(gaps, ddof=1) / 3
+    freedom = 2 * ((by_rows + by_seeds) / by_seeds) ** 2
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(by_rows + by_seeds)
+    assert (with_rows.high - with_rows.low) / 2 == pytest.approx(half)
 
 
-def test_a_few_seeds_do_not_hide_what_the_rows_show():
+def test_other_rows_are_not_compared_and_folds_are():
     rng = np.random.default_rng(3)
     good, bad = [rows(rng.random(400) < 0.9) for _ in range(2)], [rows(rng.random(400) < 0.6) for _ in range(2)]
-
-    def both(runs):
-        return Evidence(
-            by_seed={i: float((r.predicted == r.labels).mean()) for i, r in enumerate(runs)}, rows=dict(enumerate(runs))
-        )
-
-    found = compare(both(good), both(bad), "accuracy", maximize=True)
-    assert found.is_worse
-    assert found.p < 1e-6
-    assert "twice the smaller p" in found.how
-    alone = Evidence(by_seed=both(bad).by_seed, rows={})
-    assert compare(both(good), alone, "accuracy", maximize=True) is None
     other = [replace(run, labels=1 - run.labels) for run in bad]
-    assert compare(both(good), both(other), "accuracy", maximize=True) is None  # other rows
+    assert compare(both(good), both(other), "accuracy", maximize=True, seed_sd=0.01) is None
+    folds = [good[0], replace(good[1], labels=1 - good[1].labels, predicted=1 - good[1].predicted)]
+    theirs = [bad[0], replace(bad[1], labels=1 - bad[1].labels, predicted=1 - bad[1].predicted)]
+    found = compare(both(folds), both(theirs), "accuracy", maximize=True, seed_sd=0.01)
+    gaps = [(a.predicted == a.labels).astype(float) - (b.predicted == b.labels) for a, b in zip(good, bad, strict=True)]
+    variance = sum(np.var(gap) / 400 for gap in gaps) / 4 + 2 * 0.01**2 / 2
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * math.sqrt(variance), rel=1e-4)
 
 
-def test_losses_are_tested_over_the_rows_and_what_is_no_mean_over_rows_is_not():
+def test_losses_go_by_their_rows_and_f1_by_a_bootstrap_over_them():
     rng = np.random.default_rng(0)
     base = rng.exponential(size=400)
     first, second = rows([1] * 400, base), rows([1] * 400, base + rng.normal(0.05, 0.2, 400))
-    found = compare(one_seed(first), one_seed(second), "loss", maximize=False)
-    wanted = stats.ttest_rel(second.losses.astype(float), first.losses.astype(float), alternative="greater")
-    assert found.p == pytest.approx(wanted.pvalue)
-    assert compare(one_seed(first), one_seed(second), "f1_macro", maximize=True) is None
-    assert compare(one_seed(first), Evidence(by_seed={0: 0.5}, rows={}), "accuracy", maximize=True) is None
-    other = rows([1] * 399)
-    assert compare(one_seed(first), one_seed(other), "accuracy", maximize=True) is None  # other rows
+    own = Evidence(by_seed={0: float(first.losses.mean())}, rows={0: first})
+    less = Evidence(by_seed={0: float(second.losses.mean())}, rows={0: second})
+    found = compare(own, less, "loss", maximize=False, seed_sd=0.0)
+    gap = second.losses.astype(float) - first.losses
+    assert found.loss == pytest.approx(gap.mean(), rel=1e-5)
+    assert found.high - found.loss == pytest.approx(1.959964 * gap.std() / 20, rel=1e-4)
+    labels = rng.integers(0, 2, 300)
+    sharp, dull = (
+        RowScores(labels=labels, predicted=np.where(rng.random(300) < right, labels, 1 - labels), losses=np.zeros(300))
+        for right in (0.9, 0.7)
+    )
+    f1 = compare(one_seed(sharp, 0.9), one_seed(dull, 0.7), "f1_macro", maximize=True, seed_sd=0.0)
+    assert 0.02 < (f1.high - f1.low) / 4 < 0.06  # sd of the difference of two shares on 300 rows: 0.033
 
 
 def test_intervals():
@@ -122,19 +140,14 @@ def test_holm():
     assert holm([]) == []
 
 
-@pytest.mark.parametrize("num_seeds", [1, 5])
-def test_an_equally_good_one_is_called_worse_as_rarely_as_the_level_says(num_seeds):
+@pytest.mark.parametrize(("num_seeds", "known"), [(1, 0.02), (5, 0.02), (5, None)])
+def test_an_equally_good_one_is_called_worse_as_rarely_as_the_level_says(num_seeds, known):
     rng = np.random.default_rng(num_seeds)
     wrong = 0
     for _ in range(400):
         chance = rng.beta(8, 2, size=300)  # rows are easy or hard alike for both
-        runs = [[rows(rng.random(300) < chance) for _ in range(num_seeds)] for _ in range(2)]
-        both = [
-            Evidence(
-                by_seed={i: float((r.predicted == r.labels).mean()) for i, r in enumerate(run)},
-                rows=dict(enumerate(run)),
-            )
-            for run in runs
+        runs = [
+            both([rows(rng.random(300) < chance + rng.normal(0, 0.02)) for _ in range(num_seeds)]) for _ in range(2)
         ]
-        wrong += compare(both[0], both[1], "accuracy", maximize=True).is_worse
+        wrong += compare(*runs, "accuracy", maximize=True, seed_sd=known).is_worse
     assert wrong / 400 <= 0.05 + 2.6 * math.sqrt(0.05 * 0.95 / 400)

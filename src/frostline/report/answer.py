@@ -194,7 +194,7 @@ def answer_of(
         seconds_per_cost=_seconds_per_cost(main),
         transfer=transfer_of(
             _by_depth(finished, main), baselines, find, metric, maximize=maximize,
-            num_blocks=num_blocks,
+            num_blocks=num_blocks, seed_sd=main.decision.seed_sd if main is not None else None,
         ),
         filled_s=sum(outcome.cost.get("fill_s", 0.0) for outcome in cached),
         saved_s=sum(outcome.cost["saved_s"] for outcome in cached), num_cached=len(cached),

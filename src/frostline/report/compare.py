@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from frostline.evidence import Evidence, RowScores
+from frostline.advisor import row_vector
+from frostline.evidence import Evidence
 
 Array = np.ndarray[Any, Any]
 
@@ -32,7 +33,7 @@ class Comparison:
 
     Attributes:
         loss: By how much the second is worse than the first: positive is worse, whichever way the metric goes.
-        low: Lower end of the 95 % interval of `loss`; NaN if nothing is known of it.
+        low: Lower end of the 95 % interval of `loss`.
         high: Its upper end.
         p: Probability of a loss as large if the second were as good as the first (one-sided).
         how: By which test, on what.
@@ -69,41 +70,44 @@ def interval_of_share(share: float, rows: float) -> float:
     return max(centre + half - share, share - (centre - half))
 
 
-def compare(first: Evidence, second: Evidence, metric: str, *, maximize: bool) -> Comparison | None:
-    """Tests whether the second is worse than the first.
+def compare(
+    first: Evidence, second: Evidence, metric: str, *, maximize: bool, seed_sd: float | None = None
+) -> Comparison | None:
+    """Tests whether the second is worse than the first; what rows and what seeds contribute is added.
 
-    Two things vary, and what is at hand decides which are known. *Seeds*: with two common ones or more, the paired
-    t-test over their differences (the sign test where all are equal, and the t-test is undefined). *Rows*, of a metric
-    that is a mean over rows: the exact McNemar test (McNemar 1947) for an accuracy of one seed; else the paired t-test
-    over the rows' losses, hits or absolute errors, averaged over the seeds. With both, twice the smaller p
-    (Bonferroni), so that a few seeds don't hide what hundreds of rows show.
+    The difference of the two means has two sources of variance. *Rows*: that of the mean over rows of the runs'
+    differences, row by row, averaged over the seeds; of a metric that is no mean over rows, of a bootstrap over them
+    (`frostline.decision.rows`). *Seeds*: `seed_sd^2 (1/J + 1/K)` for J and K seeds if the standard deviation from seed
+    to seed is known, as from a sweep's posterior; else that of the differences of three common seeds or more, with the
+    degrees of freedom of Satterthwaite (1946).
 
     Args:
         first: Of the better one.
         second: Of the other, on the same rows.
         metric: The name of what is compared.
         maximize: Whether more of it is better.
+        seed_sd: Standard deviation of the metric from seed to seed; None: unknown.
 
     Returns:
-        None if nothing can be told: other rows; one seed, or so few that no difference would be significant, and no
-        rows, or a metric that is no mean over rows.
+        None if nothing can be told: other rows, or nothing is known of what another seed would give.
     """
     seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
-    shared = sorted(first.rows.keys() & second.rows.keys())
-    pairs = [(first.rows[seed], second.rows[seed]) for seed in shared]
-    if len(first.by_seed) == len(second.by_seed) == 1:  # row by row, though they need not be of the same seed
-        pairs = list(zip(first.rows.values(), second.rows.values(), strict=False))
-    if any(not np.array_equal(one.labels, two.labels) for one, two in pairs):
-        return None
-    by_rows = _by_rows(pairs, metric)
-    if len(seeds) < 2:
-        return by_rows
     sign = 1.0 if maximize else -1.0
-    by_seeds = _over_seeds([sign * (first.by_seed[seed] - second.by_seed[seed]) for seed in seeds])
-    if by_rows is None or len(shared) < len(seeds):
-        return by_seeds if len(seeds) >= _FEWEST_SEEDS else None
-    p = min(1.0, 2 * min(by_seeds.p, by_rows.p))
-    return replace(by_seeds, p=p, how=f"{by_seeds.how} and {by_rows.how}, twice the smaller p")
+    one, two = (_values(each, seeds) for each in (first, second))
+    loss = sign * (statistics.fmean(one) - statistics.fmean(two))
+    is_same, by_rows = _row_variance(first, second, seeds, metric)
+    if not is_same:
+        return None
+    over = "rows and seeds" if by_rows is not None else "seeds, on these rows"
+    if seed_sd is not None:
+        variance = (by_rows or 0.0) + seed_sd**2 * (1 / len(one) + 1 / len(two))
+        return _normal(loss, math.sqrt(variance), math.inf, f"normal, {over}")
+    if len(seeds) < _FEWEST_SEEDS:
+        return None
+    by_seeds = statistics.variance([a - b for a, b in zip(one, two, strict=True)]) / len(seeds)
+    variance = (by_rows or 0.0) + by_seeds
+    freedom = (len(seeds) - 1) * (variance / by_seeds) ** 2 if by_seeds > 0 else math.inf
+    return _normal(loss, math.sqrt(variance), freedom, f"t-test, {over}")
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -116,60 +120,36 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _over_seeds(losses: Sequence[float]) -> Comparison:
+def _values(evidence: Evidence, seeds: Sequence[int]) -> list[float]:
+    """Returns the values of some seeds; of all if there are none."""
+    return [evidence.by_seed[seed] for seed in seeds] or list(evidence.by_seed.values())
+
+
+def _row_variance(first: Evidence, second: Evidence, seeds: Sequence[int], metric: str) -> tuple[bool, float | None]:
+    """Returns whether both saw the same rows, and the variance of their difference over rows; None if unknown."""
+    one, two = ([each.rows.get(seed) for seed in (seeds or each.by_seed)] for each in (first, second))
+    known = [run for run in (*one, *two) if run is not None]
+    if len(known) < len(one) + len(two):
+        return True, None
+    vectors = [vector for run in known if (vector := row_vector(run, metric)) is not None]
+    if len(vectors) < len(known):
+        return True, None
+    if all(np.array_equal(known[0].labels, run.labels) for run in known):
+        gap = np.mean(vectors[: len(one)], axis=0) - np.mean(vectors[len(one) :], axis=0)
+        return True, float(gap @ gap)
+    pairs = list(zip(known[: len(one)], known[len(one) :], strict=False))
+    if len(one) != len(two) or any(not np.array_equal(a.labels, b.labels) for a, b in pairs):
+        return False, None
+    # Each seed held out a fold of its own.
+    gaps = [a - b for a, b in zip(vectors[: len(one)], vectors[len(one) :], strict=True)]
+    return True, float(sum(gap @ gap for gap in gaps)) / len(gaps) ** 2
+
+
+def _normal(loss: float, sd: float, freedom: float, how: str) -> Comparison:
     from scipy import stats
 
-    count, mean = len(losses), statistics.fmean(losses)
-    if max(losses) - min(losses) < 1e-12:
-        return _alike(mean, count, f"sign test over {count} seeds")
-    half = interval_of_seeds(losses)
-    p = float(stats.ttest_1samp(losses, 0.0, alternative="greater").pvalue)
-    return Comparison(loss=mean, low=mean - half, high=mean + half, p=p, how=f"paired t-test over {count} seeds")
-
-
-def _alike(mean: float, count: int, how: str) -> Comparison:
-    """Returns the sign test of differences that are all equal; nothing is known of their spread."""
-    p = 0.5**count if mean > 1e-12 else 1.0
-    return Comparison(loss=mean, low=math.nan, high=math.nan, p=p, how=how)
-
-
-def _by_rows(pairs: Sequence[tuple[RowScores, RowScores]], metric: str) -> Comparison | None:
-    """Tests over the rows, averaged over the seeds; None if there are none, or the metric is no mean over them."""
-    if not pairs:
-        return None
-    if metric == "accuracy":
-        hits = [(one.predicted == one.labels, two.predicted == two.labels) for one, two in pairs]
-        if len(hits) == 1:
-            return _mcnemar(*hits[0])
-        losses = [one.astype(np.float64) - two for one, two in hits]
-    elif metric in {"loss", "mse"}:
-        losses = [two.losses.astype(np.float64) - one.losses for one, two in pairs]
-    elif metric == "mae":
-        losses = [np.abs(two.predicted - two.labels) - np.abs(one.predicted - one.labels) for one, two in pairs]
-    else:
-        return None
-    return _over_rows(np.mean(losses, axis=0))
-
-
-def _over_rows(losses: Array) -> Comparison:
-    from scipy import stats
-
-    count, mean = len(losses), float(losses.mean())
-    how = f"paired t-test over {count} rows"
-    spread = float(losses.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
-    if spread < 1e-15:
-        return _alike(mean, count, f"sign test over {count} rows")
-    p = float(stats.t.sf(mean / spread, count - 1))
-    half = float(stats.t.ppf(0.5 + LEVEL / 2, count - 1)) * spread
-    return Comparison(loss=mean, low=mean - half, high=mean + half, p=p, how=how)
-
-
-def _mcnemar(first: Array, second: Array) -> Comparison:
-    from scipy import stats
-
-    count = len(first)
-    lost, won = int((first & ~second).sum()), int((~first & second).sum())
-    p = float(stats.binomtest(lost, lost + won, 0.5, alternative="greater").pvalue) if lost + won else 1.0
-    loss = (lost - won) / count
-    half = _Z * math.sqrt(max(lost + won - (lost - won) ** 2 / count, 0.0)) / count
-    return Comparison(loss=loss, low=loss - half, high=loss + half, p=p, how=f"McNemar's test on {count} rows")
+    if sd <= 0:
+        return Comparison(loss=loss, low=loss, high=loss, p=0.0 if loss > 0 else 1.0, how=how)
+    law = stats.t(freedom) if math.isfinite(freedom) else stats.norm()
+    half = float(law.ppf(0.5 + LEVEL / 2)) * sd
+    return Comparison(loss=loss, low=loss - half, high=loss + half, p=float(law.sf(loss / sd)), how=how)

@@ -91,6 +91,7 @@ def transfer_of(
     *,
     maximize: bool,
     num_blocks: int | None,
+    seed_sd: float | None = None,
 ) -> Transfer:
     """Returns what rows come to on every set, and against baselines.
 
@@ -101,6 +102,7 @@ def transfer_of(
         metric: What is compared.
         maximize: Whether more of it is better.
         num_blocks: Of the model: where the head-only probe is.
+        seed_sd: Standard deviation of the metric from seed to seed; None: unknown.
     """
     names = dict.fromkeys(name for _, point in rows if point.outcome is not None for name in point.outcome.scores)
     sets = [EVAL_SET, *names]
@@ -119,7 +121,7 @@ def transfer_of(
                 first, second = baseline.find(name), find(point, name)
                 comparison = None
                 if first is not None and second is not None:
-                    comparison = compare(first, second, metric, maximize=maximize)
+                    comparison = compare(first, second, metric, maximize=maximize, seed_sd=seed_sd)
                 if comparison is not None:
                     found.append(
                         Against(depth=depth, name=name, baseline=baseline.name, comparison=comparison, p=comparison.p)

@@ -50,7 +50,7 @@ def standing_lines(answer: Answer) -> list[str]:
     if decision.standing is Standing.SETTLED:
         lines.append(f"settled at {margin}: {name} is {chance}, {most}; everything cheaper is worse")
     elif decision.standing is Standing.AT_LEAST:
-        least = f"{_at_least(answer)} {level_name(row.level)}"
+        least = name if row.level == NOTHING_FROZEN else f"{_at_least(answer)} {level_name(row.level)}"
         lines.append(f"{least} at {margin}: it is {chance}, {most}; {_still(main, open_names)}")
     else:
         expected = difference(decision.recommended.expected_loss, answer.metric)
@@ -142,8 +142,6 @@ def against_words(comparison: Comparison, metric: str) -> str:
     unit = " points" if is_share(metric) else ""
     size = difference(abs(comparison.loss), metric)
     word = "worse" if comparison.loss >= 0 else "better"
-    if comparison.low != comparison.low:  # unknown
-        return f"{size} {word} each time, p {comparison.p:.2g}"
     shown = [f"{scale * value:.1f}" if unit else f"{value:.3g}" for value in (comparison.low, comparison.high)]
     return f"{size} {word}, {100 * LEVEL:.0f} % interval {shown[0]} to {shown[1]}{unit} worse, p {comparison.p:.2g}"
 
