@@ -26,9 +26,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from frostline.advisor import row_vector
 from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.executors import visible_gpus
 from frostline.cli.sweeping.folder import SweepFolder, read_description
+from frostline.decision import Axis, Decision, Noise, Run, Setting, Standing, decide, seed_prior
+from frostline.decision.rows import covariance
 from frostline.evidence import Evidence
 from frostline.point import Point, ranked
 from frostline.provenance import num_cores
@@ -40,6 +43,9 @@ DEPTHS = (0, 2, 4, 5, 6)
 SEEDS = (0, 1, 2, 3, 4)
 FIXED_RATE = 5e-5
 """Of the public experiment."""
+
+MARGIN, CONFIDENCE = 0.01, 0.9
+"""Of the answer for each training size."""
 
 QUICK = (
     "training.max_steps=60", "sweep.space.optimizer.lr=[2e-4,1e-3]", "dataset.eval_rows=300", "dataset.test_rows=500",
@@ -215,9 +221,10 @@ def report(plan: Plan, tables: dict[bool, dict[tuple[int, int], Cell]]) -> str:
     depths = [_NONE, *plan.depths]
     count = len(plan.seeds)
     lines = [
-        f"Accuracy on the test rows: the mean of {count} seeds +- half its 95 % interval (Student's t). Bold: the best "
-        "of the line. `*`: significantly worse than the best (one-sided, 5 %; paired tests over seeds and over rows, "
-        "twice the smaller p).",
+        f"Accuracy on the test rows: the mean of {count} seeds +- half its 95 % interval (Student's t). *good*: within "
+        f"{100 * MARGIN:g} point of the best depth of the line with probability {CONFIDENCE:g} (the decision of sweeps "
+        "over all runs of the line, seeds and test rows together); *out*: another depth is better by "
+        "more than half of that, with the same probability; else *open*.",
         "",
     ]
     for tuned in (False, True):
@@ -233,27 +240,56 @@ def report(plan: Plan, tables: dict[bool, dict[tuple[int, int], Cell]]) -> str:
     for rows in plan.sizes:
         gains = [_gain(tables[True].get((rows, depth)), tables[False].get((rows, depth))) for depth in depths]
         lines.append(f"| {rows} | " + " | ".join(gains) + " |")
-    lines += ["", "### The deepest that is not significantly worse than the best", ""]
+    lines += ["", f"### How deep, at a margin of {100 * MARGIN:g} point", ""]
     lines += ["| rows | at one rate | tuned |", "|---|---|---|"]
     for rows in plan.sizes:
         lines.append(
-            f"| {rows} | " + " | ".join(_deepest(tables[tuned], rows, depths) for tuned in (False, True)) + " |"
+            f"| {rows} | " + " | ".join(_how_deep(tables[tuned], rows, depths) for tuned in (False, True)) + " |"
         )
     return "\n".join([*lines, ""])
 
 
+def decision_of(cells: Sequence[Cell]) -> Decision | None:
+    """Returns what the runs of one training size say of each depth; None if there are none.
+
+    No depth is chosen as a reference: all runs give one posterior. Each depth stands for itself, at its learning rate.
+    """
+    if not cells:
+        return None
+    own = sorted(cells, key=lambda cell: cell.depth)
+    blocks = max(own[-1].depth, 1)
+    axis = Axis(
+        levels=tuple(float(cell.depth) for cell in own),
+        positions=tuple(max(cell.depth, _NONE / 2) / blocks for cell in own),
+        relative_costs=tuple(1.1 - cell.depth / blocks for cell in own), rates=None, ridge=None,
+    )  # fmt: skip
+    runs = [
+        Run(setting=Setting(level=float(cell.depth)), seed=seed, value=value, chosen=False)
+        for cell in own
+        for seed, value in sorted(cell.test.by_seed.items())
+    ]
+    every = [cell.test.rows.get(seed) for cell in own for seed in sorted(cell.test.by_seed)]
+    vectors = [vector for rows in every if rows is not None and (vector := row_vector(rows, "accuracy")) is not None]
+    mean = statistics.fmean(run.value for run in runs)
+    noise = Noise(
+        rows=covariance(vectors) if len(vectors) == len(runs) else None,
+        seed_sd=seed_prior(math.sqrt(max(mean * (1 - mean), 1e-4)), own[0].rows),
+    )
+    return decide(runs, axis, noise, margin=MARGIN, confidence=CONFIDENCE)
+
+
 def _cells(cells: Sequence[Cell | None], *, tuned: bool) -> list[str]:
-    best = max((cell for cell in cells if cell is not None), key=lambda cell: cell.test.mean, default=None)
+    decision = decision_of([cell for cell in cells if cell is not None])
+    states = {level.level: level.state.value for level in decision.levels} if decision is not None else {}
     shown = []
     for cell in cells:
-        if cell is None or best is None:
+        if cell is None:
             shown.append("-")
             continue
         values = list(cell.test.by_seed.values())
         text = f"{cell.test.mean:.3f}"
         text += f" +- {interval_of_seeds(values):.3f}" if len(values) > 1 else ""
-        comparison = compare(best.test, cell.test, "accuracy", maximize=True) if cell is not best else None
-        text = f"**{text}**" if cell is best else f"{text}{'*' if comparison and comparison.is_worse else ''}"
+        text += f" *{states[cell.depth]}*"
         shown.append(f"{text} ({short_number(cell.rate)})" if tuned else text)
     return shown
 
@@ -264,23 +300,23 @@ def _gain(tuned: Cell | None, fixed: Cell | None) -> str:
     if tuned.rate == fixed.rate:
         return "0 (the same rate)"
     comparison = compare(tuned.test, fixed.test, "accuracy", maximize=True)
-    if comparison is None or math.isnan(comparison.low):
+    if comparison is None:
         return f"{100 * (tuned.test.mean - fixed.test.mean):+.1f}"
     return f"{100 * comparison.loss:+.1f} ({100 * comparison.low:+.1f} to {100 * comparison.high:+.1f})"
 
 
-def _deepest(table: dict[tuple[int, int], Cell], rows: int, depths: Sequence[int]) -> str:
-    cells = [cell for depth in depths if (cell := table.get((rows, depth))) is not None]
-    if not cells:
+def _how_deep(table: dict[tuple[int, int], Cell], rows: int, depths: Sequence[int]) -> str:
+    decision = decision_of([cell for depth in depths if (cell := table.get((rows, depth))) is not None])
+    if decision is None:
         return "-"
-    best = max(cells, key=lambda cell: cell.test.mean)
-    near = [best]
-    for cell in cells:
-        comparison = compare(best.test, cell.test, "accuracy", maximize=True)
-        if comparison is not None and not comparison.is_worse:
-            near.append(cell)
-    deepest = max(near, key=lambda cell: cell.depth)
-    return f"{_depth(deepest.depth)} (best: {_depth(best.depth)})"
+    deepest = _depth(round(decision.recommended.level))
+    names = ", ".join(_depth(round(level.level)) for level in decision.open_levels)
+    still = f" (open: {names})" if names else ""
+    if decision.standing is Standing.SETTLED:
+        return f"settled: {deepest}"
+    if decision.standing is Standing.AT_LEAST:
+        return f"at least {deepest}{still}"
+    return f"not settled, best guess {deepest}{still}"
 
 
 def draw(tables: dict[bool, dict[tuple[int, int], Cell]], path: Path) -> None:

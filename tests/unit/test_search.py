@@ -561,6 +561,9 @@ def test_promotion_goes_by_loss_and_not_to_what_learnt_nothing():
     some = [*tied[:3], waits(3, {"freeze.depth": 0}, 0.8)]
     assert [task.number for task in finalists(some, plan, True)] == [3]
     assert [task.number for task in promotable(tied, plan, True)] == [2]
+    whole = make_plan(n_trials=4, finish=0.25, seeds=[0, 1], first_epochs=None)  # of the first seed
+    better = [*tied[:3], waits(3, {"freeze.depth": 0}, 0.6, 0.9)]
+    assert [task.number for task in finalists(better, whole, True)] == [3]
     assert promotable(tied[:3], plan, True) == []
 
 

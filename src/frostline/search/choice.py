@@ -49,7 +49,7 @@ def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[
         plan: The sweep.
         maximize: Whether more of the objective is better.
     """
-    order = _by_rank(points, maximize)
+    order = _by_rank(points, plan, maximize)
     chosen = order[: _share(plan.finish, len(order))]
     best: dict[object, Point] = {}
     for point in order:
@@ -70,26 +70,26 @@ def promotable(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list
     """
     if not plan.has_stages:
         return []
-    order = _by_rank(points, maximize)
+    order = _by_rank(points, plan, maximize)
     best = order[: math.floor(plan.finish * len(order) + 1e-9)]
     return [Task(number=point.number, params=point.params, stage=2) for point in best if point.is_paused]
 
 
-def _by_rank(points: Sequence[Point], maximize: bool) -> list[Point]:
+def _by_rank(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[Point]:
     """Returns the points that came to the end of stage 1, the best there first; ties by number.
 
-    They are compared by their loss: after an epoch many accuracies are equal. A run that learnt nothing comes after
-    all that did. Where a loss is not known, all are compared by the objective.
+    After a few epochs they are compared by their loss, since many accuracies are equal then; whole runs of a first seed
+    by the objective, as they are where a loss is not known. A run that learnt nothing comes after all that did.
     """
     ended = [point for point in points if point.first is not None and point.copy_of is None]
     losses = {point.number: point.first.loss for point in ended if point.first is not None}
-    is_known = all(loss is not None and math.isfinite(loss) for loss in losses.values())
+    by_loss = plan.first_epochs is not None and all(loss is not None for loss in losses.values())
 
     def rank(point: Point) -> tuple[bool, float, int]:
         assert point.first is not None
         quality = point.first.quality or 0.0
         loss = losses[point.number]
-        value = loss if is_known and loss is not None else -quality if maximize else quality
+        value = loss if by_loss and loss is not None else -quality if maximize else quality
         return not point.first.learnt, value, point.number
 
     return sorted(ended, key=rank)
