@@ -146,6 +146,15 @@ def test_full_fine_tuning_is_a_row_of_its_own_and_no_trial(tmp_path):
     assert table(sweep(tmp_path / "b", Executor(better), full=True)[0].points) == table(summary.points)
 
 
+def test_further_seeds_need_not_wait_for_full_fine_tuning(tmp_path):
+    watch = Watch()
+    summary, _ = sweep(tmp_path / "a", Executor(slots=2), listener=watch, full=True)
+    assert summary.complete
+    begun = [line[1] for line in watch.lines if line[0] == "begun"]
+    first = begun.index(-1)
+    assert watch.lines.index(("ended", -1, State.COMPLETE)) > watch.lines.index(("begun", begun[first + 1], 3))
+
+
 def test_full_fine_tuning_that_fails_leaves_the_answer_as_it_is(tmp_path):
     plain, advisor = sweep(tmp_path / "plain", Executor())
     broken, _ = sweep(tmp_path / "broken", Executor(broken={(-1, None)}), full=True)

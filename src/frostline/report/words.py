@@ -126,8 +126,8 @@ def legend(answer: Answer) -> str:
     parts = [
         f"{answer.metric}: posterior mean of all {main.decision.num_runs} runs together, with its 95 % interval",
         "at most worse: than the best setting, with 95 % probability",
-        f"good: within {margin} of the best depth with probability {main.decision.confidence:g}; out: the opposite; "
-        "open: not known",
+        f"good: within {margin} of the best depth with probability {main.decision.confidence:g}; out: another depth is "
+        "better by more than half of that, as surely; open: not known",
         "operations: of training, as recorded, beside the dearest depth's",
         "train time: measured, median over the depth's runs",
     ]

@@ -271,7 +271,8 @@ class _Course:
         """Returns a further seed of a finished point, if the race has one to give."""
         if race is None:
             return None
-        found = race.next(self._study.with_baseline(), list(self._running))
+        further = [key for key in self._running if key[1] is not None]
+        found = race.next(self._study.with_baseline(), further)
         if isinstance(found, RaceEnd):
             self.race_end = found
             return None
