@@ -248,6 +248,9 @@ class Unwatched:
     def ended(self, point: Point, points: Sequence[Point]) -> None:
         """See `Listener`."""
 
+    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+        """See `Listener`."""
+
     def replicated(self, point: Point, seed: int) -> None:
         """See `Listener`."""
 
