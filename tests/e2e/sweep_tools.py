@@ -20,8 +20,11 @@ from tests.e2e.forked import READ_AT_IMPORT, Forked
 
 TWO_EPOCHS = ("training.epochs=2",)
 
-RUNG = ("sweep.sampler=tpe", "sweep.finish=0.25", "sweep.settle=0", "sweep.baseline=false")
-"""A coarse grid, then TPE; one epoch for all, the rest for the best quarter; the trials alone."""
+TRIALS_ALONE = ("sweep.settle=0", "sweep.baseline=false")
+"""No further seeds, no full fine-tuning: for tests of what trials do."""
+
+RUNG = ("sweep.sampler=tpe", "sweep.finish=0.25", *TRIALS_ALONE)
+"""A coarse grid, then TPE; one epoch for all, the rest for the best quarter."""
 
 
 def command(*arguments: str) -> list[str]:

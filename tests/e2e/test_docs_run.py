@@ -19,7 +19,7 @@ from frostline.record import RUN_FILE
 from tests.conftest import save_tokenizer, sentences, tiny_config, write_csv
 from tests.e2e.pictures import save_images, save_model
 from tests.e2e.services import free_port
-from tests.e2e.sweep_tools import call, start, wait_for
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, start, wait_for
 from tests.e2e.test_tokens import save_sentences
 from tests.unit.test_docs import BLOCKS
 
@@ -94,6 +94,8 @@ class Desk:
         if kind in {"run", "sweep", "plan", "inspect", "embed"}:
             words = self._on_small_models(words)
         words += SMALL if kind == "run" else SMALL_SWEEP if kind in {"sweep", "plan"} else ()
+        if kind == "sweep" and "sweep.settle" not in command:
+            words += TRIALS_ALONE
         if kind == "ui":
             return self._look_at(words)
         done = call(*words, cwd=self.folder, FROSTLINE_HOME=str(self._home))

@@ -11,7 +11,7 @@ import pytest
 from frostline.point import State
 from frostline.result import RunResult, Status
 from tests.e2e.services import installed
-from tests.e2e.sweep_tools import call, mlflow_runs, points, start, wait_for
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def ray(tmp_path_factory):
 
 @pytest.mark.timeout(600)
 def test_a_sweep_on_a_local_ray_cluster(tmp_path, tiny_overrides, ray):
-    arguments = ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "runtime.slots=2"]
+    arguments = [*TRIALS_ALONE, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "runtime.slots=2"]
     arguments += ["+hydra.launcher.ray.init.include_dashboard=false", "dataset.train_rows=64", "training.epochs=1"]
     done = call("sweep", "depth_only", *tiny_overrides, *arguments, cwd=tmp_path, timeout=500, **with_packages(ray))
     assert done.returncode == 0, done.stderr

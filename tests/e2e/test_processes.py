@@ -23,7 +23,7 @@ from frostline.result import RunResult, Status
 from frostline.tracking import spool
 from tests.conftest import TINY, save_tokenizer, tiny_config
 from tests.e2e.services import free_port
-from tests.e2e.sweep_tools import call, interrupt, mlflow_runs, points, results, start, wait_for
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, interrupt, mlflow_runs, points, results, start, wait_for
 from tests.e2e.test_tokens import save_sentences
 
 pytestmark = pytest.mark.slow
@@ -377,7 +377,7 @@ def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_o
     (tmp_path / "hungry.txt").write_text("hungry")
     ways = {0: State.COMPLETE, 2: State.FAILED, 3: State.FAILED, 4: State.FAILED, 8: State.COMPLETE}
     swept = [
-        "plugins=[sweep_plugin]", "optimizer.name=breaking", "sweep.sampler=grid", f"sweep.n_trials={len(ways)}",
+        *TRIALS_ALONE, "plugins=[sweep_plugin]", "optimizer.name=breaking", "sweep.sampler=grid", f"sweep.n_trials={len(ways)}",
         f"optimizer.weight_decay={','.join(str(way / 1000) for way in ways)}", "sweep.trial_timeout_s=60",
         "runtime.slots=2", "freeze.depth=2", "training.epochs=1",
     ]  # fmt: skip
@@ -398,7 +398,7 @@ def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_o
 
 def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick, mark):
     swept = [
-        "sweep.n_trials=3", "sweep.first_epochs=null", "sweep.pruner.name=percentile", "sweep.pruner.startup_trials=1",
+        *TRIALS_ALONE, "sweep.n_trials=3", "sweep.first_epochs=null", "sweep.pruner.name=percentile", "sweep.pruner.startup_trials=1",
         "sweep.pruner.percentile=1.0", "freeze.depth=0", "training.objective=loss", "training.direction=minimize",
     ]  # fmt: skip
     fixed = [override for override in quick if not override.startswith("optimizer.lr=")]

@@ -21,6 +21,7 @@ from frostline.result import RunResult, Status
 from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import (
     RUNG,
+    TRIALS_ALONE,
     answer_rows,
     call,
     interrupt,
@@ -39,8 +40,8 @@ PLUGIN = {"PYTHONPATH": str(Path(__file__).parent)}
 
 @pytest.fixture
 def tiny(tiny_overrides):
-    """Without a fixed learning rate, which would not be swept."""
-    return [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]
+    """Without a fixed learning rate, which would not be swept; the trials alone, which `test_race.py` goes beyond."""
+    return [*(o for o in tiny_overrides if not o.startswith("optimizer.lr=")), *TRIALS_ALONE]
 
 
 @pytest.fixture
