@@ -377,7 +377,8 @@ def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_o
     (tmp_path / "hungry.txt").write_text("hungry")
     ways = {0: State.COMPLETE, 2: State.FAILED, 3: State.FAILED, 4: State.FAILED, 8: State.COMPLETE}
     swept = [
-        *TRIALS_ALONE, "plugins=[sweep_plugin]", "optimizer.name=breaking", "sweep.sampler=grid", f"sweep.n_trials={len(ways)}",
+        *TRIALS_ALONE, "plugins=[sweep_plugin]", "optimizer.name=breaking", "sweep.sampler=grid",
+        f"sweep.n_trials={len(ways)}",
         f"optimizer.weight_decay={','.join(str(way / 1000) for way in ways)}", "sweep.trial_timeout_s=60",
         "runtime.slots=2", "freeze.depth=2", "training.epochs=1",
     ]  # fmt: skip
@@ -398,7 +399,8 @@ def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_o
 
 def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick, mark):
     swept = [
-        *TRIALS_ALONE, "sweep.n_trials=3", "sweep.first_epochs=null", "sweep.pruner.name=percentile", "sweep.pruner.startup_trials=1",
+        *TRIALS_ALONE, "sweep.n_trials=3", "sweep.first_epochs=null", "sweep.pruner.name=percentile",
+        "sweep.pruner.startup_trials=1",
         "sweep.pruner.percentile=1.0", "freeze.depth=0", "training.objective=loss", "training.direction=minimize",
     ]  # fmt: skip
     fixed = [override for override in quick if not override.startswith("optimizer.lr=")]
