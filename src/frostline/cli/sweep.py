@@ -20,6 +20,7 @@ sweeps:
   sweep.n_trials=40                       trials in total
   sweep.margin=0.02                       a depth this much below the best counts as good (in the objective's unit)
   sweep.settle=3                          up to 3 times the search's cost for further seeds; also on a finished sweep
+  sweep.folds=4                           few rows: each further seed holds out another fold
   sweep.space.optimizer.lr.high=1e-3      a bound of the space; both bounds are included
   'optimizer.weight_decay=choice(0,0.1)'  one more key, in Hydra's own syntax
   freeze.depth=3                          a key of the space that should not be swept
