@@ -128,7 +128,7 @@ def legend(answer: Answer) -> str:
         "at most worse: than the best setting, with 95 % probability",
         f"good: within {margin} of the best depth with probability {main.decision.confidence:g}; out: another depth is "
         "better by more than half of that, as surely; open: not known",
-        "operations: of training, as recorded, beside the dearest depth's",
+        "operations: of training, as recorded, without the prefix cache, beside the dearest depth's",
         "train time: measured, median over the depth's runs",
     ]
     if baseline is not None:
