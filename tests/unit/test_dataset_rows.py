@@ -130,7 +130,7 @@ def test_classes_that_are_too_small_for_the_folds(load, tmp_path):
     rows = [(f"good {i}", "good") for i in range(20)] + [(f"bad {i}", "bad") for i in range(3)]
     path = write_csv(tmp_path / "few.csv", rows)
     assert len(load(path, folds=3).evaluation) in {7, 8}
-    with pytest.raises(DataError, match=r"the class bad has 3 different texts, .*; give dataset.folds=3 or fewer"):
+    with pytest.raises(DataError, match=r"the class bad has 3 different texts, .*; take 3 folds or fewer"):
         load(path, folds=4)
     same = write_csv(tmp_path / "same.csv", [*rows[:20], ("bad", "bad"), ("bad", "bad"), ("bad", "bad")])
     with pytest.raises(DataError, match="the class bad has 1 different text, .* 2 or more of every class"):

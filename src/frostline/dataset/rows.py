@@ -165,7 +165,7 @@ def _dealt(train: _Part, held_out: _Part, rule: LabelRule, spec: DatasetSpec, fo
         rarest = min(counts, key=lambda name: counts[name])
         number = counts[rarest]
         if number < folds:
-            way = f"give dataset.folds={number} or fewer" if number > 1 else "folds need 2 or more of every class"
+            way = f"take {number} folds or fewer" if number > 1 else "folds need 2 or more of every class"
             raise DataError(
                 f"dataset.folds={folds}: the class {rarest} has {number} different {spec.unit}"
                 f"{'' if number == 1 else 's'}, too few to have one in each fold; {way}"
