@@ -9,6 +9,7 @@ import shutil
 import signal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -526,3 +527,20 @@ def test_two_hosts_that_begin_together_compute_a_prefix_once(tmp_path, tiny_over
     assert not list((shared / "prefix").glob("*.filling"))
     filled = [err.count("rows in") for _, err in said]
     assert sum(filled) == 2, said
+
+
+def test_one_filling_serves_all_folds_and_the_numbers_are_those_without(train, fills):
+    held_out, losses = [], []
+    for fold in range(3):
+        own = ("freeze.depth=2", "dataset.folds=3", f"dataset.fold={fold}", "dataset.eval_rows=null")
+        cached, folder = train(*own, "runtime.cache.mode=require")
+        plain, _ = train(*own, "runtime.cache.mode=off")
+        assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], abs=BOUND)
+        losses.append(cached.metrics["eval/loss"])
+        table = pq.read_table(folder / "predictions.parquet")
+        held_out.append(len(table))
+        assert cached.data["eval_rows"] == len(table)
+    assert len(set(losses)) == 3
+    assert len(fills) == 1
+    assert fills[0] == (sum(held_out), (2,))
+    assert max(held_out) - min(held_out) <= 2
