@@ -89,6 +89,20 @@ def test_the_same_spec_gives_the_same_numbers(train):
     assert first.metrics == second.metrics
 
 
+@pytest.mark.slow
+def test_folds_of_images_are_learned_alike_from_the_prefix_cache(train):
+    found = {}
+    for fold in (0, 1):
+        for cache in ("require", "off"):
+            own = ("freeze=depth", "freeze.depth=2", "dataset.folds=2", f"dataset.fold={fold}", "training.epochs=2")
+            found[fold, cache] = train("vit", *own, f"runtime.cache.mode={cache}")[1]
+        losses = [found[fold, cache].metrics["eval/loss"] for cache in ("require", "off")]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    rows = [found[fold, "off"].data for fold in (0, 1)]
+    assert rows[0]["eval_rows"] == rows[1]["train_rows"]
+    assert found[0, "off"].metrics["eval/loss"] != found[1, "off"].metrics["eval/loss"]
+
+
 def test_brightness_is_learned(train, frostline, in_tmp):
     """The saved model is asked for files; test rows are scored by the same pixels."""
     made, result = train(
