@@ -39,8 +39,9 @@ def quality(params, seed=0):
 class Executor:
     """One task at a time, or as many as there are slots, ended in order; dies after so many."""
 
-    def __init__(self, value=quality, slots=1, kill_after=None, broken=()):
-        self.value, self.slots, self.kill_after, self.broken = value, slots, kill_after, broken
+    def __init__(self, value=quality, slots=1, kill_after=None, broken=(), refused=()):
+        self.value, self.slots, self.kill_after = value, slots, kill_after
+        self.broken, self.refused = broken, refused
         self.running, self.done, self.stopped = [], [], False
 
     @property
@@ -56,6 +57,8 @@ class Executor:
         task = self.running.pop(0)
         self.done.append(task.key)
         seed = 0 if task.seed is None else task.seed
+        if task.key in self.refused:
+            return [Ended(number=task.number, seed=task.seed, outcome=None, fatal="it can't be had")]
         if task.key in self.broken:
             return [Ended(number=task.number, seed=task.seed, outcome=Outcome(state=State.FAILED, reason="x"))]
         cost = {"eval_rows": 20_000.0, "train_rows": 20_000.0, "train_s": 1.0}
@@ -155,9 +158,10 @@ def test_further_seeds_need_not_wait_for_full_fine_tuning(tmp_path):
     assert watch.lines.index(("ended", -1, State.COMPLETE)) > watch.lines.index(("begun", begun[first + 1], 3))
 
 
-def test_full_fine_tuning_that_fails_leaves_the_answer_as_it_is(tmp_path):
+@pytest.mark.parametrize("way", ["broken", "refused"])
+def test_full_fine_tuning_that_fails_leaves_the_answer_as_it_is(tmp_path, way):
     plain, advisor = sweep(tmp_path / "plain", Executor())
-    broken, _ = sweep(tmp_path / "broken", Executor(broken={(-1, None)}), full=True)
+    broken, _ = sweep(tmp_path / "broken", Executor(**{way: {(-1, None)}}), full=True)
     assert (broken.points[-1].is_baseline, broken.points[-1].state) == (True, State.FAILED)
     assert broken.complete
     assert table(broken.points[:-1]) == table(plain.points)
