@@ -57,7 +57,7 @@ def measure(trials: int, *, mlflow: bool) -> dict[str, float]:
             sys.executable, "-m", "frostline", "sweep", "lr_x_depth", "model=path", f"model.location={folder / 'tiny'}",
             "dataset=csv", f"dataset.location={folder / 'moods.csv'}", "training.batch_size=16",
             "training.max_tokens=32", "training.epochs=1", "runtime.device=cpu", "runtime.threads=1",
-            f"sweep.n_trials={trials}",
+            f"sweep.n_trials={trials}", "sweep.settle=0", "sweep.baseline=false",
         ]  # fmt: skip
         if not mlflow:
             command.append("tracking=off")
