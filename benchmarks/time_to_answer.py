@@ -1,7 +1,8 @@
 """How long until a sweep has its answer: `frostline sweep`, as configured by default, against a careful loop.
 
 B: the command `frostline sweep lr_x_depth sweep.settle=0 sweep.baseline=false`, from its start on, processes and
-   imports included: all defaults (the opening and the search of sampler `frost`, prefix cache, like lengths, read position), MLflow off.
+   imports included: all defaults (the opening and the search of sampler `frost`, prefix cache, like lengths, read
+   position), MLflow off.
 A: the same settings, each trained to the end of its epochs by Trainer, correctly frozen (benchmarks/careful.py), in one
    warm process, imports not counted. Each epoch's evaluation counts. When its first good setting comes is luck: the
    median over 2,000 random orders is reported.

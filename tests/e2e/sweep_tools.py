@@ -14,7 +14,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-from frostline.cli.sweeping.folder import SweepFolder
+from frostline.cli.sweeping.folder import BASELINE_FOLDER, SweepFolder
 from frostline.point import Point
 from tests.e2e.forked import READ_AT_IMPORT, Forked
 
@@ -125,5 +125,6 @@ def worker_pids(parent: int) -> list[int]:
 def results(folder: Path) -> dict[str, dict]:
     return {
         str(path.parent.relative_to(folder)): json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(folder.glob("[0-9]*/result.json")) + sorted(folder.glob("[0-9]*/s*/result.json"))
+        for path in sorted(folder.glob("*/result.json")) + sorted(folder.glob("*/s*/result.json"))
+        if BASELINE_FOLDER not in path.parts
     }
