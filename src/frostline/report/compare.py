@@ -89,7 +89,7 @@ def compare(
         seed_sd: Standard deviation of the metric from seed to seed; None: unknown.
 
     Returns:
-        None if nothing can be told: other rows, or nothing is known of what another seed would give.
+        None if the two were scored on different rows, or if the variance over seeds is unknown.
     """
     seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
     sign = 1.0 if maximize else -1.0

@@ -59,17 +59,16 @@ def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[
 
 
 def promotable(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[Task]:
-    """Returns the tasks of stage 2 that need not wait for the end of stage 1: the best share of those that ended it.
+    """Returns the trials to promote while stage 1 is still under way, the best first.
 
-    As asynchronous successive halving promotes (Li et al. 2020, algorithm 2): whatever is in the best share now.
+    The rule of asynchronous successive halving (Li et al. 2020, algorithm 2): a trial is promoted as soon as it is in
+    the best share of the trials that have completed stage 1.
 
     Args:
         points: All of the study.
         plan: The sweep.
         maximize: Whether more of the objective is better.
     """
-    if not plan.has_stages:
-        return []
     order = _by_rank(points, plan, maximize)
     best = order[: math.floor(plan.finish * len(order) + 1e-9)]
     return [Task(number=point.number, params=point.params, stage=2) for point in best if point.is_paused]

@@ -212,10 +212,11 @@ class _Course:
 
         Like points that are done already are not trained again.
         """
-        best = promotable(self._study.points(), self._plan, self._maximize)
-        promoted = self._claimed([task for task in best if task.key not in self._running])
-        if promoted is not None:
-            return promoted
+        if self._plan.has_stages:
+            best = promotable(self._study.points(), self._plan, self._maximize)
+            promoted = self._claimed([task for task in best if task.key not in self._running])
+            if promoted is not None:
+                return promoted
         while True:
             begun = self._study.begin(self._total)
             if begun is None:
@@ -331,10 +332,7 @@ class _Course:
         self._executor.stop()
 
     def _on_report(self, event: Reported) -> None:
-        if event.seed is not None:  # nobody stops a further seed
-            self._executor.answer(event.number, False)
-            return
-        if event.number == BASELINE_NUMBER:
+        if event.seed is not None or event.number == BASELINE_NUMBER:  # no trial: no pruner is asked
             self._executor.answer(event.number, False)
             return
         self._listener.reported(event.number, event.step, event.value)
@@ -376,7 +374,7 @@ class _Course:
                 self._study.settle(task.number, outcome.quality)
             self._study.tell(task.number, outcome)
         self._tell_listener(task.number)
-        if outcome.state is State.FAILED:
+        if outcome.state is State.FAILED and task.number != BASELINE_NUMBER:
             self._count_failure()
 
     def _on_replicate(self, task: Task, seed: int, event: Ended) -> None:

@@ -125,7 +125,7 @@ class Ownership:
     def put_back(self, trial: FrozenTrial) -> FrozenTrial | None:
         """Puts the point of an ended trial back, unless another parent has just done so; returns its new trial.
 
-        A point that has ended stage 1 goes on from there, as this parent's; else it waits for whoever begins it.
+        A trial that completed stage 1 keeps that result and belongs to this parent; any other one is WAITING again.
         """
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # it may have died while it drew them
         attrs = {key: value for key, value in trial.user_attrs.items() if key == marks.RETRY}

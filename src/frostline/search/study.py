@@ -609,8 +609,8 @@ def _point(trial: FrozenTrial) -> Point:
         stage = 2
         outcome = final
         if final.state is State.FAILED:
-            # It keeps what stage 1 came to. It is not begun again, nor does another take its place: a resumed sweep
-            # would else end unlike an undisturbed one.
+            # It keeps its stage 1 result, is not retried, and no other trial is promoted instead: a resumed sweep must
+            # end in the same table as an undisturbed one.
             outcome = replace(
                 first, state=State.FAILED, reason=_STAGE_2 + str(final.reason).removeprefix(_STAGE_2), more=False
             )

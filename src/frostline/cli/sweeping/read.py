@@ -162,10 +162,7 @@ def encode(params: Mapping[str, Value]) -> list[str]:
 
     A frozen depth of None is that of the baseline: nothing is frozen.
     """
-    return [NOTHING_FROZEN if is_full(key, value) else f"{key}={_encode_value(value)}" for key, value in params.items()]
-
-
-NOTHING_FROZEN = "freeze=none"
+    return ["freeze=none" if is_full(key, value) else f"{key}={_encode_value(value)}" for key, value in params.items()]
 
 
 def is_full(key: str, value: Value) -> bool:
