@@ -16,7 +16,7 @@ from typing import Any
 
 from frostline.errors import UserError
 from frostline.record import METRICS_FILE, SPEC_FILE, metrics_up_to
-from frostline.result import RESULT_FILE, RunResult, Status
+from frostline.result import RESULT_FILE, Cause, RunResult, Status
 from frostline.spec import RunSpec
 
 RECORD_FILES = (SPEC_FILE, RESULT_FILE, METRICS_FILE)
@@ -141,15 +141,12 @@ class Recorded:
         Raises:
             UserError: It left no number to compare with.
         """
-        reason = self.result.reason or ""
-        if self.result.status is Status.FINISHED or (
-            self.result.status is Status.FAILED and reason.startswith("diverged")
-        ):
+        if self.result.status is Status.FINISHED or self.result.cause is Cause.DIVERGED:
             return None
         if self.last_step < 1:
             raise UserError(
-                f"{self.source}: it ended as {self.result.status.value} ({reason}) before its first step: there is "
-                "nothing to compare with"
+                f"{self.source}: it ended as {self.result.status.value} ({self.result.reason}) before its first step: "
+                "there is nothing to compare with"
             )
         return self.last_step
 

@@ -26,6 +26,18 @@ class Status(StrEnum):
     PRUNED = "PRUNED"  # stopped before its end because it promised little, or to go on later
 
 
+class Cause(StrEnum):
+    """Why a run isn't FINISHED, where something is decided by it; `reason` has it in words."""
+
+    PAUSED = "paused"  # PRUNED at the end of stage 1: it goes on if the sweep promotes it
+    PRUNED = "pruned"  # PRUNED by a pruner
+    DIVERGED = "diverged"  # FAILED: the loss was not finite
+    OUT_OF_MEMORY = "out of memory"  # FAILED
+    INTERRUPTED = "interrupted"  # KILLED by SIGINT
+    TERMINATED = "terminated"  # KILLED by SIGTERM
+    PREEMPTED = "preempted"  # KILLED: a cluster's scheduler wants the machine back
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """The number that a run is judged by."""
@@ -128,6 +140,7 @@ class RunResult:
         name: The run's coordinates.
         status: How it ended.
         reason: Why it isn't FINISHED, in one line.
+        cause: The same for decisions; None: nothing is decided by it.
         spec_digest: Of the spec that was run.
         objective: None when the run did not get that far.
         metrics: `eval/accuracy` etc. of the weights that were kept.
@@ -147,6 +160,7 @@ class RunResult:
     status: Status
     reason: str | None
     spec_digest: str
+    cause: Cause | None = None
     objective: Objective | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     step: int | None = None
@@ -178,6 +192,7 @@ class RunResult:
             known = {item.name for item in fields(cls)}
             values = {key: value for key, value in data.items() if key in known}
             values["status"] = Status(data["status"])
+            values["cause"] = Cause(data["cause"]) if data.get("cause") else None
             if not all(isinstance(data[key], dict) for key in ("data", "provenance", "metrics")):
                 raise TypeError("data, provenance and metrics are groups of keys")
             values["metrics"] = {key: float(value) for key, value in data["metrics"].items()}

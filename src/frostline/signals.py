@@ -7,6 +7,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from frostline.result import Cause
+
 
 class Interrupted(BaseException):
     """A signal ends the run; not an `Exception`, so that nobody takes it for a failure.
@@ -24,10 +26,23 @@ class Interrupted(BaseException):
         """What a shell expects of a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
         return 128 + self.signum
 
+    @property
+    def cause(self) -> Cause:
+        """What the record says of a run that it ended."""
+        return _CAUSES.get(signal.Signals(self.signum), Cause.INTERRUPTED)
+
 
 PREEMPTED = signal.SIGUSR2
 """What a cluster's scheduler sends through submitit when it wants the machine back; submitit puts the job into the
 queue again, in its own handler."""
+
+
+_CAUSES = {signal.SIGTERM: Cause.TERMINATED, PREEMPTED: Cause.PREEMPTED}
+
+
+def exit_code(cause: Cause | None) -> int:
+    """Returns the exit code for a KILLED run, as a shell expects it: 143 for SIGTERM, 130 for Ctrl-C and all else."""
+    return 143 if cause is Cause.TERMINATED else 130
 
 
 class SignalGuard:

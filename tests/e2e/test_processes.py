@@ -19,7 +19,7 @@ from frostline.launch import run
 from frostline.point import State
 from frostline.record import Recorders, RunFolder, Verdict
 from frostline.registry import import_plugins
-from frostline.result import RunResult, Status
+from frostline.result import Cause, RunResult, Status
 from frostline.tracking import spool
 from tests.conftest import TINY, save_tokenizer, tiny_config
 from tests.e2e.services import free_port
@@ -173,6 +173,7 @@ def test_one_process_that_breaks_ends_all_with_one_reason(train, monkeypatch, br
     )  # fmt: skip
     assert result.status is Status.FAILED
     assert re.match(reason, result.reason), result.reason
+    assert result.cause is (Cause.DIVERGED if "nan" in breaks else None)
     assert time.monotonic() - began < 30 + 20  # the start of two processes counted
     assert len(watch.results) == 1
     assert json.loads((folder / "result.json").read_text())["reason"] == result.reason
@@ -198,7 +199,7 @@ def test_a_pruned_run_ends_on_all_processes(train, mark):
     """Trainer's own search under two processes hangs here: the pruner is asked in one of them."""
     monitor = Prune()
     result, watch, folder = train("runtime.num_processes=2", "training.epochs=3", monitor=monitor)
-    assert result.status is Status.PRUNED
+    assert (result.status, result.cause) == (Status.PRUNED, Cause.PRUNED)
     assert result.reason == "pruned after epoch 1"
     assert [epoch for epoch, _ in monitor.asked] == [1.0]
     assert monitor.asked[0][1] == result.metrics["eval/accuracy"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from frostline.errors import UserError
 from frostline.record import NullRecorder, Recorders, RunFolder
-from frostline.result import RunResult, Status
+from frostline.result import Cause, RunResult, Status
 from frostline.train import run
 from frostline.train.loss import BatchLoss
 from tests.conftest import sentences, write_csv
@@ -104,7 +104,8 @@ def test_a_run_that_ends_at_a_step_computed_what_the_whole_run_does(train, make_
     with RunFolder(tmp_path / "part", spec) as folder:
         result = run(spec, Recorders([folder, spy]), tmp_path / "part", until_step=step)
     assert (result.status, result.cost.steps) == (Status.PRUNED, step)
-    assert result.reason.startswith("paused after epoch")
+    assert (result.cause, result.reason.split()[0]) == (Cause.PAUSED, "paused")
+    assert RunResult.read(tmp_path / "part").cause is Cause.PAUSED
     assert not (tmp_path / "part" / "model").exists()
     train_lines = [(at, values) for at, values in spy.lines if "train/loss" in values]
     assert train_lines == [(at, v) for at, v in everything.lines if "train/loss" in v and at <= step]
@@ -239,7 +240,7 @@ def test_the_evaluation_loss_does_not_depend_on_its_batches(train):
 @pytest.mark.parametrize("lr", ["1e30", "1e25"])
 def test_divergence_is_a_failure_at_its_step(train, lr):
     result, folder, spy = train(f"optimizer.lr={lr}", "training.epochs=2")
-    assert result.status is Status.FAILED
+    assert (result.status, result.cause) == (Status.FAILED, Cause.DIVERGED)
     assert result.reason.startswith("diverged at step ")
     assert int(result.reason.split()[3].rstrip(":")) in (2, 3)
     assert result.objective is None

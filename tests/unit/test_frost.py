@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from frostline.advisor import Advisor, Question
+from frostline.advisor import TOGETHER, Advisor, Question
 from frostline.cli.sweeping.questions import SeedRace
 from frostline.decision import RaceEnd, Standing
 from frostline.evidence import Evidence, RowScores, known
@@ -295,3 +295,34 @@ def test_a_collapsed_run_is_not_raced_for(tmp_path):
     decision, _ = advisor.decide(summary.points)
     assert {run.setting.level for run in decision.collapsed} == {0.0}
     assert not next(level for level in decision.levels if level.level == 0.0).tried
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (lambda params, seed: params["freeze.depth"] / 10, {"freeze.depth": 1.0}),
+        (lambda params, seed: math.log10(params["optimizer.lr"]) / 10, {"optimizer.lr": 1.0}),
+        # Two coordinates of one size that multiply: all is in both together.
+        (
+            lambda params, seed: 0.1 * (params["freeze.depth"] - 2) * (math.log10(params["optimizer.lr"]) + 3.5),
+            {TOGETHER: 1.0},
+        ),
+    ],
+)
+def test_importances_are_those_of_the_surface(tmp_path, value, expected):
+    summary, advisor = sweep(tmp_path, Executor(value=value), settle=0, total=24)
+    found = advisor.importances(advisor.fit(summary.points))
+    assert list(found) == ["freeze.depth", "optimizer.lr", TOGETHER]
+    assert sum(found.values()) == pytest.approx(1)
+    for key, share in expected.items():
+        assert found[key] == pytest.approx(share, abs=0.15)
+
+
+def test_importances_of_many_keys_and_of_none(tmp_path):
+    keys = (DEPTH, RATE, DECAY, SCHEDULE)
+    value = {"linear": 0.0, "cosine": 0.2}
+    executor = Executor(value=lambda params, seed: 0.5 + value[params["optimizer.schedule"]])
+    summary, advisor = sweep(tmp_path / "many", executor, keys, settle=0, total=24)
+    assert advisor.importances(advisor.fit(summary.points))["optimizer.schedule"] > 0.8
+    summary, advisor = sweep(tmp_path / "one", Executor(), (DEPTH,), settle=0)
+    assert advisor.importances(advisor.fit(summary.points)) == {}

@@ -137,7 +137,7 @@ def test_a_learning_curve_compares_depths_of_one_size(tmp_path):
     ]
     assert answer.main.group == "1000 rows"
     material = Material(
-        name="curve", points=points, answer=answer, importances={}, cost=CostName.TRAIN_S, base={}, command="",
+        name="curve", points=points, answer=answer, cost=CostName.TRAIN_S, base={}, command="",
         status="9 points",
     )  # fmt: skip
     assert "learning_curve.png" in {path.name for path in write_report(material, tmp_path)}
@@ -256,7 +256,7 @@ def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp
     points.append(point(9, 2, 0.6, state=State.PRUNED, more=True))
     answer = say(points)
     material = Material(
-        name="<b>x</b>", points=points, answer=answer, importances={"optimizer.lr": 0.7, "freeze.depth": 0.3},
+        name="<b>x</b>", points=points, answer=answer,
         cost=CostName.TRAIN_S, base={"seed": 0, "model.name": "<script>"}, command="frostline run <x>",
         status="10 points",
     )  # fmt: skip

@@ -11,7 +11,7 @@ import pytest
 from frostline.config import compose_run, spec_from_json
 from frostline.errors import UserError
 from frostline.reproduce import Conclusion, Effect, Recorded, compare, differences, read_record
-from frostline.result import Objective, RunResult, Status
+from frostline.result import Cause, Objective, RunResult, Status
 
 PROVENANCE = {
     "versions": {"torch": "2.13.0", "transformers": "5.23.0", "mlflow": "3.17.2", "python": "3.11.7"},
@@ -181,7 +181,8 @@ def test_a_rerun_that_fails_is_different_and_a_failure_that_comes_again_is_not()
     said = verdict(again=result(status=Status.FAILED, reason="diverged at step 4"))
     assert said.conclusion is Conclusion.DIFFERENT
     assert said.reason == "it ended as FAILED (diverged at step 4), the record as FINISHED"
-    failed = {"status": Status.FAILED, "reason": "diverged at step 4: x", "metrics": {}, "weights_sha256": None}
+    failed = {"status": Status.FAILED, "reason": "diverged at step 4: x", "cause": Cause.DIVERGED, "metrics": {}}
+    failed["weights_sha256"] = None
     then = record(**failed)
     assert then.until() is None
     assert verdict(then=then, again=result(**failed)).conclusion is Conclusion.IDENTICAL
@@ -205,7 +206,7 @@ def test_a_part_of_a_run_is_compared_without_what_its_end_adds():
         ({"status": Status.PRUNED, "reason": "pruned after epoch 1"}, 4),
         ({"status": Status.KILLED, "reason": "stopped by SIGINT"}, 4),
         ({"status": Status.FAILED, "reason": "killed by signal 9"}, 4),
-        ({"status": Status.FAILED, "reason": "diverged at step 3"}, None),
+        ({"status": Status.FAILED, "reason": "diverged at step 3", "cause": Cause.DIVERGED}, None),
     ],
 )
 def test_where_a_rerun_ends(changes, until):

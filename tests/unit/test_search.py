@@ -26,7 +26,6 @@ from frostline.search import (
     Journal,
     Reported,
     Study,
-    importances,
     open_url,
     queue_of,
     search,
@@ -731,15 +730,6 @@ def test_warm_start_teaches_the_sampler_and_is_not_counted(tmp_path):
     assert len(summary.points) == 4
     cold = [quality(params) for params in queue_of(plan, SPACE, None)]
     assert max(p.quality for p in summary.points) > np.mean(cold)
-
-
-def test_importances_name_what_matters(tmp_path):
-    plan = make_plan(n_trials=30, sampler="random", finish=1.0, first_epochs=None)
-    points = go(tmp_path, plan, FakeExecutor(plan, value=lambda p, *_: p["freeze.depth"] / 10), explicit=()).points
-    found = importances(points, SPACE, maximize=True)
-    assert found["freeze.depth"] > 0.8
-    assert sum(found.values()) == pytest.approx(1)
-    assert importances(points[:5], SPACE, maximize=True) == {}
 
 
 def test_no_checkpoint_is_kept_that_nobody_can_need(tmp_path):

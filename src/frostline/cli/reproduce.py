@@ -237,7 +237,8 @@ def _rerun(
     from frostline.record import Recorder, Recorders, RunFolder, Sharing
     from frostline.report import print_verdict
     from frostline.reproduce import TOLERANCE, compare, curve_of
-    from frostline.signals import Interrupted
+    from frostline.result import Status
+    from frostline.signals import Interrupted, exit_code
     from frostline.tracking import MlflowRecorder
     from frostline.train import filled_on
 
@@ -260,8 +261,8 @@ def _rerun(
             result = run(spec, Recorders(recorders), folder, overrides=overrides, until_step=until, sharing=sharing)
         except Interrupted as stop:
             return stop.exit_code
-    if result.status.value == "KILLED":
-        return 143 if "SIGTERM" in (result.reason or "") else 130
+    if result.status is Status.KILLED:
+        return exit_code(result.cause)
     verdict = compare(recorded, result, curve_of(watch.rows), watch.differences, tolerance=tolerance, until=until)
     _tell_mlflow(job, folder, verdict)
     if options.json:

@@ -22,8 +22,8 @@ from frostline.provenance import redact
 from frostline.record import CHILD_FILE, SPEC_FILE, Recorder, Recorders, RunFolder, Sharing, write_atomically
 from frostline.registry import import_plugins
 from frostline.report import one_line, summary
-from frostline.result import RunResult, Status
-from frostline.signals import PREEMPTED, Interrupted
+from frostline.result import Cause, RunResult, Status
+from frostline.signals import PREEMPTED, Interrupted, exit_code
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -97,9 +97,9 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
         except Interrupted as stop:
             # Finished is finished: a job that has nothing left to do is not put into a queue again.
             return RunResult.read(out_dir), 0 if stop.signum == PREEMPTED else stop.exit_code
-    if result.status is Status.KILLED and PREEMPTED.name in (result.reason or ""):
+    if result.cause is Cause.PREEMPTED:
         os.kill(os.getpid(), PREEMPTED)  # to whoever puts the job into the queue again, now that all is written
-    return result, _signal_code(result) if result.status is Status.KILLED else 0
+    return result, exit_code(result.cause) if result.status is Status.KILLED else 0
 
 
 def _step_before_requeue(folder: Path, spec: RunSpec) -> int | None:
@@ -156,7 +156,3 @@ def _redact_file(path: Path) -> None:
     """Takes passwords out of the copy of the config that Hydra's sweeper leaves in the sweep's folder."""
     if path.is_file() and redact(text := path.read_text(encoding="utf-8")) != text:
         write_atomically(path, redact(text))
-
-
-def _signal_code(result: RunResult) -> int:
-    return 143 if "SIGTERM" in (result.reason or "") else 130

@@ -28,7 +28,7 @@ from frostline.launch.processes import GRACE_S, Processes
 from frostline.provenance import num_cores
 from frostline.record import SPEC_FILE, TELL, Monitor, NullMonitor, Recorder, Sharing
 from frostline.registry import imported_plugins
-from frostline.result import RunResult, Status
+from frostline.result import Cause, RunResult, Status
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import Progress, RunSpec
 
@@ -151,7 +151,8 @@ class _Course:
             try:
                 result = self._listen(guard)
             except (Interrupted, KeyboardInterrupt) as stop:
-                result, grace_s = self._cut_short(Status.KILLED, str(stop) or "stopped by SIGINT"), 0.0
+                cause = stop.cause if isinstance(stop, Interrupted) else Cause.INTERRUPTED
+                result, grace_s = self._cut_short(Status.KILLED, str(stop) or "stopped by SIGINT", cause), 0.0
             except UserError as error:
                 if self._known:
                     self._recorder.finish(self._cut_short(Status.FAILED, str(error)))
@@ -183,7 +184,8 @@ class _Course:
             if told and result.status is Status.FAILED and left:
                 return self._stopped(guard)
             if told and result.status is Status.KILLED:
-                return replace(result, reason=self._stopped(guard).reason)
+                stopped = self._stopped(guard)
+                return replace(result, reason=stopped.reason, cause=stopped.cause)
             return result
 
     def _take(self, heard: wire.Heard) -> RunResult | None:
@@ -251,22 +253,29 @@ class _Course:
         own = next((each.message.result for each in failed if each.rank == 0), None)
         if not causes:  # the other one ended without a word: its death is the cause, this is all that is known of it
             lost = f"process {first.rank} of {self._processes.size} lost another one: {result.reason}"
-            return replace(own or result, reason=lost)
+            return replace(own or result, reason=lost, cause=None)
         if first.rank == 0 or (own is not None and own.reason == result.reason):
             return own or result
-        return self._cut_short(Status.FAILED, f"process {first.rank} of {self._processes.size}: {result.reason}")
+        reason = f"process {first.rank} of {self._processes.size}: {result.reason}"
+        return self._cut_short(Status.FAILED, reason, result.cause)
 
     def _why_none(self) -> str:
         last = [line.strip() for line in self._processes.log_tail().splitlines() if line.strip()]
         return f"its processes ended without a result{f': {last[-1][:300]}' if last else ''}"
 
     def _stopped(self, guard: SignalGuard) -> RunResult:
-        return self._cut_short(Status.KILLED, f"stopped by {signal.Signals(guard.requested or signal.SIGINT).name}")
+        stop = Interrupted(guard.requested or signal.SIGINT)
+        return self._cut_short(Status.KILLED, str(stop), stop.cause)
 
-    def _cut_short(self, status: Status, reason: str) -> RunResult:
+    def _cut_short(self, status: Status, reason: str, cause: Cause | None = None) -> RunResult:
         """Returns the result of a run whose first process gave none: what it cost is not known."""
         return RunResult(
-            name=self._spec.name(), status=status, reason=reason, spec_digest=self._spec.digest(), **self._known
+            name=self._spec.name(),
+            status=status,
+            reason=reason,
+            cause=cause,
+            spec_digest=self._spec.digest(),
+            **self._known,
         )
 
 

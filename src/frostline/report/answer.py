@@ -71,6 +71,7 @@ class GroupAnswer:
         recommended: The trial to take.
         recommended_row: Its row; None without an axis.
         requirement: What it would take to settle the question; None if it is settled.
+        importances: The share of the expected quality's variation that each key explains (`Advisor.importances`).
     """
 
     group: str | None
@@ -80,6 +81,7 @@ class GroupAnswer:
     recommended: Point
     recommended_row: LevelRow | None
     requirement: Requirement | None
+    importances: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +241,7 @@ def _group(
         recommended=fitted.points[decision.recommended.setting],
         recommended_row=rows[chosen] if rows else None,
         requirement=advisor.requirement(decision, fitted, more_rows) if rows else None,
+        importances=advisor.importances(fitted),
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.decision import State
@@ -27,15 +27,12 @@ _COSTS = {
 }
 
 
-def make_figures(
-    points: Sequence[Point], answer: Answer, importances: Mapping[str, float], cost: CostName
-) -> dict[str, bytes]:
+def make_figures(points: Sequence[Point], answer: Answer, cost: CostName) -> dict[str, bytes]:
     """Returns PNG files by name; a picture that the points can't fill is left out.
 
     Args:
         points: All of the study.
         answer: What it says.
-        importances: Share of the variation that each key explains.
         cost: The cost axis.
     """
     import matplotlib as mpl
@@ -50,7 +47,7 @@ def make_figures(
         "learning_curve": lambda axes: _learning_curve(axes, answer),
         "quality_vs_cost": lambda axes: _quality_vs_cost(axes, points, answer, cost),
         "history": lambda axes: _history(axes, points, answer),
-        "importances": lambda axes: _importances(axes, importances),
+        "importances": lambda axes: _importances(axes, answer),
     }
     files = {}
     with mpl.rc_context(style):
@@ -262,13 +259,13 @@ def _history(axes: Axes, points: Sequence[Point], answer: Answer) -> bool:
     return True
 
 
-def _importances(axes: Axes, importances: Mapping[str, float]) -> bool:
-    if len(importances) < 2:
+def _importances(axes: Axes, answer: Answer) -> bool:
+    if answer.main is None or not answer.main.importances:
         return False
-    items = sorted(importances.items(), key=lambda item: item[1])
+    items = sorted(answer.main.importances.items(), key=lambda item: item[1])
     bars: Any = axes.barh([key for key, _ in items], [value for _, value in items], color=_COLD)
     axes.bar_label(bars, fmt="%.2f", padding=4)
     axes.set_title("What the result depends on")
-    axes.set_xlabel("share of the variation explained (PED-ANOVA)")
+    axes.set_xlabel(f"share of the variation of the expected {answer.metric}")
     axes.set_xlim(0, 1.08)
     return True

@@ -27,7 +27,7 @@ _CAPTIONS = {
     "learning_curve": "What more rows bring, at each frozen depth.",
     "quality_vs_cost": "Every finished point; on the line lie those that no other beats in both.",
     "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",
-    "importances": "Among the points at an equal stage. With few points this is rough.",
+    "importances": "Of the surface that the answer draws: all runs together, so with few of them this is rough.",
 }
 _CSS = """
 body{font:15px/1.5 system-ui,sans-serif;color:#1b2a38;max-width:1080px;margin:32px auto;padding:0 20px;background:#fff}
@@ -55,7 +55,6 @@ class Material:
         name: Of the sweep.
         points: All of the study.
         answer: What it says.
-        importances: Share of the variation that each key explains.
         cost: The cost axis.
         base: What all runs share, by key.
         command: What to type for the best run.
@@ -65,7 +64,6 @@ class Material:
     name: str
     points: Sequence[Point]
     answer: Answer
-    importances: Mapping[str, float]
     cost: CostName
     base: Mapping[str, Any]
     command: str
@@ -81,7 +79,7 @@ def write_report(material: Material, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     trials = [point for point in material.points if not point.is_baseline]
-    figures = make_figures(trials, material.answer, material.importances, material.cost)
+    figures = make_figures(trials, material.answer, material.cost)
     page, table = folder / "report.html", folder / "points.csv"
     write_atomically(page, _page(material, figures))
     write_atomically(table, _csv(material))

@@ -2,7 +2,6 @@
 
 from frostline.search.choice import Key, Task, check_alike, hopeless, queue_of
 from frostline.search.forecast import Costs, Forecast, forecast
-from frostline.search.importance import importances
 from frostline.search.loop import (
     Ended,
     Event,
@@ -36,7 +35,6 @@ __all__ = [
     "check_alike",
     "forecast",
     "hopeless",
-    "importances",
     "open_url",
     "queue_of",
     "search",

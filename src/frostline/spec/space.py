@@ -78,6 +78,11 @@ class Dimension:
         if self.coarse < 1:
             raise SpecError(f"{where}.coarse={self.coarse}: must be 1 or more")
 
+    @property
+    def is_continuous(self) -> bool:
+        """Whether its values can't be counted."""
+        return self.choices is None and not self.whole and self.step is None
+
     def values(self, limit: int | None = None) -> tuple[Value, ...]:
         """Returns the values of a grid: all of them where they can be counted, else `coarse` ones.
 
@@ -88,7 +93,7 @@ class Dimension:
             return self.choices
         if self.low == self.high:
             return (self._typed(self.low),)
-        if not self.whole and self.step is None:
+        if self.is_continuous:
             return tuple(self._typed(value) for value in self._centres(limit or self.coarse))
         step = self.step or 1
         num = math.floor((self.high - self.low) / step + 1e-9) + 1

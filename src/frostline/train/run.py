@@ -18,7 +18,7 @@ from frostline.errors import ModelError, UserError, listing
 from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
 from frostline.record import MODEL_FOLDER, Monitor, NullMonitor, Recorder, RunStart, Sharing, Verdict, metrics_up_to
-from frostline.result import Cost, Objective, RunResult, Status
+from frostline.result import Cause, Cost, Objective, RunResult, Status
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import FreezeName, Keep, RunSpec
 from frostline.train import callbacks
@@ -26,6 +26,7 @@ from frostline.train.cached import OFF, Cached
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import device_of
 from frostline.train.flops import flops_per_epoch, sample_of
+from frostline.train.loss import DivergedError
 from frostline.train.ranks import Ranks, SharedMonitor
 from frostline.train.scored import score, write_predictions
 from frostline.train.setup import Setup, prepare
@@ -86,10 +87,13 @@ def run(
             raise
         except (Interrupted, KeyboardInterrupt) as stop:
             reason = str(stop) or "stopped by SIGINT"
-            result = RunResult(status=Status.KILLED, reason=reason, **draft, cost=course.cost())
+            cause = stop.cause if isinstance(stop, Interrupted) else Cause.INTERRUPTED
+            result = RunResult(status=Status.KILLED, reason=reason, cause=cause, **draft, cost=course.cost())
         except (Exception, SystemExit) as error:  # an exit inside a run ends this run, not the sweep
             log.exception("%s failed", spec.name())
-            result = RunResult(status=Status.FAILED, reason=_reason(error), **draft, cost=course.cost())
+            result = RunResult(
+                status=Status.FAILED, reason=_reason(error), cause=_cause(error), **draft, cost=course.cost()
+            )
         guard.defer()  # a signal now must not leave a half-written record
         course.clean_up()
         recorder.finish(result)
@@ -199,9 +203,11 @@ class _Course:
             raise RuntimeError(f"the frozen part was not frozen: {audit}")
         objective = _objective(spec, kept.metrics)
         if assembly.ledger.verdict is not Verdict.GO:
-            how = "paused" if assembly.ledger.verdict is Verdict.PAUSE else "pruned"
-            reason = f"{how} after epoch {self._epoch:g}"
-            return RunResult(status=Status.PRUNED, reason=reason, objective=objective, **draft, cost=self.cost())
+            cause = Cause.PAUSED if assembly.ledger.verdict is Verdict.PAUSE else Cause.PRUNED
+            reason = f"{cause} after epoch {self._epoch:g}"
+            return RunResult(
+                status=Status.PRUNED, reason=reason, cause=cause, objective=objective, **draft, cost=self.cost()
+            )
         self._monitor.alive()
         sets, others = score(spec, setup, assembly, kept)
         draft["metrics"] = kept.metrics | others
@@ -399,4 +405,10 @@ def _umask() -> int:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if type(error).__name__ == "DivergedError" else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, DivergedError) else f"{type(error).__name__}: {text}"
+
+
+def _cause(error: BaseException) -> Cause | None:
+    if isinstance(error, torch.OutOfMemoryError):
+        return Cause.OUT_OF_MEMORY
+    return Cause.DIVERGED if isinstance(error, DivergedError) else None

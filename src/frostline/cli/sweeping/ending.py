@@ -33,8 +33,8 @@ from frostline.report import (
     write_report,
 )
 from frostline.result import Status
-from frostline.search import Summary, check_alike, importances
-from frostline.spec import CostName, Direction, Space
+from frostline.search import Summary, check_alike
+from frostline.spec import CostName, Direction
 
 if TYPE_CHECKING:
     from frostline.tracking import SweepRun
@@ -91,7 +91,6 @@ def conclude(
             name=folder.folder.name,
             points=points,
             answer=answer,
-            importances=importances(points, sweep.space, maximize=maximize),
             cost=sweep.plan.cost or CostName.TRAIN_S,
             base=_shared(sweep),
             command=command,
@@ -261,7 +260,6 @@ def report_again(
         baselines: Points of other sweeps to compare with.
     """
     maximize = description["direction"] == Direction.MAXIMIZE.value
-    space = Space.from_description(description["space"])
     num_blocks = description["num_blocks"]
     find = evidence_in(folder, description["plan"]["seeds"])
     answer = answer_of(
@@ -282,7 +280,6 @@ def report_again(
         name=folder.name,
         points=points,
         answer=answer,
-        importances=importances(points, space, maximize=maximize),
         cost=CostName(cost) if cost else CostName.TRAIN_S,
         base=description["base"],
         command=command,

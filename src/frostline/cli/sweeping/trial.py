@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import logging
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from frostline.errors import UserError
 from frostline.point import BASELINE_NUMBER, Outcome, State
 from frostline.record import SPEC_FILE, TELL, Recorder, Recorders, RunFolder, Sharing, Verdict
 from frostline.registry import import_plugins
-from frostline.result import RunResult, Status
+from frostline.result import Cause, RunResult, Status
 from frostline.signals import Interrupted
 from frostline.spec import EVAL_SET, RunSpec, spec_diff
 
@@ -191,14 +190,14 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
         result, went_on, run_note = _one_run(trial, seed_run, monitor)
         resumed += went_on
         note = run_note or note
-        if run_note == _OOM_NOTE or (result is not None and _out_of_memory(result)):
+        if run_note == _OOM_NOTE or (result is not None and result.cause is Cause.OUT_OF_MEMORY):
             channel.retire()  # what it left in the device's memory must not be the next trial's trouble
         if result is None or result.status is Status.KILLED:
             return TrialEnd(outcome=None)
         results.append((seed_run.job.run.seed, result))
         if result.status is Status.FAILED:
             return TrialEnd(outcome=_outcome(results, State.FAILED, trial, resumed, note))
-        if result.status is Status.PRUNED and not _is_paused(result, seed_run):
+        if result.status is Status.PRUNED and result.cause is not Cause.PAUSED:
             return TrialEnd(outcome=_outcome(results, State.PRUNED, trial, resumed, note))
         last = index == len(trial.runs) - 1
         if len(trial.runs) > 1 and not last and result.objective is not None and trial.ask:
@@ -206,10 +205,6 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
             if channel.ask(Report(step=step, value=result.objective.value)):
                 return TrialEnd(outcome=_outcome(results, State.PRUNED, trial, resumed, note))
     return TrialEnd(outcome=_outcome(results, State.COMPLETE, trial, resumed, note))
-
-
-def _is_paused(result: RunResult, seed_run: SeedRun) -> bool:
-    return seed_run.until_epoch is not None and (result.reason or "").startswith("paused")
 
 
 def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tuple[RunResult | None, bool, str | None]:
@@ -220,12 +215,12 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tu
         bury(trial, seed_run, spec, done)  # it may have been killed between its last file and the store
         return done, False, note
     result, went_on = _train(trial, seed_run, spec, monitor)
-    if result is not None and _out_of_memory(result) and _gave_back_hidden_states():
+    if result is not None and result.cause is Cause.OUT_OF_MEMORY and _gave_back_hidden_states():
         log.warning("%s: %s", trial.name, _OFF_GPU_NOTE)
         _free_memory()
         result, _ = _train(trial, seed_run, spec, monitor, retried=_OFF_GPU_NOTE)
         note = _OFF_GPU_NOTE
-    if result is not None and _out_of_memory(result) and (smaller := _half_batch(spec)) is not None:
+    if result is not None and result.cause is Cause.OUT_OF_MEMORY and (smaller := _half_batch(spec)) is not None:
         log.warning("%s: %s", trial.name, _OOM_NOTE)
         _free_memory()
         result, _ = _train(trial, seed_run, smaller, monitor, retried=_OOM_NOTE)
@@ -317,9 +312,8 @@ def finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
     if result.spec_digest != spec.digest():
         return None
     # Stopped by a pruner and told to nobody before the parent was killed: it would be stopped once more.
-    pruned = result.status is Status.PRUNED and (result.reason or "").startswith("pruned")
-    paused = result.status is Status.PRUNED and _is_paused(result, seed_run)
-    return result if result.status is Status.FINISHED or paused or pruned else None
+    paused = result.cause is Cause.PAUSED and seed_run.until_epoch is not None
+    return result if result.status is Status.FINISHED or paused or result.cause is Cause.PRUNED else None
 
 
 def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:
@@ -345,12 +339,6 @@ def _half_batch(spec: RunSpec) -> RunSpec | None:
             training, batch_size=training.batch_size // 2, accumulation_steps=training.accumulation_steps * 2
         ),
     )
-
-
-def _out_of_memory(result: RunResult) -> bool:
-    # Of several processes, any may be the one.
-    told = re.match(r"(process \d+ of \d+: )?OutOfMemoryError", result.reason or "")
-    return result.status is Status.FAILED and told is not None
 
 
 def _gave_back_hidden_states() -> bool:

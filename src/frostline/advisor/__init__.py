@@ -1,0 +1,19 @@
+"""A sweep's question put to the decision, which knows numbers alone.
+
+`question` reads it from the config, `advisor` answers it from the trials, `rows` says what the held-out rows know of a
+metric.
+"""
+
+from frostline.advisor.advisor import TOGETHER, Advisor, Fitted
+from frostline.advisor.question import NOTHING_FROZEN, Question
+from frostline.advisor.rows import is_mean_over_rows, row_vector
+
+__all__ = [
+    "NOTHING_FROZEN",
+    "TOGETHER",
+    "Advisor",
+    "Fitted",
+    "Question",
+    "is_mean_over_rows",
+    "row_vector",
+]

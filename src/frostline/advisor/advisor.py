@@ -1,0 +1,405 @@
+"""The trials of a sweep put to the decision: the answer, the next trial, the next seed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from frostline.advisor.question import Question
+from frostline.advisor.rows import constant_prediction, is_collapsed, row_vector
+from frostline.evidence import EvidenceOf, RowScores
+from frostline.point import Point, State
+from frostline.spec import DEPTH_KEY, EVAL_SET, Params, ordinal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from frostline.decision import Axis, Decision, Noise, Posterior, RaceEnd, Replicate, Requirement, Run, Setting
+
+    Array = np.ndarray[Any, Any]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ROW_CORRELATION = 0.5
+"""Of two runs' hits on one row, where their predictions are not at hand (measured on MiniLM: 0.4 to 0.6)."""
+
+_NEAR_RATE = 0.15
+"""Decades within which a second rate at one level tells less than a second seed would: 0.1 points of accuracy."""
+
+_NUM_RANDOM = 1500
+"""Random settings among which further keys are searched, drawn anew for each trial."""
+
+_NUM_VALUES = 12
+"""Values of a continuous key by which its importance is measured."""
+
+_NUM_COMBINATIONS = 4096
+"""Of values of all keys, at most; of more a random part is taken."""
+
+TOGETHER = "keys together"
+"""The share of the variation that no key explains by itself."""
+
+_TRAIN_ROWS = 1000
+"""Taken for the number of training rows where no run says it."""
+
+
+def _on_one_thread(method: Callable[P, R]) -> Callable[P, R]:
+    """Lets linear algebra of small matrices run on one thread: more only wait for each other while trials train."""
+
+    @functools.wraps(method)
+    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(limits=1, user_api="blas"):
+            return method(*args, **kwargs)
+
+    return limited
+
+
+@dataclass(kw_only=True)
+class Fitted:
+    """A question with the trials that are at hand.
+
+    Attributes:
+        axis: Of cost.
+        runs: All, those that collapsed too.
+        noise: Of those that didn't.
+        posterior: Of those; None if there are none.
+        points: Setting -> its trial.
+        baseline: Quality of a constant prediction (for an accuracy the majority class), in the metric's sign; None:
+            unknown.
+        rows: Held-out rows of the search's runs; 0 if unknown.
+        most_rows: Of any run.
+        num_folds: Into which the rows were dealt; 1: all runs of the search hold out the same rows.
+    """
+
+    axis: Axis
+    runs: list[Run]
+    noise: Noise | None
+    posterior: Posterior | None
+    points: dict[Setting, Point]
+    baseline: float | None
+    rows: int
+    most_rows: int
+    num_folds: int = 1
+
+
+@dataclass(kw_only=True)
+class Advisor:
+    """Answers a sweep's question from its trials.
+
+    Attributes:
+        question: Of the sweep.
+        find: What is known of a trial on a set of rows.
+    """
+
+    question: Question
+    find: EvidenceOf
+    _vectors: dict[tuple[int, int], Array] = field(default_factory=dict)
+
+    def fit(self, points: Sequence[Point], *, grid: bool = False) -> Fitted:
+        """Returns the runs of the finished trials and their posterior.
+
+        Args:
+            points: All of the sweep.
+            grid: Whether settings will be chosen by it: on an axis that can't be counted levels are added.
+        """
+        from frostline.decision import Noise, Posterior, Run, seed_prior
+        from frostline.decision.folds import rows_across, seeds_across
+        from frostline.decision.rows import covariance
+
+        question = self.question
+        sign = 1.0 if question.maximize else -1.0
+        runs: list[Run] = []
+        vectors: list[Array | None] = []
+        folds: list[int] = []
+        baselines: list[float] = []
+        numbers: list[int] = []
+        own: dict[Setting, Point] = {}
+        row_sds: list[float] = []
+        for point in points:
+            setting = question.setting(point.params)
+            if setting is None or point.state is not State.COMPLETE or point.copy_of is not None:
+                continue
+            evidence = self.find(point, EVAL_SET)
+            if evidence is None:
+                continue
+            own.setdefault(setting, point)
+            for seed, value in sorted(evidence.by_seed.items()):
+                rows = evidence.rows.get(seed)
+                collapsed = not math.isfinite(value) or (rows is not None and is_collapsed(rows))
+                chosen = seed not in point.replicates
+                runs.append(Run(setting=setting, seed=seed, value=sign * value, chosen=chosen, collapsed=collapsed))
+                if rows is not None:
+                    numbers.append(len(rows.labels))
+                    baselines.append(constant_prediction(rows, question.metric))
+                if not collapsed:
+                    vector = self._vector(point.number, seed, rows)
+                    vectors.append(vector)
+                    folds.append(ordinal(seed, question.seeds) % question.num_folds)
+                    if vector is not None and rows is not None:
+                        row_sds.append(math.sqrt(float(vector @ vector) * len(rows.labels)))
+        levels = [run.setting.level for run in runs]
+        alive = [run for run in runs if not run.collapsed]
+        known = [value for value in baselines if math.isfinite(value)]
+        fitted = Fitted(
+            axis=question.axis(levels, grid=grid), runs=runs, noise=None, posterior=None, points=own,
+            baseline=known[0] if known else None, rows=min(numbers, default=0), most_rows=max(numbers, default=0),
+            num_folds=question.num_folds,
+        )  # fmt: skip
+        if not alive:
+            return fitted
+        train_rows = next((number for p in own.values() if (number := _train_rows(p)) is not None), _TRAIN_ROWS)
+        values = [run.value for run in alive]
+        if vectors and all(vector is not None for vector in vectors):
+            noise_rows: Array | None = covariance([vector for vector in vectors if vector is not None])
+            row_sd = sum(row_sds) / len(row_sds)
+        else:
+            noise_rows, row_sd = _assumed(values, own, question.metric)
+        seeds, settings = None, [run.setting for run in alive]
+        if question.num_folds > 1:
+            seeds = seeds_across(folds, settings, question.num_folds)
+            if noise_rows is not None:
+                noise_rows = rows_across(noise_rows, folds, settings, question.num_folds)
+        fitted.noise = Noise(
+            rows=noise_rows, seed_sd=max(seed_prior(row_sd, train_rows), 1e-9), seeds=seeds,
+            num_folds=question.num_folds,
+        )  # fmt: skip
+        fitted.posterior = Posterior(alive, fitted.axis, fitted.noise)
+        return fitted
+
+    def _vector(self, number: int, seed: int, rows: RowScores | None) -> Array | None:
+        """Returns what the rows contribute to a run's noise, computed once a run."""
+        if rows is None:
+            return None
+        key = (number, seed)
+        if key not in self._vectors:
+            vector = row_vector(rows, self.question.metric)
+            if vector is None:
+                return None
+            self._vectors[key] = vector
+        return self._vectors[key]
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    @_on_one_thread
+    def decide(self, points: Sequence[Point]) -> tuple[Decision, Fitted] | None:
+        """Returns the answer and what it was made from; None if no run learnt anything."""
+        from frostline.decision import decide
+
+        fitted = self.fit(points)
+        if fitted.posterior is None or fitted.noise is None:
+            return None
+        decision = decide(
+            fitted.runs, fitted.axis, fitted.noise, margin=self.question.margin, confidence=self.question.confidence,
+            posterior=fitted.posterior,
+        )  # fmt: skip
+        return decision, fitted
+
+    @_on_one_thread
+    def judged(self, points: Sequence[Point]) -> list[Point]:
+        """Returns the trial that each level is judged by: one of them will be recommended."""
+        from frostline.decision import representatives
+
+        fitted = self.fit(points)
+        if fitted.posterior is None:
+            return []
+        return [fitted.points[setting] for setting, tried in representatives(fitted.posterior) if tried]
+
+    @_on_one_thread
+    def requirement(self, decision: Decision, fitted: Fitted, more_rows: int | None) -> Requirement | None:
+        """Returns what it would take to settle the question. See `frostline.decision.requirement`."""
+        from frostline.decision import requirement
+
+        assert fitted.posterior is not None
+        rows = fitted.rows or 1
+        return requirement(decision, fitted.posterior, rows=rows, more_rows=max(rows, more_rows or 0))
+
+    @_on_one_thread
+    def importances(self, fitted: Fitted) -> dict[str, float]:
+        """Returns the share of the expected quality's variation over the space that each swept key explains by itself.
+
+        First-order indices of Sobol' (1993) of the posterior mean, so of the very surface that the report draws, with
+        all keys evenly spread over their ranges; what is left is `TOGETHER`. They sum to 1. Empty with less than two
+        swept keys, or where nothing varies.
+        """
+        import numpy as np
+
+        dimensions = self.question.dimensions
+        if fitted.posterior is None or len(dimensions) < 2:
+            return {}
+        values = {each.key: each.values(_NUM_VALUES if each.is_continuous else None) for each in dimensions}
+        count = math.prod(len(each) for each in values.values())
+        which = np.arange(count)
+        if count > _NUM_COMBINATIONS:
+            which = np.random.default_rng(0).choice(count, _NUM_COMBINATIONS, replace=False)
+        places = np.unravel_index(which, [len(each) for each in values.values()])
+        combinations = [dict(zip(values, each, strict=True)) for each in zip(*places, strict=True)]
+        params = [{key: values[key][place] for key, place in each.items()} for each in combinations]
+        settings = [setting for each in params if (setting := self.question.setting(each)) is not None]
+        if len(settings) < len(params):
+            return {}
+        mean, _ = fitted.posterior.mean_and_sd(settings)
+        whole = float(mean.var())
+        if whole <= 0:
+            return {}
+        shares = {}
+        for key, own in zip(values, places, strict=True):
+            number = np.bincount(own)
+            by_value = np.bincount(own, weights=mean - mean.mean())[number > 0] / number[number > 0]
+            shares[key] = float(number[number > 0] @ by_value**2 / len(mean)) / whole
+        return {**shares, TOGETHER: max(0.0, 1.0 - sum(shares.values()))}
+
+    def search_cost(self, points: Sequence[Point]) -> float:
+        """Returns the relative cost of the search's runs that ended."""
+        axis = self.question.axis([s.level for p in points if (s := self.question.setting(p.params)) is not None])
+        done = [p for p in points if p.outcome is not None and p.copy_of is None and not p.is_baseline]
+        settings = [setting for point in done if (setting := self.question.setting(point.params)) is not None]
+        return sum(axis.cost(setting.level) for setting in settings)
+
+    @_on_one_thread
+    def next_replicate(
+        self, points: Sequence[Point], running: Sequence[int], *, settle: float, new_rows: int | None = None
+    ) -> tuple[Point, Replicate] | RaceEnd:
+        """Returns which trial gets a further seed, or why none does.
+
+        Args:
+            points: All of the sweep.
+            running: Numbers of the trials of which a further seed is under way, once for each seed.
+            settle: The budget, in units of the search's own cost.
+            new_rows: Held-out rows that further seeds are scored on; None: as many as the search's.
+        """
+        from frostline.decision import RaceEnd, Replicate, next_replicate
+
+        answer = self.decide(points)
+        if answer is None:
+            return RaceEnd.FUTILE
+        decision, fitted = answer
+        assert fitted.posterior is not None
+        by_number = {point.number: point for point in points}
+        under_way = [self.question.setting(by_number[number].params) for number in running]
+        begun = [setting for setting in under_way if setting is not None]
+        spent = sum(fitted.axis.cost(setting.level) for setting in begun)
+        for setting, point in fitted.points.items():
+            spent += len(point.replicates) * fitted.axis.cost(setting.level)
+        found = next_replicate(
+            decision, fitted.posterior, budget=settle * self.search_cost(points), spent=spent, rows=fitted.rows or 1,
+            new_rows=new_rows, running=begun,
+        )  # fmt: skip
+        if isinstance(found, Replicate):
+            return fitted.points[found.setting], found
+        return found
+
+    @_on_one_thread
+    def baseline(self, points: Sequence[Point]) -> Params | None:
+        """Returns the parameters of full fine-tuning: those that promise most at the shallowest depth, nothing frozen.
+
+        Args:
+            points: All of the study.
+
+        Returns:
+            None if no frozen depth is swept, or nothing was learnt.
+        """
+        from frostline.decision import rates_of, representatives
+
+        question = self.question
+        if question.axis_key != DEPTH_KEY or question.freeze != "depth":
+            return None
+        fitted = self.fit(points)
+        if fitted.posterior is None:
+            return None
+        template, _ = representatives(fitted.posterior)[0]
+        rates = question.spread_rates(rates_of(fitted.axis)) if fitted.axis.rates is not None else [template.rate]
+        candidates = [replace(template, rate=rate) for rate in rates]
+        mean, _ = fitted.posterior.mean_and_sd(candidates)
+        return {**question.params(candidates[int(mean.argmax())]), DEPTH_KEY: None}
+
+    def opening(self) -> list[Params]:
+        """Returns what sampler `frost` tries first, as far as it is known: the rates will follow the runs."""
+        import numpy as np
+
+        from frostline.decision import next_opening
+
+        begun: list[tuple[float, float]] = []
+        while (found := next_opening(self.question.axis(), begun, None)) is not None:
+            begun.append(found)
+        template = self.question.random(np.random.default_rng(0))
+        return [self.question.params(replace(template, level=level, rate=rate)) for level, rate in begun]
+
+    # -- proposing ---------------------------------------------------------------------------------------------------
+
+    @_on_one_thread
+    def propose(self, points: Sequence[Point], number: int, total: int, seed: int) -> Params:
+        """Returns the parameters of the next trial: the opening first, then expected improvement.
+
+        Args:
+            points: All of the study, those that run or failed too, but for the one that asks.
+            number: Of the trial that asks.
+            total: Trials that the sweep is to have.
+            seed: The sweep's, for what is drawn.
+        """
+        import numpy as np
+
+        from frostline.decision import next_opening, next_setting, rates_of, with_pending
+
+        question = self.question
+        fitted = self.fit(points, grid=True)
+        digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        begun = [setting for point in points if (setting := question.setting(point.params)) is not None]
+        axis = fitted.axis if fitted.runs else question.axis([setting.level for setting in begun], grid=True)
+        opening = next_opening(axis, [(setting.level, setting.rate) for setting in begun], fitted.posterior)
+        if opening is not None:
+            level, rate = opening
+            return question.params(replace(question.random(rng), level=level, rate=rate))
+        levels, rates = axis.levels, question.spread_rates(rates_of(axis))
+        template = question.random(rng)
+        if template.others or template.groups:
+            candidates = [
+                replace(question.random(rng), level=float(rng.choice(levels)), rate=float(rng.choice(rates)))
+                for _ in range(_NUM_RANDOM)
+            ]
+        else:
+            candidates = [replace(template, level=level, rate=rate) for level in levels for rate in rates]
+        exclude = [setting for setting in candidates if any(_is_near(setting, other) for other in begun)]
+        if fitted.posterior is None:  # nothing learnt anything yet: elsewhere, then
+            fresh = [setting for setting in candidates if setting not in set(exclude)] or candidates
+            return question.params(fresh[int(rng.integers(len(fresh)))])
+        running = [point.params for point in points if point.state is State.RUNNING]
+        pending = [setting for params in running if (setting := question.setting(params)) is not None]
+        posterior = with_pending(fitted.posterior, pending)
+        chosen = next_setting(posterior, candidates, progress=len(begun) / max(1, total), exclude=exclude)
+        return question.params(chosen)
+
+
+def _is_near(one: Setting, two: Setting) -> bool:
+    """Returns whether a setting says nothing that another one wouldn't: a rate beside it, all else alike."""
+    alike = (one.level, one.others, one.groups) == (two.level, two.others, two.groups)
+    return alike and abs(one.rate - two.rate) < _NEAR_RATE
+
+
+def _train_rows(point: Point) -> int | None:
+    rows = point.outcome.cost.get("train_rows") if point.outcome is not None else None
+    return None if rows is None else int(rows)
+
+
+def _assumed(values: Sequence[float], points: Mapping[Setting, Point], metric: str) -> tuple[Array | None, float]:
+    """Returns the rows' covariance and a row's standard deviation where no predictions are at hand."""
+    import numpy as np
+
+    spread = float(np.std(values))
+    mean = abs(float(np.mean(values)))
+    if metric != "accuracy" or not 0 <= mean <= 1:
+        # Seeds are then taken to make a third of what all runs differ by.
+        return None, max(spread, 1e-9) / 3 * math.sqrt(_TRAIN_ROWS)
+    row_sd = math.sqrt(max(mean * (1 - mean), 1e-4))
+    numbers = [int(p.outcome.cost["eval_rows"]) for p in points.values() if p.outcome and "eval_rows" in p.outcome.cost]
+    if not numbers:
+        return None, row_sd
+    count = len(values)
+    shared = np.full((count, count), _ROW_CORRELATION) + (1 - _ROW_CORRELATION) * np.eye(count)
+    return row_sd**2 / numbers[0] * shared, row_sd

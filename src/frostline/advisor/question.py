@@ -1,0 +1,247 @@
+"""What a sweep asks: its swept keys as an axis of cost and settings, and back to parameters.
+
+Here is said which key is the axis of cost and where its best learning rates are expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from frostline.spec import DEPTH_KEY, LR_KEY, Dimension, Params, Value
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from frostline.decision import Axis, Ridge, Setting
+
+_CHEAPER_WHEN_LARGER = {DEPTH_KEY: True, "freeze.fraction": True, "freeze.last": False, "freeze.rank": False}
+"""Keys that trade quality for cost, and which way."""
+
+_ON_A_LOG_SCALE = frozenset({"freeze.rank"})
+
+_HEAD_COST = 0.06
+"""What a run with all blocks frozen takes beside one with none, with the prefix cache (measured on MiniLM: 1.3 s of
+17.6 s for an epoch with its evaluation and its share of a trial's start, docs/benchmarks.md)."""
+
+_RIDGE_BASES = ((6, 1e-4, 0.25), (12, 5e-5, 0.35), (10**9, 2.5e-5, 0.35))
+"""Blocks at most, best rate of AdamW with nothing frozen but the embeddings, and its uncertainty in decades. Measured
+for MiniLM (6 blocks, width 384); assumed for others from published rates of full fine-tuning: 5e-5 at 12 blocks and
+width 768 (Devlin et al. 2019), 2e-5 to 3e-5 at 24 blocks and width 1024 (Liu et al. 2019)."""
+
+_RIDGE_SLOPE = 1.0
+"""Decades by which the best rate rises from no frozen block to all of them (measured on MiniLM, docs/study.md)."""
+
+NOTHING_FROZEN = -1.0
+"""The level of full fine-tuning on the axis of the frozen depth: at depth 0 the embeddings are frozen still."""
+
+_NUM_LEVELS = 9
+"""Levels to choose from of an axis that can't be counted, as `freeze.fraction`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What a sweep asks, as far as it can be read from its config.
+
+    Attributes:
+        dimensions: The swept keys that settings differ in; of one model, if models are swept.
+        metric: The objective.
+        maximize: Whether more of it is better.
+        margin: In the metric's unit.
+        confidence: Of every statement.
+        num_blocks: Of the model; None if unknown.
+        optimizer: Its name: only AdamW's best rates are known beforehand.
+        freeze: Name of the way of freezing: adapters want other rates.
+        seeds: That every trial is trained with.
+        num_folds: Into which the rows were dealt; 1: all runs hold out the same rows.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    metric: str
+    maximize: bool
+    margin: float
+    confidence: float
+    num_blocks: int | None
+    optimizer: str
+    freeze: str
+    seeds: tuple[int, ...] = (0,)
+    num_folds: int = 1
+
+    @property
+    def axis_key(self) -> str | None:
+        """The key that trades quality for cost; None if none is swept."""
+        keys = [each.key for each in self.dimensions if each.key in _CHEAPER_WHEN_LARGER and _is_numeric(each)]
+        return keys[0] if keys else None
+
+    def axis(self, seen: Sequence[float] = (), *, grid: bool = False) -> Axis:
+        """Returns the axis of cost.
+
+        Args:
+            seen: Levels that were tried; the only ones of a range that can't be counted.
+            grid: Of such a range, some more, to choose from.
+        """
+        from frostline.decision import Axis
+
+        key = self.axis_key
+        rates, ridge = self.rates()
+        if key is None:
+            return Axis(levels=(0.0,), positions=(0.0,), relative_costs=(1.0,), rates=rates, ridge=ridge)
+        dimension = next(each for each in self.dimensions if each.key == key)
+        continuous = dimension.is_continuous
+        wanted = () if continuous and seen and not grid else dimension.values(_NUM_LEVELS if continuous else None)
+        levels = sorted({*(float(value) for value in wanted if _is_number(value)), *seen})  # type: ignore[arg-type]
+        if not _CHEAPER_WHEN_LARGER[key]:
+            levels.reverse()
+        positions = self._positions(key, levels)
+        costs = [1 + _HEAD_COST - position if key != "freeze.rank" else 1.0 for position in positions]
+        return Axis(
+            levels=tuple(levels), positions=tuple(positions), relative_costs=tuple(costs), rates=rates, ridge=ridge
+        )
+
+    def _positions(self, key: str, levels: Sequence[float]) -> list[float]:
+        blocks = self.num_blocks
+        if key == DEPTH_KEY and blocks:  # training the embeddings as well changes less than a block (assumed)
+            return [max(level, NOTHING_FROZEN / 2) / blocks for level in levels]
+        if key == "freeze.last" and blocks:
+            return [1 - level / blocks for level in levels]
+        if key == "freeze.fraction":
+            return list(levels)
+        scaled = [math.log(level) if key in _ON_A_LOG_SCALE and level > 0 else level for level in levels]
+        span = scaled[-1] - scaled[0]
+        return [(value - scaled[0]) / span if span else 0.0 for value in scaled]
+
+    def rates(self) -> tuple[tuple[float, float] | None, Ridge | None]:
+        """Returns the range of learning rates in decades, and where the best are expected; None if none is swept."""
+        from frostline.decision import Ridge
+
+        dimension = next((each for each in self.dimensions if each.key == LR_KEY and _is_numeric(each)), None)
+        if dimension is None:
+            return None, None
+        low, high = _range_of(dimension)
+        if low <= 0 or low == high:
+            return None, None
+        rates = (math.log10(low), math.log10(high))
+        middle = Ridge(base=sum(rates) / 2, slope=0.0, offset_sd=max(0.5, (rates[1] - rates[0]) / 3))
+        if self.optimizer != "adamw" or self.freeze == "lora" or self.num_blocks is None:
+            return rates, middle
+        base, offset_sd = next((base, sd) for blocks, base, sd in _RIDGE_BASES if self.num_blocks <= blocks)
+        slope = _RIDGE_SLOPE if self.axis_key in {DEPTH_KEY, "freeze.last", "freeze.fraction"} else 0.0
+        ridge = Ridge(base=math.log10(base), slope=slope, offset_sd=offset_sd)
+        # Where the user looks elsewhere, the middle of the user's range is the better guess.
+        inside = rates[0] - 0.5 <= ridge.base <= rates[1] + 0.5
+        return rates, ridge if inside else middle
+
+    # -- settings ----------------------------------------------------------------------------------------------------
+
+    def setting(self, params: Mapping[str, Value]) -> Setting | None:
+        """Returns a trial's parameters as a setting; None if they are not of this question."""
+        from frostline.decision import Setting
+
+        others, groups = [], []
+        level = rate = 0.0
+        rates, _ = self.rates()
+        for dimension in self.dimensions:
+            if dimension.key not in params:
+                return None
+            value = params[dimension.key]
+            if dimension.key == self.axis_key:
+                if dimension.key == DEPTH_KEY and value is None:
+                    level = NOTHING_FROZEN
+                elif _is_number(value):
+                    level = float(value)  # type: ignore[arg-type]
+                else:
+                    return None
+            elif dimension.key == LR_KEY and rates is not None:
+                rate = math.log10(float(value))  # type: ignore[arg-type]
+            elif _is_numeric(dimension):
+                others.append(_scaled(dimension, float(value)))  # type: ignore[arg-type]
+            else:
+                groups.append(str(value))
+        return Setting(level=level, rate=rate, others=tuple(others), groups=tuple(groups))
+
+    def spread_rates(self, spread: Sequence[float]) -> list[float]:
+        """Returns the rates to choose from: those of a discrete range, else some spread over it."""
+        dimension = next((each for each in self.dimensions if each.key == LR_KEY), None)
+        if dimension is None or (dimension.choices is None and dimension.step is None):
+            return list(spread)
+        return sorted(math.log10(float(value)) for value in dimension.values() if _is_number(value))  # type: ignore[arg-type]
+
+    def random(self, rng: np.random.Generator) -> Setting:
+        """Returns a setting with random values of the further keys."""
+        from frostline.decision import Setting
+
+        others, groups = [], []
+        rates, _ = self.rates()
+        for dimension in self.dimensions:
+            if dimension.key == self.axis_key or (dimension.key == LR_KEY and rates is not None):
+                continue
+            if _is_numeric(dimension):
+                others.append(_scaled(dimension, _unscaled(dimension, float(rng.random()))))
+            else:
+                assert dimension.choices is not None
+                groups.append(str(dimension.choices[rng.integers(len(dimension.choices))]))
+        return Setting(level=0.0, others=tuple(others), groups=tuple(groups))
+
+    def params(self, setting: Setting) -> Params:
+        """Returns a setting as parameters, inside the space."""
+        others, groups = iter(setting.others), iter(setting.groups)
+        rates, _ = self.rates()
+        params: Params = {}
+        for dimension in self.dimensions:
+            if dimension.key == self.axis_key:
+                params[dimension.key] = _typed(dimension, setting.level)
+            elif dimension.key == LR_KEY and rates is not None:
+                params[dimension.key] = _nearest_rate(dimension, 10**setting.rate)
+            elif _is_numeric(dimension):
+                params[dimension.key] = _typed(dimension, _unscaled(dimension, next(others)))
+            else:
+                name = next(groups)
+                params[dimension.key] = next(value for value in dimension.choices or () if str(value) == name)
+        return params
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_numeric(dimension: Dimension) -> bool:
+    return dimension.choices is None or all(_is_number(value) for value in dimension.choices)
+
+
+def _range_of(dimension: Dimension) -> tuple[float, float]:
+    if dimension.choices is None:
+        return dimension.low, dimension.high
+    values = [float(value) for value in dimension.choices]  # type: ignore[arg-type]
+    return min(values), max(values)
+
+
+def _scaled(dimension: Dimension, value: float) -> float:
+    low, high = _range_of(dimension)
+    if low == high:
+        return 0.0
+    if dimension.log:
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
+
+
+def _unscaled(dimension: Dimension, share: float) -> float:
+    """Returns the value of the space next to a place between its ends."""
+    low, high = _range_of(dimension)
+    value = low * (high / low) ** share if dimension.log else low + (high - low) * share
+    if not dimension.is_continuous:
+        return min((float(each) for each in dimension.values() if _is_number(each)), key=lambda each: abs(each - value))  # type: ignore[arg-type]
+    return min(high, max(low, value))
+
+
+def _typed(dimension: Dimension, value: float) -> Value:
+    if dimension.choices is not None:
+        return next(each for each in dimension.choices if float(each) == value)  # type: ignore[arg-type]
+    return round(value) if dimension.whole else float(value)
+
+
+def _nearest_rate(dimension: Dimension, rate: float) -> Value:
+    if dimension.choices is not None or dimension.step is not None:
+        return min(dimension.values(), key=lambda each: abs(math.log(float(each) / rate)))  # type: ignore[arg-type]
+    return min(dimension.high, max(dimension.low, float(f"{rate:.3g}")))

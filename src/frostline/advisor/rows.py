@@ -1,0 +1,95 @@
+"""What a run's held-out rows say of a metric: the noise that they contribute, a collapse, a constant prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from frostline.evidence import RowScores
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, Any]
+
+_MEANS = frozenset({"accuracy", "loss", "mse", "mae"})
+"""Metrics that are means over rows."""
+
+
+def is_mean_over_rows(metric: str) -> bool:
+    """Returns whether a metric is the mean of something that each row has by itself."""
+    return metric in _MEANS
+
+
+def is_collapsed(rows: RowScores) -> bool:
+    """Returns whether a run said the same of every row though their labels differ: it learnt nothing."""
+    predicted, labels = rows.predicted, rows.labels
+    return bool(len(predicted) > 1 and (predicted == predicted[0]).all() and not (labels == labels[0]).all())
+
+
+def row_vector(rows: RowScores, metric: str) -> Array | None:
+    """Returns what the rows contribute to the noise of a run's value; None for a metric that they don't determine."""
+    import numpy as np
+
+    from frostline.decision.rows import of_bootstrap, of_mean
+
+    if metric == "accuracy":
+        return of_mean(rows.predicted == rows.labels)
+    if metric in {"loss", "mse"}:
+        return of_mean(-rows.losses.astype(np.float64))
+    if metric == "mae":
+        return of_mean(-np.abs(rows.predicted - rows.labels))
+    compute = _by_rows(metric)
+    return None if compute is None else of_bootstrap(compute, rows.labels, rows.predicted)
+
+
+def _by_rows(metric: str) -> Callable[[Any, Any], float] | None:
+    """Returns a metric as a function of labels and predictions; None if they don't determine it."""
+    import warnings
+
+    from scipy import stats
+    from sklearn import metrics
+
+    def averaged(function: Callable[..., float], average: str) -> Callable[[Any, Any], float]:
+        return lambda labels, predicted: float(function(labels, predicted, average=average, zero_division=0))
+
+    known: dict[str, Callable[[Any, Any], float]] = {
+        "balanced_accuracy": metrics.balanced_accuracy_score,
+        "f1": averaged(metrics.f1_score, "binary"),
+        "f1_macro": averaged(metrics.f1_score, "macro"),
+        "f1_micro": averaged(metrics.f1_score, "micro"),
+        "precision": averaged(metrics.precision_score, "binary"),
+        "precision_macro": averaged(metrics.precision_score, "macro"),
+        "recall": averaged(metrics.recall_score, "binary"),
+        "recall_macro": averaged(metrics.recall_score, "macro"),
+        "matthews_correlation": metrics.matthews_corrcoef,
+        "pearson": lambda labels, predicted: float(stats.pearsonr(labels, predicted).statistic),
+        "spearman": lambda labels, predicted: float(stats.spearmanr(labels, predicted).statistic),
+    }
+    compute = known.get(metric)
+    if compute is None:
+        return None
+
+    def quiet(labels: Any, predicted: Any) -> float:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a resample without one of the classes
+            return compute(labels, predicted)
+
+    return quiet
+
+
+def constant_prediction(rows: RowScores, metric: str) -> float:
+    """Returns what the best constant prediction comes to; NaN where that is not known."""
+    import numpy as np
+
+    labels = rows.labels
+    if metric == "accuracy":
+        return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+    if metric == "mse":
+        return float(np.var(labels))
+    if metric == "mae":
+        return float(np.abs(labels - np.median(labels)).mean())
+    if metric in {"matthews_correlation", "pearson", "spearman"}:
+        return 0.0
+    return math.nan
