@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path, tiny_overrides):
     tiny = [each for each in tiny_overrides if not each.startswith("optimizer.lr=")]
     small = ["sweep.n_trials=9", "training.epochs=4", "training.evaluate=never", "runtime.slots=2"]
-    small += ["training.keep=last", "sweep.margin=0.1", "sweep.space.optimizer.lr.high=1e-2"]
+    small += ["training.keep=last", "sweep.margin=0.1", "sweep.space.optimizer.lr.high=1e-2", "dataset.eval_rows=20"]
     done = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
@@ -37,6 +37,9 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
         assert result["status"] == "FINISHED"
         spec = json.loads((folder / f"{number:03d}" / f"s{seed}" / "spec.json").read_text())
         assert (spec["seed"], spec["freeze"]["depth"]) == (seed, trials[number].depth)
+        # further seeds are scored on all held-out rows that there are
+        assert result["data"]["eval_rows"] == result["data"]["eval_rows_at_hand"] == spec["dataset"]["eval_rows"] > 20
+        assert results(folder)[f"{number:03d}"]["data"]["eval_rows"] == 20
     assert done.stderr.count("[full fine-tuning] full lr") == 1
     assert done.stderr.count("[further seeds]") == len(replicates) + len(
         SweepFolder(folder).read_points()[0].replicates

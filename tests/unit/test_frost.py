@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from frostline.advisor import TOGETHER, Advisor, Question
+from frostline.advisor import TOGETHER, Advisor, Question, rows_to_settle
 from frostline.cli.sweeping.questions import SeedRace
 from frostline.decision import RaceEnd, Standing
 from frostline.evidence import Evidence, RowScores, known
@@ -39,7 +39,8 @@ def quality(params, seed=0):
 class Executor:
     """One task at a time, or as many as there are slots, ended in order; dies after so many."""
 
-    def __init__(self, value=quality, slots=1, kill_after=None, broken=(), refused=()):
+    def __init__(self, value=quality, slots=1, kill_after=None, broken=(), refused=(), at_hand=20_000):
+        self.at_hand = at_hand
         self.value, self.slots, self.kill_after = value, slots, kill_after
         self.broken, self.refused = broken, refused
         self.running, self.done, self.stopped = [], [], False
@@ -61,7 +62,7 @@ class Executor:
             return [Ended(number=task.number, seed=task.seed, outcome=None, fatal="it can't be had")]
         if task.key in self.broken:
             return [Ended(number=task.number, seed=task.seed, outcome=Outcome(state=State.FAILED, reason="x"))]
-        cost = {"eval_rows": 20_000.0, "train_rows": 20_000.0, "train_s": 1.0}
+        cost = {"eval_rows": 20_000.0, "train_rows": 20_000.0, "train_s": 1.0, "eval_rows_at_hand": self.at_hand}
         outcome = Outcome(state=State.COMPLETE, by_seed={seed: self.value(task.params, seed)}, cost=cost)
         return [Ended(number=task.number, seed=task.seed, outcome=outcome)]
 
@@ -295,6 +296,39 @@ def test_a_collapsed_run_is_not_raced_for(tmp_path):
     decision, _ = advisor.decide(summary.points)
     assert {run.setting.level for run in decision.collapsed} == {0.0}
     assert not next(level for level in decision.levels if level.level == 0.0).tried
+
+
+@pytest.mark.parametrize(
+    ("rows", "at_hand", "train_rows", "asked", "expected"),
+    [
+        (512, 2000, 1024, None, 2000),  # all there are
+        (512, 1_000_000, 1024, None, 3072),  # as long as to score them takes no longer than to train
+        (2000, 2000, 100, None, 2000),  # never fewer than the search's
+        (2000, 5000, 100, None, 2000),
+        (512, 2000, 1024, 700, 700),
+        (512, 2000, 1024, 9000, 2000),
+    ],
+)
+def test_the_rows_that_settle_it(rows, at_hand, train_rows, asked, expected):
+    assert rows_to_settle(rows, at_hand, train_rows, asked) == expected
+
+
+def test_what_more_rows_cost_comes_out_of_the_budget(tmp_path):
+    def counted(at_hand):
+        noisy = lambda params, seed=0: quality(params, seed) + 0.02 * math.sin(7 * seed + params["freeze.depth"])  # noqa: E731
+        executor = Executor(noisy, at_hand=at_hand)
+        summary, advisor = sweep(tmp_path / str(at_hand), executor, settle=1.0)
+        assert summary.race is RaceEnd.OUT_OF_BUDGET
+        fitted = advisor.fit(summary.points)
+        spent = sum(len(p.replicates) * fitted.axis.cost(p.depth) for p in summary.points)
+        return fitted.race_rows, spent * fitted.race_cost / advisor.search_cost(summary.points), spent
+
+    rows, used, spent = counted(20_000)
+    more_rows, more_used, more_spent = counted(60_000)
+    assert (rows, more_rows) == (None, 60_000)
+    assert 0.7 < used <= 1
+    assert 0.7 < more_used <= 1
+    assert more_spent == pytest.approx(spent / 1.5, rel=0.2)
 
 
 @pytest.mark.parametrize(

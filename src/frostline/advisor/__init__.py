@@ -6,7 +6,7 @@ metric.
 
 from frostline.advisor.advisor import TOGETHER, Advisor, Fitted
 from frostline.advisor.question import NOTHING_FROZEN, Question
-from frostline.advisor.rows import is_mean_over_rows, row_vector
+from frostline.advisor.rows import is_mean_over_rows, race_rows, row_vector, rows_to_settle
 
 __all__ = [
     "NOTHING_FROZEN",
@@ -15,5 +15,7 @@ __all__ = [
     "Fitted",
     "Question",
     "is_mean_over_rows",
+    "race_rows",
     "row_vector",
+    "rows_to_settle",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from frostline.advisor.question import Question
-from frostline.advisor.rows import constant_prediction, is_collapsed, row_vector
+from frostline.advisor.rows import constant_prediction, is_collapsed, race_rows, row_vector
 from frostline.evidence import EvidenceOf, RowScores
 from frostline.point import Point, State
 from frostline.spec import DEPTH_KEY, EVAL_SET, Params, ordinal
@@ -75,6 +75,8 @@ class Fitted:
         rows: Held-out rows of the search's runs; 0 if unknown.
         most_rows: Of any run.
         num_folds: Into which the rows were dealt; 1: all runs of the search hold out the same rows.
+        race_rows: Held-out rows that further seeds are scored on; None: those of the search.
+        race_cost: Of such a run beside one of the search.
     """
 
     axis: Axis
@@ -86,6 +88,8 @@ class Fitted:
     rows: int
     most_rows: int
     num_folds: int = 1
+    race_rows: int | None = None
+    race_cost: float = 1.0
 
 
 @dataclass(kw_only=True)
@@ -151,6 +155,8 @@ class Advisor:
             baseline=known[0] if known else None, rows=min(numbers, default=0), most_rows=max(numbers, default=0),
             num_folds=question.num_folds,
         )  # fmt: skip
+        if question.num_folds == 1:  # else every row is held out once
+            fitted.race_rows, fitted.race_cost = race_rows(list(own.values()), question.settle_rows)
         if not alive:
             return fitted
         train_rows = next((number for p in own.values() if (number := _train_rows(p)) is not None), _TRAIN_ROWS)
@@ -211,13 +217,13 @@ class Advisor:
         return [fitted.points[setting] for setting, tried in representatives(fitted.posterior) if tried]
 
     @_on_one_thread
-    def requirement(self, decision: Decision, fitted: Fitted, more_rows: int | None) -> Requirement | None:
+    def requirement(self, decision: Decision, fitted: Fitted) -> Requirement | None:
         """Returns what it would take to settle the question. See `frostline.decision.requirement`."""
         from frostline.decision import requirement
 
         assert fitted.posterior is not None
-        rows = fitted.rows or 1
-        return requirement(decision, fitted.posterior, rows=rows, more_rows=max(rows, more_rows or 0))
+        found = requirement(decision, fitted.posterior, rows=fitted.rows or 1, new_rows=fitted.race_rows)
+        return found and replace(found, cost=found.cost * fitted.race_cost)
 
     @_on_one_thread
     def importances(self, fitted: Fitted) -> dict[str, float]:
@@ -263,7 +269,7 @@ class Advisor:
 
     @_on_one_thread
     def next_replicate(
-        self, points: Sequence[Point], running: Sequence[int], *, settle: float, new_rows: int | None = None
+        self, points: Sequence[Point], running: Sequence[int], *, settle: float
     ) -> tuple[Point, Replicate] | RaceEnd:
         """Returns which trial gets a further seed, or why none does.
 
@@ -271,7 +277,6 @@ class Advisor:
             points: All of the sweep.
             running: Numbers of the trials of which a further seed is under way, once for each seed.
             settle: The budget, in units of the search's own cost.
-            new_rows: Held-out rows that further seeds are scored on; None: as many as the search's.
         """
         from frostline.decision import RaceEnd, Replicate, next_replicate
 
@@ -287,8 +292,9 @@ class Advisor:
         for setting, point in fitted.points.items():
             spent += len(point.replicates) * fitted.axis.cost(setting.level)
         found = next_replicate(
-            decision, fitted.posterior, budget=settle * self.search_cost(points), spent=spent, rows=fitted.rows or 1,
-            new_rows=new_rows, running=begun,
+            decision, fitted.posterior, spent=spent, running=begun,
+            budget=settle * self.search_cost(points) / fitted.race_cost, rows=fitted.rows or 1,
+            new_rows=fitted.race_rows,
         )  # fmt: skip
         if isinstance(found, Replicate):
             return fitted.points[found.setting], found

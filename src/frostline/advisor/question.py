@@ -56,6 +56,7 @@ class Question:
         freeze: Name of the way of freezing: adapters want other rates.
         seeds: That every trial is trained with.
         num_folds: Into which the rows were dealt; 1: all runs hold out the same rows.
+        settle_rows: Held-out rows that further seeds are to be scored on; None: see `race_rows`.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -68,6 +69,7 @@ class Question:
     freeze: str
     seeds: tuple[int, ...] = (0,)
     num_folds: int = 1
+    settle_rows: int | None = None
 
     @property
     def axis_key(self) -> str | None:

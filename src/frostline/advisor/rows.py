@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.evidence import RowScores
+from frostline.point import Point, State
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,41 @@ _MEANS = frozenset({"accuracy", "loss", "mse", "mae"})
 def is_mean_over_rows(metric: str) -> bool:
     """Returns whether a metric is the mean of something that each row has by itself."""
     return metric in _MEANS
+
+
+_PASSES = 3
+"""What a training row takes beside a held-out one: a forward pass, and a backward pass of about two."""
+
+
+def rows_to_settle(rows: int, at_hand: int, train_rows: int, settle_rows: int | None) -> int:
+    """Returns the held-out rows that further seeds are scored on.
+
+    Args:
+        rows: Of the search.
+        at_hand: That there are.
+        train_rows: That a run trains on.
+        settle_rows: Asked for; None: all, as long as to score them takes no longer than to train.
+    """
+    return min(at_hand, max(rows, _PASSES * train_rows) if settle_rows is None else settle_rows)
+
+
+def race_rows(points: Sequence[Point], settle_rows: int | None) -> tuple[int | None, float]:
+    """Returns the held-out rows that further seeds are scored on, and what such a run costs beside one of the search.
+
+    Args:
+        points: All of the sweep.
+        settle_rows: See `rows_to_settle`.
+
+    Returns:
+        Rows, None if they are those of the search; and a factor.
+    """
+    costs = (point.outcome.cost for point in points if point.state is State.COMPLETE and point.outcome is not None)
+    known = next((cost for cost in costs if "eval_rows" in cost and "train_rows" in cost), None)
+    if known is None:
+        return settle_rows, 1.0
+    rows, training = int(known["eval_rows"]), int(known["train_rows"])
+    chosen = rows_to_settle(rows, int(known.get("eval_rows_at_hand", rows)), training, settle_rows)
+    return (None if chosen == rows else chosen), (_PASSES * training + chosen) / (_PASSES * training + rows)
 
 
 def is_collapsed(rows: RowScores) -> bool:

@@ -70,12 +70,13 @@ class Pool:
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """A table with its labels and keys as arrays, and the rows of it that are used."""
+    """A table with its labels and keys as arrays, and the rows of it that are used, of so many that could be."""
 
     table: datasets.Dataset
     keys: Any
     labels: Any
     indices: Indices
+    at_hand: int
 
     def used(self) -> tuple[Any, Any]:
         return self.keys[self.indices], self.labels[self.indices]
@@ -217,7 +218,7 @@ def _part(
 ) -> _Part:
     ordered = order(indices, keys, labels, spec.seed)
     chosen = even(ordered, labels, rows) if evenly else ordered[:rows]
-    return _Part(table=table, keys=keys, labels=labels, indices=chosen)
+    return _Part(table=table, keys=keys, labels=labels, indices=chosen, at_hand=len(indices))
 
 
 def _wants_even(spec: DatasetSpec) -> bool:
@@ -262,6 +263,7 @@ def _report(
         "rows_read": len(raw.table),
         "rows_dropped": len(raw.table) - len(table),
         **{f"{name}_rows": len(keys) for name, (keys, _) in used.items()},
+        "eval_rows_at_hand": parts["eval"].at_hand,
         "labels": label_counts,
         "duplicates": duplicates,
         "overlap": overlap["eval"],

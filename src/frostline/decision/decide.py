@@ -310,7 +310,7 @@ def least_margin(rows: int, confidence: float, *, row_sd: float = 0.4, correlati
 
 
 def requirement(
-    decision: Decision, posterior: Posterior, *, rows: int, more_rows: int | None = None, seed: int = 0
+    decision: Decision, posterior: Posterior, *, rows: int, new_rows: int | None = None, seed: int = 0
 ) -> Requirement | None:
     """Returns what it would take to settle the question; None if it is settled.
 
@@ -321,25 +321,24 @@ def requirement(
         decision: As it stands.
         posterior: That it was made from.
         rows: Held-out rows that the runs were scored on.
-        more_rows: So many could be used for further runs; None: no more than these.
+        new_rows: That further runs would be scored on; None: the same.
         seed: Of the simulation.
     """
     if decision.standing is Standing.SETTLED:
         return None
     contenders = [level for level in decision.levels if level.state is not State.OUT]
-    numbers = sorted({rows, more_rows or rows})
+    held_out = new_rows or rows
     least: Requirement | None = None
-    for held_out in numbers:
-        for count in _BUDGETS:
-            chance = chance_of_settling(decision, posterior, count, rows=rows, new_rows=held_out, seed=seed)
-            found = Requirement(
-                seeds=count, rows=held_out, chance=chance, cost=count * sum(level.cost for level in contenders),
-                contenders=tuple(level.level for level in contenders),
-            )  # fmt: skip
-            if chance >= _LIKELY:
-                return found
-            if least is None or chance > least.chance:
-                least = found
+    for count in _BUDGETS:
+        chance = chance_of_settling(decision, posterior, count, rows=rows, new_rows=held_out, seed=seed)
+        found = Requirement(
+            seeds=count, rows=held_out, chance=chance, cost=count * sum(level.cost for level in contenders),
+            contenders=tuple(level.level for level in contenders),
+        )  # fmt: skip
+        if chance >= _LIKELY:
+            return found
+        if least is None or chance > least.chance:
+            least = found
     assert least is not None
     return least if least.chance >= 0.5 else replace(least, seeds=None)
 

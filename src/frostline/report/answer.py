@@ -144,7 +144,7 @@ class Answer:
             if not run.chosen or run.setting.level != NOTHING_FROZEN
         ]
         searched = sum(cost for cost, chosen in costs if chosen)
-        spent = sum(cost for cost, chosen in costs if not chosen)
+        spent = sum(cost for cost, chosen in costs if not chosen) * main.fitted.race_cost
         return math.ceil((spent + main.requirement.cost) / searched) if searched else None
 
     @property
@@ -162,7 +162,6 @@ def answer_of(
     num_blocks: int | None,
     evidence: EvidenceOf | None = None,
     baselines: Sequence[Baseline] = (),
-    more_rows: int | None = None,
 ) -> Answer:
     """Returns what a sweep says.
 
@@ -174,13 +173,12 @@ def answer_of(
         num_blocks: Of the model, if there is one model and it is known.
         evidence: A trial's quality on a set of rows, row by row where that is at hand; None: what the trials know.
         baselines: Trials of elsewhere to compare each row with.
-        more_rows: Held-out rows that further seeds could be scored on; None: no more than those of the search.
     """
     find = evidence or known
     groups, num_collapsed = [], 0
     for name, advisor in advisors.items():
         own = [point for point in points if point.group == name]
-        found = _group(name, advisor, own, maximize, more_rows)
+        found = _group(name, advisor, own, maximize)
         if found is not None:
             groups.append(found)
         else:
@@ -222,9 +220,7 @@ def _by_depth(finished: Sequence[Point], main: GroupAnswer | None) -> list[tuple
     return sorted(best.items())
 
 
-def _group(
-    name: str | None, advisor: Advisor, points: Sequence[Point], maximize: bool, more_rows: int | None
-) -> GroupAnswer | None:
+def _group(name: str | None, advisor: Advisor, points: Sequence[Point], maximize: bool) -> GroupAnswer | None:
     answer = advisor.decide(points)
     if answer is None:
         return None
@@ -240,7 +236,7 @@ def _group(
         group=name, decision=decision, fitted=fitted, rows=rows,
         recommended=fitted.points[decision.recommended.setting],
         recommended_row=rows[chosen] if rows else None,
-        requirement=advisor.requirement(decision, fitted, more_rows) if rows else None,
+        requirement=advisor.requirement(decision, fitted) if rows else None,
         importances=advisor.importances(fitted),
     )  # fmt: skip
 

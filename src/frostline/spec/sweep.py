@@ -132,7 +132,8 @@ class SweepSpec:
         confidence: Of every statement of the answer, in (0.5, 1).
         settle: After the search, fresh seeds for the contenders until the answer is settled: up to this many times the
             search's own cost; 0: none.
-        settle_rows: Held-out rows that those are scored on; None: as many as the search's runs.
+        settle_rows: Held-out rows that those are scored on; None: on all that there are, as long as that
+            takes no longer than training.
         baseline: Of a sweep over frozen depth: whether everything is trained (`freeze=none`) besides, at the best rate.
         folds: The rows are dealt into so many folds; the runs of a trial hold out one after the other, those of the
             race too, so that every row is held out once. None: all runs hold out the same rows.

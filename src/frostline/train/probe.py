@@ -36,6 +36,7 @@ class Probe:
     Attributes:
         train_rows: Of the whole data.
         eval_rows: Of the whole data, held out.
+        eval_rows_at_hand: That could be held out, but for `dataset.eval_rows`.
         epoch_s: For each of the given specs, seconds of an epoch over the whole data, its evaluation included.
         trial_s: Seconds of a trial beside its epochs, once everything is warm; with several processes their start too.
         fill_s: Seconds of one pass of all rows through the frozen blocks of the deepest spec; 0 without a cache.
@@ -45,6 +46,7 @@ class Probe:
 
     train_rows: int
     eval_rows: int
+    eval_rows_at_hand: int
     epoch_s: tuple[float, ...]
     trial_s: float
     fill_s: float
@@ -95,6 +97,7 @@ def probe(specs: Sequence[RunSpec], sharing: Sharing, train: Train = run) -> Pro
     return Probe(
         train_rows=rows[0],
         eval_rows=rows[1],
+        eval_rows_at_hand=deepest.data["eval_rows_at_hand"],
         epoch_s=tuple(epoch_s),
         trial_s=trial_s,
         fill_s=fill_s,

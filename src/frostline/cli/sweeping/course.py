@@ -327,7 +327,7 @@ class _Course:
         if not self._is_decided_here or plan.settle == 0:
             return None
         assert self._advisor is not None
-        return SeedRace(self._advisor, plan.settle, runs.seeds, plan.settle_rows)
+        return SeedRace(self._advisor, plan.settle, runs.seeds)
 
     @contextmanager
     def _shown(self, study: Study) -> Iterator[None]:

@@ -56,7 +56,6 @@ def answer_for(sweep: Sweep, folder: SweepFolder, points: Sequence[Point]) -> An
         points, training.objective, advisors_of(read_description(folder.folder), find),
         maximize=training.direction is Direction.MAXIMIZE,
         num_blocks=None if "model" in sweep.space.keys else blocks_of(sweep.job.run.model), evidence=find,
-        more_rows=sweep.plan.settle_rows,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from frostline.advisor import race_rows
 from frostline.cli.sweeping.folder import POINT_FILE, SweepFolder
 from frostline.cli.sweeping.inputs import Inputs
 from frostline.cli.sweeping.lost import record_lost
@@ -114,13 +115,15 @@ class Runs:
     def _rows_of(self, seed: int) -> Params:
         """Returns the keys by which a run is scored on other rows than the first ones of the search are.
 
-        A further seed is scored on `sweep.settle_rows`; with `sweep.folds` each seed holds out another fold.
+        A further seed is scored on more rows (`sweep.settle_rows`); with `sweep.folds` each seed holds out another
+        fold.
         """
         plan = self._sweep.plan
-        if plan.settle_rows is not None and seed not in self.seeds:
-            return {"dataset.eval_rows": plan.settle_rows}
         fold = plan.fold_of(seed, self.seeds)
-        return {"dataset.fold": fold} if fold else {}
+        if fold or seed in self.seeds or plan.folds is not None:
+            return {"dataset.fold": fold} if fold else {}
+        rows, _ = race_rows(self._folder.read_points(), plan.settle_rows)
+        return {"dataset.eval_rows": rows} if rows is not None else {}
 
     def _seed_run(self, task: Task, seed: int, until: int | None) -> SeedRun:
         overrides = self.overrides(task.params, seed)

@@ -163,7 +163,11 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
         "space": sweep.space.describe(),
         "base": base,
         "groups": _group_settings(sweep, swept_keys),
-        "answer": {"margin": sweep.plan.margin, "confidence": sweep.plan.confidence},
+        "answer": {
+            "margin": sweep.plan.margin,
+            "confidence": sweep.plan.confidence,
+            "settle_rows": sweep.plan.settle_rows,
+        },
         "objective": sweep.job.run.training.objective,
         "direction": sweep.job.run.training.direction.value,
         "model": sweep.job.run.model_name,

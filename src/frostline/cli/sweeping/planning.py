@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+from frostline.advisor import rows_to_settle
 from frostline.assets import home
 from frostline.cli.preflight import preflight
 from frostline.cli.session import Planning
@@ -103,8 +104,12 @@ def _margins(sweep: Sweep, seen: Probe) -> float | None:
 
 
 def _scored_rows(sweep: Sweep, seen: Probe) -> int:
-    """Returns the rows that a setting is scored on, once its seeds have held out every fold."""
-    return seen.eval_rows if sweep.plan.folds is None else seen.eval_rows + seen.train_rows
+    """Returns the rows that a setting is scored on in the end: every fold's, or those that settle it."""
+    if sweep.plan.folds is not None:
+        return seen.eval_rows + seen.train_rows
+    if sweep.plan.settle == 0:
+        return seen.eval_rows
+    return rows_to_settle(seen.eval_rows, seen.eval_rows_at_hand, seen.train_rows, sweep.plan.settle_rows)
 
 
 def _line(seen: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:

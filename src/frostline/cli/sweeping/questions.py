@@ -40,6 +40,7 @@ def _question(description: Mapping[str, Any], own: Mapping[str, Any], dimensions
         freeze=str(settings.get("freeze.name")),
         seeds=tuple(description["plan"]["seeds"] or (settings["seed"],)),
         num_folds=settings.get("dataset.folds") or 1,
+        settle_rows=answer.get("settle_rows"),
     )
 
 
@@ -76,19 +77,17 @@ class SeedRace:
         advisor: Of the sweep.
         settle: The budget, in units of the search's own cost.
         seeds: Of the search's runs.
-        rows: Held-out rows that further seeds are scored on; None: as many as the search's.
     """
 
-    def __init__(self, advisor: Advisor, settle: float, seeds: Sequence[int], rows: int | None = None) -> None:
+    def __init__(self, advisor: Advisor, settle: float, seeds: Sequence[int]) -> None:
         self._advisor = advisor
         self._settle = settle
         self._seeds = tuple(seeds)
-        self._rows = rows
 
     def next(self, points: Sequence[Point], running: Sequence[tuple[int, int | None]]) -> tuple[Point, int] | RaceEnd:
         """See `Race`."""
         numbers = [number for number, _ in running]
-        found = self._advisor.next_replicate(points, numbers, settle=self._settle, new_rows=self._rows)
+        found = self._advisor.next_replicate(points, numbers, settle=self._settle)
         if isinstance(found, RaceEnd):
             return found
         point, _ = found

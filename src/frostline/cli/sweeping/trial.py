@@ -386,10 +386,11 @@ def outcome_of(
     if trainable:
         cost["num_trainable"] = float(trainable[0])
     # Of words no interval is known: those of a sentence are not independent, and there are more of them than rows.
-    known = (result.data for _, result in results if result.data and "words_cut" not in result.data)
-    rows = next((data.get("eval_rows") for data in known), None)
-    if isinstance(rows, int):
-        cost["eval_rows"] = float(rows)
+    known = iter(result.data for _, result in results if result.data and "words_cut" not in result.data)
+    scored = next(known, {})
+    for key in ("eval_rows", "eval_rows_at_hand"):
+        if isinstance(scored.get(key), int):
+            cost[key] = float(scored[key])
     trained_on = next((result.data["train_rows"] for _, result in results if result.data), None)
     if isinstance(trained_on, int):
         cost["train_rows"] = float(trained_on)
