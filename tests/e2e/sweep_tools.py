@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def _fresh_store() -> Path:
     return path
 
 
+_started: list[Forked | subprocess.Popen[str]] = []
+
+
+def end_what_was_started() -> None:
+    """Ends the commands that a test left running: they would keep the cores from the next ones."""
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None and not hasattr(process, "_readers"):
+                stream.close()
+
+
 def start(*arguments: str, cwd: Path, as_users_do: bool = False, **env: str) -> Forked | subprocess.Popen[str]:
     """A frostline command in a session of its own: its signals are its own.
 
@@ -54,11 +71,14 @@ def start(*arguments: str, cwd: Path, as_users_do: bool = False, **env: str) -> 
         shutil.copyfile(_fresh_store(), cwd / "mlflow.db")
     everything = {**os.environ, **env}
     if not as_users_do and not any(name.startswith(READ_AT_IMPORT) for name in env):
-        return Forked(list(arguments), cwd, everything)
-    return subprocess.Popen(
+        _started.append(Forked(list(arguments), cwd, everything))
+        return _started[-1]
+    process = subprocess.Popen(
         command(*arguments), cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=everything, start_new_session=True,
     )  # fmt: skip
+    _started.append(process)
+    return process
 
 
 def call(*arguments: str, cwd: Path, timeout: float = 240, **env: str) -> subprocess.CompletedProcess[str]:
@@ -77,12 +97,15 @@ def interrupt(process: subprocess.Popen[str], signum: int = signal.SIGINT) -> No
     os.kill(process.pid, signum)
 
 
-def wait_for(condition, limit_s: float = 60.0, what: str = "it"):
+def wait_for(condition, limit_s: float = 180.0, what: str = "it"):
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
+        for process in _started:
+            if process.poll() == 2:  # it refused its input: nobody need wait for it
+                raise AssertionError(f"{what} did not happen: {process.communicate()[1]}")
         time.sleep(0.05)
     raise AssertionError(f"{what} did not happen in {limit_s:g} s")
 

@@ -642,8 +642,8 @@ def _state(pid):
         return "Z"
 
 
-def test_a_run_that_was_killed_is_not_left_running_by_the_next_one(tmp_path, tiny):
-    arguments = ["run", *tiny, "optimizer.lr=1e-3", "plugins=[sweep_plugin]", "optimizer.name=slow"]
+def test_a_run_that_was_killed_is_not_left_running_by_the_next_one(tmp_path, tiny_overrides):
+    arguments = ["run", *tiny_overrides, "plugins=[sweep_plugin]", "optimizer.name=slow"]
     process = start(*arguments, "hydra.run.dir=first", cwd=tmp_path, SLOW_S="30", **PLUGIN)
     wait_for(lambda: any(run.info.status == "RUNNING" for run in mlflow_runs(tmp_path)), what="the run's start")
     process.kill()
