@@ -89,9 +89,8 @@ def assert_alike(one, two, tolerance=1e-5):
         ["freeze=none"],
         ["freeze.depth=2", "training.sampling=random"],
         ["freeze.depth=2", "runtime.cache=require", "training.accumulation_steps=2", "training.batch_size=8"],
-        ["freeze=head", "runtime.cache=require"],
     ],
-    ids=["all", "random", "cached", "head"],
+    ids=["all", "random", "cached"],
 )
 def test_two_processes_compute_what_one_does(train, changes, monkeypatch, tmp_path):
     monkeypatch.setenv("FROSTLINE_HOME", str(tmp_path / "home"))
@@ -146,14 +145,12 @@ def children(mark):
 @pytest.mark.parametrize(
     ("breaks", "reason"),
     [
-        ("1:3:raise", "process 1 of 2: ValueError: a step too far"),
         ("0:3:raise", "ValueError: a step too far"),
         ("1:3:exit", "process 1 of 2: SystemExit: 3"),
         (
             "1:3:kill",
             r"process 1 of 2 was killed by signal 9 \(out of memory\?\); what it printed is in .*processes\.log",
         ),
-        ("0:3:kill", r"process 0 of 2 was killed by signal 9"),
         ("1:3:loader", r"process 1 of 2: RuntimeError: DataLoader worker \(pid"),
         ("1:3:nan", "diverged at step 4: the loss is not finite"),
         ("1:3:drift", "RuntimeError: the 2 processes of the run do not agree on the trained weights"),
@@ -316,7 +313,7 @@ def test_the_command_records_one_run(tmp_path, quick):
     ("signum", "code", "more"), [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, ["runtime.num_processes=1"])]
 )
 def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, code, more, mark):
-    slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=50"]
+    slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=20"]
     process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, SLOW_S="0.2", **PLUGIN)
     metrics = tmp_path / "cut" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 5)
@@ -332,14 +329,14 @@ def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, co
     (run,) = mlflow_runs(tmp_path)
     assert run.info.status == "KILLED"
     done = call(
-        "run", *quick, *slow, *more, "hydra.run.dir=on", "resume=cut", "training.epochs=50", cwd=tmp_path, SLOW_S="0",
+        "run", *quick, *slow, *more, "hydra.run.dir=on", "resume=cut", "training.epochs=20", cwd=tmp_path, SLOW_S="0",
         **PLUGIN,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert ("processes" in done.stderr) is bool(more), done.stderr  # another number of them is told
     result = RunResult.read(tmp_path / "on")
     assert result.status is Status.FINISHED
-    assert result.cost.steps == 50 * 4
+    assert result.cost.steps == 20 * 4
 
 
 def test_two_signals_stop_all_processes_at_once(tmp_path, quick, mark):
@@ -359,7 +356,7 @@ def test_two_signals_stop_all_processes_at_once(tmp_path, quick, mark):
 
 
 def test_no_process_outlives_a_killed_parent_and_its_run_is_ended_by_the_next_start(tmp_path, quick, mark):
-    slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=50"]
+    slow = ["plugins=[rank_plugin]", "optimizer.name=one_breaks", "training.epochs=20"]
     process = start("run", *quick, *slow, "hydra.run.dir=cut", cwd=tmp_path, SLOW_S="0.2", **PLUGIN)
     metrics = tmp_path / "cut" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 1)

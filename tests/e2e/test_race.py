@@ -71,7 +71,7 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
     # the same command trains nothing; a larger budget adds seeds and leaves the trials as they are
     again = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (0, done.stdout)
-    more = call("sweep", "lr_x_depth", *tiny, *small, "sweep.settle=3", "sweep.margin=0.01", cwd=tmp_path)
+    more = call("sweep", "lr_x_depth", *tiny, *small, "sweep.settle=1.5", "sweep.margin=0.01", cwd=tmp_path)
     assert more.returncode == 0, more.stderr
     added = points(folder)
     assert [p.params for p in added] == [p.params for p in trials]

@@ -17,7 +17,7 @@ from tests.e2e.sweep_tools import RUNG, answer_rows, call, mlflow_runs, points, 
 
 pytestmark = pytest.mark.slow
 
-KILLS = 12
+KILLS = 8
 SEED = int(os.environ.get("FROSTLINE_KILL_SEED", "20261122"))  # other moments, by hand
 WORKER_KILLS = 3
 
@@ -26,7 +26,7 @@ WORKER_KILLS = 3
 def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, tiny_overrides):
     tiny = [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]
     arguments = [
-        "sweep", "lr_x_depth", *tiny, "sweep.n_trials=9", "training.epochs=4", "sweep.margin=0.1",
+        "sweep", "lr_x_depth", *tiny, "sweep.n_trials=9", "training.epochs=4", "sweep.margin=0.1", "sweep.settle=0.5",
         "sweep.space.optimizer.lr.high=1e-2", "plugins=[sweep_plugin]", "optimizer.name=slow",
     ]  # fmt: skip
     env = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.05"}
@@ -52,7 +52,7 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
                 # What was finished stays as it is: no run of it begins again.
                 stamp = (folder / name / "spec.json").stat().st_mtime_ns
                 assert finished.setdefault(name, stamp) == stamp, name
-    assert kills >= 10
+    assert kills >= 7
     done = call(*arguments, cwd=torn, timeout=400, **env)
     assert done.returncode == 0, done.stderr
     assert answer_rows(folder) == answer_rows(whole / "runs" / "lr_x_depth")
