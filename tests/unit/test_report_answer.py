@@ -32,7 +32,7 @@ from frostline.spec import CostName, parse_dimension
 
 def point(number, depth, quality, lr=1e-4, state=State.COMPLETE, train_s=10.0, seeds=None, rows=2500.0, **more):
     by_seed = seeds or ({} if quality is None else {0: quality})
-    cost = {"train_s": train_s, "num_trainable": 1e6 * (7 - depth), "eval_rows": rows}
+    cost = {"train_s": train_s, "num_trainable": 1e6 * (7 - (depth or 0)), "eval_rows": rows}
     outcome = Outcome(
         state=state, by_seed=by_seed, cost=cost, reason=more.pop("reason", None), more=more.pop("more", False)
     )
@@ -75,6 +75,13 @@ def clear_cut():
         )
         for each in points
     ]  # fmt: skip
+
+
+def test_full_fine_tuning_that_failed_is_told_beside_the_answer():
+    failed = point(BASELINE_NUMBER, None, None, state=State.FAILED, reason="it is too large")
+    lines = standing_lines(say([*clear_cut(), failed], margin=0.02))
+    assert lines[:-1] == standing_lines(say(clear_cut(), margin=0.02))
+    assert lines[-1] == "full fine-tuning has no row: it failed (it is too large)"
 
 
 def test_the_deepest_depth_within_the_margin_is_recommended_when_the_runs_settle_it():

@@ -104,6 +104,7 @@ class Answer:
         saved_s: Seconds of forward passes through frozen blocks that it saved.
         num_cached: Trials that used it.
         num_trials: Trials in all, those that took over another's result left out.
+        baseline_failed: Why there is no row of full fine-tuning though one was asked for; None: there is, or it wasn't.
     """
 
     metric: str
@@ -121,6 +122,7 @@ class Answer:
     saved_s: float = 0.0
     num_cached: int = 0
     num_trials: int = 0
+    baseline_failed: str | None = None
 
     @property
     def rows(self) -> list[LevelRow]:
@@ -199,7 +201,13 @@ def answer_of(
         filled_s=sum(outcome.cost.get("fill_s", 0.0) for outcome in cached),
         saved_s=sum(outcome.cost["saved_s"] for outcome in cached), num_cached=len(cached),
         num_trials=sum(p.outcome is not None and p.copy_of is None and not p.is_baseline for p in points),
+        baseline_failed=_why_no_baseline(points),
     )  # fmt: skip
+
+
+def _why_no_baseline(points: Sequence[Point]) -> str | None:
+    failed = [point for point in points if point.is_baseline and point.state is TrialState.FAILED]
+    return (failed[0].outcome.reason if failed[0].outcome else None) or "unknown" if failed else None
 
 
 def _by_depth(finished: Sequence[Point], main: GroupAnswer | None) -> list[tuple[int, Point]]:

@@ -88,6 +88,8 @@ def _requirement(needed: Requirement, main: GroupAnswer, answer: Answer) -> str:
 def _cautions(main: GroupAnswer, answer: Answer) -> list[str]:
     lines = []
     decision = main.decision
+    if answer.baseline_failed is not None:
+        lines.append(f"full fine-tuning has no row: it failed ({answer.baseline_failed})")
     if decision.collapsed:
         lines.append(
             f"{len(decision.collapsed)} of {decision.num_runs} runs learnt nothing (one answer for all rows): left out"
