@@ -96,6 +96,8 @@ class Cost:
         peak_of: What `peak_bytes` measures: `cuda` or `process`.
         flops: Floating-point operations of the training steps, estimated (`train.flops`); None if unknown.
         fill_s: Seconds of the set-up in which this run computed hidden states for the prefix cache; None without it.
+        epochs: Passes over the training rows.
+        num_evals: Times that the held-out rows were scored.
         saved_s: Passes over the rows that were not run through the frozen blocks, times the seconds that such a pass
             took when the cache was filled: on the threads of all slots, rows of like length together, so that it is
             rather too little. None without the cache.
@@ -110,6 +112,8 @@ class Cost:
     flops: float | None = None
     fill_s: float | None = None
     saved_s: float | None = None
+    epochs: float = 0.0
+    num_evals: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

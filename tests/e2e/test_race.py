@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.folder import SweepFolder
 from frostline.point import State
 from tests.e2e.sweep_tools import call, mlflow_runs, points, results
@@ -48,6 +49,10 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
     kinds = [run.data.tags.get("frostline.kind") for run in mlflow_runs(tmp_path)]
     full = SweepFolder(folder).read_points()[0]
     assert full.is_baseline
+    # every run is known row by row: the answer knows which of them are hard
+    find = evidence_in(folder, None)
+    for point in SweepFolder(folder).read_points():
+        assert set(find(point, "eval").rows) == set(point.by_seed), point.label()
     spec = json.loads((folder / "baseline" / "spec.json").read_text())
     assert (spec["freeze"]["name"], spec["optimizer"]["lr"]) == ("none", full.params["optimizer.lr"])
     assert json.loads((folder / "baseline" / "result.json").read_text())["params"]["num_frozen"] == 0

@@ -32,6 +32,7 @@ from frostline.decision import (
     seed_prior,
     with_pending,
 )
+from frostline.decision.decide import _covariance_after
 from frostline.decision.folds import rows_across, seeds_across
 from frostline.decision.posterior import _matern
 from frostline.decision.rows import covariance, of_bootstrap, of_mean
@@ -351,6 +352,22 @@ def test_more_seeds_and_more_rows_make_a_decision_more_likely():
     unsure = decide(list(posterior.runs), AXIS, rows, margin=0.01, confidence=0.9)
     narrow = chance_of_settling(unsure, noisy, 16, rows=512, new_rows=512)
     assert narrow <= chance_of_settling(unsure, noisy, 16, rows=512, new_rows=20_000)
+
+
+def test_what_more_rows_bring_is_counted_once():
+    """A race under way: half the runs were scored on four times the rows. The forecast is that of equal rows."""
+    runs = undecided()[1].runs
+    counts = np.where(np.arange(len(runs)) % 2, 2048.0, 512.0)
+    shared = np.sqrt(np.minimum.outer(counts, counts) / np.maximum.outer(counts, counts))
+    scale = np.outer(1 / np.sqrt(counts), 1 / np.sqrt(counts))
+    alike = 0.5 + 0.5 * np.eye(len(runs))
+    mixed = Noise(rows=0.2 * scale * shared * alike, seed_sd=0.006, counts=counts)
+    equal = Noise(rows=0.2 / 512 * alike, seed_sd=0.006)
+    posterior, after = Posterior(runs, AXIS, equal), []
+    for noise in (equal, mixed):
+        posterior.noise = noise
+        after.append(_covariance_after(posterior, np.eye(3) * 1e-4, [0, 1, 2], 4, 512, 2048))
+    assert after[0] == pytest.approx(after[1])
 
 
 # -- folds -------------------------------------------------------------------------------------------------------------

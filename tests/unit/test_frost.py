@@ -62,7 +62,8 @@ class Executor:
             return [Ended(number=task.number, seed=task.seed, outcome=None, fatal="it can't be had")]
         if task.key in self.broken:
             return [Ended(number=task.number, seed=task.seed, outcome=Outcome(state=State.FAILED, reason="x"))]
-        cost = {"eval_rows": 20_000.0, "train_rows": 20_000.0, "train_s": 1.0, "eval_rows_at_hand": self.at_hand}
+        cost = {"eval_rows": 20_000.0, "train_rows": 20_000.0, "train_s": 1.0}
+        cost |= {"scored_rows": 20_000.0, "rows_at_hand": self.at_hand, "trained_per_scoring": 20_000.0}
         outcome = Outcome(state=State.COMPLETE, by_seed={seed: self.value(task.params, seed)}, cost=cost)
         return [Ended(number=task.number, seed=task.seed, outcome=outcome)]
 
@@ -299,7 +300,7 @@ def test_a_collapsed_run_is_not_raced_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "at_hand", "train_rows", "asked", "expected"),
+    ("rows", "at_hand", "trained", "asked", "expected"),
     [
         (512, 2000, 1024, None, 2000),  # all there are
         (512, 1_000_000, 1024, None, 3072),  # as long as to score them takes no longer than to train
@@ -309,8 +310,8 @@ def test_a_collapsed_run_is_not_raced_for(tmp_path):
         (512, 2000, 1024, 9000, 2000),
     ],
 )
-def test_the_rows_that_settle_it(rows, at_hand, train_rows, asked, expected):
-    assert rows_to_settle(rows, at_hand, train_rows, asked) == expected
+def test_the_rows_that_settle_it(rows, at_hand, trained, asked, expected):
+    assert rows_to_settle(rows, at_hand, trained, asked) == expected
 
 
 def test_what_more_rows_cost_comes_out_of_the_budget(tmp_path):
@@ -350,6 +351,29 @@ def test_importances_are_those_of_the_surface(tmp_path, value, expected):
     assert sum(found.values()) == pytest.approx(1)
     for key, share in expected.items():
         assert found[key] == pytest.approx(share, abs=0.15)
+
+
+def test_importances_of_an_axis_that_cant_be_counted(tmp_path):
+    fraction = parse_dimension("freeze.fraction", {"low": 0.0, "high": 1.0})[0]
+    executor = Executor(value=lambda params, seed: 0.9 - params["freeze.fraction"] / 5)
+    summary, advisor = sweep(tmp_path, executor, (fraction, RATE), settle=0, total=16)
+    found = advisor.importances(advisor.fit(summary.points))
+    assert found["freeze.fraction"] > 0.8
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_a_key_of_many_values_without_effect_explains_nothing(tmp_path):
+    warmup = parse_dimension("training.warmup_steps", {"low": 0, "high": 1000})[0]
+    executor = Executor(value=lambda params, seed: params["freeze.depth"] / 10)
+    summary, advisor = sweep(tmp_path, executor, (DEPTH, RATE, DECAY, warmup), settle=0, total=24)
+    found = advisor.importances(advisor.fit(summary.points))
+    assert found["training.warmup_steps"] < 0.05
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_importances_of_few_runs_are_none(tmp_path):
+    summary, advisor = sweep(tmp_path, Executor(), settle=0, total=7)
+    assert advisor.importances(advisor.fit(summary.points)) == {}
 
 
 def test_importances_of_many_keys_and_of_none(tmp_path):

@@ -103,6 +103,20 @@ def test_other_rows_are_not_compared_and_folds_are():
     assert found.high - found.low == pytest.approx(2 * 1.959964 * math.sqrt(variance), rel=1e-4)
 
 
+def test_further_seeds_may_see_more_rows_than_the_first():
+    rng = np.random.default_rng(3)
+    good, bad = ([rows(rng.random(size) < chance) for size in (200, 800)] for chance in (0.9, 0.6))
+    found = compare(both(good), both(bad), "accuracy", maximize=True, seed_sd=0.01)
+    # row by row: the first 200 count in both means, the others in one
+    weights = np.zeros((2, 800))
+    weights[0, :200], weights[1] = 1 / 200, 1 / 800
+    hits = [[np.pad((run.predicted == run.labels) - np.mean(run.predicted == run.labels), (0, 800 - len(run.labels)))
+             for run in runs] for runs in (good, bad)]  # fmt: skip
+    gap = sum(weight * (a - b) for weight, a, b in zip(weights, *hits, strict=True)) / 2
+    variance = gap @ gap + 2 * 0.01**2 / 2
+    assert found.high - found.low == pytest.approx(2 * 1.959964 * math.sqrt(variance), rel=1e-4)
+
+
 def test_losses_go_by_their_rows_and_f1_by_a_bootstrap_over_them():
     rng = np.random.default_rng(0)
     base = rng.exponential(size=400)

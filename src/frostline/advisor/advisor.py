@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from frostline.advisor.question import Question
+from frostline.advisor.question import NOTHING_FROZEN, Question
 from frostline.advisor.rows import constant_prediction, is_collapsed, race_rows, row_vector
 from frostline.evidence import EvidenceOf, RowScores
 from frostline.point import Point, State
@@ -35,7 +35,10 @@ _NUM_RANDOM = 1500
 """Random settings among which further keys are searched, drawn anew for each trial."""
 
 _NUM_VALUES = 12
-"""Values of a continuous key by which its importance is measured."""
+"""Values of a key by which its importance is measured, at most."""
+
+_FEWEST_SETTINGS = 8
+"""That learnt something: of fewer the importances say more of what was assumed than of the runs."""
 
 _NUM_COMBINATIONS = 4096
 """Of values of all keys, at most; of more a random part is taken."""
@@ -112,6 +115,8 @@ class Advisor:
             points: All of the sweep.
             grid: Whether settings will be chosen by it: on an axis that can't be counted levels are added.
         """
+        import numpy as np
+
         from frostline.decision import Noise, Posterior, Run, seed_prior
         from frostline.decision.folds import rows_across, seeds_across
         from frostline.decision.rows import covariance
@@ -121,6 +126,7 @@ class Advisor:
         runs: list[Run] = []
         vectors: list[Array | None] = []
         folds: list[int] = []
+        counts: list[float] = []
         baselines: list[float] = []
         numbers: list[int] = []
         own: dict[Setting, Point] = {}
@@ -144,6 +150,7 @@ class Advisor:
                 if not collapsed:
                     vector = self._vector(point.number, seed, rows)
                     vectors.append(vector)
+                    counts.append(0.0 if rows is None else float(len(rows.labels)))
                     folds.append(ordinal(seed, question.seeds) % question.num_folds)
                     if vector is not None and rows is not None:
                         row_sds.append(math.sqrt(float(vector @ vector) * len(rows.labels)))
@@ -155,14 +162,16 @@ class Advisor:
             baseline=known[0] if known else None, rows=min(numbers, default=0), most_rows=max(numbers, default=0),
             num_folds=question.num_folds,
         )  # fmt: skip
-        if question.num_folds == 1:  # else every row is held out once
+        if question.is_raced and question.num_folds == 1:  # of folds every row is held out once
             fitted.race_rows, fitted.race_cost = race_rows(list(own.values()), question.settle_rows)
         if not alive:
             return fitted
         train_rows = next((number for p in own.values() if (number := _train_rows(p)) is not None), _TRAIN_ROWS)
         values = [run.value for run in alive]
+        scored: Array | None = None
         if vectors and all(vector is not None for vector in vectors):
             noise_rows: Array | None = covariance([vector for vector in vectors if vector is not None])
+            scored = np.array(counts)
             row_sd = sum(row_sds) / len(row_sds)
         else:
             noise_rows, row_sd = _assumed(values, own, question.metric)
@@ -173,7 +182,7 @@ class Advisor:
                 noise_rows = rows_across(noise_rows, folds, settings, question.num_folds)
         fitted.noise = Noise(
             rows=noise_rows, seed_sd=max(seed_prior(row_sd, train_rows), 1e-9), seeds=seeds,
-            num_folds=question.num_folds,
+            num_folds=question.num_folds, counts=scored if question.num_folds == 1 else None,
         )  # fmt: skip
         fitted.posterior = Posterior(alive, fitted.axis, fitted.noise)
         return fitted
@@ -222,7 +231,8 @@ class Advisor:
         from frostline.decision import requirement
 
         assert fitted.posterior is not None
-        found = requirement(decision, fitted.posterior, rows=fitted.rows or 1, new_rows=fitted.race_rows)
+        new_rows = fitted.race_rows if fitted.rows else None
+        found = requirement(decision, fitted.posterior, rows=fitted.rows or 1, new_rows=new_rows)
         return found and replace(found, cost=found.cost * fitted.race_cost)
 
     @_on_one_thread
@@ -231,14 +241,19 @@ class Advisor:
 
         First-order indices of Sobol' (1993) of the posterior mean, so of the very surface that the report draws, with
         all keys evenly spread over their ranges; what is left is `TOGETHER`. They sum to 1. Empty with less than two
-        swept keys, or where nothing varies.
+        swept keys or eight settings that learnt something, or where nothing varies.
         """
         import numpy as np
 
-        dimensions = self.question.dimensions
-        if fitted.posterior is None or len(dimensions) < 2:
+        dimensions, posterior = self.question.dimensions, fitted.posterior
+        if posterior is None or len(dimensions) < 2 or len({run.setting for run in posterior.runs}) < _FEWEST_SETTINGS:
             return {}
-        values = {each.key: each.values(_NUM_VALUES if each.is_continuous else None) for each in dimensions}
+        values = {each.key: each.values(_NUM_VALUES) for each in dimensions}
+        if (axis := self.question.axis_key) is not None:
+            template = posterior.runs[0].setting
+            levels = [level for level in fitted.axis.levels if level != NOTHING_FROZEN]
+            typed = (self.question.params(replace(template, level=level))[axis] for level in levels)
+            values[axis] = tuple(typed)
         count = math.prod(len(each) for each in values.values())
         which = np.arange(count)
         if count > _NUM_COMBINATIONS:
@@ -249,7 +264,7 @@ class Advisor:
         settings = [setting for each in params if (setting := self.question.setting(each)) is not None]
         if len(settings) < len(params):
             return {}
-        mean, _ = fitted.posterior.mean_and_sd(settings)
+        mean, _ = posterior.mean_and_sd(settings)
         whole = float(mean.var())
         if whole <= 0:
             return {}
@@ -258,7 +273,11 @@ class Advisor:
             number = np.bincount(own)
             by_value = np.bincount(own, weights=mean - mean.mean())[number > 0] / number[number > 0]
             shares[key] = float(number[number > 0] @ by_value**2 / len(mean)) / whole
-        return {**shares, TOGETHER: max(0.0, 1.0 - sum(shares.values()))}
+        explained = max(1.0, sum(shares.values()))  # above 1 by what the random part of many combinations adds
+        return {
+            **{key: share / explained for key, share in shares.items()},
+            TOGETHER: max(0.0, 1 - sum(shares.values())),
+        }
 
     def search_cost(self, points: Sequence[Point]) -> float:
         """Returns the relative cost of the search's runs that ended."""
@@ -294,7 +313,7 @@ class Advisor:
         found = next_replicate(
             decision, fitted.posterior, spent=spent, running=begun,
             budget=settle * self.search_cost(points) / fitted.race_cost, rows=fitted.rows or 1,
-            new_rows=fitted.race_rows,
+            new_rows=fitted.race_rows if fitted.rows else None,
         )  # fmt: skip
         if isinstance(found, Replicate):
             return fitted.points[found.setting], found

@@ -57,6 +57,7 @@ class Question:
         seeds: That every trial is trained with.
         num_folds: Into which the rows were dealt; 1: all runs hold out the same rows.
         settle_rows: Held-out rows that further seeds are to be scored on; None: see `race_rows`.
+        is_raced: Whether further seeds can be had: not for one of several questions, nor where several hosts train.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -70,11 +71,12 @@ class Question:
     seeds: tuple[int, ...] = (0,)
     num_folds: int = 1
     settle_rows: int | None = None
+    is_raced: bool = True
 
     @property
     def axis_key(self) -> str | None:
         """The key that trades quality for cost; None if none is swept."""
-        keys = [each.key for each in self.dimensions if each.key in _CHEAPER_WHEN_LARGER and _is_numeric(each)]
+        keys = [each.key for each in self.dimensions if is_axis(each)]
         return keys[0] if keys else None
 
     def axis(self, seen: Sequence[float] = (), *, grid: bool = False) -> Axis:
@@ -202,6 +204,11 @@ class Question:
                 name = next(groups)
                 params[dimension.key] = next(value for value in dimension.choices or () if str(value) == name)
         return params
+
+
+def is_axis(dimension: Dimension) -> bool:
+    """Returns whether a key trades quality for cost."""
+    return dimension.key in _CHEAPER_WHEN_LARGER and _is_numeric(dimension)
 
 
 def _is_number(value: object) -> bool:

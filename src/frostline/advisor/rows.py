@@ -27,16 +27,16 @@ _PASSES = 3
 """What a training row takes beside a held-out one: a forward pass, and a backward pass of about two."""
 
 
-def rows_to_settle(rows: int, at_hand: int, train_rows: int, settle_rows: int | None) -> int:
+def rows_to_settle(rows: int, at_hand: int, trained: float, settle_rows: int | None) -> int:
     """Returns the held-out rows that further seeds are scored on.
 
     Args:
         rows: Of the search.
         at_hand: That there are.
-        train_rows: That a run trains on.
+        trained: Rows that a run trains on between two evaluations, each as often as it does.
         settle_rows: Asked for; None: all, as long as to score them takes no longer than to train.
     """
-    return min(at_hand, max(rows, _PASSES * train_rows) if settle_rows is None else settle_rows)
+    return min(at_hand, max(rows, int(_PASSES * trained)) if settle_rows is None else settle_rows)
 
 
 def race_rows(points: Sequence[Point], settle_rows: int | None) -> tuple[int | None, float]:
@@ -50,11 +50,11 @@ def race_rows(points: Sequence[Point], settle_rows: int | None) -> tuple[int | N
         Rows, None if they are those of the search; and a factor.
     """
     costs = (point.outcome.cost for point in points if point.state is State.COMPLETE and point.outcome is not None)
-    known = next((cost for cost in costs if "eval_rows" in cost and "train_rows" in cost), None)
+    known = next((cost for cost in costs if "scored_rows" in cost), None)
     if known is None:
         return settle_rows, 1.0
-    rows, training = int(known["eval_rows"]), int(known["train_rows"])
-    chosen = rows_to_settle(rows, int(known.get("eval_rows_at_hand", rows)), training, settle_rows)
+    rows, training = int(known["scored_rows"]), known["trained_per_scoring"]
+    chosen = rows_to_settle(rows, int(known["rows_at_hand"]), training, settle_rows)
     return (None if chosen == rows else chosen), (_PASSES * training + chosen) / (_PASSES * training + rows)
 
 

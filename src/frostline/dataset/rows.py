@@ -177,7 +177,9 @@ def _dealt(train: _Part, held_out: _Part, rule: LabelRule, spec: DatasetSpec, fo
     )  # fmt: skip
     rest = every[dealt != spec.fold]
     kept = even(rest, labels, spec.train_rows) if _wants_even(spec) else rest
-    pool, trained, evaluated = (replace(train, indices=each) for each in (every, kept, every[dealt == spec.fold]))
+    pool, trained, evaluated = (
+        replace(train, indices=each, at_hand=len(each)) for each in (every, kept, every[dealt == spec.fold])
+    )
     return pool, trained, evaluated
 
 

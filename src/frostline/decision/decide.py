@@ -400,9 +400,12 @@ def _covariance_after(
     noise = np.eye(len(contenders)) * posterior.seed_sd**2 * max(1 / count, overlap if folds > 1 else 0.0)
     known = posterior.noise.rows
     if known is not None and len(known):
-        variance = float(np.mean(np.diag(known))) * rows / new_rows * overlap
+        counts = posterior.noise.counts if posterior.noise.counts is not None else np.full(len(known), float(rows))
+        variance = float(np.mean(np.diag(known) * counts)) / new_rows * overlap
         scale = np.sqrt(np.maximum(np.diag(known), 1e-300))
-        correlations = known / np.outer(scale, scale)
+        # Runs on a part of another's rows correlate less with it than runs on equal rows do.
+        part = np.sqrt(np.minimum.outer(counts, counts) / np.maximum.outer(counts, counts))
+        correlations = known / np.outer(scale, scale) / part
         shared = _off_diagonal(correlations)
         # What the rows do to all settings alike is no difference between them; the rest is shared by a setting's seeds
         # in part: half of it is assumed to be the setting's own.

@@ -88,12 +88,14 @@ class Noise:
         seed_sd: Median of the prior of the seed's standard deviation, in the unit of the values.
         seeds: `[N, N]`: correlation of the seeds' effects; None: independent. Folds share training rows.
         num_folds: Into which the rows were dealt; 1: every run was scored on the same rows.
+        counts: `[N]`: rows that each run was scored on, some of them the first ones of others'; None: all on as many.
     """
 
     rows: Array | None
     seed_sd: float
     seeds: Array | None = None
     num_folds: int = 1
+    counts: Array | None = None
 
 
 def with_pending(posterior: Posterior, pending: Sequence[Setting]) -> Posterior:

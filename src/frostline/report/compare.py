@@ -134,8 +134,11 @@ def _row_variance(first: Evidence, second: Evidence, seeds: Sequence[int], metri
     vectors = [vector for run in known if (vector := row_vector(run, metric)) is not None]
     if len(vectors) < len(known):
         return True, None
-    if all(np.array_equal(known[0].labels, run.labels) for run in known):
-        gap = np.mean(vectors[: len(one)], axis=0) - np.mean(vectors[len(one) :], axis=0)
+    longest = max((run.labels for run in known), key=len)
+    if all(np.array_equal(longest[: len(run.labels)], run.labels) for run in known):  # further seeds may see more rows
+        size = max(len(vector) for vector in vectors)
+        padded = [np.pad(vector, (0, size - len(vector))) for vector in vectors]
+        gap = np.mean(padded[: len(one)], axis=0) - np.mean(padded[len(one) :], axis=0)
         return True, float(gap @ gap)
     pairs = list(zip(known[: len(one)], known[len(one) :], strict=False))
     if len(one) != len(two) or any(not np.array_equal(a.labels, b.labels) for a, b in pairs):

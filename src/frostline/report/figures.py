@@ -265,7 +265,8 @@ def _importances(axes: Axes, answer: Answer) -> bool:
     items = sorted(answer.main.importances.items(), key=lambda item: item[1])
     bars: Any = axes.barh([key for key, _ in items], [value for _, value in items], color=_COLD)
     axes.bar_label(bars, fmt="%.2f", padding=4)
-    axes.set_title("What the result depends on")
+    several = f" ({answer.main.group})" if len(answer.groups) > 1 else ""
+    axes.set_title(f"What the result depends on{several}")
     axes.set_xlabel(f"share of the variation of the expected {answer.metric}")
     axes.set_xlim(0, 1.08)
     return True

@@ -302,6 +302,8 @@ class _Course:
             flops=flops,
             fill_s=None if saved_s is None else ledger.fill_s,
             saved_s=saved_s,
+            epochs=self._epoch,
+            num_evals=ledger.num_evals,
         )
 
 

@@ -311,9 +311,7 @@ class _Course:
     @property
     def _is_decided_here(self) -> bool:
         """Whether one question is asked, of an axis of cost, and only this host trains."""
-        plan = self._sweep.plan
-        has_axis = self._advisor is not None and self._advisor.question.axis_key is not None
-        return has_axis and plan.cost is None and plan.storage is None
+        return self._advisor is not None and self._advisor.question.is_raced
 
     def _baseline(self, points: Sequence[Point]) -> Params | None:
         """Returns the parameters of full fine-tuning; None where it is not asked for, or nothing tells its rate."""

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from frostline.cli.sweeping.folder import SweepFolder
 from frostline.errors import UserError
 from frostline.evidence import Evidence, EvidenceOf, RowScores, known
 from frostline.point import Point, ranked
@@ -23,6 +24,7 @@ def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
         seeds: With which a point is trained; None: one of its own.
     """
     several = seeds is not None and len(seeds) > 1
+    sweep = SweepFolder(folder)
 
     @cache
     def read(path: Path) -> dict[str, RowScores]:
@@ -33,7 +35,7 @@ def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
         if plain is None:
             return None
         number = point.number if point.copy_of is None else point.copy_of
-        own = folder / f"{number:03d}"
+        own = sweep.point_folder(number)
         paths = {
             seed: (own / f"s{seed}" if several or seed in point.replicates else own) / PREDICTIONS_FILE
             for seed in plain.by_seed

@@ -22,7 +22,7 @@ from frostline.evidence import known
 from frostline.provenance import num_cores
 from frostline.report import make_console
 from frostline.search import Costs, Forecast, forecast, queue_of
-from frostline.spec import DEPTH_KEY, SamplerName
+from frostline.spec import DEPTH_KEY, Every, SamplerName
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -107,9 +107,17 @@ def _scored_rows(sweep: Sweep, seen: Probe) -> int:
     """Returns the rows that a setting is scored on in the end: every fold's, or those that settle it."""
     if sweep.plan.folds is not None:
         return seen.eval_rows + seen.train_rows
-    if sweep.plan.settle == 0:
+    if not _has_race(sweep):
         return seen.eval_rows
-    return rows_to_settle(seen.eval_rows, seen.eval_rows_at_hand, seen.train_rows, sweep.plan.settle_rows)
+    epochs = _epochs(sweep, seen)
+    trained = seen.train_rows * (epochs if sweep.job.run.training.evaluate is Every.NEVER else min(1.0, epochs))
+    return rows_to_settle(seen.eval_rows, seen.eval_rows_at_hand, trained, sweep.plan.settle_rows)
+
+
+def _has_race(sweep: Sweep) -> bool:
+    """Returns whether further seeds follow the search."""
+    advisor = the_advisor(advisors_of(describe(sweep, sweep.space.keys), known))
+    return sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
 
 
 def _line(seen: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:
@@ -186,7 +194,7 @@ def _show(
 def _about_the_answer(sweep: Sweep, found: Forecast, seen: Probe, margin: float | None) -> list[str]:
     """Returns what further seeds may take, and what the rows at hand can settle."""
     plan, lines = sweep.plan, []
-    if plan.settle and plan.cost is None and plan.storage is None:
+    if _has_race(sweep):
         lines.append(f"then        fresh seeds for the contenders, up to {_time(plan.settle * found.wall_s)} more")
     if margin is not None:
         asked = "too few for" if margin > plan.margin else "enough for"

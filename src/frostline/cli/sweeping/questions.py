@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from frostline.advisor import Advisor, Question
+from frostline.advisor import Advisor, Question, is_axis
 from frostline.decision import RaceEnd
 from frostline.evidence import EvidenceOf
 from frostline.point import Point
@@ -19,13 +19,28 @@ def questions_of(description: Mapping[str, Any]) -> dict[tuple[Value, ...], Ques
         description: As `describe` makes it and `sweep.json` keeps it.
     """
     space = Space.from_description(description["space"])
+    raced = is_raced(space, cost=description["plan"]["cost"], storage=description["storage"])
     return {
-        chosen: _question(description, description["groups"].get(",".join(map(str, chosen)), {}), dimensions)
+        chosen: _question(description, description["groups"].get(",".join(map(str, chosen)), {}), dimensions, raced)
         for chosen, dimensions in space.variants.items()
     }
 
 
-def _question(description: Mapping[str, Any], own: Mapping[str, Any], dimensions: tuple[Dimension, ...]) -> Question:
+def is_raced(space: Space, *, cost: str | None, storage: str | None) -> bool:
+    """Returns whether a race can follow the search: of one question, with one objective, where one host trains.
+
+    Args:
+        space: Of the sweep.
+        cost: Its second objective.
+        storage: That several hosts share.
+    """
+    sizes = [each for dimensions in space.variants.values() for each in dimensions if each.key == ROWS_KEY]
+    return len(space.variants) == 1 and not sizes and cost is None and storage is None
+
+
+def _question(
+    description: Mapping[str, Any], own: Mapping[str, Any], dimensions: tuple[Dimension, ...], raced: bool
+) -> Question:
     settings = {**description["base"], **own}
     answer = description["answer"]
     blocks = description["num_blocks"] or settings.get("model.num_blocks")
@@ -39,8 +54,9 @@ def _question(description: Mapping[str, Any], own: Mapping[str, Any], dimensions
         optimizer=str(settings.get("optimizer.name")),
         freeze=str(settings.get("freeze.name")),
         seeds=tuple(description["plan"]["seeds"] or (settings["seed"],)),
-        num_folds=settings.get("dataset.folds") or 1,
+        num_folds=description["plan"]["folds"] or 1,
         settle_rows=answer.get("settle_rows"),
+        is_raced=raced and any(is_axis(each) for each in dimensions),
     )
 
 

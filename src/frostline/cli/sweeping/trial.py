@@ -362,6 +362,18 @@ def _outcome(
     return outcome_of(results, state, more=trial.more, resumed=resumed, note=note)
 
 
+def _rows_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, float]:
+    """Returns what says on how many held-out rows further seeds are to be scored (`frostline.advisor.rows`)."""
+    result = next((each for _, each in results if each.cost is not None and each.cost.num_evals), None)
+    if result is None or result.cost is None or "eval_rows_at_hand" not in result.data:
+        return {}
+    return {
+        "scored_rows": float(result.data["eval_rows"]),
+        "rows_at_hand": float(result.data["eval_rows_at_hand"]),
+        "trained_per_scoring": result.data["train_rows"] * result.cost.epochs / result.cost.num_evals,
+    }
+
+
 def outcome_of(
     results: Sequence[tuple[int, RunResult]], state: State, *, more: bool, resumed: int = 0, note: str | None = None
 ) -> Outcome:
@@ -386,11 +398,11 @@ def outcome_of(
     if trainable:
         cost["num_trainable"] = float(trainable[0])
     # Of words no interval is known: those of a sentence are not independent, and there are more of them than rows.
-    known = iter(result.data for _, result in results if result.data and "words_cut" not in result.data)
-    scored = next(known, {})
-    for key in ("eval_rows", "eval_rows_at_hand"):
-        if isinstance(scored.get(key), int):
-            cost[key] = float(scored[key])
+    known = (result.data for _, result in results if result.data and "words_cut" not in result.data)
+    rows = next((data.get("eval_rows") for data in known), None)
+    if isinstance(rows, int):
+        cost["eval_rows"] = float(rows)
+    cost |= _rows_of(results)
     trained_on = next((result.data["train_rows"] for _, result in results if result.data), None)
     if isinstance(trained_on, int):
         cost["train_rows"] = float(trained_on)
