@@ -124,14 +124,14 @@ def legend(answer: Answer) -> str:
     if main is None or not main.rows:
         return ""
     margin = difference(main.decision.margin, answer.metric)
-    baseline = main.fitted.baseline
+    baseline, axis = main.fitted.baseline, _axis_name(answer)
     parts = [
         f"{answer.metric}: posterior mean of all {main.decision.num_runs} runs together, with its 95 % interval",
         "at most worse: than the best setting, with 95 % probability",
-        f"good: within {margin} of the best depth with probability {main.decision.confidence:g}; out: another depth is "
-        "better by more than half of that, as surely; open: not known",
-        "operations: of training, as recorded, without the prefix cache, beside the dearest depth's",
-        "train time: measured, median over the depth's runs",
+        f"good: within {margin} of the best {axis} with probability {main.decision.confidence:g}; out: another {axis} "
+        "is better by more than half of that, as surely; open: not known",
+        f"operations: of training, as recorded, without the prefix cache, beside the dearest {axis}'s",
+        f"train time: measured, median over the {axis}'s runs",
     ]
     if baseline is not None:
         parts.append(f"a constant prediction comes to {_number(baseline)}")
