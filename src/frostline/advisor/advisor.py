@@ -306,12 +306,12 @@ class Advisor:
         assert fitted.posterior is not None
         by_number = {point.number: point for point in points}
         under_way = [self.question.setting(by_number[number].params) for number in running]
-        begun = [setting for setting in under_way if setting is not None]
-        spent = sum(fitted.axis.cost(setting.level) for setting in begun)
+        started = [setting for setting in under_way if setting is not None]
+        spent = sum(fitted.axis.cost(setting.level) for setting in started)
         for setting, point in fitted.points.items():
             spent += len(point.replicates) * fitted.axis.cost(setting.level)
         found = next_replicate(
-            decision, fitted.posterior, spent=spent, running=begun,
+            decision, fitted.posterior, spent=spent, running=started,
             budget=settle * self.search_cost(points) / fitted.race_cost, rows=fitted.rows or 1,
             new_rows=fitted.race_rows if fitted.rows else None,
         )  # fmt: skip
@@ -349,11 +349,11 @@ class Advisor:
 
         from frostline.decision import next_opening
 
-        begun: list[tuple[float, float]] = []
-        while (found := next_opening(self.question.axis(), begun, None)) is not None:
-            begun.append(found)
+        started: list[tuple[float, float]] = []
+        while (found := next_opening(self.question.axis(), started, None)) is not None:
+            started.append(found)
         template = self.question.random(np.random.default_rng(0))
-        return [self.question.params(replace(template, level=level, rate=rate)) for level, rate in begun]
+        return [self.question.params(replace(template, level=level, rate=rate)) for level, rate in started]
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
@@ -375,9 +375,9 @@ class Advisor:
         fitted = self.fit(points, grid=True)
         digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        begun = [setting for point in points if (setting := question.setting(point.params)) is not None]
-        axis = fitted.axis if fitted.runs else question.axis([setting.level for setting in begun], grid=True)
-        opening = next_opening(axis, [(setting.level, setting.rate) for setting in begun], fitted.posterior)
+        started = [setting for point in points if (setting := question.setting(point.params)) is not None]
+        axis = fitted.axis if fitted.runs else question.axis([setting.level for setting in started], grid=True)
+        opening = next_opening(axis, [(setting.level, setting.rate) for setting in started], fitted.posterior)
         if opening is not None:
             level, rate = opening
             return question.params(replace(question.random(rng), level=level, rate=rate))
@@ -390,14 +390,14 @@ class Advisor:
             ]
         else:
             candidates = [replace(template, level=level, rate=rate) for level in levels for rate in rates]
-        exclude = [setting for setting in candidates if any(_is_near(setting, other) for other in begun)]
+        exclude = [setting for setting in candidates if any(_is_near(setting, other) for other in started)]
         if fitted.posterior is None:  # nothing learnt anything yet: elsewhere, then
             fresh = [setting for setting in candidates if setting not in set(exclude)] or candidates
             return question.params(fresh[int(rng.integers(len(fresh)))])
         running = [point.params for point in points if point.state is State.RUNNING]
         pending = [setting for params in running if (setting := question.setting(params)) is not None]
         posterior = with_pending(fitted.posterior, pending)
-        chosen = next_setting(posterior, candidates, progress=len(begun) / max(1, total), exclude=exclude)
+        chosen = next_setting(posterior, candidates, progress=len(started) / max(1, total), exclude=exclude)
         return question.params(chosen)
 
 

@@ -95,7 +95,7 @@ class Question:
         dimension = next(each for each in self.dimensions if each.key == key)
         continuous = dimension.is_continuous
         wanted = () if continuous and seen and not grid else dimension.values(_NUM_LEVELS if continuous else None)
-        levels = sorted({*(float(value) for value in wanted if _is_number(value)), *seen})  # type: ignore[arg-type]
+        levels = sorted({*(_number(value) for value in wanted if _is_number(value)), *seen})
         if not _CHEAPER_WHEN_LARGER[key]:
             levels.reverse()
         positions = self._positions(key, levels)
@@ -154,13 +154,13 @@ class Question:
                 if dimension.key == DEPTH_KEY and value is None:
                     level = NOTHING_FROZEN
                 elif _is_number(value):
-                    level = float(value)  # type: ignore[arg-type]
+                    level = _number(value)
                 else:
                     return None
             elif dimension.key == LR_KEY and rates is not None:
-                rate = math.log10(float(value))  # type: ignore[arg-type]
+                rate = math.log10(_number(value))
             elif _is_numeric(dimension):
-                others.append(_scaled(dimension, float(value)))  # type: ignore[arg-type]
+                others.append(_scaled(dimension, _number(value)))
             else:
                 groups.append(str(value))
         return Setting(level=level, rate=rate, others=tuple(others), groups=tuple(groups))
@@ -170,7 +170,7 @@ class Question:
         dimension = next((each for each in self.dimensions if each.key == LR_KEY), None)
         if dimension is None or (dimension.choices is None and dimension.step is None):
             return list(spread)
-        return sorted(math.log10(float(value)) for value in dimension.values() if _is_number(value))  # type: ignore[arg-type]
+        return sorted(math.log10(_number(value)) for value in dimension.values() if _is_number(value))
 
     def random(self, rng: np.random.Generator) -> Setting:
         """Returns a setting with random values of the further keys."""
@@ -215,6 +215,11 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _number(value: Value) -> float:
+    """Returns a value that is known to be a number."""
+    return float(value)  # type: ignore[arg-type]
+
+
 def _is_numeric(dimension: Dimension) -> bool:
     return dimension.choices is None or all(_is_number(value) for value in dimension.choices)
 
@@ -222,7 +227,7 @@ def _is_numeric(dimension: Dimension) -> bool:
 def _range_of(dimension: Dimension) -> tuple[float, float]:
     if dimension.choices is None:
         return dimension.low, dimension.high
-    values = [float(value) for value in dimension.choices]  # type: ignore[arg-type]
+    values = [_number(value) for value in dimension.choices]
     return min(values), max(values)
 
 
@@ -240,17 +245,19 @@ def _unscaled(dimension: Dimension, share: float) -> float:
     low, high = _range_of(dimension)
     value = low * (high / low) ** share if dimension.log else low + (high - low) * share
     if not dimension.is_continuous:
-        return min((float(each) for each in dimension.values() if _is_number(each)), key=lambda each: abs(each - value))  # type: ignore[arg-type]
+        return min(
+            (_number(each) for each in dimension.values() if _is_number(each)), key=lambda each: abs(each - value)
+        )
     return min(high, max(low, value))
 
 
 def _typed(dimension: Dimension, value: float) -> Value:
     if dimension.choices is not None:
-        return next(each for each in dimension.choices if float(each) == value)  # type: ignore[arg-type]
+        return next(each for each in dimension.choices if _number(each) == value)
     return round(value) if dimension.whole else float(value)
 
 
 def _nearest_rate(dimension: Dimension, rate: float) -> Value:
     if dimension.choices is not None or dimension.step is not None:
-        return min(dimension.values(), key=lambda each: abs(math.log(float(each) / rate)))  # type: ignore[arg-type]
+        return min(dimension.values(), key=lambda each: abs(math.log(_number(each) / rate)))
     return min(dimension.high, max(dimension.low, float(f"{rate:.3g}")))
