@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import os
 import random
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# A server's processes for jobs (evaluations of language models), of which nothing is asked here.
+os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's; torch has another one: two tests run side by side
 
 import pytest
 
@@ -75,6 +82,39 @@ def write_csv(path: Path, rows: list[tuple[str, ...]], header: tuple[str, ...] =
 def tiny_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """160 labelled sentences."""
     return write_csv(tmp_path_factory.mktemp("data") / "moods.csv", sentences(160))
+
+
+@cache
+def _migrated() -> Path:
+    from mlflow import MlflowClient
+
+    path = Path(tempfile.mkdtemp(prefix="frostline-store-")) / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments(max_results=1)
+    return path
+
+
+def fresh_store(path: Path) -> None:
+    """Puts an empty MLflow database there: making one takes some six seconds, copying it none."""
+    shutil.copyfile(_migrated(), path)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _stores_are_copied() -> Iterator[None]:
+    """An MLflow database that a test needs in its own process is a copy, too."""
+    client = importlib.import_module("frostline.tracking.client")
+    lock = client._migration_lock
+
+    @contextmanager
+    def copied(uri: str) -> Iterator[None]:
+        with lock(uri):
+            path = Path(uri.removeprefix("sqlite:///"))
+            if uri.startswith("sqlite:///") and path.parent.is_dir() and not path.exists():
+                fresh_store(path)
+            yield
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "_migration_lock", copied)
+        yield
 
 
 def save_tokenizer(folder: Path, extra_words: int = 0) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.forked import WarmPython
 from tests.e2e.sweep_tools import end_what_was_started
 
 
@@ -14,3 +15,9 @@ def _nothing_runs_on() -> Iterator[None]:
     """Commands that a test left running end with it."""
     yield
     end_what_was_started()
+
+
+@pytest.fixture
+def warm_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of a run that a test starts in its own process begin as forks."""
+    monkeypatch.setattr("frostline.launch.processes.Popen", WarmPython)

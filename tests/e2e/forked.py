@@ -2,8 +2,10 @@
 
 A new process spends some six seconds of a core on these imports, and the tests start more than a hundred. Here they are
 imported once by a server (`multiprocessing`'s), which is forked for each command: a process of its own as before, with
-its own session, folder, environment, output and signals. What users start is tested in test_cli, test_quickstart,
-test_wheel and where processes are killed (`as_users_do`); what a command imports, in tests/unit/test_imports.py.
+its own session, folder, environment, output and signals. So are `accelerate launch` and the processes of a run that it
+starts (`WarmPython`): it is Accelerate's and torchrun's code that runs there, only Python's start is left out. What users
+start is tested in test_cli, test_quickstart, test_wheel and where processes are killed (`as_users_do`); what a command
+imports, in tests/unit/test_imports.py.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import multiprocessing.forkserver
 import multiprocessing.process
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -26,11 +29,17 @@ from pathlib import Path
 import pytest
 
 import frostline
+from frostline.signals import PREEMPTED
 
 _PRELOADED = "tests.e2e.preloaded"
 
-READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "OMP_", "MKL_", "HOME", "CUDA_VISIBLE_DEVICES")
-"""Variables that libraries look at when they are imported: with others than ours a command needs a start of its own."""
+_READ_AT_IMPORT = ("HF_", "TRANSFORMERS_", "OMP_", "MKL_", "HOME", "CUDA_VISIBLE_DEVICES")
+_READ_LATER = ("HF_TOKEN",)
+
+
+def is_read_at_import(variable: str) -> bool:
+    """Whether libraries look at it when they are imported: with another value a command needs a start of its own."""
+    return variable.startswith(_READ_AT_IMPORT) and variable not in _READ_LATER
 
 
 @cache
@@ -46,15 +55,22 @@ def _server() -> multiprocessing.context.ForkServerContext:
 
 
 class Forked:
-    """A command that runs; of `subprocess.Popen` what the tests use."""
+    """A command that runs; of `subprocess.Popen` what the tests use.
 
-    def __init__(self, arguments: list[str], cwd: Path, env: dict[str, str]) -> None:
+    Args:
+        arguments: The command's, or a script's (`*.py`) and its own.
+        cwd: Where.
+        env: Its environment.
+        before: Python that the process runs first.
+    """
+
+    def __init__(self, arguments: list[str], cwd: Path, env: dict[str, str], before: str = "") -> None:
         self.args = arguments
         out, their_out = os.pipe()
         err, their_err = os.pipe()
         # A daemon to us: what a failed test left behind is ended with the tests.
         self._process = _server().Process(
-            target=_main, args=(arguments, str(cwd), env, _Given(their_out), _Given(their_err)), daemon=True
+            target=_main, args=(arguments, str(cwd), env, _Given(their_out), _Given(their_err), before), daemon=True
         )
         self._process.start()
         os.close(their_out)
@@ -114,12 +130,63 @@ def _detach(handed) -> int:
     return handed.detach()
 
 
+def _context() -> multiprocessing.context.ForkServerContext:
+    """The server, from a test's process or from a fork of the server."""
+    if _PRELOADED not in sys.modules:
+        return _server()
+    # A fork's own forks are the same server's, in which all is imported that their own would import.
+    multiprocessing.forkserver._forkserver.ensure_running = _running
+    multiprocessing.forkserver.ensure_running = _running
+    return multiprocessing.get_context("forkserver")
+
+
 def _running() -> None:
     pass
 
 
-def _main(arguments: list[str], cwd: str, env: dict[str, str], out: int, err: int) -> None:
-    """What `python -m frostline ARGUMENTS` does, in a fork."""
+class WarmPython:
+    """`subprocess.Popen([sys.executable, "-u"?, "-m", MODULE, ...])` as a fork: of Popen what `launch` and torchrun use.
+
+    Args:
+        args: The command.
+        env: Its environment.
+        stdout: A file that takes what it prints; None: this process's.
+        stderr: Likewise.
+        options: A session of its own and no input are what it always has.
+    """
+
+    def __init__(self, args, env, stdout=None, stderr=None, **options) -> None:
+        assert options.pop("start_new_session")
+        assert options.pop("stdin", subprocess.DEVNULL) == subprocess.DEVNULL
+        assert not options
+        self.args = list(args)
+        module = self.args.index("-m") + 1
+        outputs = [_Given(os.dup(1 if stdout is None else stdout.fileno())) for _ in (0,)]
+        outputs.append(_Given(os.dup(2 if stderr is None else stderr.fileno())))
+        self._process = _context().Process(
+            target=_module, args=(self.args[module:], str(Path.cwd()), dict(env), *outputs)
+        )
+        self._process.start()
+        for output in outputs:
+            os.close(output.number)
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        return self._process.exitcode
+
+
+def _begin(cwd: str, env: dict[str, str], out: int, err: int) -> None:
+    """A fork becomes a process as a new one would be: its session, output, environment, folder, module search path."""
     assert _PRELOADED in sys.modules, "the server could not import it"
     os.setsid()
     os.dup2(out, 1)
@@ -131,17 +198,65 @@ def _main(arguments: list[str], cwd: str, env: dict[str, str], out: int, err: in
     os.chdir(cwd)
     multiprocessing.current_process()._config["daemon"] = False  # it may have workers
     multiprocessing.process.ORIGINAL_DIR = cwd
-    # Its workers are forks of the same server, in which all is imported that their own would import.
-    multiprocessing.forkserver._forkserver.ensure_running = _running
-    multiprocessing.forkserver.ensure_running = _running
     sys.path[:] = [*filter(None, env.get("PYTHONPATH", "").split(os.pathsep)), cwd, *sys.path]
-    sys.argv[:] = [str(Path(frostline.__file__).with_name("__main__.py")), *arguments]
+    _context()
+
+
+def _end(name: str) -> None:
+    """Runs a module as `python -m` does, or a script, and ends the process as Python does."""
     code: object = 0
     try:
-        runpy.run_module("frostline", run_name="__main__", alter_sys=False)
+        if name.endswith(".py"):
+            runpy.run_path(name, run_name="__main__")
+        else:
+            runpy.run_module(name, run_name="__main__", alter_sys=False)
     except SystemExit as stop:
         code = stop.code
     with suppress(Exception):
         threading._shutdown()
     atexit._run_exitfuncs()
     sys.exit(code)
+
+
+def _main(arguments: list[str], cwd: str, env: dict[str, str], out: int, err: int, before: str) -> None:
+    """What `python -m frostline ARGUMENTS` or `python SCRIPT ARGUMENTS` does, in a fork."""
+    _begin(cwd, env, out, err)
+    exec(before, {})
+    if arguments[0].endswith(".py"):
+        subprocess.run = _run
+        sys.argv[:] = arguments
+        _end(arguments[0])
+    sys.argv[:] = [str(Path(frostline.__file__).with_name("__main__.py")), *arguments]
+    _end("frostline")
+
+
+def _run(command: list[str], check: bool) -> subprocess.CompletedProcess:
+    """`subprocess.run`, of a command that a script runs to its end."""
+    assert not check
+    code = WarmPython(command, os.environ, start_new_session=True).wait()
+    return subprocess.CompletedProcess(command, code)
+
+
+def _module(arguments: list[str], cwd: str, env: dict[str, str], out: int, err: int) -> None:
+    """What `python -m MODULE ARGUMENTS` does, in a fork: `accelerate launch`, or a process that it starts."""
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+
+    from frostline.train.warm import be_own_process
+
+    signal.signal(PREEMPTED, signal.SIG_IGN)  # as `launch` has it: the parent alone answers a scheduler
+    _begin(cwd, env, out, err)
+    mark_process()
+    be_own_process()
+    subprocess_handler.Popen = WarmPython
+    sys.argv[:] = arguments
+    _end(arguments[0])
+
+
+MARK = "FROSTLINE_TEST_MARK"
+"""A folder: which of a test's processes there are, by their ids. A fork's command line is its server's."""
+
+
+def mark_process() -> None:
+    """Notes that this process is one of a run's."""
+    if MARK in os.environ:
+        (Path(os.environ[MARK]) / str(os.getpid())).touch()

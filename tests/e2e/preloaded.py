@@ -2,11 +2,13 @@
 
 import gc
 
+import accelerate.commands.launch  # noqa: F401
 import mlflow
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 import optuna
 import optuna.storages.journal  # noqa: F401
 import peft  # noqa: F401
+import torch.distributed.run  # noqa: F401
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertTokenizerFast, Trainer  # noqa: F401
 from transformers.models.bert import modeling_bert  # noqa: F401
 
@@ -14,8 +16,12 @@ import frostline.cli.main
 import frostline.cli.run
 import frostline.cli.sweep
 import frostline.cli.sweeping.template
+import frostline.launch.processes
 import frostline.metrics.offline
-import frostline.train  # noqa: F401
+import frostline.train
+from tests.e2e.forked import WarmPython
+
+frostline.launch.processes.Popen = WarmPython
 
 gc.collect()
 gc.freeze()

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import fresh_store
+
 
 def free_port() -> int:
     with socket.socket() as found:
@@ -31,6 +33,8 @@ def mlflow_server(folder: Path, port: int, store: str | None = None):
         "--backend-store-uri", store or f"sqlite:///{folder / 'server.db'}",
         "--artifacts-destination", str(folder / "served"),
     ]  # fmt: skip
+    if store is None and not (folder / "server.db").exists():
+        fresh_store(folder / "server.db")
     log = (folder / "server.log").open("w")
     process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env={**os.environ})
     try:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
 from frostline.cli.sweeping.folder import BASELINE_FOLDER, SweepFolder
 from frostline.point import Point
-from tests.e2e.forked import READ_AT_IMPORT, Forked
+from tests.conftest import fresh_store
+from tests.e2e.forked import Forked, is_read_at_import
 
 TWO_EPOCHS = ("training.epochs=2",)
 
@@ -30,16 +28,6 @@ RUNG = ("sweep.sampler=tpe", "sweep.finish=0.25", *TRIALS_ALONE)
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "frostline", *arguments]
-
-
-@cache
-def _fresh_store() -> Path:
-    """A migrated, empty MLflow database: making one takes some six seconds, copying it none."""
-    from frostline.tracking import client
-
-    path = Path(tempfile.mkdtemp(prefix="frostline-store-")) / "mlflow.db"
-    client(f"sqlite:///{path}")
-    return path
 
 
 _started: list[Forked | subprocess.Popen[str]] = []
@@ -58,21 +46,25 @@ def end_what_was_started() -> None:
                 stream.close()
 
 
-def start(*arguments: str, cwd: Path, as_users_do: bool = False, **env: str) -> Forked | subprocess.Popen[str]:
+def start(
+    *arguments: str, cwd: Path, as_users_do: bool = False, before: str = "", **env: str
+) -> Forked | subprocess.Popen[str]:
     """A frostline command in a session of its own: its signals are its own.
 
     Args:
         arguments: The command's.
         cwd: Where.
         as_users_do: Nothing of it is imported beforehand: its workers are forks of a template of its own.
+        before: Python that the process runs first, as to break something; not `as_users_do`.
         env: What differs from our environment.
     """
     if not (cwd / "mlflow.db").exists() and "tracking=off" not in arguments and arguments[0] in {"sweep", "run"}:
-        shutil.copyfile(_fresh_store(), cwd / "mlflow.db")
+        fresh_store(cwd / "mlflow.db")
     everything = {**os.environ, **env}
-    if not as_users_do and not any(name.startswith(READ_AT_IMPORT) for name in env):
-        _started.append(Forked(list(arguments), cwd, everything))
+    if not as_users_do and not any(map(is_read_at_import, env)):
+        _started.append(Forked(list(arguments), cwd, everything, before))
         return _started[-1]
+    assert not before
     process = subprocess.Popen(
         command(*arguments), cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=everything, start_new_session=True,

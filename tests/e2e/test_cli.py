@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,26 +14,16 @@ import pytest
 from frostline.cli.session import rows_of
 from frostline.result import RunResult, Status
 from tests.conftest import sentences, write_csv
+from tests.e2e.sweep_tools import start, wait_for
 
 OFF = "tracking=off"
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """A fresh MLflow database: made once, since its migrations take seconds."""
-    from frostline.tracking import client
-
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    client(f"sqlite:///{path}")
-    return path
-
-
 @pytest.fixture
-def store(empty_store, in_tmp):
+def store(in_tmp):
     """An MLflow client on `mlflow.db` in the working folder, the default store."""
     from frostline.tracking import client
 
-    shutil.copy(empty_store, in_tmp / "mlflow.db")
     return client("sqlite:///mlflow.db")
 
 
@@ -519,21 +508,11 @@ def test_completion_in_a_real_bash(in_tmp):
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_is_killed_everywhere_and_the_run_can_go_on(store, in_tmp, tiny_overrides, signum, code):
     """A real process, a real signal, then `resume=`."""
-    command = [
-        sys.executable,
-        "-m",
-        "frostline",
-        "run",
-        *tiny_overrides,
-        "training.epochs=400",
-        "hydra.run.dir=cut short",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
-    deadline = time.monotonic() + 120
+    arguments = ["run", *tiny_overrides, "training.epochs=400", "hydra.run.dir=cut short"]
+    process = start(*arguments, cwd=in_tmp, as_users_do=signum == signal.SIGINT)
     metrics = in_tmp / "cut short" / "metrics.jsonl"
-    while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") > 20):
-        time.sleep(0.1)
-    process.send_signal(signum)
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") > 20)
+    os.kill(process.pid, signum)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
     assert "KILLED" in out

@@ -25,7 +25,7 @@ from tests.unit.test_search import SPACE, make_plan
 pytestmark = pytest.mark.slow
 
 PLUGIN = {"PYTHONPATH": str(Path(__file__).parent)}
-TOTAL = 14
+TOTAL = 10
 GRACE_S = 6
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from frostline.result import Frozen, RunResult, Status
 from frostline.spec import TrackingSpec
 from frostline.tracking import Child, MlflowRecorder, client
 from frostline.tracking.client import send_inputs
-from tests.e2e.sweep_tools import call, command, mlflow_runs, wait_for
+from tests.e2e.sweep_tools import call, mlflow_runs, start, wait_for
 
 ODD = {
     "f1(macro)": 0.25,
@@ -121,15 +120,11 @@ def test_a_long_command_leaves_room_for_the_outcome(tmp_path, make_spec):
 def test_a_killed_run_has_all_its_numbers_after_the_next_start(tmp_path, tiny_overrides):
     slow = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.05"}
     arguments = [*tiny_overrides, "plugins=[sweep_plugin]", "optimizer.name=slow", "training.epochs=20"]
-    call("run", *tiny_overrides, "dataset.train_rows=16", "hydra.run.dir=runs/zero", cwd=tmp_path)  # a migrated store
-    process = subprocess.Popen(
-        command("run", *arguments, "hydra.run.dir=runs/one"), cwd=tmp_path, env={**os.environ, **slow},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = start("run", *arguments, "hydra.run.dir=runs/one", cwd=tmp_path, **slow)
     metrics = tmp_path / "runs" / "one" / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 20, what="the run's twentieth step")
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     rows = [json.loads(line) for line in metrics.read_text().splitlines() if line.endswith("}")]
     losses = {row["step"]: row["train/loss"] for row in rows if "train/loss" in row}
     made = client(f"sqlite:///{tmp_path / 'mlflow.db'}")

@@ -6,8 +6,8 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from frostline.registry import import_plugins
 from frostline.result import Cause, RunResult, Status
 from frostline.tracking import spool
 from tests.conftest import TINY, save_tokenizer, tiny_config
+from tests.e2e.forked import MARK
 from tests.e2e.services import free_port
 from tests.e2e.sweep_tools import TRIALS_ALONE, call, interrupt, mlflow_runs, points, results, start, wait_for
 from tests.e2e.test_tokens import save_sentences
@@ -123,20 +124,21 @@ def test_two_processes_count_each_word_alike(train, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def mark(monkeypatch):
+def mark(monkeypatch, tmp_path, warm_launch):
     """Tells the processes of this test from those of others, which may run beside it."""
-    name = uuid.uuid4().hex
-    monkeypatch.setenv("FROSTLINE_TEST_MARK", name)
-    return name
+    folder = tmp_path / "processes"
+    folder.mkdir()
+    monkeypatch.setenv(MARK, str(folder))
+    return folder
 
 
 def children(mark):
-    """The processes of a test's runs that are still there."""
-    found = []
+    """The processes of a test's runs that are still there: forks by their ids, new ones by their environment."""
+    found = [int(path.name) for path in mark.iterdir() if Path("/proc", path.name).exists()]
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             is_one = b"frostline.launch.rank" in line.read_bytes()
-            if is_one and mark.encode() in (line.parent / "environ").read_bytes():
+            if is_one and str(mark).encode() in (line.parent / "environ").read_bytes():
                 found.append(int(line.parent.name))
     return found
 
@@ -160,6 +162,8 @@ def test_one_process_that_breaks_ends_all_with_one_reason(train, monkeypatch, br
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setattr("frostline.registry._imported", [])
     import_plugins(["rank_plugin"])
+    if breaks == "1:3:loader":  # as users have it, once: and torch hears of its loaders' deaths in no fork
+        monkeypatch.setattr("frostline.launch.processes.Popen", subprocess.Popen)
     began = time.monotonic()
     result, watch, folder = train(
         "runtime.num_processes=2", "optimizer.name=one_breaks", "freeze.depth=2", "training.evaluate=never",
@@ -375,7 +379,7 @@ def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_o
     swept = [
         *TRIALS_ALONE, "plugins=[sweep_plugin]", "optimizer.name=breaking", "sweep.sampler=grid",
         f"sweep.n_trials={len(ways)}",
-        f"optimizer.weight_decay={','.join(str(way / 1000) for way in ways)}", "sweep.trial_timeout_s=60",
+        f"optimizer.weight_decay={','.join(str(way / 1000) for way in ways)}", "sweep.trial_timeout_s=25",
         "runtime.slots=2", "freeze.depth=2", "training.epochs=1",
     ]  # fmt: skip
     done = call("sweep", "depth_only", *quick, *swept, cwd=tmp_path, **PLUGIN)

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,7 @@ from frostline.record import NullMonitor, NullRecorder, Recorders, RunFolder
 from frostline.result import RunResult, Status
 from frostline.train import run
 from frostline.train.checkpoint import MANIFEST, CheckpointStore
-from tests.e2e.sweep_tools import call
+from tests.e2e.sweep_tools import call, start
 
 LENGTH = "training.epochs=4"
 
@@ -263,8 +261,7 @@ def test_killed_while_a_checkpoint_or_the_model_is_written(train, tiny_overrides
     """SIGKILL, in a process of its own; at the second checkpoint, or when all steps are done."""
     whole = train()[1]
     script = f"""
-import importlib, os, signal, sys
-from frostline.cli.main import main
+import importlib, os, signal
 checkpoint = importlib.import_module("frostline.train.checkpoint")
 run = importlib.import_module("frostline.train.run")
 real, publish = checkpoint.write_atomically, checkpoint.CheckpointStore.publish
@@ -277,13 +274,12 @@ def at_the_second(self, step, extra):
 checkpoint.CheckpointStore.publish = at_the_second
 if {moment == "after the last step"}:
     {MOMENTS["after the last step"]}
-main(sys.argv[1:])
 """
     arguments = [*tiny_overrides, LENGTH, "tracking=off"]
     cut = tmp_path / "killed"
-    command = [sys.executable, "-c", script, "run", *arguments, f"hydra.run.dir={cut}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = start("run", *arguments, f"hydra.run.dir={cut}", cwd=tmp_path, before=script)
+    _, err = process.communicate()
+    assert process.returncode == -signal.SIGKILL, err
     names = [path.name for path in CheckpointStore(cut).steps()]
     assert names[-1] == ("step-000000024" if moment == "after the last step" else "step-000000008")
     again = call("run", *arguments, f"hydra.run.dir={tmp_path / 'again'}", f"resume={cut}", cwd=tmp_path)

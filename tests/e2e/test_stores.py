@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import http.server
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext, suppress
@@ -17,7 +14,7 @@ import pytest
 from frostline.result import RunResult
 from frostline.tracking import client, spool
 from tests.e2e.services import free_port, mlflow_server, postgresql
-from tests.e2e.sweep_tools import RUNG, call, points
+from tests.e2e.sweep_tools import RUNG, call, points, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -181,19 +178,13 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
 def test_a_server_that_goes_away_midway(tmp_path, tiny_overrides):
     port = free_port()
     here = f"tracking.uri=http://127.0.0.1:{port}"
-    arguments = ["run", *tiny_overrides, here, "plugins=[sweep_plugin]", "optimizer.name=slow", "training.epochs=8"]
+    arguments = ["run", *tiny_overrides, here, "plugins=[sweep_plugin]", "optimizer.name=slow", "training.epochs=4"]
     arguments.append("hydra.run.dir=runs/one")
-    env = {**os.environ, **QUICK, "PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.25"}
+    env = {**QUICK, "PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0.25"}
     with mlflow_server(tmp_path, port):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "frostline", *arguments], cwd=tmp_path, text=True, env=env,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        deadline = time.monotonic() + 120
+        process = start(*arguments, cwd=tmp_path, **env)
         metrics = tmp_path / "runs" / "one" / "metrics.jsonl"
-        while not (metrics.exists() and len(metrics.read_text().splitlines()) > 3):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert len([line for line in err.splitlines() if "MLflow" in line]) == 1, err

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import TINY
+from tests.e2e.forked import Forked
 from tests.e2e.sweep_tools import points, wait_for
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "frozen_layers.py"
@@ -31,18 +32,20 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
         "dataset.test_fraction=0.25",
     ]  # fmt: skip
 
-    def study(*more, stop_at=None):
-        process = subprocess.Popen(
-            [*arguments[:2], *more, *arguments[2:]], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )  # fmt: skip
-        if stop_at is not None:
-            wait_for(stop_at.exists, what=str(stop_at))
-            os.killpg(process.pid, signal.SIGINT)
+    def study(*more):
+        process = Forked([arguments[1], *more, *arguments[2:]], tmp_path, dict(os.environ))
         out, err = process.communicate(timeout=380)
         return process.returncode, out, err
 
-    code, out, err = study(stop_at=tmp_path / "runs" / "s-n80-tuned" / "000" / "s0" / "result.json")
+    process = subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    begun = tmp_path / "runs" / "s-n80-tuned" / "000" / "s0" / "result.json"
+    wait_for(begun.exists, what=str(begun))
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the study and its sweep
+    _, err = process.communicate(timeout=380)
+    code = process.returncode
     assert code == 130, err
     assert err.splitlines()[-1] == "s-n80-tuned ended with exit code 130; the same command goes on from there"
     assert "Traceback" not in err

@@ -586,33 +586,33 @@ def test_eight_workers_start_together(tmp_path, tiny):
 # -- signals --
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_one_signal_finishes_the_step_and_the_same_command_goes_on(tmp_path, tiny, signum, code):
+def test_one_signal_finishes_the_step_and_the_same_command_goes_on(tmp_path, tiny):
+    """Ctrl-C in one trial; SIGTERM, when the same command has gone on, in another."""
     slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(5)]
     arguments = ["sweep", "lr_x_depth", *tiny, *slow]
     whole = tmp_path / "whole"
     whole.mkdir()
     assert call(*arguments, cwd=whole, SLOW_S="0", **PLUGIN).returncode == 0
-    process = start(*arguments, cwd=tmp_path, SLOW_S="0.3", **PLUGIN)
     folder = tmp_path / "runs" / "lr_x_depth"
-    wait_for(lambda: len((folder / "001" / "metrics.jsonl").read_text().splitlines()) >= 2
-             if (folder / "001" / "metrics.jsonl").exists() else False)  # fmt: skip
-    interrupt(process, signum)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert "stopping after the step" in err
-    assert "go on with: frostline sweep lr_x_depth" in err
-    assert "Traceback" not in err
-    killed = [name for name, result in results(folder).items() if result["status"] == "KILLED"]
-    assert killed == ["001"]
-    assert list((folder / "001" / "checkpoints").glob("step-*"))
-    runs = mlflow_runs(tmp_path)
-    assert not [run for run in runs if run.info.status == "RUNNING"]
-    assert {run.data.tags["frostline.status"] for run in runs} == {"KILLED", "PRUNED"}
+    for name, signum, code in (("001", signal.SIGINT, 130), ("002", signal.SIGTERM, 143)):
+        process = start(*arguments, cwd=tmp_path, SLOW_S="0.3", **PLUGIN)
+        metrics = folder / name / "metrics.jsonl"
+        wait_for(lambda path=metrics: path.exists() and path.read_text().count("\n") >= 2)
+        interrupt(process, signum)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == code, err
+        assert "stopping after the step" in err
+        assert "go on with: frostline sweep lr_x_depth" in err
+        assert "Traceback" not in err
+        assert [each for each, result in results(folder).items() if result["status"] == "KILLED"] == [name]
+        assert list((folder / name / "checkpoints").glob("step-*"))
+        runs = mlflow_runs(tmp_path)
+        assert not [run for run in runs if run.info.status == "RUNNING"]
+        assert {run.data.tags["frostline.status"] for run in runs} == {"KILLED", "PRUNED"}
     again = call(*arguments, cwd=tmp_path, SLOW_S="0", **PLUGIN)
     assert again.returncode == 0, again.stderr
     assert answer_rows(folder) == answer_rows(whole / "runs" / "lr_x_depth")
-    assert points(folder)[1].outcome.resumed >= 1
+    assert all(points(folder)[number].outcome.resumed >= 1 for number in (1, 2))
     assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]
 
 

@@ -39,9 +39,9 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
     finished: dict[str, float] = {}
     kills = 0
     while kills < KILLS:
-        process = start(*arguments, cwd=torn, as_users_do=True, **env)
-        # From a moment after its start, while it imports, to the midst of the trials. Workers take a few seconds.
-        time.sleep(rng.uniform(1.0, 9.0) if kills < KILLS - 2 else rng.uniform(9.0, 14.0))
+        # Once while it imports; else from a moment after its start to the midst of trials and race.
+        process = start(*arguments, cwd=torn, as_users_do=not kills, **env)
+        time.sleep(rng.uniform(0.5, 6.0) if kills < KILLS - 2 else rng.uniform(6.0, 9.0))
         if process.poll() is not None:
             break  # it was faster
         os.kill(process.pid, signal.SIGKILL)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -59,14 +58,12 @@ config = {"architecture": name, "num_classes": 7, "num_features": model.num_feat
 """
 
 EXACT = """
-import sys
 import numpy as np
-from pathlib import Path
 from PIL import Image
 from frostline.dataset.pixels import Scale
 from frostline.model import load_image_processor
 
-processor = load_image_processor(Path(sys.argv[1]))
+processor = load_image_processor(folder)
 noise = np.random.default_rng(1).integers(0, 256, (50, 70, 3)).astype("uint8")
 image = Image.fromarray(noise)
 scale = Scale(processor, image, "RGB")
@@ -76,6 +73,28 @@ assert np.array_equal(scale(bytes_), processor(images=[image])["pixel_values"])
 own = processor._own([image])["pixel_values"].numpy()  # timm's transforms themselves
 assert np.array_equal(scale(bytes_), own)
 """
+
+PLACED = """
+import shutil
+
+repo, commit = Path(sys.argv[4]), sys.argv[5]
+shutil.copytree(folder, repo / "snapshots" / commit)
+(repo / "refs").mkdir()
+(repo / "refs" / "main").write_text(commit)
+"""
+
+COMMANDS = """
+from frostline.cli import session
+from frostline.cli.main import main
+
+for arguments in json.loads(sys.argv[6]):
+    session.current.sweep_dir = session.current.num_jobs = None
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        assert not stop.code, (arguments, stop.code)
+"""
+"""Commands of one process: importing all that they need takes ten seconds."""
 
 NAMED = {
     "convnext_tiny": (32, 4, 27_818_592, 768),
@@ -102,10 +121,12 @@ def site(tmp_path_factory) -> str:
     return str(folder)
 
 
-def python(script: str, *arguments: object, site: str) -> None:
+def python(script: str, *arguments: object, site: str, cwd: Path | None = None, **env: str) -> str:
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": site})
+    everything = {**os.environ, "PYTHONPATH": site, **env}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=everything)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -113,33 +134,32 @@ def python(script: str, *arguments: object, site: str) -> None:
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_a_named_model_of_timm_trains_from_a_copy_of_its_hub_folder(name, site, tmp_path):
     size, num_blocks, num_below, width = NAMED[name]
-    python(MAKE, name, size, tmp_path / "made", site=site)
-    python(EXACT, tmp_path / "made", site=site)
     spec = compose_run([f"model={name}", "dataset=image_folder", "dataset.location=images"]).model
     assert spec.num_blocks == num_blocks
     commit = spec.revision if len(spec.revision) == 40 else 40 * "a"
     repo = tmp_path / "hub" / f"models--{spec.location.replace('/', '--')}"
-    shutil.copytree(tmp_path / "made", repo / "snapshots" / commit)
-    (repo / "refs").mkdir()
-    (repo / "refs" / "main").write_text(commit)
     images = save_images(tmp_path / "images")
-    env = {"HF_HUB_CACHE": str(tmp_path / "hub"), "PYTHONPATH": site}
+    pictures = sorted(map(str, images.rglob("*.png")))[:2]
     chosen = [
         f"model={name}", "model.weights_sha256=null", "dataset=image_folder", f"dataset.location={images}",
         "training.batch_size=8", "optimizer.lr=1e-3", "runtime.device=cpu", "runtime.threads=1",
     ]  # fmt: skip
-    done = call("run", *chosen, f"freeze.depth={num_blocks}", "tracking=off", "hydra.run.dir=run", cwd=tmp_path, **env)
-    assert done.returncode == 0, done.stderr
+    commands = [
+        ["run", *chosen, f"freeze.depth={num_blocks}", "tracking=off", "hydra.run.dir=run"],
+        ["predict", "run", *pictures],
+        ["embed", "run", "--out", "vectors.parquet"],
+    ]
+    said = python(
+        MAKE + EXACT + PLACED + COMMANDS, name, size, tmp_path / "made", repo, commit, json.dumps(commands),
+        site=site, cwd=tmp_path, HF_HUB_CACHE=str(tmp_path / "hub"),
+    )  # fmt: skip
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "FINISHED"
     assert result["freeze"]["num_blocks"] == result["freeze"]["depth"] == num_blocks
     assert result["audit"]["frozen_unchanged"]
     assert result["params"]["num_frozen"] == num_below
-    pictures = sorted(map(str, images.rglob("*.png")))[:2]
-    done = call("predict", "run", *pictures, cwd=tmp_path, **env)
-    assert [line.split("\t")[0] in {"dark", "light"} for line in done.stdout.splitlines()] == [True, True], done.stderr
-    done = call("embed", "run", "--out", "vectors.parquet", cwd=tmp_path, **env)
-    assert done.returncode == 0, done.stderr
+    predicted = [line for line in said.splitlines() if line.split("\t")[0] in {"dark", "light"}]
+    assert len(predicted) == 2, said
     assert len(pq.read_table(tmp_path / "vectors.parquet")["embedding"][0]) == width
 
 

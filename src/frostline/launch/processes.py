@@ -12,7 +12,6 @@ import re
 import secrets
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
+from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
 from frostline.launch import wire
@@ -86,8 +86,8 @@ class Processes:
             (self._folder / "job.json").write_text(json.dumps(self._job), encoding="utf-8")
             threading.Thread(target=self._accept, name="frostline-ranks", daemon=True).start()
             with self._log.open("ab") as output, _ignoring(PREEMPTED):
-                self._launcher = subprocess.Popen(
-                    self._command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                self._launcher = Popen(
+                    self._command(), stdin=DEVNULL, stdout=output, stderr=output,
                     env=self._environment(key), start_new_session=True,
                 )  # fmt: skip
         except BaseException:
@@ -133,11 +133,11 @@ class Processes:
         Args:
             grace_s: Seconds to wait.
         """
-        with suppress(subprocess.TimeoutExpired):
+        with suppress(TimeoutExpired):
             self._launcher.wait(grace_s)
         if not self.is_over:
             self._kill()
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(TimeoutExpired):
                 self._launcher.wait(GRACE_S if grace_s else 1.0)
         if not self.is_over:
             with suppress(ProcessLookupError):
