@@ -3,9 +3,9 @@
 A new process spends some six seconds of a core on these imports, and the tests start more than a hundred. Here they are
 imported once by a server (`multiprocessing`'s), which is forked for each command: a process of its own as before, with
 its own session, folder, environment, output and signals. So are `accelerate launch` and the processes of a run that it
-starts (`WarmPython`): it is Accelerate's and torchrun's code that runs there, only Python's start is left out. What users
-start is tested in test_cli, test_quickstart, test_wheel and where processes are killed (`as_users_do`); what a command
-imports, in tests/unit/test_imports.py.
+starts (`WarmPython`): it is Accelerate's and torchrun's code that runs there, only Python's start is left out. What
+users start is tested in test_cli, test_quickstart, test_wheel and where processes are killed (`as_users_do`); what a
+command imports, in tests/unit/test_imports.py.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _running() -> None:
 
 
 class WarmPython:
-    """`subprocess.Popen([sys.executable, "-u"?, "-m", MODULE, ...])` as a fork: of Popen what `launch` and torchrun use.
+    """`subprocess.Popen([sys.executable, ..., "-m", MODULE, ...])` as a fork: what `launch` and torchrun use of Popen.
 
     Args:
         args: The command.
@@ -161,8 +161,8 @@ class WarmPython:
         assert not options
         self.args = list(args)
         module = self.args.index("-m") + 1
-        outputs = [_Given(os.dup(1 if stdout is None else stdout.fileno())) for _ in (0,)]
-        outputs.append(_Given(os.dup(2 if stderr is None else stderr.fileno())))
+        numbers = [given.fileno() if given else own for own, given in ((1, stdout), (2, stderr))]
+        outputs = [_Given(os.dup(number)) for number in numbers]
         self._process = _context().Process(
             target=_module, args=(self.args[module:], str(Path.cwd()), dict(env), *outputs)
         )
@@ -230,9 +230,10 @@ def _main(arguments: list[str], cwd: str, env: dict[str, str], out: int, err: in
     _end("frostline")
 
 
-def _run(command: list[str], check: bool) -> subprocess.CompletedProcess:
-    """`subprocess.run`, of a command that a script runs to its end."""
-    assert not check
+def _run(command: list[str], real=subprocess.run, **options) -> subprocess.CompletedProcess:
+    """`subprocess.run`; of `python -m` that a script runs to its end, as a fork."""
+    if command[:2] != [sys.executable, "-m"] or options != {"check": False}:
+        return real(command, **options)
     code = WarmPython(command, os.environ, start_new_session=True).wait()
     return subprocess.CompletedProcess(command, code)
 

@@ -22,9 +22,10 @@ def train(folder, *overrides):
         return run(spec, recorder, folder, overrides=overrides)
 
 
-# Accuracy of the issue's runs with plain Trainer; its standard error on 2,014 rows is 0.009.
+# Accuracy of runs with plain Trainer; its standard error on 2,014 rows is 0.009. At depth 3, which takes longest, that
+# of benchmarks/careful.py with two seeds: 0.768 and 0.759 (with all rows, after one epoch: 0.830 and 0.829).
 REACHED = {
-    "depth 3": (["freeze.depth=3", "optimizer.lr=1e-4"], 0.84),
+    "depth 3": (["freeze.depth=3", "optimizer.lr=1e-4", "training.epochs=1", "dataset.train_rows=2048"], 0.763),
     "depth 5": (["freeze.depth=5", "optimizer.lr=1e-4"], 0.79),
     "head": (["freeze=head", "optimizer.lr=1e-3"], 0.72),
 }
@@ -32,7 +33,7 @@ REACHED = {
 
 @pytest.mark.timeout(900)
 def test_accuracy_is_what_plain_trainer_reaches(real_home, tmp_path, monkeypatch):
-    """One after the other, each from the hidden states of the one before: all rows through all blocks once."""
+    """Depth 5 and head from one filling: all rows through all blocks once."""
     spec = compose_run(["model=minilm", "dataset=movie_reviews"])
     assets.model_folder(spec.model)  # for all tests, where it isn't there yet
     assets.data_file(spec.dataset)
@@ -44,7 +45,7 @@ def test_accuracy_is_what_plain_trainer_reaches(real_home, tmp_path, monkeypatch
         result = train(tmp_path / name, *overrides, "runtime.cache=require", "runtime.threads=1")
         assert result.status is Status.FINISHED
         assert result.objective.value == pytest.approx(accuracy, abs=0.027), name  # three standard errors
-        assert result.data["train_rows"] == 8058
+        assert result.data["train_rows"] == (2048 if name == "depth 3" else 8058)
         assert result.data["eval_rows"] == 2014
         assert result.audit.frozen_unchanged
         record = json.loads((tmp_path / name / "result.json").read_text())
@@ -52,7 +53,7 @@ def test_accuracy_is_what_plain_trainer_reaches(real_home, tmp_path, monkeypatch
 
 
 def test_a_slice_trains_predicts_and_repeats_bit_for_bit(tmp_path):
-    slice_ = ["dataset.train_rows=512", "dataset.eval_rows=256", "freeze.depth=4", "optimizer.lr=3e-4"]
+    slice_ = ["dataset.train_rows=256", "dataset.eval_rows=128", "freeze.depth=4", "optimizer.lr=3e-4"]
     train(tmp_path / "a", *slice_)
     train(tmp_path / "b", *slice_)
     train(tmp_path / "c", *slice_, "seed=1")
