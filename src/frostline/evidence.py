@@ -21,14 +21,17 @@ class RowScores:
     """What one run's weights said of the rows of a set.
 
     Attributes:
-        labels: `[N]`: class ids or numbers, in the set's seeded order: fewer rows are the first ones of more.
+        labels: `[N]`: class ids or numbers, in the set's seeded order: fewer rows are the first ones of more. Where a
+            row may have several classes, bit i stands for class i.
         predicted: `[N]`: the same.
         losses: `[N]`.
+        num_classes: Of rows that may have several; None: each has one, or a number.
     """
 
     labels: Array
     predicted: Array
     losses: Array
+    num_classes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
-from frostline.advisor import TOGETHER, Advisor, Question, rows_to_settle
+from frostline.advisor import TOGETHER, Advisor, Question, row_vector, rows_to_settle
 from frostline.cli.sweeping.questions import SeedRace
 from frostline.decision import RaceEnd, Standing
+from frostline.decision import State as LevelState
 from frostline.evidence import Evidence, RowScores, known
 from frostline.point import Outcome, State
+from frostline.report.answer import answer_of
+from frostline.report.words import standing_lines
 from frostline.search import Ended, Journal, Study, queue_of, search
 from frostline.spec import Space, parse_dimension
 from tests.unit.test_search import Killed, Quiet, make_plan
@@ -21,6 +26,10 @@ RATE = parse_dimension("optimizer.lr", {"low": 1e-5, "high": 1e-2, "log": True})
 RANK = parse_dimension("freeze.rank", {"choices": [1, 2, 4, 8, 16]})[0]
 DECAY = parse_dimension("optimizer.weight_decay", {"low": 0.0, "high": 0.1})[0]
 SCHEDULE = parse_dimension("optimizer.schedule", {"choices": ["linear", "cosine"]})[0]
+
+
+DEAD = RowScores(labels=np.arange(40) % 2, predicted=np.zeros(40, dtype=int), losses=np.zeros(40))
+"""What a run says that learnt nothing."""
 
 
 def question(*dimensions, margin=0.02, **changes):
@@ -200,6 +209,119 @@ def test_two_slots_get_two_jobs_even_for_one_contender(tmp_path):
     assert len(set(executor.done)) == len(executor.done)
 
 
+class Slow(Executor):
+    """Full fine-tuning ends when nothing else runs."""
+
+    def wait(self):
+        if self.running[0].number == -1 and len(self.running) > 1:
+            self.running.append(self.running.pop(0))
+        return super().wait()
+
+
+def test_what_ends_last_may_begin_something_new(tmp_path):
+    """However many slots there are: full fine-tuning needs further seeds of its own before anything is settled."""
+    good = lambda params, seed=0: quality(params, seed) + 0.03 * (params["freeze.depth"] is None)  # noqa: E731
+    for slots in (1, 2, 4):
+        summary, advisor = sweep(tmp_path / str(slots), Slow(good, slots=slots), settle=4.0, full=True)
+        decision, _ = advisor.decide(summary.points)
+        assert (summary.race, decision.standing) == (RaceEnd.SETTLED, Standing.SETTLED), slots
+
+
+@pytest.mark.parametrize("way", ["fail", "learn nothing"])
+def test_a_contender_whose_further_seeds_come_to_nothing_does_not_eat_the_race(tmp_path, way):
+    class Broken(Executor):
+        def wait(self):
+            task = self.running[0]
+            if way == "fail" and task.seed is not None and task.params["freeze.depth"] == 2:
+                self.broken = (*self.broken, task.key)
+            return super().wait()
+
+    def find(point, name):
+        nothing = [seed for seed in point.replicates if way == "learn nothing" and point.depth == 2]
+        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(nothing, DEAD))
+
+    def value(params, seed=0):
+        return quality(params, seed) + 0.02 * math.sin(7 * seed + params["freeze.depth"])
+
+    summary, advisor = sweep(tmp_path / "a", Broken(value), settle=3.0, find=find)
+    given = {p.depth: len(p.replicates) for p in summary.points if p.replicates}
+    assert given[2] == 2
+    assert given[3] >= 2
+    decision, _ = advisor.decide(summary.points)
+    level = next(level for level in decision.levels if level.level == 2)
+    assert level.state is not LevelState.GOOD or way == "fail"
+    answer = answer_of(summary.points, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
+    words = "\n".join(standing_lines(answer))
+    assert ("further seeds failed: 2 of 2" if way == "fail" else "some runs learnt nothing: 2 of depth 2") in words
+
+
+def test_a_level_that_no_run_tells_of_is_no_contender_and_is_named(tmp_path):
+    """All runs at depth 0 learnt nothing: further seeds of the others can't settle what it would come to."""
+
+    def find(point, name):
+        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(point.by_seed, DEAD) if point.depth == 0 else {})
+
+    summary, advisor = sweep(tmp_path / "a", Executor(), settle=3.0, find=find)
+    answer = answer_of(summary.points, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
+    main = answer.main
+    assert 0.0 not in {level.level for level in main.decision.contenders}
+    assert 0.0 not in {level.level for level in main.decision.lacking_seeds}
+    words = "\n".join(standing_lines(answer))
+    assert "all runs learnt nothing: 0 (their numbers" in words
+    assert "not tried to the end" not in words
+
+
+def test_seeds_of_every_trial_count_in_the_budget_and_in_what_is_advised(tmp_path):
+    summary, advisor = sweep(tmp_path / "a", Executor(), settle=0.0)
+    once = advisor.search_cost(summary.points)
+    doubled = [
+        replace(point, outcome=replace(point.outcome, by_seed={0: point.quality, 1: point.quality}))
+        for point in summary.points
+    ]
+    assert advisor.search_cost(doubled) == pytest.approx(2 * once)
+    for raced in (True, False):
+        asked = replace(advisor.question, is_raced=raced, margin=0.01)
+        answer = answer_of(
+            summary.points, "accuracy", {None: Advisor(question=asked, find=known)}, maximize=True, num_blocks=4
+        )
+        assert answer.main.requirement.seeds is not None
+        assert (answer.settle_needed is not None) == raced
+
+
+def test_rows_that_are_all_right_are_not_certain(tmp_path):
+    labels = np.arange(20) % 2
+
+    def find(point, name):
+        rows = RowScores(labels=labels, predicted=labels, losses=np.zeros(20))
+        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(point.by_seed, rows))
+
+    summary, advisor = sweep(tmp_path / "a", Executor(lambda params, seed=0: 1.0), settle=0.0, find=find)
+    decision, _ = advisor.decide(summary.points)
+    assert all(level.low < 0.95 for level in decision.levels)
+    assert decision.standing is Standing.NOT_SETTLED
+
+
+@pytest.mark.parametrize("train_rows", [100, 200_000])
+def test_what_is_assumed_of_seeds_does_not_depend_on_the_rows_where_only_values_are_known(tmp_path, train_rows):
+    asked = question(DEPTH, RATE, metric="entity_f1")
+    summary, advisor = sweep(tmp_path / "a", Executor(), settle=0.0, asked=asked)
+    points = [
+        replace(point, outcome=replace(point.outcome, cost={**point.outcome.cost, "train_rows": float(train_rows)}))
+        for point in summary.points
+    ]
+    spread = np.std([point.quality for point in points])
+    assert advisor.fit(points).noise.seed_sd == pytest.approx(0.9 * spread / 3)
+
+
+def test_a_run_that_found_no_entity_is_left_out(tmp_path):
+    asked = question(DEPTH, RATE, metric="entity_f1")
+    summary, advisor = sweep(tmp_path / "a", Executor(), settle=0.0, asked=asked)
+    last = summary.points[-1]
+    nothing = replace(last, outcome=replace(last.outcome, by_seed={0: 0.0}))
+    decision, _ = advisor.decide([*summary.points[:-1], nothing])
+    assert [run.value for run in decision.collapsed] == [0.0]
+
+
 def test_a_further_seed_that_fails_is_recorded_and_another_one_is_taken(tmp_path):
     plain = Executor()
     whole, _ = sweep(tmp_path / "whole", plain)
@@ -243,8 +365,15 @@ def test_a_rate_alone_a_discrete_one_and_another_optimizers(tmp_path):
     best = max(summary.points, key=lambda p: p.quality)
     assert abs(math.log10(best.lr) + 4) < 0.4
     listed = parse_dimension("optimizer.lr", {"choices": [1e-5, 1e-4, 1e-3]})[0]
-    summary, _ = sweep(tmp_path / "b", Executor(), (DEPTH, listed), settle=0.0, total=9)
+    summary, advisor = sweep(tmp_path / "b", Executor(), (DEPTH, listed), settle=0.0, total=12)
     assert {p.lr for p in summary.points} <= {1e-5, 1e-4, 1e-3}
+    assert {p.depth for p in summary.points} == {0, 1, 2, 3, 4}
+    assert len({(p.depth, p.lr) for p in summary.points}) == 12  # no setting twice
+    opening = advisor.opening()
+    assert [each["freeze.depth"] for each in opening] == [4, 4, 3, 3, 2, 1, 0]
+    nothing = parse_dimension("optimizer.lr", {"choices": [0.0, 1e-4]})[0]  # no decades between these
+    summary, _ = sweep(tmp_path / "c", Executor(lambda params, seed: 0.5), (DEPTH, nothing), settle=0.0, total=6)
+    assert {p.lr for p in summary.points} <= {0.0, 1e-4}
     for blocks, optimizer in ((None, "adamw"), (4, "sgd")):
         axis = question(DEPTH, RATE, num_blocks=blocks, optimizer=optimizer).axis()
         assert axis.ridge.slope == 0.0
@@ -253,11 +382,8 @@ def test_a_rate_alone_a_discrete_one_and_another_optimizers(tmp_path):
 
 
 def test_where_nothing_learns_it_looks_elsewhere_and_never_at_the_same_place_twice(tmp_path):
-    labels = np.arange(40) % 2
-    dead = RowScores(labels=labels, predicted=np.zeros(40, dtype=int), losses=np.zeros(40))
-
     def find(point, name):
-        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(point.by_seed, dead))
+        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(point.by_seed, DEAD))
 
     summary, advisor = sweep(tmp_path / "a", Executor(lambda params, seed=0: 0.5), total=14, find=find)
     assert len({tuple(p.params.values()) for p in summary.points}) == 14
@@ -384,3 +510,21 @@ def test_importances_of_many_keys_and_of_none(tmp_path):
     assert advisor.importances(advisor.fit(summary.points))["optimizer.schedule"] > 0.8
     summary, advisor = sweep(tmp_path / "one", Executor(), (DEPTH,), settle=0)
     assert advisor.importances(advisor.fit(summary.points)) == {}
+
+
+def test_rows_that_may_have_several_classes_are_scored_class_by_class():
+    rng = np.random.default_rng(0)
+    truth = rng.random((500, 8)) < 0.4
+    said = truth ^ (rng.random((500, 8)) < 0.15)
+    bits = 2 ** np.arange(8)
+    rows = RowScores(labels=truth @ bits, predicted=said @ bits, losses=np.zeros(500), num_classes=8)
+    for average in ("macro", "micro"):
+        samples = [rng.integers(0, 500, 500) for _ in range(200)]
+        values = [f1_score(truth[sample], said[sample], average=average) for sample in samples]
+        vector = row_vector(rows, f"f1_{average}")
+        assert math.sqrt(vector @ vector) == pytest.approx(np.std(values), rel=0.2)
+    assert row_vector(rows, "f1") is None
+    assert row_vector(rows, "matthews_correlation") is None
+    share = (truth == said).all(axis=1).mean()
+    vector = row_vector(rows, "accuracy")
+    assert vector @ vector == pytest.approx(share * (1 - share) / 500)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from frostline.advisor.question import NOTHING_FROZEN, Question
-from frostline.advisor.rows import constant_prediction, is_collapsed, race_rows, row_vector
+from frostline.advisor.rows import constant_prediction, is_collapsed, learnt_nothing, race_rows, row_vector
 from frostline.evidence import EvidenceOf, RowScores
 from frostline.point import Point, State
 from frostline.spec import DEPTH_KEY, EVAL_SET, Params, ordinal
@@ -119,7 +119,7 @@ class Advisor:
 
         from frostline.decision import Noise, Posterior, Run, seed_prior
         from frostline.decision.folds import rows_across, seeds_across
-        from frostline.decision.rows import covariance
+        from frostline.decision.rows import covariance, least_variance, with_least
 
         question = self.question
         sign = 1.0 if question.maximize else -1.0
@@ -131,6 +131,7 @@ class Advisor:
         numbers: list[int] = []
         own: dict[Setting, Point] = {}
         row_sds: list[float] = []
+        least: list[float] = []
         for point in points:
             setting = question.setting(point.params)
             if setting is None or point.state is not State.COMPLETE or point.copy_of is not None:
@@ -141,7 +142,7 @@ class Advisor:
             own.setdefault(setting, point)
             for seed, value in sorted(evidence.by_seed.items()):
                 rows = evidence.rows.get(seed)
-                collapsed = not math.isfinite(value) or (rows is not None and is_collapsed(rows))
+                collapsed = learnt_nothing(question.metric, value) or (rows is not None and is_collapsed(rows))
                 chosen = seed not in point.replicates
                 runs.append(Run(setting=setting, seed=seed, value=sign * value, chosen=chosen, collapsed=collapsed))
                 if rows is not None:
@@ -153,7 +154,9 @@ class Advisor:
                     counts.append(0.0 if rows is None else float(len(rows.labels)))
                     folds.append(ordinal(seed, question.seeds) % question.num_folds)
                     if vector is not None and rows is not None:
-                        row_sds.append(math.sqrt(float(vector @ vector) * len(rows.labels)))
+                        count = len(rows.labels)
+                        least.append(least_variance(value * count, count) if question.metric == "accuracy" else 0.0)
+                        row_sds.append(math.sqrt(max(float(vector @ vector), least[-1]) * count))
         levels = [run.setting.level for run in runs]
         alive = [run for run in runs if not run.collapsed]
         known = [value for value in baselines if math.isfinite(value)]
@@ -170,11 +173,12 @@ class Advisor:
         values = [run.value for run in alive]
         scored: Array | None = None
         if vectors and all(vector is not None for vector in vectors):
-            noise_rows: Array | None = covariance([vector for vector in vectors if vector is not None])
+            known_rows = covariance([vector for vector in vectors if vector is not None])
+            noise_rows: Array | None = with_least(known_rows, least)
             scored = np.array(counts)
             row_sd = sum(row_sds) / len(row_sds)
         else:
-            noise_rows, row_sd = _assumed(values, own, question.metric)
+            noise_rows, row_sd = _assumed(values, own, question.metric, train_rows)
         seeds, settings = None, [run.setting for run in alive]
         if question.num_folds > 1:
             seeds = seeds_across(folds, settings, question.num_folds)
@@ -280,11 +284,15 @@ class Advisor:
         }
 
     def search_cost(self, points: Sequence[Point]) -> float:
-        """Returns the relative cost of the search's runs that ended."""
+        """Returns the relative cost of the search's runs that ended, of each seed of a trial."""
         axis = self.question.axis([s.level for p in points if (s := self.question.setting(p.params)) is not None])
         done = [p for p in points if p.outcome is not None and p.copy_of is None and not p.is_baseline]
-        settings = [setting for point in done if (setting := self.question.setting(point.params)) is not None]
-        return sum(axis.cost(setting.level) for setting in settings)
+        cost = 0.0
+        for point in done:
+            setting = self.question.setting(point.params)
+            if setting is not None and point.outcome is not None:
+                cost += axis.cost(setting.level) * max(1, len(point.outcome.by_seed))
+        return cost
 
     @_on_one_thread
     def next_replicate(
@@ -304,14 +312,13 @@ class Advisor:
             return RaceEnd.FUTILE
         decision, fitted = answer
         assert fitted.posterior is not None
-        by_number = {point.number: point for point in points}
-        under_way = [self.question.setting(by_number[number].params) for number in running]
-        started = [setting for setting in under_way if setting is not None]
-        spent = sum(fitted.axis.cost(setting.level) for setting in started)
-        for setting, point in fitted.points.items():
-            spent += len(point.replicates) * fitted.axis.cost(setting.level)
+        begun = {
+            setting: len(point.replicates) + list(running).count(point.number)
+            for setting, point in fitted.points.items()
+        }
+        spent = sum(count * fitted.axis.cost(setting.level) for setting, count in begun.items())
         found = next_replicate(
-            decision, fitted.posterior, spent=spent, running=started,
+            decision, fitted.posterior, spent=spent, begun=begun,
             budget=settle * self.search_cost(points) / fitted.race_cost, rows=fitted.rows or 1,
             new_rows=fitted.race_rows if fitted.rows else None,
         )  # fmt: skip
@@ -338,7 +345,9 @@ class Advisor:
         if fitted.posterior is None:
             return None
         template, _ = representatives(fitted.posterior)[0]
-        rates = question.spread_rates(rates_of(fitted.axis)) if fitted.axis.rates is not None else [template.rate]
+        rates = [template.rate]
+        if fitted.axis.rates is not None:
+            rates = question.listed_rates() or rates_of(fitted.axis)
         candidates = [replace(template, rate=rate) for rate in rates]
         mean, _ = fitted.posterior.mean_and_sd(candidates)
         return {**question.params(candidates[int(mean.argmax())]), DEPTH_KEY: None}
@@ -350,10 +359,11 @@ class Advisor:
         from frostline.decision import next_opening
 
         started: list[tuple[float, float]] = []
-        while (found := next_opening(self.question.axis(), started, None)) is not None:
+        question = self.question
+        while (found := next_opening(question.axis(), started, None, question.listed_rates())) is not None:
             started.append(found)
-        template = self.question.random(np.random.default_rng(0))
-        return [self.question.params(replace(template, level=level, rate=rate)) for level, rate in started]
+        template = question.random(np.random.default_rng(0))
+        return [question.params(replace(template, level=level, rate=rate)) for level, rate in started]
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
@@ -377,11 +387,12 @@ class Advisor:
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         started = [setting for point in points if (setting := question.setting(point.params)) is not None]
         axis = fitted.axis if fitted.runs else question.axis([setting.level for setting in started], grid=True)
-        opening = next_opening(axis, [(setting.level, setting.rate) for setting in started], fitted.posterior)
+        begun = [(setting.level, setting.rate) for setting in started]
+        opening = next_opening(axis, begun, fitted.posterior, question.listed_rates())
         if opening is not None:
             level, rate = opening
             return question.params(replace(question.random(rng), level=level, rate=rate))
-        levels, rates = axis.levels, question.spread_rates(rates_of(axis))
+        levels, rates = axis.levels, question.listed_rates() or rates_of(axis)
         template = question.random(rng)
         if template.others or template.groups:
             candidates = [
@@ -412,15 +423,17 @@ def _train_rows(point: Point) -> int | None:
     return None if rows is None else int(rows)
 
 
-def _assumed(values: Sequence[float], points: Mapping[Setting, Point], metric: str) -> tuple[Array | None, float]:
+def _assumed(
+    values: Sequence[float], points: Mapping[Setting, Point], metric: str, train_rows: int
+) -> tuple[Array | None, float]:
     """Returns the rows' covariance and a row's standard deviation where no predictions are at hand."""
     import numpy as np
 
     spread = float(np.std(values))
     mean = abs(float(np.mean(values)))
     if metric != "accuracy" or not 0 <= mean <= 1:
-        # Seeds are then taken to make a third of what all runs differ by.
-        return None, max(spread, 1e-9) / 3 * math.sqrt(_TRAIN_ROWS)
+        # Seeds are then taken to make a third of what all runs differ by, however many rows they train on.
+        return None, max(spread, 1e-9) / 3 * math.sqrt(train_rows)
     row_sd = math.sqrt(max(mean * (1 - mean), 1e-4))
     numbers = [int(p.outcome.cost["eval_rows"]) for p in points.values() if p.outcome and "eval_rows" in p.outcome.cost]
     if not numbers:

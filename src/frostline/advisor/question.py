@@ -165,11 +165,11 @@ class Question:
                 groups.append(str(value))
         return Setting(level=level, rate=rate, others=tuple(others), groups=tuple(groups))
 
-    def spread_rates(self, spread: Sequence[float]) -> list[float]:
-        """Returns the rates to choose from: those of a discrete range, else some spread over it."""
+    def listed_rates(self) -> list[float] | None:
+        """Returns log10 of the rates of a discrete range; None where all between its ends can be had."""
         dimension = next((each for each in self.dimensions if each.key == LR_KEY), None)
-        if dimension is None or (dimension.choices is None and dimension.step is None):
-            return list(spread)
+        if dimension is None or self.rates()[0] is None or (dimension.choices is None and dimension.step is None):
+            return None
         return sorted(math.log10(_number(value)) for value in dimension.values() if _is_number(value))
 
     def random(self, rng: np.random.Generator) -> Setting:

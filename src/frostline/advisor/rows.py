@@ -18,6 +18,14 @@ _MEANS = frozenset({"accuracy", "loss", "mse", "mae"})
 """Metrics that are means over rows."""
 
 
+_OF_ENTITIES = frozenset({"entity_f1", "entity_precision", "entity_recall"})
+"""Metrics that are 0 where every word gets the same tag, or none that begins an entity."""
+
+
+_OF_SEVERAL = frozenset({"f1_macro", "f1_micro", "precision_macro", "recall_macro"})
+"""Metrics that are known by row where a row may have several classes, beside the means."""
+
+
 def is_mean_over_rows(metric: str) -> bool:
     """Returns whether a metric is the mean of something that each row has by itself."""
     return metric in _MEANS
@@ -58,6 +66,11 @@ def race_rows(points: Sequence[Point], settle_rows: int | None) -> tuple[int | N
     return (None if chosen == rows else chosen), (_PASSES * training + chosen) / (_PASSES * training + rows)
 
 
+def learnt_nothing(metric: str, value: float) -> bool:
+    """Returns whether a run's value alone says that it learnt nothing: NaN; no entity found in any sentence."""
+    return not math.isfinite(value) or (metric in _OF_ENTITIES and value == 0)
+
+
 def is_collapsed(rows: RowScores) -> bool:
     """Returns whether a run said the same of every row though their labels differ: it learnt nothing."""
     predicted, labels = rows.predicted, rows.labels
@@ -77,7 +90,15 @@ def row_vector(rows: RowScores, metric: str) -> Array | None:
     if metric == "mae":
         return of_mean(-np.abs(rows.predicted - rows.labels))
     compute = _by_rows(metric)
-    return None if compute is None else of_bootstrap(compute, rows.labels, rows.predicted)
+    if compute is None:
+        return None
+    if rows.num_classes is None:
+        return of_bootstrap(compute, rows.labels, rows.predicted)
+    if metric not in _OF_SEVERAL:
+        return None
+    classes = np.arange(rows.num_classes)
+    labels, predicted = (bits.astype(np.int64)[:, None] >> classes & 1 for bits in (rows.labels, rows.predicted))
+    return of_bootstrap(compute, labels, predicted)
 
 
 def _by_rows(metric: str) -> Callable[[Any, Any], float] | None:

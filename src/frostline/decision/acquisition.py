@@ -43,19 +43,28 @@ def opening_levels(axis: Axis) -> tuple[float, ...]:
     return tuple(axis.levels[place] for place in sorted(places, reverse=True))
 
 
-def scouts(axis: Axis) -> list[Setting]:
+def scouts(axis: Axis, allowed: Sequence[float] | None = None) -> list[Setting]:
     """Returns the settings to begin with: the cheapest levels on the ridge and beside it, where there are rates.
 
     What they tell of the ridge holds for the dear levels, where each try costs many times as much.
+
+    Args:
+        axis: Of cost.
+        allowed: See `next_opening`.
     """
     found: list[Setting] = []
     for level in opening_levels(axis)[:_NUM_SCOUT_LEVELS]:
         for offset in (0.0, -_SCOUT_GAP, _SCOUT_GAP) if axis.rates is not None else (0.0,):
-            setting = Setting(level=level, rate=axis.ridge_rate(level, offset))
+            setting = Setting(level=level, rate=_nearest(axis.ridge_rate(level, offset), allowed))
             near = (other for other in found if other.level == level)
             if all(abs(other.rate - setting.rate) > _SCOUT_GAP / 2 for other in near):
                 found.append(setting)
     return found
+
+
+def _nearest(rate: float, allowed: Sequence[float] | None) -> float:
+    """Returns the rate that can be had next to one, of some in log10; that one itself if all can be had."""
+    return min(allowed, key=lambda each: abs(each - rate)) if allowed else rate
 
 
 def rates_of(axis: Axis) -> list[float]:
@@ -68,7 +77,10 @@ def rates_of(axis: Axis) -> list[float]:
 
 
 def next_opening(
-    axis: Axis, begun: Sequence[tuple[float, float]], posterior: Posterior | None
+    axis: Axis,
+    begun: Sequence[tuple[float, float]],
+    posterior: Posterior | None,
+    allowed: Sequence[float] | None = None,
 ) -> tuple[float, float] | None:
     """Returns level and rate (log10) of the next run of the opening; None when the opening is over.
 
@@ -79,8 +91,9 @@ def next_opening(
         axis: Of cost.
         begun: Level and rate of every run that ended or is under way.
         posterior: Of the runs that ended; None: there are none yet, and the ridge is taken as it is expected.
+        allowed: log10 of the rates that can be had, where they are a list; None: all between the ends.
     """
-    for scout in scouts(axis):
+    for scout in scouts(axis, allowed):
         if not any(level == scout.level and abs(rate - scout.rate) < _SAME_RATE for level, rate in begun):
             return scout.level, scout.rate
     known = {level for level, _ in begun}
@@ -88,12 +101,13 @@ def next_opening(
         if level in known:
             continue
         if posterior is None or axis.ridge is None:
-            return level, axis.ridge_rate(level)
+            return level, _nearest(axis.ridge_rate(level), allowed)
         reach = _OPENING_REACH * axis.ridge.offset_sd
         count = max(1, round(reach / _STEP))
         offsets = [reach * index / count for index in range(-count, count + 1)]
         template = posterior.runs[0].setting
-        candidates = [replace(template, level=level, rate=axis.ridge_rate(level, offset)) for offset in offsets]
+        rates = [_nearest(axis.ridge_rate(level, offset), allowed) for offset in offsets]
+        candidates = [replace(template, level=level, rate=rate) for rate in rates]
         mean, _ = posterior.mean_and_sd(candidates)
         return level, candidates[int(np.argmax(np.round(mean, 12)))].rate
     return None

@@ -70,7 +70,7 @@ class Level:
         level: As `Axis.levels` has it.
         setting: That the level is judged by: of those tried there the one with the highest posterior mean; of a level
             that was not tried the best guess.
-        tried: Whether any run of this level is at hand.
+        tried: Whether any run of this level that learnt something is at hand.
         mean: Posterior mean of the quality.
         low: Lower end of its 95 % interval.
         high: Upper end.
@@ -80,7 +80,7 @@ class Level:
         state: What is known of the level.
         seeds: Runs of `setting` that learnt something.
         fresh: Those of them that did not choose the setting.
-        collapsed: Runs of this level that learnt nothing.
+        collapsed: Runs of this level that learnt nothing, at any setting.
         cost: Relative, of one run.
     """
 
@@ -105,7 +105,7 @@ class Requirement:
     """What it would take to settle the question.
 
     Attributes:
-        seeds: Further seeds of each contender; None: no number of them does on these rows.
+        seeds: Further seeds of each contender; None: no number of them does, on these rows or at these settings.
         rows: Held-out rows they would be scored on.
         chance: Of being settled then.
         cost: Of these runs, relative.
@@ -155,7 +155,12 @@ class Decision:
     @property
     def lacking_seeds(self) -> tuple[Level, ...]:
         """Levels that matter and have fewer fresh seeds than a settled question needs."""
-        return tuple(level for level in self.levels if level.state is not State.OUT and level.fresh < _FRESH_SEEDS)
+        return tuple(level for level in self.levels if _lacks_seeds(level))
+
+    @property
+    def contenders(self) -> tuple[Level, ...]:
+        """Those that further seeds can tell of: what was never trained has no setting to train again."""
+        return tuple(level for level in self.levels if level.state is not State.OUT and level.tried)
 
 
 def decide(
@@ -203,9 +208,13 @@ def decide(
     seeds = Counter(run.setting for run in alive)
     fresh = Counter(run.setting for run in alive if not run.chosen)
     collapsed = Counter(run.setting.level for run in runs if run.collapsed)
+    failing = Counter(run.setting for run in runs if run.collapsed)
     levels = []
     for index, (setting, tried) in enumerate(targets):
-        state = _state(loss[:, index], draws - could[:, [index]], margin, confidence) if tried else State.OPEN
+        state = _state(loss[:, index], draws - could[:, [index]], margin, confidence)
+        # What was never trained can't be taken, and what mostly learns nothing is no good.
+        if state is State.GOOD and (not tried or failing[setting] > seeds[setting]):
+            state = State.OPEN
         levels.append(
             Level(
                 level=setting.level, setting=setting, tried=tried, mean=float(draws[:, index].mean()),
@@ -279,6 +288,10 @@ def _state(loss: Array, gaps: Array, margin: float, confidence: float) -> State:
     return State.OUT if float((gaps > margin / 2).mean(axis=0).max()) >= confidence else State.OPEN
 
 
+def _lacks_seeds(level: Level) -> bool:
+    return level.tried and level.state is not State.OUT and level.fresh < _FRESH_SEEDS
+
+
 def _stand(levels: Sequence[Level], margin: float) -> tuple[Standing, Level]:
     """Returns the standing and the level to take; `levels` go from the dearest to the cheapest."""
     good = [level for level in levels if level.state is State.GOOD]
@@ -289,7 +302,7 @@ def _stand(levels: Sequence[Level], margin: float) -> tuple[Standing, Level]:
     recommended = good[-1]
     cheaper = levels[levels.index(recommended) + 1 :]
     is_open = any(level.state is State.OPEN for level in cheaper)
-    lacks = any(level.state is not State.OUT and level.fresh < _FRESH_SEEDS for level in levels)
+    lacks = any(map(_lacks_seeds, levels))
     return (Standing.AT_LEAST if is_open or lacks else Standing.SETTLED), recommended
 
 
@@ -326,7 +339,7 @@ def requirement(
     """
     if decision.standing is Standing.SETTLED:
         return None
-    contenders = [level for level in decision.levels if level.state is not State.OUT]
+    contenders = decision.contenders
     held_out = new_rows or rows
     least: Requirement | None = None
     for count in _BUDGETS:
@@ -351,14 +364,14 @@ def chance_of_settling(
     Args:
         decision: As it stands.
         posterior: That it was made from.
-        count: Further seeds of each level that is not out.
+        count: Further seeds of each contender.
         rows: Held-out rows that the runs so far were scored on.
         new_rows: That the further runs would be scored on.
         seed: Of the simulation.
     """
     settings = [level.setting for level in decision.levels]
     mean, covariance = posterior.moments(settings)
-    contenders = [index for index, level in enumerate(decision.levels) if level.state is not State.OUT]
+    contenders = [index for index, level in enumerate(decision.levels) if level in decision.contenders]
     after = _covariance_after(posterior, covariance, contenders, count, rows, new_rows)
     rng = np.random.default_rng(seed)
     shift = square_root(covariance - after)
@@ -368,14 +381,11 @@ def chance_of_settling(
     for _ in range(_FORECASTS):
         draws = mean + shift @ rng.standard_normal(len(settings)) + noise
         loss = draws.max(axis=1, keepdims=True) - draws
-        states = [
-            _state(loss[:, index], draws - draws[:, [index]], decision.margin, decision.confidence)
-            for index in range(len(settings))
-        ]
-        future = [
-            replace(level, state=state, fresh=number, tried=True)
-            for level, state, number in zip(decision.levels, states, fresh, strict=True)
-        ]
+        future = []
+        for index, level in enumerate(decision.levels):
+            state = _state(loss[:, index], draws - draws[:, [index]], decision.margin, decision.confidence)
+            state = State.OPEN if state is State.GOOD and not level.tried else state
+            future.append(replace(level, state=state, fresh=fresh[index]))
         settled += _stand(future, decision.margin)[0] is Standing.SETTLED
     return settled / _FORECASTS
 

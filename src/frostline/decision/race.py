@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from frostline.decision.decide import Decision, Standing, State, chance_of_settling
+from frostline.decision.decide import Decision, Standing, chance_of_settling
 from frostline.decision.posterior import Posterior
 from frostline.decision.runs import Setting
 
@@ -32,7 +31,7 @@ class Replicate:
 
     Attributes:
         setting: That was tried before.
-        ordinal: Of its fresh seeds, counted from 0, those under way included.
+        ordinal: Of its further seeds, counted from 0, whatever they came to.
     """
 
     setting: Setting
@@ -46,10 +45,12 @@ def next_replicate(
     budget: float,
     spent: float,
     rows: int,
+    begun: Mapping[Setting, int],
     new_rows: int | None = None,
-    running: Sequence[Setting] = (),
 ) -> Replicate | RaceEnd:
-    """Returns who gets the next seed: the contender with the fewest fresh ones, the cheapest first.
+    """Returns who gets the next seed: the contender that was given fewest, the cheapest first.
+
+    A contender whose seeds all fail or learn nothing is given no more of them than the first round has.
 
     Args:
         decision: As it stands.
@@ -57,15 +58,16 @@ def next_replicate(
         budget: That the race may spend in all, relative.
         spent: By replicates that ended or are under way.
         rows: Held-out rows that the search's runs were scored on.
+        begun: Further seeds of each setting that ended, in whatever way, or are under way.
         new_rows: That the race's runs are scored on; None: the same.
-        running: Settings of replicates under way: they count as if they were there.
     """
     if decision.standing is Standing.SETTLED:
         return RaceEnd.SETTLED
-    under_way = Counter(running)
-    contenders = [level for level in decision.levels if level.state is not State.OUT and level.tried]
-    chosen = min(contenders, key=lambda level: (level.fresh + under_way[level.setting], level.cost))
-    count = chosen.fresh + under_way[chosen.setting]
+    contenders = [level for level in decision.contenders if level.fresh or begun.get(level.setting, 0) < _FIRST_ROUND]
+    if not contenders:
+        return RaceEnd.FUTILE
+    chosen = min(contenders, key=lambda level: (begun.get(level.setting, 0), level.cost))
+    count = begun.get(chosen.setting, 0)
     if spent + chosen.cost > budget * (1 + 1e-9):
         return RaceEnd.OUT_OF_BUDGET
     if count >= _FIRST_ROUND:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -72,6 +73,9 @@ class GroupAnswer:
         recommended_row: Its row; None without an axis.
         requirement: What it would take to settle the question; None if it is settled.
         importances: The share of the expected quality's variation that each key explains (`Advisor.importances`).
+        search_cost: Of the search's runs, relative: the unit of `sweep.settle`.
+        is_raced: Whether the sweep can give further seeds.
+        failed_seeds: Of those, how many failed, by level.
     """
 
     group: str | None
@@ -82,6 +86,9 @@ class GroupAnswer:
     recommended_row: LevelRow | None
     requirement: Requirement | None
     importances: Mapping[str, float] = field(default_factory=dict)
+    search_cost: float = 0.0
+    is_raced: bool = True
+    failed_seeds: Mapping[float, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +103,8 @@ class Answer:
         best: The finished trial with the best value as it was measured, or None.
         groups: A decision for each model and number of rows.
         main: The one with the best level; None if nothing can be decided.
-        learnt: Whether anything beats a constant prediction, with 95 % probability; None if that is not known.
+        learnt: Whether anything beats a constant prediction, with 95 % probability: else that is not known, or none
+            does. None where no constant prediction is known.
         num_collapsed: Runs that learnt nothing, of models and sizes of which no run learnt anything.
         seconds_per_cost: What a unit of relative cost took here; None if unknown.
         transfer: What the rows come to on other rows than those that they were chosen by.
@@ -138,16 +146,12 @@ class Answer:
     def settle_needed(self) -> int | None:
         """What `sweep.settle` would probably settle the question; None if it is settled, or further seeds can't."""
         main = self.main
-        if main is None or main.requirement is None or main.requirement.seeds is None:
+        if main is None or not main.is_raced or main.requirement is None or main.requirement.seeds is None:
             return None
-        costs = [
-            (main.fitted.axis.cost(run.setting.level), run.chosen)
-            for run in main.fitted.runs
-            if not run.chosen or run.setting.level != NOTHING_FROZEN
-        ]
-        searched = sum(cost for cost, chosen in costs if chosen)
-        spent = sum(cost for cost, chosen in costs if not chosen) * main.fitted.race_cost
-        return math.ceil((spent + main.requirement.cost) / searched) if searched else None
+        axis, points = main.fitted.axis, main.fitted.points
+        spent = sum(axis.cost(setting.level) * len(point.replicates) for setting, point in points.items())
+        needed = spent * main.fitted.race_cost + main.requirement.cost
+        return math.ceil(needed / main.search_cost) if main.search_cost else None
 
     @property
     def standing(self) -> Standing | None:
@@ -246,7 +250,16 @@ def _group(name: str | None, advisor: Advisor, points: Sequence[Point], maximize
         recommended_row=rows[chosen] if rows else None,
         requirement=advisor.requirement(decision, fitted) if rows else None,
         importances=advisor.importances(fitted),
+        search_cost=advisor.search_cost(points), is_raced=advisor.question.is_raced,
+        failed_seeds=_failed_seeds(fitted),
     )  # fmt: skip
+
+
+def _failed_seeds(fitted: Fitted) -> dict[float, int]:
+    failed = Counter[float]()
+    for setting, point in fitted.points.items():
+        failed[setting.level] += sum(each.state is TrialState.FAILED for each in point.replicates.values())
+    return {level: number for level, number in sorted(failed.items()) if number}
 
 
 def _with_prices(rows: tuple[LevelRow, ...], advisor: Advisor, points: Sequence[Point]) -> tuple[LevelRow, ...]:
@@ -290,7 +303,7 @@ def _learnt(main: GroupAnswer | None, maximize: bool) -> bool | None:
     if main is None or main.fitted.baseline is None:
         return None
     baseline = main.fitted.baseline if maximize else -main.fitted.baseline
-    return main.decision.best.low > baseline
+    return any(level.low > baseline for level in main.decision.levels if level.tried)
 
 
 def _seconds_per_cost(main: GroupAnswer | None) -> float | None:

@@ -24,7 +24,8 @@ def headline(answer: Answer) -> str:
     low, mean, high = _interval(answer.main, answer)
     text = f"{what}: {answer.metric} {_number(mean)} (95 %: {_number(low)} to {_number(high)})"
     if answer.learnt is False:
-        return f"nothing was learnt: {text} does not beat a constant prediction ({_number(_baseline(answer))})"
+        constant = f"a constant prediction ({_number(_baseline(answer))})"
+        return f"nothing was learnt: {text} does not beat {constant} with {100 * LEVEL:.0f} % probability"
     return text
 
 
@@ -77,7 +78,9 @@ def _requirement(needed: Requirement, main: GroupAnswer, answer: Answer) -> str:
         if main.fitted.num_folds > 1:
             where = f"on {main.fitted.num_folds} folds"
         chance = f"chance {needed.chance:.0%} with 32 of each"
-        return f"further seeds can't settle it {where} ({chance}): take more rows, or a wider margin"
+        untried = [row for row in main.rows if row.point is None and row.state is State.OPEN]
+        other = f"try {_names(untried)}, too (sweep.n_trials)" if untried else "take more rows, or a wider margin"
+        return f"further seeds can't settle it {where} ({chance}): {other}"
     unit = answer.seconds_per_cost
     seconds = "" if unit is None else f"{_time(needed.cost * unit)} of training here, "
     kind = "fold" if main.fitted.num_folds > 1 else "seed"
@@ -94,9 +97,17 @@ def _cautions(main: GroupAnswer, answer: Answer) -> list[str]:
         lines.append(
             f"{len(decision.collapsed)} of {decision.num_runs} runs learnt nothing (one answer for all rows): left out"
         )
-    untried = [row for row in main.rows if row.point is None]
-    if untried:
-        lines.append(f"not tried to the end: {_names(untried)} (their numbers are guesses from the others)")
+    guessed = "(their numbers are guesses from the others)"
+    if untried := [row for row in main.rows if row.point is None and not row.collapsed]:
+        lines.append(f"not tried to the end: {_names(untried)} {guessed}")
+    if nothing := [row for row in main.rows if row.point is None and row.collapsed]:
+        lines.append(f"all runs learnt nothing: {_names(nothing)} {guessed}")
+    if some := [row for row in main.rows if row.point is not None and row.collapsed]:
+        counts = ", ".join(f"{row.collapsed} of {_named(row, answer)}" for row in some)
+        lines.append(f"some runs learnt nothing: {counts}")
+    if main.failed_seeds:
+        counts = ", ".join(f"{number} of {level_name(level)}" for level, number in main.failed_seeds.items())
+        lines.append(f"further seeds failed: {counts}")
     if not decision.knows_rows:
         lines.append(f"of these held-out rows alone: {answer.metric} is known by seed only, not row by row")
     elif not is_mean_over_rows(answer.metric):

@@ -319,6 +319,7 @@ class _Course:
                     self._on_report(event)
                 else:
                     self._on_end(event)
+                    look_at = -math.inf  # what ended may have made something new worth to begin
 
     def _look_at_limits(self) -> None:
         if self.stopped is None and self._should_stop():

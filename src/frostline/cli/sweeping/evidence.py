@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -11,9 +12,10 @@ from frostline.cli.sweeping.folder import SweepFolder
 from frostline.errors import UserError
 from frostline.evidence import Evidence, EvidenceOf, RowScores, known
 from frostline.point import Point, ranked
-from frostline.record import PREDICTIONS_FILE
+from frostline.record import PREDICTIONS_FILE, SPEC_FILE
 from frostline.report import Baseline
-from frostline.spec import came_later
+from frostline.result import RunResult
+from frostline.spec import Task, came_later
 
 
 def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
@@ -87,13 +89,27 @@ def _read(path: Path) -> dict[str, RowScores]:
         if pa.types.is_nested(found.schema.field("label").type):
             return {}  # of words: those of a sentence are not independent, and no test here knows that
         table = found.to_pandas()
+        num_classes = _num_classes(path.parent)
         return {
             str(name): RowScores(
                 labels=part["label"].to_numpy(),
                 predicted=part["predicted"].to_numpy(),
                 losses=part["loss"].to_numpy(),
+                num_classes=num_classes,
             )
             for name, part in table.groupby("set", observed=True)
         }
     except (OSError, ValueError, KeyError):
         return {}
+
+
+def _num_classes(folder: Path) -> int | None:
+    """Returns the number of classes of a run whose rows may have several; None where each has one.
+
+    Raises:
+        OSError, ValueError, KeyError: The run's record can't be read.
+    """
+    spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    if spec["dataset"]["task"] != Task.MULTI_LABEL.value:
+        return None
+    return len(RunResult.read(folder).data["label_names"])

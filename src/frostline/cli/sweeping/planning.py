@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from frostline.advisor import rows_to_settle
+from frostline.advisor import is_axis, rows_to_settle
 from frostline.assets import home
 from frostline.cli.preflight import preflight
 from frostline.cli.session import Planning
@@ -98,7 +98,8 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
 
 def _margins(sweep: Sweep, seen: Probe) -> float | None:
     """Returns the margin that the held-out rows can settle at best; None for a metric of which that isn't known."""
-    if sweep.job.run.training.objective != "accuracy":
+    axes = [each for dimensions in sweep.space.variants.values() for each in dimensions if is_axis(each)]
+    if sweep.job.run.training.objective != "accuracy" or not axes:
         return None
     return least_margin(_scored_rows(sweep, seen), sweep.plan.confidence)
 
@@ -106,7 +107,9 @@ def _margins(sweep: Sweep, seen: Probe) -> float | None:
 def _scored_rows(sweep: Sweep, seen: Probe) -> int:
     """Returns the rows that a setting is scored on in the end: every fold's, or those that settle it."""
     if sweep.plan.folds is not None:
-        return seen.eval_rows + seen.train_rows
+        rows = seen.eval_rows + seen.train_rows
+        # Folds overlap in training rows: all of them are worth fewer rows (`frostline.decision.folds`).
+        return round(rows / (1 + (sweep.plan.folds - 1) / sweep.plan.folds))
     if not _has_race(sweep):
         return seen.eval_rows
     epochs = _epochs(sweep, seen)
