@@ -54,11 +54,6 @@ def test_the_first_look_is_recorded_and_shown_again(run, frostline):
 
 @pytest.mark.slow
 def test_it_is_a_metric_of_the_run_in_mlflow(run, frostline, in_tmp):
-    import shutil
-
-    from tests.e2e.sweep_tools import _fresh_store
-
-    shutil.copyfile(_fresh_store(), "mlflow.db")
     run("dataset.test_fraction=0.25", "tracking.log_model=false")
     assert frostline("test", "r")[0] == 0
     store = client("sqlite:///mlflow.db")

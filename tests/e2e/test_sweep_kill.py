@@ -17,7 +17,7 @@ from tests.e2e.sweep_tools import RUNG, answer_rows, call, mlflow_runs, points, 
 
 pytestmark = pytest.mark.slow
 
-KILLS = 8
+KILLS = 6
 SEED = int(os.environ.get("FROSTLINE_KILL_SEED", "20261122"))  # other moments, by hand
 WORKER_KILLS = 3
 
@@ -52,7 +52,7 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
                 # What was finished stays as it is: no run of it begins again.
                 stamp = (folder / name / "spec.json").stat().st_mtime_ns
                 assert finished.setdefault(name, stamp) == stamp, name
-    assert kills >= 7
+    assert kills >= 5
     done = call(*arguments, cwd=torn, timeout=400, **env)
     assert done.returncode == 0, done.stderr
     assert answer_rows(folder) == answer_rows(whole / "runs" / "lr_x_depth")
