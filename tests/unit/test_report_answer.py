@@ -184,6 +184,18 @@ def test_at_chance_it_says_that_nothing_was_learnt():
     assert headline(answer).startswith("nothing was learnt: ")
 
 
+def test_one_depth_that_beats_the_constant_is_enough():
+    """The best guess may be a depth that was not tried: its wide interval says nothing of what was learnt."""
+    rng = np.random.default_rng(2)
+    shared = rng.random(3000)
+    scores = {n: rows_of(shared + 0.01 * rng.random(3000) < 0.54 - 0.01 * n) for n in range(3)}
+    points = [point(n, 4 + n, float((s.predicted == s.labels).mean()), rows=3000.0) for n, s in scores.items()]
+    answer = say(points, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: scores[each.number]}))
+    assert not answer.main.decision.best.tried
+    assert answer.main.decision.best.low < 0.5 < max(row.low for row in answer.rows if row.point is not None)
+    assert answer.learnt
+
+
 def test_where_every_run_says_one_class_nothing_was_learnt():
     labels = np.arange(40) % 2
     dead = RowScores(labels=labels, predicted=np.zeros(40, dtype=int), losses=np.zeros(40))
