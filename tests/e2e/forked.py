@@ -54,7 +54,27 @@ def _server() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-class Forked:
+class _Process:
+    """A fork of the server, with what both kinds share of `subprocess.Popen`."""
+
+    args: list[str]
+    _process: multiprocessing.process.BaseProcess
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        return self._process.exitcode
+
+
+class Forked(_Process):
     """A command that runs; of `subprocess.Popen` what the tests use.
 
     Args:
@@ -79,19 +99,6 @@ class Forked:
         self.pid = self._process.pid
         self.stdout = os.fdopen(out, encoding="utf-8", errors="replace")
         self.stderr = os.fdopen(err, encoding="utf-8", errors="replace")
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-        return self._process.exitcode
 
     def kill(self) -> None:
         self._process.kill()
@@ -144,7 +151,7 @@ def _running() -> None:
     pass
 
 
-class WarmPython:
+class WarmPython(_Process):
     """`subprocess.Popen([sys.executable, ..., "-m", MODULE, ...])` as a fork: what `launch` and torchrun use of Popen.
 
     Args:
@@ -170,19 +177,6 @@ class WarmPython:
         for output in outputs:
             os.close(output.number)
         self.pid = self._process.pid
-
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
-    def poll(self) -> int | None:
-        return self._process.exitcode
-
-    def wait(self, timeout: float | None = None) -> int:
-        self._process.join(timeout)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-        return self._process.exitcode
 
 
 def _begin(cwd: str, env: dict[str, str], out: int, err: int) -> None:

@@ -309,26 +309,26 @@ def test_the_race_serves_the_contender_with_the_fewest_seeds_the_cheapest_first(
     contenders = decision.contenders
     given = []
     for _ in contenders:
-        found = next_replicate(decision, posterior, budget=100.0, spent=0.0, rows=512, begun=Counter(given))
+        found = next_replicate(decision, posterior, budget=100.0, spent=0.0, rows=512, started=Counter(given))
         assert isinstance(found, Replicate)
         assert found.ordinal == 0
         given.append(found.setting)
     assert [setting.level for setting in given] == sorted((level.level for level in contenders), reverse=True)
-    again = next_replicate(decision, posterior, budget=100.0, spent=0.0, rows=512, begun=Counter(given))
+    again = next_replicate(decision, posterior, budget=100.0, spent=0.0, rows=512, started=Counter(given))
     assert (again.setting, again.ordinal) == (given[0], 1)
 
 
 def test_the_race_ends_with_its_budget():
     _, posterior, decision = undecided()
-    assert next_replicate(decision, posterior, budget=0.0, spent=0.0, rows=512, begun={}) is RaceEnd.OUT_OF_BUDGET
-    assert next_replicate(decision, posterior, budget=1.0, spent=0.99, rows=512, begun={}) is RaceEnd.OUT_OF_BUDGET
+    assert next_replicate(decision, posterior, budget=0.0, spent=0.0, rows=512, started={}) is RaceEnd.OUT_OF_BUDGET
+    assert next_replicate(decision, posterior, budget=1.0, spent=0.99, rows=512, started={}) is RaceEnd.OUT_OF_BUDGET
 
 
 def test_a_settled_question_gets_no_further_seed():
     runs = sure([0.80, 0.80, 0.80, 0.80, 0.75, 0.70, 0.60])
     decision = decide(runs, AXIS, QUIET, margin=0.02, confidence=0.9)
     posterior = Posterior(runs, AXIS, QUIET)
-    assert next_replicate(decision, posterior, budget=9.0, spent=0.0, rows=512, begun={}) is RaceEnd.SETTLED
+    assert next_replicate(decision, posterior, budget=9.0, spent=0.0, rows=512, started={}) is RaceEnd.SETTLED
 
 
 def test_a_race_that_rows_can_not_settle_is_given_up():
@@ -337,8 +337,8 @@ def test_a_race_that_rows_can_not_settle_is_given_up():
     noise = Noise(rows=np.eye(len(runs)) * 0.03**2, seed_sd=0.01)
     posterior = Posterior(runs, AXIS, noise)
     decision = decide(runs, AXIS, noise, margin=0.002, confidence=0.9)
-    begun = Counter(run.setting for run in runs if not run.chosen)
-    assert next_replicate(decision, posterior, budget=20.0, spent=10.0, rows=64, begun=begun) is RaceEnd.FUTILE
+    started = Counter(run.setting for run in runs if not run.chosen)
+    assert next_replicate(decision, posterior, budget=20.0, spent=10.0, rows=64, started=started) is RaceEnd.FUTILE
     needed = requirement(decision, posterior, rows=64)
     assert needed.seeds is None
     assert needed.chance < 0.5

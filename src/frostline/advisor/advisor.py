@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ROW_CORRELATION = 0.5
-"""Of two runs' hits on one row, where their predictions are not at hand (measured on MiniLM: 0.4 to 0.6)."""
-
 _NEAR_RATE = 0.15
 """Decades within which a second rate at one level tells less than a second seed would: 0.1 points of accuracy."""
 
@@ -312,13 +309,13 @@ class Advisor:
             return RaceEnd.FUTILE
         decision, fitted = answer
         assert fitted.posterior is not None
-        begun = {
+        started = {
             setting: len(point.replicates) + list(running).count(point.number)
             for setting, point in fitted.points.items()
         }
-        spent = sum(count * fitted.axis.cost(setting.level) for setting, count in begun.items())
+        spent = sum(count * fitted.axis.cost(setting.level) for setting, count in started.items())
         found = next_replicate(
-            decision, fitted.posterior, spent=spent, begun=begun,
+            decision, fitted.posterior, spent=spent, started=started,
             budget=settle * self.search_cost(points) / fitted.race_cost, rows=fitted.rows or 1,
             new_rows=fitted.race_rows if fitted.rows else None,
         )  # fmt: skip
@@ -387,8 +384,8 @@ class Advisor:
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
         started = [setting for point in points if (setting := question.setting(point.params)) is not None]
         axis = fitted.axis if fitted.runs else question.axis([setting.level for setting in started], grid=True)
-        begun = [(setting.level, setting.rate) for setting in started]
-        opening = next_opening(axis, begun, fitted.posterior, question.listed_rates())
+        places = [(setting.level, setting.rate) for setting in started]
+        opening = next_opening(axis, places, fitted.posterior, question.listed_rates())
         if opening is not None:
             level, rate = opening
             return question.params(replace(question.random(rng), level=level, rate=rate))
@@ -429,6 +426,8 @@ def _assumed(
     """Returns the rows' covariance and a row's standard deviation where no predictions are at hand."""
     import numpy as np
 
+    from frostline.decision.rows import ROW_CORRELATION
+
     spread = float(np.std(values))
     mean = abs(float(np.mean(values)))
     if metric != "accuracy" or not 0 <= mean <= 1:
@@ -439,5 +438,5 @@ def _assumed(
     if not numbers:
         return None, row_sd
     count = len(values)
-    shared = np.full((count, count), _ROW_CORRELATION) + (1 - _ROW_CORRELATION) * np.eye(count)
+    shared = np.full((count, count), ROW_CORRELATION) + (1 - ROW_CORRELATION) * np.eye(count)
     return row_sd**2 / numbers[0] * shared, row_sd

@@ -78,7 +78,7 @@ def rates_of(axis: Axis) -> list[float]:
 
 def next_opening(
     axis: Axis,
-    begun: Sequence[tuple[float, float]],
+    started: Sequence[tuple[float, float]],
     posterior: Posterior | None,
     allowed: Sequence[float] | None = None,
 ) -> tuple[float, float] | None:
@@ -89,14 +89,14 @@ def next_opening(
 
     Args:
         axis: Of cost.
-        begun: Level and rate of every run that ended or is under way.
+        started: Level and rate of every run that ended or is under way.
         posterior: Of the runs that ended; None: there are none yet, and the ridge is taken as it is expected.
         allowed: log10 of the rates that can be had, where they are a list; None: all between the ends.
     """
     for scout in scouts(axis, allowed):
-        if not any(level == scout.level and abs(rate - scout.rate) < _SAME_RATE for level, rate in begun):
+        if not any(level == scout.level and abs(rate - scout.rate) < _SAME_RATE for level, rate in started):
             return scout.level, scout.rate
-    known = {level for level, _ in begun}
+    known = {level for level, _ in started}
     for level in opening_levels(axis):
         if level in known:
             continue

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from frostline.decision.rows import ROW_CORRELATION
 
-_SHARED = 0.5
-"""Correlation of two runs' results on the same rows where no two runs have any in common."""
+Array = np.ndarray[Any, Any]
 
 
 def rows_across(rows: Array, folds: Sequence[int], settings: Sequence[Hashable], num_folds: int) -> Array:
@@ -34,7 +33,7 @@ def rows_across(rows: Array, folds: Sequence[int], settings: Sequence[Hashable],
     scale = np.sqrt(np.maximum(np.diag(rows), 0.0))
     products = np.outer(scale, scale)
     pairs = same_fold & ~np.eye(len(rows), dtype=bool) & (products > 0)
-    shared = float(np.clip(np.mean(rows[pairs] / products[pairs]), 0.0, 1.0)) if pairs.any() else _SHARED
+    shared = float(np.clip(np.mean(rows[pairs] / products[pairs]), 0.0, 1.0)) if pairs.any() else ROW_CORRELATION
     alike = shared + (1 - shared) * _equal(settings)
     return _semidefinite(np.where(same_fold, rows, products * alike / num_folds))
 

@@ -45,7 +45,7 @@ def next_replicate(
     budget: float,
     spent: float,
     rows: int,
-    begun: Mapping[Setting, int],
+    started: Mapping[Setting, int],
     new_rows: int | None = None,
 ) -> Replicate | RaceEnd:
     """Returns who gets the next seed: the contender that was given fewest, the cheapest first.
@@ -58,16 +58,16 @@ def next_replicate(
         budget: That the race may spend in all, relative.
         spent: By replicates that ended or are under way.
         rows: Held-out rows that the search's runs were scored on.
-        begun: Further seeds of each setting that ended, in whatever way, or are under way.
+        started: Further seeds of each setting that ended, in whatever way, or are under way.
         new_rows: That the race's runs are scored on; None: the same.
     """
     if decision.standing is Standing.SETTLED:
         return RaceEnd.SETTLED
-    contenders = [level for level in decision.contenders if level.fresh or begun.get(level.setting, 0) < _FIRST_ROUND]
+    contenders = [level for level in decision.contenders if level.fresh or started.get(level.setting, 0) < _FIRST_ROUND]
     if not contenders:
         return RaceEnd.FUTILE
-    chosen = min(contenders, key=lambda level: (begun.get(level.setting, 0), level.cost))
-    count = begun.get(chosen.setting, 0)
+    chosen = min(contenders, key=lambda level: (started.get(level.setting, 0), level.cost))
+    count = started.get(chosen.setting, 0)
     if spent + chosen.cost > budget * (1 + 1e-9):
         return RaceEnd.OUT_OF_BUDGET
     if count >= _FIRST_ROUND:

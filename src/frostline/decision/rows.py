@@ -19,7 +19,7 @@ Array = np.ndarray[Any, Any]
 _FEW = 5
 """Rows of the rarer kind below which a share's variance is not taken from them."""
 
-_SHARED = 0.5
+ROW_CORRELATION = 0.5
 """Correlation of two runs' results on one row, where the rows can't tell (measured on MiniLM: 0.4 to 0.6)."""
 
 NUM_RESAMPLES = 200
@@ -84,7 +84,7 @@ def with_least(covariance: Array, least: Sequence[float]) -> Array:
         least: `[R]`: variances.
     """
     missing = np.sqrt(np.maximum(np.asarray(least) - np.diag(covariance), 0.0))
-    shared = _SHARED + (1 - _SHARED) * np.eye(len(missing))
+    shared = ROW_CORRELATION + (1 - ROW_CORRELATION) * np.eye(len(missing))
     added: Array = covariance + np.outer(missing, missing) * shared
     return added
 
