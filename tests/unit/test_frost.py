@@ -271,6 +271,24 @@ def test_a_level_that_no_run_tells_of_is_no_contender_and_is_named(tmp_path):
     assert "not tried to the end" not in words
 
 
+def test_of_a_trial_that_was_stopped_early_its_share_counts_in_the_budget(tmp_path):
+    summary, advisor = sweep(tmp_path / "a", Executor(), settle=0.0)
+    whole = [
+        replace(point, outcome=replace(point.outcome, cost={"flops": 4e9 * (5 - point.depth)}))
+        for point in summary.points
+    ]
+    twice = [*whole, *(replace(point, number=100 + point.number) for point in whole)]
+    assert advisor.search_cost(twice) == pytest.approx(2 * advisor.search_cost(whole))
+    stopped = [
+        replace(
+            point, number=100 + point.number, state=State.PRUNED,
+            outcome=replace(point.outcome, state=State.PRUNED, cost={"flops": 1e9 * (5 - point.depth)}),
+        )
+        for point in whole
+    ]  # fmt: skip
+    assert advisor.search_cost([*whole, *stopped]) == pytest.approx(1.25 * advisor.search_cost(whole))
+
+
 def test_seeds_of_every_trial_count_in_the_budget_and_in_what_is_advised(tmp_path):
     summary, advisor = sweep(tmp_path / "a", Executor(), settle=0.0)
     once = advisor.search_cost(summary.points)

@@ -281,15 +281,25 @@ class Advisor:
         }
 
     def search_cost(self, points: Sequence[Point]) -> float:
-        """Returns the relative cost of the search's runs that ended, of each seed of a trial."""
+        """Returns the relative cost of the search's runs that ended, of each seed of a trial.
+
+        Of a trial that was stopped early its share counts, by the recorded operations of the longest run at its level.
+        """
         axis = self.question.axis([s.level for p in points if (s := self.question.setting(p.params)) is not None])
-        done = [p for p in points if p.outcome is not None and p.copy_of is None and not p.is_baseline]
-        cost = 0.0
-        for point in done:
-            setting = self.question.setting(point.params)
-            if setting is not None and point.outcome is not None:
-                cost += axis.cost(setting.level) * max(1, len(point.outcome.by_seed))
-        return cost
+        ended: list[tuple[float, int, float | None]] = []
+        longest: dict[float, float] = {}
+        for point in points:
+            setting, outcome = self.question.setting(point.params), point.outcome
+            if setting is None or outcome is None or point.copy_of is not None or point.is_baseline:
+                continue
+            count = max(1, len(outcome.by_seed))
+            operations = outcome.cost["flops"] / count if "flops" in outcome.cost else None
+            longest[setting.level] = max(longest.get(setting.level, 0.0), operations or 0.0)
+            ended.append((setting.level, count, operations))
+        return sum(
+            axis.cost(level) * count * (operations / longest[level] if operations else 1.0)
+            for level, count, operations in ended
+        )
 
     @_on_one_thread
     def next_replicate(
