@@ -203,6 +203,17 @@ def test_depth_only_lr_only_and_range(tmp_path, quiet):
     assert sorted(p.depth for p in points(tmp_path / "runs" / "dups")) == [0, 1]
 
 
+def test_the_axis_of_cost_may_be_any_numeric_key(tmp_path, quiet):
+    axis = ["training.max_tokens=choice(8,16)", "sweep.axis=training.max_tokens", "training.epochs=4"]
+    more = ["freeze.depth=1", "optimizer.lr=tag(log,interval(1e-3,1e-2))", "sweep.n_trials=6", "sweep.settle=0"]
+    done = call("sweep", "lr_only", *quiet, *axis, *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"max_tokens +lr +accuracy", done.stdout)
+    assert re.search(r"(recommended|best guess): training.max_tokens=(8|16), lr ", done.stdout)
+    refused = call("sweep", "lr_only", *quiet, *axis, *more, "sweep.axis=null", cwd=tmp_path)
+    assert (refused.returncode, "axis" in refused.stderr) == (2, True), refused.stderr
+
+
 def test_pareto(tmp_path, quiet):
     done = call(
         "sweep",

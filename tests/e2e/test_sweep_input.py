@@ -54,6 +54,13 @@ from tests.e2e.sweep_tools import call
         (["lr_x_depth", "sweep.confidence=0.5"], "sweep.confidence=0.5"),
         (["lr_x_depth", "sweep.confidence=1"], "sweep.confidence=1"),
         (["lr_x_depth", "sweep.settle=-1"], "sweep.settle=-1"),
+        (
+            ["lr_x_depth", "sweep.axis=freeze.dept"],
+            "sweep.axis=freeze.dept: is not swept (did you mean 'freeze.depth'?)",
+        ),
+        (["lr_x_depth", "sweep.axis=optimizer.lr"], "no rate is cheaper"),
+        (["learning_curve", "sweep.axis=dataset.train_rows"], "each number of rows has an answer of its own"),
+        (["lr_x_depth", "optimizer.schedule=choice(linear,cosine)", "sweep.axis=optimizer.schedule"], "are no numbers"),
         (["lr_x_depth", "sweep.settle_rows=0"], "sweep.settle_rows=0"),
         (["lr_x_depth", "sweep.folds=1"], "sweep.folds=1: must be 2 or more"),
         (["lr_x_depth", "sweep.folds=4", "dataset.eval_from=held_out.csv"], "set dataset.eval_from=null"),

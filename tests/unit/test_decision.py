@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -170,6 +171,25 @@ def test_cheap_levels_tell_where_the_best_rates_of_dear_ones_lie():
     level, rate = next_opening(AXIS, [(r.setting.level, r.setting.rate) for r in runs], Posterior(runs, AXIS, QUIET))
     assert level == 4.0
     assert 0.2 <= rate - AXIS.ridge_rate(4.0) <= 0.5
+
+
+def test_rates_that_help_at_one_level_and_harm_at_the_next_are_not_taken_for_noise():
+    """Entity F1 of a real sweep of short runs (`docs/sweeps.md`, a class for each word): seeds differ by 0.02."""
+    tried = [
+        (6, 1e-3, 0.106), (6, 1.58e-4, 0.123), (6, 3e-3, 0.057), (5, 6.81e-4, 0.383), (5, 6.81e-4, 0.408),
+        (5, 1.08e-4, 0.005), (5, 3e-3, 0.532), (4, 4.64e-4, 0.483), (4, 4.64e-4, 0.491), (3, 5.01e-4, 0.539),
+        (3, 5.01e-4, 0.546), (2, 3.41e-4, 0.552), (2, 3.41e-4, 0.549), (1, 2.33e-4, 0.483), (1, 2.33e-4, 0.440),
+        (0, 1.58e-4, 0.423),
+    ]  # fmt: skip
+    runs = [
+        Run(setting=Setting(level=float(depth), rate=math.log10(rate)), seed=place, value=value)
+        for place, (depth, rate, value) in enumerate(tried)
+    ]
+    posterior = Posterior(runs, AXIS, Noise(rows=None, seed_sd=0.055))
+    assert posterior.seed_sd < 0.05
+    mean, sd = posterior.mean_and_sd([Setting(level=3.0, rate=math.log10(5.01e-4))])
+    assert mean[0] == pytest.approx(0.542, abs=0.01)
+    assert sd[0] < 0.03
 
 
 def test_a_posterior_needs_runs_that_learnt():

@@ -136,6 +136,36 @@ def test_killed_in_search_or_race_it_ends_in_the_same_table(tmp_path, kill_after
     assert again.done == []
 
 
+def test_any_numeric_key_can_be_the_axis_and_its_least_good_value_is_found(tmp_path):
+    """Epochs: more than three give nothing."""
+    epochs = parse_dimension("training.epochs", {"low": 1, "high": 6})[0]
+
+    def value(params, seed=0):
+        rng = np.random.default_rng(
+            [seed, params["training.epochs"], round(-1000 * math.log10(params["optimizer.lr"]))]
+        )
+        wrong = 0.05 * (math.log10(params["optimizer.lr"]) + 3.5) ** 2
+        return 0.8 - 0.1 * max(0, 3 - params["training.epochs"]) - wrong + rng.normal(0, 0.001)
+
+    asked = question(epochs, RATE, chosen_axis="training.epochs")
+    axis = asked.axis()
+    assert axis.levels == (6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+    assert axis.relative_costs == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+    assert axis.positions == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    summary, advisor = sweep(tmp_path / "a", Executor(value), (epochs, RATE), total=14, asked=asked)
+    decision, _ = advisor.decide(summary.points)
+    assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, 3.0)
+    answer = answer_of(summary.points, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
+    assert answer.recommended.params["training.epochs"] == 3
+    # Beside a depth it is asked for by name; on a logarithmic range equal factors are equal steps.
+    tokens = parse_dimension("training.max_tokens", {"low": 16, "high": 64, "step": 16})[0]
+    assert question(DEPTH, tokens).axis_key == "freeze.depth"
+    assert question(DEPTH, tokens, chosen_axis="training.max_tokens").axis().levels == (64.0, 48.0, 32.0, 16.0)
+    sizes = parse_dimension("freeze.size", {"low": 4, "high": 16, "log": True})[0]
+    axis = question(sizes, RATE, chosen_axis="freeze.size").axis()
+    assert [axis.position(level) for level in (16.0, 8.0, 4.0)] == pytest.approx([0.0, 0.5, 1.0])
+
+
 def test_full_fine_tuning_is_a_row_of_its_own_and_no_trial(tmp_path):
     better = lambda params, seed=0: quality(params, seed) + 0.06 * (params["freeze.depth"] is None)  # noqa: E731
     watch = Watch()

@@ -5,7 +5,7 @@ metric.
 """
 
 from frostline.advisor.advisor import TOGETHER, Advisor, Fitted
-from frostline.advisor.question import NOTHING_FROZEN, Question, is_axis
+from frostline.advisor.question import NOTHING_FROZEN, Question, is_numeric
 from frostline.advisor.rows import is_mean_over_rows, race_rows, row_vector, rows_to_settle
 
 __all__ = [
@@ -14,8 +14,8 @@ __all__ = [
     "Advisor",
     "Fitted",
     "Question",
-    "is_axis",
     "is_mean_over_rows",
+    "is_numeric",
     "race_rows",
     "row_vector",
     "rows_to_settle",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from frostline.decision import Axis, Ridge, Setting
 
 _CHEAPER_WHEN_LARGER = {DEPTH_KEY: True, "freeze.fraction": True, "freeze.last": False, "freeze.rank": False}
-"""Keys that trade quality for cost, and which way."""
+"""Keys that trade quality for cost, and which way; of others that are asked for, less is cheaper."""
 
 _ON_A_LOG_SCALE = frozenset({"freeze.rank"})
 
@@ -58,6 +58,7 @@ class Question:
         num_folds: Into which the rows were dealt; 1: all runs hold out the same rows.
         settle_rows: Held-out rows that further seeds are to be scored on; None: see `race_rows`.
         is_raced: Whether further seeds can be had: not for one of several questions, nor where several hosts train.
+        chosen_axis: The swept key that trades quality for cost; None: a depth or a rank, if one is swept.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -72,11 +73,14 @@ class Question:
     num_folds: int = 1
     settle_rows: int | None = None
     is_raced: bool = True
+    chosen_axis: str | None = None
 
     @property
     def axis_key(self) -> str | None:
         """The key that trades quality for cost; None if none is swept."""
-        keys = [each.key for each in self.dimensions if is_axis(each)]
+        if self.chosen_axis is not None:
+            return self.chosen_axis
+        keys = [each.key for each in self.dimensions if each.key in _CHEAPER_WHEN_LARGER and is_numeric(each)]
         return keys[0] if keys else None
 
     def axis(self, seen: Sequence[float] = (), *, grid: bool = False) -> Axis:
@@ -96,23 +100,32 @@ class Question:
         continuous = dimension.is_continuous
         wanted = () if continuous and seen and not grid else dimension.values(_NUM_LEVELS if continuous else None)
         levels = sorted({*(_number(value) for value in wanted if _is_number(value)), *seen})
-        if not _CHEAPER_WHEN_LARGER[key]:
+        if not _CHEAPER_WHEN_LARGER.get(key, False):
             levels.reverse()
-        positions = self._positions(key, levels)
-        costs = [1 + _HEAD_COST - position if key != "freeze.rank" else 1.0 for position in positions]
+        positions = self._positions(dimension, levels)
+        costs = self._costs(key, levels, positions)
         return Axis(
             levels=tuple(levels), positions=tuple(positions), relative_costs=tuple(costs), rates=rates, ridge=ridge
         )
 
-    def _positions(self, key: str, levels: Sequence[float]) -> list[float]:
-        blocks = self.num_blocks
+    def _costs(self, key: str, levels: Sequence[float], positions: Sequence[float]) -> list[float]:
+        if key == "freeze.rank":
+            return [1.0] * len(levels)
+        if key in _CHEAPER_WHEN_LARGER:
+            return [1 + _HEAD_COST - position for position in positions]
+        # Epochs, tokens, rows: assumed to take time in proportion.
+        return [level / levels[0] for level in levels] if min(levels) > 0 else [1.0] * len(levels)
+
+    def _positions(self, dimension: Dimension, levels: Sequence[float]) -> list[float]:
+        key, blocks = dimension.key, self.num_blocks
         if key == DEPTH_KEY and blocks:  # training the embeddings as well changes less than a block (assumed)
             return [max(level, NOTHING_FROZEN / 2) / blocks for level in levels]
         if key == "freeze.last" and blocks:
             return [1 - level / blocks for level in levels]
         if key == "freeze.fraction":
             return list(levels)
-        scaled = [math.log(level) if key in _ON_A_LOG_SCALE and level > 0 else level for level in levels]
+        on_a_log_scale = min(levels) > 0 and (key in _ON_A_LOG_SCALE or dimension.log)
+        scaled = [math.log(level) if on_a_log_scale else level for level in levels]
         span = scaled[-1] - scaled[0]
         return [(value - scaled[0]) / span if span else 0.0 for value in scaled]
 
@@ -120,7 +133,7 @@ class Question:
         """Returns the range of learning rates in decades, and where the best are expected; None if none is swept."""
         from frostline.decision import Ridge
 
-        dimension = next((each for each in self.dimensions if each.key == LR_KEY and _is_numeric(each)), None)
+        dimension = next((each for each in self.dimensions if each.key == LR_KEY and is_numeric(each)), None)
         if dimension is None:
             return None, None
         low, high = _range_of(dimension)
@@ -159,7 +172,7 @@ class Question:
                     return None
             elif dimension.key == LR_KEY and rates is not None:
                 rate = math.log10(_number(value))
-            elif _is_numeric(dimension):
+            elif is_numeric(dimension):
                 others.append(_scaled(dimension, _number(value)))
             else:
                 groups.append(str(value))
@@ -181,7 +194,7 @@ class Question:
         for dimension in self.dimensions:
             if dimension.key == self.axis_key or (dimension.key == LR_KEY and rates is not None):
                 continue
-            if _is_numeric(dimension):
+            if is_numeric(dimension):
                 others.append(_scaled(dimension, _unscaled(dimension, float(rng.random()))))
             else:
                 assert dimension.choices is not None
@@ -198,17 +211,12 @@ class Question:
                 params[dimension.key] = _typed(dimension, setting.level)
             elif dimension.key == LR_KEY and rates is not None:
                 params[dimension.key] = _nearest_rate(dimension, 10**setting.rate)
-            elif _is_numeric(dimension):
+            elif is_numeric(dimension):
                 params[dimension.key] = _typed(dimension, _unscaled(dimension, next(others)))
             else:
                 name = next(groups)
                 params[dimension.key] = next(value for value in dimension.choices or () if str(value) == name)
         return params
-
-
-def is_axis(dimension: Dimension) -> bool:
-    """Returns whether a key trades quality for cost."""
-    return dimension.key in _CHEAPER_WHEN_LARGER and _is_numeric(dimension)
 
 
 def _is_number(value: object) -> bool:
@@ -220,7 +228,8 @@ def _number(value: Value) -> float:
     return float(value)  # type: ignore[arg-type]
 
 
-def _is_numeric(dimension: Dimension) -> bool:
+def is_numeric(dimension: Dimension) -> bool:
+    """Returns whether all values of a key are numbers."""
     return dimension.choices is None or all(_is_number(value) for value in dimension.choices)
 
 

@@ -42,8 +42,9 @@ _AMPLITUDES = (0.15, 0.35, 0.8, 1.6)
 _LEVEL_SHARE = 0.04
 """Variance of each level's independent part, as a share of the curve's."""
 
-_REST_SHARES = (0.15, 0.4)
-"""Standard deviations of what is left, as shares of the curve's."""
+_REST_SHARES = (0.15, 0.4, 1.0)
+"""Standard deviations of what is left, as shares of the curve's. Where short runs gain most from a higher rate at some
+levels and lose by it at others, no parabola fits, and with small shares alone the seeds would be blamed for it."""
 
 _REST_RATE_SCALE = 0.8
 """Length scale of what is left over the aligned rate, in decades."""

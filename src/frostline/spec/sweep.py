@@ -128,6 +128,8 @@ class SweepSpec:
         seeds: A point is trained once with each; None: once, with the run's `seed`.
         first_epochs: Stage 1 is the first seed's first so many epochs; None: its whole run.
         finish: Share of the points that goes on to stage 2, 0 < x <= 1; the best at each frozen depth does so, too.
+        axis: The swept key that trades quality for cost: the cheapest value within the margin is recommended. None: the
+            frozen depth or the rank, if one is swept. Of other keys less is cheaper.
         margin: A level this much below the best one still counts as good, in the unit of the objective.
         confidence: Of every statement of the answer, in (0.5, 1).
         settle: After the search, fresh seeds for the contenders until the answer is settled: up to this many times the
@@ -160,6 +162,7 @@ class SweepSpec:
     seeds: tuple[int, ...] | None
     first_epochs: int | None
     finish: float
+    axis: str | None
     margin: float
     confidence: float
     settle: float
@@ -255,5 +258,6 @@ class SweepSpec:
             "first_epochs": self.first_epochs,
             "finish": self.finish,
             "folds": self.folds,
+            "axis": self.axis,
             "cost": self.cost.value if self.cost else None,
         }

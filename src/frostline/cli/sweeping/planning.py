@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from frostline.advisor import is_axis, rows_to_settle
+from frostline.advisor import rows_to_settle
 from frostline.assets import home
 from frostline.cli.preflight import preflight
 from frostline.cli.session import Planning
@@ -22,7 +22,7 @@ from frostline.evidence import known
 from frostline.provenance import num_cores
 from frostline.report import make_console
 from frostline.search import Costs, Forecast, forecast, queue_of
-from frostline.spec import DEPTH_KEY, Every, SamplerName
+from frostline.spec import DEPTH_KEY, Every, SamplerName, SweepSpec
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -50,7 +50,8 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
 
     sweep = read(cfg, arguments, compose, preflight)
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
-    advisor = the_advisor(advisors_of(describe(sweep, sweep.space.keys), known))
+    advisors = advisors_of(describe(sweep, sweep.space.keys), known)
+    advisor = the_advisor(advisors)
     if sweep.plan.sampler is SamplerName.FROST and advisor is not None:
         queue = [*queue, *advisor.opening()]
     gpus = gpus_for(sweep.job)
@@ -76,7 +77,11 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     limit = _limit(found, sweep, slots * planning.hosts)
     unit, busy = ("GPU-hours", len(gpus[0].split(","))) if gpus else ("core-hours", threads)
     hours = found.busy_s * busy / 3600
-    margins = _margins(sweep, seen)
+    raced = sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
+    rows = _scored_rows(sweep, seen, raced=raced)
+    asks = any(each.question.axis_key is not None for each in advisors.values())
+    # Of other metrics nobody knows beforehand.
+    margin = least_margin(rows, sweep.plan.confidence) if asks and spec.training.objective == "accuracy" else None
     if planning.json:
         data = {**asdict(found), "by_depth": {str(depth): row for depth, row in found.by_depth.items()}}
         print(
@@ -87,40 +92,33 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
                     "slots": slots,
                     "hosts": planning.hosts,
                     "limit": limit,
-                    "least_margin": margins,
+                    "least_margin": margin,
                 }
             )
         )
         return 0
-    _show(found, sweep, seen, slots, planning.hosts, f"{hours:.2f} {unit}", limit, margins)
+    answer = _about_the_answer(sweep.plan, found, rows, margin, raced=raced)
+    _show(found, sweep, seen, slots, planning.hosts, f"{hours:.2f} {unit}", limit, answer)
     return 0
 
 
-def _margins(sweep: Sweep, seen: Probe) -> float | None:
-    """Returns the margin that the held-out rows can settle at best; None for a metric of which that isn't known."""
-    axes = [each for dimensions in sweep.space.variants.values() for each in dimensions if is_axis(each)]
-    if sweep.job.run.training.objective != "accuracy" or not axes:
-        return None
-    return least_margin(_scored_rows(sweep, seen), sweep.plan.confidence)
+def _scored_rows(sweep: Sweep, seen: Probe, *, raced: bool) -> int:
+    """Returns the rows that a setting is scored on in the end: every fold's, or those that settle it.
 
-
-def _scored_rows(sweep: Sweep, seen: Probe) -> int:
-    """Returns the rows that a setting is scored on in the end: every fold's, or those that settle it."""
+    Args:
+        sweep: The sweep.
+        seen: What was measured of it.
+        raced: Whether further seeds follow the search.
+    """
     if sweep.plan.folds is not None:
         rows = seen.eval_rows + seen.train_rows
         # Folds overlap in training rows: all of them are worth fewer rows (`frostline.decision.folds`).
         return round(rows / (1 + (sweep.plan.folds - 1) / sweep.plan.folds))
-    if not _has_race(sweep):
+    if not raced:
         return seen.eval_rows
     epochs = _epochs(sweep, seen)
     trained = seen.train_rows * (epochs if sweep.job.run.training.evaluate is Every.NEVER else min(1.0, epochs))
     return rows_to_settle(seen.eval_rows, seen.eval_rows_at_hand, trained, sweep.plan.settle_rows)
-
-
-def _has_race(sweep: Sweep) -> bool:
-    """Returns whether further seeds follow the search."""
-    advisor = the_advisor(advisors_of(describe(sweep, sweep.space.keys), known))
-    return sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
 
 
 def _line(seen: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:
@@ -165,7 +163,7 @@ def _time(seconds: float) -> str:
 
 
 def _show(
-    found: Forecast, sweep: Sweep, seen: Probe, slots: int, hosts: int, hours: str, limit: str, margin: float | None
+    found: Forecast, sweep: Sweep, seen: Probe, slots: int, hosts: int, hours: str, limit: str, answer: Sequence[str]
 ) -> None:
     from rich.table import Table
 
@@ -186,7 +184,7 @@ def _show(
         f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(hosts, 'host')}, idle "
         f"{found.idle:.0%} of the time",
         f"limited by  {limit}",
-        *_about_the_answer(sweep, found, seen, margin),
+        *answer,
         "Taken for granted: points that the sampler will choose are spread evenly over the depths"
         + ("; trials side by side are as fast as one alone." if slots > 1 else "."),
     ]
@@ -194,15 +192,15 @@ def _show(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _about_the_answer(sweep: Sweep, found: Forecast, seen: Probe, margin: float | None) -> list[str]:
+def _about_the_answer(plan: SweepSpec, found: Forecast, rows: int, margin: float | None, *, raced: bool) -> list[str]:
     """Returns what further seeds may take, and what the rows at hand can settle."""
-    plan, lines = sweep.plan, []
-    if _has_race(sweep):
+    lines = []
+    if raced:
         lines.append(f"then        fresh seeds for the contenders, up to {_time(plan.settle * found.wall_s)} more")
     if margin is not None:
         asked = "too few for" if margin > plan.margin else "enough for"
         lines.append(
-            f"answer      {_scored_rows(sweep, seen)} held-out rows can settle a margin of {100 * margin:.1f} points "
+            f"answer      {rows} held-out rows can settle a margin of {100 * margin:.1f} points "
             f"at best: {asked} the {100 * plan.margin:g} that sweep.margin asks for"
         )
     return lines

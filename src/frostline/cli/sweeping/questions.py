@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from frostline.advisor import Advisor, Question, is_axis
+from frostline.advisor import Advisor, Question
 from frostline.decision import RaceEnd
 from frostline.evidence import EvidenceOf
 from frostline.point import Point
@@ -44,7 +45,7 @@ def _question(
     settings = {**description["base"], **own}
     answer = description["answer"]
     blocks = description["num_blocks"] or settings.get("model.num_blocks")
-    return Question(
+    question = Question(
         dimensions=tuple(each for each in dimensions if each.key != ROWS_KEY),
         metric=description["objective"],
         maximize=description["direction"] == Direction.MAXIMIZE.value,
@@ -56,8 +57,9 @@ def _question(
         seeds=tuple(description["plan"]["seeds"] or (settings["seed"],)),
         num_folds=description["plan"]["folds"] or 1,
         settle_rows=answer.get("settle_rows"),
-        is_raced=raced and any(is_axis(each) for each in dimensions),
+        chosen_axis=description["plan"].get("axis"),
     )
+    return replace(question, is_raced=raced and question.axis_key is not None)
 
 
 def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | None, Advisor]:

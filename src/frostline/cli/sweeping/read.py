@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from omegaconf import DictConfig, OmegaConf
 
+from frostline.advisor import is_numeric
 from frostline.cli.preflight import num_blocks
 from frostline.codec import decode
 from frostline.config import Job, decode_job
@@ -20,6 +21,7 @@ from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError, listing, nearest
 from frostline.spec import (
     DEPTH_KEY,
+    LR_KEY,
     ROWS_KEY,
     Dimension,
     Enqueue,
@@ -139,6 +141,7 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
         (job.run.training.objective, job.run.training.direction) != (first.objective, first.direction) for job in jobs
     ):
         raise SpecError("sweep.space.training: its choices have different objectives; run a sweep for each")
+    _check_axis(plan.axis, space)
     plan, more = _fitted(plan, jobs[0].run, space)
     if plan.sampler is SamplerName.FROST and (space.groups or ROWS_KEY in space.keys):
         other = space.groups[0].key if space.groups else ROWS_KEY
@@ -155,6 +158,20 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
         folder=Path(str(cfg.hydra.sweep.dir)),
         notices=(*notices, *more),
     )
+
+
+def _check_axis(axis: str | None, space: Space) -> None:
+    if axis is None:
+        return
+    found = [each for dimensions in space.variants.values() for each in dimensions if each.key == axis]
+    numeric = [key for key in space.keys if key not in {LR_KEY, ROWS_KEY}]
+    if axis in {LR_KEY, ROWS_KEY}:
+        why = "no rate is cheaper than another" if axis == LR_KEY else "each number of rows has an answer of its own"
+        raise SpecError(f"sweep.axis={axis}: {why}")
+    if not found:
+        raise SpecError(f"sweep.axis={axis}: is not swept{nearest(axis, numeric)}")
+    if not all(is_numeric(each) for each in found):
+        raise SpecError(f"sweep.axis={axis}: its choices are no numbers, so none is the cheapest")
 
 
 def encode(params: Mapping[str, Value]) -> list[str]:
