@@ -189,7 +189,7 @@ def test_rates_that_help_at_one_level_and_harm_at_the_next_are_not_taken_for_noi
     assert posterior.seed_sd < 0.05
     mean, sd = posterior.mean_and_sd([Setting(level=3.0, rate=math.log10(5.01e-4))])
     assert mean[0] == pytest.approx(0.542, abs=0.01)
-    assert sd[0] < 0.03
+    assert sd[0] < 0.04
 
 
 def test_a_posterior_needs_runs_that_learnt():

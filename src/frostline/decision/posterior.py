@@ -42,9 +42,10 @@ _AMPLITUDES = (0.15, 0.35, 0.8, 1.6)
 _LEVEL_SHARE = 0.04
 """Variance of each level's independent part, as a share of the curve's."""
 
-_REST_SHARES = (0.15, 0.4, 1.0)
-"""Standard deviations of what is left, as shares of the curve's. Where short runs gain most from a higher rate at some
-levels and lose by it at others, no parabola fits, and with small shares alone the seeds would be blamed for it."""
+_REST_SHARES = {0.15: 0.45, 0.4: 0.45, 1.0: 0.1}
+"""Standard deviations of what is left, as shares of the curve's -> prior probability. Short runs may gain most from a
+higher rate at one level and lose by it at the next: no parabola fits that, and with small shares alone the seeds would
+be blamed. The large share is given little weight, since it says that nothing is known of rates far from the tried."""
 
 _REST_RATE_SCALE = 0.8
 """Length scale of what is left over the aligned rate, in decades."""
@@ -210,7 +211,7 @@ class Posterior:
         one_position = len(set(self._inputs.positions)) == 1
         positions = _POSITION_SCALES[1:2] if one_position else _POSITION_SCALES
         one_rate = len(set(np.round(self._inputs.rates, 9))) == 1 and not self._inputs.others.shape[1]
-        rests = _REST_SHARES[:1] if one_rate else _REST_SHARES
+        rests = list(_REST_SHARES)[:1] if one_rate else list(_REST_SHARES)
         return list(itertools.product(positions, rests, _AMPLITUDES, _SEED_NODES))
 
     def _fit(
@@ -226,7 +227,8 @@ class Posterior:
         residual = values - self._centre - self._prior_mean(self._inputs)
         alpha = cho_solve((factor, True), residual, check_finite=False)
         log_likelihood = -0.5 * float(residual @ alpha) - float(np.log(np.diag(factor)).sum())
-        return _Fit(shape=shape, seed_sd=seed_sd, factor=factor, alpha=alpha, log_weight=log_likelihood - 0.5 * node**2)
+        log_prior = math.log(_REST_SHARES[rest]) - 0.5 * node**2
+        return _Fit(shape=shape, seed_sd=seed_sd, factor=factor, alpha=alpha, log_weight=log_likelihood + log_prior)
 
     def _at(self, settings: Sequence[Setting]) -> tuple[Array, Array]:
         """Returns means `[H, M]` and covariances `[H, M, M]` for each of the hyperparameters."""
