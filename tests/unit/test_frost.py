@@ -282,7 +282,7 @@ def test_a_contender_whose_further_seeds_come_to_nothing_does_not_eat_the_race(t
     assert level.state is not LevelState.GOOD or way == "fail"
     answer = answer_of(summary.points, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
     words = "\n".join(standing_lines(answer))
-    assert ("further seeds failed: 2 of 2" if way == "fail" else "some runs learnt nothing: 2 of depth 2") in words
+    assert ("further seeds failed: 2 of 2" if way == "fail" else "and are left out: 2 of depth 2") in words
 
 
 def test_a_level_that_no_run_tells_of_is_no_contender_and_is_named(tmp_path):

@@ -168,7 +168,9 @@ def test_a_run_that_says_one_class_for_all_rows_is_named_and_left_out():
         return Evidence(by_seed=each.by_seed, rows={0: scores[each.number]})
 
     answer = say(points, find=find)
-    assert "1 of 3 runs learnt nothing (one answer for all rows): left out" in standing_lines(answer)
+    assert "1 of 3 runs learnt nothing (one answer for all rows) and are left out: 1 of depth 2" in standing_lines(
+        answer
+    )
     row = answer.rows[2]
     assert (row.point, row.collapsed) == (None, 1)
     assert answer.main.fitted.baseline == 0.5

@@ -94,17 +94,16 @@ def _cautions(main: GroupAnswer, answer: Answer) -> list[str]:
     if answer.baseline_failed is not None:
         lines.append(f"full fine-tuning has no row: it failed ({answer.baseline_failed})")
     if decision.collapsed:
+        counts = ", ".join(f"{row.collapsed} of {_named(row, answer)}" for row in main.rows if row.collapsed)
         lines.append(
-            f"{len(decision.collapsed)} of {decision.num_runs} runs learnt nothing (one answer for all rows): left out"
+            f"{len(decision.collapsed)} of {decision.num_runs} runs learnt nothing (one answer for all rows) and are "
+            f"left out{': ' if counts else ''}{counts}"
         )
     guessed = "(their numbers are guesses from the others)"
     if untried := [row for row in main.rows if row.point is None and not row.collapsed]:
         lines.append(f"not tried to the end: {_names(untried)} {guessed}")
     if nothing := [row for row in main.rows if row.point is None and row.collapsed]:
         lines.append(f"all runs learnt nothing: {_names(nothing)} {guessed}")
-    if some := [row for row in main.rows if row.point is not None and row.collapsed]:
-        counts = ", ".join(f"{row.collapsed} of {_named(row, answer)}" for row in some)
-        lines.append(f"some runs learnt nothing: {counts}")
     if main.failed_seeds:
         counts = ", ".join(f"{number} of {level_name(level)}" for level, number in main.failed_seeds.items())
         lines.append(f"further seeds failed: {counts}")
