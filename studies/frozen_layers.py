@@ -203,7 +203,8 @@ def _cells_in(plan: Plan, rows: int, *, tuned: bool, frozen: bool, rate: float |
     folder = Path("runs") / plan.name(rows, tuned=tuned, frozen=frozen)
     if not (folder / "sweep.json").is_file():
         return {}
-    find = evidence_in(folder, read_description(folder)["plan"]["seeds"])
+    seeds = read_description(folder)["plan"]["seeds"]
+    find = evidence_in(folder, seeds)
     best: dict[int, Point] = {}
     for point in ranked(SweepFolder(folder).read_points(), True):
         if rate is None or point.lr == rate:
@@ -211,7 +212,7 @@ def _cells_in(plan: Plan, rows: int, *, tuned: bool, frozen: bool, rate: float |
     found: dict[int, Cell] = {}
     for depth, point in best.items():
         test = find(point, TEST_SET)
-        if test is not None and len(test.by_seed) == len(plan.seeds) and point.lr is not None:
+        if test is not None and len(test.by_seed) == len(seeds) and point.lr is not None:
             found[depth] = Cell(rows=rows, depth=depth, rate=point.lr, test=test)
     return found
 
@@ -219,9 +220,9 @@ def _cells_in(plan: Plan, rows: int, *, tuned: bool, frozen: bool, rate: float |
 def report(plan: Plan, tables: dict[bool, dict[tuple[int, int], Cell]]) -> str:
     """Returns the tables in Markdown."""
     depths = [_NONE, *plan.depths]
-    count = len(plan.seeds)
+    counts = sorted({len(cell.test.by_seed) for table in tables.values() for cell in table.values()})
     lines = [
-        f"Accuracy on the test rows: the mean of {count} seeds +- half its 95 % interval (Student's t). *good*: within "
+        f"Accuracy on the test rows: the mean of {' or '.join(map(str, counts))} seeds +- half its 95 % interval (Student's t). *good*: within "
         f"{100 * MARGIN:g} point of the best depth of the line with probability {CONFIDENCE:g} (the decision of sweeps "
         "over all runs of the line, seeds and test rows together); *out*: another depth is better by "
         "more than half of that, with the same probability; else *open*.",
