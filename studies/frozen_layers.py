@@ -222,9 +222,10 @@ def report(plan: Plan, tables: dict[bool, dict[tuple[int, int], Cell]]) -> str:
     depths = [_NONE, *plan.depths]
     counts = sorted({len(cell.test.by_seed) for table in tables.values() for cell in table.values()})
     lines = [
-        f"Accuracy on the test rows: the mean of {' or '.join(map(str, counts))} seeds +- half its 95 % interval (Student's t). *good*: within "
-        f"{100 * MARGIN:g} point of the best depth of the line with probability {CONFIDENCE:g} (the decision of sweeps "
-        "over all runs of the line, seeds and test rows together); *out*: another depth is better by "
+        f"Accuracy on the test rows: the mean of {' or '.join(map(str, counts))} seeds +- half its 95 % interval "
+        f"(Student's t). *good*: within {100 * MARGIN:g} point of the best depth of the line with probability "
+        f"{CONFIDENCE:g} (the decision of sweeps over all runs of the line, seeds and test rows together); *out*: "
+        "another depth is better by "
         "more than half of that, with the same probability; else *open*.",
         "",
     ]
