@@ -189,9 +189,10 @@ class Point:
 
     @property
     def group(self) -> str | None:
-        """What depths are compared within, if there are several such: the model, the number of training rows."""
-        rows = f"{self.num_rows} rows" if self.num_rows is not None else None
-        return ", ".join(part for part in (self.model, rows) if part is not None) or None
+        """What depths are compared within, if there are several such: choices of config groups, the number of rows."""
+        chosen = sorted((key for key in self.params if is_group(key)), key=lambda key: (key != MODEL_KEY, key))
+        rows = [f"{self.num_rows} rows"] if self.num_rows is not None else []
+        return ", ".join([*(str(self.params[key]) for key in chosen), *rows]) or None
 
     @property
     def lr(self) -> float | None:
@@ -245,6 +246,11 @@ class Point:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"this is no point.json: {type(error).__name__}: {error}") from error
+
+
+def is_group(key: str) -> bool:
+    """Returns whether a swept key is a config group, as `model` or `optimizer`: a key of a run's config has a dot."""
+    return "." not in key
 
 
 def label(params: Mapping[str, Value]) -> str:

@@ -190,7 +190,7 @@ def test_one_depth_that_beats_the_constant_is_enough():
     """The best guess may be a depth that was not tried: its wide interval says nothing of what was learnt."""
     rng = np.random.default_rng(2)
     shared = rng.random(3000)
-    scores = {n: rows_of(shared + 0.01 * rng.random(3000) < 0.54 - 0.01 * n) for n in range(3)}
+    scores = {n: rows_of(shared + 0.01 * rng.random(3000) < 0.535 - 0.01 * n) for n in range(3)}
     points = [point(n, 4 + n, float((s.predicted == s.labels).mean()), rows=3000.0) for n, s in scores.items()]
     answer = say(points, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: scores[each.number]}))
     assert not answer.main.decision.best.tried

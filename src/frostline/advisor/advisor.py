@@ -283,23 +283,26 @@ class Advisor:
     def search_cost(self, points: Sequence[Point]) -> float:
         """Returns the relative cost of the search's runs that ended, of each seed of a trial.
 
-        Of a trial that was stopped early its share counts, by the recorded operations of the longest run at its level.
+        Of a trial that was stopped early its share counts, by the recorded operations of the longest run at its level;
+        one that failed before it recorded any counts nothing.
         """
         axis = self.question.axis([s.level for p in points if (s := self.question.setting(p.params)) is not None])
-        ended: list[tuple[float, int, float | None]] = []
+        cost = 0.0
         longest: dict[float, float] = {}
+        stopped: list[tuple[float, float, float]] = []
         for point in points:
             setting, outcome = self.question.setting(point.params), point.outcome
             if setting is None or outcome is None or point.copy_of is not None or point.is_baseline:
                 continue
             count = max(1, len(outcome.by_seed))
-            operations = outcome.cost["flops"] / count if "flops" in outcome.cost else None
-            longest[setting.level] = max(longest.get(setting.level, 0.0), operations or 0.0)
-            ended.append((setting.level, count, operations))
-        return sum(
-            axis.cost(level) * count * (operations / longest[level] if operations else 1.0)
-            for level, count, operations in ended
-        )
+            whole = axis.cost(setting.level) * count
+            operations = outcome.cost.get("flops", 0.0) / count
+            longest[setting.level] = max(longest.get(setting.level, 0.0), operations)
+            if point.state is State.COMPLETE or (operations == 0 and point.state is State.PRUNED):
+                cost += whole
+            else:
+                stopped.append((setting.level, whole, operations))
+        return cost + sum(whole * operations / longest[level] for level, whole, operations in stopped if operations)
 
     @_on_one_thread
     def next_replicate(

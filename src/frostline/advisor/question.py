@@ -10,17 +10,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from frostline.spec import DEPTH_KEY, LR_KEY, Dimension, Params, Value
+from frostline.spec import COST_KEYS, DEPTH_KEY, LR_KEY, Dimension, Params, Value
 
 if TYPE_CHECKING:
     import numpy as np
 
     from frostline.decision import Axis, Ridge, Setting
 
-_CHEAPER_WHEN_LARGER = {DEPTH_KEY: True, "freeze.fraction": True, "freeze.last": False, "freeze.rank": False}
-"""Keys that trade quality for cost, and which way; of others that are asked for, less is cheaper."""
+_CHEAPER_WHEN_LARGER = frozenset({DEPTH_KEY, "freeze.fraction"})
+"""Keys of which more is cheaper; of all others it is less."""
 
 _ON_A_LOG_SCALE = frozenset({"freeze.rank"})
+
+_IN_PROPORTION = frozenset({"training.epochs", "training.max_steps", "training.max_tokens"})
+"""Keys by which the time of a run is assumed to grow; of others that are asked for nothing is assumed."""
+
+_MOST_LEVELS = 33
+"""Of a range that has more, as of one that can't be counted, those that were tried are levels, and a few more."""
 
 _HEAD_COST = 0.06
 """What a run with all blocks frozen takes beside one with none, with the prefix cache (measured on MiniLM: 1.3 s of
@@ -59,6 +65,7 @@ class Question:
         settle_rows: Held-out rows that further seeds are to be scored on; None: see `race_rows`.
         is_raced: Whether further seeds can be had: not for one of several questions, nor where several hosts train.
         chosen_axis: The swept key that trades quality for cost; None: a depth or a rank, if one is swept.
+        fixed_position: Share of the blocks that all runs freeze, where it is not swept.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -74,13 +81,14 @@ class Question:
     settle_rows: int | None = None
     is_raced: bool = True
     chosen_axis: str | None = None
+    fixed_position: float = 0.0
 
     @property
     def axis_key(self) -> str | None:
         """The key that trades quality for cost; None if none is swept."""
         if self.chosen_axis is not None:
             return self.chosen_axis
-        keys = [each.key for each in self.dimensions if each.key in _CHEAPER_WHEN_LARGER and is_numeric(each)]
+        keys = [each.key for each in self.dimensions if each.key in COST_KEYS and is_numeric(each)]
         return keys[0] if keys else None
 
     def axis(self, seen: Sequence[float] = (), *, grid: bool = False) -> Axis:
@@ -97,24 +105,24 @@ class Question:
         if key is None:
             return Axis(levels=(0.0,), positions=(0.0,), relative_costs=(1.0,), rates=rates, ridge=ridge)
         dimension = next(each for each in self.dimensions if each.key == key)
-        continuous = dimension.is_continuous
-        wanted = () if continuous and seen and not grid else dimension.values(_NUM_LEVELS if continuous else None)
+        many = _has_many(dimension)
+        wanted = () if many and seen and not grid else dimension.values(_NUM_LEVELS if many else None)
         levels = sorted({*(_number(value) for value in wanted if _is_number(value)), *seen})
-        if not _CHEAPER_WHEN_LARGER.get(key, False):
+        if key not in _CHEAPER_WHEN_LARGER:
             levels.reverse()
         positions = self._positions(dimension, levels)
-        costs = self._costs(key, levels, positions)
+        costs = self._costs(dimension, levels, positions)
         return Axis(
             levels=tuple(levels), positions=tuple(positions), relative_costs=tuple(costs), rates=rates, ridge=ridge
         )
 
-    def _costs(self, key: str, levels: Sequence[float], positions: Sequence[float]) -> list[float]:
-        if key == "freeze.rank":
-            return [1.0] * len(levels)
-        if key in _CHEAPER_WHEN_LARGER:
+    def _costs(self, dimension: Dimension, levels: Sequence[float], positions: Sequence[float]) -> list[float]:
+        key = dimension.key
+        if key in _IN_PROPORTION and min(levels) > 0:
+            return [level / _range_of(dimension)[1] for level in levels]
+        if key in COST_KEYS and key != "freeze.rank":
             return [1 + _HEAD_COST - position for position in positions]
-        # Epochs, tokens, rows: assumed to take time in proportion.
-        return [level / levels[0] for level in levels] if min(levels) > 0 else [1.0] * len(levels)
+        return [1.0] * len(levels)
 
     def _positions(self, dimension: Dimension, levels: Sequence[float]) -> list[float]:
         key, blocks = dimension.key, self.num_blocks
@@ -145,7 +153,8 @@ class Question:
             return rates, middle
         base, offset_sd = next((base, sd) for blocks, base, sd in _RIDGE_BASES if self.num_blocks <= blocks)
         slope = _RIDGE_SLOPE if self.axis_key in {DEPTH_KEY, "freeze.last", "freeze.fraction"} else 0.0
-        ridge = Ridge(base=math.log10(base), slope=slope, offset_sd=offset_sd)
+        start = math.log10(base) + _RIDGE_SLOPE * self.fixed_position
+        ridge = Ridge(base=start, slope=slope, offset_sd=offset_sd)
         # Where the user looks elsewhere, the middle of the user's range is the better guess.
         inside = rates[0] - 0.5 <= ridge.base <= rates[1] + 0.5
         return rates, ridge if inside else middle
@@ -167,7 +176,7 @@ class Question:
                 if dimension.key == DEPTH_KEY and value is None:
                     level = NOTHING_FROZEN
                 elif _is_number(value):
-                    level = _number(value)
+                    level = _stepped(dimension, _number(value))
                 else:
                     return None
             elif dimension.key == LR_KEY and rates is not None:
@@ -217,6 +226,15 @@ class Question:
                 name = next(groups)
                 params[dimension.key] = next(value for value in dimension.choices or () if str(value) == name)
         return params
+
+
+def _has_many(dimension: Dimension) -> bool:
+    return dimension.is_continuous or len(dimension.values()) > _MOST_LEVELS
+
+
+def _stepped(dimension: Dimension, value: float) -> float:
+    """Returns the value of a stepped range that a sampler meant: 0.30000000000000004 is 0.3."""
+    return value if dimension.step is None else float(f"{value:.12g}")
 
 
 def _is_number(value: object) -> bool:

@@ -194,11 +194,12 @@ def decide(
     posterior = posterior if posterior is not None else Posterior(alive, axis, noise)
     targets = representatives(posterior)
     settings = [target for target, _ in targets]
-    beside = [other for setting in settings for other in _beside(setting, axis)]
+    kinds = list(dict.fromkeys((setting.others, setting.groups) for setting in settings))
+    beside = [other for setting in settings for other in _beside(setting, axis, kinds)]
     every = posterior.draws([*settings, *beside], NUM_DRAWS, np.random.default_rng(seed))
     draws = every[:, : len(settings)]
     top = draws.max(axis=1, keepdims=True)
-    # What a level could come to at a rate that nobody tried there.
+    # What a level could come to at a rate, or with other keys, that nobody tried there.
     could = draws
     if beside:
         could = np.maximum(draws, every[:, len(settings) :].reshape(len(every), len(settings), -1).max(axis=2))
@@ -232,13 +233,20 @@ def decide(
     )  # fmt: skip
 
 
-def _beside(setting: Setting, axis: Axis) -> list[Setting]:
-    """Returns settings of one level at rates beside one of its own, none where the rate is not swept."""
-    if axis.rates is None:
-        return []
-    low, high = axis.rates
-    rates = (setting.rate + gap for gap in np.linspace(-_REACH, _REACH, _NUM_BESIDE))
-    return [replace(setting, rate=float(min(high, max(low, rate)))) for rate in rates]
+def _beside(setting: Setting, axis: Axis, kinds: Sequence[tuple[tuple[float, ...], tuple[str, ...]]]) -> list[Setting]:
+    """Returns settings of one level beside one of its own; of each level as many.
+
+    Args:
+        setting: Of the level.
+        axis: Of cost: at rates beside the setting's, if the rate is swept.
+        kinds: Further keys and groups of all levels: with those of another, if they differ.
+    """
+    found = [replace(setting, others=others, groups=groups) for others, groups in kinds] if len(kinds) > 1 else []
+    if axis.rates is not None:
+        low, high = axis.rates
+        rates = (setting.rate + gap for gap in np.linspace(-_REACH, _REACH, _NUM_BESIDE))
+        found += [replace(setting, rate=float(min(high, max(low, rate)))) for rate in rates]
+    return found
 
 
 def _check(margin: float, confidence: float) -> None:

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted
-from frostline.decision import Decision, Level, Requirement, Standing, State
+from frostline.decision import Decision, Level, Requirement, Setting, Standing, State
 from frostline.evidence import EvidenceOf, known
 from frostline.point import Point, ranked
 from frostline.point import State as TrialState
 from frostline.report.compare import interval_of_seeds, interval_of_share
 from frostline.report.transfer import Baseline, Transfer, transfer_of
-from frostline.spec import CostName
+from frostline.spec import DEPTH_KEY, CostName
 
 _SHARES = frozenset(
     {"accuracy", "balanced_accuracy", "f1", "f1_macro", "f1_micro", "f1_weighted", "precision", "recall"}
@@ -41,7 +41,7 @@ class LevelRow:
         num_points: Trials at this level, those stopped early included.
         collapsed: Runs at this level that learnt nothing.
         operations: Of training, as recorded, beside those of the dearest level; None: unknown.
-        seconds: Of training: the median over all runs at this level; None: unknown.
+        seconds: Of training: the median over the runs at this level with the same further keys; None: unknown.
     """
 
     level: float
@@ -199,7 +199,7 @@ def answer_of(
         learnt=False if main is None and num_collapsed else _learnt(main, maximize), num_collapsed=num_collapsed,
         seconds_per_cost=_seconds_per_cost(main),
         transfer=transfer_of(
-            _by_depth(finished, main), baselines, find, metric, maximize=maximize,
+            _by_depth(finished, main if key == DEPTH_KEY else None), baselines, find, metric, maximize=maximize,
             num_blocks=num_blocks, seed_sd=main.decision.seed_sd if main is not None else None,
         ),
         filled_s=sum(outcome.cost.get("fill_s", 0.0) for outcome in cached),
@@ -221,7 +221,7 @@ def _by_depth(finished: Sequence[Point], main: GroupAnswer | None) -> list[tuple
 
     Args:
         finished: The best first.
-        main: The decision, if there is one.
+        main: The decision over depths, if there is one.
     """
     group = main.group if main is not None else finished[0].group if finished else None
     judged = {row.level: row.point for row in (main.rows if main is not None else ()) if row.point is not None}
@@ -263,11 +263,15 @@ def _failed_seeds(fitted: Fitted) -> dict[float, int]:
 
 
 def _with_prices(rows: tuple[LevelRow, ...], advisor: Advisor, points: Sequence[Point]) -> tuple[LevelRow, ...]:
-    """Returns the rows with what a run at each level takes: operations, and the median of the measured times."""
-    seconds: dict[float, list[float]] = {}
-    operations: dict[float, float] = {}
+    """Returns the rows with what a run takes there: operations, and the median of the measured times.
+
+    Of a level count the runs that differ from the row's trial by the learning rate alone: other keys may change the
+    price, too.
+    """
+    seconds: dict[Setting, list[float]] = {}
+    operations: dict[Setting, float] = {}
     for point in points:
-        setting = advisor.question.setting(point.params)
+        setting = _but_for_the_rate(advisor, point)
         if setting is None or point.state is not TrialState.COMPLETE or point.copy_of is not None:
             continue
         for outcome in (point.outcome, *point.replicates.values()):
@@ -275,18 +279,24 @@ def _with_prices(rows: tuple[LevelRow, ...], advisor: Advisor, points: Sequence[
                 continue
             count = len(outcome.by_seed)
             if "train_s" in outcome.cost:
-                seconds.setdefault(setting.level, []).append(outcome.cost["train_s"] / count)
+                seconds.setdefault(setting, []).append(outcome.cost["train_s"] / count)
             if "flops" in outcome.cost:
-                operations.setdefault(setting.level, outcome.cost["flops"] / count)
-    dearest = next((operations[row.level] for row in rows if operations.get(row.level)), None)
+                operations.setdefault(setting, outcome.cost["flops"] / count)
+    own = [None if row.point is None else _but_for_the_rate(advisor, row.point) for row in rows]
+    dearest = next((operations[each] for each in own if each is not None and operations.get(each)), None)
     return tuple(
         replace(
             row,
-            operations=operations[row.level] / dearest if dearest and row.level in operations else None,
-            seconds=statistics.median(seconds[row.level]) if row.level in seconds else None,
+            operations=operations[each] / dearest if dearest and each in operations else None,
+            seconds=statistics.median(seconds[each]) if each in seconds else None,
         )
-        for row in rows
+        for row, each in zip(rows, own, strict=True)
     )
+
+
+def _but_for_the_rate(advisor: Advisor, point: Point) -> Setting | None:
+    setting = advisor.question.setting(point.params)
+    return None if setting is None else replace(setting, rate=0.0)
 
 
 def _row(level: Level, group: str | None, fitted: Fitted, num_points: int, maximize: bool) -> LevelRow:

@@ -185,7 +185,7 @@ def _learning_curve(axes: Axes, answer: Answer) -> bool:
         errors = [[row.mean - row.low for row, _ in line], [row.high - row.mean for row, _ in line]]
         axes.errorbar(
             [number for _, number in line], [row.mean for row, _ in line], yerr=errors, marker="o", capsize=3,
-            label=f"{level:g} frozen",
+            label=f"{_axis_words(answer)}: {level_name(level)}",
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_title(f"Best {answer.metric} by training rows")

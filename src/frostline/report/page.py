@@ -24,7 +24,7 @@ from frostline.spec import CostName
 
 _CAPTIONS = {
     "answer": "Quality to expect at each level with its 95 % band and the margin; beside it, at every rate.",
-    "learning_curve": "What more rows bring, at each frozen depth.",
+    "learning_curve": "What more rows bring, at each level.",
     "quality_vs_cost": "Every finished point; on the line lie those that no other beats in both.",
     "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",
     "importances": "Of the surface that the answer draws: all runs together, so with few of them this is rough.",

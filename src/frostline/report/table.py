@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from frostline.decision import State
+from frostline.point import is_group
 from frostline.report.answer import Answer, LevelRow, difference, level_name
-from frostline.spec import LR_KEY, CostName, Value, short_number
+from frostline.spec import LR_KEY, ROWS_KEY, CostName, Value, short_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
     trained = None if point is None else point.cost(CostName.NUM_TRAINABLE)
     values = [_value(params.get(key), key) for key in keys]
     if point is None:
-        values = [row.group or "-" if key in {"model", "dataset.train_rows"} else "-" for key in keys]
+        values = [row.group or "-" if is_group(key) or key == ROWS_KEY else "-" for key in keys]
     return [
         level_name(row.level),
         *values,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from frostline.errors import UserError
 from frostline.point import Point, State, ranked
-from frostline.spec import DEPTH_KEY, MODEL_KEY, ROWS_KEY, Params, SamplerName, Space, SweepSpec
+from frostline.spec import COST_KEYS, DEPTH_KEY, Params, SamplerName, Space, SweepSpec
 
 Key = tuple[int, int | None]
 """Number of a point, and the seed if a further one is trained."""
@@ -53,7 +53,7 @@ def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[
     chosen = order[: _share(plan.finish, len(order))]
     best: dict[object, Point] = {}
     for point in order:
-        best.setdefault(_row(point.params), point)
+        best.setdefault(_row(point.params, plan.axis), point)
     going = {point.number for point in (*chosen, *best.values()) if point.is_paused}
     return [Task(number=point.number, params=point.params, stage=2) for point in order if point.number in going]
 
@@ -106,7 +106,7 @@ def hopeless(points: Sequence[Point], plan: SweepSpec, maximize: bool, total: in
     tasks = finalists(points, replace(plan, finish=1.0), maximize)
     depth_best: dict[object, int] = {}
     for task in tasks:
-        depth_best.setdefault(_row(task.params), task.number)
+        depth_best.setdefault(_row(task.params, plan.axis), task.number)
     room = _share(plan.finish, total)
     return [task.number for rank, task in enumerate(tasks) if rank >= room and task.number not in depth_best.values()]
 
@@ -115,9 +115,16 @@ def _share(share: float, num: int) -> int:
     return math.ceil(share * num - 1e-9)  # 0.07 * 100 is a little above 7
 
 
-def _row(params: Params) -> tuple[object, ...]:
-    """Returns the row of the answer's table that a point belongs to: depths of two models, or sizes, don't compare."""
-    return params.get(MODEL_KEY), params.get(ROWS_KEY), params.get(DEPTH_KEY)
+def _row(params: Params, axis: str | None) -> tuple[object, ...]:
+    """Returns the row of the answer's table that a point belongs to: depths of two models, or sizes, don't compare.
+
+    Args:
+        params: Of the point.
+        axis: `sweep.axis`.
+    """
+    values = [params.get(key) for key in ((axis,) if axis is not None else COST_KEYS)]
+    # No two points of a range that can't be counted are of one row, so it has none.
+    return Point.group_of(params), *(value for value in values if isinstance(value, int))
 
 
 def check_alike(points: Sequence[Point]) -> str | None:

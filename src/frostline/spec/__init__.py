@@ -28,6 +28,7 @@ from frostline.spec.parts import (
 )
 from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, came_later, migrate, short_number, spec_diff
 from frostline.spec.space import (
+    COST_KEYS,
     DEPTH_KEY,
     LR_KEY,
     MODEL_KEY,
@@ -53,6 +54,7 @@ from frostline.spec.sweep import (
 
 __all__ = [
     "CACHE_MAX_BYTES",
+    "COST_KEYS",
     "DEPTH_KEY",
     "EVAL_SET",
     "LR_KEY",

@@ -20,6 +20,8 @@ DEPTH_KEY = "freeze.depth"
 LR_KEY = "optimizer.lr"
 MODEL_KEY = "model"
 ROWS_KEY = "dataset.train_rows"
+COST_KEYS = (DEPTH_KEY, "freeze.fraction", "freeze.last", "freeze.rank")
+"""What trades quality for cost where it is swept."""
 _ENTRY = frozenset({"low", "high", "log", "step", "choices", "coarse"})
 _COARSE = 3
 

@@ -34,7 +34,7 @@ from frostline.report import (
 )
 from frostline.result import Status
 from frostline.search import Summary, check_alike
-from frostline.spec import CostName, Direction
+from frostline.spec import DEPTH_KEY, CostName, Direction
 
 if TYPE_CHECKING:
     from frostline.tracking import SweepRun
@@ -187,11 +187,13 @@ def _record(
         run.log({f"best/{metric}": best_so_far}, point.number)
     for each in answer.groups:  # depths of two models or sizes don't compare: a curve for each
         end = f"/{each.group}" if len(answer.groups) > 1 else ""
-        rows = [(round(row.level), row, row.point) for row in each.rows if row.level >= 0]
+        by = "by_depth" if answer.axis_key == DEPTH_KEY else f"by_{(answer.axis_key or '').rpartition('.')[2]}"
+        # A step of MLflow is a whole number.
+        rows = [(int(row.level), row, row.point) for row in each.rows if row.level >= 0 and row.level.is_integer()]
         tried = [(level, row, point) for level, row, point in rows if point is not None]
-        run.log_by_step(f"by_depth/{metric}{end}", {level: row.mean for level, row, _ in tried})
+        run.log_by_step(f"{by}/{metric}{end}", {level: row.mean for level, row, _ in tried})
         times = {level: point.cost(CostName.TRAIN_S) for level, _, point in tried}
-        run.log_by_step(f"by_depth/train_s{end}", {level: value for level, value in times.items() if value is not None})
+        run.log_by_step(f"{by}/train_s{end}", {level: value for level, value in times.items() if value is not None})
     counts = Counter(point.state.value.lower() for point in points if not point.is_baseline)
     run.log({f"points/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}, 0)
     outcome = Status.KILLED if interrupted else Status.FAILED if failed or summary.fatal else Status.FINISHED

@@ -185,11 +185,23 @@ def _show(
         f"{found.idle:.0%} of the time",
         f"limited by  {limit}",
         *answer,
-        "Taken for granted: points that the sampler will choose are spread evenly over the depths"
-        + ("; trials side by side are as fast as one alone." if slots > 1 else "."),
+        f"Taken for granted: {'; '.join(_assumed(sweep, slots))}.",
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _assumed(sweep: Sweep, slots: int) -> list[str]:
+    """Returns what the forecast takes for granted."""
+    assumed = ["points that the sampler will choose are spread evenly over the depths"]
+    if slots > 1:
+        assumed.append("trials side by side are as fast as one alone")
+    settings = sweep.job.run.flat()
+    # These may change how long a point takes, and one value was measured.
+    varying = [key for key in sweep.space.keys if key.startswith(("training.", "dataset."))]
+    if varying:
+        assumed.append("every point has " + ", ".join(f"{key}={settings.get(key)}" for key in varying))
+    return assumed
 
 
 def _about_the_answer(plan: SweepSpec, found: Forecast, rows: int, margin: float | None, *, raced: bool) -> list[str]:

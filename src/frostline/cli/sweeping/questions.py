@@ -10,7 +10,7 @@ from frostline.advisor import Advisor, Question
 from frostline.decision import RaceEnd
 from frostline.evidence import EvidenceOf
 from frostline.point import Point
-from frostline.spec import ROWS_KEY, Dimension, Direction, Params, Space, Value
+from frostline.spec import ROWS_KEY, Dimension, Direction, FreezeName, Params, Space, Value
 
 
 def questions_of(description: Mapping[str, Any]) -> dict[tuple[Value, ...], Question]:
@@ -58,8 +58,30 @@ def _question(
         num_folds=description["plan"]["folds"] or 1,
         settle_rows=answer.get("settle_rows"),
         chosen_axis=description["plan"].get("axis"),
+        fixed_position=_fixed_position(settings, blocks),
     )
     return replace(question, is_raced=raced and question.axis_key is not None)
+
+
+def _fixed_position(settings: Mapping[str, Any], blocks: int | None) -> float:
+    """Returns the share of the blocks that all runs freeze; 0 where it is swept, or is no depth.
+
+    Args:
+        settings: Of the runs, but those that are swept.
+        blocks: Of the model.
+    """
+    name = settings.get("freeze.name")
+    if name == FreezeName.HEAD:
+        return 1.0
+    if name == FreezeName.FRACTION:
+        return float(settings.get("freeze.fraction") or 0.0)
+    if not blocks:
+        return 0.0
+    if name == FreezeName.DEPTH:
+        return float((settings.get("freeze.depth") or 0) / blocks)
+    if name == FreezeName.LAST and settings.get("freeze.last") is not None:
+        return float(max(0.0, 1 - settings["freeze.last"] / blocks))
+    return 0.0
 
 
 def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | None, Advisor]:
