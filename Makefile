@@ -24,7 +24,7 @@ demo: $(STAMP) ## fetch model and data, search over frozen depth and learning ra
 	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
 	$(BIN)/frostline sweep demo
 
-study: $(STAMP) ## frozen layers x training size, five seeds: an hour and a half on two cores; stopped, it goes on
+study: $(STAMP) ## frozen layers x training size, five seeds: an hour and a half on two cores with bf16, hours without; stopped, it goes on
 	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
 	$(BIN)/python studies/frozen_layers.py
 
