@@ -32,8 +32,8 @@ study-quick: $(STAMP) ## the same for two sizes and two seeds, in minutes
 	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
 	$(BIN)/python studies/frozen_layers.py --quick
 
-test: $(STAMP) ## the whole test suite, slow tests included; many of them wait, so three run at a time
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist worksteal -m "slow or not slow" --durations=40
+test: $(STAMP) ## the whole test suite, slow tests included
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" --durations=40
 
 test-fast: $(STAMP) ## the tests that need no real model: under 3 minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
