@@ -205,22 +205,22 @@ def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callab
 
     def call(*arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()
-        session.current.sweep_dir = session.current.num_jobs = None
+        monkeypatch.setattr(session, "current", session.Session())
         with pytest.raises(SystemExit) as stop:
             main(list(arguments))
         out, err = capfd.readouterr()
         return int(stop.value.code or 0), out, err
 
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it: put back after the test
-    root = logging.getLogger()
+    root, own = logging.getLogger(), logging.getLogger("frostline")
     handlers, level = list(root.handlers), root.level
+    own.handlers.clear()  # a test that called the code itself leaves one on its own captured stream
     yield call
     # Hydra's --info leaves a handler on this test's captured stream.
     root.handlers[:] = handlers
     root.setLevel(level)
-    for handler in list(logging.getLogger("frostline").handlers):
-        logging.getLogger("frostline").removeHandler(handler)
-    logging.getLogger("frostline").propagate = True
+    own.handlers.clear()
+    own.propagate = True
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
