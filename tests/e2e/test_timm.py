@@ -88,7 +88,7 @@ from frostline.cli import session
 from frostline.cli.main import main
 
 for arguments in json.loads(sys.argv[6]):
-    session.current.sweep_dir = session.current.num_jobs = None
+    session.current = session.Session()
     try:
         main(arguments)
     except SystemExit as stop:
