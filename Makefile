@@ -35,7 +35,7 @@ study-quick: $(STAMP) ## the same for two sizes and two seeds, in minutes
 test: $(STAMP) ## the whole test suite, slow tests included
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" --durations=40
 
-test-fast: $(STAMP) ## the tests that need no real model: under 3 minutes
+test-fast: $(STAMP) ## the tests that need no real model: some minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
