@@ -402,6 +402,7 @@ def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_pat
     reasons = {n: f"OSError: no space left after {n} bytes" for n in range(10)}
     summary = go(tmp_path, plan, FakeExecutor(plan, broken=reasons))
     assert summary.stopped == "the first 3 points failed alike"
+    assert summary.too_many_failed
     assert [p.state for p in summary.points[:4]] == [State.FAILED] * 3 + [State.WAITING]
     again = make_plan(n_trials=10, retry_failed=True)
     study = open_study(tmp_path, again)
@@ -439,6 +440,7 @@ def test_max_failures(tmp_path):
     plan = make_plan(n_trials=10, max_failures=2)
     summary = go(tmp_path, plan, FakeExecutor(plan, broken={4: "ValueError: x", 6: "KeyError: y"}))
     assert summary.stopped == "sweep.max_failures=2 points failed"
+    assert summary.too_many_failed
 
 
 @pytest.mark.parametrize("value", [None, "abc", "1.5", math.nan, math.inf, -math.inf, [], np.ones(2), True])
@@ -484,6 +486,7 @@ def test_an_interruption_and_a_time_limit(tmp_path):
     clock = iter([0.0, *range(1000)])
     summary = go(tmp_path, plan, clock=lambda: next(clock))
     assert summary.stopped == "sweep.timeout_s=5 is over"
+    assert not summary.too_many_failed
     assert not [p for p in summary.points if p.state is State.RUNNING]
     flags = iter([False, False, True, *[True] * 100])
     summary = go(tmp_path, make_plan(n_trials=8), should_stop=lambda: next(flags))

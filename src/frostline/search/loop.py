@@ -122,6 +122,7 @@ class Summary:
         complete: Whether the total was reached and stage 2 is done.
         stopped: Why not, in one line.
         fatal: What the user must mend, if that is why.
+        too_many_failed: Whether it stopped because trials failed.
         race: Why no point got a further seed any more; None if there was no race, or it was stopped.
     """
 
@@ -129,6 +130,7 @@ class Summary:
     complete: bool
     stopped: str | None = None
     fatal: str | None = None
+    too_many_failed: bool = False
     race: RaceEnd | None = None
 
 
@@ -170,7 +172,7 @@ def search(
         course.stage(lambda: course.next_baseline(baseline) or course.next_replicate(race), lambda: False)
     return Summary(
         points=study.with_baseline(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal,
-        race=course.race_end if course.stopped is None else None,
+        too_many_failed=course.too_many_failed, race=course.race_end if course.stopped is None else None,
     )  # fmt: skip
 
 
@@ -205,6 +207,7 @@ class _Course:
         self._retried = False
         self._failures = 0
         self.stopped: str | None = None
+        self.too_many_failed = False
         self.fatal: str | None = None
 
     def next_point(self) -> Task | None:
@@ -328,8 +331,9 @@ class _Course:
             # What runs may finish: a time limit is no reason to throw an epoch away.
             self.stopped = f"sweep.timeout_s={self._plan.timeout_s:g} is over"
 
-    def _stop(self, reason: str) -> None:
-        self.stopped = self.stopped or reason
+    def _stop(self, reason: str, *, too_many_failed: bool = False) -> None:
+        if self.stopped is None:
+            self.stopped, self.too_many_failed = reason, too_many_failed
         self._executor.stop()
 
     def _on_report(self, event: Reported) -> None:
@@ -404,7 +408,7 @@ class _Course:
         self._failures += 1
         limit = self._plan.max_failures
         if limit is not None and self._failures >= limit:
-            self._stop(f"sweep.max_failures={limit} points failed")
+            self._stop(f"sweep.max_failures={limit} points failed", too_many_failed=True)
             return
         ended = sorted(
             (p for p in self._study.points() if p.state not in {State.WAITING, State.RUNNING}), key=lambda p: p.number
@@ -414,7 +418,7 @@ class _Course:
         if kinds == {_kind(LOST_TEMPLATE)}:  # that says nothing of the points
             return
         if len(ended) == _ALIKE and all(p.state is State.FAILED for p in ended) and len(kinds) == 1 and not succeeded:
-            self._stop(f"the first {_ALIKE} points failed alike")
+            self._stop(f"the first {_ALIKE} points failed alike", too_many_failed=True)
 
 
 def checked(outcome: Outcome) -> Outcome:

@@ -100,7 +100,7 @@ def conclude(
     failed = None
     if interrupted or summary.fatal is not None:
         failed = None
-    elif summary.stopped is not None and "failed" in summary.stopped:
+    elif summary.too_many_failed:
         failed = f"stopped: {summary.stopped}; the first: {_first_reason(points)}"
     elif first_reason is not None:
         failed = f"every point failed; the first: {first_reason}"
