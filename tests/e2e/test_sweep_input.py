@@ -11,6 +11,7 @@ import pytest
 from tests.e2e.sweep_tools import call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

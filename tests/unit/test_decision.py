@@ -169,8 +169,8 @@ def test_cheap_levels_tell_where_the_best_rates_of_dear_ones_lie():
 
     runs = [on_ridge(level, loss(level, offset), offset=offset) for level in (6, 5) for offset in (-0.8, 0.0, 0.8)]
     level, rate = next_opening(AXIS, [(r.setting.level, r.setting.rate) for r in runs], Posterior(runs, AXIS, QUIET))
-    assert level == 4.0
-    assert 0.2 <= rate - AXIS.ridge_rate(4.0) <= 0.5
+    assert level == 2.0
+    assert 0.2 <= rate - AXIS.ridge_rate(2.0) <= 0.5
 
 
 def test_rates_that_help_at_one_level_and_harm_at_the_next_are_not_taken_for_noise():
@@ -217,14 +217,19 @@ def test_the_opening_begins_at_the_two_cheapest_levels_with_three_rates_each():
 
 
 def test_every_level_of_a_shallow_model_and_nine_of_a_deep_one_get_a_run():
-    assert opening_levels(AXIS) == (6, 5, 4, 3, 2, 1, 0)
-    deep = opening_levels(depths(24))
-    assert (len(deep), deep[0], deep[-1]) == (9, 24, 0)
+    assert set(opening_levels(AXIS)) == set(AXIS.levels)
+    assert set(opening_levels(depths(24))) == set(range(0, 25, 3))
     begun: list[tuple[float, float]] = []
     while (found := next_opening(AXIS, begun, None)) is not None:
         begun.append(found)
     assert len(begun) == 11
     assert {level for level, _ in begun} == set(AXIS.levels)
+
+
+def test_after_the_scouts_the_middle_then_the_level_farthest_from_those_tried():
+    assert opening_levels(AXIS) == (6, 5, 2, 0, 4, 3, 1)
+    assert opening_levels(depths(24)) == (24, 21, 9, 0, 15, 18, 12, 6, 3)
+    assert [opening_levels(depths(blocks)) for blocks in (1, 2, 3)] == [(1, 0), (2, 1, 0), (3, 2, 0, 1)]
 
 
 def test_expected_improvement_prefers_cheap_levels_at_first_and_not_at_the_end():

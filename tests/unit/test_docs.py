@@ -80,6 +80,7 @@ def test_there_is_something_to_test():
     assert len([command for _, command in COMMANDS if not _UNKNOWN.search(command)]) >= 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "command"), COMMANDS, ids=[f"{where} {line[:50]}" for where, line in COMMANDS])
 def test_every_command_is_one_and_its_config_is_valid(where, command):
     words = shlex.split(command)

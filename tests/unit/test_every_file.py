@@ -46,6 +46,7 @@ def stubs(group, name, text):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_group_file_composes_and_names_what_exists(path, tmp_path):
     group, text = path.parent.name, path.read_text(encoding="utf-8")
@@ -73,6 +74,7 @@ def test_a_group_file_composes_and_names_what_exists(path, tmp_path):
     assert about.startswith("# "), "its first line says what it is: frostline list shows it"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_a_sweep_composes_with_all_corners_of_its_space(path):
     arguments = [f"+sweep={path.stem}"]

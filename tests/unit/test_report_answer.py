@@ -130,6 +130,7 @@ def test_depths_of_two_models_are_not_compared():
     assert answer.recommended.model == "small"
 
 
+@pytest.mark.slow
 def test_a_learning_curve_compares_depths_of_one_size(tmp_path):
     sizes = {"dataset.train_rows": 100}, {"dataset.train_rows": 1000}, {"dataset.train_rows": 500}
     points = [
@@ -212,6 +213,7 @@ def test_a_metric_that_rows_do_not_determine_is_said_of_these_rows():
     assert any(line.startswith("of these held-out rows alone: entity_f1") for line in standing_lines(answer))
 
 
+@pytest.mark.slow
 def test_a_metric_that_is_no_mean_over_rows_has_a_bootstrap():
     rng = np.random.default_rng(0)
     scores = {n: rows_of(rng.random(300) < 0.8) for n in range(3)}

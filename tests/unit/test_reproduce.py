@@ -243,6 +243,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, name):
         read_record(inside, "r", spec_from_json)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -298,6 +299,7 @@ def test_a_run_lost_at_its_last_step_may_come_to_its_end():
     assert verdict(then=then, until=4).conclusion is Conclusion.IDENTICAL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cuda", "driver"])
 def test_another_gpu_stack_may_change_bits(name):
     then = record(provenance={**PROVENANCE, "compute": {**PROVENANCE["compute"], name: "12.4"}})

@@ -203,6 +203,7 @@ def test_the_best_quarter_and_the_best_at_each_depth_go_on_to_the_end(tmp_path):
     assert all(p.quality == pytest.approx(quality(p.params)) for p in ended)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_anywhere_and_gone_on_with_ends_like_an_undisturbed_one(tmp_path):
     plan = make_plan(n_trials=14)
     (tmp_path / "whole").mkdir()
@@ -620,6 +621,7 @@ def test_pruners_prune_under_stages_and_with_a_cost(tmp_path, name, settings, co
     assert len(pruned) < 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["halving", "hyperband", "median"])
 def test_a_kill_right_after_a_verdict_does_not_change_it(tmp_path, name):
     plan = make_plan(

@@ -35,12 +35,25 @@ squared."""
 
 
 def opening_levels(axis: Axis) -> tuple[float, ...]:
-    """Returns the levels that are tried first, the cheapest first: all, or some spread over the axis."""
+    """Returns the levels that are tried first, in the order in which they are: all, or some spread over the axis.
+
+    The scouts' levels come first, the cheapest ones; then the middle of the others, then always the one farthest (in
+    places, not in value) from those before it, the cheapest of equals. So a dear level is tried early, wherever the
+    best one lies, and each further one tells most of what lies between.
+    """
     count = len(axis.levels)
-    if count <= _MOST_LEVELS:
-        return axis.levels[::-1]
-    places = {round(index * (count - 1) / (_MOST_LEVELS - 1)) for index in range(_MOST_LEVELS)}
-    return tuple(axis.levels[place] for place in sorted(places, reverse=True))
+    levels = axis.levels[::-1]
+    if count > _MOST_LEVELS:
+        places = sorted({round(index * (count - 1) / (_MOST_LEVELS - 1)) for index in range(_MOST_LEVELS)}, reverse=True)
+        levels = tuple(axis.levels[place] for place in places)
+    order = list(range(min(_NUM_SCOUT_LEVELS, len(levels))))
+    left = list(range(len(order), len(levels)))
+    if left:
+        order.append(left.pop(len(left) // 2))
+    while left:
+        order.append(max(left, key=lambda place: (min(abs(place - other) for other in order), -place)))
+        left.remove(order[-1])
+    return tuple(levels[place] for place in order)
 
 
 def scouts(axis: Axis, allowed: Sequence[float] | None = None) -> list[Setting]:
@@ -84,8 +97,8 @@ def next_opening(
 ) -> tuple[float, float] | None:
     """Returns level and rate (log10) of the next run of the opening; None when the opening is over.
 
-    After the scouts each level gets one run, the cheapest first, at the rate near the ridge that the runs so far say is
-    best: cheap levels place the rate for dear ones.
+    After the scouts each level gets one run (in the order of `opening_levels`) at the rate near the ridge that the runs
+    so far say is best: the scouts place the rate for dear levels.
 
     Args:
         axis: Of cost.
