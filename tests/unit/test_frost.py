@@ -113,7 +113,7 @@ def table(points):
 def test_the_opening_then_the_search_then_fresh_seeds_until_it_is_settled(tmp_path):
     watch = Watch()
     summary, advisor = sweep(tmp_path / "a", Executor(), listener=watch)
-    assert [p.depth for p in summary.points[:9]] == [4, 4, 4, 3, 3, 3, 1, 2, 0]
+    assert [p.depth for p in summary.points[:9]] == [4, 4, 4, 3, 3, 3, 1, 0, 2]
     assert summary.race is RaceEnd.SETTLED
     decision, _ = advisor.decide(summary.points)
     assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, 3.0)
@@ -423,7 +423,7 @@ def test_a_rate_alone_a_discrete_one_and_another_optimizers(tmp_path):
     assert {p.depth for p in summary.points} == {0, 1, 2, 3, 4}
     assert len({(p.depth, p.lr) for p in summary.points}) == 12  # no setting twice
     opening = advisor.opening()
-    assert [each["freeze.depth"] for each in opening] == [4, 4, 3, 3, 1, 2, 0]
+    assert [each["freeze.depth"] for each in opening] == [4, 4, 3, 3, 1, 0, 2]
     nothing = parse_dimension("optimizer.lr", {"choices": [0.0, 1e-4]})[0]  # no decades between these
     summary, _ = sweep(tmp_path / "c", Executor(lambda params, seed: 0.5), (DEPTH, nothing), settle=0.0, total=6)
     assert {p.lr for p in summary.points} <= {0.0, 1e-4}

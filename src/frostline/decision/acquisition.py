@@ -38,8 +38,8 @@ def opening_levels(axis: Axis) -> tuple[float, ...]:
     """Returns the levels that are tried first, in the order in which they are: all, or some spread over the axis.
 
     The scouts' levels come first, the cheapest ones; then the middle of the others, then always the one farthest (in
-    places, not in value) from those before it, the cheapest of equals. So a dear level is tried early, wherever the
-    best one lies, and each further one tells most of what lies between.
+    places, not in value) from those before it, the dearest of equals. The cheap end is known by then; good weights are
+    often those of a dear level, and every level trained before it delays them.
     """
     count = len(axis.levels)
     levels = axis.levels[::-1]
@@ -51,7 +51,7 @@ def opening_levels(axis: Axis) -> tuple[float, ...]:
     if left:
         order.append(left.pop(len(left) // 2))
     while left:
-        order.append(max(left, key=lambda place: (min(abs(place - other) for other in order), -place)))
+        order.append(max(left, key=lambda place: (min(abs(place - other) for other in order), place)))
         left.remove(order[-1])
     return tuple(levels[place] for place in order)
 
