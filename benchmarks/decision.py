@@ -4,7 +4,7 @@ The project's own `search` loop, samplers and decision run over a simulated worl
 draw from a truth that the rule does not see. Many worlds are drawn, so that luck is averaged.
 
     python benchmarks/decision.py                                # the table: each rule in the standard world
-    python benchmarks/decision.py --world off --sweeps 200       # a world by name: standard, off, flat, step, shallow, ...
+    python benchmarks/decision.py --world off --sweeps 200       # a world by name: `Standard` has them
     python benchmarks/decision.py --world mine.py --rows 2000 --budget 480 --rule frost --json
 
 Names ending in 12 or 24 (`standard12`) have so many blocks. A file of your own defines
@@ -124,7 +124,8 @@ class Standard:
         if kind == "shallow":
             gaps = np.cumsum(np.append(0.0, rng.uniform(0.004, 0.025, num_blocks) * 6 / num_blocks))
         if kind == "deep":
-            gaps = np.append(np.cumsum(rng.uniform(0.002, 0.012, num_blocks) * 6 / num_blocks)[::-1], rng.uniform(0.02, 0.06))
+            slope = np.cumsum(rng.uniform(0.002, 0.012, num_blocks) * 6 / num_blocks)
+            gaps = np.append(slope[::-1], rng.uniform(0.02, 0.06))
         self._top = best.max() - gaps + wobble
         offset = rng.normal(0, 0.2) + (rng.choice([-0.5, 0.5]) if kind == "off" else 0.0)
         self._ridge = -4 + offset + rng.uniform(0.75, 1.25) * share

@@ -44,8 +44,8 @@ def opening_levels(axis: Axis) -> tuple[float, ...]:
     count = len(axis.levels)
     levels = axis.levels[::-1]
     if count > _MOST_LEVELS:
-        places = sorted({round(index * (count - 1) / (_MOST_LEVELS - 1)) for index in range(_MOST_LEVELS)}, reverse=True)
-        levels = tuple(axis.levels[place] for place in places)
+        places = {round(index * (count - 1) / (_MOST_LEVELS - 1)) for index in range(_MOST_LEVELS)}
+        levels = tuple(axis.levels[place] for place in sorted(places, reverse=True))
     order = list(range(min(_NUM_SCOUT_LEVELS, len(levels))))
     left = list(range(len(order), len(levels)))
     if left:
