@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study study-quick test test-fast test-gpu check format docs docs-serve ui bench clean
+.PHONY: help setup demo study study-quick test test-fast test-cases test-gpu check format docs docs-serve ui bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test: $(STAMP) ## the whole test suite, slow tests included
 
 test-fast: $(STAMP) ## the tests that need no real model: some minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-cases: $(STAMP) ## inputs and faults that once gave wrong numbers or poor words, a test for each
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" tests/cases
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 4 --dist worksteal -m gpu

@@ -102,7 +102,7 @@ def fresh_store(path: Path) -> None:
 def _stores_are_copied() -> Iterator[None]:
     """An MLflow database that a test needs in its own process is a copy, too."""
     client = importlib.import_module("frostline.tracking.client")
-    lock = client._migration_lock
+    lock = client.migration_lock
 
     @contextmanager
     def copied(uri: str) -> Iterator[None]:
@@ -113,7 +113,7 @@ def _stores_are_copied() -> Iterator[None]:
             yield
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(client, "_migration_lock", copied)
+        patch.setattr(client, "migration_lock", copied)
         yield
 
 

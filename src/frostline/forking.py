@@ -124,8 +124,8 @@ class ProcessStarter:
         if self._template is not None:
             context = multiprocessing.get_context("forkserver")
             context.set_forkserver_preload([self._template])
-            # Python 3.11 hands it no module search path.
-            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            # Python 3.11 hands it no module search path, and puts the current folder before all others.
+            path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
             try:
                 with _environment({**env, **path}), _blocked(_NOT_FOR_THE_TEMPLATE):
                     multiprocessing.forkserver.ensure_running()

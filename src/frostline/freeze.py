@@ -100,7 +100,7 @@ def freeze(
         spec: What to freeze.
         origin: Names the file that every frozen tensor was just read from, and how. What was hashed of it earlier in
             this process is not hashed again: the audit then also finds a tensor that was not read as it was before.
-        fresh: Names of tensors that did not come from that file: a head's, which the run's seed drew.
+        fresh: Names of tensors that are not as in that file: a head's.
         dropout: Don't pin them, so that they drop out in training. A statistic that moves is found by the audit.
         hashed: False: it will not be audited, as when it has no values (meta device).
 

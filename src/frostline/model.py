@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,10 @@ from transformers.models.auto.modeling_auto import (
 )
 from transformers.utils import logging as transformers_logging
 
-from frostline import timm_models
+from frostline import head, timm_models
 from frostline.errors import ModelError
 from frostline.provenance import sha256_of_unchanged
-from frostline.spec import Init, Task
+from frostline.spec import HeadChoice, Init, Task
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -54,16 +55,23 @@ class LoadedModel:
     """A model ready to be trained.
 
     Attributes:
-        model: With a fresh head, in fp32, on the CPU.
+        model: With its head, in fp32, on the CPU.
         processor: The tokenizer, or image processor, that the model was pretrained with.
         weights_sha256: Of the weights file; of all file hashes in order if it is sharded; `RANDOM_WEIGHTS`.
-        fresh: Names of the tensors that were not in the weights file: the head.
+        fresh: Names of the tensors that did not come from the weights file: the head.
+        reordered: Names of those that came from it with their rows in another order: a head that was kept.
     """
 
     model: PreTrainedModel
     processor: PreTrainedTokenizerBase | BaseImageProcessor
     weights_sha256: str
     fresh: tuple[str, ...]
+    reordered: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the tensors that are not as in the weights file."""
+        return (*self.fresh, *self.reordered)
 
 
 def load_tokenizer(folder: Path, max_tokens: int, *, by_word: bool = False) -> PreTrainedTokenizerBase:
@@ -107,7 +115,7 @@ def load_tokenizer(folder: Path, max_tokens: int, *, by_word: bool = False) -> P
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model only {embeddings} embeddings: "
             f"they don't belong together"
         )
-    positions = max_positions(config)
+    positions = max_positions(folder, Task.TOKEN_CLASSIFICATION if by_word else Task.CLASSIFICATION)
     if positions is not None and max_tokens > positions:
         raise ModelError(f"training.max_tokens={max_tokens}: the model has {positions} positions; give that or fewer")
     return tokenizer
@@ -160,9 +168,10 @@ def load_model(
     label_names: Sequence[str],
     processor: PreTrainedTokenizerBase | BaseImageProcessor,
 ) -> LoadedModel:
-    """Loads pretrained weights under a fresh head for the task; with `model.init=random`, all of it is fresh.
+    """Loads pretrained weights under a head for the task; with `model.init=random`, all of it is fresh.
 
-    Fresh weights come from torch's global generator: seed it before.
+    The head is a fresh one, also where the folder holds a classifier; `model.head=keep` takes that one's, by the names
+    of its classes. Fresh weights come from torch's global generator: seed it before.
 
     Args:
         spec: The model; its `weights_sha256` is checked when given.
@@ -172,7 +181,8 @@ def load_model(
         processor: The model's tokenizer or image processor.
 
     Raises:
-        ModelError: The weights are pickled, need remote code, are not what the spec says, or don't fit the model.
+        ModelError: The weights are pickled, need remote code, are not what the spec says, or don't fit the model; or
+            there is no head to keep, or one of other classes.
     """
     config = load_config(folder, _head_settings(task, label_names))
     if not reads_images(config):
@@ -180,24 +190,87 @@ def load_model(
     if spec.init is Init.RANDOM:
         return _from_scratch(config, folder, processor, task)
     weights_sha256 = check_weights(spec, folder)
+    model, fresh, reordered = _pretrained(spec, folder, config, task, label_names)
+    return LoadedModel(
+        model=model, processor=processor, weights_sha256=weights_sha256, fresh=fresh, reordered=reordered
+    )
+
+
+def fresh_tensors(spec: ModelSpec, folder: Path, *, task: Task, label_names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the names of the tensors that `load_model` would draw.
+
+    Raises:
+        ModelError: As `load_model` does.
+    """
+    config = load_config(folder, _head_settings(task, label_names))
+    if spec.init is Init.RANDOM:
+        return tuple(sorted(skeleton(folder, task=task, label_names=label_names).state_dict()))
+    check_weights(spec, folder)
+    return _pretrained(spec, folder, config, task, label_names)[1]
+
+
+def _pretrained(
+    spec: ModelSpec, folder: Path, config: Any, task: Task, label_names: Sequence[str]
+) -> tuple[PreTrainedModel, tuple[str, ...], tuple[str, ...]]:
+    """Returns a model with the weights of a folder, the names of its fresh tensors and those of its reordered ones."""
     classifier = _classifier_of(config, task)
+    found, held = _head_in(folder, task)
+    keeps = spec.head is HeadChoice.KEEP
+    order = _kept_order(folder, task, label_names, held) if keeps else []
     with _quiet():
         try:
-            model, info = classifier.from_pretrained(
-                folder,
+            # `key_mapping` leaves nothing out: a name that it would make one of no tensor stays what it was.
+            drops = held and not keeps
+            model, info = (classifier._model_mapping[type(config)] if drops else classifier).from_pretrained(
+                None if drops else folder,
+                state_dict=head.without(folder, held) if drops else None,
                 config=config,
                 dtype=torch.float32,  # the default is the file's dtype: training in fp16 by accident
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a head of other classes is replaced; anything else is refused below
+                ignore_mismatched_sizes=True,  # refused below, but for a head's
             )
+            model.name_or_path = str(folder)
         except Exception as error:
             raise ModelError(f"{folder}: the model can't be loaded: {_first_line(error)}") from error
     mismatched = {str(item[0] if isinstance(item, (tuple, list)) else item) for item in info["mismatched_keys"]}
     fresh = tuple(sorted({*info["missing_keys"], *mismatched}))
-    return LoadedModel(model=model, processor=processor, weights_sha256=weights_sha256, fresh=fresh)
+    reordered: tuple[str, ...] = ()
+    if keeps:
+        if lost := sorted(set(fresh) & (found.output | found.other)):
+            raise ModelError(f"model.head=keep: the head in {folder} lacks {lost[0]}, or it has another shape")
+        head.reorder(model, found, order)
+        reordered = tuple(sorted(found.output))
+    return model, fresh, reordered
+
+
+def _head_in(folder: Path, task: Task) -> tuple[head.Head, dict[str, str]]:
+    """Returns the head of a folder's model, and which tensors of it the folder's weights hold (see `head.in_file`)."""
+    kind = task if task is Task.TOKEN_CLASSIFICATION else Task.CLASSIFICATION
+    changed = tuple(path.stat().st_mtime_ns for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))))
+    return _head_found(folder, kind, changed)
+
+
+@lru_cache(maxsize=8)
+def _head_found(folder: Path, task: Task, changed: tuple[int, ...]) -> tuple[head.Head, dict[str, str]]:
+    del changed  # of the files: then it is looked at again
+    with torch.random.fork_rng(devices=[]):  # the next draws are the head's, whether this was cached or not
+        two, three = (skeleton(folder, task=task, label_names=[str(n) for n in range(count)]) for count in (2, 3))
+    found = head.head_of(two, three)
+    return found, head.in_file(found, folder, two.base_model_prefix)
+
+
+def _kept_order(folder: Path, task: Task, label_names: Sequence[str], held: Mapping[str, str]) -> list[int]:
+    if not held:
+        raise ModelError(f"model.head=keep: {folder} holds no classifier's head; take model.head=fresh")
+    own = load_config(folder)
+    if task is Task.REGRESSION:
+        if own.num_labels != 1:
+            raise ModelError(f"model.head=keep: the head in {folder} is one of {own.num_labels} classes")
+        return [0]
+    return head.order_of(own.id2label, label_names, folder)
 
 
 def _from_scratch(
@@ -294,14 +367,42 @@ def config_sha256(config: Any) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def max_positions(config: Any) -> int | None:
-    """Returns how many tokens a model with learned positions can take, or None if it has no such limit."""
+def max_positions(folder: Path, task: Task) -> int | None:
+    """Returns how many tokens a model with learned positions can take, or None if it has no such limit.
+
+    Args:
+        folder: The model's.
+        task: What it is used for.
+
+    Raises:
+        ModelError: Its config can't be read.
+    """
+    config = load_config(folder)
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         return None
-    # RoBERTa and its kin start counting positions after the padding id.
-    offset = (getattr(config, "pad_token_id", 0) or 0) + 1 if "roberta" in str(config.model_type) else 0
-    return positions - offset
+    return positions - _positions_before(folder, task, positions, (folder / "config.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def _positions_before(folder: Path, task: Task, positions: int, changed: int) -> int:
+    """Returns how many rows of the table of positions stand before the first token's."""
+    del changed  # of the config: then it is looked at again
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = skeleton(folder, task=task, label_names=("0", "1"))
+    except ModelError:  # it is told when the model is loaded
+        return 0
+    # RoBERTa and its kin count positions from behind the padding's on: it is a row of the table that is no position.
+    offsets = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding)
+        and module.padding_idx is not None
+        and module.num_embeddings == positions
+        and "position" in name.rpartition(".")[2]
+    ]
+    return max(offsets, default=0)
 
 
 def check_weights(spec: ModelSpec, folder: Path) -> str:

@@ -118,7 +118,7 @@ def _pip_config() -> dict[str, str]:
     """Returns pip's settings of this machine, as `{'index-url': ...}`; empty without pip."""
     global _config_cache
     if _config_cache is None:
-        command = [sys.executable, "-m", "pip", "config", "list"]
+        command = [sys.executable, "-P", "-m", "pip", "config", "list"]
         try:
             listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
         except (OSError, subprocess.TimeoutExpired):

@@ -1,7 +1,8 @@
-"""Owns: where `conf/` and `sweeps/` lie, in a checkout and in an installed wheel. Must not know: what is in them."""
+"""Owns: where `conf/` and `sweeps/` lie, and where modules are searched. Must not know: what is in them."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -24,3 +25,16 @@ def conf_dir() -> Path:
 def sweeps_dir() -> Path:
     """Returns the folder whose `sweep/` group holds the ready-made sweeps (absolute)."""
     return _data_dir("sweeps")
+
+
+def search_path(*, with_here: bool = True) -> list[str]:
+    """Returns the module search path with the current folder last.
+
+    The folder is the user's: a file there that is named like a library (`evaluate.py`) is not to be taken for it.
+
+    Args:
+        with_here: Whether the current folder belongs there, for plugins, if it doesn't stand there.
+    """
+    here = str(Path.cwd())
+    others = [path for path in dict.fromkeys(sys.path) if path not in {"", here}]
+    return [*others, here] if with_here or len(others) < len(sys.path) else others

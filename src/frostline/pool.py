@@ -112,7 +112,7 @@ class Pool:
         warm: `module:name` of what it calls once at its start, as imports; or None.
         env: Environment variables of each slot, set before anything is imported.
         log_dir: Where what workers print goes, `slot-0.log`; None leaves it on the terminal.
-        path: Folders for the workers' module search, before their own.
+        path: Folders for the workers' module search, behind their own.
         hang_s: Seconds without a sign of life after which a job's process is killed; None: never.
         template: A module that is imported once, in a process that all slots are forks of: they start at once, and
             share the memory of what was imported. None: each slot is a new process that imports for itself. See
@@ -301,7 +301,7 @@ class Pool:
             self._function,
             self._warm,
             log,
-            [*self._path, *sys.path],
+            [*(path for path in sys.path if path not in {"", *self._path}), *self._path],
         )
         return _Worker(slot, process, connection)
 

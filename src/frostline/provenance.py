@@ -9,11 +9,14 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from frostline import variables
 
 _PACKAGES = (
     "frostline",
@@ -35,7 +38,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def capture() -> dict[str, Any]:
-    """Returns versions, platform and the git state of the working directory. No secrets: no environment is read."""
+    """Returns versions, platform, variables that can change a number, and the git state of the working directory."""
     return {
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": {
@@ -44,6 +47,7 @@ def capture() -> dict[str, Any]:
             "cpu": _cpu_model(),
             "cores": os.cpu_count(),
         },
+        "variables": {name: redact(value) for name, value in variables.arithmetic(os.environ).items()},
         "git": git_state(Path.cwd()),
         "command": [redact(argument) for argument in [Path(sys.argv[0]).name, *sys.argv[1:]]],
     }
@@ -52,8 +56,8 @@ def capture() -> dict[str, Any]:
 def environment() -> dict[str, Any]:
     """Returns what one needs to come back to this environment: what `environment.json` holds beside `capture`.
 
-    Packages are listed as `pip install` takes them; of the environment's variables only those of a list that says
-    what may matter for the numbers, without users and passwords in URIs. Found out once for each process.
+    Packages are listed as `pip install` takes them; the environment's variables are those of `frostline.variables`,
+    without users and passwords in URIs. Found out once for each process.
     """
     return {
         **capture(),
@@ -64,7 +68,8 @@ def environment() -> dict[str, Any]:
         },
         "packages": list(packages()),
         "instruction_set": list(_instruction_set()),
-        "variables": variables(),
+        "variables": {name: redact(value) for name, value in variables.recorded(os.environ).items()},
+        "ignored_variables": {name: redact(value) for name, value in variables.ignored(os.environ).items()},
     }
 
 
@@ -84,20 +89,6 @@ def packages() -> tuple[str, ...]:
                 line = f"{name} @ {redact(direct['url'])}{f'@{revision}' if revision else ''}"
         lines.setdefault(name.lower(), line)  # of two the first one is imported
     return tuple(line for _, line in sorted(lines.items()))
-
-
-_VARIABLES = re.compile(
-    r"(OMP|MKL|OPENBLAS|KMP|GOTO|ATEN|DNNL|ONEDNN|CUBLAS|NCCL|GLOO)_\w+"
-    r"|CUDA_(VISIBLE_DEVICES|LAUNCH_BLOCKING|DEVICE_ORDER)|NVIDIA_TF32_OVERRIDE|TORCH_\w*(ALLOW|PRECISION|DETERMINISTIC)\w*"
-    r"|PYTORCH_(CUDA_)?ALLOC_CONF|PYTHONHASHSEED|TOKENIZERS_PARALLELISM|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE"
-    r"|HF_DATASETS_OFFLINE|LANG|LC_ALL|TZ"
-)
-"""The variables that a record may hold: those that are known to matter for numbers, threads or text."""
-
-
-def variables() -> dict[str, str]:
-    """Returns the allowed ones of the environment's variables."""
-    return {key: redact(value) for key, value in sorted(os.environ.items()) if _VARIABLES.fullmatch(key)}
 
 
 @cache
@@ -124,7 +115,7 @@ def git_diff(folder: Path, limit_bytes: int = 256 * 1024) -> str | None:
         limit_bytes: A record is no place for a data set that somebody has just changed.
     """
     secrets = [":(top,exclude,glob)**/.env*", ":(top,exclude,glob)**/*.pem", ":(top,exclude,glob)**/*secret*"]
-    text = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", ":(top)", *secrets)
+    text = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--", ":(top)", *secrets)
     if not text:
         return None
     data = text.encode()
@@ -202,10 +193,24 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": bool(status)}
 
 
+_GIT_SAFELY = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
+"""A repository's own config may name commands, and this one is whatever the current folder lies in."""
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
+    """Returns what git prints, None if it fails; no command that the repository's config names is run."""
+    listed = _run_git(
+        folder, "config", "--local", "--name-only", "--get-regexp", r"^filter\..*\.(clean|smudge|process)$"
+    )
+    without = [part for name in (listed or "").splitlines() for part in ("-c", f"{name}=")]
+    return _run_git(folder, *arguments, settings=without)
+
+
+def _run_git(folder: Path, *arguments: str, settings: Sequence[str] = ()) -> str | None:
+    command = ["git", *_GIT_SAFELY, *settings, "-C", str(folder), *arguments]
     try:
         done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, timeout=10, check=False, text=True,
+            command, capture_output=True, timeout=10, check=False, text=True,
             encoding="utf-8", errors="replace",  # a change of a file in another encoding
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):

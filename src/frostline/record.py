@@ -39,6 +39,15 @@ DIFF_FILE = "git.diff"
 RUN_FILE = ".mlflow.json"
 """Which MLflow run a run's or sweep's folder is recorded in."""
 
+INPUTS = {
+    "weights_sha256": "model weights",
+    "tokenizer_sha256": "tokenizer",
+    "image_processor_sha256": "image processor",
+    "data_fingerprint": "data",
+    "plugins_sha256": "plugins",
+}
+"""What a run is made of, by its key in the provenance."""
+
 CHILD_FILE = ".child.json"
 """Its place in a sweep, for a run that another process starts."""
 

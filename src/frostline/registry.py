@@ -6,6 +6,7 @@ module named on the command line (`plugins=[my_module]`) or by an entry point of
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from frostline import paths
 from frostline.errors import UserError, listing, nearest
 
 T = TypeVar("T")
@@ -86,19 +88,32 @@ def imported_plugins() -> tuple[str, ...]:
     return tuple(_imported)
 
 
+def plugins_sha256() -> str | None:
+    """Returns a sha256 of the imported plugins' files; None without plugins."""
+    if not _imported:
+        return None
+    digest = hashlib.sha256()
+    for name in sorted(_imported):
+        module = sys.modules[name]
+        folders = [Path(each) for each in getattr(module, "__path__", [])]
+        files = [path for folder in folders for path in sorted(folder.rglob("*.py"))] or [Path(module.__file__ or "")]
+        for path in files:
+            digest.update(f"{name} {path.name}\0".encode())
+            digest.update(path.read_bytes() if path.is_file() else b"")
+    return digest.hexdigest()
+
+
 def import_plugins(modules: Iterable[str]) -> None:
     """Imports the modules that the user named, which register what they bring.
 
     Args:
-        modules: Dotted names; the working directory is searched too, as `python -m` does.
+        modules: Dotted names; the working directory is searched too, after all else.
 
     Raises:
         UserError: A module can't be found or doesn't import.
     """
     for module in modules:
-        here = str(Path.cwd())
-        if here not in sys.path:
-            sys.path.insert(0, here)
+        sys.path[:] = paths.search_path()
         try:
             importlib.import_module(module)
             if module not in _imported:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import UserError
-from frostline.record import METRICS_FILE, SPEC_FILE, metrics_up_to
+from frostline.record import INPUTS, METRICS_FILE, SPEC_FILE, metrics_up_to
 from frostline.result import RESULT_FILE, Cause, RunResult, Status
 from frostline.spec import RunSpec
 
@@ -172,7 +172,7 @@ def read_record(folder: Path, source: str, parse: Any) -> Recorded:
         raise UserError(f"{source}: is no run's record ({SPEC_FILE}: {_why(error)})") from error
     spec: RunSpec = parse(text)
     result = RunResult.read(folder)
-    for part in ("versions", "platform", "compute", "git"):
+    for part in ("versions", "platform", "compute", "git", "variables"):
         if not isinstance(result.provenance.get(part) or {}, dict):
             raise UserError(f"{folder / RESULT_FILE}: its provenance.{part} is no group of keys")
     try:
@@ -207,10 +207,13 @@ def differences(recorded: Recorded, spec: RunSpec, provenance: Mapping[str, Any]
         told = f"digest {recorded.result.spec_digest[:12]}"
         now = f"digest {recorded.spec.digest()[:12]}"
         found.append(Difference(name=SPEC_FILE, recorded=told, now=now, effect=Effect.MEANING))
-    for key, name in _INPUTS.items():
+    for key, name in INPUTS.items():
         before, after = str(then.get(key, "?")), str(provenance.get(key, "?"))
         if before != after:
             found.append(Difference(name=name, recorded=_short(before), now=_short(after), effect=Effect.MEANING))
+    if "variables" in then:  # not in records from before they were kept
+        for name, before, after in _changed(then["variables"], provenance.get("variables") or {}):
+            found.append(Difference(name=name, recorded=str(before), now=str(after), effect=Effect.BITS))
     for name, before, after in _changed(_surroundings(then), _surroundings(provenance)):
         effect = Effect.BITS if name in _MOVES_BITS else Effect.NONE
         found.append(Difference(name=name, recorded=str(before), now=str(after), effect=effect))
@@ -281,12 +284,6 @@ def compare(
     )  # fmt: skip
 
 
-_INPUTS = {
-    "weights_sha256": "model weights",
-    "tokenizer_sha256": "tokenizer",
-    "image_processor_sha256": "image processor",
-    "data_fingerprint": "data",
-}
 _LIBRARIES = frozenset({"frostline", "torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn"})
 _MOVES_BITS = frozenset(
     {

@@ -85,7 +85,7 @@ def test_a_rating_that_is_no_number(value):
         (["9007199254740992", "9007199254740993"], ("9007199254740992", "9007199254740993")),
         (["1_0", "10"], ("10", "1_0")),
         ([1.0, 0.0], ("0", "1")),
-        ([True, False], ("0", "1")),
+        ([True, False], ("False", "True")),  # as CSV files have them
     ],
 )
 def test_labels_that_look_like_numbers_are_not_merged(unique, names):

@@ -10,7 +10,7 @@ from frostline.config import compose_run
 from frostline.errors import ModelError
 from frostline.provenance import sha256_of_file
 from frostline.spec import Task
-from tests.conftest import save_tokenizer, tiny_config
+from tests.conftest import save_tokenizer
 
 NAMES = ("negative", "positive")
 
@@ -128,11 +128,22 @@ def test_more_tokens_than_positions(tiny_model):
     assert model.load_tokenizer(tiny_model, 64) is not None
 
 
-def test_roberta_starts_counting_after_the_padding():
-    from transformers import RobertaConfig
+@pytest.mark.parametrize("kind", ["Roberta", "Camembert", "XLMRoberta", "MPNet"])
+def test_some_families_start_counting_after_the_padding(tmp_path, kind):
+    import transformers
 
-    assert model.max_positions(RobertaConfig(max_position_embeddings=514, pad_token_id=1)) == 512
-    assert model.max_positions(tiny_config()) == 64
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=50, max_position_embeddings=34, pad_token_id=1, **small)
+    config.save_pretrained(tmp_path)
+    assert model.max_positions(tmp_path, Task.CLASSIFICATION) == 32
+    whole = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    whole(input_ids=torch.full((1, 32), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        whole(input_ids=torch.full((1, 33), 5))
+
+
+def test_bert_counts_from_the_first_token_on(tiny_model):
+    assert model.max_positions(tiny_model, Task.CLASSIFICATION) == 64
 
 
 def test_random_pretrained_parts_are_refused(own_model):

@@ -121,6 +121,8 @@ def test_other_data_sets_of_before_images_are_what_they_were():
     for each in (data["dataset"], *data["dataset"]["also_evaluate"]):
         assert each.pop("image_column") is None
         assert (each.pop("folds"), each.pop("fold")) == (None, 0)
+        assert (each.pop("separator"), each.pop("escape"), each.pop("missing_labels")) == (None, None, "refuse")
+    assert data["model"].pop("head") == "fresh"
     then = spec_from_text(json.dumps({**data, "schema": 7}))
     assert then == now
     assert then.digest() == now.digest() == PINNED_WITH_OTHER_SETS
@@ -135,7 +137,13 @@ def test_another_schema_version_is_refused(spec):
 
 def test_specs_of_older_schemas_are_migrated(spec):
     data = json.loads(spec.to_json())
-    assert data.pop("schema") == 9
+    assert data.pop("schema") == 10
+    for key, value in (("separator", None), ("escape", None), ("missing_labels", "refuse")):
+        assert data["dataset"].pop(key) == value
+    assert data["model"].pop("head") == "fresh"
+    ninth = spec_from_text(json.dumps({"schema": 9, **data}))
+    assert ninth == spec
+    assert ninth.digest() == spec.digest()
     assert (data["dataset"].pop("folds"), data["dataset"].pop("fold")) == (None, 0)
     eighth = spec_from_text(json.dumps({"schema": 8, **data}))
     assert eighth == spec
@@ -182,8 +190,8 @@ def test_specs_of_older_schemas_are_migrated(spec):
     assert first.digest() == PINNED_BEFORE_SCHEMA_3
     with pytest.raises(SpecError, match=r"runtime\.cache is missing"):
         spec_from_text(json.dumps({"schema": 2, **data}))
-    for version in (0, True, None, "1", 10):
-        with pytest.raises(SpecError, match="reads 1 to 9"):
+    for version in (0, True, None, "1", 11):
+        with pytest.raises(SpecError, match="reads 1 to 10"):
             spec_from_text(json.dumps({"schema": version, **data}))
 
 

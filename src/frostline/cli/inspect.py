@@ -1,4 +1,4 @@
-"""Owns: `frostline inspect` - a model's parts, counted. Must not know: weights; it builds the model without them."""
+"""Owns: `frostline inspect` - a model's parts, counted, and which of them are drawn anew. Must not know: training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from frostline import assets
 from frostline.cli.common import compose, override_parser
 from frostline.errors import ModelError
-from frostline.report import make_console
+from frostline.report import drawn_anew, make_console
 from frostline.spec import FreezeName, RunSpec, Task
 
 
@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     parser = override_parser(
         "inspect",
         "Shows a model's blocks, parameter names, shapes and counts, and what is frozen and trained at each depth.\n"
-        "Only its config is read, not its weights.",
+        "Its weights are read to say which tensors they lack: those are drawn with the run's seed.",
         "example: frostline inspect model=minilm freeze=blocks freeze.blocks=[0-3]",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
@@ -47,10 +47,15 @@ def examine(spec: RunSpec) -> dict[str, Any]:
     from frostline import lora
     from frostline.anatomy import count, count_at, dissect, undivided
     from frostline.freeze import freeze
-    from frostline.model import skeleton
+    from frostline.model import fresh_tensors, skeleton
 
     names = spec.dataset.label_names or ("LABEL_0", "LABEL_1")
-    model = skeleton(assets.model_folder(spec.model), task=spec.dataset.task, label_names=names)
+    folder = assets.model_folder(spec.model)
+    model = skeleton(folder, task=spec.dataset.task, label_names=names)
+    try:
+        fresh, missing = fresh_tensors(spec.model, folder, task=spec.dataset.task, label_names=names), None
+    except ModelError as error:  # its parts can be counted all the same
+        fresh, missing = (), str(error)
     try:
         anatomy, trouble = dissect(model), None
     except ModelError as error:
@@ -74,6 +79,8 @@ def examine(spec: RunSpec) -> dict[str, Any]:
             "num_named_params": len(list(base.named_parameters())),
         },
         "num_blocks": anatomy.num_blocks,
+        "fresh_tensors": fresh,
+        "not_loaded": missing,
         "unsupported": trouble,
         "parts": [
             {
@@ -146,6 +153,10 @@ def _print(facts: dict[str, Any], options: argparse.Namespace) -> None:
             highlight=False,
             soft_wrap=True,
         )
+    if facts["fresh_tensors"]:
+        console.print(f"drawn anew: {drawn_anew(facts['fresh_tensors'])}", highlight=False, soft_wrap=True)
+    if facts["not_loaded"]:
+        console.print(f"its weights can't be used: {facts['not_loaded']}", highlight=False, soft_wrap=True)
     if facts["unsupported"]:
         console.print(f"freezing by depth is not possible: {facts['unsupported']}", highlight=False)
     if options.params:

@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from frostline import __version__
+from frostline import __version__, paths, variables
 from frostline.cli.common import OneLineParser
 from frostline.errors import RunFailedError, UserError
 from frostline.spec import written_out
@@ -36,6 +36,9 @@ _COMMANDS = {
     "ui": "open the MLflow UI on the store that runs went to",
 }
 
+_COMPUTING = frozenset({"run", "sweep", "plan", "reproduce", "test", "predict", "embed"})
+"""Commands that train or run a model."""
+
 _EXAMPLES = """\
 examples:
   frostline run model=minilm dataset=movie_reviews freeze.depth=4 optimizer.lr=1e-4
@@ -56,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         argv: Arguments without the program's name; those of the process by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.path[:] = paths.search_path(with_here=False)
     try:
         code = _dispatch(arguments)
     except UserError as error:
@@ -88,6 +92,10 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if arguments[0] not in _COMMANDS:
         parser.parse_args(arguments)  # --help, --version, or an error with the choices
+    ignored = variables.ignore(os.environ)
+    if ignored and arguments[0] in _COMPUTING:
+        listed = ", ".join(f"{name}={value}" for name, value in ignored.items())
+        print(f"note: ignored, since the config decides: {listed}", file=sys.stderr)
     command = importlib.import_module(f"frostline.cli.{arguments[0]}")
     return int(command.main(written_out(arguments[1:])))
 

@@ -104,8 +104,15 @@ def run_spec(folder: Path) -> RunSpec:
 def _lines() -> Iterator[str]:
     if sys.stdin.isatty():
         print("one text a line, Ctrl-D to end:", file=sys.stderr)
-    for line in sys.stdin:
-        yield line.rstrip("\r\n")
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"standard input, line {number}: is not UTF-8 (byte {error.start + 1}); convert it, as with "
+                "iconv -f LATIN1 -t UTF-8"
+            ) from error
+        yield text.rstrip("\r\n")
 
 
 def _shown(prediction: Prediction, as_json: bool) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from frostline import variables
 from frostline.cli import session
 from frostline.cli.main import report_error
 from frostline.cli.preflight import check_resume
@@ -79,6 +80,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
     from frostline.launch import run
     from frostline.tracking import MlflowRecorder
 
+    variables.ignore(os.environ)  # a launcher's job begins here, and not at the command line
     spec = job.run
     resume_from = check_resume(job) if job.resume is not None else None
     child, step = _child(out_dir), _step_before_requeue(out_dir, spec)

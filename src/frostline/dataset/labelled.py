@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import datasets
 
-from frostline.dataset.labels import LabelRule, label_rule, members
+from frostline.dataset.labels import LabelRule, label_rule, members, multi_hot_width
+from frostline.dataset.lists import list_in
 from frostline.dataset.raw import RawTable
 from frostline.dataset.split import bytes_key, row_key
 from frostline.errors import DataError, listing, nearest
@@ -74,6 +75,13 @@ def rule_of(spec: DatasetSpec, raw: RawTable) -> LabelRule:
     """
     _check_columns(spec, raw)
     feature = raw.table.features[spec.label_column]
+    if spec.task is Task.MULTI_LABEL:
+        try:
+            width = multi_hot_width(raw.table[spec.label_column][:])
+        except DataError as error:
+            raise DataError(f"dataset.label_column={spec.label_column}: {error}") from error
+        if width is not None:
+            return label_rule(spec, [], raw.label_names, len(raw.table), width)
     if spec.task in {Task.MULTI_LABEL, Task.TOKEN_CLASSIFICATION}:
         return label_rule(spec, _members(raw, spec), raw.label_names, len(raw.table))
     needs_classes = spec.task is Task.CLASSIFICATION and spec.threshold is None
@@ -95,6 +103,8 @@ def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
                     found.update(dict.fromkeys(members(value, separator)))
                 except TypeError as error:
                     raise DataError(f"dataset.label_column={spec.label_column}: holds lists of lists") from error
+                except DataError as error:
+                    raise DataError(f"dataset.label_column={spec.label_column}: {error}") from error
     return [value for value in found if value is not None]
 
 
@@ -104,9 +114,13 @@ def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
         column = getattr(spec, key)
         if column is not None and column not in raw.table.column_names:
             known = raw.table.column_names
+            hint = ""
+            if len(known) == 1 and spec.separator is None:  # a hint, and no guess: a text may hold any sign
+                sign = next((sign for sign in ";\t|" if column in known[0].split(sign)), None)
+                hint = f"; if {sign!r} stands between its columns, give dataset.separator={sign!r}" if sign else ""
             raise DataError(
                 f"dataset.{key}={column}: {raw.name} has no such column{nearest(column, known)}; "
-                f"it has {listing(known)}"
+                f"it has {listing(known)}{hint}"
             )
 
 
@@ -162,6 +176,8 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
             where = f"{raw.name}, row {index + 1}"
             words = _words(batch[spec.text_column][offset], where, spec.text_column)
             labels = _label(rule.of_words, batch[spec.label_column][offset], where, spec)
+            if labels is None:
+                continue
             if len(words) != len(labels):
                 raise DataError(f"{where}: has {len(words)} words and {len(labels)} labels")
             if words:
@@ -184,7 +200,8 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
 
 def _words(value: Any, where: str, column: str) -> list[str]:
     if isinstance(value, str):
-        return value.split()
+        found = list_in(value) if value.lstrip().startswith(("['", '["')) else None  # else it is a text in brackets
+        value = value.split() if found is None else found
     if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
         raise DataError(f"{where}: expected a list of words in column {column}, got {type(value).__name__}")
     return list(value)
@@ -260,8 +277,10 @@ def _text(value: Any, where: str, column: str) -> str:
 def meaning_of(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
     """What turns raw columns into texts and labels."""
     columns = [spec.text_column, spec.pair_column, spec.label_column, spec.columns, spec.quoted]
+    columns += [sign for sign in (spec.separator, spec.escape) if sign is not None]
     several = [rule.separator] if rule.separator is not None else ["by word"] if rule.by_word else []
     images = [spec.image_column] if spec.is_image else []
+    images += ["without missing labels"] if rule.drops_missing else []
     return [*columns, *images, *several, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
 
 

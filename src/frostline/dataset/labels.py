@@ -5,17 +5,24 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from frostline.dataset.lists import list_in
 from frostline.errors import DataError, listing, nearest
-from frostline.spec import DatasetSpec, Task
+from frostline.spec import DatasetSpec, MissingLabels, Task
 
 _MAX_SHARE_OF_CLASSES = 0.5  # assumed: more classes than half the rows is an id or a measurement
 _ALWAYS_FINE_CLASSES = 20
 
 MOST_CLASSES = 52
 """Of a row that may have several: their bits make one number, which a double holds exactly."""
+
+_EXACT = 2**53
+"""From here on two whole numbers may be one floating-point number."""
+
+_SEPARATORS = ",;|/"
+_TRUTHS = frozenset({"true", "false"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,18 +32,24 @@ class LabelRule:
     Attributes:
         names: Class names in the order of their ids; empty for regression.
         separator: Of several class names in one text; None: a row has one class.
+        is_multi_hot: Whether a row's classes are a list with a 0 or a 1 for each of them.
         by_word: Whether each word has a class.
         classes: Raw value -> id, for labels that name a class; None for numbers.
         threshold: Makes two classes of a rating.
         dead_zone: Ratings nearer than this to the threshold are dropped.
+        drops_missing: Whether a row without a label is dropped; else it is refused.
+        notes: What the user should know of, a line each.
     """
 
     names: tuple[str, ...]
     separator: str | None = None
+    is_multi_hot: bool = False
     by_word: bool = False
     classes: Mapping[Any, int] | None
     threshold: float | None
     dead_zone: float
+    drops_missing: bool = False
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     def several(self, value: Any) -> int:
         """Returns a row's classes as one number, in which bit i stands for class i.
@@ -45,22 +58,29 @@ class LabelRule:
             DataError: It has a class that is none; the caller names the row.
         """
         assert self.separator is not None
+        if self.is_multi_hot:
+            bits = members(value, self.separator)
+            if len(bits) != len(self.names) or not set(bits) <= {0, 1}:
+                raise DataError(f"expected {len(self.names)} times 0 or 1, got {value!r}")
+            return sum(1 << index for index, bit in enumerate(bits) if bit)
         found = 0
         for each in members(value, self.separator):
             found |= 1 << int(self._class(each))
         return found
 
-    def of_words(self, values: Any) -> list[int]:
-        """Returns the classes of a row's words.
+    def of_words(self, values: Any) -> list[int] | None:
+        """Returns the classes of a row's words, or None to drop the row.
 
         Args:
-            values: A list, or a text that is cut at its spaces.
+            values: A list, a text that is one, or a text that is cut at its spaces.
 
         Raises:
             DataError: A word has none; the caller names the row.
         """
+        if values is None and self.drops_missing:
+            return None
         if isinstance(values, str):
-            values = values.split()
+            values = members(values, None)
         if not isinstance(values, (list, tuple)):
             raise DataError(f"expected a list of labels, got {type(values).__name__}")
         return [int(self._class(value)) for value in values]
@@ -70,7 +90,7 @@ class LabelRule:
         if not isinstance(value, (str, int, float)):
             raise DataError(f"expected a label, got {type(value).__name__}")
         if value not in self.classes:
-            known = self.classes.get(str(_plain(value)))  # a class that the first table has no row of
+            known = self.classes.get(_name(value))  # a class that the first table has no row of
             if known is not None:
                 return known
             raise DataError(f"label {value!r}{nearest(str(value), self.names)} is none of {listing(self.names)}")
@@ -84,8 +104,10 @@ class LabelRule:
         """
         if self.separator is not None and value is not None:
             return self.several(value)
-        if value is None or value == "":
-            raise DataError("the label is missing")
+        if is_missing(value):
+            if self.drops_missing:
+                return None
+            raise DataError("the label is missing; dataset.missing_labels=drop leaves such rows out")
         if self.classes is not None:
             return self._class(value)
         number = _number(value)
@@ -96,7 +118,11 @@ class LabelRule:
 
 
 def label_rule(
-    spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, num_rows: int
+    spec: DatasetSpec,
+    unique: Sequence[Any],
+    feature_names: Sequence[str] | None,
+    num_rows: int,
+    num_classes: int | None = None,
 ) -> LabelRule:
     """Finds out what the labels of a table mean.
 
@@ -105,20 +131,27 @@ def label_rule(
         unique: The different raw labels.
         feature_names: Class names that the table itself brings (a hub dataset's ClassLabel).
         num_rows: Rows of the table.
+        num_classes: Of rows that are lists with a 0 or a 1 for each class: how many; None: they are none.
 
     Raises:
         DataError: The labels don't fit the task.
     """
+    drops = spec.missing_labels is MissingLabels.DROP
     if spec.task is Task.MULTI_LABEL:
-        return _several(spec, unique, feature_names)
+        if num_classes is not None:
+            return _multi_hot(spec, num_classes, feature_names, drops)
+        return _several(spec, unique, feature_names, drops)
     if spec.task is Task.TOKEN_CLASSIFICATION:
-        return _by_word(spec, unique, feature_names)
+        return _by_word(spec, unique, feature_names, drops)
     if spec.task is Task.REGRESSION:
-        return LabelRule(names=(), classes=None, threshold=None, dead_zone=0.0)
+        return LabelRule(names=(), classes=None, threshold=None, dead_zone=0.0, drops_missing=drops)
     if spec.threshold is not None:
         assert spec.label_names is not None, "DatasetSpec asks for them"
-        return LabelRule(names=spec.label_names, classes=None, threshold=spec.threshold, dead_zone=spec.dead_zone)
-    values = [value for value in unique if value is not None and value != ""]
+        return LabelRule(
+            names=spec.label_names, classes=None, threshold=spec.threshold, dead_zone=spec.dead_zone,
+            drops_missing=drops,
+        )  # fmt: skip
+    values = [value for value in unique if not is_missing(value)]
     if not values:
         raise DataError(f"dataset.label_column={spec.label_column}: all its values are missing")
     odd = next((value for value in values if not isinstance(value, (str, int, float))), None)
@@ -128,24 +161,53 @@ def label_rule(
         )
     names = spec.label_names or (tuple(feature_names) if feature_names else None)
     classes = _classes(values, names, spec.label_column)
-    by_id = {index: str(_plain(value)) for value, index in classes.items()}  # "1" and "1.0" are one class
-    found = names or tuple(by_id[index] for index in sorted(by_id))
-    if len(found) > max(_ALWAYS_FINE_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
+    found = names or _names_of(classes)
+    if names is None and len(found) > max(_ALWAYS_FINE_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
         raise DataError(
             f"dataset.label_column={spec.label_column}: {len(found)} different values in {num_rows} rows are no "
-            f"classes; for numbers use dataset.task=regression or dataset.threshold"
+            f"classes; for numbers use dataset.task=regression or dataset.threshold; if they are classes, name them in "
+            f"dataset.label_names"
         )
-    return LabelRule(names=tuple(found), classes=classes, threshold=None, dead_zone=0.0)
+    return LabelRule(
+        names=tuple(found), classes=classes, threshold=None, dead_zone=0.0, drops_missing=drops,
+        notes=_alike(found, spec.label_column),
+    )  # fmt: skip
+
+
+def is_missing(value: Any) -> bool:
+    """Returns whether a raw label is none: nothing, an empty text, or a NaN."""
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+def _names_of(classes: Mapping[Any, int]) -> tuple[str, ...]:
+    by_id = {index: _name(value) for value, index in classes.items()}
+    return tuple(by_id[index] for index in sorted(by_id))
+
+
+def _alike(names: Sequence[str], column: str) -> tuple[str, ...]:
+    """Returns a note on classes that a person may take for one."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(" ".join(name.split()).casefold(), name)
+        if other != name:
+            return (f"dataset.label_column={column}: classes that differ in blanks or case alone: {other!r}, {name!r}",)
+    return ()
 
 
 def members(value: Any, separator: str | None) -> list[Any]:
     """Returns the classes of a row that may have several: the parts of a text, or the members of a list.
 
     Args:
-        value: The raw label.
+        value: The raw label; a text may hold a list, as JSON or Python write it.
         separator: Between the parts of a text; None: spaces.
+
+    Raises:
+        DataError: It begins and ends like a list, and is none.
     """
     if isinstance(value, str):
+        found = list_in(value)
+        if found is not None:
+            return found
         return [part.strip() for part in value.split(separator) if part.strip()]
     if isinstance(value, (list, tuple)):
         return list(value)
@@ -159,7 +221,37 @@ def class_words(label: int, names: Sequence[str], separator: str | None) -> str:
     return separator.join(name for index, name in enumerate(names) if label >> index & 1)
 
 
-def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None) -> LabelRule:
+def multi_hot_width(values: Sequence[Any]) -> int | None:
+    """Returns how many classes rows have that are lists with a 0 or a 1 for each; None: they are not such lists.
+
+    Args:
+        values: The raw labels of all rows.
+    """
+    given = [list_in(value) if isinstance(value, str) else value for value in values if not is_missing(value)]
+    lists = [value for value in given if isinstance(value, (list, tuple))]
+    if not lists or len(lists) < len(given):
+        return None
+    widths = {len(value) for value in lists}
+    if len(widths) != 1 or min(widths) < 2:
+        return None
+    bits = all(isinstance(bit, (int, float)) and bit in (0, 1) for value in lists for bit in value)
+    return widths.pop() if bits else None
+
+
+def _multi_hot(spec: DatasetSpec, width: int, feature_names: Sequence[str] | None, drops: bool) -> LabelRule:
+    where = f"dataset.label_column={spec.label_column}"
+    names = spec.label_names or tuple(feature_names or ()) or tuple(str(index) for index in range(width))
+    if len(names) != width:
+        raise DataError(f"{where}: its lists of 0 and 1 are of {width} classes, dataset.label_names names {len(names)}")
+    if width > MOST_CLASSES:
+        raise DataError(f"{where}: {width} different classes; dataset.task=multi_label takes 2 to {MOST_CLASSES}")
+    return LabelRule(
+        names=tuple(names), separator=spec.label_separator, is_multi_hot=True, classes=None, threshold=None,
+        dead_zone=0.0, drops_missing=drops,
+    )  # fmt: skip
+
+
+def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, drops: bool) -> LabelRule:
     where = f"dataset.label_column={spec.label_column}"
     odd = next((value for value in unique if not isinstance(value, (str, int, float))), None)
     if odd is not None:
@@ -168,34 +260,52 @@ def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[s
         raise DataError(f"{where}: no row has a class")
     names = spec.label_names or (tuple(feature_names) if feature_names else None)
     classes = _classes(list(unique), names, spec.label_column)
-    found = names or tuple(name for _, name in sorted({index: str(_plain(v)) for v, index in classes.items()}.items()))
+    found = names or _names_of(classes)
     if not 2 <= len(found) <= MOST_CLASSES:
         raise DataError(
             f"{where}: {len(found)} different classes; dataset.task=multi_label takes 2 to {MOST_CLASSES}"
             + (f" (dataset.label_separator={spec.label_separator!r})" if len(found) < 2 else "")
         )
     separator = spec.label_separator
-    return LabelRule(names=tuple(found), separator=separator, classes=classes, threshold=None, dead_zone=0.0)
+    notes = _alike(found, spec.label_column)
+    other = next((name for name in found for sign in _SEPARATORS if sign in name and sign not in separator), None)
+    if other is not None:
+        notes += (f"{where}: the class {other!r} is one: dataset.label_separator is {separator!r}",)
+    return LabelRule(
+        names=tuple(found), separator=separator, classes=classes, threshold=None, dead_zone=0.0, drops_missing=drops,
+        notes=notes,
+    )  # fmt: skip
 
 
-def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None) -> LabelRule:
+def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, drops: bool) -> LabelRule:
     where = f"dataset.label_column={spec.label_column}"
     odd = next((value for value in unique if not isinstance(value, (str, int))), None)
     if odd is not None:
         raise DataError(f"{where}: a word's class is {type(odd).__name__}, neither text nor number")
     names = spec.label_names or (tuple(feature_names) if feature_names else None)
     classes = _classes(list(unique), names, spec.label_column)
-    found = names or tuple(name for _, name in sorted({index: str(_plain(v)) for v, index in classes.items()}.items()))
+    found = names or _names_of(classes)
     if len(found) < 2:
         raise DataError(f"{where}: the words have {len(found)} different classes: there is nothing to learn")
-    return LabelRule(names=tuple(found), by_word=True, classes=classes, threshold=None, dead_zone=0.0)
+    return LabelRule(
+        names=tuple(found), by_word=True, classes=classes, threshold=None, dead_zone=0.0, drops_missing=drops,
+        notes=_alike(found, spec.label_column),
+    )  # fmt: skip
 
 
 def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dict[Any, int]:
     """Returns raw value -> id: by name, by number within the names, or by order."""
-    if names is not None and all(str(_plain(value)) in names for value in values):
+    vague = next((value for value in values if isinstance(value, float) and abs(value) >= _EXACT), None)
+    if vague is not None:
+        raise DataError(
+            f"dataset.label_column={column}: the label {vague:.0f} is a floating-point number, which from 2**53 on may "
+            "stand for several whole ones: write such labels as text"
+        )
+    if names is not None and all(_name(value) in names for value in values):
         by_name = {name: index for index, name in enumerate(names)}
-        return by_name | {value: by_name[str(_plain(value))] for value in values}
+        return by_name | {value: by_name[_name(value)] for value in values}
+    if names is None and all(isinstance(value, bool) or str(value).lower() in _TRUTHS for value in values):
+        return {value: int(str(value).lower() == "true") for value in values}
     numbers = [_whole(value) for value in values]
     if all(number is not None for number in numbers):
         if names is None:
@@ -216,9 +326,9 @@ def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dic
             f"dataset.label_column={column}: its values are fractions ({values[0]}): give dataset.threshold to make "
             f"two classes of them, or dataset.task=regression"
         )
-    if names is None:
-        texts = sorted(str(value) for value in values)
-        return {value: texts.index(str(value)) for value in sorted(values, key=str)}
+    if names is None:  # "1" and "1.0" are one class here, too
+        texts = sorted({_name(value) for value in values})
+        return {value: texts.index(_name(value)) for value in sorted(values, key=str)}
     wrong_names = sorted(str(value) for value in values if value not in names)
     raise DataError(
         f"dataset.label_column={column}: label {wrong_names[0]!r}{nearest(wrong_names[0], names)} is none of "
@@ -226,9 +336,14 @@ def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dic
     )
 
 
-def _plain(value: Any) -> Any:
+def _name(value: Any) -> str:
+    """Returns the name of a class: a number as `1`, however it is written; a truth value as CSV files have it."""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value.lower() in _TRUTHS:
+        return value.capitalize()
     whole = _whole(value)
-    return whole if whole is not None else value
+    return str(value if whole is None else whole)
 
 
 def _whole(value: Any) -> int | None:
@@ -243,11 +358,15 @@ def _whole(value: Any) -> int | None:
 
 def _is_fraction(value: Any) -> bool:
     return isinstance(value, float) or bool(
-        re.fullmatch(r"-?(?:0|[1-9][0-9]*)?(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?", str(value))
+        re.fullmatch(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?", str(value))
     )
 
 
 def _is_number(value: Any) -> bool:
+    if isinstance(value, str) and not re.fullmatch(
+        r"\s*[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\s*", value
+    ):
+        return False  # Python reads 1_001 as a number, too
     try:
         return math.isfinite(float(value))
     except (TypeError, ValueError):

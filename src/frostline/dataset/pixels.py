@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
     from transformers import BaseImageProcessor
 
-_PIXELS_VERSION = 1  # part of cache fingerprints: raise it when the same images would give other pixels
+_PIXELS_VERSION = 2  # part of cache fingerprints: raise it when the same images would give other pixels
 _ROWS_AT_ONCE = 64
 
 MODES = {1: "L", 3: "RGB"}
@@ -64,7 +64,9 @@ _DEEP = ("I", "F")
 
 
 def in_mode(image: Picture, mode: str, where: str) -> Picture:
-    """Returns an image in the channels that a model takes.
+    """Returns an image in the channels that a model takes, on white where it is transparent.
+
+    What lies below transparent pixels is whatever the program left there that saved them; nobody sees it.
 
     Args:
         image: Any.
@@ -76,6 +78,9 @@ def in_mode(image: Picture, mode: str, where: str) -> Picture:
     """
     if image.mode.startswith(_DEEP):
         raise DataError(f"{where}: has more than 8 bits a channel (Pillow's mode {image.mode}): save it with 8")
+    if image.has_transparency_data:
+        shown = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
     return image.convert(mode)
 
 

@@ -7,6 +7,7 @@ import hashlib
 import re
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ _BY_EXTENSION = {
     ".iob2": Format.CONLL,
     ".parquet": Format.PARQUET,
 }
+
+
+_ESCAPED_QUOTE = re.compile(r'\\"(?=[^,;\t|\r\n"])')
 
 
 def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
@@ -156,8 +160,22 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
     if form is Format.JSONL:
         return "json", {}
     assert form is not Format.CONLL, "read by read_conll"
-    separator = "\t" if form is Format.TSV else ","
-    columns = list(spec.columns) if spec.columns is not None else _header(path, separator, spec.quoted)
+    separator = spec.separator or ("\t" if form is Format.TSV else ",")
+    quoting = csv.QUOTE_MINIMAL if spec.quoted else csv.QUOTE_NONE
+    first = _first_line(path, delimiter=separator, quoting=quoting, escapechar=spec.escape)
+    if spec.columns is None:
+        columns = first
+        if not any(name.strip() for name in columns):
+            raise DataError(
+                f"{path.name}: its first line holds no column names; without a header line give dataset.columns"
+            )
+    else:
+        columns = list(spec.columns)
+        if [name.strip() for name in first] == columns:
+            raise DataError(
+                f"{path.name}: its first line holds the names in dataset.columns, and would be a row: leave "
+                "dataset.columns=null"
+            )
     repeated = sorted({name for name in columns if columns.count(name) > 1})
     if repeated:
         raise DataError(f"{path.name}: column {repeated[0]!r} stands in its header more than once")
@@ -166,7 +184,8 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
         "column_names": columns,
         "header": None,
         "skiprows": 0 if spec.columns is not None else 1,
-        "quoting": csv.QUOTE_MINIMAL if spec.quoted else csv.QUOTE_NONE,
+        "quoting": quoting,
+        "escapechar": spec.escape,
         # Everything is text until its meaning is known: no "NA" that becomes null, no "007" that becomes 7.
         "features": datasets.Features({name: datasets.Value("string") for name in columns}),
         "keep_default_na": False,
@@ -178,13 +197,17 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
     """Refuses a row with more or fewer fields than there are columns: pandas would shift or fill it without a word."""
     csv.field_size_limit(sys.maxsize)
     wanted, several_lines = len(options["column_names"]), 0
+    escaped: list[int] = []
+    is_asked = options["quoting"] != csv.QUOTE_NONE and options["escapechar"] is None
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=options["sep"], quoting=options["quoting"])
+        lines = _looked_through(file, escaped) if is_asked else file
+        rows = csv.reader(lines, delimiter=options["sep"], quoting=options["quoting"], escapechar=options["escapechar"])
         before = 0
         try:
             for fields in rows:
                 if fields and len(fields) != wanted:
                     hint = "; quote texts that hold a separator" if len(fields) > wanted else ""
+                    hint = "; if \\\" is a quote there, use dataset.escape='\\'" if escaped else hint
                     raise DataError(
                         f"{path.name}, line {before + 1}: has {len(fields)} fields, there are {wanted} columns{hint}"
                     )
@@ -192,23 +215,33 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
                 before = rows.line_num
         except csv.Error as error:
             raise DataError(f"{path.name}, line {rows.line_num}: {error}") from error
-    if not several_lines:
-        return ()
-    return (f"rows that go over several lines: {several_lines} (if that is a stray quote, use dataset.quoted=false)",)
+    notes: tuple[str, ...] = ()
+    if several_lines:
+        notes += (
+            f"rows that go over several lines: {several_lines} (if that is a stray quote, use dataset.quoted=false)",
+        )
+    if escaped:
+        notes += (
+            f'{path.name}: {len(escaped)} lines hold \\", the first is line {escaped[0]} (if that is a quote within a '
+            "text, use dataset.escape='\\')",
+        )
+    return notes
 
 
-def _header(path: Path, separator: str, quoted: bool) -> list[str]:
+def _looked_through(lines: Iterable[str], escaped: list[int]) -> Iterator[str]:
+    """Yields lines, and keeps the numbers of those with a backslash before a quote that doesn't end its field."""
+    for number, line in enumerate(lines, 1):
+        if _ESCAPED_QUOTE.search(line):
+            escaped.append(number)
+        yield line
+
+
+def _first_line(path: Path, **form: Any) -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE)
         try:
-            header = next(rows, [])
+            return next(csv.reader(file, **form), [])
         except csv.Error as error:
             raise DataError(f"{path.name}, line 1: {error}") from error
-    if not any(name.strip() for name in header):
-        raise DataError(
-            f"{path.name}: its first line holds no column names; without a header line give dataset.columns"
-        )
-    return header
 
 
 def _check_text(path: Path) -> str:

@@ -272,7 +272,9 @@ def _report(
         **({"test_overlap": overlap["test"]} if "test" in overlap else {}),
         "empty_texts": sum(int((keys == empty).sum()) for keys, _ in used.values()) if unit == "text" else 0,
     }
-    warnings = list(raw.notes)
+    warnings = [*raw.notes, *rule.notes]
+    if rule.drops_missing and report["rows_dropped"]:
+        warnings.append(f"rows left out, most of them for want of a label: {report['rows_dropped']}")
     for name in used:
         counts = label_counts[name]
         absent = [label for label in rule.names if not counts[label]]

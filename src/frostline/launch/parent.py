@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from frostline import paths
 from frostline.errors import UserError, listing
 from frostline.launch import wire
 from frostline.launch.processes import GRACE_S, Processes
@@ -94,7 +95,7 @@ def run(
         # One process computes hidden states while the others wait: on the threads of all.
         "sharing": asdict(replace(sharing, threads=sharing.threads or threads)),
         "plugins": list(imported_plugins()),
-        "path": [str(Path.cwd()), *sys.path],
+        "path": paths.search_path(),
         "bar": spec.runtime.progress is Progress.ON or (spec.runtime.progress is Progress.AUTO and sys.stderr.isatty()),
     }
     with Processes(spec, job, out_dir, threads) as processes:

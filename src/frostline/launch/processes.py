@@ -22,6 +22,7 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
+from frostline.errors import UserError
 from frostline.launch import wire
 from frostline.launch.rank import KEY_VARIABLE
 from frostline.signals import PREEMPTED
@@ -54,6 +55,31 @@ def _send(pid: int, signum: int) -> None:
         os.kill(pid, signum)
 
 
+_SOCKET_PATH = 100
+"""Bytes that the path of a socket may have, somewhat less than all systems allow (unix(7): 108)."""
+
+
+def _short_folder() -> Path:
+    """Makes a folder of this user alone, in which there is room for a socket's path.
+
+    Raises:
+        UserError: There is none.
+    """
+    tried = []
+    for base in (None, "/tmp", "/var/tmp", "/dev/shm"):
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="frostline-", dir=base))
+        except OSError:
+            continue
+        if len(os.fsencode(folder / "wire")) <= _SOCKET_PATH:
+            return folder
+        folder.rmdir()
+        tried.append(str(folder.parent))
+    raise UserError(
+        f"runtime.num_processes: no temporary folder ({', '.join(tried)}) has a path short enough for a socket"
+    )
+
+
 class Processes:
     """`accelerate launch` and what it started. Use as a context manager: nothing is left behind.
 
@@ -78,7 +104,7 @@ class Processes:
         self._wires: dict[int, Connection] = {}
 
     def __enter__(self) -> Processes:
-        self._folder = Path(tempfile.mkdtemp(prefix="frostline-"))  # of this user alone; a socket's path must be short
+        self._folder = _short_folder()
         try:
             key = secrets.token_bytes(32)
             self._listener = Listener(str(self._folder / "wire"), family="AF_UNIX", authkey=key)
@@ -179,7 +205,7 @@ class Processes:
             path.write_text(json.dumps({**plain, "num_machines": 1, "num_processes": self.size}), encoding="utf-8")
             config = str(path)
         return [
-            sys.executable, "-m", "accelerate.commands.launch", "--config_file", config,
+            sys.executable, "-P", "-m", "accelerate.commands.launch", "--config_file", config,
             # What else the file says of these would contradict the record, or the GPUs of the slot.
             "--multi_gpu", "--num_processes", str(self.size), "--num_machines", "1", "--gpu_ids", "all",
             "--mixed_precision", "no", "--dynamo_backend", "no",
@@ -194,6 +220,7 @@ class Processes:
             **env,
             KEY_VARIABLE: key.hex(),
             "PYTHONPATH": os.pathsep.join(path),
+            "PYTHONSAFEPATH": "1",  # the current folder comes last: `paths.search_path`
             "OMP_NUM_THREADS": str(max(1, self._threads // self.size)),
             "OMP_WAIT_POLICY": "passive",
             "TOKENIZERS_PARALLELISM": "false",

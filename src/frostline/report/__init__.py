@@ -5,6 +5,7 @@ from frostline.report.page import Material, write_report
 from frostline.report.table import level_table
 from frostline.report.terminal import (
     Row,
+    drawn_anew,
     make_console,
     number,
     one_line,
@@ -25,6 +26,7 @@ __all__ = [
     "Material",
     "Row",
     "answer_of",
+    "drawn_anew",
     "headline",
     "label",
     "level_table",

@@ -21,6 +21,7 @@ from frostline.result import RunResult, Status
 from frostline.spec import DEPTH_KEY, EVAL_SET, Scalar, short_number
 
 _FILE_WIDTH = 160
+_MOST_NAMES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,8 @@ def summary(result: RunResult, folder: Path) -> str:
         lines.append(f"  data        {result.data['train_rows']} rows trained on, {result.data['eval_rows']} held out")
     if result.params is not None and result.freeze is not None:
         lines.append(f"  parameters  {_millions(result.params.num_trainable)} trained, {_frozen(result)}")
+    if fresh := result.provenance.get("fresh_tensors"):
+        lines.append(f"  drawn anew  {drawn_anew(fresh)}")
     if result.cost is not None:
         cost = result.cost
         times = f"training {cost.train_s:.1f} s, evaluation {cost.eval_s:.1f} s, set-up {cost.setup_s:.1f} s"
@@ -66,6 +69,12 @@ def summary(result: RunResult, folder: Path) -> str:
             saved = f": {fill:.1f} s to fill, {result.cost.saved_s:.1f} s of passes not run again"
         lines.append(f"  cache       frozen blocks from the prefix cache ({cached}){saved}")
     return "\n".join([*lines, f"run_dir: {folder}"])
+
+
+def drawn_anew(names: Sequence[str]) -> str:
+    """Returns which tensors did not come from the pretrained weights, in a few words."""
+    shown = ", ".join(names[:_MOST_NAMES])
+    return f"{shown} and {len(names) - _MOST_NAMES} more tensors" if len(names) > _MOST_NAMES else shown
 
 
 def one_line(result: RunResult) -> str:

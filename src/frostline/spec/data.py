@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from frostline.errors import SpecError, listing
-from frostline.spec.parts import Balance, Format, Source, Task, check_source, finite, require
+from frostline.spec.parts import Balance, Format, MissingLabels, Source, Task, check_source, finite, require
 
 EVAL_SET, TEST_SET = "eval", "test"
 """What a run's own held-out rows are called where numbers are recorded: `eval/accuracy`, `test/accuracy`."""
@@ -36,7 +36,10 @@ class DatasetSpec:
         split: `hub` only: the split to train on.
         format: Form of the file.
         columns: Column names of a file without a header line; None: the first line holds them.
+        separator: One character between the fields of CSV and TSV; None: a comma, or in TSV a tab.
         quoted: Whether `"` quotes fields of CSV and TSV; False takes it literally.
+        escape: One character that takes its meaning from the one behind it, a backslash in CSV of MySQL and Spark;
+            None: there is none, and a quote within quotes is doubled.
         text_column: Column of the text; with a class for each word, of the list of words (a text is cut at its spaces).
         pair_column: Column of the second text of a pair, or None.
         image_column: Column of the image, or None: rows are texts. An image, or in a file of texts a path to one,
@@ -47,6 +50,7 @@ class DatasetSpec:
             (rows / (classes x rows of the class)). The evaluation is as it is.
         label_separator: `multi_label` only: what stands between class names in a column of texts; columns of lists need
             none.
+        missing_labels: Whether rows without a label (nothing, an empty text, NaN) are refused or left out.
         label_names: Class names in the order of their ids; None derives them from the labels.
         threshold: Makes two classes of a rating: above it the second of `label_names`, else the first. None: no rule.
         dead_zone: Drops ratings whose distance to `threshold` is less than this.
@@ -101,6 +105,9 @@ class DatasetSpec:
     image_column: str | None = None
     folds: int | None = None
     fold: int = 0
+    separator: str | None = None
+    escape: str | None = None
+    missing_labels: MissingLabels = MissingLabels.REFUSE
 
     def __post_init__(self) -> None:
         check_source("dataset", self.source, self.location, self.sha256, self.member)
@@ -110,6 +117,9 @@ class DatasetSpec:
             ("train_rows", self.train_rows), ("eval_rows", self.eval_rows), ("test_rows", self.test_rows),
         ):  # fmt: skip
             require(rows is None or rows >= 1, f"dataset.{key}", rows, "1 or more, or null for all rows")
+        for key, sign in (("separator", self.separator), ("escape", self.escape)):
+            fits = sign is None or (len(sign) == 1 and sign not in '"\r\n')
+            require(fits, f"dataset.{key}", sign, "one character, no quote or line end, or null")
         require(finite(self.dead_zone) and self.dead_zone >= 0, "dataset.dead_zone", self.dead_zone, "0 or more")
         if self.threshold is not None:
             require(finite(self.threshold), "dataset.threshold", self.threshold, "a finite number, or null")

@@ -46,6 +46,20 @@ class Init(StrEnum):
     RANDOM = "random"  # the same architecture from scratch: what pretraining is worth is measured against it
 
 
+class MissingLabels(StrEnum):
+    """What is done about rows without a label."""
+
+    REFUSE = "refuse"
+    DROP = "drop"
+
+
+class HeadChoice(StrEnum):
+    """What becomes of the head that a model's folder brings, where it holds a classifier."""
+
+    FRESH = "fresh"  # a new one is drawn with the run's seed
+    KEEP = "keep"  # it is taken, class by class by its names, which have to be the data set's
+
+
 class Direction(StrEnum):
     """Whether more or less of the objective is better."""
 
@@ -162,6 +176,7 @@ class ModelSpec:
         num_blocks: How many blocks it has, so that a depth is checked before anything is loaded; None: read from
             the model.
         init: Whether the pretrained weights are taken, or random ones of the same shapes, drawn with the run's seed.
+        head: Whether the head is drawn with the run's seed, or the folder's own, of a classifier, is taken.
     """
 
     name: str | None
@@ -173,8 +188,11 @@ class ModelSpec:
     weights_sha256: str | None
     num_blocks: int | None
     init: Init = Init.PRETRAINED
+    head: HeadChoice = HeadChoice.FRESH
 
     def __post_init__(self) -> None:
+        if self.init is Init.RANDOM and self.head is HeadChoice.KEEP:
+            raise SpecError("model.head=keep: with model.init=random there is no head to keep")
         check_source("model", self.source, self.location, self.sha256, self.member)
         if self.num_blocks is not None:
             require(self.num_blocks >= 1, "model.num_blocks", self.num_blocks, "1 or more")

@@ -15,8 +15,10 @@ from frostline.spec.data import DatasetSpec, last_part
 from frostline.spec.freezing import STAGED, FreezeName, FreezeSpec
 from frostline.spec.parts import (
     Balance,
+    HeadChoice,
     Init,
     LastBlock,
+    MissingLabels,
     ModelSpec,
     OptimizerSpec,
     RuntimeSpec,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
 
 _BEFORE_SCHEMA_3 = {
@@ -64,6 +66,13 @@ _BEFORE_SCHEMA_8: dict[str, dict[str, Any]] = {"dataset": {"image_column": None}
 _BEFORE_SCHEMA_9: dict[str, dict[str, Any]] = {"dataset": {"folds": None, "fold": 0}}
 """The keys that came with cross-validation."""
 
+_BEFORE_SCHEMA_10: dict[str, dict[str, Any]] = {
+    "model": {"head": HeadChoice.FRESH.value},
+    "dataset": {"separator": None, "escape": None, "missing_labels": MissingLabels.REFUSE.value},
+}
+"""The keys that came with the choice of a head and of how files are read. A head of as many classes was kept before,
+whatever their names."""
+
 
 def came_later() -> dict[str, Scalar]:
     """Returns the flat keys that came with a later schema, with what was done before them."""
@@ -73,6 +82,7 @@ def came_later() -> dict[str, Scalar]:
         *_BEFORE_SCHEMA_7.items(),
         *_BEFORE_SCHEMA_8.items(),
         *_BEFORE_SCHEMA_9.items(),
+        *_BEFORE_SCHEMA_10.items(),
     ]
     return {
         f"{group}.{key}": ",".join(value) if isinstance(value, list) else value
@@ -112,6 +122,9 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
             data = {**data, group: {**data[group], **keys}}
     for group, keys in _BEFORE_SCHEMA_9.items():
         if version in range(1, 9) and isinstance(data.get(group), dict):
+            data = {**data, group: {**data[group], **keys}}
+    for group, keys in _BEFORE_SCHEMA_10.items():
+        if version in range(1, 10) and isinstance(data.get(group), dict):
             data = {**data, group: {**data[group], **keys}}
     return data
 
@@ -224,12 +237,13 @@ class RunSpec:
         data["training"] = {k: v for k, v in data["training"].items() if (k, v) not in before}
         later = (
             ("freeze", _BEFORE_SCHEMA_6), *_BEFORE_SCHEMA_7.items(), *_BEFORE_SCHEMA_8.items(),
-            *_BEFORE_SCHEMA_9.items(),
+            *_BEFORE_SCHEMA_9.items(), *_BEFORE_SCHEMA_10.items(),
         )  # fmt: skip
         for group, earlier in later:
             data[group] = {key: value for key, value in data[group].items() if (key, value) not in earlier.items()}
         if "also_evaluate" in data["dataset"]:
-            known = {**_BEFORE_SCHEMA_8["dataset"], **_BEFORE_SCHEMA_9["dataset"]}.items()
+            later_keys = (_BEFORE_SCHEMA_8, _BEFORE_SCHEMA_9, _BEFORE_SCHEMA_10)
+            known = {key: value for keys in later_keys for key, value in keys["dataset"].items()}.items()
             data["dataset"]["also_evaluate"] = [
                 {key: value for key, value in each.items() if (key, value) not in known}
                 for each in data["dataset"]["also_evaluate"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import logging
 import os
@@ -12,12 +11,9 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from filelock import FileLock
 
 from frostline.errors import UserError
 from frostline.provenance import process_start, redact
@@ -25,12 +21,15 @@ from frostline.record import RUN_FILE, write_atomically
 from frostline.result import Status
 from frostline.spec import TrackingSpec
 from frostline.tracking.clean import batches
+from frostline.tracking.database import is_half_made, make_anew, make_database, migration_lock
 from frostline.tracking.model import MODEL_FOLDER, download_model, model_id_of
 from frostline.tracking.spool import check_up
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Run
+
+log = logging.getLogger(__name__)
 
 RUN_DIR_TAG = "frostline.run_dir"
 STATUS_TAG = "frostline.status"
@@ -81,19 +80,28 @@ def client(uri: str) -> MlflowClient:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # after the import, which sets it
     uri = absolute(uri)
-    with _migration_lock(uri):
-        made = MlflowClient(tracking_uri=uri)
-        if uri.startswith("sqlite:"):
-            made.search_experiments(max_results=1)  # migrates a fresh database: a second process must not do it, too
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0]) if uri.startswith("sqlite:///") else None
+    with migration_lock(uri):  # a second process must not make a database, or migrate it, too
+        if path is not None and path.parent.is_dir() and not path.exists():
+            make_database(path)
+        if path is None:
+            return MlflowClient(tracking_uri=uri)
+        try:
+            return _opened(uri)
+        except Exception:
+            if not is_half_made(path):
+                raise
+            aside = make_anew(path)
+            log.warning("%s: was left half made, and is made anew; what there was is in %s", path, aside.name)
+            return _opened(uri)
+
+
+def _opened(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    made = MlflowClient(tracking_uri=uri)
+    made.search_experiments(max_results=1)
     return made
-
-
-@contextmanager
-def _migration_lock(uri: str) -> Iterator[None]:
-    name = hashlib.sha256(uri.encode()).hexdigest()[:16]
-    lock = FileLock(Path(tempfile.gettempdir()) / f"frostline-{getpass.getuser()}-{name}.lock")
-    with lock if uri.startswith("sqlite:") else nullcontext():
-        yield
 
 
 def experiment_of(made: MlflowClient, tracking: TrackingSpec) -> str:
@@ -111,8 +119,33 @@ def experiment_of(made: MlflowClient, tracking: TrackingSpec) -> str:
             if found is None:
                 raise
     if found.lifecycle_stage != "active":
-        made.restore_experiment(found.experiment_id)
+        _take_up_again(made, found.experiment_id, tracking.experiment)
     return str(found.experiment_id)
+
+
+def _take_up_again(made: MlflowClient, experiment_id: str, name: str) -> None:
+    """Makes a deleted experiment one to record in; MLflow alone would bring all its runs back, too."""
+    from mlflow.entities import ViewType
+
+    deleted, page = [], None
+    while True:
+        found = made.search_runs([experiment_id], run_view_type=ViewType.ALL, max_results=1000, page_token=page)
+        deleted += [run.info.run_id for run in found]
+        page = found.token
+        if not page:
+            break
+    made.restore_experiment(experiment_id)
+    for run_id in deleted:
+        made.delete_run(run_id)
+    log.warning("MLflow experiment %s was deleted: it is taken up again; its %d runs stay deleted", name, len(deleted))
+
+
+def _user() -> str:
+    """Returns the user's name, or number where it has none, as in a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _artifact_location(uri: str) -> str | None:
@@ -256,6 +289,7 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     return [
         sys.executable,
+        "-P",  # a file mlflow.py in the current folder is none of ours
         "-m",
         "mlflow",
         "ui",
@@ -349,7 +383,7 @@ def remember(folder: Path, uri: str, run_id: str) -> None:
 def source_tags(command: str) -> dict[str, str]:
     """Returns who runs what, in MLflow's own tags, and that it is under way."""
     return {
-        "mlflow.user": getpass.getuser(),
+        "mlflow.user": _user(),
         "mlflow.source.name": command,
         "mlflow.source.type": "LOCAL",
         STATUS_TAG: "RUNNING",

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from frostline.record import Monitor, Recorder, Verdict
+from frostline.record import INPUTS, Monitor, Recorder, Verdict
 from frostline.signals import SignalGuard
 from frostline.spec import Direction, Every, TrainingSpec
 from frostline.train.batches import FilledSampler
@@ -294,6 +294,7 @@ class CheckpointCallback(TrainerCallback):
                 "num_evals": self._ledger.num_evals,
                 "fill_s": self._ledger.fill_s,
             },
+            "inputs": {key: self._provenance[key] for key in INPUTS if key in self._provenance},
             "precision": self._provenance["compute"]["precision"],
             "epoch": state.epoch,
             "window": window,

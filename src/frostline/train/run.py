@@ -17,7 +17,17 @@ from frostline import lora
 from frostline.errors import ModelError, UserError, listing
 from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
-from frostline.record import MODEL_FOLDER, Monitor, NullMonitor, Recorder, RunStart, Sharing, Verdict, metrics_up_to
+from frostline.record import (
+    INPUTS,
+    MODEL_FOLDER,
+    Monitor,
+    NullMonitor,
+    Recorder,
+    RunStart,
+    Sharing,
+    Verdict,
+    metrics_up_to,
+)
 from frostline.result import Cause, Cost, Objective, RunResult, Status
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import FreezeName, Keep, RunSpec
@@ -147,6 +157,8 @@ class _Course:
         checkpoint = _find_checkpoint(spec, resume_from)
         begun = checkpoint[1].get("prefix_cache", OFF) if checkpoint is not None else None
         setup = self._prepare(begun)
+        if checkpoint is not None:
+            _check_inputs(checkpoint[1].get("inputs"), setup.provenance, resume_from)
         self._device, self._cached, self._stages = setup.machine.device, setup.cached, setup.stages
         draft |= {
             "params": setup.frozen.params,
@@ -344,6 +356,23 @@ def _tell_processes(then: int, now: int) -> None:
     """Says that other processes go on: each draws its own dropout."""
     if then != now:
         log.warning("resume: the run began on %d processes and goes on on %d: dropout draws other numbers", then, now)
+
+
+def _check_inputs(then: Mapping[str, str] | None, now: Mapping[str, Any], resume_from: Path | None) -> None:
+    """Refuses to go on with other rows, weights or plugins than a run was begun with.
+
+    Raises:
+        UserError: Some are others; the message names them.
+    """
+    if then is None:  # a checkpoint from before they were kept
+        return
+    other = [
+        f"{name} {str(then.get(key, 'none'))[:12]} -> {str(now.get(key, 'none'))[:12]}"
+        for key, name in INPUTS.items()
+        if then.get(key) != now.get(key)
+    ]
+    if other:
+        raise UserError(f"resume={resume_from}: that run was made of others than are here now: {', '.join(other)}")
 
 
 def _tell_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:

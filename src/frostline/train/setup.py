@@ -25,6 +25,7 @@ from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
 from frostline.record import Sharing
+from frostline.registry import plugins_sha256
 from frostline.spec import (
     EVAL_SET,
     STAGED,
@@ -156,13 +157,16 @@ def prepare(
     if stages:
         frozen = _frozen_to_the_end(spec, stages, origin, loaded, anatomy)
     else:
-        frozen = freeze(anatomy, spec.freeze, origin, fresh=loaded.fresh, dropout=dropout)
+        frozen = freeze(anatomy, spec.freeze, origin, fresh=loaded.changed, dropout=dropout)
     seen = {
         **provenance.capture(),
         "weights_sha256": loaded.weights_sha256,
         ("image_processor_sha256" if spec.dataset.is_image else "tokenizer_sha256"): processor_sha256,
         "data_fingerprint": rows.fingerprint,
+        "fresh_tensors": list(loaded.fresh),
     }
+    if (plugins := plugins_sha256()) is not None:
+        seen["plugins_sha256"] = plugins
     if spec.dataset.is_image:
         seen["versions"]["pillow"] = version("pillow")
     reads = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
@@ -238,7 +242,7 @@ def _frozen_to_the_end(
     """Freezes what stays frozen in a run with stages."""
     depth = stages[-1].depth
     name = FreezeName.NONE if depth is None else FreezeName.DEPTH
-    frozen = freeze(anatomy, FreezeSpec(name=name, depth=depth), origin, fresh=loaded.fresh)
+    frozen = freeze(anatomy, FreezeSpec(name=name, depth=depth), origin, fresh=loaded.changed)
     first = "all but the head at first"
     words = f"{first}, {frozen.frozen.words} in the end"
     return replace(frozen, frozen=replace(frozen.frozen, name=spec.freeze.name.value, words=words))

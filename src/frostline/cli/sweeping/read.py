@@ -37,6 +37,9 @@ from frostline.spec import (
 )
 
 _JUDGES = frozenset({"training.objective", "training.direction"})
+_SAME_HELD_OUT = frozenset({"dataset.train_rows", "dataset.balance"})
+"""Keys of a data set that leave the held-out rows and their labels as they are."""
+
 _LENGTHS = frozenset({"training", "training.epochs", "training.max_steps", "training.evaluate"})
 """Keys that decide how long a run is: if they are swept there is no common end of stage 1."""
 
@@ -271,8 +274,11 @@ def _dimensions(
             raise SpecError(f"sweep.space.{key}: no such key in a run's config{nearest(key, known)}")
         if key == "seed":
             raise SpecError("sweep.space.seed: a seed is no choice to search for; give sweep.seeds=[0,1,2]")
-        if key in {"dataset.folds", "dataset.fold"}:
-            raise SpecError(f"sweep.space.{key}: which rows are held out is not searched; give sweep.folds=4")
+        if key.startswith("dataset.") and key not in _SAME_HELD_OUT:
+            raise SpecError(
+                f"sweep.space.{key}: trials would be judged by different rows or labels, and the luckiest would win; "
+                "run a sweep for each, or give sweep.folds=4"
+            )
         if key in _JUDGES:
             raise SpecError(f"sweep.space.{key}: points are compared by one objective; run a sweep for each")
         whole = isinstance(known[key], int) and not isinstance(known[key], bool)

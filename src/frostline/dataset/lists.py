@@ -1,0 +1,59 @@
+"""Owns: a text that holds a list, as JSON and Python write one -> its members. Must not know: what they mean."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import tokenize
+from typing import Any
+
+from frostline.errors import DataError
+
+_LIKE_A_LIST = re.compile(r"\[\s*(?:['\"\]]|-?[0-9])")
+"""A bracket and a text, a number or the other bracket: `[PAD]` is a word."""
+
+_LONGEST = 100_000
+"""Characters of a text that is looked into: a parser of deeply nested texts takes memory without bound."""
+
+
+def list_in(text: str) -> list[Any] | None:
+    """Returns the members of a list that a text holds; None: it holds none.
+
+    Such texts are what pandas makes of a column of lists. They are parsed, never evaluated.
+
+    Args:
+        text: As `["a", "b"]` or `['a', 'b']`.
+
+    Raises:
+        DataError: It begins and ends like a list, and is none of texts and numbers.
+    """
+    text = text.strip()
+    if not (_LIKE_A_LIST.match(text) and text.endswith("]")):
+        return None
+    if len(text) > _LONGEST:
+        raise DataError(f"a list of {len(text)} characters in a text")
+    for parse in (json.loads, _literal):
+        try:
+            found = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
+            continue
+        if isinstance(found, list) and all(isinstance(each, (str, int, float)) for each in found):
+            return found
+    raise DataError(f'{text[:60]!r} begins and ends like a list, and is none (as ["a", "b"])')
+
+
+def _literal(text: str) -> Any:
+    """Returns what a Python literal stands for.
+
+    Raises:
+        ValueError: It is none, or texts stand side by side in it, as numpy prints them: Python would make them one.
+    """
+    before = None
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.STRING and before == tokenize.STRING:
+            raise ValueError("texts without a comma between them")
+        if token.type not in {tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT}:
+            before = token.type
+    return ast.literal_eval(text)
