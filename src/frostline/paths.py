@@ -37,4 +37,4 @@ def search_path(*, with_here: bool = True) -> list[str]:
     """
     here = str(Path.cwd())
     others = [path for path in dict.fromkeys(sys.path) if path not in {"", here}]
-    return [*others, here] if with_here or len(others) < len(sys.path) else others
+    return [*others, here] if with_here or {"", here} & set(sys.path) else others

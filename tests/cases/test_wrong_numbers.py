@@ -263,6 +263,20 @@ def test_6_truth_values_are_one_class_in_every_format(tmp_path):
         assert list(rows.train["labels"]) == list(found[0].train["labels"])
 
 
+def test_6_truth_values_among_others_and_named_by_the_user_stay_what_they_are(tmp_path):
+    text = "text,label\n" + "".join(f"text {n},{('true', 'false', 'maybe')[n % 3]}\n" for n in range(60))
+    assert rows_of(tmp_path, "a.csv", text).label_names == ("false", "maybe", "true")
+    pair = "text,label\n" + "".join(f"text {n},{('true', 'false')[n % 2]}\n" for n in range(60))
+    rows = rows_of(tmp_path, "b.csv", pair, label_names=("true", "false"))
+    assert [rows.label_names[label] for label in rows.train["labels"]] == [
+        ("true", "false")[int(line.split()[1]) % 2] for line in rows.train["text"]
+    ]
+    rows = rows_of(tmp_path, "c.jsonl", json_lines([True, False] * 30), label_names=("no", "yes"))
+    assert [rows.label_names[label] for label in rows.train["labels"]] == [
+        ("yes", "no")[int(line.split()[1]) % 2] for line in rows.train["text"]
+    ]
+
+
 def test_7_numbers_too_large_to_be_told_apart_are_refused(tmp_path):
     with pytest.raises(DataError, match="may stand for several whole ones"):
         rows_of(tmp_path, "a.jsonl", json_lines([7, 2**63, 2**63 + 1] * 10))

@@ -17,6 +17,7 @@ from typing import NoReturn
 from frostline import __version__, paths, variables
 from frostline.cli.common import OneLineParser
 from frostline.errors import RunFailedError, UserError
+from frostline.provenance import redact
 from frostline.spec import written_out
 
 _COMMANDS = {
@@ -94,7 +95,7 @@ def _dispatch(arguments: list[str]) -> int:
         parser.parse_args(arguments)  # --help, --version, or an error with the choices
     ignored = variables.ignore(os.environ)
     if ignored and arguments[0] in _COMPUTING:
-        listed = ", ".join(f"{name}={value}" for name, value in ignored.items())
+        listed = ", ".join(f"{name}={redact(value)}" for name, value in ignored.items())
         print(f"note: ignored, since the config decides: {listed}", file=sys.stderr)
     command = importlib.import_module(f"frostline.cli.{arguments[0]}")
     return int(command.main(written_out(arguments[1:])))

@@ -200,7 +200,10 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
 
 def _words(value: Any, where: str, column: str) -> list[str]:
     if isinstance(value, str):
-        found = list_in(value) if value.lstrip().startswith(("['", '["')) else None  # else it is a text in brackets
+        try:
+            found = list_in(value) if value.lstrip().startswith(("['", '["')) else None  # else a text in brackets
+        except DataError as error:
+            raise DataError(f"{where}: {error} (column {column})") from error
         value = value.split() if found is None else found
     if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
         raise DataError(f"{where}: expected a list of words in column {column}, got {type(value).__name__}")

@@ -181,6 +181,8 @@ def is_missing(value: Any) -> bool:
 
 def _names_of(classes: Mapping[Any, int]) -> tuple[str, ...]:
     by_id = {index: _name(value) for value, index in classes.items()}
+    if all(_is_truth(name) for name in by_id.values()):
+        by_id = {index: name.capitalize() for index, name in by_id.items()}
     return tuple(by_id[index] for index in sorted(by_id))
 
 
@@ -301,11 +303,12 @@ def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dic
             f"dataset.label_column={column}: the label {vague:.0f} is a floating-point number, which from 2**53 on may "
             "stand for several whole ones: write such labels as text"
         )
-    if names is not None and all(_name(value) in names for value in values):
-        by_name = {name: index for index, name in enumerate(names)}
-        return by_name | {value: by_name[_name(value)] for value in values}
-    if names is None and all(isinstance(value, bool) or str(value).lower() in _TRUTHS for value in values):
-        return {value: int(str(value).lower() == "true") for value in values}
+    if names is not None and all(_spelling(value, names) for value in values):
+        by_name: dict[Any, int] = {name: index for index, name in enumerate(names)}
+        return by_name | {value: by_name[str(_spelling(value, names))] for value in values}
+    if names is None and all(_is_truth(value) for value in values):
+        truths = sorted({str(value).capitalize() for value in values})
+        return {each: index for index, truth in enumerate(truths) for each in (truth == "True", *_spellings(truth))}
     numbers = [_whole(value) for value in values]
     if all(number is not None for number in numbers):
         if names is None:
@@ -340,10 +343,22 @@ def _name(value: Any) -> str:
     """Returns the name of a class: a number as `1`, however it is written; a truth value as CSV files have it."""
     if isinstance(value, bool):
         return str(value)
-    if isinstance(value, str) and value.lower() in _TRUTHS:
-        return value.capitalize()
     whole = _whole(value)
     return str(value if whole is None else whole)
+
+
+def _is_truth(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, str) and value.lower() in _TRUTHS)
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """Returns a name, and if it is a truth value all ways in which files write it."""
+    return (name, name.capitalize(), name.lower(), name.upper()) if name.lower() in _TRUTHS else (name,)
+
+
+def _spelling(value: Any, names: Sequence[str]) -> str | None:
+    """Returns which of the names a value is."""
+    return next((name for name in _spellings(_name(value)) if name in names), None)
 
 
 def _whole(value: Any) -> int | None:
