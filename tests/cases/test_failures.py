@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import importlib
 import io
+import socket
 import sqlite3
 import sys
 import time
@@ -15,6 +16,8 @@ from frostline import model
 from frostline.cli.predict import _lines
 from frostline.errors import DataError, ModelError, UserError
 from frostline.spec import MissingLabels, Task
+from frostline.tracking import reach
+from frostline.tracking.reach import knock
 from tests.cases.test_wrong_numbers import json_lines, rows_of
 from tests.conftest import fresh_store, save_tokenizer
 from tests.e2e.sweep_tools import TRIALS_ALONE, call, points, start
@@ -64,6 +67,38 @@ def test_18_a_letter_and_a_number_are_a_class(tmp_path):
     text = "text,label\n" + "".join(f"text {n},{n % 4}.5\n" for n in range(80))
     with pytest.raises(DataError, match="its values are fractions"):
         rows_of(tmp_path, "b.csv", text)
+
+
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("postgresql://me:geheim@127.0.0.1:1/runs", "127.0.0.1:1: Connection refused"),
+        ("http://127.0.0.1:1", "127.0.0.1:1: Connection refused"),
+        ("sqlite:///nowhere/mlflow.db", "nowhere: no such folder"),
+    ],
+)
+def test_19_a_store_that_is_down_costs_one_line(tmp_path, tiny_overrides, uri, reason):
+    few = ("training.max_steps=2", "training.epochs=null", f"tracking.uri={uri}")
+    done = call("run", *tiny_overrides, *few, "hydra.run.dir=a", cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    told = [line for line in done.stderr.splitlines() if "MLflow" in line or "retr" in line.lower()]
+    assert len(told) == 1, done.stderr
+    assert reason in told[0]
+    assert "geheim" not in done.stderr
+    assert reason in (tmp_path / "a" / "run.log").read_text()
+
+
+def test_19_a_store_is_found_to_be_down_within_seconds(monkeypatch):
+    with monkeypatch.context() as patch:  # as of an address that swallows packets: none can be counted on here
+        patch.setattr(reach, "_connect", lambda *_: time.sleep(20))
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="10.255.255.1:5432: no answer within 2 s"):
+            knock("postgresql+psycopg2://10.255.255.1/runs")
+        assert time.monotonic() - began < 10
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        knock(f"http://127.0.0.1:{server.getsockname()[1]}")
+    for other in ("databricks", "file:./mlruns", "postgresql://a,b/runs", "postgresql:///runs"):
+        knock(other)
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from frostline.spec import TrackingSpec
 from frostline.tracking.clean import batches
 from frostline.tracking.database import is_half_made, make_anew, make_database, migration_lock
 from frostline.tracking.model import MODEL_FOLDER, download_model, model_id_of
-from frostline.tracking.spool import check_up
+from frostline.tracking.spool import check_up, reason_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,7 +67,7 @@ def client(uri: str) -> MlflowClient:
         uri: A tracking URI.
 
     Raises:
-        ConnectionError: It is a server that did not answer a moment ago.
+        OSError: Nobody answers there, or the file of a SQLite store can't be made.
     """
     check_up(uri)
     # No usage data to MLflow's makers, and no minutes of retries when a server is down.
@@ -211,9 +211,7 @@ def _look_up(uri: str, run_id: str) -> tuple[MlflowClient, Run]:
         made = client(uri)
         return made, made.get_run(run_id)
     except Exception as error:
-        raise UserError(
-            f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({type(error).__name__})"
-        ) from error
+        raise UserError(f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({reason_of(error)})") from error
 
 
 def fetch_files(uri: str, run_id: str, names: Sequence[str], target: Path) -> Mapping[str, str]:

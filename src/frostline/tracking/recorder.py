@@ -13,7 +13,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.provenance import redact
 from frostline.record import RunStart, metrics_up_to
 from frostline.result import RunResult
 from frostline.spec import RunSpec, TrackingSpec
@@ -282,10 +281,10 @@ class MlflowRecorder:
             self._unwatch()
             spool.mark_down(self._tracking.uri, error)
             child = None if self._child is None else asdict(self._child)
-            why = f"{what}: {type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}"
+            why = f"{what}: {spool.reason_of(error)}"
             missed = {"kind": "run", "tracking": spool.place(self._tracking), "child": child, "why": why}
             spool.keep(self._folder, missed)
-            spool.warn(self._tracking.uri)
+            spool.warn(self._tracking.uri, spool.reason_of(error))
 
 
 def _has_heard(run: Run, result: RunResult) -> bool:

@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from frostline.provenance import redact
 from frostline.record import write_atomically
 from frostline.spec import TrackingSpec
+from frostline.tracking.reach import knock
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,11 @@ PENDING_FILE = ".mlflow-pending.json"
 _DOWN_S = 60.0
 """So long a server that did not answer isn't asked again by a process (assumed): else each trial would wait for it."""
 
-_down: dict[str, float] = {}
+_down: dict[str, tuple[float, str]] = {}
+"""Stores that did not answer: until when they aren't asked again, and why."""
+
+_told: set[str] = set()
+"""Stores whose trouble was told."""
 
 
 def keep(folder: Path, missed: Mapping[str, Any]) -> None:
@@ -60,8 +64,8 @@ def mark_down(uri: str, error: BaseException) -> None:
     """Notes that a server did not answer; files and databases are asked each time."""
     words = ("API request", "HTTPConnection", "HTTPSConnection", "Connection", "timed out", "Max retries")
     silent = isinstance(error, (ConnectionError, TimeoutError)) or any(word in str(error) for word in words)
-    if silent and uri.startswith(("http://", "https://")):
-        _down[uri] = time.monotonic() + _DOWN_S
+    if silent and not uri.startswith("sqlite:"):
+        _down[uri] = time.monotonic() + _DOWN_S, str(error)
 
 
 def place(tracking: TrackingSpec) -> dict[str, Any]:
@@ -76,28 +80,39 @@ def place(tracking: TrackingSpec) -> dict[str, Any]:
 
 def is_down(uri: str) -> bool:
     """Returns whether a server did not answer a moment ago."""
-    return _down.get(uri, 0.0) > time.monotonic()
+    return _down.get(uri, (0.0, ""))[0] > time.monotonic()
 
 
 def check_up(uri: str) -> None:
-    """Raises at once for a server that did not answer a moment ago.
+    """Raises within seconds for a store that does not answer, and at once if it did not a moment ago.
 
     Raises:
-        ConnectionError: It didn't.
+        OSError: With the reason.
     """
     if is_down(uri):
-        raise ConnectionError("it did not answer a moment ago")
+        raise ConnectionError(_down[uri][1])  # in the same words: a sweep tells what its runs say alike once
+    try:
+        knock(uri)
+    except OSError as error:
+        mark_down(uri, error)
+        raise
 
 
-def warning(uri: str) -> str:
-    """Returns the one line that tells of a store's trouble: the same for every run."""
+def reason_of(error: BaseException) -> str:
+    """Returns what a store said, in a line without passwords."""
+    return f"{type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}"
+
+
+def warning(uri: str, reason: str) -> str:
+    """Returns the one line that tells of a store's trouble."""
     return (
-        f"MLflow at {redact(uri)} does not answer as it should; training goes on. What it misses is kept in the runs' "
-        "folders: frostline sync records it later"
+        f"MLflow at {redact(uri)} does not answer as it should ({reason}); training goes on. What it misses is kept in "
+        "the runs' folders: frostline sync records it later"
     )
 
 
-@cache
-def warn(uri: str) -> None:
+def warn(uri: str, reason: str) -> None:
     """Tells of a store's trouble, once in a process: every run of a multirun would tell it again."""
-    log.warning("%s", warning(uri))
+    if uri not in _told:
+        _told.add(uri)
+        log.warning("%s", warning(uri, reason))

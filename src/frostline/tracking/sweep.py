@@ -286,6 +286,7 @@ class SweepRun:
         except Exception as error:  # noqa: BLE001 - recording must not end a sweep
             self._broken = True
             spool.mark_down(self._tracking.uri, error)
-            self._keep(f"{what}: {type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}")
-            self.warning = spool.warning(self._tracking.uri)
-            spool.warn(self._tracking.uri)
+            reason = spool.reason_of(error)
+            self._keep(f"{what}: {reason}")
+            self.warning = spool.warning(self._tracking.uri, reason)
+            spool.warn(self._tracking.uri, reason)

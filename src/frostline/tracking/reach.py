@@ -1,0 +1,78 @@
+"""Owns: whether a store can be reached, found out in seconds. Must not know: what is recorded in it.
+
+MLflow and SQLAlchemy try again for minutes, each process anew, before they say that nobody listens.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+LIMIT_S = 2.0
+"""So long a store may take to accept a connection."""
+
+_VALID_S = 60.0
+"""So long one that did is not asked again."""
+
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+_answered: dict[str, float] = {}
+
+
+def knock(uri: str) -> None:
+    """Raises at once if nobody listens where a store should be, or its file can't be made.
+
+    Args:
+        uri: A tracking URI; of kinds that aren't known here nothing is found out.
+
+    Raises:
+        OSError: With the reason.
+    """
+    if uri.startswith("sqlite:///"):
+        _check_file(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
+        return
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    except ValueError:  # a database on several hosts
+        return
+    if not host or port is None or "," in host or _goes_by_proxy(parts.scheme, host):
+        return
+    place = f"{host}:{port}"
+    if _answered.get(place, 0.0) > time.monotonic():
+        return
+    found: list[OSError] = []
+    thread = threading.Thread(target=_connect, args=(host, port, found), daemon=True)  # a name may take long to resolve
+    thread.start()
+    thread.join(LIMIT_S + 0.5)
+    if thread.is_alive():
+        raise TimeoutError(f"{place}: no answer within {LIMIT_S:g} s")
+    if found:
+        raise ConnectionError(f"{place}: {found[0].strerror or found[0]}") from found[0]
+    _answered[place] = time.monotonic() + _VALID_S
+
+
+def _connect(host: str, port: int, found: list[OSError]) -> None:
+    try:
+        socket.create_connection((host, port), timeout=LIMIT_S).close()
+    except OSError as error:
+        found.append(error)
+
+
+def _goes_by_proxy(scheme: str, host: str) -> bool:
+    return scheme in getproxies() and not proxy_bypass(host)
+
+
+def _check_file(path: Path) -> None:
+    folder = path.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise PermissionError(f"{path}: can't be written")
