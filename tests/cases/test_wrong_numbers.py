@@ -320,12 +320,12 @@ def test_9_what_lies_below_transparent_pixels_is_not_trained_on(mode):
 def test_10_a_quote_behind_a_backslash_is_noted_and_can_be_read(tmp_path):
     lines = "".join(f'"he said \\"hi\\" {n}",{("a", "b")[n % 2]}\n' for n in range(40))
     rows = rows_of(tmp_path, "a.csv", "text,label\n" + lines)
-    assert any("dataset.escape='\\'" in line and "the first is line 2" in line for line in rows.warnings)
+    assert any(r"use 'dataset.escape=\\')" in line and "the first is line 2" in line for line in rows.warnings)
     rows = rows_of(tmp_path, "a.csv", "text,label\n" + lines, escape="\\")
     assert rows.train["text"][0].startswith('he said "hi" ')
     assert not any("dataset.escape" in line for line in rows.warnings)
     comma = "text,label\n" + "".join(f'"he said \\"hi, you\\" {n}",{("a", "b")[n % 2]}\n' for n in range(40))
-    with pytest.raises(DataError, match=r"line 2: .* if \\\" is a quote there, use dataset.escape='\\'"):
+    with pytest.raises(DataError, match=r"line 2: .* if \\\" is a quote there, use 'dataset.escape=\\\\'"):
         rows_of(tmp_path, "b.csv", comma)
     rows = rows_of(tmp_path, "b.csv", comma, escape="\\")
     assert rows.train["text"][0].startswith('he said "hi, you" ')

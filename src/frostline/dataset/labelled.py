@@ -117,7 +117,8 @@ def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
             hint = ""
             if len(known) == 1 and spec.separator is None:  # a hint, and no guess: a text may hold any sign
                 sign = next((sign for sign in ";\t|" if column in known[0].split(sign)), None)
-                hint = f"; if {sign!r} stands between its columns, give dataset.separator={sign!r}" if sign else ""
+                way = "dataset.format=tsv" if sign == "\t" else f"'dataset.separator=\"{sign}\"'"
+                hint = f"; if {sign!r} stands between its columns, give {way}" if sign else ""
             raise DataError(
                 f"dataset.{key}={column}: {raw.name} has no such column{nearest(column, known)}; "
                 f"it has {listing(known)}{hint}"

@@ -34,6 +34,9 @@ _BY_EXTENSION = {
 }
 
 
+_ESCAPE = r"'dataset.escape=\\'"
+"""As it is typed in a shell."""
+
 _ESCAPED_QUOTE = re.compile(r'\\"(?=[^,;\t|\r\n"])')
 
 
@@ -207,7 +210,7 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
             for fields in rows:
                 if fields and len(fields) != wanted:
                     hint = "; quote texts that hold a separator" if len(fields) > wanted else ""
-                    hint = "; if \\\" is a quote there, use dataset.escape='\\'" if escaped else hint
+                    hint = f"; if \\\" is a quote there, use {_ESCAPE}" if escaped else hint
                     raise DataError(
                         f"{path.name}, line {before + 1}: has {len(fields)} fields, there are {wanted} columns{hint}"
                     )
@@ -223,7 +226,7 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
     if escaped:
         notes += (
             f'{path.name}: {len(escaped)} lines hold \\", the first is line {escaped[0]} (if that is a quote within a '
-            "text, use dataset.escape='\\')",
+            f"text, use {_ESCAPE})",
         )
     return notes
 
