@@ -41,7 +41,8 @@ def head_of(two: PreTrainedModel, three: PreTrainedModel) -> Head:
     """
     shapes = {name: tensor.shape for name, tensor in two.state_dict().items()}
     output = frozenset(name for name, tensor in three.state_dict().items() if tensor.shape != shapes[name])
-    beside = frozenset(name for name in shapes if not name.startswith(f"{two.base_model_prefix}."))
+    base = next((name for name, module in two.named_modules() if module is two.base_model), "")
+    beside = frozenset(name for name in shapes if base and not name.startswith(f"{base}."))  # else all of it is base
     return Head(output=output, other=beside - output)
 
 

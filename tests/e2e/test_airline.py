@@ -72,7 +72,11 @@ def test_a_sweep_over_the_file_as_it_is(arguments, tmp_path):
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ("airline_sentiment", "Tweets.csv, row 8: the label is missing (dataset.label_column=airline_sentiment)"),
+        (
+            "airline_sentiment",
+            "Tweets.csv, row 8: the label is missing; dataset.missing_labels=drop leaves such rows out "
+            "(dataset.label_column=airline_sentiment)",
+        ),
         (None, "Tweets.csv, line 24: has 14 fields, there are 15 columns"),
     ],
 )

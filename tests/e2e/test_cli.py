@@ -421,7 +421,7 @@ def test_predict_from_arguments_lines_and_a_run_id(frostline, tiny_overrides, st
     assert answer["score"] == answer["scores"][answer["label"]]
     import io
 
-    monkeypatch.setattr(sys, "stdin", io.StringIO("the film was lovely\nthe film was dreadful\n\n"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the film was lovely\nthe film was dreadful\n\n")))
     assert len(frostline("predict", folder)[1].splitlines()) == 3
     run_id = runs_of(store)[0].info.run_id
     assert frostline("predict", run_id, "the film was lovely")[1].startswith("positive\t")

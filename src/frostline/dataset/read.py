@@ -210,7 +210,7 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
             for fields in rows:
                 if fields and len(fields) != wanted:
                     hint = "; quote texts that hold a separator" if len(fields) > wanted else ""
-                    hint = f"; if \\\" is a quote there, use {_ESCAPE}" if escaped else hint
+                    hint = f'; if \\" is a quote there, use {_ESCAPE}' if escaped else hint
                     raise DataError(
                         f"{path.name}, line {before + 1}: has {len(fields)} fields, there are {wanted} columns{hint}"
                     )
