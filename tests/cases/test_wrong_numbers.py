@@ -103,13 +103,13 @@ def test_2_the_head_is_a_fresh_one_though_the_folder_holds_a_classifier(tmp_path
         trained = load_file(tmp_path / f"run-{name}" / "model" / "model.safetensors")
         assert trained["classifier.weight"].abs().max() < 1, "the old head"
         assert trained["classifier.weight"].std() > 0.01
-        assert "classifier.bias, classifier.weight" in done.stdout.partition("drawn anew")[2]
+        assert "classifier.bias, classifier.weight" in done.stdout.partition("newly initialized: ")[2]
         before = load_file(folder / "model.safetensors")
         assert torch.equal(
             trained["bert.embeddings.word_embeddings.weight"], before["bert.embeddings.word_embeddings.weight"]
         )
         told = call("inspect", *tiny_overrides[2:4], "model=path", f"model.location={folder}", cwd=tmp_path)
-        assert "classifier.bias, classifier.weight" in told.stdout.partition("drawn anew: ")[2]
+        assert "classifier.bias, classifier.weight" in told.stdout.partition("newly initialized: ")[2]
         if name == "words":  # its weights have no pooler
             assert "bert.pooler.dense.weight" in told.stdout
 
@@ -133,7 +133,7 @@ def test_2_a_head_that_is_kept_is_mapped_by_the_names_of_its_classes(tmp_path, t
     kept = call("run", *overrides, "model.head=keep", "hydra.run.dir=kept", cwd=tmp_path)
     assert kept.returncode == 0, kept.stderr
     assert json.loads((tmp_path / "kept" / "result.json").read_text())["metrics"]["eval/accuracy"] == accuracy
-    assert "drawn anew" not in kept.stdout
+    assert "newly initialized" not in kept.stdout
 
 
 def test_2_a_head_of_other_classes_is_not_kept(tmp_path, tiny_overrides, tiny_model):
@@ -175,7 +175,7 @@ def test_3_a_stopped_run_does_not_go_on_with_other_inputs(tmp_path, make_spec, o
         (own_model / "tokenizer.json").write_text(json.dumps(tokenizer))
     name = {"data": "data", "weights": "model weights", "tokenizer": "tokenizer"}[changed]
     with (
-        pytest.raises(UserError, match=f"that run was made of others than are here now: {name} "),
+        pytest.raises(UserError, match=f"its inputs changed since the run started: {name} "),
         RunFolder(tmp_path / "again", spec) as folder,
     ):
         run(spec, Recorders([folder]), tmp_path / "again", resume_from=tmp_path / "cut")
@@ -237,7 +237,7 @@ def test_5_a_text_that_holds_a_list_is_one(tmp_path):
     assert rows.train["words"][0][:2] == ["New York", "is"]
     for wrong in ("['joy' 'fun']", "['joy', __import__('os')]"):  # the first one is numpy's
         text = "text,label\n" + "".join(f'text {index},"{wrong}"\n' for index in range(40))
-        with pytest.raises(DataError, match="begins and ends like a list, and is none"):
+        with pytest.raises(DataError, match="starts and ends like a list, but is not one"):
             rows_of(tmp_path, "d.csv", text, task=Task.MULTI_LABEL)
 
 

@@ -1,4 +1,4 @@
-"""Owns: `frostline inspect` - a model's parts, counted, and which of them are drawn anew. Must not know: training."""
+"""Owns: `frostline inspect` - a model's parts, counted, and its newly initialized tensors. Must not know: training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from frostline import assets
 from frostline.cli.common import compose, override_parser
 from frostline.errors import ModelError
-from frostline.report import drawn_anew, make_console
+from frostline.report import make_console, newly_initialized
 from frostline.spec import FreezeName, RunSpec, Task
 
 
@@ -154,7 +154,9 @@ def _print(facts: dict[str, Any], options: argparse.Namespace) -> None:
             soft_wrap=True,
         )
     if facts["fresh_tensors"]:
-        console.print(f"drawn anew: {drawn_anew(facts['fresh_tensors'])}", highlight=False, soft_wrap=True)
+        console.print(
+            f"newly initialized: {newly_initialized(facts['fresh_tensors'])}", highlight=False, soft_wrap=True
+        )
     if facts["not_loaded"]:
         console.print(f"its weights can't be used: {facts['not_loaded']}", highlight=False, soft_wrap=True)
     if facts["unsupported"]:

@@ -204,7 +204,7 @@ def members(value: Any, separator: str | None) -> list[Any]:
         separator: Between the parts of a text; None: spaces.
 
     Raises:
-        DataError: It begins and ends like a list, and is none.
+        DataError: The text starts and ends like a list, but is not one.
     """
     if isinstance(value, str):
         found = list_in(value)

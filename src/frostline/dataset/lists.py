@@ -1,4 +1,4 @@
-"""Owns: a text that holds a list, as JSON and Python write one -> its members. Must not know: what they mean."""
+"""Parses a text that holds a list, for example a CSV cell that pandas wrote from a column of lists."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _LIKE_A_LIST = re.compile(r"\[\s*(?:['\"\]]|-?[0-9])")
 """A bracket and a text, a number or the other bracket: `[PAD]` is a word."""
 
 _LONGEST = 100_000
-"""Characters of a text that is looked into: a parser of deeply nested texts takes memory without bound."""
+"""Longest text that is parsed, in characters: the memory of a parser grows with the nesting."""
 
 
 def list_in(text: str) -> list[Any] | None:
-    """Returns the members of a list that a text holds; None: it holds none.
+    """Returns the items of the list in a text, or None if the text holds no list.
 
-    Such texts are what pandas makes of a column of lists. They are parsed, never evaluated.
+    The text is parsed, never evaluated.
 
     Args:
         text: As `["a", "b"]` or `['a', 'b']`.
 
     Raises:
-        DataError: It begins and ends like a list, and is none of texts and numbers.
+        DataError: The text starts and ends like a list, but is not a list of strings and numbers.
     """
     text = text.strip()
     if not (_LIKE_A_LIST.match(text) and text.endswith("]")):
@@ -41,7 +41,7 @@ def list_in(text: str) -> list[Any] | None:
             continue
         if isinstance(found, list) and all(isinstance(each, (str, int, float)) for each in found):
             return found
-    raise DataError(f'{text[:60]!r} begins and ends like a list, and is none (as ["a", "b"])')
+    raise DataError(f'{text[:60]!r} starts and ends like a list, but is not one like ["a", "b"]')
 
 
 def _literal(text: str) -> Any:

@@ -5,8 +5,8 @@ from frostline.report.page import Material, write_report
 from frostline.report.table import level_table
 from frostline.report.terminal import (
     Row,
-    drawn_anew,
     make_console,
+    newly_initialized,
     number,
     one_line,
     print_answer,
@@ -26,11 +26,11 @@ __all__ = [
     "Material",
     "Row",
     "answer_of",
-    "drawn_anew",
     "headline",
     "label",
     "level_table",
     "make_console",
+    "newly_initialized",
     "number",
     "one_line",
     "print_answer",

@@ -56,7 +56,7 @@ def summary(result: RunResult, folder: Path) -> str:
     if result.params is not None and result.freeze is not None:
         lines.append(f"  parameters  {_millions(result.params.num_trainable)} trained, {_frozen(result)}")
     if fresh := result.provenance.get("fresh_tensors"):
-        lines.append(f"  drawn anew  {drawn_anew(fresh)}")
+        lines.append(f"  weights     newly initialized: {newly_initialized(fresh)}")
     if result.cost is not None:
         cost = result.cost
         times = f"training {cost.train_s:.1f} s, evaluation {cost.eval_s:.1f} s, set-up {cost.setup_s:.1f} s"
@@ -71,7 +71,7 @@ def summary(result: RunResult, folder: Path) -> str:
     return "\n".join([*lines, f"run_dir: {folder}"])
 
 
-def drawn_anew(names: Sequence[str]) -> str:
+def newly_initialized(names: Sequence[str]) -> str:
     """Returns which tensors did not come from the pretrained weights, in a few words."""
     shown = ", ".join(names[:_MOST_NAMES])
     return f"{shown} and {len(names) - _MOST_NAMES} more tensors" if len(names) > _MOST_NAMES else shown

@@ -287,7 +287,7 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     return [
         sys.executable,
-        "-P",  # a file mlflow.py in the current folder is none of ours
+        "-P",  # a file mlflow.py in the current folder must not be run
         "-m",
         "mlflow",
         "ui",

@@ -28,8 +28,8 @@ _DOWN_S = 60.0
 _down: dict[str, tuple[float, str]] = {}
 """Stores that did not answer: until when they aren't asked again, and why."""
 
-_told: set[str] = set()
-"""Stores whose trouble was told."""
+_warned: set[str] = set()
+"""Stores that this process has warned about."""
 
 
 def keep(folder: Path, missed: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ def check_up(uri: str) -> None:
         OSError: With the reason.
     """
     if is_down(uri):
-        raise ConnectionError(_down[uri][1])  # in the same words: a sweep tells what its runs say alike once
+        raise ConnectionError(_down[uri][1])  # the same text: a sweep prints equal warnings of its runs once
     try:
         knock(uri)
     except OSError as error:
@@ -113,6 +113,6 @@ def warning(uri: str, reason: str) -> str:
 
 def warn(uri: str, reason: str) -> None:
     """Tells of a store's trouble, once in a process: every run of a multirun would tell it again."""
-    if uri not in _told:
-        _told.add(uri)
+    if uri not in _warned:
+        _warned.add(uri)
         log.warning("%s", warning(uri, reason))

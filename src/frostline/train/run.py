@@ -359,10 +359,10 @@ def _tell_processes(then: int, now: int) -> None:
 
 
 def _check_inputs(then: Mapping[str, str] | None, now: Mapping[str, Any], resume_from: Path | None) -> None:
-    """Refuses to go on with other rows, weights or plugins than a run was begun with.
+    """Checks that a resumed run has the data, weights, tokenizer and plugins of its checkpoint.
 
     Raises:
-        UserError: Some are others; the message names them.
+        UserError: Some differ; the message names them.
     """
     if then is None:  # a checkpoint from before they were kept
         return
@@ -372,7 +372,7 @@ def _check_inputs(then: Mapping[str, str] | None, now: Mapping[str, Any], resume
         if then.get(key) != now.get(key)
     ]
     if other:
-        raise UserError(f"resume={resume_from}: that run was made of others than are here now: {', '.join(other)}")
+        raise UserError(f"resume={resume_from}: its inputs changed since the run started: {', '.join(other)}")
 
 
 def _tell_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:
