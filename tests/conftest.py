@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -25,6 +27,7 @@ import pytest
 
 from frostline import assets
 from frostline.config import compose_run
+from frostline.hashes import sealed
 from frostline.spec import RunSpec
 
 REAL_HOME = (
@@ -177,7 +180,15 @@ TINY = (
 )
 
 
-@pytest.fixture
+def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Changes a sealed JSON record as a stranger could: its hash fits."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data.pop("sha256")
+    change(data)
+    path.write_text(sealed(data), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
 def tiny_overrides(tiny_model: Path, tiny_csv: Path) -> list[str]:
     """Overrides of a run that takes a second."""
     return ["model=path", f"model.location={tiny_model}", "dataset=csv", f"dataset.location={tiny_csv}", *TINY]

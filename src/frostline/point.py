@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping
@@ -11,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from frostline.errors import UserError
+from frostline.hashes import sealed, unsealed
 from frostline.spec import DEPTH_KEY, LR_KEY, MODEL_KEY, ROWS_KEY, CostName, Params, Value, short_number
 
 BASELINE_NUMBER = -1
@@ -222,7 +222,7 @@ class Point:
             "first": self.first.to_dict(1) if self.first else None,
             "replicates": {str(seed): outcome.to_dict(1) for seed, outcome in self.replicates.items()},
         }
-        return json.dumps(data, indent=1) + "\n"
+        return sealed(data)
 
     @classmethod
     def from_json(cls, text: str) -> Point:
@@ -232,7 +232,7 @@ class Point:
             UserError: It isn't one.
         """
         try:
-            data = json.loads(text)
+            data = unsealed(text)
             return cls(
                 number=int(data["number"]),
                 params=dict(data["params"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline import variables
+from frostline.hashes import file_sha256
 
 _PACKAGES = (
     "frostline",
@@ -34,7 +34,6 @@ _PACKAGES = (
     "omegaconf",
     "mlflow",
 )
-_CHUNK_BYTES = 1 << 20
 
 
 def capture() -> dict[str, Any]:
@@ -218,15 +217,6 @@ def _run_git(folder: Path, *arguments: str, settings: Sequence[str] = ()) -> str
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def sha256_of_file(path: Path) -> str:
-    """Returns the sha256 of a file's bytes, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def sha256_of_unchanged(path: Path) -> str:
     """Returns the sha256 of a file's bytes, read once as long as the file is the same, of the same size and times."""
     stat = path.stat()
@@ -236,7 +226,7 @@ def sha256_of_unchanged(path: Path) -> str:
 @lru_cache(maxsize=64)
 def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
     del stamp  # part of the key
-    return sha256_of_file(path)
+    return file_sha256(path)
 
 
 class PeakMemory:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 import yaml
 from filelock import FileLock, Timeout
 
+from frostline import hashes
 from frostline.errors import UserError
 from frostline.provenance import environment, git_diff
 from frostline.result import RESULT_FILE, Frozen, RunResult, Status, finite
@@ -36,6 +38,11 @@ LOG_FILE = "run.log"
 LOCK_FILE = ".lock"
 ENVIRONMENT_FILE = "environment.json"
 DIFF_FILE = "git.diff"
+RECORDED_FILES = (
+    SPEC_FILE, OVERRIDES_FILE, ENVIRONMENT_FILE, DIFF_FILE, METRICS_FILE, PREDICTIONS_FILE, MODEL_FOLDER,
+)  # fmt: skip
+"""What `result.json` has the sha256 of."""
+
 RUN_FILE = ".mlflow.json"
 """Which MLflow run a run's or sweep's folder is recorded in."""
 
@@ -202,6 +209,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(self.folder, depth=2)
             # Whoever goes on may come a moment before the system has freed the lock of the process that was killed.
             if not self._lock.acquire(0.0 if self._go_on_from is None else _TAKEOVER_S):
                 raise UserError(f"{self.folder}: another process is writing a run there; give another folder")
@@ -258,8 +266,49 @@ class RunFolder:
         self._metrics.flush()
 
     def finish(self, result: RunResult) -> None:
-        """Writes `result.json`: all of it or nothing."""
-        write_atomically(self.folder / RESULT_FILE, result.to_json())
+        """Writes `result.json`, with the sha256 of the run's files: all of it or nothing."""
+        files = hashes.hashes_of(self.folder, RECORDED_FILES)
+        write_atomically(self.folder / RESULT_FILE, replace(result, files=files).to_json())
+
+
+def regular_files(folder: Path) -> list[Path]:
+    """Returns the files below a folder, sorted; links are left out, and folders that are links not entered."""
+    found = []
+    for root, _, names in os.walk(folder):
+        found += [path for name in names if not (path := Path(root) / name).is_symlink() and path.is_file()]
+    return sorted(found)
+
+
+def refuse_links(folder: Path, depth: int | None = None) -> None:
+    """Refuses links below a folder: what is written, deleted or uploaded there would be something else.
+
+    Args:
+        folder: Its own path may be a link.
+        depth: How many levels are looked at; None: all.
+
+    Raises:
+        UserError: There is a link.
+    """
+    for root, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            if (path := Path(root) / name).is_symlink():
+                raise UserError(f"{path}: is a link, and a run's folder holds none: remove it, or copy what it names")
+        if depth is not None and len(Path(root).relative_to(folder).parts) + 1 >= depth:
+            folders.clear()
+
+
+def check_files(folder: Path, result: RunResult, *names: str) -> None:
+    """Checks files of a run's folder against the hashes in its result.
+
+    Args:
+        folder: The run's.
+        result: From its `result.json`.
+        names: Of `RECORDED_FILES`.
+
+    Raises:
+        DamagedError: A file is not as the run left it.
+    """
+    hashes.check(folder, result.files, names, f"train it again: frostline reproduce {shlex.quote(str(folder))}")
 
 
 def metrics_up_to(folder: Path, step: int) -> list[tuple[int, dict[str, float]]]:

@@ -6,6 +6,7 @@ followed.
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import UserError
-from frostline.record import INPUTS, METRICS_FILE, SPEC_FILE, metrics_up_to
+from frostline.hashes import DamagedError
+from frostline.record import INPUTS, METRICS_FILE, SPEC_FILE, check_files, metrics_up_to
 from frostline.result import RESULT_FILE, Cause, RunResult, Status
 from frostline.spec import RunSpec
+
+log = logging.getLogger(__name__)
 
 RECORD_FILES = (SPEC_FILE, RESULT_FILE, METRICS_FILE)
 """All that is read of a record."""
@@ -177,6 +181,11 @@ def read_record(folder: Path, source: str, parse: Any) -> Recorded:
             raise UserError(f"{folder / RESULT_FILE}: its provenance.{part} is no group of keys")
     try:
         rows = metrics_up_to(folder, sys.maxsize)
+        if rows:
+            check_files(folder, result, METRICS_FILE)
+    except DamagedError:
+        log.warning("%s: differs from the run's record (sha256): the curve is not compared", folder / METRICS_FILE)
+        rows = []
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / METRICS_FILE}: can't be read: {_why(error)}") from error
     return Recorded(spec=spec, result=result, curve=curve_of(rows), source=source)

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import UserError
+from frostline.hashes import sealed, unsealed
 
-RESULT_SCHEMA = 1
+RESULT_SCHEMA = 2
 """Version of `result.json`."""
 
 RESULT_FILE = "result.json"
@@ -157,6 +158,7 @@ class RunResult:
         drift: One row per block: sum and relative size of the change.
         data: Sizes, label counts, duplicates, overlap, truncation.
         provenance: Versions, platform, threads, git, hashes of weights and data.
+        files: sha256 of the files of its folder that later commands read, by relative path.
         schema: Version of this form.
     """
 
@@ -176,11 +178,12 @@ class RunResult:
     drift: list[dict[str, Any]] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
     schema: int = RESULT_SCHEMA
 
     def to_json(self) -> str:
         """Returns `result.json`: valid JSON, in which NaN and infinities are the texts `nan`, `inf`, `-inf`."""
-        return json.dumps(finite(asdict(self)), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return sealed(finite(asdict(self)), indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> RunResult:
@@ -190,9 +193,10 @@ class RunResult:
             UserError: It isn't one, or is of another schema version.
         """
         try:
-            data = json.loads(text)
-            if data["schema"] != RESULT_SCHEMA:
-                raise UserError(f"result.json has schema {data['schema']}, this frostline reads {RESULT_SCHEMA}")
+            schema = json.loads(text)["schema"]
+            if schema != RESULT_SCHEMA:
+                raise UserError(f"result.json has schema {schema}, this frostline reads {RESULT_SCHEMA}")
+            data = unsealed(text)
             known = {item.name for item in fields(cls)}
             values = {key: value for key, value in data.items() if key in known}
             values["status"] = Status(data["status"])

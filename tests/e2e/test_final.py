@@ -43,7 +43,7 @@ def test_the_first_look_is_recorded_and_shown_again(run, frostline):
     assert out.splitlines()[1] == again.splitlines()[1]
     code, _, err = frostline("test", "r", "--again")
     assert code == 2
-    assert "can't be loaded" in err
+    assert "model/config.json: differs from the run's record" in err
     code, out, _ = frostline("test", "scored")
     assert code == 0
     assert "looked at before (when the run ended)" in out

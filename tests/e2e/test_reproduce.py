@@ -13,7 +13,7 @@ import pytest
 
 from frostline.point import State
 from frostline.tracking import client
-from tests.conftest import sentences, write_csv
+from tests.conftest import rewrite, sentences, write_csv
 from tests.e2e.sweep_tools import RUNG, call, mlflow_runs, points
 
 OTHER = "5.20.0"
@@ -72,10 +72,7 @@ def test_a_run_comes_back_identical_and_what_differs_is_named(frostline, in_tmp,
 def test_other_weights_and_another_version_are_named(frostline, in_tmp, own, recorded):
     from safetensors.torch import load_file, save_file
 
-    result = recorded / "result.json"
-    data = json.loads(result.read_text())
-    data["provenance"]["versions"]["transformers"] = "5.0.0"
-    result.write_text(json.dumps(data))
+    rewrite(recorded / "result.json", lambda data: data["provenance"]["versions"].update(transformers="5.0.0"))
     code, out, err = frostline("reproduce", "runs/one", "tracking=off", "--explain")
     assert code == 0, err
     assert "transformers" in out

@@ -249,7 +249,7 @@ def test_a_checkpoint_of_another_schema_is_refused_and_other_versions_are_told(t
 
 
 MOMENTS = {
-    "before the manifest": "checkpoint.sha256_of_file = lambda path: killed()",
+    "before the manifest": "checkpoint.file_sha256 = lambda path: killed()",
     "before the rename": "checkpoint.write_atomically = lambda path, text: (real(path, text), killed())",
     "after the last step": "run._save_model = lambda setup, target: killed()",
 }
@@ -312,10 +312,10 @@ def test_a_malicious_checkpoint_runs_nothing(train, cut, tmp_path):
     folder = cut / "checkpoints" / "step-000000020"
     torch.save({"state": Evil(), "param_groups": []}, folder / "optimizer.pt")
     manifest = json.loads((folder / MANIFEST).read_text())
-    from frostline.provenance import sha256_of_file
+    from frostline.hashes import file_sha256
 
     file = folder / "optimizer.pt"
-    manifest["files"]["optimizer.pt"] = {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
+    manifest["files"]["optimizer.pt"] = {"bytes": file.stat().st_size, "sha256": file_sha256(file)}
     (folder / MANIFEST).write_text(json.dumps(manifest))
     result, _ = train(resume_from=cut)
     assert result.status is Status.FAILED

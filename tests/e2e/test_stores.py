@@ -91,13 +91,20 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
     sweep += [f"sweep.storage='{database('optuna')}'"] if database else []
     down = call(*sweep, cwd=tmp_path, **QUICK)  # nobody listens yet
     assert down.returncode == 0, down.stderr
-    assert "not in MLflow yet: 6 of its runs; frostline sync runs/lr_x_depth" in down.stdout
+    assert (
+        f"not in MLflow yet: 6 of its runs; frostline sync runs/lr_x_depth tracking.uri=http://127.0.0.1:{port}"
+        in down.stdout
+    )
     assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
     found = points(folder)
     assert len(spool.pending([folder])) == 6
     kept = {path: spool.kept(path) for path in spool.pending([folder])}
-    for elsewhere in ([], [f"tracking.uri=http://127.0.0.1:{free_port()}"]):
+    ours = f"tracking.uri=http://127.0.0.1:{port}"
+    foreign = call("sync", cwd=tmp_path, **QUICK)
+    assert foreign.returncode == 2
+    assert f"belongs to http://127.0.0.1:{port}, not to sqlite:///mlflow.db; if you trust it, {ours}" in foreign.stderr
+    for elsewhere in ([ours], [f"tracking.uri=http://127.0.0.1:{free_port()}"]):
         early = call("sync", *elsewhere, cwd=tmp_path, **QUICK)  # one line for all: nobody listens yet
         assert early.returncode == 2
         assert len(early.stderr.splitlines()) <= 2, early.stderr
@@ -110,13 +117,13 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
         point = best_point if database else next(p for p in found if p.state.value == "PRUNED")
         name = f"{point.number:03d}"
         (folder / name / "spec.json").rename(folder / name / "spec.away")
-        sync = call("sync", cwd=tmp_path)  # where each belongs is kept with it
+        sync = call("sync", ours, cwd=tmp_path)
         assert sync.returncode == 2
         assert f"{name}/spec.json: can't be read" in sync.stderr
         assert ("its best run is not recorded yet" in sync.stderr) == bool(database)
         assert len([line for line in sync.stdout.splitlines() if line.startswith("recorded: ")]) == 4 + (not database)
         (folder / name / "spec.away").rename(folder / name / "spec.json")
-        once_more = call("sync", cwd=tmp_path)
+        once_more = call("sync", ours, cwd=tmp_path)
         assert once_more.returncode == 0, once_more.stderr
         parent_too = "recorded: runs/lr_x_depth\n" if database else ""
         assert once_more.stdout == f"recorded: runs/lr_x_depth/{name}\n{parent_too}"
@@ -189,7 +196,7 @@ def test_a_server_that_goes_away_midway(tmp_path, tiny_overrides):
     assert process.returncode == 0, err
     assert len([line for line in err.splitlines() if "MLflow" in line]) == 1, err
     with mlflow_server(tmp_path, port) as uri:
-        assert call("sync", cwd=tmp_path).returncode == 0
+        assert call("sync", here, cwd=tmp_path).returncode == 0
         made, (run,) = all_runs(uri)
         assert run.info.status == "FINISHED"
         told = [json.loads(line) for line in metrics.read_text().splitlines()]

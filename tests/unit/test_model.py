@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from frostline import model
 from frostline.config import compose_run
 from frostline.errors import ModelError
-from frostline.provenance import sha256_of_file
+from frostline.hashes import file_sha256
 from frostline.spec import Task
 from tests.conftest import save_tokenizer
 
@@ -29,7 +29,7 @@ def test_label_names_are_the_models_own(tiny_model):
     assert loaded.model.config.id2label == {0: "negative", 1: "positive"}
     assert loaded.model.config.label2id == {"negative": 0, "positive": 1}
     assert loaded.fresh == ("classifier.bias", "classifier.weight")
-    assert loaded.weights_sha256 == sha256_of_file(tiny_model / "model.safetensors")
+    assert loaded.weights_sha256 == file_sha256(tiny_model / "model.safetensors")
 
 
 def test_regression_has_one_output(tiny_model):

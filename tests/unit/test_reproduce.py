@@ -10,6 +10,8 @@ import pytest
 
 from frostline.config import compose_run, spec_from_json
 from frostline.errors import UserError
+from frostline.hashes import hashes_of, sealed
+from frostline.record import RECORDED_FILES
 from frostline.reproduce import Conclusion, Effect, Recorded, compare, differences, read_record
 from frostline.result import Cause, Objective, RunResult, Status
 
@@ -222,15 +224,24 @@ def test_a_run_without_a_step_cant_be_reproduced():
 def write_record(folder, spec=None):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spec.json").write_text((spec or compose_run()).to_json())
-    (folder / "result.json").write_text(result().to_json())
     lines = [json.dumps({"step": step, **values}) for step, values in CURVE.items()]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    files = hashes_of(folder, RECORDED_FILES)
+    (folder / "result.json").write_text(replace(result(), files=files).to_json())
     return folder
 
 
 def test_a_record_is_read_from_three_files(tmp_path):
     found = read_record(write_record(tmp_path), "r", spec_from_json)
-    assert (found.spec, found.curve, found.result) == (compose_run(), CURVE, result())
+    assert (found.spec, found.curve, replace(found.result, files={})) == (compose_run(), CURVE, result())
+
+
+def test_a_curve_that_was_changed_is_not_compared(tmp_path, caplog):
+    folder = write_record(tmp_path)
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(text.replace("0.65", "0.64"))
+    assert read_record(folder, "r", spec_from_json).curve == {}
+    assert "the curve is not compared" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["spec.json", "result.json", "metrics.jsonl"])
@@ -270,8 +281,9 @@ def test_a_damaged_or_foreign_record_is_one_line_and_runs_nothing(tmp_path, monk
 def test_a_result_of_other_shapes_is_one_line(tmp_path, change):
     folder = write_record(tmp_path)
     data = json.loads((folder / "result.json").read_text())
-    (folder / "result.json").write_text(json.dumps({**data, **change}))
-    with pytest.raises(UserError):
+    data.pop("sha256")
+    (folder / "result.json").write_text(sealed({**data, **change}))
+    with pytest.raises(UserError, match="no result|no group"):
         read_record(folder, "r", spec_from_json)
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from frostline.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from frostline.config import Job
 
 
@@ -46,6 +48,30 @@ def override_parser(command: str, description: str, epilog: str = "") -> OneLine
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as of `frostline run`: model=minilm ...")
     parser.add_argument("--config-dir", help="a folder of your own config groups")
     return parser
+
+
+def refuse_scripts(source: str, metrics: Sequence[str], trusted: Sequence[str], plugins: Sequence[str] = ()) -> None:
+    """Refuses the metrics of a record that are not frostline's own: `evaluate` runs them as scripts.
+
+    Args:
+        source: What the user called the record.
+        metrics: The record's.
+        trusted: Named by the user with --metric.
+        plugins: Modules that register metrics, named by the user.
+
+    Raises:
+        UserError: A metric may be a script that nobody named.
+    """
+    from frostline.metrics import METRICS
+    from frostline.registry import import_plugins
+
+    import_plugins(plugins)
+    for name in metrics:
+        if name not in METRICS and name not in trusted:
+            raise UserError(
+                f"{source}: its record asks for the metric {name!r}, which may be a script; if you trust it, give "
+                f"--metric {name}"
+            )
 
 
 def compose(arguments: argparse.Namespace) -> Job:

@@ -64,10 +64,10 @@ def _spec(options: Any) -> tuple[RunSpec, Path | None]:
     run = next((word for word in options.overrides if "=" not in word or Path(word).exists()), None)
     if run is None:
         return compose(options).run, None
-    from frostline.cli.predict import run_folder, run_spec
+    from frostline.cli.predict import run_folder, trained_spec
 
     folder = run_folder(run, options.tracking_uri, options.config_dir)
-    recorded = run_spec(folder)
+    recorded = trained_spec(folder)
     options.overrides.remove(run)
     foreign = [word for word in options.overrides if not word.startswith(("dataset=", "dataset.", "+dataset."))]
     if foreign:

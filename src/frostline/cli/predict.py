@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from frostline.cli.common import compose, override_parser
 from frostline.config import spec_from_text
 from frostline.errors import UserError
-from frostline.record import SPEC_FILE
+from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files
+from frostline.result import RunResult
 
 if TYPE_CHECKING:
     from frostline.predict import Prediction
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
         parser.error("give a run: its folder or its MLflow run id")
     run, *texts = options.overrides
     folder = run_folder(run, options.tracking_uri, options.config_dir)
-    spec = run_spec(folder)
+    spec = trained_spec(folder)
     if (spec.dataset.pair_column is None) != (options.pair is None):
         need = (
             "was trained on pairs of texts: give the second with --pair" if options.pair is None else "takes no --pair"
@@ -99,6 +100,19 @@ def run_spec(folder: Path) -> RunSpec:
         raise UserError(f"{folder}: is no run's folder ({SPEC_FILE}: {error.strerror})") from error
     except (UserError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / SPEC_FILE}: is damaged: {error}") from error
+
+
+def trained_spec(folder: Path) -> RunSpec:
+    """Returns what the finished run in a folder was, its model checked against the run's record.
+
+    Raises:
+        UserError: The folder is none of a run, has no model, or a file is not as the run left it.
+    """
+    spec = run_spec(folder)
+    if not (folder / MODEL_FOLDER).is_dir():
+        raise UserError(f"{folder / MODEL_FOLDER}: no trained model there (did the run finish?)")
+    check_files(folder, RunResult.read(folder), SPEC_FILE, MODEL_FOLDER)
+    return spec
 
 
 def _lines() -> Iterator[str]:

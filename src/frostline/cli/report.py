@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from frostline.cli.common import OneLineParser
-from frostline.errors import UserError, nearest
+from frostline.errors import RunFailedError, UserError, nearest
 
 _RUNS = Path("runs")
 
@@ -33,10 +34,19 @@ def main(arguments: list[str]) -> int:
     from frostline.cli.sweeping.ending import report_again, standing
     from frostline.cli.sweeping.evidence import baseline_of, other_rows
     from frostline.cli.sweeping.folder import SweepFolder, read_description
+    from frostline.cli.sweeping.recovery import recover, told
     from frostline.report import make_console, print_answer
 
     description = read_description(folder)
-    points = SweepFolder(folder).read_points()
+    recovery = recover(SweepFolder(folder), description)
+    for note in told(recovery):
+        print(f"warning: {note}", file=sys.stderr)
+    if recovery.lost:
+        raise RunFailedError(
+            f"{folder}: no report: {len(recovery.lost)} of its trials can't be read; the sweep's own command trains "
+            "them again"
+        )
+    points = recovery.points
     if not points:
         raise UserError(f"{folder}: no point of this sweep has begun yet")
     baselines = []
@@ -50,7 +60,7 @@ def main(arguments: list[str]) -> int:
         others = other_rows(description["base"], known["base"])
         if others:
             raise UserError(f"--against {other}: was judged on other rows: {'; '.join(others)}")
-        baselines.append(baseline_of(other, there, SweepFolder(there).read_points(), known))
+        baselines.append(baseline_of(other, there, recover(SweepFolder(there), known).points, known))
     answer, paths, command = report_again(folder, description, points, baselines)
     console = make_console()
     print_answer(answer, console)

@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli.common import OneLineParser
+from frostline.cli.common import OneLineParser, refuse_scripts
 from frostline.cli.run import configure_logging
 from frostline.errors import UserError
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         elif options.tracking_uri not in {None, job.tracking.uri}:
             run_id = None  # of another store: the re-run can't be its child
     spec = _spec(recorded, [word for word in options.overrides if not _is_beside(word)])
-    _refuse_code(recorded, spec, job, options.metric)
+    refuse_scripts(recorded.source, spec.training.metrics, options.metric, job.plugins)
     until = _until(recorded, options.at)
     if options.explain:
         return _explain(recorded, spec)
@@ -180,24 +180,6 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
             raise UserError(f"{word}: give KEY=VALUE with a key of the run{nearest(key, known)}")
         changes[key] = value_from_text(value)
     return with_params(spec, changes) if changes else spec
-
-
-def _refuse_code(recorded: Recorded, spec: RunSpec, job: Job, trusted: Sequence[str]) -> None:
-    """A record can't have code run: what isn't frostline's own is named once more by the person who trusts it.
-
-    Raises:
-        UserError: A metric of the record may be a script.
-    """
-    from frostline.metrics import METRICS
-    from frostline.registry import import_plugins
-
-    import_plugins(job.plugins)
-    for name in spec.training.metrics:
-        if name not in METRICS and name not in trusted:
-            raise UserError(
-                f"{recorded.source}: its record asks for the metric {name!r}, which may be a script; if you trust it, "
-                f"give --metric {name}"
-            )
 
 
 def _until(recorded: Recorded, at: int | None) -> int | None:

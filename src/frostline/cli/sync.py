@@ -52,8 +52,11 @@ def main(arguments: list[str]) -> int:
 
 def _record(found: Sequence[Path], replay: Replay) -> int:
     """Records folder after folder; one that can't be recorded doesn't keep the others from it."""
+    from frostline.tracking import OtherStoreError
+
     code = 0
     failed: set[Path] = set()
+    others: list[Path] = []
     # Parents are made first, so that their runs find them, and ended last, when the best run's id is known.
     for step, folders in ((replay.begin, found), (replay.record, list(reversed(found)))):
         for folder in folders:
@@ -61,6 +64,12 @@ def _record(found: Sequence[Path], replay: Replay) -> int:
                 continue
             try:
                 done = step(folder)
+            except OtherStoreError as error:
+                if not others:  # one line for all: each has the same way out
+                    code = report_error(error)
+                others.append(folder)
+                failed.add(folder)
+                continue
             except UserError as error:
                 code = report_error(error)
                 failed.add(folder)
@@ -72,4 +81,6 @@ def _record(found: Sequence[Path], replay: Replay) -> int:
             elif done is False:
                 print(f"left alone: {folder} (a process is at work there)", flush=True)
                 code = code or 1
+    if len(others) > 1:
+        print(f"left alone: {len(others)} folders that belong to other stores", flush=True)
     return code

@@ -7,16 +7,16 @@ run's folder, and shown again rather than repeated.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli.common import OneLineParser
+from frostline.cli.common import OneLineParser, refuse_scripts
 from frostline.errors import UserError
-from frostline.record import TEST_FILE, write_atomically
+from frostline.hashes import sealed, unsealed
+from frostline.record import MODEL_FOLDER, SPEC_FILE, TEST_FILE, check_files, write_atomically
 from frostline.result import RunResult, Status
 from frostline.spec import TEST_SET, Task
 
@@ -37,12 +37,20 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("run", metavar="RUN", help="its folder, a sweep (its best run) or an MLflow run id")
     parser.add_argument("--again", action="store_true", help="compute it anew; the record counts how often")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME",
+        help="a metric of the run that is a script of evaluate's, and that you trust; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="a module that registers a metric of the run"
+    )
     parser.add_argument("--tracking-uri", help="the store that the number is recorded in too; the config's by default")
     options = parser.parse_args(arguments)
     from frostline.cli.predict import run_folder, run_spec
 
     folder = run_folder(options.run, options.tracking_uri, None)
     spec, result = run_spec(folder), RunResult.read(folder)
+    check_files(folder, result, SPEC_FILE)
     if not spec.dataset.has_test:
         raise UserError(
             f"{options.run}: was trained without test rows; set some aside with dataset.test_fraction or test_from"
@@ -57,6 +65,8 @@ def main(arguments: list[str]) -> int:
     if told is not None and not options.again:
         _print(result, told, f"looked at before ({told['first']}); --again computes it anew", by_word=by_word)
         return 0
+    refuse_scripts(options.run, spec.training.metrics, options.metric, options.plugin)
+    check_files(folder, result, MODEL_FOLDER)
     now = {
         "metrics": (values := _compute(spec, folder, str(result.provenance.get("data_fingerprint")))),
         "rows": int(values.pop("rows")),
@@ -64,7 +74,7 @@ def main(arguments: list[str]) -> int:
         "first": datetime.now(UTC).isoformat(timespec="seconds") if told is None else told["first"],
         "weights_sha256": result.weights_sha256,
     }
-    write_atomically(folder / TEST_FILE, json.dumps(now, indent=1) + "\n")
+    write_atomically(folder / TEST_FILE, sealed(now))
     _print(
         result,
         now,
@@ -77,7 +87,7 @@ def main(arguments: list[str]) -> int:
 
 def _recorded(folder: Path) -> dict[str, Any] | None:
     try:
-        data = json.loads((folder / TEST_FILE).read_text(encoding="utf-8"))
+        data = unsealed((folder / TEST_FILE).read_text(encoding="utf-8"))
         return {
             "metrics": {str(key): float(value) for key, value in data["metrics"].items()},
             "rows": int(data["rows"]), "looks": int(data["looks"]), "first": str(data["first"]),

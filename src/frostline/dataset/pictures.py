@@ -18,7 +18,7 @@ from PIL import Image
 
 from frostline.dataset.raw import RawTable
 from frostline.errors import DataError, listing
-from frostline.provenance import sha256_of_file
+from frostline.hashes import file_sha256
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
 
@@ -52,7 +52,7 @@ def read_images(folder: Path) -> RawTable:
         if not images:
             raise DataError(f"{each}: holds no images ({', '.join(sorted(_extensions())[:6])}, ...)")
         for path in images:
-            digest.update(os.fsencode(f"{path.relative_to(folder).as_posix()}\0{sha256_of_file(path)}\n"))
+            digest.update(os.fsencode(f"{path.relative_to(folder).as_posix()}\0{file_sha256(path)}\n"))
             paths.append(str(path))
             labels.append(each.name)
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=names)})
@@ -102,7 +102,7 @@ def read_pixels(path: Path) -> RawTable:
         raise DataError(f"{path}: holds no rows")
     features = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("string")})
     table = datasets.Dataset.from_dict({"image": images, "label": labels}, features=features)
-    return RawTable(table=table, fingerprint=sha256_of_file(path), name=path.name, folder=path.parent)
+    return RawTable(table=table, fingerprint=file_sha256(path), name=path.name, folder=path.parent)
 
 
 def _png(fields: list[str], side: int, where: str) -> bytes:

@@ -16,7 +16,7 @@ import datasets
 from frostline.dataset.pictures import read_images, read_pixels
 from frostline.dataset.raw import RawTable
 from frostline.errors import DataError
-from frostline.provenance import sha256_of_file
+from frostline.hashes import file_sha256
 from frostline.spec import DatasetSpec, Format, Source
 
 _BY_EXTENSION = {
@@ -67,7 +67,7 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
     if path.stat().st_size == 0:
         raise DataError(f"{path}: is empty")
-    sha256 = sha256_of_file(path) if form is Format.PARQUET else _check_text(path)
+    sha256 = file_sha256(path) if form is Format.PARQUET else _check_text(path)
     if form is Format.CONLL:
         return read_conll(path, sha256)
     builder, options = _builder(path, form, spec)

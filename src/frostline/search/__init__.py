@@ -14,7 +14,7 @@ from frostline.search.loop import (
 )
 from frostline.search.presence import Presence
 from frostline.search.storages import CorruptStudyError, Journal, open_url, storage_trouble, study_names
-from frostline.search.study import Study
+from frostline.search.study import Study, read_points
 
 __all__ = [
     "CorruptStudyError",
@@ -37,6 +37,7 @@ __all__ = [
     "hopeless",
     "open_url",
     "queue_of",
+    "read_points",
     "search",
     "storage_trouble",
     "study_names",

@@ -5,9 +5,12 @@ Only the parent process of a sweep writes to the storage. Everything that a resu
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -22,7 +25,7 @@ from frostline.search import marks
 from frostline.search.ownership import Ownership
 from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import FrostSampler, PausedAsPruned, SeededSampler, distribution, make_pruner
-from frostline.search.storages import again_if_cut_off, quiet
+from frostline.search.storages import CorruptStudyError, Journal, again_if_cut_off, quiet
 from frostline.search.trials import Kind, Trials, is_paused, kind_of
 from frostline.spec import DEPTH_KEY, Params, PrunerName, SamplerName, Space, SweepSpec
 
@@ -516,27 +519,12 @@ class Study:
     @again_if_cut_off
     def baseline(self) -> Point | None:
         """Returns what full fine-tuning came to; None if it was not trained."""
-        data = self._study.user_attrs.get(marks.BASELINE)
-        if data is None:
-            return None
-        outcome = Outcome.from_dict(data["outcome"])[0]
-        return Point(
-            number=BASELINE_NUMBER, params=dict(data["params"]), state=outcome.state, outcome=outcome,
-            replicates=dict(sorted(self._replicates().get(BASELINE_NUMBER, {}).items())),
-        )  # fmt: skip
+        return baseline_in(self._study)
 
     def with_baseline(self) -> list[Point]:
         """Returns all points, and the baseline behind them if it was trained."""
         baseline = self.baseline()
         return self.points() if baseline is None else [*self.points(), baseline]
-
-    def _replicates(self) -> dict[int, dict[int, Outcome]]:
-        found: dict[int, dict[int, Outcome]] = {}
-        for key, data in self._study.user_attrs.items():
-            if key.startswith(marks.REPLICATE):
-                number, seed = key.removeprefix(marks.REPLICATE).split(".")
-                found.setdefault(int(number), {})[int(seed)] = Outcome.from_dict(data)[0]
-        return found
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -549,7 +537,7 @@ class Study:
         """
         look = self._trials.look() if fresh or self._trials.last is None else self._trials.last
         found = [self._read(trial) for trial in look.points]
-        replicates = self._replicates()
+        replicates = replicates_in(self._study)
         if replicates:
             found = [
                 replace(point, replicates=dict(sorted(own.items()))) if (own := replicates.get(point.number)) else point
@@ -587,6 +575,56 @@ class Study:
     def _distributions(self, params: Params) -> dict[str, Any]:
         dimensions = (*self._space.groups, *self._space.of(params))
         return {dimension.key: distribution(dimension) for dimension in dimensions}
+
+
+def read_points(path: Path, name: str) -> list[Point]:
+    """Returns the points in a sweep's journal, the baseline first; nothing is written to it.
+
+    Args:
+        path: Of the journal; a process may be at work on it.
+        name: Of the study.
+
+    Returns:
+        By number; nothing if the journal can't be read.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="frostline-journal-") as folder, quiet():
+        copy = Path(folder) / path.name
+        try:
+            shutil.copyfile(path, copy)
+            study = optuna.load_study(study_name=name, storage=Journal(copy).open())
+        except (OSError, KeyError, CorruptStudyError):
+            return []
+        replicates = replicates_in(study)
+        points = [
+            replace(_point(trial), replicates=dict(sorted(replicates.get(trial.number, {}).items())))
+            for trial in study.get_trials(deepcopy=False)
+            if kind_of(trial) is Kind.POINT
+        ]
+        baseline = baseline_in(study)
+    return points if baseline is None else [baseline, *points]
+
+
+def baseline_in(study: optuna.Study) -> Point | None:
+    """Returns what full fine-tuning came to; None if it was not trained."""
+    data = study.user_attrs.get(marks.BASELINE)
+    if data is None:
+        return None
+    outcome = Outcome.from_dict(data["outcome"])[0]
+    return Point(
+        number=BASELINE_NUMBER, params=dict(data["params"]), state=outcome.state, outcome=outcome,
+        replicates=dict(sorted(replicates_in(study).get(BASELINE_NUMBER, {}).items())),
+    )  # fmt: skip
+
+
+def replicates_in(study: optuna.Study) -> dict[int, dict[int, Outcome]]:
+    """Returns what further seeds came to, by number of the point and seed."""
+    found: dict[int, dict[int, Outcome]] = {}
+    for key, data in study.user_attrs.items():
+        if key.startswith(marks.REPLICATE):
+            number, seed = key.removeprefix(marks.REPLICATE).split(".")
+            found.setdefault(int(number), {})[int(seed)] = Outcome.from_dict(data)[0]
+    return found
 
 
 def _twins(trial: FrozenTrial, earlier: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -1,5 +1,6 @@
 """Owns: MLflow, in and out; the only importer of mlflow. Must not know: training."""
 
+from frostline.record import MODEL_FOLDER
 from frostline.tracking.client import (
     RUN_DIR_TAG,
     absolute,
@@ -15,9 +16,8 @@ from frostline.tracking.client import (
 )
 from frostline.tracking.dead import reconcile
 from frostline.tracking.describe import Child
-from frostline.tracking.model import MODEL_FOLDER
 from frostline.tracking.recorder import MlflowRecorder
-from frostline.tracking.replay import Replay
+from frostline.tracking.replay import OtherStoreError, Replay
 from frostline.tracking.spool import pending
 from frostline.tracking.sweep import SweepRun
 
@@ -26,6 +26,7 @@ __all__ = [
     "RUN_DIR_TAG",
     "Child",
     "MlflowRecorder",
+    "OtherStoreError",
     "Replay",
     "SweepRun",
     "absolute",

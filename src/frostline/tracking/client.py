@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from frostline.errors import UserError
 from frostline.provenance import process_start, redact
-from frostline.record import RUN_FILE, write_atomically
+from frostline.record import MODEL_FOLDER, RUN_FILE, write_atomically
 from frostline.result import Status
 from frostline.spec import TrackingSpec
 from frostline.tracking.clean import batches
 from frostline.tracking.database import is_half_made, make_anew, make_database, migration_lock
-from frostline.tracking.model import MODEL_FOLDER, download_model, model_id_of
+from frostline.tracking.model import download_model, model_id_of
 from frostline.tracking.spool import check_up, reason_of
 
 if TYPE_CHECKING:

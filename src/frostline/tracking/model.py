@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from frostline.record import SPEC_FILE
+from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files, refuse_links
 from frostline.result import RunResult
 from frostline.tracking.clean import MAX_TAG
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from mlflow.models import ModelSignature
     from mlflow.types import TensorSpec
 
-MODEL_FOLDER = "model"
 _TOKENIZER_FOLDER = "components/tokenizer"  # where MLflow looks for it
 _REQUIREMENTS = ("torch", "transformers", "tokenizers", "safetensors", "accelerate")
 _EXAMPLE = "A sentence to classify."  # of no data set: its rows may be confidential
@@ -42,8 +41,14 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
         made: Of the store.
         run_id: Of the run that it belongs to.
         folder: The run's, with `model/`, its spec and its result.
+
+    Raises:
+        DamagedError: A file is not as the run left it.
+        UserError: One is a link.
     """
     result = RunResult.read(folder)
+    refuse_links(folder)
+    check_files(folder, result, SPEC_FILE, MODEL_FOLDER)
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     if spec["dataset"].get("image_column") is not None or spec["dataset"].get("task") == "token_classification":
         # MLflow's own loading of an image pipeline wants torchvision; its pipeline of tokens finds words of its own.

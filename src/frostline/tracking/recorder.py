@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.record import RunStart, metrics_up_to
+from frostline.record import MODEL_FOLDER, RunStart, metrics_up_to, regular_files
 from frostline.result import RunResult
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import spool
@@ -45,7 +45,7 @@ from frostline.tracking.describe import (
     params_of,
     tags_of,
 )
-from frostline.tracking.model import MODEL_FOLDER, log_model
+from frostline.tracking.model import log_model
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -263,10 +263,10 @@ class MlflowRecorder:
     def _log_files(self) -> None:
         assert self._client is not None
         assert self._run_id is not None
-        for path in sorted(self._folder.rglob("*")):
+        for path in regular_files(self._folder):
             relative = path.relative_to(self._folder)
             hidden = any(part.startswith(".") for part in relative.parts)
-            if path.is_file() and not hidden and relative.parts[0] not in {"checkpoints", MODEL_FOLDER}:
+            if not hidden and relative.parts[0] not in {"checkpoints", MODEL_FOLDER}:
                 parent = relative.parent.as_posix()
                 self._client.log_artifact(self._run_id, str(path), None if parent == "." else parent)
         if self._tracking.log_model and (self._folder / MODEL_FOLDER).is_dir():

@@ -12,6 +12,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from frostline.errors import UserError
+from frostline.provenance import redact
 from frostline.record import LOCK_FILE, OVERRIDES_FILE, SPEC_FILE, RunStart
 from frostline.result import RunResult, Status
 from frostline.spec import RunSpec, TrackingSpec
@@ -23,6 +24,10 @@ from frostline.tracking.sweep import SweepRun
 
 Parse = Callable[[str], RunSpec]
 """Text of `spec.json` -> the spec."""
+
+
+class OtherStoreError(UserError):
+    """A record names another store than the one that is configured."""
 
 
 class Replay:
@@ -85,9 +90,13 @@ class Replay:
 
     def _tracking(self, folder: Path, missed: Mapping[str, Any]) -> TrackingSpec:
         place = dict(missed["tracking"])
-        uri = self._given.uri if "uri" in self._keys else str(place["uri"])
-        if "***" in uri:
-            raise UserError(f"{folder}: belongs to {uri}: give the address whole, as tracking.uri=http://USER:...@HOST")
+        uri, theirs = self._given.uri, str(place["uri"])
+        if "uri" not in self._keys and redact(uri) != theirs:
+            # A record may be a stranger's: what it names gets neither files nor the token of this environment.
+            raise OtherStoreError(
+                f"{folder}: belongs to {theirs}, not to {redact(uri)}; if you trust it, "
+                f"tracking.uri={theirs.replace('***', 'USER:PASSWORD')}"
+            )
         self._uri = uri
         return replace(
             self._given,

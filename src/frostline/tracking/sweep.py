@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.provenance import redact, without_user
+from frostline.record import MODEL_FOLDER
 from frostline.result import Status
 from frostline.spec import TrackingSpec
 from frostline.tracking import spool
@@ -29,7 +30,7 @@ from frostline.tracking.client import (
     source_tags,
 )
 from frostline.tracking.dead import end_dead_runs, end_runs_below, reconcile
-from frostline.tracking.model import MODEL_FOLDER, log_model
+from frostline.tracking.model import log_model
 from frostline.tracking.view import View, publish
 
 if TYPE_CHECKING:
@@ -199,10 +200,10 @@ class SweepRun:
         self._ending = {
             "status": status.value,
             "tags": {key: redact(value) for key, value in tags.items()},
-            "files": [str(path) for path in files],
-            "best": None if best is None else str(best),
+            "files": [self._relative(path) for path in files],
+            "best": None if best is None else self._relative(best),
             "with_model": with_model,
-            "points": {str(path): dict(more) for path, more in (points or {}).items()},
+            "points": {self._relative(path): dict(more) for path, more in (points or {}).items()},
         }
         if self._broken:
             self._keep("finish")
@@ -226,25 +227,40 @@ class SweepRun:
         tags |= {CLEANED_TAG: self._cleaner.record} if self._cleaner.record else {}
         for key, value in tags.items():
             self._client.set_tag(self.run_id, key, value)
-        best = self._ending.get("best") or ""
-        run_id = self.recorded(Path(best)) if best else None
+        best = self._inside(self._ending.get("best"))
+        run_id = self.recorded(best) if best is not None else None
         if run_id is not None:
             self._client.set_tag(self.run_id, BEST_TAG, run_id)
         for folder, more in self._ending.get("points", {}).items():
-            child = self.recorded(Path(folder))
+            place = self._inside(folder)
+            child = None if place is None else self.recorded(place)
             if child is not None:
                 for key, value in more.items():
                     self._client.set_tag(child, key, value)
         for name in self._ending["files"]:
-            if Path(name).is_file():
-                self._client.log_artifact(self.run_id, name)
-        if run_id is not None and self._ending.get("with_model") and (Path(best) / MODEL_FOLDER).is_dir():
-            log_model(self._client, run_id, Path(best))
-        if best and run_id is None and spool.kept(Path(best)) is not None:
+            if (file := self._inside(name)) is not None and file.is_file():
+                self._client.log_artifact(self.run_id, str(file))
+        with_model = self._ending.get("with_model") and best is not None and (best / MODEL_FOLDER).is_dir()
+        if best is not None and run_id is not None and with_model:
+            log_model(self._client, run_id, best)
+        if best is not None and run_id is None and spool.kept(best) is not None:
             self._is_whole = False  # this run names its best one: it is to be told again when that one is there
             self._keep("its best run is not recorded yet")
         else:
             spool.forget(self._folder)
+
+    def _relative(self, path: Path) -> str:
+        """Returns a path below the sweep's folder as it is kept: the folder may be moved."""
+        return path.absolute().relative_to(self._folder.absolute()).as_posix()
+
+    def _inside(self, name: object) -> Path | None:
+        """Returns what a record names below the sweep's folder; None for what lies elsewhere, or is a link."""
+        if not isinstance(name, str) or not name:
+            return None
+        path = self._folder / name
+        steps = [self._folder.joinpath(*Path(name).parts[: n + 1]) for n in range(len(Path(name).parts))]
+        is_inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        return path if is_inside and not any(step.is_symlink() for step in steps) else None
 
     def replay(self, missed: Mapping[str, Any]) -> bool:
         """Records what a store has missed of a sweep's parent run.

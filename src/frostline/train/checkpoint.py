@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import UserError
-from frostline.provenance import sha256_of_file
+from frostline.hashes import file_sha256
 from frostline.record import write_atomically
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class CheckpointStore:
             with path.open("rb") as file:
                 os.fsync(file.fileno())
             name = path.relative_to(source).as_posix()
-            files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
+            files[name] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         write_atomically(
             source / MANIFEST, json.dumps({"schema": SCHEMA_VERSION, "step": step, "files": files, **extra}, indent=1)
         )
@@ -130,7 +130,7 @@ def _inspect(path: Path) -> tuple[str | None, dict[str, Any]]:
             return f"{name} is missing", manifest
         if file.stat().st_size != entry["bytes"]:
             return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}", manifest
-        if sha256_of_file(file) != entry["sha256"]:
+        if file_sha256(file) != entry["sha256"]:
             return f"{name} has another checksum", manifest
     return None, manifest
 

@@ -35,18 +35,20 @@ from frostline.cli.sweeping.folder import (
     SweepFolder,
     describe,
     differences,
+    read_description,
     refusal,
 )
 from frostline.cli.sweeping.opening import earlier_points, for_batches, one_writer, renamed, sweep_log
 from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
+from frostline.cli.sweeping.recovery import behind, merged, recover, told
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
 from frostline.errors import RunFailedError, SpecError, UserError
 from frostline.point import Outcome, Point, State
 from frostline.pool import Pool
 from frostline.provenance import num_cores, redact
-from frostline.record import LOG_FILE, MODEL_FOLDER
-from frostline.result import RESULT_FILE, Status
+from frostline.record import LOG_FILE, MODEL_FOLDER, check_files
+from frostline.result import RESULT_FILE, RunResult, Status
 from frostline.search import (
     CorruptStudyError,
     Ended,
@@ -114,6 +116,14 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
                 f"{folder.folder}: the sweep failed ({type(error).__name__}: {redact(str(error))}); its points are "
                 f"kept, the traceback is in {folder.folder / f'sweep-{LOG_FILE}'}"
             ) from error
+
+
+def _has_whole_model(folder: Path) -> bool:
+    try:
+        check_files(folder, RunResult.read(folder), MODEL_FOLDER)
+    except UserError:
+        return False
+    return (folder / MODEL_FOLDER).is_dir()
 
 
 @dataclass
@@ -249,7 +259,7 @@ class _Course:
     def _open_study(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> Study:
         plan = self._sweep.plan
         journal = Journal(self._folder.folder / JOURNAL_FILE)
-        recorded = self._folder.read_points() if self._goes_on else []
+        recorded = self._recorded() if self._goes_on else []
         try:
             study = self._study(journal.open() if plan.storage is None else open_url(plan.storage))
         except CorruptStudyError as error:
@@ -262,6 +272,15 @@ class _Course:
                 "the study is gone: rebuilt from the files of %d points in %s", len(trials), self._folder.folder
             )
             study.rebuild(recorded, warm_points)
+        elif plan.storage is None and (late := behind(study.with_baseline(), recorded)):
+            everything = merged(study.with_baseline(), recorded)
+            aside = journal.put_aside()
+            log.warning(
+                "%s lacks what %d trials' own records hold: put aside as %s, and the study is rebuilt from them",
+                journal.path, len(late), aside.name,
+            )  # fmt: skip
+            study = self._study(journal.open())
+            study.rebuild(everything, warm_points)
         self._admit(study)
         study.fill(queue, warm_points)
         if plan.sampler is SamplerName.GRID:
@@ -269,6 +288,13 @@ class _Course:
         if plan.retry_failed and self._goes_on:
             study.retry_failed()
         return study
+
+    def _recorded(self) -> Sequence[Point]:
+        """Returns the trials as their own records have them; damage is told."""
+        recovery = recover(self._folder, read_description(self._folder.folder))
+        for note in told(recovery):
+            log.warning("%s", note)
+        return recovery.points
 
     def _admit(self, study: Study) -> None:
         """A storage may hold a study of this name that somebody made of another config."""
@@ -428,11 +454,12 @@ class _Course:
         back one that had been given up.
         """
         folder = runs.folder_of(point.number, runs.seeds[0])
-        is_kept = self._sweep.plan.keep_models is not KeepModels.RECOMMENDED or (folder / MODEL_FOLDER).is_dir()
+        is_kept = self._sweep.plan.keep_models is not KeepModels.RECOMMENDED or _has_whole_model(folder)
         lies_elsewhere = self._sweep.plan.storage is not None and not folder.is_dir()  # another host trained it
         if is_kept or lies_elsewhere or point.copy_of is not None:
             return
-        self._view.say(f"training #{point.number} {point.label()} again: its model was not kept")
+        why = "is damaged" if (folder / MODEL_FOLDER).is_dir() else "was not kept"
+        self._view.say(f"training #{point.number} {point.label()} again: its model {why}")
         record = folder / RESULT_FILE
         before = record.read_bytes() if record.is_file() else None
         record.unlink(missing_ok=True)  # else the worker would take it for what was asked for

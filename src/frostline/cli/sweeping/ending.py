@@ -138,7 +138,9 @@ def conclude(
             console.print(f"compare in the MLflow UI: {local}", highlight=False, soft_wrap=True, markup=False)
         missed = run.num_missed()
         if missed:
-            text = f"not in MLflow yet: {missed} of its runs; frostline sync {folder.folder}"
+            # sync sends nothing to an address that only a record names
+            uri = [word for word in shlex.split(session.current.command) if word.startswith("tracking.uri=")]
+            text = f"not in MLflow yet: {missed} of its runs; frostline sync {shlex.join([str(folder.folder), *uri])}"
             console.print(text, highlight=False, soft_wrap=True, markup=False)
     return failed
 

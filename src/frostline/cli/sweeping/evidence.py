@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,10 +13,12 @@ from frostline.cli.sweeping.folder import SweepFolder
 from frostline.errors import UserError
 from frostline.evidence import Evidence, EvidenceOf, RowScores, known
 from frostline.point import Point, ranked
-from frostline.record import PREDICTIONS_FILE, SPEC_FILE
+from frostline.record import PREDICTIONS_FILE, SPEC_FILE, check_files
 from frostline.report import Baseline
 from frostline.result import RunResult
 from frostline.spec import Task, came_later
+
+log = logging.getLogger(__name__)
 
 
 def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
@@ -78,13 +81,14 @@ def other_rows(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, RowScores]:
-    """Returns a run's predictions by set; nothing if there are none, or they can't be read: they are no result."""
+    """Returns a run's predictions by set; nothing, and a warning, if they are not as the run left them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not path.is_file():
         return {}
     try:
+        check_files(path.parent, RunResult.read(path.parent), path.name)
         found = pq.read_table(path)
         if pa.types.is_nested(found.schema.field("label").type):
             return {}  # of words: those of a sentence are not independent, and no test here knows that
@@ -99,7 +103,11 @@ def _read(path: Path) -> dict[str, RowScores]:
             )
             for name, part in table.groupby("set", observed=True)
         }
-    except (OSError, ValueError, KeyError):
+    except UserError as error:
+        log.warning("its rows are not used: %s", error)
+        return {}
+    except (OSError, ValueError, KeyError) as error:
+        log.warning("%s: can't be read (%s): its rows are not used", path, type(error).__name__)
         return {}
 
 

@@ -18,9 +18,10 @@ from filelock import FileLock, Timeout
 from frostline.cli.preflight import num_blocks
 from frostline.cli.sweeping.read import Sweep
 from frostline.errors import SpecError, UserError
+from frostline.hashes import sealed, unsealed
 from frostline.point import BASELINE_NUMBER, RECOMMENDED_FILE, Point, ranked
 from frostline.provenance import redact
-from frostline.record import LOCK_FILE, METRICS_FILE, write_atomically
+from frostline.record import LOCK_FILE, METRICS_FILE, refuse_links, write_atomically
 from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, came_later
 
 SWEEP_FILE = "sweep.json"
@@ -47,6 +48,7 @@ class SweepFolder:
     def __enter__(self) -> SweepFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(self.folder, depth=2)
             self._lock.acquire(timeout=0)
             owner = {"pid": os.getpid(), "host": socket.gethostname()}
             write_atomically(self.folder / _OWNER, json.dumps(owner) + "\n")
@@ -91,7 +93,7 @@ class SweepFolder:
 
     def _record(self, description: Mapping[str, Any], identity: str) -> None:
         record = {"schema": SWEEP_SCHEMA, "id": identity, **description}
-        write_atomically(self.folder / SWEEP_FILE, json.dumps(record, indent=1) + "\n")
+        write_atomically(self.folder / SWEEP_FILE, sealed(record))
 
     def _has_trained(self) -> bool:
         if any(point.outcome is not None for point in self.read_points()):
@@ -210,7 +212,9 @@ def recommended_run_folder(folder: Path) -> Path:
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / SWEEP_FILE}: lacks {error}") from error
     sweep = SweepFolder(folder)
-    best = ranked(sweep.read_points(), maximize)
+    from frostline.cli.sweeping.recovery import recover
+
+    best = ranked(recover(sweep, description).points, maximize)
     if not best:
         raise UserError(f"{folder}: no point of this sweep was trained to its end")
     number, kind = _recommended(folder), "recommended"
@@ -243,17 +247,22 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / SWEEP_FILE
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        schema = data["schema"]
+        text = path.read_text(encoding="utf-8")
+        schema = json.loads(text)["schema"]
     except FileNotFoundError as error:
         raise UserError(f"{folder}: no sweep lies there ({SWEEP_FILE} is missing)") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: can't be read ({type(error).__name__}); move the folder away, or name another"
-        ) from error
+        raise _unreadable(path, error) from error
     if schema != SWEEP_SCHEMA:
         raise UserError(f"{path}: has schema {schema}, this frostline reads {SWEEP_SCHEMA}; begin with sweep.new=true")
-    return data
+    try:
+        return unsealed(text)
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: can't be read ({type(error).__name__}: {error}); move the folder away, or name another")
 
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

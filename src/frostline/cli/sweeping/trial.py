@@ -16,8 +16,20 @@ from typing import TYPE_CHECKING, Any
 from frostline.cli.run import configure_logging
 from frostline.config import Job, spec_from_text
 from frostline.errors import UserError
+from frostline.hashes import DamagedError
 from frostline.point import BASELINE_NUMBER, Outcome, State
-from frostline.record import SPEC_FILE, TELL, Recorder, Recorders, RunFolder, Sharing, Verdict
+from frostline.record import (
+    MODEL_FOLDER,
+    RECORDED_FILES,
+    SPEC_FILE,
+    TELL,
+    Recorder,
+    Recorders,
+    RunFolder,
+    Sharing,
+    Verdict,
+    check_files,
+)  # fmt: skip
 from frostline.registry import import_plugins
 from frostline.result import Cause, RunResult, Status
 from frostline.signals import Interrupted
@@ -309,11 +321,22 @@ def finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
         result = RunResult.read(seed_run.folder)
     except UserError:
         return None
-    if result.spec_digest != spec.digest():
+    if result.spec_digest != spec.digest() or not _is_whole(seed_run.folder, result):
         return None
     # Stopped by a pruner and told to nobody before the parent was killed: it would be stopped once more.
     paused = result.cause is Cause.PAUSED and seed_run.until_epoch is not None
     return result if result.status is Status.FINISHED or paused or result.cause is Cause.PRUNED else None
+
+
+def _is_whole(folder: Path, result: RunResult) -> bool:
+    """Returns whether a run's files are as it left them; a model may have been removed since."""
+    names = [name for name in RECORDED_FILES if name != MODEL_FOLDER or (folder / MODEL_FOLDER).is_dir()]
+    try:
+        check_files(folder, result, *names)
+    except DamagedError as error:
+        log.warning("the run is trained again: %s", error)
+        return False
+    return True
 
 
 def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:

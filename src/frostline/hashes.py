@@ -1,0 +1,118 @@
+"""The sha256 of files and of JSON records: tells a damaged file from a whole one.
+
+A hash is no proof of who wrote a file: whoever may change it may write another hash beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from frostline.errors import UserError
+
+SEAL = "sha256"
+"""Key of a JSON record that holds the hash of all its other keys."""
+
+
+class DamagedError(UserError):
+    """A file is not as it was recorded."""
+
+
+def file_sha256(path: Path) -> str:
+    """Returns the sha256 of a file, 64 hexadecimal digits.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sealed(data: Mapping[str, Any], *, indent: int = 1) -> str:
+    """Returns a JSON record as text, with a hash of its other keys under `SEAL`.
+
+    Args:
+        data: JSON values.
+        indent: Spaces per level.
+    """
+    return _text({**data, SEAL: _digest(data)}, indent)
+
+
+def unsealed(text: str) -> dict[str, Any]:
+    """Reads a text of `sealed`, without the hash.
+
+    Raises:
+        ValueError: It is no JSON, or not what was written.
+        TypeError: It is no JSON object.
+    """
+    data = json.loads(text)
+    if not isinstance(data, dict):
+        raise TypeError("a group of keys is expected")
+    if data.pop(SEAL, None) != _digest(data):
+        raise ValueError(f"its contents differ from its {SEAL}")
+    return data
+
+
+def hashes_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns the sha256 of files below a folder, by their relative path.
+
+    Args:
+        folder: Where they lie.
+        names: Files, or folders with all that is in them; one that does not exist is left out.
+
+    Raises:
+        OSError: A file can't be read.
+    """
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder, names)}
+
+
+def check(folder: Path, recorded: Mapping[str, str], names: Iterable[str], remedy: str) -> None:
+    """Checks files below a folder against their recorded hashes.
+
+    Args:
+        folder: Where they lie.
+        recorded: From `hashes_of`.
+        names: Which: files, or folders with all that is in them. What neither exists nor was recorded passes.
+        remedy: What the user can do, for the message.
+
+    Raises:
+        DamagedError: A file differs, is missing, or is not in the record.
+        OSError: A file can't be read.
+    """
+    names = list(names)
+    wanted = {
+        name: digest
+        for name, digest in recorded.items()
+        if any(name == each or name.startswith(f"{each}/") for each in names)
+    }
+    present = {path.relative_to(folder).as_posix(): path for path in _files(folder, names)}
+    for name in sorted(wanted.keys() | present.keys()):
+        if name not in present:
+            what = "is missing"
+        elif name not in wanted:
+            what = "is not in the run's record"
+        elif file_sha256(present[name]) != wanted[name]:
+            what = "differs from the run's record (sha256)"
+        else:
+            continue
+        raise DamagedError(f"{folder / name}: {what}; {remedy}")
+
+
+def _files(folder: Path, names: Iterable[str]) -> list[Path]:
+    found: list[Path] = []
+    for name in names:
+        path = folder / name
+        found += sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+    return [path for path in found if path.is_file()]
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_text(data, None).encode()).hexdigest()
+
+
+def _text(data: Mapping[str, Any], indent: int | None) -> str:
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    return text if indent is None else text + "\n"

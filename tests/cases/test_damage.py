@@ -1,0 +1,249 @@
+"""Damaged and hostile folders: told in one line, mended, or refused; never another answer without a word."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from frostline.hashes import hashes_of
+from frostline.record import RECORDED_FILES
+from tests.conftest import rewrite
+from tests.e2e.sweep_tools import TRIALS_ALONE, call
+
+FEW = ("training.max_steps=2", "training.epochs=null", "tracking=off")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_overrides):
+    """A folder with a run in `run/` and a sweep of four trials in `runs/s/`, to be copied."""
+    home = tmp_path_factory.mktemp("trained")
+    test_rows = ("dataset.test_fraction=0.2",)
+    done = call("run", *tiny_overrides, *FEW, *test_rows, "hydra.run.dir=run", cwd=home, timeout=120)
+    assert done.returncode == 0, done.stderr
+    done = call("sweep", "lr_x_depth", *sweep_words(tiny_overrides), cwd=home, timeout=200)
+    assert done.returncode == 0, done.stderr
+    return home
+
+
+def sweep_words(tiny_overrides):
+    tiny = [each for each in tiny_overrides if not each.startswith(("optimizer.lr=", "freeze"))]
+    return (*tiny, "sweep.name=s", "sweep.n_trials=4", *FEW, *TRIALS_ALONE)
+
+
+@pytest.fixture
+def home(trained, tmp_path):
+    """A copy of `trained` to damage."""
+    copy = tmp_path / "home"
+    shutil.copytree(trained, copy, symlinks=True)
+    return copy
+
+
+def flip(path: Path, at: float = 0.5) -> None:
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * at)] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def cut(path: Path, share: float = 0.5) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def answer(home: Path) -> dict[str, object]:
+    told = json.loads((home / "runs/s/report/recommended.json").read_text())
+    return {key: told[key] for key in ("point", "params") if key in told}
+
+
+def one_line(done, code: int, *words: str) -> None:
+    """Asserts that a command ended with one line on stderr that holds some words."""
+    assert done.returncode == code, done.stdout + done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model/model.safetensors", flip),
+        ("model/tokenizer.json", flip),
+        ("model/tokenizer.json", Path.unlink),
+        ("model/config.json", lambda path: path.write_text(path.read_text().replace("gelu", "relu"))),
+        ("model/added_tokens.json", lambda path: path.write_text('{"good": 3}')),
+        ("spec.json", flip),
+    ],
+    ids=["weights", "tokenizer", "no_tokenizer", "config", "added", "spec"],
+)
+def test_a6_a_model_that_is_not_as_it_was_trained_predicts_nothing(home, name, damage):
+    damage(home / "run" / name)
+    for command in (("predict", "run", "a text"), ("embed", "run", "--out=x.parquet"), ("test", "run")):
+        done = call(*command, cwd=home, timeout=60)
+        one_line(done, 2, name)
+        assert done.stdout == ""
+
+
+def test_a6_a_result_that_is_not_as_it_was_written_is_no_result(home):
+    path = home / "run/result.json"
+    text = path.read_text()
+    value = json.loads(text)["objective"]["value"]
+    path.write_text(text.replace(str(value), "0.99"))
+    one_line(call("predict", "run", "a text", cwd=home, timeout=60), 2, "result.json", "sha256")
+    one_line(call("reproduce", "run", cwd=home, timeout=60), 2, "result.json", "sha256")
+
+
+def test_a6_a_whole_model_predicts(home):
+    done = call("predict", "run", "a text", cwd=home, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a9_a_metric_of_a_strangers_record_is_not_run(home):
+    script = home / "canary.py"
+    script.write_text(f"open({str(home / 'was_run')!r}, 'w').close()\n")
+    run = home / "run"
+    spec = json.loads((run / "spec.json").read_text())
+    spec["training"]["metrics"] = ["accuracy", "canary.py"]
+    (run / "spec.json").write_text(json.dumps(spec))
+    rewrite(run / "result.json", lambda data: data.update(files=hashes_of(run, RECORDED_FILES)))
+    for command in ("test", "reproduce"):
+        one_line(call(command, "run", cwd=home, timeout=60), 2, "--metric canary.py")
+    assert not (home / "was_run").exists()
+
+
+@pytest.mark.parametrize("damage", [cut, Path.unlink, flip], ids=["cut", "gone", "flipped"])
+@pytest.mark.parametrize("journal", [True, False], ids=["journal", "no_journal"])
+def test_a5_a_trials_file_is_damaged_and_the_answer_stays(home, damage, journal):
+    before = answer(home)
+    damage(home / "runs/s" / f"{before['point']:03d}" / "point.json")
+    if not journal:
+        (home / "runs/s/journal.log").unlink()
+    done = call("report", "s", cwd=home, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert answer(home) == before
+    assert f"{before['point']:03d}/point.json: is {'missing' if damage is Path.unlink else 'damaged'}" in done.stderr
+    assert ("journal.log" if journal else "the results of its runs") in done.stderr
+
+
+def test_a5_a_trial_without_any_whole_record_gives_no_other_answer(home):
+    before = answer(home)
+    for name in ("point.json", "result.json"):
+        cut(home / "runs/s" / f"{before['point']:03d}" / name)
+    (home / "runs/s/journal.log").unlink()
+    done = call("report", "s", cwd=home, timeout=60)
+    assert done.returncode == 1, done.stderr
+    assert "1 of its trials can't be read" in done.stderr
+    assert answer(home) == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.33, 0.67, 0.9])
+def test_a4_a_journal_that_was_cut_gives_the_same_table(home, tiny_overrides, share):
+    before = answer(home)
+    rows = (home / "runs/s/report/points.csv").read_text()
+    cut(home / "runs/s/journal.log", share)
+    done = call("sweep", "lr_x_depth", *sweep_words(tiny_overrides), cwd=home, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "4 of 4 points are done" in done.stderr
+    assert "rebuilt from" in done.stderr
+    assert answer(home) == before
+    assert (home / "runs/s/report/points.csv").read_text() == rows
+
+
+@pytest.fixture
+def listener():
+    """An HTTP server that notes what reaches it."""
+    heard: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def _note(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            heard.append((self.path, self.headers.get("Authorization")))
+            self.send_error(500)
+
+        do_GET = do_POST = do_PUT = _note  # noqa: N815
+
+        def log_message(self, *args: object) -> None:
+            """Says nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}", heard
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def pend(folder: Path, uri: str, **more: object) -> None:
+    """Makes a folder one that MLflow has missed, as a stranger could."""
+    place = {"uri": uri, "experiment": "e", "log_model": True, "tags": {}}
+    missed = {"kind": "run", "tracking": place, "child": None, "why": "", **more}
+    (folder / ".mlflow-pending.json").write_text(json.dumps(missed))
+
+
+def test_a12_sync_sends_nothing_to_an_address_that_a_record_names(home, listener):
+    uri, heard = listener
+    (home / "runs/strange").mkdir()
+    shutil.copytree(home / "run", home / "runs/strange/run")
+    pend(home / "runs/strange/run", uri)
+    done = call("sync", cwd=home, timeout=60, MLFLOW_TRACKING_TOKEN="geheim")
+    one_line(done, 2, f"belongs to {uri}, not to sqlite:///mlflow.db", f"tracking.uri={uri}")
+    assert heard == []
+    done = call("sync", f"tracking.uri={uri}", cwd=home, timeout=60)  # named by the user it is asked
+    assert done.returncode == 2
+    assert heard
+
+
+def test_a12_sync_sends_regular_files_of_the_folder_alone(home):
+    from mlflow import MlflowClient
+
+    (home / "secret").mkdir()
+    (home / "secret/key.txt").write_text("geheim")
+    (home / "run/notes.txt").symlink_to(home / "secret/key.txt")
+    (home / "run/more").symlink_to(home / "secret")
+    pend(home / "run", "sqlite:///mlflow.db")
+    ending = {
+        "status": "FINISHED", "tags": {}, "best": "../../run", "with_model": True,
+        "files": ["report/report.html", str(home / "secret/key.txt"), "../../secret/key.txt", "out/key.txt"],
+    }  # fmt: skip
+    (home / "runs/s/out").symlink_to(home / "secret")
+    sweep = {"kind": "sweep", "name": "s", "params": {}, "metrics": [], "view": None, "ending": ending}
+    pend(home / "runs/s", "sqlite:///mlflow.db", **sweep)
+    done = call("sync", "run", "runs", cwd=home, timeout=120)
+    assert "recorded: runs/s" in done.stdout, done.stdout + done.stderr
+    assert f"{home.name}" not in done.stdout
+    assert "is a link" in done.stderr  # its model is not uploaded from a folder with links
+    made = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    experiment = made.get_experiment_by_name("e").experiment_id
+    sent = set()
+    for run in made.search_runs([experiment]):
+        folders = [""]
+        for folder in folders:
+            for item in made.list_artifacts(run.info.run_id, folder or None):
+                (folders.append(item.path) if item.is_dir else sent.add(item.path))
+    assert {"report.html", "spec.json"} <= sent
+    assert not [name for name in sent if "key" in name or "notes" in name]
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "metrics.jsonl", "run.log", ".lock", "model", "spec.json"])
+def test_a13_nothing_is_written_or_deleted_through_a_link(home, tiny_overrides, name):
+    target = home / "precious"
+    target.mkdir()
+    (target / "step-000000001").mkdir()
+    (target / "step-000000001/work.txt").write_text("mine")
+    (target / "work.txt").write_text("mine")
+    trial = home / "runs/s/000"
+    shutil.rmtree(home / "runs/s/001")
+    for each in (trial, home / "new"):
+        each.mkdir(exist_ok=True)
+        if (each / name).is_dir():
+            shutil.rmtree(each / name)
+        (each / name).unlink(missing_ok=True)
+        (each / name).symlink_to(target if "." not in name else target / "work.txt")
+    one_line(call("sweep", "lr_x_depth", *sweep_words(tiny_overrides), cwd=home, timeout=60), 2, name, "is a link")
+    one_line(call("run", *tiny_overrides, *FEW, "hydra.run.dir=new", cwd=home, timeout=60), 2, name, "is a link")
+    assert sorted(path.name for path in target.rglob("*")) == ["step-000000001", "work.txt", "work.txt"]
+    assert {path.read_text() for path in target.rglob("*.txt")} == {"mine"}
