@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -30,6 +32,33 @@ class DataError(UserError):
 
 class ModelError(UserError):
     """The model can't be used: an unsupported architecture, pickled weights, remote code."""
+
+
+class MachineError(UserError):
+    """The machine's trouble, not the run's: a full disk, a file system that is gone. What was trained is kept."""
+
+
+_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.EMFILE}
+)
+
+MACHINE_WAY_OUT = "mend that (df -h shows what is full), and the same command goes on"
+
+_HIDDEN = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+"""What libraries written in C++ and Rust pass on of an error, without its number."""
+
+
+def machine_trouble(error: BaseException | None) -> str | None:
+    """Returns in a few words what is wrong with the machine, if an exception or one of its causes comes from that."""
+    while error is not None:
+        if isinstance(error, MachineError):
+            return str(error)
+        if isinstance(error, OSError) and error.errno in _MACHINE:
+            return f"{os.strerror(error.errno)}{f': {error.filename}' if error.filename else ''}"
+        if (hidden := next((words for words in _HIDDEN if words in str(error)), None)) is not None:
+            return hidden
+        error = error.__cause__ or error.__context__
+    return None
 
 
 class RunFailedError(RuntimeError):

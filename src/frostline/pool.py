@@ -326,7 +326,8 @@ def _work(connection: Connection, function: str, warm: str | None, log: str | No
         try:
             value = _resolve(function)(payload, channel)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the next job must find a worker
-            traceback.print_exc()
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
             kind, value = Kind.ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}"
         finally:
             del payload
@@ -338,8 +339,9 @@ def _work(connection: Connection, function: str, warm: str | None, log: str | No
             return
         except Exception as error:  # noqa: BLE001 - a result that can't be pickled must not kill the worker
             connection.send((Kind.ERROR, f"its result can't be sent: {type(error).__name__}: {error}"))
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full disk is no reason for the next job to find no worker
+            sys.stdout.flush()
+            sys.stderr.flush()
         if channel.retiring:
             return
 

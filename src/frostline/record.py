@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +20,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from frostline import hashes
-from frostline.errors import UserError
+from frostline.errors import MachineError, UserError, machine_trouble
 from frostline.provenance import environment, git_diff
 from frostline.result import RESULT_FILE, Frozen, RunResult, Status, finite
 
@@ -223,7 +224,8 @@ class RunFolder:
             self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")
             self._handler = logging.FileHandler(self.folder / LOG_FILE, encoding="utf-8")
         except OSError as error:
-            raise UserError(f"{self.folder}: can't write the run's folder: {error.strerror}") from error
+            kind = UserError if machine_trouble(error) is None else MachineError
+            raise kind(f"{self.folder}: can't write the run's folder: {error.strerror}") from error
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logger = logging.getLogger("frostline")
         logger.addHandler(self._handler)
@@ -240,12 +242,14 @@ class RunFolder:
                 reason=str(error),
                 spec_digest=self._spec.digest(),
             )
-            self.finish(failed)
+            with suppress(MachineError):
+                self.finish(failed)
         if self._handler is not None:
             logging.getLogger("frostline").removeHandler(self._handler)
             self._handler.close()
         if self._metrics is not None:
-            self._metrics.close()
+            with suppress(OSError):  # a full disk has been told of
+                self._metrics.close()
         self._lock.release()
 
     def start(self, run: RunStart) -> None:
@@ -266,9 +270,16 @@ class RunFolder:
         self._metrics.flush()
 
     def finish(self, result: RunResult) -> None:
-        """Writes `result.json`, with the sha256 of the run's files: all of it or nothing."""
-        files = hashes.hashes_of(self.folder, RECORDED_FILES)
-        write_atomically(self.folder / RESULT_FILE, replace(result, files=files).to_json())
+        """Writes `result.json`, with the sha256 of the run's files: all of it or nothing.
+
+        Raises:
+            MachineError: The folder can't be written any more.
+        """
+        try:
+            files = hashes.hashes_of(self.folder, RECORDED_FILES)
+            write_atomically(self.folder / RESULT_FILE, replace(result, files=files).to_json())
+        except OSError as error:
+            raise MachineError(f"{self.folder}: its result can't be written: {error.strerror or error}") from error
 
 
 def regular_files(folder: Path) -> list[Path]:

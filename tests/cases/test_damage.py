@@ -13,7 +13,7 @@ import pytest
 from frostline.hashes import hashes_of
 from frostline.record import RECORDED_FILES
 from tests.conftest import rewrite
-from tests.e2e.sweep_tools import TRIALS_ALONE, call
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, points, start, wait_for
 
 FEW = ("training.max_steps=2", "training.epochs=null", "tracking=off")
 
@@ -247,3 +247,29 @@ def test_a13_nothing_is_written_or_deleted_through_a_link(home, tiny_overrides, 
     one_line(call("run", *tiny_overrides, *FEW, "hydra.run.dir=new", cwd=home, timeout=60), 2, name, "is a link")
     assert sorted(path.name for path in target.rglob("*")) == ["step-000000001", "work.txt", "work.txt"]
     assert {path.read_text() for path in target.rglob("*.txt")} == {"mine"}
+
+
+FULL = "No space left on device; mend that (df -h shows what is full), and the same command goes on"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["worker", "parent_too"])
+def test_a2_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(trained, tmp_path, tiny_overrides, where):
+    full = tmp_path / "full"
+    words = (*sweep_words(tiny_overrides), "plugins=[full_disk_plugin]")
+    env = {"PYTHONPATH": str(Path(__file__).parents[1] / "e2e"), "FULL_DISK": str(full)}
+    process = start("sweep", "lr_x_depth", *words, cwd=tmp_path, **env)
+    folder = tmp_path / "runs/s"
+    wait_for(lambda: len(list(folder.glob("*/point.json"))) == 1)
+    full.write_text(str(process.pid) if where == "worker" else "")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2, err
+    lines = [line for line in err.splitlines() if line.startswith("frostline: ")]
+    assert len(lines) == 1, err
+    assert FULL in lines[0]
+    assert "FAILED" not in err
+    full.unlink()
+    done = call("sweep", "lr_x_depth", *words, cwd=tmp_path, timeout=100, **env)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = points(folder), points(trained / "runs/s")
+    assert [(p.params, p.state, p.by_seed) for p in ours] == [(p.params, p.state, p.by_seed) for p in theirs]

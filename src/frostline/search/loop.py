@@ -47,12 +47,14 @@ class Ended:
         number: Of the point.
         outcome: What it came to; None if it was interrupted and can go on later.
         fatal: What the user must mend before any point can be trained, if that is why.
+        machine: Whether that is the machine's trouble, as a full disk.
         seed: Of a further seed of a finished point.
     """
 
     number: int
     outcome: Outcome | None
     fatal: str | None = None
+    machine: bool = False
     seed: int | None = None
 
 
@@ -350,7 +352,7 @@ class _Course:
         if task.seed is not None:
             self._on_replicate(task, task.seed, event)
             return
-        if task.number == BASELINE_NUMBER and event.fatal is not None:
+        if task.number == BASELINE_NUMBER and event.fatal is not None and not event.machine:
             # What the sweep fixes may not go with it, as runtime.cache.mode=require: the trials are what they are.
             event = replace(event, fatal=None, outcome=Outcome(state=State.FAILED, reason=event.fatal))
         if event.fatal is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from frostline import lora
-from frostline.errors import ModelError, UserError, listing
+from frostline.errors import ModelError, UserError, listing, machine_trouble
 from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
 from frostline.record import (
@@ -442,4 +442,6 @@ def _reason(error: BaseException) -> str:
 def _cause(error: BaseException) -> Cause | None:
     if isinstance(error, torch.OutOfMemoryError):
         return Cause.OUT_OF_MEMORY
+    if machine_trouble(error) is not None:
+        return Cause.MACHINE
     return Cause.DIVERGED if isinstance(error, DivergedError) else None

@@ -43,7 +43,7 @@ from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.recovery import behind, merged, recover, told
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
-from frostline.errors import RunFailedError, SpecError, UserError
+from frostline.errors import MACHINE_WAY_OUT, MachineError, RunFailedError, SpecError, UserError, machine_trouble
 from frostline.point import Outcome, Point, State
 from frostline.pool import Pool
 from frostline.provenance import num_cores, redact
@@ -227,7 +227,10 @@ class _Course:
             except BaseException as error:
                 self._close_pool()
                 trouble = storage_trouble(error)
-                self._end_run(Status.FAILED, trouble or f"{type(error).__name__}: {error}")
+                full = machine_trouble(error) if trouble is None else None
+                self._end_run(Status.FAILED, trouble or full or f"{type(error).__name__}: {error}")
+                if full is not None:
+                    raise MachineError(f"{self._folder.folder}: {full}; {MACHINE_WAY_OUT}") from error
                 if trouble is None:
                     raise
                 raise RunFailedError(

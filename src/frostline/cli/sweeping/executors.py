@@ -25,12 +25,12 @@ from frostline.cli.sweeping.lost import record_lost
 from frostline.cli.sweeping.read import Compose, Sweep, encode, is_full
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, kind_of, outcome_of
 from frostline.config import Job, decode_job
-from frostline.errors import SpecError, UserError
+from frostline.errors import MACHINE_WAY_OUT, SpecError, UserError
 from frostline.point import Outcome, State, label
 from frostline.pool import Event, Kind, Pool
 from frostline.provenance import redact
 from frostline.record import CHILD_FILE, RUN_FILE, Sharing, write_atomically
-from frostline.result import RunResult, Status
+from frostline.result import Cause, RunResult, Status
 from frostline.search import Ended, Key, Reported, Task
 from frostline.search import Event as SearchEvent
 from frostline.spec import DEPTH_KEY, Device, Params, Progress, PrunerName, Value
@@ -104,8 +104,9 @@ class Runs:
                 None,
             )
         return Ended(
-            number=number, outcome=None if trouble else end.outcome, fatal=trouble or end.fatal, seed=replicate
-        )
+            number=number, outcome=None if trouble else end.outcome, fatal=trouble or end.fatal,
+            machine=end.machine and trouble is None, seed=replicate,
+        )  # fmt: skip
 
     def overrides(self, params: Mapping[str, Value], seed: int) -> tuple[str, ...]:
         """Returns what composes a run."""
@@ -203,6 +204,7 @@ class PoolExecutor:
         self._parent = parent
         self._warn = warn
         self._trials: dict[Key, TrialJob] = {}
+        self._retried: set[Key] = set()
         self._ready: list[SearchEvent] = []
         self._stopping = False
         self._sharing = sharing_of(sweep, threads)
@@ -258,8 +260,18 @@ class PoolExecutor:
         if self._stopping and event.kind is Kind.DIED:  # the signal came between two runs
             return [Ended(number=number, outcome=None, seed=seed)]
         reason = str(event.value)
+        if event.kind is Kind.DIED and event.key not in self._retried:
+            self._retry(event.key, reason)
+            return []
         record_lost(self._trials[event.key], reason)
         return [Ended(number=number, outcome=Outcome(state=State.FAILED, reason=reason), seed=seed)]
+
+    def _retry(self, key: Key, reason: str) -> None:
+        """Gives a trial whose process died to another one, once: it goes on from its last checkpoint."""
+        self._retried.add(key)
+        trial = self._trials[key] = replace(self._trials[key], note=f"{reason}: trained again from its last checkpoint")
+        self._warn(f"warning: #{trial.number} {trial.name}: {trial.note}")
+        self._pool.submit(key, trial)
 
     def answer(self, number: int, prune: bool) -> None:
         """See `Executor`."""
@@ -364,6 +376,9 @@ class BatchExecutor:
             results.append((seed, result))
             if result.status is Status.KILLED:
                 return Ended(number=task.number, outcome=None, seed=own)
+            if result.cause is Cause.MACHINE:
+                fatal = f"{folder}: {result.reason}; {MACHINE_WAY_OUT}"
+                return Ended(number=task.number, outcome=None, fatal=fatal, machine=True, seed=own)
             if result.status is not Status.FINISHED:
                 return Ended(number=task.number, outcome=outcome_of(results, State.FAILED, more=False), seed=own)
         end = TrialEnd(outcome=outcome_of(results, State.COMPLETE, more=False))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.cli.run import configure_logging
 from frostline.config import Job, spec_from_text
-from frostline.errors import UserError
+from frostline.errors import MACHINE_WAY_OUT, MachineError, UserError, machine_trouble
 from frostline.hashes import DamagedError
 from frostline.point import BASELINE_NUMBER, Outcome, State
 from frostline.record import (
@@ -78,6 +78,7 @@ class TrialJob:
         params: The swept keys.
         sharing: What the sweep's runs have in common.
         replicate: The seed, if this is a further one of a finished point.
+        note: What is known of an earlier attempt, for the record.
     """
 
     number: int
@@ -91,6 +92,7 @@ class TrialJob:
     params: Mapping[str, Any]
     sharing: Sharing
     replicate: int | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +117,12 @@ class TrialEnd:
     Attributes:
         outcome: None if a signal stopped it.
         fatal: What the user must mend.
+        machine: Whether that is the machine's trouble, as a full disk: no fault of what was to be trained.
     """
 
     outcome: Outcome | None
     fatal: str | None = None
+    machine: bool = False
 
 
 def warm() -> None:
@@ -187,7 +191,14 @@ def run_trial(trial: TrialJob, channel: Channel) -> TrialEnd:
     try:
         return _run_all(trial, channel)
     except UserError as error:
+        if isinstance(error, MachineError):
+            return TrialEnd(outcome=None, fatal=f"{error}; {MACHINE_WAY_OUT}", machine=True)
         return TrialEnd(outcome=None, fatal=str(error))
+    except Exception as error:
+        trouble = machine_trouble(error)
+        if trouble is None:
+            raise
+        return TrialEnd(outcome=None, fatal=f"{trouble}; {MACHINE_WAY_OUT}", machine=True)
     finally:
         logging.getLogger("frostline").removeHandler(handler)
 
@@ -195,7 +206,7 @@ def run_trial(trial: TrialJob, channel: Channel) -> TrialEnd:
 def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
     results: list[tuple[int, RunResult]] = []
     resumed = 0
-    note: str | None = None
+    note = trial.note
     for index, seed_run in enumerate(trial.runs):
         monitor = _ChannelMonitor(channel, seed_run, trial.ask, index * trial.steps_per_run)
         channel.alive()
@@ -206,6 +217,8 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
             channel.retire()  # what it left in the device's memory must not be the next trial's trouble
         if result is None or result.status is Status.KILLED:
             return TrialEnd(outcome=None)
+        if result.cause is Cause.MACHINE:
+            return TrialEnd(outcome=None, fatal=f"{seed_run.folder}: {result.reason}; {MACHINE_WAY_OUT}", machine=True)
         results.append((seed_run.job.run.seed, result))
         if result.status is Status.FAILED:
             return TrialEnd(outcome=_outcome(results, State.FAILED, trial, resumed, note))
