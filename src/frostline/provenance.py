@@ -10,13 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from frostline import variables
-from frostline.hashes import file_sha256
 
 _PACKAGES = (
     "frostline",
@@ -215,18 +214,6 @@ def _run_git(folder: Path, *arguments: str, settings: Sequence[str] = ()) -> str
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def sha256_of_unchanged(path: Path) -> str:
-    """Returns the sha256 of a file's bytes, read once as long as the file is the same, of the same size and times."""
-    stat = path.stat()
-    return _sha256_of(path, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-
-
-@lru_cache(maxsize=64)
-def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
-    del stamp  # part of the key
-    return file_sha256(path)
 
 
 class PeakMemory:

@@ -273,3 +273,20 @@ def test_a2_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(trained, tm
     assert done.returncode == 0, done.stderr
     ours, theirs = points(folder), points(trained / "runs/s")
     assert [(p.params, p.state, p.by_seed) for p in ours] == [(p.params, p.state, p.by_seed) for p in theirs]
+
+
+@pytest.mark.parametrize("damage", [cut, flip], ids=["cut", "flipped"])
+def test_a8_a_damaged_converted_table_is_converted_again(home, tiny_overrides, damage):
+    env = {"FROSTLINE_HOME": str(home / "cache")}
+    words = ("run", *tiny_overrides, *FEW, "dataset.test_fraction=0.2")
+    assert call(*words, "hydra.run.dir=a", cwd=home, timeout=60, **env).returncode == 0
+    tables = sorted((home / "cache/datasets").rglob("*.arrow"))
+    assert len(tables) >= 3
+    for number, table in enumerate(tables):
+        before = table.read_bytes()
+        damage(table)
+        done = call(*words, f"hydra.run.dir=b{number}", cwd=home, timeout=60, **env)
+        assert done.returncode == 0, done.stderr
+        assert "a converted table is damaged: converting it again" in done.stderr
+        assert table.read_bytes() == before
+        assert (home / f"b{number}/metrics.jsonl").read_bytes() == (home / "a/metrics.jsonl").read_bytes()

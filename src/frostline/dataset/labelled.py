@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import datasets
 
+from frostline.dataset.kept import map_kept
 from frostline.dataset.labels import LabelRule, label_rule, members, multi_hot_width
 from frostline.dataset.lists import list_in
 from frostline.dataset.raw import RawTable
@@ -58,9 +59,10 @@ def with_named_labels(raw: RawTable, spec: DatasetSpec) -> RawTable:
     plain: Any = datasets.Value("string")
     features = raw.table.features.copy()
     features[spec.label_column] = plain if inner is feature else datasets.Sequence(plain)
-    labels = raw.table.select_columns([spec.label_column]).map(
-        convert, batched=True, features=datasets.Features({spec.label_column: features[spec.label_column]}),
-        new_fingerprint=digest_of(["names", raw.fingerprint, spec.label_column, names])[:32], desc="names",
+    labels = map_kept(
+        raw.table.select_columns([spec.label_column]), convert,
+        digest_of(["names", raw.fingerprint, spec.label_column, names])[:32], batched=True,
+        features=datasets.Features({spec.label_column: features[spec.label_column]}), desc="names",
     )  # fmt: skip
     others = [column for column in raw.table.column_names if column != spec.label_column]
     table = datasets.concatenate_datasets([raw.table.select_columns(others), labels], axis=1) if others else labels
@@ -157,15 +159,11 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
     features = {"text": "string", "labels": "float64" if regression else "int64", "key": "int64"}
     if spec.pair_column is not None:
         features["pair"] = "string"
-    return raw.table.map(
-        convert,
-        batched=True,
-        with_indices=True,
+    return map_kept(
+        raw.table, convert, _kept_as(raw, spec, rule), batched=True, with_indices=True,
         remove_columns=raw.table.column_names,
-        features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}),
-        new_fingerprint=_kept_as(raw, spec, rule),
-        desc="labels",
-    )
+        features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}), desc="labels",
+    )  # fmt: skip
 
 
 def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
@@ -192,10 +190,9 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
         "labels": datasets.Sequence(datasets.Value("int64")),
         "key": datasets.Value("int64"),
     }
-    return raw.table.map(
-        convert, batched=True, with_indices=True, remove_columns=raw.table.column_names,
-        features=datasets.Features(features),
-        new_fingerprint=_kept_as(raw, spec, rule), desc="labels",
+    return map_kept(
+        raw.table, convert, _kept_as(raw, spec, rule), batched=True, with_indices=True,
+        remove_columns=raw.table.column_names, features=datasets.Features(features), desc="labels",
     )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from frostline.dataset.kept import map_kept
 from frostline.dataset.table import IntArray, Padding, labels_of
 from frostline.errors import DataError
 
@@ -261,10 +262,10 @@ def _table(rows: datasets.Dataset, given: ImageInput, identity: str, folder: Pat
     sha256 = hashlib.sha256(about.encode()).hexdigest()
     path = folder / f"{sha256[:32]}.arrow"
     features = datasets.Features({"labels": rows.features["labels"], "pixels": datasets.Value("binary")})
-    done = rows.select_columns(["image", "labels"]).map(
-        convert, batched=True, batch_size=_ROWS_AT_ONCE, with_indices=True, remove_columns=["image"], features=features,
-        writer_batch_size=_ROWS_AT_ONCE * 4, new_fingerprint=sha256[:32], desc=f"pixels ({name})",
-        cache_file_name=str(path), load_from_cache_file=True,
+    done = map_kept(
+        rows.select_columns(["image", "labels"]), convert, sha256[:32], path=path, batched=True,
+        batch_size=_ROWS_AT_ONCE, with_indices=True, remove_columns=["image"], features=features,
+        writer_batch_size=_ROWS_AT_ONCE * 4, desc=f"pixels ({name})",
     )  # fmt: skip
     path.touch()  # used just now
     return PixelTable(done, scale if scale.is_exact else None, scale.shape, sha256, path)

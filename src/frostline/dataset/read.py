@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 
+from frostline.dataset.kept import load_kept
 from frostline.dataset.pictures import read_images, read_pixels
 from frostline.dataset.raw import RawTable
 from frostline.errors import DataError
@@ -73,8 +74,13 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     builder, options = _builder(path, form, spec)
     notes = _check_fields(path, options) if builder == "csv" else ()
     folder = cache_dir / sha256[:20]
+
+    def load() -> datasets.Dataset:
+        given: Any = options
+        return datasets.load_dataset(builder, data_files=[str(path)], split="train", cache_dir=str(folder), **given)
+
     try:
-        table = datasets.load_dataset(builder, data_files=[str(path)], split="train", cache_dir=str(folder), **options)
+        table = load_kept(folder, load)
     except Exception as error:
         if "corresponds to no data" in str(error):  # the builder's word for no rows at all
             raise _no_rows(path, form) from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from frostline.dataset.kept import map_kept
 from frostline.dataset.pixels import ImageInput, PixelTable, pixel_tables
 from frostline.dataset.rows import Rows
 from frostline.dataset.split import Indices
@@ -164,14 +165,16 @@ def token_table(
         fingerprint: What is kept on the disk is found again by it; None: nothing is kept.
         about: For the progress bar.
     """
-    done = rows.map(
-        lambda batch: _encode(batch, tokenizer, max_tokens),
-        batched=True,
-        remove_columns=[column for column in rows.column_names if column != "labels" or "words" in rows.column_names],
-        keep_in_memory=fingerprint is None,
-        new_fingerprint=fingerprint or "0" * 32,
-        desc=about,
-    )
+    columns = [column for column in rows.column_names if column != "labels" or "words" in rows.column_names]
+    options: dict[str, Any] = {"batched": True, "remove_columns": columns, "desc": about}
+
+    def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        return _encode(batch, tokenizer, max_tokens)
+
+    if fingerprint is None:
+        done = rows.map(encode, keep_in_memory=True, new_fingerprint="0" * 32, **options)
+    else:
+        done = map_kept(rows, encode, fingerprint, **options)
     flags = [flag for batch in done.select_columns("truncated").iter(10_000) for flag in batch["truncated"]]
     return TokenTable(done.remove_columns("truncated")), np.array(flags, dtype=bool)
 

@@ -21,6 +21,7 @@ from frostline.dataset import NO_PADDING, ImageInput, Padding, PixelTable, Rows,
 from frostline.drift import Drift
 from frostline.errors import ModelError, SpecError, listing
 from frostline.freeze import FrozenPart, freeze
+from frostline.hashes import unchanged_sha256
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
@@ -336,5 +337,5 @@ def _tokenizer_sha256(folder: Path) -> str:
         "special_tokens_map.json",
     )
     files = [folder / name for name in names] + sorted(folder.glob("*.model"))
-    parts = [f"{path.name}:{provenance.sha256_of_unchanged(path)}" for path in files if path.is_file()]
+    parts = [f"{path.name}:{unchanged_sha256(path)}" for path in files if path.is_file()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
