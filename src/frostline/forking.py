@@ -12,6 +12,7 @@ import ctypes
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import multiprocessing.process
 import multiprocessing.resource_tracker
 import os
 import signal
@@ -19,6 +20,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+from frostline import scratch
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -39,6 +42,12 @@ _TEMPLATE_S = 180.0
 
 _QUIET = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
 """For the process that tidies up what killed workers leave (locks, as tqdm makes one): it need not tell of each."""
+
+_FOLDER_PATH = 80
+"""Bytes that the path of a socket's folder may have: 108 for the whole (unix(7)), less a name of up to 20."""
+
+_PARENT = "FROSTLINE_TEMPLATE_OF"
+"""Variable that holds the process id of a template's parent."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -126,7 +135,9 @@ class ProcessStarter:
             context.set_forkserver_preload([self._template])
             # Python 3.11 hands it no module search path, and puts the current folder before all others.
             path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONSAFEPATH": "1"}
+            path[_PARENT] = str(os.getpid())
             try:
+                _take_folder()
                 with _environment({**env, **path}), _blocked(_NOT_FOR_THE_TEMPLATE):
                     multiprocessing.forkserver.ensure_running()
             except OSError:  # as where the path of the temporary folder is too long for a socket
@@ -134,6 +145,17 @@ class ProcessStarter:
             else:
                 return context
         return multiprocessing.get_context("spawn")
+
+
+def _take_folder() -> None:
+    """Gives `multiprocessing` a temporary folder that the next command removes, should this process be killed.
+
+    Raises:
+        OSError: There is none with a path short enough for the template's socket.
+    """
+    config = multiprocessing.process.current_process()._config  # type: ignore[attr-defined]
+    if config.get("tempdir") is None:
+        config["tempdir"] = str(scratch.make("workers", _FOLDER_PATH))
 
 
 @contextlib.contextmanager
@@ -208,9 +230,7 @@ def _live(
     try:
         os.environ.clear()  # the template's is that of when it started
         os.environ.update(env)
-        if forked:
-            # Without the template the parent hears no more of it. The kernel asks no thread of ours.
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_creator()  # of a fork that is the template: without it the parent hears no more of this process
         with contextlib.suppress(OSError):
             os.setsid()  # Ctrl-C in the terminal goes to the parent, which decides what its workers do
         _die_with_parent()
@@ -222,6 +242,19 @@ def _live(
         if forked:  # of a fork multiprocessing asks nobody who wants to be asked at the end of a process
             sys.stdout.flush()
             atexit._run_exitfuncs()
+
+
+def die_with_creator() -> None:
+    """Has the kernel kill this process at once when the one that started it is gone: it asks no thread of ours."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def be_template() -> None:
+    """Has this process end with the one that it is a template of: it hears of that only between its imports."""
+    die_with_creator()
+    if os.environ.get(_PARENT, str(os.getppid())) != str(os.getppid()):  # it was gone before
+        os._exit(1)
 
 
 def _leave(signum: int, frame: object) -> None:

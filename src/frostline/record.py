@@ -192,15 +192,24 @@ class RunFolder:
         go_on_from: None begins a run in a folder that has none. A step goes on with the run that lies there: numbers
             up to this step are kept, the others and its result go; 0 begins it again.
 
+        keep_diff: Whether `git.diff` is written.
+
     Raises:
         UserError: The folder can't be written, or holds a run already.
     """
 
     def __init__(
-        self, folder: Path, spec: RunSpec, overrides: Sequence[str] = (), *, go_on_from: int | None = None
+        self,
+        folder: Path,
+        spec: RunSpec,
+        overrides: Sequence[str] = (),
+        *,
+        go_on_from: int | None = None,
+        keep_diff: bool = True,
     ) -> None:
         self.folder = folder
         self._go_on_from = go_on_from
+        self._keep_diff = keep_diff
         self._spec = spec
         self._overrides = list(overrides)
         self._metrics: TextIO | None = None
@@ -214,6 +223,7 @@ class RunFolder:
             # Whoever goes on may come a moment before the system has freed the lock of the process that was killed.
             if not self._lock.acquire(0.0 if self._go_on_from is None else _TAKEOVER_S):
                 raise UserError(f"{self.folder}: another process is writing a run there; give another folder")
+            remove_unfinished(self.folder)
             if self._go_on_from is not None:
                 _rewind(self.folder, self._go_on_from)
             elif (self.folder / RESULT_FILE).exists() or (self.folder / METRICS_FILE).exists():
@@ -256,7 +266,7 @@ class RunFolder:
         """Keeps what one needs to come back to this environment: `environment.json`, and `git.diff` if there is one."""
         seen = {**environment(), "compute": run.provenance.get("compute")}
         write_atomically(self.folder / ENVIRONMENT_FILE, json.dumps(seen, indent=1, ensure_ascii=False) + "\n")
-        diff = git_diff(Path.cwd())
+        diff = git_diff(Path.cwd()) if self._keep_diff else None
         if diff is not None:
             write_atomically(self.folder / DIFF_FILE, diff)
 
@@ -374,6 +384,12 @@ class _FolderLock:
         if self._lock.is_locked:
             self._path.unlink(missing_ok=True)
             self._lock.release()
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what a killed process left of `write_atomically`; the folder must be locked."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, text: str) -> None:

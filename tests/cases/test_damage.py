@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,7 +18,7 @@ import pytest
 from frostline.hashes import hashes_of
 from frostline.record import RECORDED_FILES
 from tests.conftest import rewrite
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, points, start, wait_for
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
 
 FEW = ("training.max_steps=2", "training.epochs=null", "tracking=off")
 
@@ -290,3 +295,81 @@ def test_a8_a_damaged_converted_table_is_converted_again(home, tiny_overrides, d
         assert "a converted table is damaged: converting it again" in done.stderr
         assert table.read_bytes() == before
         assert (home / f"b{number}/metrics.jsonl").read_bytes() == (home / "a/metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a16_nobody_and_nothing_is_left_when_the_parent_is_killed(tmp_path, tiny_overrides):
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    env = {"PYTHONPATH": str(Path(__file__).parents[1] / "e2e"), "SLOW_S": "0.5", "TMPDIR": str(scratch)}
+    words = (*sweep_words(tiny_overrides), "plugins=[sweep_plugin]", "optimizer.name=slow", "tracking=mlflow")
+    process = start("sweep", "lr_x_depth", *words, cwd=tmp_path, as_users_do=True, **env)
+    before = set(descendants(process.pid))
+    wait_for(lambda: len(before.update(descendants(process.pid)) or before) >= 2)  # the template imports for seconds
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 3.0
+    while any(is_alive(pid) for pid in before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in before if is_alive(pid)]
+    assert list(scratch.iterdir())  # what it could not remove
+    again = start("list", "models", cwd=tmp_path, as_users_do=True, **env)
+    assert again.wait(60) == 0
+    assert list(scratch.iterdir()) == []
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError, IndexError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found += [int(stat.parent.name), *descendants(int(stat.parent.name))]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def test_a15_escape_sequences_do_not_reach_the_terminal(home, tiny_overrides):
+    loud = home / "loud.csv"
+    labels = ("good", "ba\x1b[2Jd")
+    rows = "".join(f'"text {n}","{labels[n % 2]}"\n' for n in range(80))
+    loud.write_text("text,label\n" + rows)
+    given = ("model=path", tiny_overrides[1], "dataset=csv", f"dataset.location={loud}", *tiny_overrides[4:])
+    shown = []
+    done = call("run", *given, *FEW, "hydra.run.dir=loud", cwd=home, timeout=60)
+    assert done.returncode == 0, done.stderr
+    shown += [done, call("predict", "loud", "a \x1b]0;title\x07text", cwd=home, timeout=60)]
+    assert r"\x1b" in shown[-1].stdout
+    rewrite(home / "runs/s/sweep.json", lambda data: data["command"].append("+x=\x1b[31mred"))
+    shown.append(call("report", "s", cwd=home, timeout=60))
+    assert r"+x=\x1b[31mred" in shown[-1].stdout
+    rewrite(home / "run/result.json", lambda data: data["provenance"]["versions"].update(torch="\x1b[5m"))
+    shown.append(call("reproduce", "run", "tracking=off", cwd=home, timeout=60))
+    assert r"\x1b[5m" in shown[-1].stdout + shown[-1].stderr
+    shown.append(call("report", "\x1b[31m", cwd=home, timeout=60))
+    for done in shown:
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a17_no_password_is_recorded_and_the_diff_can_be_left_out(tmp_path, tiny_overrides):
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "notes.txt").write_text("a")
+    subprocess.run(["git", "add", "-A"], cwd=tmp_path, check=True)
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", *who, "commit", "-qm", "a"], cwd=tmp_path, check=True)
+    (tmp_path / "notes.txt").write_text("geheim3")
+    few = ("training.max_steps=2", "training.epochs=null")
+    tags = ("tracking.tags.db=postgresql://me:geheim1@host/db", "tracking.tags={src: 's3://k:geheim2@bucket', a: b}")
+    done = call("run", *tiny_overrides, *few, *tags, "tracking.git_diff=false", cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    [run] = mlflow_runs(tmp_path)
+    assert run.data.tags["a"] == "b"
+    assert run.data.tags["db"] == "postgresql://***@host/db"
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.name != "notes.txt" and ".git" not in path.parts:
+            assert b"geheim" not in path.read_bytes(), path
+    assert not list(tmp_path.rglob("git.diff"))

@@ -31,7 +31,9 @@ ODD = {
 
 def tracking(folder, **tags):
     uri = f"sqlite:///{folder / 'mlflow.db'}"
-    return TrackingSpec(enabled=True, uri=uri, experiment="odd", log_model=False, system_metrics=False, tags=tags)
+    return TrackingSpec(
+        enabled=True, uri=uri, experiment="odd", log_model=False, system_metrics=False, tags=tags, git_diff=True
+    )
 
 
 def test_odd_names_long_values_and_no_numbers_are_cleaned_with_a_record(tmp_path, make_spec, caplog):

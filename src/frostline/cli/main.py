@@ -14,9 +14,9 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from frostline import __version__, paths, variables
+from frostline import __version__, paths, scratch, variables
 from frostline.cli.common import OneLineParser
-from frostline.errors import RunFailedError, UserError
+from frostline.errors import RunFailedError, UserError, visible
 from frostline.provenance import redact
 from frostline.spec import written_out
 
@@ -79,7 +79,7 @@ def report_error(error: BaseException, code: int = 2) -> int:
     """Prints one line on stderr and returns the exit code; with FROSTLINE_DEBUG=1 the traceback comes before it."""
     if os.environ.get("FROSTLINE_DEBUG") == "1":
         traceback.print_exception(error)
-    print(f"frostline: {error}", file=sys.stderr)
+    print(f"frostline: {visible(str(error))}", file=sys.stderr)
     return code
 
 
@@ -97,6 +97,7 @@ def _dispatch(arguments: list[str]) -> int:
     if ignored and arguments[0] in _COMPUTING:
         listed = ", ".join(f"{name}={redact(value)}" for name, value in ignored.items())
         print(f"note: ignored, since the config decides: {listed}", file=sys.stderr)
+    scratch.remove_left()
     command = importlib.import_module(f"frostline.cli.{arguments[0]}")
     return int(command.main(written_out(arguments[1:])))
 

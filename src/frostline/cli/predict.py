@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.cli.common import compose, override_parser
 from frostline.config import spec_from_text
-from frostline.errors import UserError
+from frostline.errors import UserError, visible
 from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files
 from frostline.result import RunResult
 
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     if predictor.reads_images and not texts and sys.stdin.isatty():
         raise UserError(f"{run}: its model reads images; give their paths")
     for prediction in predictor.predict((text, options.pair) for text in source):
-        print(_shown(prediction, options.json), flush=True)
+        print(visible(_shown(prediction, options.json)), flush=True)
     return 0
 
 

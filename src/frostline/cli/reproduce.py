@@ -7,16 +7,16 @@ import json
 import math
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline import scratch
 from frostline.cli.common import OneLineParser, refuse_scripts
 from frostline.cli.run import configure_logging
-from frostline.errors import UserError
+from frostline.errors import UserError, visible
 
 if TYPE_CHECKING:
     import argparse
@@ -124,7 +124,7 @@ def _find(run: str, uri: str, stack: ExitStack) -> tuple[Path, str | None]:
     from frostline import tracking
     from frostline.reproduce import RECORD_FILES
 
-    target = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="frostline-record-")))
+    target = stack.enter_context(scratch.folder("record"))
     tags = tracking.fetch_files(uri, run, RECORD_FILES, target)
     if tags.get("frostline.kind") == "sweep":
         best = tags.get("frostline.best_run")
@@ -233,7 +233,7 @@ def _rerun(
     compute = recorded.result.provenance.get("compute") or {}
     sharing = Sharing(threads=filled_on(compute.get("prefix_cache")))
     overrides = [redact(word) for word in (recorded.source, *options.overrides)]
-    with RunFolder(folder, spec, overrides) as run_folder:
+    with RunFolder(folder, spec, overrides, keep_diff=job.tracking.git_diff) as run_folder:
         recorders: list[Recorder] = [run_folder, watch]
         if job.tracking.enabled:
             # Its model is the recorded one once more, or not worth keeping.
@@ -269,7 +269,8 @@ class _Watch:
 
         self.differences = differences(self._recorded, self._spec, run.provenance)
         for difference in self.differences:
-            print(f"differs here: {difference} ({difference.effect.value})", file=sys.stderr, flush=True)
+            text = visible(f"differs here: {difference} ({difference.effect.value})")
+            print(text, file=sys.stderr, flush=True)
 
     def log(self, metrics: Any, step: int) -> None:
         """Keeps the numbers."""

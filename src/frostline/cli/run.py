@@ -12,7 +12,7 @@ from frostline import paths
 from frostline.cli import session
 from frostline.cli.main import report_error
 from frostline.config_errors import explain
-from frostline.errors import RunFailedError, UserError
+from frostline.errors import RunFailedError, UserError, visible
 
 
 def main(arguments: list[str]) -> int:
@@ -94,13 +94,20 @@ def _check_flags(arguments: list[str]) -> None:
     parser.parse_args(arguments)
 
 
+class _Visible(logging.Formatter):
+    """Writes control characters out: a message may quote a label, or a stranger's record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def configure_logging() -> None:
     """Sends frostline's own messages to stderr, as plain lines."""
     logger = logging.getLogger("frostline")
     logger.setLevel(logging.INFO)
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_Visible("%(message)s"))
         # Tracebacks are in the run's log; the terminal gets the reason, in one line.
         handler.addFilter(lambda record: record.exc_info is None or os.environ.get("FROSTLINE_DEBUG") == "1")
         logger.addHandler(handler)

@@ -18,7 +18,7 @@ from frostline.cli import session
 from frostline.cli.main import report_error
 from frostline.cli.preflight import check_resume
 from frostline.config import Job, decode_job, spec_from_text
-from frostline.errors import RunFailedError, UserError
+from frostline.errors import RunFailedError, UserError, visible
 from frostline.provenance import redact
 from frostline.record import CHILD_FILE, SPEC_FILE, Recorder, Recorders, RunFolder, Sharing, write_atomically
 from frostline.registry import import_plugins
@@ -86,7 +86,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
     child, step = _child(out_dir), _step_before_requeue(out_dir, spec)
     if step:
         resume_from = out_dir
-    with RunFolder(out_dir, spec, overrides, go_on_from=step) as folder:
+    with RunFolder(out_dir, spec, overrides, go_on_from=step, keep_diff=job.tracking.git_diff) as folder:
         recorders: list[Recorder] = [folder]
         if job.tracking.enabled:
             again = child is not None or step is not None
@@ -146,12 +146,12 @@ def _sharing(folder: Path) -> Sharing:
 def show(result: RunResult, out_dir: Path, job_num: int | None) -> None:
     """Prints what a run came to: a summary, or one line of a multirun."""
     if job_num is None:
-        print(summary(result, out_dir), flush=True)
+        print(visible(summary(result, out_dir)), flush=True)
         if result.status is Status.KILLED and any((out_dir / "checkpoints").glob("step-*")):
             print(f"it goes on with the same command and {shlex.quote(f'resume={out_dir}')}", file=sys.stderr)
     else:
         total = session.current.num_jobs
-        print(f"[{job_num + 1}{f'/{total}' if total else ''}] {one_line(result)}", flush=True)
+        print(f"[{job_num + 1}{f'/{total}' if total else ''}] {visible(one_line(result))}", flush=True)
 
 
 def _redact_file(path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.cli.common import OneLineParser, refuse_scripts
-from frostline.errors import UserError
+from frostline.errors import UserError, visible
 from frostline.hashes import sealed, unsealed
 from frostline.record import MODEL_FOLDER, SPEC_FILE, TEST_FILE, check_files, write_atomically
 from frostline.result import RunResult, Status
@@ -169,7 +169,7 @@ def _print(result: RunResult, told: dict[str, Any], note: str, *, by_word: bool)
     shown = {name: number(values[name]) for name in names}
     if "accuracy" in shown and rows and not by_word:
         shown["accuracy"] += f" +- {interval_of_share(values['accuracy'], rows):.4f}"
-    print(f"{result.name}")
+    print(visible(result.name))
     print(f"  test        {', '.join(f'{name} {value}' for name, value in shown.items())} ({rows} rows)")
     if result.objective is not None:
         print(f"  held out    {metric} {number(result.objective.value)}: what the choice was made by")

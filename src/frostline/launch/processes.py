@@ -13,7 +13,6 @@ import secrets
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
+from frostline import scratch
 from frostline.errors import UserError
 from frostline.launch import wire
 from frostline.launch.rank import KEY_VARIABLE
@@ -60,24 +60,15 @@ _SOCKET_PATH = 100
 
 
 def _short_folder() -> Path:
-    """Makes a folder of this user alone, in which there is room for a socket's path.
+    """Makes a folder in which there is room for a socket's path.
 
     Raises:
         UserError: There is none.
     """
-    tried = []
-    for base in (None, "/tmp", "/var/tmp", "/dev/shm"):
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="frostline-", dir=base))
-        except OSError:
-            continue
-        if len(os.fsencode(folder / "wire")) <= _SOCKET_PATH:
-            return folder
-        folder.rmdir()
-        tried.append(str(folder.parent))
-    raise UserError(
-        f"runtime.num_processes: no temporary folder ({', '.join(tried)}) has a path short enough for a socket"
-    )
+    try:
+        return scratch.make("wire", _SOCKET_PATH - len("/wire"))
+    except OSError as error:
+        raise UserError(f"runtime.num_processes: {error}") from error
 
 
 class Processes:
@@ -117,7 +108,7 @@ class Processes:
                     env=self._environment(key), start_new_session=True,
                 )  # fmt: skip
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            scratch.remove(self._folder)
             raise
         return self
 
@@ -125,7 +116,7 @@ class Processes:
         self.end(0.0)
         with suppress(OSError):
             self._listener.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        scratch.remove(self._folder)
         with suppress(OSError):
             if not self._log.stat().st_size:
                 self._log.unlink()

@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from frostline.decision import State
+from frostline.errors import visible
 from frostline.report.answer import Answer
 from frostline.report.table import level_table
 from frostline.report.transfer import Score
@@ -225,10 +228,18 @@ def _print_transfer(answer: Answer, console: Console) -> None:
         console.print(escape(note), highlight=False, soft_wrap=True)
 
 
+class _VisibleConsole(Console):
+    """Writes control characters of texts out: a record may be a stranger's."""
+
+    def render_str(self, text: str, **kwargs: Any) -> Text:
+        """See `rich.console.Console`."""
+        return super().render_str(visible(text), **kwargs)
+
+
 def make_console() -> Console:
     """Returns a console on standard output, wide when it is a file or a pipe, which has no width to keep to."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_FILE_WIDTH)
+    console = _VisibleConsole()
+    return console if console.is_terminal else _VisibleConsole(width=_FILE_WIDTH)
 
 
 def number(value: float) -> str:

@@ -6,7 +6,6 @@ Only the parent process of a sweep writes to the storage. Everything that a resu
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from frostline import scratch
 from frostline.errors import UserError
 from frostline.point import BASELINE_NUMBER, Outcome, Point, State
 from frostline.search import marks
@@ -588,8 +588,8 @@ def read_points(path: Path, name: str) -> list[Point]:
         By number; nothing if the journal can't be read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with tempfile.TemporaryDirectory(prefix="frostline-journal-") as folder, quiet():
-        copy = Path(folder) / path.name
+    with scratch.folder("journal") as folder, quiet():
+        copy = folder / path.name
         try:
             shutil.copyfile(path, copy)
             study = optuna.load_study(study_name=name, storage=Journal(copy).open())

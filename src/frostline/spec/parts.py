@@ -329,13 +329,16 @@ class CacheSpec:
 
 
 def written_out(overrides: Sequence[str]) -> list[str]:
-    """Returns overrides, `runtime.cache=require` as `runtime.cache.mode=require` where others of its keys are given.
+    """Returns overrides as Hydra takes them.
 
-    Those could not be set in a word. Alone it stays, as it replaces a word that a config file may have.
+    `runtime.cache=require` becomes `runtime.cache.mode=require` where others of its keys are given: those could not be
+    set in a word. Alone it stays, as it replaces a word that a config file may have. A new key of `tracking.tags`
+    needs no `+`: they are the user's own.
     """
+    found = [re.sub(r"^(?=tracking\.tags(\.|=\{))", "++", word) for word in overrides]
     if not any(re.match(r"runtime\.cache\.", word) for word in overrides):
-        return list(overrides)
-    return [re.sub(r"^runtime\.cache=(?=[a-z]+(,[a-z]+)*$)", "runtime.cache.mode=", word) for word in overrides]
+        return found
+    return [re.sub(r"^runtime\.cache=(?=[a-z]+(,[a-z]+)*$)", "runtime.cache.mode=", word) for word in found]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -387,6 +390,7 @@ class TrackingSpec:
         log_model: Whether `model/` becomes a model in MLflow too, a second copy of the weights.
         system_metrics: Whether MLflow watches processor, memory, disk, network and GPU while a run trains.
         tags: The user's own tags.
+        git_diff: Whether a run's folder keeps what is changed beside the commit of the working directory.
     """
 
     enabled: bool
@@ -395,6 +399,7 @@ class TrackingSpec:
     log_model: bool
     system_metrics: bool
     tags: dict[str, str]
+    git_diff: bool
 
     def __post_init__(self) -> None:
         if self.enabled and not self.uri.strip():

@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from frostline.provenance import redact
+
 MAX_NAME = 250  # of params, metrics and tags, in MLflow 3
 MAX_PARAM = 6000
 MAX_TAG = 8000
@@ -77,7 +79,7 @@ class Cleaner:
         return "\n".join([*lines[:_MAX_TOLD], *more])
 
     def _text(self, kind: str, name: str, value: Any, limit: int) -> str:
-        text = str(value)
+        text = redact(str(value))
         if len(text) <= limit:
             return text
         self.tell(f"{kind} {_short(name)}: the first {limit} of {len(text)} characters")

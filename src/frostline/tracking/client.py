@@ -9,12 +9,12 @@ import os
 import random
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frostline import scratch
 from frostline.errors import UserError
 from frostline.provenance import process_start, redact
 from frostline.record import MODEL_FOLDER, RUN_FILE, write_atomically
@@ -175,7 +175,7 @@ def run_folder(uri: str, run_id: str) -> Path:
         model_id = model_id_of(run)
         names = {item.path for item in made.list_artifacts(run_id)}
         if MODEL_FOLDER in names or model_id is not None:
-            target = tempfile.mkdtemp(prefix="frostline-run-")
+            target = str(scratch.make("run"))
             made.download_artifacts(run_id, "", dst_path=target)
             if model_id is not None:
                 download_model(made, absolute(uri), model_id, Path(target))

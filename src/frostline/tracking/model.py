@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from frostline import scratch
 from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files, refuse_links
 from frostline.result import RunResult
 from frostline.tracking.clean import MAX_TAG
@@ -68,10 +68,10 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
         return
     if is_whole:
         return
-    with tempfile.TemporaryDirectory(prefix="frostline-model-") as name:
-        _describe(Path(name), folder, model, result, spec, run.data.params.get("model.name"))
-        _write_example(Path(name), example)
-        made.log_model_artifacts(model.model_id, name)
+    with scratch.folder("model") as name:
+        _describe(name, folder, model, result, spec, run.data.params.get("model.name"))
+        _write_example(name, example)
+        made.log_model_artifacts(model.model_id, str(name))
     made.log_model_artifacts(model.model_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
     load = f'model = mlflow.pyfunc.load_model("models:/{model.model_id}")\nmodel.predict({json.dumps(example)})'
     note = f"{run.data.tags.get('mlflow.note.content', '')}\nLoad it with\n\n```python\nimport mlflow\n\n{load}\n```\n"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from frostline import scratch
 from frostline.errors import UserError
 from frostline.prefix.suffix import hidden_size
 from frostline.record import SPEC_FILE, NullRecorder, Recorder, Sharing, write_atomically
@@ -127,9 +127,9 @@ def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:
 
 
 def _train(spec: RunSpec, sharing: Sharing, train: Train) -> RunResult:
-    with tempfile.TemporaryDirectory(prefix="frostline-plan-") as name:
-        write_atomically(Path(name) / SPEC_FILE, spec.to_json())
-        result = train(spec, NullRecorder(), Path(name), sharing=sharing)
+    with scratch.folder("plan") as name:
+        write_atomically(name / SPEC_FILE, spec.to_json())
+        result = train(spec, NullRecorder(), name, sharing=sharing)
     if result.status is not Status.FINISHED:
         raise UserError(f"the trial that was to be measured ({spec.name()}) ended as {result.status}: {result.reason}")
     return result

@@ -43,7 +43,15 @@ from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.recovery import behind, merged, recover, told
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
-from frostline.errors import MACHINE_WAY_OUT, MachineError, RunFailedError, SpecError, UserError, machine_trouble
+from frostline.errors import (
+    MACHINE_WAY_OUT,
+    MachineError,
+    RunFailedError,
+    SpecError,
+    UserError,
+    machine_trouble,
+    visible,
+)
 from frostline.point import Outcome, Point, State
 from frostline.pool import Pool
 from frostline.provenance import num_cores, redact
@@ -503,4 +511,4 @@ class _Course:
         if self._sweep.plan.new:  # typed again it would begin once more
             words = [word for word in shlex.split(command) if not word.startswith(("sweep.new=", "sweep.name="))]
             command = shlex.join([*words, f"sweep.name={self._sweep.plan.name}"])
-        print(f"go on with: {command}", file=sys.stderr, flush=True)
+        print(f"go on with: {visible(command)}", file=sys.stderr, flush=True)

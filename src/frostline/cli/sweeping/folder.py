@@ -21,7 +21,7 @@ from frostline.errors import SpecError, UserError
 from frostline.hashes import sealed, unsealed
 from frostline.point import BASELINE_NUMBER, RECOMMENDED_FILE, Point, ranked
 from frostline.provenance import redact
-from frostline.record import LOCK_FILE, METRICS_FILE, refuse_links, write_atomically
+from frostline.record import LOCK_FILE, METRICS_FILE, refuse_links, remove_unfinished, write_atomically
 from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, came_later
 
 SWEEP_FILE = "sweep.json"
@@ -50,6 +50,8 @@ class SweepFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             refuse_links(self.folder, depth=2)
             self._lock.acquire(timeout=0)
+            for each in (self.folder, *self.folder.glob("[0-9b]*")):
+                remove_unfinished(each)
             owner = {"pid": os.getpid(), "host": socket.gethostname()}
             write_atomically(self.folder / _OWNER, json.dumps(owner) + "\n")
         except Timeout:

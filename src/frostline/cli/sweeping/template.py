@@ -6,10 +6,14 @@ It is imported there and nowhere else.
 import os
 from contextlib import suppress
 
+from frostline.forking import be_template
+
+be_template()  # before the imports, which take seconds
+
 # Asked whether there is a GPU, torch would open it; so it only counts. The workers' environment is another one.
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
-from frostline.cli.sweeping.trial import warm
+from frostline.cli.sweeping.trial import warm  # noqa: E402 - after that
 
 with suppress(Exception, SystemExit):  # what is wrong with it will show in the first trial
     warm()

@@ -273,7 +273,7 @@ def _train(
             f"training.batch_size={training.batch_size}",
             f"training.accumulation_steps={training.accumulation_steps}",
         ]
-    with RunFolder(folder, spec, overrides, go_on_from=step or 0) as run_folder:
+    with RunFolder(folder, spec, overrides, go_on_from=step or 0, keep_diff=job.tracking.git_diff) as run_folder:
         recorders: list[Recorder] = [run_folder]
         if job.tracking.enabled:
             child = child_of(trial, spec.seed, retried=retried)

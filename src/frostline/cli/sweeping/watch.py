@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from frostline.cli.sweeping.folder import SweepFolder
+from frostline.errors import visible
 from frostline.point import Point, State, label, ranked
 from frostline.report import number
 from frostline.search import Listener, Task, hopeless
@@ -71,9 +72,9 @@ class View:
     def say(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
         if self._progress is not None:
-            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._progress.console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            print(visible(text), file=sys.stderr, flush=True)
 
     def resume(self, points: Sequence[Point]) -> None:
         """Takes up what earlier commands did."""
