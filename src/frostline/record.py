@@ -23,11 +23,14 @@ from frostline import hashes
 from frostline.errors import MachineError, UserError, machine_trouble
 from frostline.provenance import environment, git_diff
 from frostline.result import RESULT_FILE, Frozen, RunResult, Status, finite
+from frostline.spec import Source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from frostline.spec import RunSpec
+    from frostline.spec import DatasetSpec, RunSpec
+
+log = logging.getLogger(__name__)
 
 SPEC_FILE = "spec.json"
 OVERRIDES_FILE = "overrides.yaml"
@@ -316,6 +319,48 @@ def refuse_links(folder: Path, depth: int | None = None) -> None:
                 raise UserError(f"{path}: is a link, and a run's folder holds none: remove it, or copy what it names")
         if depth is not None and len(Path(root).relative_to(folder).parts) + 1 >= depth:
             folders.clear()
+
+
+def located(spec: RunSpec, folder: Path) -> RunSpec:
+    """Returns a recorded spec whose local files and folders are found from anywhere, and after a move.
+
+    A relative path is looked up beside the record first: below the run's folder and those above it. So is an absolute
+    one that is gone, by its last parts. What is found nowhere stays as it is.
+
+    Args:
+        spec: As recorded.
+        folder: The run's.
+    """
+
+    def find(key: str, place: str) -> str:
+        path = Path(place).expanduser()
+        if path.is_absolute() and path.exists():
+            return place
+        parts = path.parts[1:] if path.is_absolute() else path.parts
+        tails = [Path(*parts[first:]) for first in range(len(parts) if path.is_absolute() else 1)]
+        for tail in tails:
+            for above in folder.absolute().parents:
+                if (above / tail).exists():
+                    if path.is_absolute():
+                        log.warning("%s=%s is gone: taken from %s", key, place, above / tail)
+                    return str(above / tail)
+        return place
+
+    def data(one: DatasetSpec) -> DatasetSpec:
+        if one.source is Source.HUB:
+            return one
+        return replace(
+            one,
+            location=find("dataset.location", one.location) if one.source is Source.PATH else one.location,
+            eval_from=None if one.eval_from is None else find("dataset.eval_from", one.eval_from),
+            test_from=None if one.test_from is None else find("dataset.test_from", one.test_from),
+            also_evaluate=tuple(map(data, one.also_evaluate)),
+        )
+
+    model = spec.model
+    if model.source is Source.PATH:
+        model = replace(model, location=find("model.location", model.location))
+    return replace(spec, model=model, dataset=data(spec.dataset))
 
 
 def check_files(folder: Path, result: RunResult, *names: str) -> None:

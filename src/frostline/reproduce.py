@@ -316,7 +316,8 @@ _MOVES_BITS = frozenset(
 
 
 def _coordinates(spec: RunSpec) -> dict[str, Any]:
-    return {key: value for key, value in spec.flat().items() if not key.startswith("runtime.")}
+    found = spec.without_places().flat()
+    return {key: value for key, value in found.items() if not key.startswith("runtime.")}
 
 
 def _surroundings(provenance: Mapping[str, Any]) -> dict[str, Any]:

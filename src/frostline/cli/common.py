@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline.errors import UserError
@@ -48,6 +50,19 @@ def override_parser(command: str, description: str, epilog: str = "") -> OneLine
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as of `frostline run`: model=minilm ...")
     parser.add_argument("--config-dir", help="a folder of your own config groups")
     return parser
+
+
+def find_study(name: str) -> Path | None:
+    """Returns the folder of a sweep: a path, or its name in `runs/` of this folder or of one above it.
+
+    Args:
+        name: What the user gave.
+    """
+    here = Path.cwd()
+    for folder in (Path(name), *(above / "runs" / name for above in (here, *here.parents))):
+        if (folder / "sweep.json").is_file():
+            return Path(os.path.relpath(folder)) if folder.is_relative_to(here) else folder
+    return None
 
 
 def refuse_scripts(source: str, metrics: Sequence[str], trusted: Sequence[str], plugins: Sequence[str] = ()) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.cli.common import compose, override_parser
 from frostline.errors import SpecError, UserError
+from frostline.record import located
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,7 +68,7 @@ def _spec(options: Any) -> tuple[RunSpec, Path | None]:
     from frostline.cli.predict import run_folder, trained_spec
 
     folder = run_folder(run, options.tracking_uri, options.config_dir)
-    recorded = trained_spec(folder)
+    recorded = located(trained_spec(folder), folder)
     options.overrides.remove(run)
     foreign = [word for word in options.overrides if not word.startswith(("dataset=", "dataset.", "+dataset."))]
     if foreign:

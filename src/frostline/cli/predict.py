@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli.common import compose, override_parser
+from frostline.cli.common import compose, find_study, override_parser
 from frostline.config import spec_from_text
 from frostline.errors import UserError, visible
 from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files
@@ -70,11 +70,11 @@ def run_folder(run: str, tracking_uri: str | None, config_dir: str | None) -> Pa
     Raises:
         UserError: There is none.
     """
-    for path in (Path(run), Path("runs") / run):
-        if (path / "sweep.json").is_file():
-            from frostline.cli.sweeping.folder import recommended_run_folder
+    study = find_study(run)
+    if study is not None:
+        from frostline.cli.sweeping.folder import recommended_run_folder
 
-            return recommended_run_folder(path)
+        return recommended_run_folder(study)
     path = Path(run)
     if path.is_dir():
         return path

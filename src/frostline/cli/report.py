@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from frostline.cli.common import OneLineParser
+from frostline.cli.common import OneLineParser, find_study
 from frostline.errors import RunFailedError, UserError, nearest
 
 _RUNS = Path("runs")
@@ -72,9 +72,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _folder(study: str) -> Path:
-    for folder in (Path(study), _RUNS / study):
-        if (folder / "sweep.json").is_file():
-            return folder
+    found = find_study(study)
+    if found is not None:
+        return found
     known = sorted(path.parent.name for path in _RUNS.glob("*/sweep.json"))
     there = f"; there are {', '.join(known)}" if known else "; no sweep was run in this folder yet"
     raise UserError(f"{study}: no sweep of this name in {_RUNS}/{nearest(study, known)}{there}")

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline import scratch
-from frostline.cli.common import OneLineParser, refuse_scripts
+from frostline.cli.common import OneLineParser, find_study, refuse_scripts
 from frostline.cli.run import configure_logging
 from frostline.errors import UserError, visible
+from frostline.record import located
 
 if TYPE_CHECKING:
     import argparse
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 _RUNS = Path("runs")
 _BESIDE = ("tracking", "plugins")
-_SWEEP_FILE = "sweep.json"
 
 
 def main(arguments: list[str]) -> int:
@@ -46,6 +46,8 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as stack:
         folder, run_id = _find(options.run, options.tracking_uri or job.tracking.uri, stack)
         recorded = read_record(folder, options.run, _parse)
+        if run_id is None:
+            recorded = dataclasses.replace(recorded, spec=located(recorded.spec, folder))
         if run_id is None:
             run_id = _run_of(folder, job)
         elif options.tracking_uri not in {None, job.tracking.uri}:
@@ -114,9 +116,10 @@ def _find(run: str, uri: str, stack: ExitStack) -> tuple[Path, str | None]:
     """Returns a folder with the record's files, and the MLflow run id if it was looked up there."""
     from frostline.cli.sweeping.folder import recommended_run_folder
 
+    study = find_study(run)
+    if study is not None:
+        return recommended_run_folder(study), None
     for folder in (Path(run), _RUNS / run):
-        if (folder / _SWEEP_FILE).is_file():
-            return recommended_run_folder(folder), None
         if folder.is_dir():
             return _one_seed(folder), None
     if not re.fullmatch(r"[0-9a-f]{32}", run):

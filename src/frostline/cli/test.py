@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.cli.common import OneLineParser, refuse_scripts
 from frostline.errors import UserError, visible
 from frostline.hashes import sealed, unsealed
-from frostline.record import MODEL_FOLDER, SPEC_FILE, TEST_FILE, check_files, write_atomically
+from frostline.record import MODEL_FOLDER, SPEC_FILE, TEST_FILE, check_files, located, write_atomically
 from frostline.result import RunResult, Status
 from frostline.spec import TEST_SET, Task
 
@@ -51,6 +51,7 @@ def main(arguments: list[str]) -> int:
     folder = run_folder(options.run, options.tracking_uri, None)
     spec, result = run_spec(folder), RunResult.read(folder)
     check_files(folder, result, SPEC_FILE)
+    spec = located(spec, folder)
     if not spec.dataset.has_test:
         raise UserError(
             f"{options.run}: was trained without test rows; set some aside with dataset.test_fraction or test_from"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from frostline.spec.parts import (
     OptimizerSpec,
     RuntimeSpec,
     Sampling,
+    Source,
     TrainingSpec,
     require,
 )
@@ -227,12 +228,20 @@ class RunSpec:
         """Returns dotted coordinates, as `{'freeze.depth': 4, ...}`: the names that trackers and reports use."""
         return dict(_flatten("", self))
 
+    def without_places(self) -> RunSpec:
+        """Returns the spec without the paths of local files and folders: what lies there tells runs apart, not where.
+
+        Hashes of the content are compared beside it (`record.INPUTS`).
+        """
+        model = replace(self.model, location=_HERE) if self.model.source is Source.PATH else self.model
+        return replace(self, model=model, dataset=_without_places(self.dataset))
+
     def digest(self) -> str:
-        """Returns the sha256 of everything but `runtime`: where it ran is not what it was.
+        """Returns the sha256 of everything but `runtime` and local paths: where it ran is not what it was.
 
         Keys that came with a later schema are left out where they say what was done before them: digests stay.
         """
-        data = {key: value for key, value in self.to_dict().items() if key != "runtime"}
+        data = {key: value for key, value in self.without_places().to_dict().items() if key != "runtime"}
         before = _BEFORE_SCHEMA_3.items()
         data["training"] = {k: v for k, v in data["training"].items() if (k, v) not in before}
         later = (
@@ -252,6 +261,22 @@ class RunSpec:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+_HERE = "."
+"""Stands for a local path."""
+
+
+def _without_places(spec: DatasetSpec) -> DatasetSpec:
+    if spec.source is Source.HUB:
+        return spec
+    return replace(
+        spec,
+        location=_HERE if spec.source is Source.PATH else spec.location,
+        eval_from=None if spec.eval_from is None else _HERE,
+        test_from=None if spec.test_from is None else _HERE,
+        also_evaluate=tuple(replace(_without_places(each), name=each.short_name) for each in spec.also_evaluate),
+    )
+
+
 def short_number(value: float) -> str:
     """Returns a number in the short scientific form of run names: `1e-04`, `3.2e-04`."""
     mantissa, exponent = f"{value:.2e}".split("e")
@@ -259,8 +284,8 @@ def short_number(value: float) -> str:
 
 
 def spec_diff(old: RunSpec, new: RunSpec) -> list[str]:
-    """Returns `key: old -> new` for each coordinate that differs, `runtime` left out."""
-    before, after = old.flat(), new.flat()
+    """Returns `key: old -> new` for each coordinate that differs, `runtime` and local paths left out."""
+    before, after = old.without_places().flat(), new.without_places().flat()
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())

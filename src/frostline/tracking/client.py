@@ -21,7 +21,7 @@ from frostline.record import MODEL_FOLDER, RUN_FILE, write_atomically
 from frostline.result import Status
 from frostline.spec import TrackingSpec
 from frostline.tracking.clean import batches
-from frostline.tracking.database import is_half_made, make_anew, make_database, migration_lock
+from frostline.tracking.database import follow_move, is_half_made, make_anew, make_database, migration_lock
 from frostline.tracking.model import download_model, model_id_of
 from frostline.tracking.spool import check_up, reason_of
 
@@ -86,6 +86,8 @@ def client(uri: str) -> MlflowClient:
             make_database(path)
         if path is None:
             return MlflowClient(tracking_uri=uri)
+        if path.is_file() and (old := follow_move(path, RUN_DIR_TAG)) is not None:
+            log.warning("%s: was in %s, and names its artifacts and runs here from now on", path, old)
         try:
             return _opened(uri)
         except Exception:
@@ -280,11 +282,16 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
     """Returns the command that serves MLflow's UI on a local store.
 
     Raises:
-        UserError: The store is a server already: open it in a browser.
+        UserError: The store is a server already: open it in a browser. Or a file that can't be opened.
     """
     if uri.startswith(("http://", "https://", "databricks")):
         raise UserError(f"tracking.uri={redact(uri)} is a server with a UI of its own: open it in a browser")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    if uri.startswith("sqlite:"):
+        try:
+            client(uri)  # made whole, and told where it lies now
+        except Exception as error:
+            raise UserError(f"tracking.uri={uri}: can't be opened ({reason_of(error)}); move it away") from error
     return [
         sys.executable,
         "-P",  # a file mlflow.py in the current folder must not be run
@@ -309,7 +316,7 @@ def recorded_run(folder: Path, uri: str) -> str | None:
     """Returns the id of the MLflow run that a folder is recorded in, or None."""
     try:
         data = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        return str(data["run_id"]) if data["uri"] == redact(absolute(uri)) else None
+        return str(data["run_id"]) if data["uri"] == _seen_from(folder, uri) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -371,9 +378,17 @@ def reopen(made: MlflowClient, run: Run) -> None:
         made.delete_tag(run_id, REASON_TAG)
 
 
+def _seen_from(folder: Path, uri: str) -> str:
+    """Returns a store's URI as a folder keeps it: a SQLite file relative to the folder, for both may be moved."""
+    path = absolute(uri).removeprefix("sqlite:///")
+    if path == uri or not path.startswith("/"):
+        return redact(absolute(uri))
+    return f"sqlite:///{os.path.relpath(os.path.realpath(path), os.path.realpath(folder))}"
+
+
 def remember(folder: Path, uri: str, run_id: str) -> None:
     """Keeps in a folder which MLflow run it is recorded in."""
-    text = json.dumps({"uri": redact(absolute(uri)), "run_id": run_id}) + "\n"
+    text = json.dumps({"uri": _seen_from(folder, uri), "run_id": run_id}) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / RUN_FILE, text)
 

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 
 @contextmanager
@@ -76,6 +77,64 @@ def _made_beside(path: Path) -> Iterator[Path]:
     finally:
         new.unlink(missing_ok=True)
         _remove_mlflows_lock(f"sqlite:///{new}")
+
+
+_PLACES = (
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"),
+)  # fmt: skip
+"""Where MLflow keeps absolute paths of artifacts."""
+
+_ARTIFACTS = "/mlruns"
+"""The folder of artifacts, beside the database."""
+
+
+def follow_move(path: Path, folder_tag: str) -> str | None:
+    """Makes a store whose folder was moved, or mounted elsewhere, name its artifacts and runs where they are now.
+
+    Args:
+        path: Of the database.
+        folder_tag: The tag of a run that holds the path of its folder.
+
+    Returns:
+        The folder that it names no more; None if it names its own.
+    """
+    root = path.absolute().parent
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=10)) as database:
+        old = _former_folder(database, root)
+        if old is None:
+            return None
+        pairs = [(f"{old.as_uri()}/", f"{root.as_uri()}/"), (f"{old}/", f"{root}/")]
+        with database:
+            for table, column in _PLACES:
+                for before, after in pairs:
+                    statement = (
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                    )
+                    given = (after, len(before) + 1, len(before), before)
+                    with suppress(sqlite3.OperationalError):  # MLflow before 3 has no such table
+                        database.execute(statement, given)
+            before, after = pairs[1]
+            database.execute(
+                "UPDATE tags SET value = ? || substr(value, ?) WHERE key = ? AND substr(value, 1, ?) = ?",
+                (after, len(before) + 1, folder_tag, len(before), before),
+            )
+        return str(old)
+    return None
+
+
+def _former_folder(database: sqlite3.Connection, root: Path) -> Path | None:
+    """Returns the folder beside whose database the artifacts of a store are said to lie, if it is another one."""
+    for (location,) in database.execute("SELECT artifact_location FROM experiments"):
+        plain = unquote(urlsplit(location).path) if str(location).startswith("file:") else str(location)
+        before, found, rest = plain.rpartition(_ARTIFACTS)
+        if not found or not before.startswith("/") or (rest and not rest.startswith("/")):
+            continue
+        old = Path(before)
+        is_here = os.path.realpath(old) == os.path.realpath(root)
+        if not is_here and ((root / "mlruns").is_dir() or not old.exists()):
+            return old
+    return None
 
 
 def is_half_made(path: Path) -> bool:

@@ -18,11 +18,11 @@ from filelock import FileLock, Timeout
 from frostline.cli.preflight import num_blocks
 from frostline.cli.sweeping.read import Sweep
 from frostline.errors import SpecError, UserError
-from frostline.hashes import sealed, unsealed
+from frostline.hashes import quick_sha256, sealed, unsealed
 from frostline.point import BASELINE_NUMBER, RECOMMENDED_FILE, Point, ranked
 from frostline.provenance import redact
 from frostline.record import LOCK_FILE, METRICS_FILE, refuse_links, remove_unfinished, write_atomically
-from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, came_later
+from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source, came_later
 
 SWEEP_FILE = "sweep.json"
 JOURNAL_FILE = "journal.log"
@@ -83,7 +83,8 @@ class SweepFolder:
         recorded = read_description(self.folder)
         difference = differences(recorded, description)
         if not difference:
-            if recorded.get("answer") != description["answer"]:  # it may be asked for more or less sure
+            kept = ("answer", "command")  # it may be asked for more or less sure; its files may lie elsewhere
+            if any(recorded.get(key) != description[key] for key in kept):
                 self._record(description, str(recorded.get("id")))
             return True
         if self._has_trained():
@@ -172,6 +173,7 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
             "confidence": sweep.plan.confidence,
             "settle_rows": sweep.plan.settle_rows,
         },
+        "content": _content(sweep.job.run, swept_keys),
         "objective": sweep.job.run.training.objective,
         "direction": sweep.job.run.training.direction.value,
         "model": sweep.job.run.model_name,
@@ -180,6 +182,23 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
         "storage": redact(sweep.plan.storage) if sweep.plan.storage else None,
         "command": [redact(line) for line in sweep.fixed],
     }
+
+
+def _content(spec: RunSpec, swept_keys: Sequence[str]) -> dict[str, str]:
+    """Returns what tells the content of local files and folders from another, by the key that names them."""
+    places: dict[str, str | None] = {}
+    if spec.model.source is Source.PATH and "model" not in swept_keys:
+        places["model.location"] = spec.model.location
+    if "dataset" not in swept_keys:
+        if spec.dataset.source is Source.PATH:
+            places["dataset.location"] = spec.dataset.location
+        places |= spec.dataset.other_files()
+    found = {}
+    for key, place in places.items():
+        if place is not None:
+            with contextlib.suppress(OSError):  # a run tells what is wrong with it
+                found[key] = quick_sha256(Path(place).expanduser())
+    return found
 
 
 def _group_settings(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -272,14 +291,24 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     found = []
     prefixes = {"plan": "sweep.", "space": "sweep.space.", "base": "", "groups": ""}
     later = came_later()
+    compared = recorded.get("content", {}).keys() & now.get("content", {}).keys()  # by content, wherever it lies
     for part, prefix in prefixes.items():
         before, after = _flat(recorded.get(part, {})), _flat(now[part])
-        for key in sorted(before.keys() | after.keys()):
+        for key in sorted((before.keys() | after.keys()) - compared):
             # A sweep begun before a key was there did what its default says. Groups' keys begin with the choice.
             then = before.get(key, later.get(key.partition(".")[2] if part == "groups" else key))
             if then != after.get(key):
                 found.append(f"{prefix}{key}: {then} -> {after.get(key)}")
-    return found
+    return [*found, *_other_content(recorded, now)]
+
+
+def _other_content(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    before, after = recorded.get("content", {}), now.get("content", {})
+    return [
+        f"{key}: another content, {before[key][:12]} -> {after[key][:12]}"
+        for key in sorted(before.keys() & after.keys())
+        if before[key] != after[key]
+    ]
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
