@@ -7,6 +7,7 @@ apart by member name. Nothing of such a package is ever installed, imported or r
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -224,6 +225,11 @@ def _is_of_the_network(error: BaseException) -> bool:
 def hub_error(group: str, location: str, error: BaseException) -> AssetError:
     """Returns the one line for a hub that can't be reached or doesn't have what was asked for."""
     name = type(error).__name__
+    if isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EROFS, errno.EPERM} and error.filename:
+        return AssetError(
+            f"{group}.location={location}: {error.filename} can't be written ({error.strerror}); set HF_HOME to a "
+            "folder that can be"
+        )
     if name in _HUB_ANSWERS:
         return AssetError(f"{group}.location={location}: the hub says: {str(error).splitlines()[0]}")
     if not _is_of_the_network(error):

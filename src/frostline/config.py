@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -84,7 +85,11 @@ def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
         assert isinstance(data, dict)
         _refuse_code(data, "")
         values = {str(key): value for key, value in data.items()}
-        values.pop("sweep", None)  # how the run came about is not part of it: cli.sweeping reads it
+        sweep = values.pop("sweep", None)  # how the run came about is not part of it: cli.sweeping reads it
+        if isinstance(sweep, dict) and isinstance(sweep.get("sweep"), dict):
+            raise SpecError(
+                "the sweep's file lies one level too deep (sweep.sweep): its first line must be '# @package _global_'"
+            )
         # What is not part of a run may be left out by a config that somebody else composed.
         rest = {"resume": None, "plugins": [], **{key: values.pop(key) for key in _BESIDE_THE_RUN if key in values}}
         runtime = values.get("runtime")
@@ -202,6 +207,11 @@ def check_multirun(overrides: Sequence[str], config_name: str, check: Callable[[
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             if override.is_sweep_override():
                 key = override.get_key_element()
+                if override.is_interval_sweep():
+                    raise SpecError(
+                        f"{override.input_line}: a multirun draws nothing from an interval: list the values, as "
+                        f"{key}=1,2; or search it: frostline sweep NAME {shlex.quote(override.input_line or '')}"
+                    )
                 choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
                 if not choices[-1]:
                     raise SpecError(f"{override.input_line}: holds no values (range excludes its end)")

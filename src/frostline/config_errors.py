@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -69,10 +70,24 @@ def _hydra_line(error: BaseException, chain: list[BaseException]) -> str:
         override = _first(r"argument '(.*)'", text)
         return f"{override}: several values: add -m for a run of each, or write a list as key=[a,b]"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: can't be read as key=value: {text.splitlines()[0]}"
+        return _unread(str(error.override))
     lines = [line.strip() for line in text.splitlines() if line.strip()][:2]
     message = ": ".join(lines[:1] + [line for line in lines[1:] if not line.startswith(("full_key", "See "))])
     return f"{key or 'config'}: {message or 'no message'}{_key_of(text)}"
+
+
+def _unread(override: str) -> str:
+    """Returns what is wrong with an override that Hydra's grammar does not know, and how it is typed."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        return f"{override}: is no KEY=VALUE"
+    sweep = re.fullmatch(r"choice\((.*)\)", value)
+    if sweep and "null" in re.split(r"\s*,\s*", sweep[1]):
+        return f"{override}: choice() takes no null; list the values, as {key}={sweep[1]}"
+    if value[:1] in {"'", '"'} or value.startswith(("[", "{")):
+        return f"{override}: can't be read as KEY=VALUE: see that quotes and brackets are closed"
+    quoted = shlex.quote(f'{key}="{value}"')
+    return f"{override}: has characters that Hydra reads as its own; quote the value: {quoted}"
 
 
 def _suggest_key(key: str) -> str:

@@ -18,6 +18,9 @@ def visible(text: str) -> str:
     return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
+_MOST_LETTERS = 1200
+
+
 class UserError(ValueError):
     """Something the user can mend: shown as one line, without a traceback, with exit code 2.
 
@@ -25,7 +28,10 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(visible(" ".join(message.split())))
+        line = visible(" ".join(message.split()))
+        if len(line) > _MOST_LETTERS:  # it quotes a cell, or a config, as long as a file
+            line = f"{line[: _MOST_LETTERS - _MOST_LETTERS // 4]} [...] {line[-_MOST_LETTERS // 4 :]}"
+        super().__init__(line)
 
 
 class SpecError(UserError):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from frostline.spec import ModelSpec
 
-_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "tf_model.h5", "flax_model.msgpack")
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 RANDOM_WEIGHTS = "random"
 """Stands where a weights file's hash would, of a model from scratch."""
 
@@ -405,6 +405,9 @@ def _positions_before(folder: Path, task: Task, positions: int, changed: int) ->
     return max(offsets, default=0)
 
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
 def check_weights(spec: ModelSpec, folder: Path) -> str:
     """Returns the sha256 of the weights of a model folder.
 
@@ -420,7 +423,18 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
                 f"safetensors: load them where you trust them and call save_pretrained, or try `frostline fetch "
                 f"model=path model.location={folder} --convert-pickle`, which reads tensors alone"
             )
+        if other := next((path.name for path in folder.glob("*") if path.suffix in {".h5", ".msgpack"}), None):
+            what = "TensorFlow" if other.endswith(".h5") else "Flax"
+            raise ModelError(
+                f"{folder}: weights of {what} alone ({other}); transformers before 5 converts them: "
+                f"AutoModel.from_pretrained(folder, from_{'tf' if other.endswith('.h5') else 'flax'}=True)"
+                ".save_pretrained(folder)"
+            )
         raise ModelError(f"{folder}: no weights there (model.safetensors)")
+    for path in files:
+        with path.open("rb") as file:
+            if file.read(len(_POINTER)) == _POINTER:
+                raise ModelError(f"{path}: is a git-lfs pointer, not the weights: git lfs pull fetches them")
     hashes = [unchanged_sha256(path) for path in files]
     total = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     if spec.weights_sha256 is not None and total != spec.weights_sha256:

@@ -196,8 +196,9 @@ def pick(table: Any) -> dict[str, list]:
     return {name: list(table[name]) for name in table.column_names}
 
 
-def rows_of(folder: Path, name: str, text: str, **settings) -> Any:
-    (folder / name).write_text(text, encoding="utf-8")
+def rows_of(folder: Path, name: str, text: str | None = None, **settings) -> Any:
+    if text is not None:
+        (folder / name).write_text(text, encoding="utf-8")
     return load(folder / name, **settings)
 
 

@@ -72,7 +72,9 @@ def test_a_run_learns_and_records_everything(train):
     assert environment["compute"] == spy.started.provenance["compute"]
     assert environment["versions"] == spy.started.provenance["versions"]
     recorded = RunResult.read(folder)
-    assert recorded.to_json() == result.to_json()
+    assert replace(recorded, files={}).to_json() == result.to_json()
+    kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(recorded.files) == kept - {"result.json", "run.log"}
     data = json.loads((folder / "result.json").read_text())
     assert data["status"] == "FINISHED"
     assert data["objective"] == {"metric": "accuracy", "value": result.objective.value, "direction": "maximize"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from frostline import paths
@@ -61,6 +62,8 @@ def main(arguments: list[str]) -> int:
         raise SpecError(f"frostline sweep {name}: no such sweep{nearest(name, known)}; there are {', '.join(known)}")
     session.current.command = shlex.join(["frostline", "sweep", *arguments])
     only_look = any(word.split("=")[0] in _LOOKING for word in rest)  # Hydra takes one of these or -m
+    # Whatever key is swept may be a new one of the space: Hydra wants that said.
+    rest = [re.sub(r"^(?=sweep\.space[.=])", "++", word) for word in rest]
     return run.main([*([] if only_look else ["-m"]), f"+sweep={name}", *rest])
 
 

@@ -79,6 +79,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
     """
     from frostline.launch import run
     from frostline.tracking import MlflowRecorder
+    from frostline.train.checkpoint import CheckpointStore
 
     variables.ignore(os.environ)  # a launcher's job begins here, and not at the command line
     spec = job.run
@@ -86,6 +87,8 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
     child, step = _child(out_dir), _step_before_requeue(out_dir, spec)
     if step:
         resume_from = out_dir
+    elif resume_from is not None and step is None and resume_from.resolve() == out_dir.resolve():
+        step = CheckpointStore(out_dir).newest_step()  # the command named the folder, and is given once more
     with RunFolder(out_dir, spec, overrides, go_on_from=step, keep_diff=job.tracking.git_diff) as folder:
         recorders: list[Recorder] = [folder]
         if job.tracking.enabled:

@@ -21,7 +21,7 @@ from frostline.spec import DatasetSpec, Task
 
 Label = TypeVar("Label")
 
-ROWS_VERSION = 1  # part of cache fingerprints: raise it when the same input would give other rows
+ROWS_VERSION = 2  # part of cache fingerprints: raise it when the same input would give other rows
 
 _BETWEEN_WORDS = "\0"
 

@@ -14,11 +14,13 @@ from typing import Any
 import datasets
 
 from frostline.dataset.kept import load_kept
+from frostline.dataset.packed import is_packed, unpacked
 from frostline.dataset.pictures import read_images, read_pixels
+from frostline.dataset.plain import as_written, refuse_columns_of_json
 from frostline.dataset.raw import RawTable
 from frostline.errors import DataError
 from frostline.hashes import file_sha256
-from frostline.spec import DatasetSpec, Format, Source
+from frostline.spec import DatasetSpec, Format, Source, Task
 
 _BY_EXTENSION = {
     ".csv": Format.CSV,
@@ -62,15 +64,23 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise DataError(
             f"{path}: is a file; dataset.format=folder wants a folder with a folder of images for each class"
         )
+    packed = path
+    if is_packed(path):
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: is empty")
+        path = unpacked(path, cache_dir)
     form = _BY_EXTENSION.get(path.suffix.lower()) if spec.format is Format.AUTO else spec.format
     if form is None:
         known = ", ".join(sorted(_BY_EXTENSION))
         raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
     if path.stat().st_size == 0:
-        raise DataError(f"{path}: is empty")
+        raise DataError(f"{packed}: is empty")
+    _refuse_pointer(path)
     sha256 = file_sha256(path) if form is Format.PARQUET else _check_text(path)
     if form is Format.CONLL:
         return read_conll(path, sha256)
+    if form is Format.JSONL:
+        refuse_columns_of_json(path, packed.name, has_lists=spec.task is Task.TOKEN_CLASSIFICATION)
     builder, options = _builder(path, form, spec)
     notes = _check_fields(path, options) if builder == "csv" else ()
     folder = cache_dir / sha256[:20]
@@ -84,10 +94,28 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     except Exception as error:
         if "corresponds to no data" in str(error):  # the builder's word for no rows at all
             raise _no_rows(path, form) from error
-        raise DataError(f"{path.name}: can't be read as {form.value}: {_cause(error)}") from error
+        is_quoted = options.get("quoting", csv.QUOTE_NONE) != csv.QUOTE_NONE
+        hint = "; if a stray quote stands in a text, use dataset.quoted=false" if is_quoted else ""
+        raise DataError(f"{packed.name}: can't be read as {form.value}: {_cause(error)}{hint}") from error
     if len(table) == 0:
         raise _no_rows(path, form)
-    return RawTable(table=table, fingerprint=sha256, name=path.name, notes=notes, folder=path.parent)
+    if form is Format.JSONL:
+        table = as_written(path, table)
+    return RawTable(table=table, fingerprint=sha256, name=packed.name, notes=notes, folder=packed.parent)
+
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Refuses what git leaves where a large file was not fetched.
+
+    Raises:
+        DataError: It is such a pointer.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise DataError(f"{path}: is a git-lfs pointer, not the file: git lfs pull fetches it")
 
 
 def read_conll(path: Path, sha256: str) -> RawTable:
@@ -223,7 +251,9 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
                 several_lines += rows.line_num - before > 1
                 before = rows.line_num
         except csv.Error as error:
-            raise DataError(f"{path.name}, line {rows.line_num}: {error}") from error
+            is_quoted = options["quoting"] != csv.QUOTE_NONE
+            hint = "; if a stray quote stands in a text, use dataset.quoted=false" if is_quoted else ""
+            raise DataError(f"{path.name}, line {rows.line_num}: {error}{hint}") from error
     notes: tuple[str, ...] = ()
     if several_lines:
         notes += (

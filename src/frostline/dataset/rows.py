@@ -10,10 +10,12 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from frostline.dataset.labelled import ROWS_VERSION, digest_of, labelled, meaning_of, rule_of, with_named_labels
+from frostline.dataset.labelled import ROWS_VERSION, digest_of, labelled, rule_of, with_named_labels
 from frostline.dataset.labels import LabelRule
+from frostline.dataset.plain import with_plain_columns
 from frostline.dataset.raw import RawTable
 from frostline.dataset.read import read_file, read_hub
 from frostline.dataset.split import Indices, deal, even, order, row_key, split
@@ -109,13 +111,13 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         keys, labels, regression=spec.task is Task.REGRESSION, seed=spec.seed, whole=spec.task is Task.MULTI_LABEL,
         fraction=spec.eval_fraction if spec.eval_from is None else 0.0, test_fraction=spec.test_fraction or 0.0,
     )  # fmt: skip
-    fingerprints = [raw.fingerprint, *_content(spec, keys)]
+    fingerprints = [_content(table)]
 
     def other(source: str, rows: int | None) -> _Part:
         raw = _read(spec, source, find_file, cache_dir)
         table = labelled(raw, spec, rule)
         keys, labels = _arrays(table)
-        fingerprints.extend([raw.fingerprint, *_content(spec, keys)])
+        fingerprints.append(_content(table))
         return _part(table, keys, labels, np.arange(len(keys)), spec, rows)
 
     is_even = _wants_even(spec) and spec.folds is None  # of folds those that train are, once they are dealt
@@ -134,7 +136,7 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
     _check_enough(parts, rule, spec)
     report, warnings = _report(parts, rule, raw, table, spec.unit)
     chosen = {name: part.table.select(part.indices).remove_columns("key") for name, part in parts.items()}
-    content = [ROWS_VERSION, *fingerprints, *meaning_of(spec, rule)]
+    content = [ROWS_VERSION, *fingerprints, spec.task.value, list(rule.names)]
     every = parts if pool is None else {**parts, "pool": pool}
     return Rows(
         train=chosen["train"],
@@ -190,8 +192,10 @@ def _identity(part: _Part) -> str:
 def _read(spec: DatasetSpec, other: str | None, find_file: FindFile, cache_dir: Path) -> RawTable:
     """Returns the table of the spec's own file or split (None), or of another."""
     if spec.source is Source.HUB:
-        return with_named_labels(read_hub(spec, other or spec.split, cache_dir), spec)
-    return with_named_labels(read_file(find_file(other), spec, cache_dir), spec)
+        raw = read_hub(spec, other or spec.split, cache_dir)
+    else:
+        raw = read_file(find_file(other), spec, cache_dir)
+    return with_named_labels(with_plain_columns(raw, spec), spec)
 
 
 def _arrays(table: datasets.Dataset) -> tuple[Any, Any]:
@@ -227,9 +231,18 @@ def _wants_even(spec: DatasetSpec) -> bool:
     return spec.balance is Balance.UNDERSAMPLE
 
 
-def _content(spec: DatasetSpec, keys: Any) -> list[str]:
-    """Returns a hash of images, whose files a table may only name."""
-    return [hashlib.sha256(keys.tobytes()).hexdigest()] if spec.is_image else []
+def _content(table: datasets.Dataset) -> str:
+    """Returns a sha256 of rows and labels: the same whatever file they stood in, and in whatever format."""
+    digest = hashlib.sha256()
+    for batch in table.select_columns(["key", "labels"]).with_format("arrow").iter(10_000):
+        digest.update(np.ascontiguousarray(batch["key"].to_numpy(), dtype="<i8").tobytes())
+        labels = batch["labels"].combine_chunks() if hasattr(batch["labels"], "combine_chunks") else batch["labels"]
+        if pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type):
+            digest.update(np.ascontiguousarray(pc.list_value_length(labels).to_numpy(), dtype="<i8").tobytes())
+            labels = pc.list_flatten(labels)
+        kind = "<f8" if pa.types.is_floating(labels.type) else "<i8"
+        digest.update(np.ascontiguousarray(labels.to_numpy(zero_copy_only=False), dtype=kind).tobytes())
+    return digest.hexdigest()
 
 
 _PURPOSES = {"train": "train on", "eval": "evaluate on", "test": "test on"}
@@ -240,6 +253,17 @@ def _check_enough(parts: Mapping[str, _Part], rule: LabelRule, spec: DatasetSpec
         if not len(part.indices):
             total = sum(len(other.indices) for other in parts.values())
             key = "dataset.test_fraction" if name == "test" else "dataset.eval_fraction"
+            different = len(np.unique(part.keys))
+            if different == 1 and len(part.keys) > 1:
+                raise DataError(
+                    f"no rows to {_PURPOSES[name]}: all {len(part.keys)} rows have the same {spec.unit}, and equal "
+                    "ones stay on one side; is dataset.text_column the right column?"
+                )
+            if rule.names and different <= len(rule.names):
+                raise DataError(
+                    f"no rows to {_PURPOSES[name]}: {total} rows of {len(rule.names)} classes are one of each, and "
+                    "none is held out; give others with dataset.eval_from"
+                )
             raise DataError(f"no rows to {_PURPOSES[name]}: there are {total} in all; change {key} or the data")
     _, labels = parts["train"].used()
     if rule.separator is not None and len(np.unique(labels)) < 2:
@@ -313,7 +337,7 @@ def _duplicates(keys: Any) -> int:
 
 def _choice(spec: DatasetSpec) -> list[Any]:
     """What decides which rows train and which evaluate."""
-    test = [spec.test_from, spec.test_fraction, spec.test_rows] if spec.has_test else []
+    test = [spec.test_from is None, spec.test_fraction, spec.test_rows] if spec.has_test else []
     evenly = [spec.balance.value] if _wants_even(spec) else []
     folds = ["folds", spec.folds, spec.fold] if spec.folds is not None else []
     return [

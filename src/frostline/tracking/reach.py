@@ -36,6 +36,10 @@ def knock(uri: str) -> None:
     if uri.startswith("sqlite:///"):
         _check_file(Path(uri.removeprefix("sqlite:///").partition("?")[0]))
         return
+    if uri.startswith("file:") or (":" not in uri and uri != "databricks"):
+        if os.environ.get("MLFLOW_ALLOW_FILE_STORE", "").lower() not in {"true", "1"}:
+            raise OSError("MLflow takes no new runs in a folder of files; give tracking.uri=sqlite:///mlflow.db")
+        return
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port or _PORTS.get(parts.scheme.partition("+")[0])

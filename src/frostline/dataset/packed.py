@@ -1,0 +1,110 @@
+"""Compressed data files: unpacked once, within bounds."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from frostline.errors import DataError
+from frostline.hashes import unchanged_sha256
+
+_OPENERS: dict[str, Callable[[Path], Any]] = {
+    ".gz": gzip.GzipFile,
+    ".bz2": bz2.BZ2File,
+    ".xz": lzma.LZMAFile,
+    ".zip": lambda path: _only_member(path),
+}
+
+_MAX_RATIO = 200
+"""Texts are compressed to a tenth or so; what grows by more is made to fill a disk (assumed)."""
+
+_ALWAYS_FINE_BYTES = 64 << 20
+_PIECE_BYTES = 1 << 20
+
+
+def is_packed(path: Path) -> bool:
+    """Returns whether a file is compressed, by its extension."""
+    return path.suffix.lower() in _OPENERS
+
+
+def unpacked(path: Path, cache_dir: Path) -> Path:
+    """Returns the file that a compressed one holds, unpacked once for the same content.
+
+    Args:
+        path: A `.gz`, `.bz2` or `.xz` file, or a `.zip` of one file.
+        cache_dir: Where it is kept.
+
+    Raises:
+        DataError: It can't be unpacked, holds several files, or is made to fill a disk.
+        OSError: There is no room for it.
+    """
+    key = hashlib.sha256(f"{unchanged_sha256(path)} {path.suffix.lower()}".encode()).hexdigest()
+    folder = cache_dir / "unpacked" / key[:20]
+    seal = folder / ".sha256"
+    target = folder / _inner_name(path)
+    try:
+        if seal.read_text(encoding="ascii").strip() == unchanged_sha256(target):
+            return target
+    except (OSError, UnicodeDecodeError):
+        pass
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{target.name}.{os.getpid()}.tmp"
+    try:
+        digest = _unpack(path, aside)
+        aside.replace(target)
+        seal.write_text(digest + "\n", encoding="ascii")
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
+
+
+def _unpack(path: Path, aside: Path) -> str:
+    limit = max(_ALWAYS_FINE_BYTES, _MAX_RATIO * path.stat().st_size)
+    digest, size = hashlib.sha256(), 0
+    try:
+        with _OPENERS[path.suffix.lower()](path) as source, aside.open("wb") as sink:
+            while piece := source.read(_PIECE_BYTES):
+                size += len(piece)
+                if size > limit:
+                    raise DataError(
+                        f"{path}: unpacks to more than {limit >> 20} MiB, {_MAX_RATIO} times its size: refused; unpack "
+                        "it yourself if it is what it should be"
+                    )
+                if shutil.disk_usage(aside.parent).free < len(piece):
+                    raise DataError(f"{path}: there is no room to unpack it in {aside.parent}; set FROSTLINE_HOME")
+                digest.update(piece)
+                sink.write(piece)
+    except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: can't be unpacked: {error}") from error
+    return digest.hexdigest()
+
+
+def _inner_name(path: Path) -> str:
+    if path.suffix.lower() != ".zip":
+        return path.stem
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return Path(_member(archive, path).filename).name
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: can't be unpacked: {error}") from error
+
+
+def _only_member(path: Path) -> IO[bytes]:
+    archive = zipfile.ZipFile(path)
+    return archive.open(_member(archive, path))
+
+
+def _member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
+    found = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX/")]
+    if len(found) != 1:
+        raise DataError(f"{path}: holds {len(found)} files; unpack it, and give one as dataset.location")
+    return found[0]
