@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -43,6 +45,40 @@ _CAUSES = {signal.SIGTERM: Cause.TERMINATED, PREEMPTED: Cause.PREEMPTED}
 def exit_code(cause: Cause | None) -> int:
     """Returns the exit code for a KILLED run, as a shell expects it: 143 for SIGTERM, 130 for Ctrl-C and all else."""
     return 143 if cause is Cause.TERMINATED else 130
+
+
+_AT_ONCE_S = 1.5
+"""So long a command may take to end in its own way after a second signal."""
+
+
+def end_on_second() -> None:
+    """Makes a second Ctrl-C or SIGTERM end this process within two seconds, wherever it waits.
+
+    Python runs a signal's handler between two of its own instructions: one that waits in a library, as for a name
+    server, would not hear it. The interpreter writes each signal into a pipe at once, and a thread reads that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_be_deaf)  # a terminal sends Ctrl-C to children, too
+    threading.Thread(target=_count, args=(heard,), name="second-signal", daemon=True).start()
+
+
+def _be_deaf() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(-1)
+
+
+def _count(heard: int) -> None:
+    signals = 0
+    while numbers := os.read(heard, 64):
+        for number in numbers:
+            signals += number in {signal.SIGINT, signal.SIGTERM}
+            if signals >= 2:
+                time.sleep(_AT_ONCE_S)
+                os._exit(128 + number)
 
 
 class SignalGuard:

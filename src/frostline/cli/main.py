@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from frostline import __version__, paths, scratch, variables
+from frostline import __version__, paths, scratch, signals, variables
 from frostline.cli.common import OneLineParser
 from frostline.errors import RunFailedError, UserError, visible
 from frostline.provenance import redact
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.path[:] = paths.search_path(with_here=False)
+    signals.end_on_second()
     try:
         code = _dispatch(arguments)
     except UserError as error:
