@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study study-quick test test-fast test-cases test-gpu check format docs docs-serve ui bench clean
+.PHONY: help setup demo study study-quick test test-fast test-cases test-faults test-gpu check format docs docs-serve ui bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ test-fast: $(STAMP) ## the tests that need no real model: some minutes
 
 test-cases: $(STAMP) ## inputs and faults that once gave wrong numbers or poor words, a test for each
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" tests/cases
+
+test-faults: $(STAMP) ## a fault at every write, rename and fsync of a run and a sweep: an hour or two
+	HF_HUB_OFFLINE=1 FROSTLINE_FAULTS=all $(BIN)/python -m pytest -n 2 --dist worksteal -m slow -rP tests/faults
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 4 --dist worksteal -m gpu

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from frostline import __version__, paths, scratch, signals, variables
 from frostline.cli.common import OneLineParser
-from frostline.errors import RunFailedError, UserError, visible
+from frostline.errors import MACHINE_WAY_OUT, MachineError, RunFailedError, UserError, machine_trouble, visible
 from frostline.provenance import redact
 from frostline.spec import written_out
 
@@ -73,6 +73,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         code = 0
     except KeyboardInterrupt:
         code = 130
+    except Exception as error:
+        trouble = machine_trouble(error)
+        if trouble is None:
+            raise
+        code = report_error(MachineError(f"{trouble}; {MACHINE_WAY_OUT}"))
     sys.exit(code)
 
 
