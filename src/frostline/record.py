@@ -303,19 +303,20 @@ def regular_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def refuse_links(folder: Path, depth: int | None = None) -> None:
+def refuse_links(folder: Path, depth: int | None = None, but: str = "") -> None:
     """Refuses links below a folder: what is written, deleted or uploaded there would be something else.
 
     Args:
         folder: Its own path may be a link.
         depth: How many levels are looked at; None: all.
+        but: A pattern of names that may be links: Optuna locks its journal with one.
 
     Raises:
         UserError: There is a link.
     """
     for root, folders, names in os.walk(folder):
         for name in (*folders, *names):
-            if (path := Path(root) / name).is_symlink():
+            if (path := Path(root) / name).is_symlink() and not path.match(but or "/"):
                 raise UserError(f"{path}: is a link, and a run's folder holds none: remove it, or copy what it names")
         if depth is not None and len(Path(root).relative_to(folder).parts) + 1 >= depth:
             folders.clear()

@@ -113,6 +113,8 @@ def test_a_sweep(tmp_path, tiny_overrides, how):
         else:
             result = TOLD if code == 2 and is_one_line(err) else SILENT
         found[result] += 1
+        if result == TOLD:
+            print(number, err.strip().splitlines()[-1].replace(str(home), ""))
         assert result != SILENT, (number, err)
         shutil.rmtree(home)
     show("a sweep", how, found)

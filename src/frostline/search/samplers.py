@@ -126,9 +126,13 @@ class FrostSampler(BaseSampler):
         self._space = dict(space)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """See Optuna. A trial whose parameters are fixed or drawn already needs none."""
+        """See Optuna. A trial whose parameters are fixed or drawn already needs none.
+
+        A kill can leave one with some of them: what it lacks is proposed once more, the same.
+        """
         del study
-        return {} if trial.params or "fixed_params" in trial.system_attrs else self._space
+        is_drawn = trial.params.keys() >= self._space.keys()
+        return {} if is_drawn or "fixed_params" in trial.system_attrs else self._space
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -48,7 +48,7 @@ class SweepFolder:
     def __enter__(self) -> SweepFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            refuse_links(self.folder, depth=2)
+            refuse_links(self.folder, depth=2, but=f"{JOURNAL_FILE}.lock*")
             self._lock.acquire(timeout=0)
             for each in (self.folder, *self.folder.glob("[0-9b]*")):
                 remove_unfinished(each)
