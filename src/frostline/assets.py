@@ -295,7 +295,7 @@ def _publish(archive: Path, requirement: str, member: str, target: Path) -> None
     scratch = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
     try:
         with _opened(archive, member) as (members, name):
-            count = _extract(members, name, scratch)
+            count = _extract(members, name, scratch, max(_FINE_BYTES, _MAX_RATIO * archive.stat().st_size))
         if not count:
             raise AssetError(f"{requirement}: {archive.name} has no {member!r}")
         files = hashes_of(scratch, [path.name for path in scratch.iterdir()])
@@ -363,7 +363,26 @@ def _matches(name: str, member: str) -> bool:
     return name == member or name.partition("/")[2] == member
 
 
-def _extract(members: list[_Member], member: str, target: Path) -> int:
+_FINE_BYTES = 256 << 20
+_MAX_RATIO = 200
+"""What grows by more when it is unpacked is made to fill a disk (assumed)."""
+
+
+def _copy(source: IO[bytes], sink: IO[bytes], left: int, name: str) -> int:
+    """Copies a stream and returns how many bytes may follow it.
+
+    Raises:
+        AssetError: It is longer than what is left.
+    """
+    while piece := source.read(1 << 20):
+        left -= len(piece)
+        if left < 0:
+            raise AssetError(f"{name}: unpacks to more than {_MAX_RATIO} times the size of its archive: refused")
+        sink.write(piece)
+    return left
+
+
+def _extract(members: list[_Member], member: str, target: Path, limit: int) -> int:
     """Copies the file `member`, or all files below the folder `member`, into `target`; returns how many."""
     top = PurePosixPath(member).name
     count = 0
@@ -379,7 +398,7 @@ def _extract(members: list[_Member], member: str, target: Path) -> int:
         path = target / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         with item.open() as source, path.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
+            limit = _copy(source, sink, limit, item.name)
         _sync(path)
         count += 1
     return count

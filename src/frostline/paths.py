@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -38,3 +41,31 @@ def search_path(*, with_here: bool = True) -> list[str]:
     here = str(Path.cwd())
     others = [path for path in dict.fromkeys(sys.path) if path not in {"", here}]
     return [*others, here] if with_here or {"", here} & set(sys.path) else others
+
+
+def _has_home() -> bool:
+    try:
+        return Path.home().is_absolute()
+    except RuntimeError:
+        return False
+
+
+def take_home() -> Path | None:
+    """Gives a user without a home or a name, as in a container, those that libraries ask for.
+
+    Returns:
+        The folder that `HOME` names from now on; None: there was one.
+    """
+    user = str(os.getuid())
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["LOGNAME"] = user
+    if Path(os.environ.get("HOME", "")).is_absolute() or _has_home():
+        return None
+    folder = Path(tempfile.gettempdir()) / f"frostline-home-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else was there first
+        folder = Path(tempfile.mkdtemp(prefix="frostline-home-"))
+    os.environ["HOME"] = str(folder)
+    return folder

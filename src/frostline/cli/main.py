@@ -61,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     sys.path[:] = paths.search_path(with_here=False)
+    home = paths.take_home()
+    if home is not None:
+        print(f"note: this user has no home; caches lie in {home} (set HOME or FROSTLINE_HOME)", file=sys.stderr)
     signals.end_on_second()
     try:
         code = _dispatch(arguments)

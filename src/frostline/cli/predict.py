@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.cli.common import compose, find_study, override_parser
-from frostline.config import spec_from_text
+from frostline.config import spec_from_json
 from frostline.errors import UserError, visible
 from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files
 from frostline.result import RunResult
@@ -95,7 +95,7 @@ def run_spec(folder: Path) -> RunSpec:
         UserError: The folder is none of a run, or its record is damaged.
     """
     try:
-        return spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8"))
+        return spec_from_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{folder}: is no run's folder ({SPEC_FILE}: {error.strerror})") from error
     except (UserError, UnicodeDecodeError) as error:

@@ -65,12 +65,12 @@ def check_resume(job: Job) -> Path:
     Raises:
         UserError: It holds no run, or one of another config; the message has the difference.
     """
-    from frostline.config import spec_from_text
+    from frostline.config import spec_from_json
 
     assert job.resume is not None
     folder = _resumed(job.resume, job.tracking.uri)
     try:
-        recorded = spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8"))
+        recorded = spec_from_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"resume={job.resume}: no run's folder there ({SPEC_FILE}: {error})") from error
     difference = spec_diff(recorded, job.run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -46,9 +47,10 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as stack:
         folder, run_id = _find(options.run, options.tracking_uri or job.tracking.uri, stack)
         recorded = read_record(folder, options.run, _parse)
+        base = _RUNS
         if run_id is None:
             recorded = dataclasses.replace(recorded, spec=located(recorded.spec, folder))
-        if run_id is None:
+            base = _RUNS if os.access(Path.cwd(), os.W_OK) else folder.parent  # beside the run, where we may write
             run_id = _run_of(folder, job)
         elif options.tracking_uri not in {None, job.tracking.uri}:
             run_id = None  # of another store: the re-run can't be its child
@@ -57,7 +59,7 @@ def main(arguments: list[str]) -> int:
     until = _until(recorded, options.at)
     if options.explain:
         return _explain(recorded, spec)
-    return _rerun(recorded, spec, job, options, until, run_id)
+    return _rerun(recorded, spec, job, options, until, run_id, base)
 
 
 def _parser() -> OneLineParser:
@@ -215,7 +217,13 @@ def _explain(recorded: Recorded, spec: RunSpec) -> int:
 
 
 def _rerun(
-    recorded: Recorded, spec: RunSpec, job: Job, options: argparse.Namespace, until: int | None, run_id: str | None
+    recorded: Recorded,
+    spec: RunSpec,
+    job: Job,
+    options: argparse.Namespace,
+    until: int | None,
+    run_id: str | None,
+    base: Path,
 ) -> int:
     from frostline.launch import run
     from frostline.provenance import redact
@@ -231,7 +239,7 @@ def _rerun(
     if not (tolerance >= 0 and math.isfinite(tolerance)):
         raise UserError(f"--tolerance {tolerance}: give a number of 0 or more")
     # Microseconds: two re-runs may begin in one second.
-    folder = _RUNS / "reproduced" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{spec.name()}"
+    folder = base / "reproduced" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{spec.name()}"
     watch = _Watch(recorded, spec)
     compute = recorded.result.provenance.get("compute") or {}
     sharing = Sharing(threads=filled_on(compute.get("prefix_cache")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from frostline.config import spec_from_text
+from frostline.config import spec_from_json
 from frostline.errors import UserError
 from frostline.record import SPEC_FILE
 from frostline.report import Row, print_table
@@ -56,7 +56,7 @@ def rows_of(folder: Path) -> list[Row]:
     found = sorted(folder.rglob(RESULT_FILE), key=lambda path: [(len(part), part) for part in path.parts])
     for path in found:
         try:
-            spec = spec_from_text((path.parent / SPEC_FILE).read_text(encoding="utf-8"))
+            spec = spec_from_json((path.parent / SPEC_FILE).read_text(encoding="utf-8"))
             rows.append(Row(coordinates=spec.flat(), result=RunResult.read(path.parent), folder=path.parent))
         except (UserError, OSError, UnicodeDecodeError):
             continue

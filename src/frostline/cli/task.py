@@ -17,7 +17,7 @@ from frostline import variables
 from frostline.cli import session
 from frostline.cli.main import report_error
 from frostline.cli.preflight import check_resume
-from frostline.config import Job, decode_job, spec_from_text
+from frostline.config import Job, decode_job, spec_from_json
 from frostline.errors import RunFailedError, UserError, visible
 from frostline.provenance import redact
 from frostline.record import CHILD_FILE, SPEC_FILE, Recorder, Recorders, RunFolder, Sharing, write_atomically
@@ -117,7 +117,7 @@ def _step_before_requeue(folder: Path, spec: RunSpec) -> int | None:
     from frostline.train.checkpoint import CheckpointStore
 
     try:
-        same = spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8")).digest() == spec.digest()
+        same = spec_from_json((folder / SPEC_FILE).read_text(encoding="utf-8")).digest() == spec.digest()
     except (OSError, UserError):
         return None
     with suppress(UserError):

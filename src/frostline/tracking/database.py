@@ -101,7 +101,7 @@ def follow_move(path: Path, folder_tag: str) -> str | None:
     """
     root = path.absolute().parent
     with suppress(sqlite3.Error), closing(sqlite3.connect(path, timeout=10)) as database:
-        old = _former_folder(database, root)
+        old = _former_folder(database, root, path.name)
         if old is None:
             return None
         pairs = [(f"{old.as_uri()}/", f"{root.as_uri()}/"), (f"{old}/", f"{root}/")]
@@ -123,16 +123,18 @@ def follow_move(path: Path, folder_tag: str) -> str | None:
     return None
 
 
-def _former_folder(database: sqlite3.Connection, root: Path) -> Path | None:
+def _former_folder(database: sqlite3.Connection, root: Path, name: str) -> Path | None:
     """Returns the folder beside whose database the artifacts of a store are said to lie, if it is another one."""
-    for (location,) in database.execute("SELECT artifact_location FROM experiments"):
+    # MLflow itself makes the first experiment, below whatever folder was the current one.
+    for (location,) in database.execute("SELECT artifact_location FROM experiments WHERE experiment_id != 0"):
         plain = unquote(urlsplit(location).path) if str(location).startswith("file:") else str(location)
         before, found, rest = plain.rpartition(_ARTIFACTS)
         if not found or not before.startswith("/") or (rest and not rest.startswith("/")):
             continue
         old = Path(before)
         is_here = os.path.realpath(old) == os.path.realpath(root)
-        if not is_here and ((root / "mlruns").is_dir() or not old.exists()):
+        is_copy = (old / name).is_file() and (root / "mlruns").is_dir()
+        if not is_here and (is_copy or not old.exists()):
             return old
     return None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.cli.run import configure_logging
-from frostline.config import Job, spec_from_text
+from frostline.config import Job, spec_from_json
 from frostline.errors import MACHINE_WAY_OUT, MachineError, UserError, machine_trouble
 from frostline.hashes import DamagedError
 from frostline.point import BASELINE_NUMBER, Outcome, State
@@ -356,7 +356,7 @@ def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:
     """Returns the spec, with the smaller batch if an earlier attempt ran out of memory with the given one."""
     spec = seed_run.job.run
     try:
-        recorded = spec_from_text((seed_run.folder / SPEC_FILE).read_text(encoding="utf-8"))
+        recorded = spec_from_json((seed_run.folder / SPEC_FILE).read_text(encoding="utf-8"))
     except (OSError, UserError):
         return spec, None
     smaller = _half_batch(spec)
