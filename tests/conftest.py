@@ -204,6 +204,13 @@ def make_spec(tiny_overrides: list[str]) -> Callable[..., RunSpec]:
     return make
 
 
+ONCE_A_PROCESS = (
+    ("frostline.tracking.spool", "_warned"), ("frostline.tracking.spool", "_down"),
+    ("frostline.tracking.reach", "_answered"),
+)  # fmt: skip
+"""What a process knows of stores: a command that runs in the tests' process must not know it from another."""
+
+
 @pytest.fixture
 def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """Runs the command in this process; returns exit code, standard output and standard error."""
@@ -213,9 +220,13 @@ def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callab
     from frostline.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["frostline"])
+    monkeypatch.setattr("frostline.signals.end_on_second", lambda: None)  # this process hears the signals of all tests
 
     def call(*arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()
+        for module, name in ONCE_A_PROCESS:
+            if module in sys.modules:
+                getattr(sys.modules[module], name).clear()
         monkeypatch.setattr(session, "current", session.Session())
         with pytest.raises(SystemExit) as stop:
             main(list(arguments))

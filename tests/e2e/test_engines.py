@@ -39,6 +39,7 @@ def ray(tmp_path_factory):
 @pytest.mark.timeout(600)
 def test_a_sweep_on_a_local_ray_cluster(tmp_path, tiny_overrides, ray):
     arguments = [*TRIALS_ALONE, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "runtime.slots=2"]
+    arguments.append("+hydra.launcher.ray.init.address=local")  # not one that something left on the machine
     arguments += ["+hydra.launcher.ray.init.include_dashboard=false", "dataset.train_rows=64", "training.epochs=1"]
     done = call("sweep", "depth_only", *tiny_overrides, *arguments, cwd=tmp_path, timeout=500, **with_packages(ray))
     assert done.returncode == 0, done.stderr
