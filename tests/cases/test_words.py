@@ -19,7 +19,7 @@ import pytest
 
 from frostline import assets, model
 from frostline.config import compose_job
-from frostline.dataset import packed
+from frostline.dataset import compression
 from frostline.errors import DataError, ModelError
 from frostline.spec import Task
 from frostline.tracking.reach import knock
@@ -46,7 +46,7 @@ def test_compressed_files_are_the_same_data(tmp_path, ending):
 
 
 def test_a_compressed_file_that_fills_a_disk_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(packed, "_ALWAYS_FINE_BYTES", 1 << 20)
+    monkeypatch.setattr(compression, "_ALWAYS_FINE_BYTES", 1 << 20)
     (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"text,label\n" + b"a" * (8 << 20)))
     with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
         rows_of(tmp_path, "bomb.csv.gz")

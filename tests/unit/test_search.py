@@ -394,7 +394,13 @@ def test_a_point_that_fails_in_stage_2_is_failed_keeps_its_first_value_and_nobod
     study.rebuild(summary.points)
     assert table(study.points()) == table(summary.points)
     assert study.points()[victim].outcome.reason == "stage 2: killed by signal 9"
+    again = make_plan(n_trials=12, retry_failed=True)
     assert study.retry_failed() == 1
+    executor = FakeExecutor(again)
+    retried = search(again, study, executor, Quiet(), maximize=True, total=12 + study.num_extra)
+    assert executor.done == [(12, 2)]  # stage 2 alone, and nobody else is promoted
+    assert retried.points[12].by_seed == whole.points[victim].by_seed
+    assert [row for row in table(retried.points) if row[0] not in {victim, 12}] == others
 
 
 @pytest.mark.slow

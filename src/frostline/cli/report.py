@@ -34,12 +34,12 @@ def main(arguments: list[str]) -> int:
     from frostline.cli.sweeping.ending import report_again, standing
     from frostline.cli.sweeping.evidence import baseline_of, other_rows
     from frostline.cli.sweeping.folder import SweepFolder, read_description
-    from frostline.cli.sweeping.recovery import recover, told
+    from frostline.cli.sweeping.recovery import notes_of, recover
     from frostline.report import make_console, print_answer
 
     description = read_description(folder)
     recovery = recover(SweepFolder(folder), description)
-    for note in told(recovery):
+    for note in notes_of(recovery):
         print(f"warning: {note}", file=sys.stderr)
     if recovery.lost:
         raise RunFailedError(

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import datasets
 
-from frostline.dataset.kept import map_kept
 from frostline.dataset.labels import LabelRule, label_rule, members, multi_hot_width
 from frostline.dataset.lists import list_in
 from frostline.dataset.raw import RawTable
 from frostline.dataset.split import bytes_key, row_key
+from frostline.dataset.table_cache import map_cached
 from frostline.errors import DataError, listing, nearest
 from frostline.spec import DatasetSpec, Task
 
@@ -59,7 +59,7 @@ def with_named_labels(raw: RawTable, spec: DatasetSpec) -> RawTable:
     plain: Any = datasets.Value("string")
     features = raw.table.features.copy()
     features[spec.label_column] = plain if inner is feature else datasets.Sequence(plain)
-    labels = map_kept(
+    labels = map_cached(
         raw.table.select_columns([spec.label_column]), convert,
         digest_of(["names", raw.fingerprint, spec.label_column, names])[:32], batched=True,
         features=datasets.Features({spec.label_column: features[spec.label_column]}), desc="names",
@@ -159,7 +159,7 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
     features = {"text": "string", "labels": "float64" if regression else "int64", "key": "int64"}
     if spec.pair_column is not None:
         features["pair"] = "string"
-    return map_kept(
+    return map_cached(
         raw.table, convert, _kept_as(raw, spec, rule), batched=True, with_indices=True,
         remove_columns=raw.table.column_names,
         features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}), desc="labels",
@@ -190,7 +190,7 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
         "labels": datasets.Sequence(datasets.Value("int64")),
         "key": datasets.Value("int64"),
     }
-    return map_kept(
+    return map_cached(
         raw.table, convert, _kept_as(raw, spec, rule), batched=True, with_indices=True,
         remove_columns=raw.table.column_names, features=datasets.Features(features), desc="labels",
     )  # fmt: skip

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from frostline.dataset.kept import map_kept
 from frostline.dataset.table import IntArray, Padding, labels_of
+from frostline.dataset.table_cache import map_cached
 from frostline.errors import DataError
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ def _table(rows: datasets.Dataset, given: ImageInput, identity: str, folder: Pat
     sha256 = hashlib.sha256(about.encode()).hexdigest()
     path = folder / f"{sha256[:32]}.arrow"
     features = datasets.Features({"labels": rows.features["labels"], "pixels": datasets.Value("binary")})
-    done = map_kept(
+    done = map_cached(
         rows.select_columns(["image", "labels"]), convert, sha256[:32], path=path, batched=True,
         batch_size=_ROWS_AT_ONCE, with_indices=True, remove_columns=["image"], features=features,
         writer_batch_size=_ROWS_AT_ONCE * 4, desc=f"pixels ({name})",

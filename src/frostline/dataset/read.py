@@ -13,11 +13,11 @@ from typing import Any
 
 import datasets
 
-from frostline.dataset.kept import load_kept
-from frostline.dataset.packed import is_packed, unpacked
+from frostline.dataset.column_types import as_written, refuse_columns_of_json
+from frostline.dataset.compression import decompressed, is_compressed
 from frostline.dataset.pictures import read_images, read_pixels
-from frostline.dataset.plain import as_written, refuse_columns_of_json
 from frostline.dataset.raw import RawTable
+from frostline.dataset.table_cache import load_cached
 from frostline.errors import DataError
 from frostline.hashes import file_sha256
 from frostline.spec import DatasetSpec, Format, Source, Task
@@ -64,23 +64,23 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise DataError(
             f"{path}: is a file; dataset.format=folder wants a folder with a folder of images for each class"
         )
-    packed = path
-    if is_packed(path):
+    given = path
+    if is_compressed(path):
         if path.stat().st_size == 0:
             raise DataError(f"{path}: is empty")
-        path = unpacked(path, cache_dir)
+        path = decompressed(path, cache_dir)
     form = _BY_EXTENSION.get(path.suffix.lower()) if spec.format is Format.AUTO else spec.format
     if form is None:
         known = ", ".join(sorted(_BY_EXTENSION))
         raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
     if path.stat().st_size == 0:
-        raise DataError(f"{packed}: is empty")
+        raise DataError(f"{given}: is empty")
     _refuse_pointer(path)
     sha256 = file_sha256(path) if form is Format.PARQUET else _check_text(path)
     if form is Format.CONLL:
         return read_conll(path, sha256)
     if form is Format.JSONL:
-        refuse_columns_of_json(path, packed.name, has_lists=spec.task is Task.TOKEN_CLASSIFICATION)
+        refuse_columns_of_json(path, given.name, has_lists=spec.task is Task.TOKEN_CLASSIFICATION)
     builder, options = _builder(path, form, spec)
     notes = _check_fields(path, options) if builder == "csv" else ()
     folder = cache_dir / sha256[:20]
@@ -90,18 +90,18 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         return datasets.load_dataset(builder, data_files=[str(path)], split="train", cache_dir=str(folder), **given)
 
     try:
-        table = load_kept(folder, load)
+        table = load_cached(folder, load)
     except Exception as error:
         if "corresponds to no data" in str(error):  # the builder's word for no rows at all
             raise _no_rows(path, form) from error
         is_quoted = options.get("quoting", csv.QUOTE_NONE) != csv.QUOTE_NONE
         hint = "; if a stray quote stands in a text, use dataset.quoted=false" if is_quoted else ""
-        raise DataError(f"{packed.name}: can't be read as {form.value}: {_cause(error)}{hint}") from error
+        raise DataError(f"{given.name}: can't be read as {form.value}: {_cause(error)}{hint}") from error
     if len(table) == 0:
         raise _no_rows(path, form)
     if form is Format.JSONL:
         table = as_written(path, table)
-    return RawTable(table=table, fingerprint=sha256, name=packed.name, notes=notes, folder=packed.parent)
+    return RawTable(table=table, fingerprint=sha256, name=given.name, notes=notes, folder=given.parent)
 
 
 _POINTER = b"version https://git-lfs.github.com/spec/"

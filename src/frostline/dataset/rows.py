@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from frostline.dataset.column_types import with_plain_columns
 from frostline.dataset.labelled import ROWS_VERSION, digest_of, labelled, rule_of, with_named_labels
 from frostline.dataset.labels import LabelRule
-from frostline.dataset.plain import with_plain_columns
 from frostline.dataset.raw import RawTable
 from frostline.dataset.read import read_file, read_hub
 from frostline.dataset.split import Indices, deal, even, order, row_key, split

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from frostline.dataset.kept import map_kept
 from frostline.dataset.pixels import ImageInput, PixelTable, pixel_tables
 from frostline.dataset.rows import Rows
 from frostline.dataset.split import Indices
 from frostline.dataset.table import NO_LABEL, TokenTable
+from frostline.dataset.table_cache import map_cached
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -174,7 +174,7 @@ def token_table(
     if fingerprint is None:
         done = rows.map(encode, keep_in_memory=True, new_fingerprint="0" * 32, **options)
     else:
-        done = map_kept(rows, encode, fingerprint, **options)
+        done = map_cached(rows, encode, fingerprint, **options)
     flags = [flag for batch in done.select_columns("truncated").iter(10_000) for flag in batch["truncated"]]
     return TokenTable(done.remove_columns("truncated")), np.array(flags, dtype=bool)
 

@@ -80,7 +80,14 @@ def _by_rank(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[P
     After a few epochs they are compared by their loss, since many accuracies are equal then; whole runs of a first seed
     by the objective, as they are where a loss is not known. A run that learnt nothing comes after all that did.
     """
-    ended = [point for point in points if point.first is not None and point.copy_of is None]
+    alive = [point.params for point in points if point.first is not None and point.state is not State.FAILED]
+    ended = [
+        point
+        for point in points
+        if point.first is not None
+        and point.copy_of is None
+        and (point.state is not State.FAILED or point.params not in alive)  # else it is retried under another number
+    ]
     losses = {point.number: point.first.loss for point in ended if point.first is not None}
     by_loss = plan.first_epochs is not None and all(loss is not None for loss in losses.values())
 

@@ -193,21 +193,29 @@ class Study:
         return len(missing)
 
     def retry_failed(self) -> int:
-        """Puts the points that failed into the queue once more, beyond the total; returns how many."""
+        """Puts the points that failed into the queue once more, beyond the total; returns how many.
+
+        One that failed when it was promoted is promoted again: what stage 1 came to stands.
+        """
         points = self.points()
         done = [point.params for point in points if point.state is not State.FAILED]
-        again: list[Params] = []
+        again: list[Point] = []
         for point in points:
-            if point.state is State.FAILED and point.params not in (*done, *again):  # it may have failed twice
-                again.append(point.params)
-        for params in again:
-            self._study.add_trial(
-                create_trial(
+            known = (*done, *(other.params for other in again))  # it may have failed twice
+            if point.state is State.FAILED and point.params not in known:
+                again.append(point)
+        for point in again:
+            if point.first is not None:
+                paused = replace(point, state=State.PRUNED, outcome=point.first, stage=1)
+                trial = self._rebuilt(paused)
+                trial.user_attrs = {**trial.user_attrs, marks.RETRY: True}
+            else:
+                trial = create_trial(
                     state=TrialState.WAITING,
-                    system_attrs={"fixed_params": dict(params)},
+                    system_attrs={"fixed_params": dict(point.params)},
                     user_attrs={marks.RETRY: True},
                 )
-            )
+            self._study.add_trial(trial)
         if again:
             self._study.set_user_attr(marks.EXTRA, self.num_extra + len(again))
         return len(again)

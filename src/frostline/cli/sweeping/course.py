@@ -41,7 +41,7 @@ from frostline.cli.sweeping.folder import (
 from frostline.cli.sweeping.opening import earlier_points, for_batches, one_writer, renamed, sweep_log
 from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
-from frostline.cli.sweeping.recovery import behind, merged, recover, told
+from frostline.cli.sweeping.recovery import behind, merged, notes_of, recover
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
 from frostline.errors import (
     MACHINE_WAY_OUT,
@@ -303,7 +303,7 @@ class _Course:
     def _recorded(self) -> Sequence[Point]:
         """Returns the trials as their own records have them; damage is told."""
         recovery = recover(self._folder, read_description(self._folder.folder))
-        for note in told(recovery):
+        for note in notes_of(recovery):
             log.warning("%s", note)
         return recovery.points
 

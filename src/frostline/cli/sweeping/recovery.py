@@ -202,6 +202,6 @@ def _params_of(run: Path, description: Mapping[str, Any]) -> Params:
     return params
 
 
-def told(recovery: Recovery) -> list[str]:
+def notes_of(recovery: Recovery) -> list[str]:
     """Returns what a user should know of damaged records, a line each."""
     return [*recovery.notes, *(f"{folder}: the records of this trial can't be read" for folder in recovery.lost)]

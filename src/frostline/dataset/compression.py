@@ -31,12 +31,12 @@ _ALWAYS_FINE_BYTES = 64 << 20
 _PIECE_BYTES = 1 << 20
 
 
-def is_packed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
     """Returns whether a file is compressed, by its extension."""
     return path.suffix.lower() in _OPENERS
 
 
-def unpacked(path: Path, cache_dir: Path) -> Path:
+def decompressed(path: Path, cache_dir: Path) -> Path:
     """Returns the file that a compressed one holds, unpacked once for the same content.
 
     Args:

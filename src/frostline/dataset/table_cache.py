@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 _MANIFEST = "frostline.json"
 
 
-def map_kept(
+def map_cached(
     table: datasets.Dataset, function: Callable[..., Any], fingerprint: str, *, path: Path | None = None, **options: Any
 ) -> datasets.Dataset:
     """Applies `Dataset.map`, whose result is kept and found again.
@@ -43,7 +43,7 @@ def map_kept(
     return done
 
 
-def load_kept(folder: Path, load: Callable[[], datasets.Dataset]) -> datasets.Dataset:
+def load_cached(folder: Path, load: Callable[[], datasets.Dataset]) -> datasets.Dataset:
     """Loads a file through `datasets.load_dataset`, whose tables are kept in a folder and found again.
 
     Args:

@@ -12,8 +12,8 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from frostline.dataset.kept import map_kept
 from frostline.dataset.raw import RawTable
+from frostline.dataset.table_cache import map_cached
 from frostline.errors import DataError
 from frostline.spec import DatasetSpec
 
@@ -42,7 +42,7 @@ def with_plain_columns(raw: RawTable, spec: DatasetSpec) -> RawTable:
     for name, kind in kinds.items():
         features[name] = datasets.Value(kind)
     fingerprint = datasets.fingerprint.Hasher.hash(["plain", _VERSION, raw.fingerprint, sorted(kinds.items())])
-    table = map_kept(raw.table, convert, fingerprint, batched=True, features=features, desc="plain")
+    table = map_cached(raw.table, convert, fingerprint, batched=True, features=features, desc="plain")
     return replace(raw, table=table)
 
 
