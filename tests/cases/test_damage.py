@@ -373,3 +373,55 @@ def test_a17_no_password_is_recorded_and_the_diff_can_be_left_out(tmp_path, tiny
         if path.is_file() and path.name != "notes.txt" and ".git" not in path.parts:
             assert b"geheim" not in path.read_bytes(), path
     assert not list(tmp_path.rglob("git.diff"))
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("command", ["predict", "test", "reproduce", "embed"])
+def test_a14_a_record_that_blows_up_is_one_line(home, command):
+    (home / "run/spec.json").write_text(BOMB)
+    more = {"predict": ["a text"], "embed": ["--out=x.parquet"]}.get(command, [])
+    one_line(call(command, "run", *more, cwd=home, timeout=20), 2, "spec")
+
+
+def test_a14_the_ui_of_a_damaged_store_is_one_line(home):
+    (home / "mlflow.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 5000)
+    one_line(call("ui", cwd=home, timeout=60), 2, "mlflow.db", "move it away")
+
+
+def test_a14_a_home_that_is_full_names_the_folder(home, tiny_overrides):
+    before = (
+        "import errno, os, sys\n"
+        "def full(event, given):\n"
+        "    is_new = event == 'open' and isinstance(given[2], int) and given[2] & os.O_CREAT\n"
+        "    if is_new and 'cache/' in str(given[0]):\n"
+        "        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(given[0]))\n"
+        "sys.addaudithook(full)\n"
+    )
+    words = ("run", *tiny_overrides, *FEW, "hydra.run.dir=full")
+    process = start(*words, cwd=home, before=before, FROSTLINE_HOME=str(home / "cache"))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2, err
+    assert "Traceback" not in err
+    assert f"{home}/cache" in err
+    assert "No space left on device" in err
+
+
+@pytest.mark.slow
+def test_a3_a_trial_whose_worker_was_killed_is_trained_again(tmp_path, tiny_overrides):
+    words = (*sweep_words(tiny_overrides), "plugins=[sweep_plugin]", "optimizer.name=killed_once")
+    env = {"PYTHONPATH": str(Path(__file__).parents[1] / "e2e")}
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    (whole / "killed.txt").touch()
+    assert call("sweep", "lr_x_depth", *words, cwd=whole, timeout=120, **env).returncode == 0
+    done = call("sweep", "lr_x_depth", *words, cwd=tmp_path, timeout=120, **env)
+    assert done.returncode == 0, done.stderr
+    assert "killed by signal 9 (out of memory?): trained again from its last checkpoint" in done.stderr
+    ours, theirs = points(tmp_path / "runs/s"), points(whole / "runs/s")
+    assert [(p.params, p.state, p.by_seed) for p in ours] == [(p.params, p.state, p.by_seed) for p in theirs]
+    assert [p.outcome.note is not None for p in ours] == [True, False, False, False]

@@ -62,6 +62,15 @@ def _exploding(optimizer):
     return optimizer
 
 
+@OPTIMIZERS.register("killed_once")
+def killed_once(groups, spec):
+    """Ends its process the first time that anybody asks for it."""
+    if not Path("killed.txt").exists():
+        Path("killed.txt").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _adamw(groups, spec)
+
+
 @OPTIMIZERS.register("hungry")
 def hungry(groups, spec):
     """Runs out of memory with batches of more than 8 rows: only the steps know, so it looks at what the test left."""

@@ -18,6 +18,7 @@ from frostline.point import Outcome, State
 from frostline.report.answer import answer_of
 from frostline.report.words import standing_lines
 from frostline.search import Ended, Journal, Study, queue_of, search
+from frostline.search.samplers import distribution
 from frostline.spec import Space, parse_dimension
 from tests.unit.test_search import Killed, Quiet, make_plan
 
@@ -585,3 +586,18 @@ def test_rows_that_may_have_several_classes_are_scored_class_by_class():
     share = (truth == said).all(axis=1).mean()
     vector = row_vector(rows, "accuracy")
     assert vector @ vector == pytest.approx(share * (1 - share) / 500)
+
+
+def test_a_trial_that_a_kill_left_half_drawn_gets_the_rest(tmp_path):
+    whole, advisor = sweep(tmp_path / "whole", Executor(), settle=0.0)
+    plan = make_plan(n_trials=9, sampler="frost", finish=1.0, settle=0.0)
+    space = Space(groups=(), variants={(): (DEPTH, RATE)})
+    study = Study(
+        Journal(tmp_path / "journal.log").open(), "test", plan, space, maximize=True,
+        propose=lambda points, number: advisor.propose(points, number, 9, plan.seed),
+    )  # fmt: skip
+    study.fill([])
+    first = whole.points[0].params
+    asked = study._asking.ask()
+    asked._suggest("freeze.depth", distribution(DEPTH))  # and here it was killed
+    assert study.begin(9) == (0, first)
