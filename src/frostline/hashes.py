@@ -145,11 +145,16 @@ def check(folder: Path, recorded: Mapping[str, str], names: Iterable[str], remed
         raise DamagedError(f"{folder / name}: {what}; {remedy}")
 
 
+def _is_shown(path: Path, folder: Path) -> bool:
+    """Returns whether a path is a file that no file manager hides: such are left by one, and read by nobody."""
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
 def _files(folder: Path, names: Iterable[str]) -> list[Path]:
     found: list[Path] = []
     for name in names:
         path = folder / name
-        found += sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+        found += sorted(each for each in path.rglob("*") if _is_shown(each, path)) if path.is_dir() else [path]
     return [path for path in found if path.is_file()]
 
 

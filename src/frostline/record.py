@@ -26,7 +26,7 @@ from frostline.result import RESULT_FILE, Frozen, RunResult, Status, finite
 from frostline.spec import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from frostline.spec import DatasetSpec, RunSpec
 
@@ -50,6 +50,16 @@ RECORDED_FILES = (
 RUN_FILE = ".mlflow.json"
 """Which MLflow run a run's or sweep's folder is recorded in."""
 
+CHILD_FILE = ".child.json"
+"""Its place in a sweep, for a run that another process starts."""
+
+CHECKPOINTS_FOLDER = "checkpoints"
+
+RUN_FILES = (
+    *RECORDED_FILES, RESULT_FILE, TEST_FILE, LOG_FILE, LOCK_FILE, RUN_FILE, CHILD_FILE, CHECKPOINTS_FOLDER,
+)  # fmt: skip
+"""All that is written in a run's folder."""
+
 INPUTS = {
     "weights_sha256": "model weights",
     "tokenizer_sha256": "tokenizer",
@@ -58,9 +68,6 @@ INPUTS = {
     "plugins_sha256": "plugins",
 }
 """What a run is made of, by its key in the provenance."""
-
-CHILD_FILE = ".child.json"
-"""Its place in a sweep, for a run that another process starts."""
 
 _TAKEOVER_S = 20.0  # assumed: what a killed process with a large model may need to be gone
 
@@ -222,7 +229,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            refuse_links(self.folder, depth=2)
+            refuse_links(self.folder / name for name in RUN_FILES)
             # Whoever goes on may come a moment before the system has freed the lock of the process that was killed.
             if not self._lock.acquire(0.0 if self._go_on_from is None else _TAKEOVER_S):
                 raise UserError(f"{self.folder}: another process is writing a run there; give another folder")
@@ -303,23 +310,18 @@ def regular_files(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def refuse_links(folder: Path, depth: int | None = None, but: str = "") -> None:
-    """Refuses links below a folder: what is written, deleted or uploaded there would be something else.
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Refuses links where something is written, deleted or uploaded: it would be done to something else.
 
     Args:
-        folder: Its own path may be a link.
-        depth: How many levels are looked at; None: all.
-        but: A pattern of names that may be links: Optuna locks its journal with one.
+        paths: Of files and folders that need not exist.
 
     Raises:
-        UserError: There is a link.
+        UserError: One is a link.
     """
-    for root, folders, names in os.walk(folder):
-        for name in (*folders, *names):
-            if (path := Path(root) / name).is_symlink() and not path.match(but or "/"):
-                raise UserError(f"{path}: is a link, and a run's folder holds none: remove it, or copy what it names")
-        if depth is not None and len(Path(root).relative_to(folder).parts) + 1 >= depth:
-            folders.clear()
+    for path in paths:
+        if path.is_symlink():
+            raise UserError(f"{path}: is a link, and is refused here: remove it, or copy what it names")
 
 
 def located(spec: RunSpec, folder: Path) -> RunSpec:

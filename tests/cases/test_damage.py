@@ -209,6 +209,7 @@ def test_a12_sync_sends_regular_files_of_the_folder_alone(home):
     (home / "secret/key.txt").write_text("geheim")
     (home / "run/notes.txt").symlink_to(home / "secret/key.txt")
     (home / "run/more").symlink_to(home / "secret")
+    (home / "run/model/key.json").symlink_to(home / "secret/key.txt")
     pend(home / "run", "sqlite:///mlflow.db")
     ending = {
         "status": "FINISHED", "tags": {}, "best": "../../run", "with_model": True,

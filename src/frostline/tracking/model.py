@@ -47,7 +47,8 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
         UserError: One is a link.
     """
     result = RunResult.read(folder)
-    refuse_links(folder)
+    model_folder = folder / MODEL_FOLDER
+    refuse_links([model_folder, *model_folder.rglob("*"), folder / SPEC_FILE])
     check_files(folder, result, SPEC_FILE, MODEL_FOLDER)
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     if spec["dataset"].get("image_column") is not None or spec["dataset"].get("task") == "token_classification":

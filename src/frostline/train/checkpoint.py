@@ -15,7 +15,7 @@ from typing import Any
 
 from frostline.errors import UserError
 from frostline.hashes import file_sha256
-from frostline.record import write_atomically
+from frostline.record import CHECKPOINTS_FOLDER, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class CheckpointStore:
     """
 
     def __init__(self, run_folder: Path) -> None:
-        self.folder = run_folder / "checkpoints"
+        self.folder = run_folder / CHECKPOINTS_FOLDER
 
     @property
     def writing(self) -> Path:

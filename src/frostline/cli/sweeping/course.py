@@ -32,6 +32,7 @@ from frostline.cli.sweeping.executors import (
 )
 from frostline.cli.sweeping.folder import (
     JOURNAL_FILE,
+    WORKERS_FOLDER,
     SweepFolder,
     describe,
     differences,
@@ -252,7 +253,7 @@ class _Course:
         run = self._run
         if self._launcher is not None:
             return BatchExecutor(self._launcher, slots, self._sweep, runs, lambda: run.run_id)
-        logs = self._folder.folder / "workers"
+        logs = self._folder.folder / WORKERS_FOLDER
         logs.mkdir(exist_ok=True)
         self._pool = Pool(
             slots,

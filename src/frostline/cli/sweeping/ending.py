@@ -19,6 +19,7 @@ from frostline.cli.sweeping.questions import advisors_of
 from frostline.cli.sweeping.read import Sweep
 from frostline.point import Point, State, ranked
 from frostline.provenance import redact
+from frostline.record import refuse_links
 from frostline.report import (
     Answer,
     Baseline,
@@ -261,7 +262,12 @@ def report_again(
         description: Its `sweep.json`.
         points: From the points' files.
         baselines: Points of other sweeps to compare with.
+
+    Raises:
+        UserError: What would be written is a link.
     """
+    target = folder / REPORT_FOLDER
+    refuse_links([target, *target.glob("*")])
     maximize = description["direction"] == Direction.MAXIMIZE.value
     num_blocks = description["num_blocks"]
     find = evidence_in(folder, description["plan"]["seeds"])
@@ -288,4 +294,4 @@ def report_again(
         command=command,
         status=status,
     )
-    return answer, write_report(material, folder / REPORT_FOLDER), command
+    return answer, write_report(material, target), command

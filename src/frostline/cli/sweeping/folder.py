@@ -9,7 +9,7 @@ import shutil
 import socket
 import sys
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from frostline.errors import SpecError, UserError
 from frostline.hashes import quick_sha256, sealed, unsealed
 from frostline.point import BASELINE_NUMBER, RECOMMENDED_FILE, Point, ranked
 from frostline.provenance import redact
-from frostline.record import LOCK_FILE, METRICS_FILE, refuse_links, remove_unfinished, write_atomically
+from frostline.record import LOCK_FILE, METRICS_FILE, RUN_FILES, refuse_links, remove_unfinished, write_atomically
 from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source, came_later
 
 SWEEP_FILE = "sweep.json"
@@ -29,7 +29,9 @@ JOURNAL_FILE = "journal.log"
 POINT_FILE = "point.json"
 BASELINE_FOLDER = "baseline"
 REPORT_FOLDER = "report"
+WORKERS_FOLDER = "workers"
 _OWNER = ".owner.json"
+_OWN_FILES = (SWEEP_FILE, JOURNAL_FILE, LOCK_FILE, _OWNER, REPORT_FOLDER, WORKERS_FOLDER)
 
 
 class SweepFolder:
@@ -48,7 +50,7 @@ class SweepFolder:
     def __enter__(self) -> SweepFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            refuse_links(self.folder, depth=2, but=f"{JOURNAL_FILE}.lock*")
+            refuse_links(self._places())
             self._lock.acquire(timeout=0)
             for each in (self.folder, *self.folder.glob("[0-9b]*")):
                 remove_unfinished(each)
@@ -67,6 +69,17 @@ class SweepFolder:
         with contextlib.suppress(OSError):
             (self.folder / _OWNER).unlink(missing_ok=True)
         self._lock.release()
+
+    def _places(self) -> Iterator[Path]:
+        """Yields what is written in the folder."""
+        yield from (self.folder / name for name in _OWN_FILES)
+        for name in (REPORT_FOLDER, WORKERS_FOLDER):
+            yield from (self.folder / name).glob("*")
+        for trial in (self.folder / BASELINE_FOLDER, *self.folder.glob("[0-9]*")):
+            yield trial
+            for run in (trial, *trial.glob("s[0-9]*")):
+                yield run
+                yield from (run / name for name in (POINT_FILE, *RUN_FILES))
 
     def admit(self, description: Mapping[str, Any]) -> bool:
         """Records what the sweep is, or compares with what was recorded.
