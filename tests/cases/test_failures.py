@@ -22,7 +22,7 @@ from frostline.tracking import reach
 from frostline.tracking.reach import knock
 from tests.cases.test_wrong_numbers import json_lines, rows_of
 from tests.conftest import fresh_store, save_tokenizer
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, points, start
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, end_what_was_started, points, start
 
 client = importlib.import_module("frostline.tracking.client")  # the package names a function so, too
 
@@ -237,3 +237,20 @@ def test_a11_no_command_of_a_repositorys_config_is_run(tmp_path):
     assert not ran.exists()
     git("diff", "HEAD", "--stat")
     assert ran.exists()  # by git itself they are run
+
+
+@pytest.mark.slow
+def test_a10_no_module_of_the_current_folder_is_run(tmp_path):
+    for name in ("pip", "mlflow", "accelerate", "uvicorn"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w').close()\n")
+    env = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "FROSTLINE_HOME": str(tmp_path / "home")}
+    done = call("fetch", "model=minilm", cwd=tmp_path, timeout=60, **env)
+    assert done.returncode == 2
+    fresh_store(tmp_path / "mlflow.db")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    end_what_was_started()
+    process = start("ui", "--port", str(port), cwd=tmp_path, as_users_do=True)
+    assert process.stderr is not None
+    assert any("Uvicorn running" in line for line in process.stderr)
+    assert not (tmp_path / "was_run").exists()
