@@ -426,3 +426,13 @@ def test_a3_a_trial_whose_worker_was_killed_is_trained_again(tmp_path, tiny_over
     ours, theirs = points(tmp_path / "runs/s"), points(whole / "runs/s")
     assert [(p.params, p.state, p.by_seed) for p in ours] == [(p.params, p.state, p.by_seed) for p in theirs]
     assert [p.outcome.note is not None for p in ours] == [True, False, False, False]
+
+
+def test_a5_a_trial_that_is_under_way_is_no_damage(home):
+    before = answer(home)
+    trial = home / "runs/s" / "004"
+    shutil.copytree(home / "runs/s/000", trial / "s0")  # of two seeds the first has ended
+    (trial / "s0/point.json").unlink()
+    done = call("report", "s", cwd=home, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert answer(home) == before

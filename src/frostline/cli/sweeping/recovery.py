@@ -56,18 +56,17 @@ def recover(sweep: SweepFolder, description: Mapping[str, Any]) -> Recovery:
     notes: list[str] = []
     lost: list[Path] = []
     for number, folder in trained:
-        what = f"{folder / POINT_FILE}: {'is damaged' if (folder / POINT_FILE).exists() else 'is missing'}"
-        known = study.get(number)
-        if known is not None and known.outcome is not None:
-            notes.append(f"{what}; the trial is taken from {JOURNAL_FILE}")
-        else:
-            known = _from_results(folder, number, description)
-            notes.append(f"{what}; the trial is taken from the results of its runs")
-        if known is None:
-            notes.pop()
-            lost.append(folder)
-        else:
+        is_there = (folder / POINT_FILE).exists()
+        known, source = study.get(number), JOURNAL_FILE
+        if known is None or known.outcome is None:
+            known, source = _from_results(folder, number, description), "the results of its runs"
+        if known is not None:
             points[number] = known
+            what = "is damaged" if is_there else "is missing"
+            notes.append(f"{folder / POINT_FILE}: {what}; the trial is taken from {source}")
+        elif is_there or _has_damaged_result(folder):
+            lost.append(folder)
+        # else it is under way: not all of its runs have ended
     for number, point in study.items():  # its whole folder is gone
         if number not in points and point.outcome is not None and not sweep.point_folder(number).exists():
             points[number] = point
@@ -124,6 +123,16 @@ def _trained(sweep: SweepFolder) -> list[tuple[int, Path]]:
         if (folder / POINT_FILE).exists() or any(run.exists() for run in runs):
             found.append((number, folder))
     return found
+
+
+def _has_damaged_result(folder: Path) -> bool:
+    for path in (folder / RESULT_FILE, *folder.glob(f"s*/{RESULT_FILE}")):
+        if path.is_file():
+            try:
+                RunResult.read(path.parent)
+            except UserError:
+                return True
+    return False
 
 
 def _points_in_journal(folder: Path, name: str) -> list[Point]:
