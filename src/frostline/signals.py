@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -78,7 +80,16 @@ def _count(heard: int) -> None:
             signals += number in {signal.SIGINT, signal.SIGTERM}
             if signals >= 2:
                 time.sleep(_AT_ONCE_S)
+                _kill_children()
                 os._exit(128 + number)
+
+
+def _kill_children() -> None:
+    """Ends what this process has started, as a pip or a git that it waits for."""
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):
+            for pid in path.read_text(encoding="ascii").split():
+                os.kill(int(pid), signal.SIGKILL)
 
 
 class SignalGuard:

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -300,8 +301,7 @@ def test_a8_a_damaged_converted_table_is_converted_again(home, tiny_overrides, d
 
 @pytest.mark.slow
 def test_a16_nobody_and_nothing_is_left_when_the_parent_is_killed(tmp_path, tiny_overrides):
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
+    scratch = Path(tempfile.mkdtemp())  # short enough for a socket in it
     env = {"PYTHONPATH": str(Path(__file__).parents[1] / "e2e"), "SLOW_S": "0.5", "TMPDIR": str(scratch)}
     words = (*sweep_words(tiny_overrides), "plugins=[sweep_plugin]", "optimizer.name=slow", "tracking=mlflow")
     process = start("sweep", "lr_x_depth", *words, cwd=tmp_path, as_users_do=True, **env)
@@ -317,6 +317,7 @@ def test_a16_nobody_and_nothing_is_left_when_the_parent_is_killed(tmp_path, tiny
     again = start("list", "models", cwd=tmp_path, as_users_do=True, **env)
     assert again.wait(60) == 0
     assert list(scratch.iterdir()) == []
+    scratch.rmdir()
 
 
 def descendants(pid: int) -> list[int]:

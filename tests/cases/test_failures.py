@@ -95,7 +95,7 @@ def test_19_a_store_is_found_to_be_down_within_seconds(monkeypatch):
             knock("postgresql+psycopg2://10.255.255.1/runs")
     with socket.create_server(("127.0.0.1", 0)) as server:
         knock(f"http://127.0.0.1:{server.getsockname()[1]}")
-    for other in ("databricks", "file:./mlruns", "postgresql://a,b/runs", "postgresql:///runs"):
+    for other in ("databricks", "postgresql://a,b/runs", "postgresql:///runs"):
         knock(other)
 
 

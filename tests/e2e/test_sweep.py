@@ -549,9 +549,9 @@ def test_what_changed_under_a_sweep_is_refused(tmp_path, tiny, tiny_csv, tiny_mo
     write_csv(own_csv, [*sentences(160)[:-1], ("a great film indeed", "positive")])
     changed = call(*arguments, "sweep.n_trials=3", cwd=tmp_path)
     assert changed.returncode == 2
-    assert "the rows of the data set are not those that this sweep's first points were trained with" in changed.stderr
+    assert "dataset.location: another content" in changed.stderr
     folder = tmp_path / "runs" / "models_x_depth"
-    assert [p.state for p in points(folder)] == [State.COMPLETE] * 2 + [State.RUNNING]
+    assert [p.state for p in points(folder)] == [State.COMPLETE] * 2
     shutil.copyfile(tiny_csv, own_csv)
     assert call(*arguments, "sweep.n_trials=3", cwd=tmp_path).returncode == 0
     assert [p.state for p in points(folder)] == [State.COMPLETE] * 3

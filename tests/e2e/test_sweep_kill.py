@@ -115,6 +115,8 @@ def test_a_killed_worker_is_replaced_and_the_table_is_that_of_an_undisturbed_swe
     assert all("killed by signal 9" in p.outcome.note for p in found if p.number in killed)
     runs = mlflow_runs(torn)
     trials = [run for run in runs if "frostline.point" in run.data.tags]
-    assert len(trials) == 10  # a trial that was begun twice has one run
-    assert {run.data.tags["frostline.status"] for run in trials} <= {"FINISHED", "PRUNED"}
-    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+    ended = [run for run in trials if run.data.tags["frostline.status"] in {"FINISHED", "PRUNED"}]
+    assert len({run.data.tags["frostline.point"] for run in ended}) == len(ended) == 10
+    # A kill between MLflow's run and the folder's note of it leaves a run that the next attempt does not know.
+    assert len(trials) <= 10 + len(killed)
+    assert "RUNNING" not in {run.info.status for run in runs}

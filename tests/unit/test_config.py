@@ -37,7 +37,7 @@ from frostline.errors import SpecError, UserError, nearest
         (["optimizer=[]"], r"optimizer"),
         (["freeze=none", "freeze.depth=2"], r"freeze.depth=2 contradicts freeze=none"),
         (["freeze.depth=1,2"], r"freeze.depth=1,2: several values: add -m"),
-        (["optimizer.lr=["], r"optimizer.lr=\[: can't be read as key=value"),
+        (["optimizer.lr=["], r"optimizer.lr=\[: can't be read as KEY=VALUE"),
         (["dataset.name=${oc.env:FROSTLINE_NO_SUCH}"], r"environment variable FROSTLINE_NO_SUCH is not set"),
         (["dataset.name=${dataset.location}", "dataset.location=${dataset.name}"], r"refers to itself"),
         (["dataset.name=${nosuch}"], r"Interpolation key 'nosuch' not found \(at dataset.name\)"),

@@ -140,7 +140,8 @@ def conclude(
         missed = run.num_missed()
         if missed:
             # sync sends nothing to an address that only a record names
-            uri = [word for word in shlex.split(session.current.command) if word.startswith("tracking.uri=")]
+            words = shlex.split(session.current.command)
+            uri = [redact(word) for word in words if word.startswith("tracking.uri=")]
             text = f"not in MLflow yet: {missed} of its runs; frostline sync {shlex.join([str(folder.folder), *uri])}"
             console.print(text, highlight=False, soft_wrap=True, markup=False)
     return failed
