@@ -25,4 +25,5 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"tracking.uri={uri}: no runs were recorded there yet: frostline run first, in this folder")
     command = tracking.ui_command(uri, options.host, options.port)
     print(f"MLflow UI on http://{options.host}:{options.port}/ (Ctrl-C ends it)", flush=True)
+    os.environ["PYTHONSAFEPATH"] = "1"  # the server starts processes of its own, in this folder
     os.execv(command[0], command)
