@@ -73,7 +73,7 @@ def machine_trouble(error: BaseException | None) -> str | None:
             return f"{os.strerror(error.errno)}{f': {error.filename}' if error.filename else ''}"
         if (hidden := next((words for words in _HIDDEN if words in str(error)), None)) is not None:
             return hidden
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
 
 

@@ -41,7 +41,10 @@ def make(kind: str, longest_path: int | None = None) -> Path:
             continue
         file = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         with suppress(OSError):  # some network file systems lock no folders
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if not path.exists():  # removed by another command before it was locked
+            os.close(file)
+            return make(kind, longest_path)
         _held[path] = os.getpid(), file
         return path
     raise why

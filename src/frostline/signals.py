@@ -88,8 +88,9 @@ def _kill_children() -> None:
     """Ends what this process has started, as a pip or a git that it waits for."""
     for path in Path("/proc/self/task").glob("*/children"):
         with suppress(OSError):
-            for pid in path.read_text(encoding="ascii").split():
-                os.kill(int(pid), signal.SIGKILL)
+            for pid in map(int, path.read_text(encoding="ascii").split()):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 class SignalGuard:

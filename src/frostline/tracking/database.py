@@ -128,8 +128,9 @@ def _former_folder(database: sqlite3.Connection, root: Path, name: str) -> Path 
     # MLflow itself makes the first experiment, below whatever folder was the current one.
     for (location,) in database.execute("SELECT artifact_location FROM experiments WHERE experiment_id != 0"):
         plain = unquote(urlsplit(location).path) if str(location).startswith("file:") else str(location)
+        # Exactly as frostline names it: another experiment's artifacts may lie on a disk that is not mounted now.
         before, found, rest = plain.rpartition(_ARTIFACTS)
-        if not found or not before.startswith("/") or (rest and not rest.startswith("/")):
+        if not found or rest or not before.startswith("/"):
             continue
         old = Path(before)
         is_here = os.path.realpath(old) == os.path.realpath(root)

@@ -431,7 +431,7 @@ def put_back(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
         present[name].copy_(tensor)
 
 
-def load_cached(model: nn.Module, checkpoint: Path) -> None:
+def load_weights(model: nn.Module, checkpoint: Path) -> None:
     """Puts a checkpoint's weights into a model that won't be trained on.
 
     Args:

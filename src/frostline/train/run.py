@@ -258,7 +258,7 @@ class _Course:
             if ledger.verdict is not Verdict.GO:
                 self._steps = int(checkpoint[1]["step"])
                 assert assembly.trainer.model is not None
-                callbacks.load_cached(assembly.trainer.model, checkpoint[0])
+                callbacks.load_weights(assembly.trainer.model, checkpoint[0])
                 return
         ledger.begin()
         try:
