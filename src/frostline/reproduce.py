@@ -181,10 +181,10 @@ def read_record(folder: Path, source: str, parse: Any) -> Recorded:
             raise UserError(f"{folder / RESULT_FILE}: its provenance.{part} is no group of keys")
     try:
         rows = metrics_up_to(folder, sys.maxsize)
-        if rows:
+        if rows or METRICS_FILE in result.files:
             check_files(folder, result, METRICS_FILE)
     except DamagedError:
-        log.warning("%s: differs from the run's record (sha256): the curve is not compared", folder / METRICS_FILE)
+        log.warning("%s: is not as the run left it: the curve is not compared", folder / METRICS_FILE)
         rows = []
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{folder / METRICS_FILE}: can't be read: {_why(error)}") from error

@@ -78,9 +78,12 @@ def as_written(path: Path, table: datasets.Dataset) -> datasets.Dataset:
     if not names:
         return table
     found: dict[str, list[Any]] = {name: [] for name in names}
-    for row in _objects(path):
-        for name in names:
-            found[name].append(row.get(name))
+    try:
+        for row in _objects(path):
+            for name in names:
+                found[name].append(row.get(name))
+    except (ValueError, AttributeError):  # objects that go over several lines: Arrow alone reads those
+        return table
     texts = datasets.Dataset.from_dict(
         found, features=datasets.Features({name: datasets.Value("string") for name in names})
     )

@@ -16,7 +16,7 @@ from frostline.dataset.labelled import keys_of
 from frostline.dataset.pictures import image_files
 from frostline.dataset.pixels import pixel_tables
 from frostline.errors import AssetError, DataError, UserError, listing
-from frostline.spec import EVAL_SET, TEST_SET, DatasetSpec, RunSpec, Source
+from frostline.spec import EVAL_SET, TEST_SET, DatasetSpec, Format, RunSpec, Source
 from frostline.train import warm
 from frostline.train.warm import Kept
 
@@ -172,13 +172,11 @@ def _key(spec: DatasetSpec, bar: bool = False) -> Hashable | None:
         return None
     files = [assets.data_file(spec, progress=bar)]
     files += [assets.local_file(path, key, folder=spec.is_image) for key, path in spec.other_files().items()]
-    if spec.is_image and any(path.is_file() and path.suffix not in _SELF_CONTAINED for path in files):
+    contained = spec.format is Format.PIXELS or all(path.suffix == ".parquet" for path in files if path.is_file())
+    if spec.is_image and not contained:
         return None  # it may name files
     every = [each for path in files for each in ([path] if path.is_file() else image_files(path))]
     return spec, warm.stamp(every)
-
-
-_SELF_CONTAINED = frozenset({".parquet", ".gz"})
 
 
 def _rows(spec: DatasetSpec, bar: bool) -> Rows:

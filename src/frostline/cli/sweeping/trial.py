@@ -334,11 +334,12 @@ def finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
         result = RunResult.read(seed_run.folder)
     except UserError:
         return None
-    if result.spec_digest != spec.digest() or not _is_whole(seed_run.folder, result):
-        return None
     # Stopped by a pruner and told to nobody before the parent was killed: it would be stopped once more.
     paused = result.cause is Cause.PAUSED and seed_run.until_epoch is not None
-    return result if result.status is Status.FINISHED or paused or result.cause is Cause.PRUNED else None
+    is_over = result.status is Status.FINISHED or paused or result.cause is Cause.PRUNED
+    if result.spec_digest != spec.digest() or not is_over:
+        return None
+    return result if _is_whole(seed_run.folder, result) else None
 
 
 def _is_whole(folder: Path, result: RunResult) -> bool:
