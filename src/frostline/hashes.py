@@ -19,10 +19,19 @@ SEAL = "sha256"
 
 
 _EDGE_BYTES = 1 << 20
+_EDGES_BYTES = 64 << 20
 
 
 class DamagedError(UserError):
-    """A file is not as it was recorded."""
+    """A file is not as it was recorded.
+
+    Attributes:
+        finding: Which file, and what is wrong with it; the message adds what the user can do.
+    """
+
+    def __init__(self, finding: str, remedy: str) -> None:
+        super().__init__(f"{finding}; {remedy}")
+        self.finding = finding
 
 
 def file_sha256(path: Path) -> str:
@@ -79,13 +88,13 @@ def unsealed(text: str) -> dict[str, Any]:
 def quick_sha256(path: Path) -> str:
     """Returns what tells the content of a large folder or file from another in seconds.
 
-    It is a sha256 over the relative path, size, first and last MiB of each file: two that differ within a longer file
-    alone have the same.
+    It is a sha256 over the relative path and size of each file, and over the first and last MiB of the files that come
+    first, 64 MiB in all: two that differ elsewhere alone have the same.
 
     Raises:
         OSError: A file can't be read.
     """
-    digest = hashlib.sha256()
+    digest, left = hashlib.sha256(), _EDGES_BYTES
     for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
         if not each.is_file():
             continue
@@ -93,10 +102,11 @@ def quick_sha256(path: Path) -> str:
         with each.open("rb") as file:
             size = each.stat().st_size
             digest.update(f"{name} {size} ".encode("utf-8", "surrogateescape"))
-            digest.update(file.read(_EDGE_BYTES))
-            if size > _EDGE_BYTES:
-                file.seek(max(_EDGE_BYTES, size - _EDGE_BYTES))
-                digest.update(file.read(_EDGE_BYTES))
+            for start in (0, max(_EDGE_BYTES, size - _EDGE_BYTES)):
+                file.seek(start)
+                piece = file.read(min(left, _EDGE_BYTES))
+                digest.update(piece)
+                left -= len(piece)
     return digest.hexdigest()
 
 
@@ -142,7 +152,7 @@ def check(folder: Path, recorded: Mapping[str, str], names: Iterable[str], remed
             what = "differs from the run's record (sha256)"
         else:
             continue
-        raise DamagedError(f"{folder / name}: {what}; {remedy}")
+        raise DamagedError(f"{folder / name}: {what}", remedy)
 
 
 def _is_shown(path: Path, folder: Path) -> bool:

@@ -437,3 +437,29 @@ def test_a5_a_trial_that_is_under_way_is_no_damage(home):
     done = call("report", "s", cwd=home, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert answer(home) == before
+
+
+def test_a6_predictions_that_were_changed_are_left_out_of_a_report(home):
+    flip(home / "runs/s/000/predictions.parquet")
+    done = call("report", "s", cwd=home, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "000/predictions.parquet: differs from the run's record (sha256): its rows are not used" in done.stderr
+
+
+def test_a6_a_damaged_recommended_model_is_trained_again(home, tiny_overrides):
+    weights = home / "runs/s" / f"{answer(home)['point']:03d}" / "model/model.safetensors"
+    before = weights.read_bytes()
+    flip(weights)
+    one_line(call("predict", "runs/s/" + weights.parts[-3], "a text", cwd=home, timeout=60), 2, "model.safetensors")
+    done = call("sweep", "lr_x_depth", *sweep_words(tiny_overrides), cwd=home, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "again: its model is damaged" in done.stderr
+    assert weights.read_bytes() == before
+    assert call("predict", "s", "a text", cwd=home, timeout=60).returncode == 0
+
+
+def test_a6_sync_records_no_file_that_was_changed(home):
+    pend(home / "run", "sqlite:///mlflow.db")
+    flip(home / "run/predictions.parquet")
+    one_line(call("sync", "run", cwd=home, timeout=60), 2, "predictions.parquet", "differs from the run's record")
+    assert (home / "run/.mlflow-pending.json").exists()

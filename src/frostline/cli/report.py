@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from frostline.cli.common import OneLineParser, find_study
-from frostline.errors import RunFailedError, UserError, nearest
+from frostline.errors import RunFailedError, UserError, nearest, visible
 
 _RUNS = Path("runs")
 
@@ -31,16 +31,18 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     folder = _folder(options.study)
+    from frostline.cli.run import configure_logging
     from frostline.cli.sweeping.ending import report_again, standing
     from frostline.cli.sweeping.evidence import baseline_of, other_rows
     from frostline.cli.sweeping.folder import SweepFolder, read_description
     from frostline.cli.sweeping.recovery import notes_of, recover
     from frostline.report import make_console, print_answer
 
+    configure_logging()
     description = read_description(folder)
     recovery = recover(SweepFolder(folder), description)
     for note in notes_of(recovery):
-        print(f"warning: {note}", file=sys.stderr)
+        print(f"warning: {visible(note)}", file=sys.stderr)
     if recovery.lost:
         raise RunFailedError(
             f"{folder}: no report: {len(recovery.lost)} of its trials can't be read; the sweep's own command trains "

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from frostline.errors import UserError
 from frostline.provenance import redact
-from frostline.record import LOCK_FILE, OVERRIDES_FILE, SPEC_FILE, RunStart
+from frostline.record import LOCK_FILE, MODEL_FOLDER, OVERRIDES_FILE, RECORDED_FILES, SPEC_FILE, RunStart, check_files
 from frostline.result import RunResult, Status
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import spool
@@ -118,6 +118,8 @@ class Replay:
             result = RunResult(
                 name=spec.name(), status=Status.KILLED, reason="its process died", spec_digest=spec.digest()
             )
+        if result.files:  # one whose process died has none
+            check_files(folder, result, *(name for name in RECORDED_FILES if name != MODEL_FOLDER))
         recorder = MlflowRecorder(tracking, spec, folder, child=_child(folder, tracking, missed), reopen=True)
         return recorder.bury(result, _start(folder, spec, result))
 

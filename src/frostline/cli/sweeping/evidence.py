@@ -12,6 +12,7 @@ from typing import Any
 from frostline.cli.sweeping.folder import SweepFolder
 from frostline.errors import UserError
 from frostline.evidence import Evidence, EvidenceOf, RowScores, known
+from frostline.hashes import DamagedError
 from frostline.point import Point, ranked
 from frostline.record import PREDICTIONS_FILE, SPEC_FILE, check_files
 from frostline.report import Baseline
@@ -104,7 +105,7 @@ def _read(path: Path) -> dict[str, RowScores]:
             for name, part in table.groupby("set", observed=True)
         }
     except UserError as error:
-        log.warning("its rows are not used: %s", error)
+        log.warning("%s: its rows are not used", error.finding if isinstance(error, DamagedError) else error)
         return {}
     except (OSError, ValueError, KeyError) as error:
         log.warning("%s: can't be read (%s): its rows are not used", path, type(error).__name__)

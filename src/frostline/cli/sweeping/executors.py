@@ -23,7 +23,7 @@ from frostline.cli.sweeping.folder import POINT_FILE, SweepFolder
 from frostline.cli.sweeping.inputs import Inputs
 from frostline.cli.sweeping.lost import record_lost
 from frostline.cli.sweeping.read import Compose, Sweep, encode, is_full
-from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, kind_of, outcome_of
+from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, is_whole, kind_of, outcome_of
 from frostline.config import Job, decode_job
 from frostline.errors import MACHINE_WAY_OUT, SpecError, UserError
 from frostline.point import Outcome, State, label
@@ -341,7 +341,8 @@ class BatchExecutor:
             folder, spec = seed_run.folder, seed_run.job.run
             with suppress(UserError):
                 result = RunResult.read(folder)
-                if result.status is Status.FINISHED and result.spec_digest == spec.digest():
+                is_done = result.status is Status.FINISHED and result.spec_digest == spec.digest()
+                if is_done and is_whole(folder, result):
                     continue
             _empty(folder)  # of a killed command: a launcher's job can't go on with it
             several = len(self._runs.seeds) > 1 or task.seed is not None

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from frostline.cli.preflight import num_blocks
 from frostline.cli.sweeping.read import Sweep
-from frostline.errors import SpecError, UserError
+from frostline.errors import SpecError, UserError, visible
 from frostline.hashes import quick_sha256, sealed, unsealed
 from frostline.point import BASELINE_NUMBER, RECOMMENDED_FILE, Point, ranked
 from frostline.provenance import redact
@@ -246,9 +246,12 @@ def recommended_run_folder(folder: Path) -> Path:
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / SWEEP_FILE}: lacks {error}") from error
     sweep = SweepFolder(folder)
-    from frostline.cli.sweeping.recovery import recover
+    from frostline.cli.sweeping.recovery import notes_of, recover
 
-    best = ranked(recover(sweep, description).points, maximize)
+    recovery = recover(sweep, description)
+    for note in notes_of(recovery):
+        print(f"warning: {visible(note)}", file=sys.stderr)
+    best = ranked(recovery.points, maximize)
     if not best:
         raise UserError(f"{folder}: no point of this sweep was trained to its end")
     number, kind = _recommended(folder), "recommended"

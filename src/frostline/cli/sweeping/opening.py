@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,14 @@ from filelock import FileLock, Timeout
 
 from frostline.cli.sweeping.folder import SweepFolder, free_name, read_description
 from frostline.cli.sweeping.read import Sweep
+from frostline.cli.sweeping.recovery import notes_of, recover
 from frostline.errors import SpecError, UserError
 from frostline.point import Point, State
 from frostline.record import LOG_FILE
 from frostline.search import open_url, study_names
 from frostline.spec import PrunerName
+
+log = logging.getLogger(__name__)
 
 
 def renamed(sweep: Sweep) -> Sweep:
@@ -47,7 +50,12 @@ def earlier_points(sweep: Sweep) -> list[Point]:
     if name is None:
         return []
     folder = Path(name) if Path(name).is_dir() else sweep.folder.parent / name
-    points = SweepFolder(folder).read_points() if folder.is_dir() else []
+    points: Sequence[Point] = []
+    if folder.is_dir():
+        recovery = recover(SweepFolder(folder), read_description(folder))
+        points = recovery.points
+        for note in notes_of(recovery):
+            log.warning("%s", note)
     if points:
         training, other = sweep.job.run.training, read_description(folder)
         theirs = (other["objective"], other["direction"])

@@ -339,16 +339,16 @@ def finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
     is_over = result.status is Status.FINISHED or paused or result.cause is Cause.PRUNED
     if result.spec_digest != spec.digest() or not is_over:
         return None
-    return result if _is_whole(seed_run.folder, result) else None
+    return result if is_whole(seed_run.folder, result) else None
 
 
-def _is_whole(folder: Path, result: RunResult) -> bool:
+def is_whole(folder: Path, result: RunResult) -> bool:
     """Returns whether a run's files are as it left them; a model may have been removed since."""
     names = [name for name in RECORDED_FILES if name != MODEL_FOLDER or (folder / MODEL_FOLDER).is_dir()]
     try:
         check_files(folder, result, *names)
     except DamagedError as error:
-        log.warning("the run is trained again: %s", error)
+        log.warning("%s: the run is trained again", error.finding)
         return False
     return True
 
