@@ -22,7 +22,7 @@ from frostline.tracking import reach
 from frostline.tracking.reach import knock
 from tests.cases.test_wrong_numbers import json_lines, rows_of
 from tests.conftest import fresh_store, save_tokenizer
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, points, start
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, end_what_was_started, points, start
 
 client = importlib.import_module("frostline.tracking.client")  # the package names a function so, too
 
@@ -246,4 +246,12 @@ def test_a10_no_module_of_the_current_folder_is_run(tmp_path):
     env = {"PIP_INDEX_URL": "http://127.0.0.1:1/simple", "FROSTLINE_HOME": str(tmp_path / "home")}
     done = call("fetch", "model=minilm", cwd=tmp_path, timeout=60, **env)
     assert done.returncode == 2
+    assert not (tmp_path / "was_run").exists()
+    end_what_was_started()
+    fresh_store(tmp_path / "mlflow.db")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    process = start("ui", "--port", str(port), cwd=tmp_path, as_users_do=True)
+    assert process.stderr is not None
+    assert any("Application startup complete" in line for line in process.stderr)  # of one of its own processes
     assert not (tmp_path / "was_run").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from frostline import tracking
 from frostline.cli.common import UI_HOST, UI_PORT, compose, override_parser
@@ -25,5 +26,5 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"tracking.uri={uri}: no runs were recorded there yet: frostline run first, in this folder")
     command = tracking.ui_command(uri, options.host, options.port)
     print(f"MLflow UI on http://{options.host}:{options.port}/ (Ctrl-C ends it)", flush=True)
-    os.environ["PYTHONSAFEPATH"] = "1"  # the server starts processes of its own, in this folder
+    os.chdir(sys.prefix)  # uvicorn imports from the current folder before all others, whatever the flags of Python
     os.execv(command[0], command)

@@ -279,7 +279,7 @@ def add_numbers(folder: Path, uri: str, values: Mapping[str, float], step: int, 
 
 
 def ui_command(uri: str, host: str, port: int) -> list[str]:
-    """Returns the command that serves MLflow's UI on a local store.
+    """Returns the command that serves MLflow's UI on a local store, from whatever folder it is started.
 
     Raises:
         UserError: The store is a server already: open it in a browser. Or a file that can't be opened.
@@ -287,6 +287,7 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
     if uri.startswith(("http://", "https://", "databricks")):
         raise UserError(f"tracking.uri={redact(uri)} is a server with a UI of its own: open it in a browser")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    location = _artifact_location(uri)
     if uri.startswith("sqlite:"):
         try:
             client(uri)  # made whole, and told where it lies now
@@ -299,7 +300,8 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
         "mlflow",
         "ui",
         "--backend-store-uri",
-        uri,
+        absolute(uri),
+        *([] if location is None else ["--default-artifact-root", location]),
         "--host",
         host,
         "--port",
