@@ -39,13 +39,19 @@ NEGATIVE = ["bad", "awful", "poor", "dull", "dreadful"]
 FILLER = ["the", "film", "was", "a", "story", "and", "plot", "with", "actors", "very", "in", "of"]
 
 
+for _variable in ("FROSTLINE_DEBUG", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(_variable, None)
+
+
 @pytest.fixture(autouse=True)
-def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> None:
-    """Each test has a cache of its own, but for those on the real model; none inherits a user's pip settings."""
+def _own_home(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch
+) -> Iterator[None]:
+    """Each test has a cache of its own, but for those on the real model; none leaves its store to the next."""
     home = REAL_HOME if "real_home" in request.fixturenames else tmp_path_factory.mktemp("home")
     monkeypatch.setenv("FROSTLINE_HOME", str(home))
-    for variable in ("FROSTLINE_DEBUG", "MLFLOW_TRACKING_URI"):
-        monkeypatch.delenv(variable, raising=False)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # mlflow.set_tracking_uri sets it, for fixtures of modules, too
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from filelock import FileLock
 
 from frostline import package_index
 from frostline.errors import AssetError
+from frostline.files import TooLargeError, copy_bounded, unpacked_limit
 from frostline.hashes import file_sha256, hashes_of, sealed, unchanged_sha256, unsealed
 from frostline.spec import DatasetSpec, Init, ModelSpec, Source
 
@@ -295,7 +296,7 @@ def _publish(archive: Path, requirement: str, member: str, target: Path) -> None
     scratch = Path(tempfile.mkdtemp(prefix=".unpack-", dir=target.parent))
     try:
         with _opened(archive, member) as (members, name):
-            count = _extract(members, name, scratch, max(_FINE_BYTES, _MAX_RATIO * archive.stat().st_size))
+            count = _extract(members, name, scratch, unpacked_limit(archive))
         if not count:
             raise AssetError(f"{requirement}: {archive.name} has no {member!r}")
         files = hashes_of(scratch, [path.name for path in scratch.iterdir()])
@@ -363,25 +364,6 @@ def _matches(name: str, member: str) -> bool:
     return name == member or name.partition("/")[2] == member
 
 
-_FINE_BYTES = 256 << 20
-_MAX_RATIO = 200
-"""What grows by more when it is unpacked is made to fill a disk (assumed)."""
-
-
-def _copy(source: IO[bytes], sink: IO[bytes], left: int, name: str) -> int:
-    """Copies a stream and returns how many bytes may follow it.
-
-    Raises:
-        AssetError: It is longer than what is left.
-    """
-    while piece := source.read(1 << 20):
-        left -= len(piece)
-        if left < 0:
-            raise AssetError(f"{name}: unpacks to more than {_MAX_RATIO} times the size of its archive: refused")
-        sink.write(piece)
-    return left
-
-
 def _extract(members: list[_Member], member: str, target: Path, limit: int) -> int:
     """Copies the file `member`, or all files below the folder `member`, into `target`; returns how many."""
     top = PurePosixPath(member).name
@@ -398,7 +380,10 @@ def _extract(members: list[_Member], member: str, target: Path, limit: int) -> i
         path = target / relative
         path.parent.mkdir(parents=True, exist_ok=True)
         with item.open() as source, path.open("wb") as sink:
-            limit = _copy(source, sink, limit, item.name)
+            try:
+                limit -= copy_bounded(source, sink, limit)
+            except TooLargeError as error:
+                raise AssetError(f"{item.name}: {error}: refused") from error
         _sync(path)
         count += 1
     return count

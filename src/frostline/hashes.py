@@ -1,6 +1,6 @@
 """The sha256 of files and of JSON records: tells a damaged file from a whole one.
 
-A hash is no proof of who wrote a file: whoever may change it may write another hash beside it.
+A hash detects damage, not forgery: a program that can change a file can change the hash beside it.
 """
 
 from __future__ import annotations

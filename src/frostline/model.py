@@ -31,6 +31,7 @@ from transformers.utils import logging as transformers_logging
 
 from frostline import head, timm_models
 from frostline.errors import ModelError
+from frostline.files import is_lfs_pointer
 from frostline.hashes import unchanged_sha256
 from frostline.spec import HeadChoice, Init, Task
 
@@ -405,9 +406,6 @@ def _positions_before(folder: Path, task: Task, positions: int, changed: int) ->
     return max(offsets, default=0)
 
 
-_POINTER = b"version https://git-lfs.github.com/spec/"
-
-
 def check_weights(spec: ModelSpec, folder: Path) -> str:
     """Returns the sha256 of the weights of a model folder.
 
@@ -431,10 +429,8 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
                 ".save_pretrained(folder)"
             )
         raise ModelError(f"{folder}: no weights there (model.safetensors)")
-    for path in files:
-        with path.open("rb") as file:
-            if file.read(len(_POINTER)) == _POINTER:
-                raise ModelError(f"{path}: is a git-lfs pointer, not the weights: git lfs pull fetches them")
+    if pointer := next(filter(is_lfs_pointer, files), None):
+        raise ModelError(f"{pointer}: is a git-lfs pointer, not the weights: git lfs pull fetches them")
     hashes = [unchanged_sha256(path) for path in files]
     total = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
     if spec.weights_sha256 is not None and total != spec.weights_sha256:

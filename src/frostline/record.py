@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,16 +20,15 @@ from filelock import FileLock, Timeout
 
 from frostline import hashes
 from frostline.errors import MachineError, UserError, machine_trouble
+from frostline.files import refuse_links, remove_unfinished, write_atomically
 from frostline.provenance import environment, git_diff
 from frostline.result import RESULT_FILE, Frozen, RunResult, Status, finite
-from frostline.spec import Source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from frostline.spec import DatasetSpec, RunSpec
+    from frostline.spec import RunSpec
 
-log = logging.getLogger(__name__)
 
 SPEC_FILE = "spec.json"
 OVERRIDES_FILE = "overrides.yaml"
@@ -268,7 +266,7 @@ class RunFolder:
             logging.getLogger("frostline").removeHandler(self._handler)
             self._handler.close()
         if self._metrics is not None:
-            with suppress(OSError):  # a full disk has been told of
+            with suppress(OSError):  # the full disk was reported already
                 self._metrics.close()
         self._lock.release()
 
@@ -300,70 +298,6 @@ class RunFolder:
             write_atomically(self.folder / RESULT_FILE, replace(result, files=files).to_json())
         except OSError as error:
             raise MachineError(f"{self.folder}: its result can't be written: {error.strerror or error}") from error
-
-
-def regular_files(folder: Path) -> list[Path]:
-    """Returns the files below a folder, sorted; links are left out, and folders that are links not entered."""
-    found = []
-    for root, _, names in os.walk(folder):
-        found += [path for name in names if not (path := Path(root) / name).is_symlink() and path.is_file()]
-    return sorted(found)
-
-
-def refuse_links(paths: Iterable[Path]) -> None:
-    """Refuses links where something is written, deleted or uploaded: it would be done to something else.
-
-    Args:
-        paths: Of files and folders that need not exist.
-
-    Raises:
-        UserError: One is a link.
-    """
-    for path in paths:
-        if path.is_symlink():
-            raise UserError(f"{path}: is a link, and is refused here: remove it, or copy what it names")
-
-
-def located(spec: RunSpec, folder: Path) -> RunSpec:
-    """Returns a recorded spec whose local files and folders are found from anywhere, and after a move.
-
-    A relative path is looked up beside the record first: below the run's folder and those above it. So is an absolute
-    one that is gone, by its last parts. What is found nowhere stays as it is.
-
-    Args:
-        spec: As recorded.
-        folder: The run's.
-    """
-
-    def find(key: str, place: str) -> str:
-        path = Path(place).expanduser()
-        if path.is_absolute() and path.exists():
-            return place
-        parts = path.parts[1:] if path.is_absolute() else path.parts
-        tails = [Path(*parts[first:]) for first in range(len(parts) if path.is_absolute() else 1)]
-        for tail in tails:
-            for above in folder.absolute().parents:
-                if (above / tail).exists():
-                    if path.is_absolute():
-                        log.warning("%s=%s is gone: taken from %s", key, place, above / tail)
-                    return str(above / tail)
-        return place
-
-    def data(one: DatasetSpec) -> DatasetSpec:
-        if one.source is Source.HUB:
-            return one
-        return replace(
-            one,
-            location=find("dataset.location", one.location) if one.source is Source.PATH else one.location,
-            eval_from=None if one.eval_from is None else find("dataset.eval_from", one.eval_from),
-            test_from=None if one.test_from is None else find("dataset.test_from", one.test_from),
-            also_evaluate=tuple(map(data, one.also_evaluate)),
-        )
-
-    model = spec.model
-    if model.source is Source.PATH:
-        model = replace(model, location=find("model.location", model.location))
-    return replace(spec, model=model, dataset=data(spec.dataset))
 
 
 def check_files(folder: Path, result: RunResult, *names: str) -> None:
@@ -432,19 +366,3 @@ class _FolderLock:
         if self._lock.is_locked:
             self._path.unlink(missing_ok=True)
             self._lock.release()
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Removes what a killed process left of `write_atomically`; the folder must be locked."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file so that a reader or a crash never sees half of it: temporary file, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

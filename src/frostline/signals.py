@@ -61,21 +61,21 @@ def end_on_second() -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         return
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=_be_deaf)  # a terminal sends Ctrl-C to children, too
-    threading.Thread(target=_count, args=(heard,), name="second-signal", daemon=True).start()
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=_reset_wakeup)  # a terminal sends Ctrl-C to children, too
+    threading.Thread(target=_exit_on_second, args=(read_end,), name="second-signal", daemon=True).start()
 
 
-def _be_deaf() -> None:
+def _reset_wakeup() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.set_wakeup_fd(-1)
 
 
-def _count(heard: int) -> None:
+def _exit_on_second(read_end: int) -> None:
     signals = 0
-    while numbers := os.read(heard, 64):
+    while numbers := os.read(read_end, 64):
         for number in numbers:
             signals += number in {signal.SIGINT, signal.SIGTERM}
             if signals >= 2:

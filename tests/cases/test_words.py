@@ -17,9 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from frostline import assets, model
+from frostline import assets, files, model
 from frostline.config import compose_job
-from frostline.dataset import compression
 from frostline.errors import DataError, ModelError
 from frostline.spec import Task
 from frostline.tracking.reach import knock
@@ -46,7 +45,7 @@ def test_compressed_files_are_the_same_data(tmp_path, ending):
 
 
 def test_a_compressed_file_that_fills_a_disk_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(compression, "_ALWAYS_FINE_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "_SMALL_BYTES", 1 << 20)
     (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"text,label\n" + b"a" * (8 << 20)))
     with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
         rows_of(tmp_path, "bomb.csv.gz")
@@ -132,7 +131,7 @@ def test_rows_of_one_text_are_told_so(tmp_path):
 def test_classes_of_one_row_each_want_rows_to_evaluate_on(tmp_path):
     text = "text,label\n" + "".join(f"text {n},c{n:02d}\n" for n in range(60))
     names = tuple(f"c{n:02d}" for n in range(60))
-    with pytest.raises(DataError, match=r"60 rows of 60 classes are one of each.*dataset\.eval_from"):
+    with pytest.raises(DataError, match=r"60 rows of 60 classes are too few to hold any out.*dataset\.eval_from"):
         rows_of(tmp_path, "a.csv", text, label_names=names)
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from frostline.config import compose_run, spec_from_text
 from frostline.errors import UserError
+from frostline.files import write_atomically
 from frostline.provenance import PeakMemory, capture, environment, git_diff, git_state, redact, without_user
-from frostline.record import NullRecorder, Recorder, Recorders, RunFolder, write_atomically
+from frostline.record import NullRecorder, Recorder, Recorders, RunFolder
 from frostline.result import Cost, Objective, ParamCount, RunResult, Status
 
 

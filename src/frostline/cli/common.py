@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline.errors import UserError
+from frostline.spec import Source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from frostline.config import Job
+    from frostline.spec import DatasetSpec, RunSpec
+
+log = logging.getLogger(__name__)
 
 
 UI_HOST, UI_PORT = "127.0.0.1", 5000
@@ -63,6 +69,48 @@ def find_study(name: str) -> Path | None:
         if (folder / "sweep.json").is_file():
             return Path(os.path.relpath(folder)) if folder.is_relative_to(here) else folder
     return None
+
+
+def located(spec: RunSpec, folder: Path) -> RunSpec:
+    """Returns a recorded spec whose local files and folders are found from anywhere, and after a move.
+
+    A relative path is looked up beside the record first: below the run's folder and those above it. So is an absolute
+    one that is gone, by its last parts. What is found nowhere stays as it is.
+
+    Args:
+        spec: As recorded.
+        folder: The run's.
+    """
+
+    def find(key: str, place: str) -> str:
+        path = Path(place).expanduser()
+        if path.is_absolute() and path.exists():
+            return place
+        parts = path.parts[1:] if path.is_absolute() else path.parts
+        tails = [Path(*parts[first:]) for first in range(len(parts) if path.is_absolute() else 1)]
+        for tail in tails:
+            for above in folder.absolute().parents:
+                if (above / tail).exists():
+                    if path.is_absolute():
+                        log.warning("%s=%s is gone: taken from %s", key, place, above / tail)
+                    return str(above / tail)
+        return place
+
+    def data(one: DatasetSpec) -> DatasetSpec:
+        if one.source is Source.HUB:
+            return one
+        return replace(
+            one,
+            location=find("dataset.location", one.location) if one.source is Source.PATH else one.location,
+            eval_from=None if one.eval_from is None else find("dataset.eval_from", one.eval_from),
+            test_from=None if one.test_from is None else find("dataset.test_from", one.test_from),
+            also_evaluate=tuple(map(data, one.also_evaluate)),
+        )
+
+    model = spec.model
+    if model.source is Source.PATH:
+        model = replace(model, location=find("model.location", model.location))
+    return replace(spec, model=model, dataset=data(spec.dataset))
 
 
 def refuse_scripts(source: str, metrics: Sequence[str], trusted: Sequence[str], plugins: Sequence[str] = ()) -> None:

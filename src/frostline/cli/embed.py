@@ -7,9 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli.common import compose, override_parser
+from frostline.cli.common import compose, located, override_parser
 from frostline.errors import SpecError, UserError
-from frostline.record import located
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -106,7 +106,7 @@ def trained_spec(folder: Path) -> RunSpec:
     """Returns what the finished run in a folder was, its model checked against the run's record.
 
     Raises:
-        UserError: The folder is none of a run, has no model, or a file is not as the run left it.
+        UserError: The folder holds no finished run, no model, or a file that changed since the run.
     """
     spec = run_spec(folder)
     if not (folder / MODEL_FOLDER).is_dir():

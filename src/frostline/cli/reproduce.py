@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline import scratch
-from frostline.cli.common import OneLineParser, find_study, refuse_scripts
+from frostline.cli.common import OneLineParser, find_study, located, refuse_scripts
 from frostline.cli.run import configure_logging
 from frostline.errors import UserError, visible
-from frostline.record import located
 
 if TYPE_CHECKING:
     import argparse

@@ -19,8 +19,9 @@ from frostline.cli.main import report_error
 from frostline.cli.preflight import check_resume
 from frostline.config import Job, decode_job, spec_from_json
 from frostline.errors import RunFailedError, UserError, visible
+from frostline.files import write_atomically
 from frostline.provenance import redact
-from frostline.record import CHILD_FILE, SPEC_FILE, Recorder, Recorders, RunFolder, Sharing, write_atomically
+from frostline.record import CHILD_FILE, SPEC_FILE, Recorder, Recorders, RunFolder, Sharing
 from frostline.registry import import_plugins
 from frostline.report import one_line, summary
 from frostline.result import Cause, RunResult, Status

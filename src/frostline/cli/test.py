@@ -13,10 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli.common import OneLineParser, refuse_scripts
+from frostline.cli.common import OneLineParser, located, refuse_scripts
 from frostline.errors import UserError, visible
+from frostline.files import write_atomically
 from frostline.hashes import sealed, unsealed
-from frostline.record import MODEL_FOLDER, SPEC_FILE, TEST_FILE, check_files, located, write_atomically
+from frostline.record import MODEL_FOLDER, SPEC_FILE, TEST_FILE, check_files
 from frostline.result import RunResult, Status
 from frostline.spec import TEST_SET, Task
 

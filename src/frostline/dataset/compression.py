@@ -7,7 +7,6 @@ import gzip
 import hashlib
 import lzma
 import os
-import shutil
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from frostline.errors import DataError
+from frostline.files import TooLargeError, copy_bounded, unpacked_limit
 from frostline.hashes import unchanged_sha256
 
 _OPENERS: dict[str, Callable[[Path], Any]] = {
@@ -23,12 +23,6 @@ _OPENERS: dict[str, Callable[[Path], Any]] = {
     ".xz": lzma.LZMAFile,
     ".zip": lambda path: _only_member(path),
 }
-
-_MAX_RATIO = 200
-"""Texts are compressed to a tenth or so; what grows by more is made to fill a disk (assumed)."""
-
-_ALWAYS_FINE_BYTES = 64 << 20
-_PIECE_BYTES = 1 << 20
 
 
 def is_compressed(path: Path) -> bool:
@@ -68,21 +62,12 @@ def decompressed(path: Path, cache_dir: Path) -> Path:
 
 
 def _unpack(path: Path, aside: Path) -> str:
-    limit = max(_ALWAYS_FINE_BYTES, _MAX_RATIO * path.stat().st_size)
-    digest, size = hashlib.sha256(), 0
+    digest = hashlib.sha256()
     try:
         with _OPENERS[path.suffix.lower()](path) as source, aside.open("wb") as sink:
-            while piece := source.read(_PIECE_BYTES):
-                size += len(piece)
-                if size > limit:
-                    raise DataError(
-                        f"{path}: unpacks to more than {limit >> 20} MiB, {_MAX_RATIO} times its size: refused; unpack "
-                        "it yourself if it is what it should be"
-                    )
-                if shutil.disk_usage(aside.parent).free < len(piece):
-                    raise DataError(f"{path}: there is no room to unpack it in {aside.parent}; set FROSTLINE_HOME")
-                digest.update(piece)
-                sink.write(piece)
+            copy_bounded(source, sink, unpacked_limit(path), digest.update)
+    except TooLargeError as error:
+        raise DataError(f"{path}: {error}: refused; unpack it yourself if it is what it should be") from error
     except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: can't be unpacked: {error}") from error
     return digest.hexdigest()

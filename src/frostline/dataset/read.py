@@ -19,6 +19,7 @@ from frostline.dataset.pictures import read_images, read_pixels
 from frostline.dataset.raw import RawTable
 from frostline.dataset.table_cache import load_cached
 from frostline.errors import DataError
+from frostline.files import is_lfs_pointer
 from frostline.hashes import file_sha256
 from frostline.spec import DatasetSpec, Format, Source, Task
 
@@ -75,7 +76,8 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
     if path.stat().st_size == 0:
         raise DataError(f"{given}: is empty")
-    _refuse_pointer(path)
+    if is_lfs_pointer(path):
+        raise DataError(f"{path}: is a git-lfs pointer, not the file: git lfs pull fetches it")
     sha256 = file_sha256(path) if form is Format.PARQUET else _check_text(path)
     if form is Format.CONLL:
         return read_conll(path, sha256)
@@ -86,8 +88,8 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     folder = cache_dir / sha256[:20]
 
     def load() -> datasets.Dataset:
-        given: Any = options
-        return datasets.load_dataset(builder, data_files=[str(path)], split="train", cache_dir=str(folder), **given)
+        every: Any = options
+        return datasets.load_dataset(builder, data_files=[str(path)], split="train", cache_dir=str(folder), **every)
 
     try:
         table = load_cached(folder, load)
@@ -102,20 +104,6 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     if form is Format.JSONL:
         table = as_written(path, table)
     return RawTable(table=table, fingerprint=sha256, name=given.name, notes=notes, folder=given.parent)
-
-
-_POINTER = b"version https://git-lfs.github.com/spec/"
-
-
-def _refuse_pointer(path: Path) -> None:
-    """Refuses what git leaves where a large file was not fetched.
-
-    Raises:
-        DataError: It is such a pointer.
-    """
-    with path.open("rb") as file:
-        if file.read(len(_POINTER)) == _POINTER:
-            raise DataError(f"{path}: is a git-lfs pointer, not the file: git lfs pull fetches it")
 
 
 def read_conll(path: Path, sha256: str) -> RawTable:

@@ -261,8 +261,8 @@ def _check_enough(parts: Mapping[str, _Part], rule: LabelRule, spec: DatasetSpec
                 )
             if rule.names and different <= len(rule.names):
                 raise DataError(
-                    f"no rows to {_PURPOSES[name]}: {total} rows of {len(rule.names)} classes are one of each, and "
-                    "none is held out; give others with dataset.eval_from"
+                    f"no rows to {_PURPOSES[name]}: {total} rows of {len(rule.names)} classes are too few to hold "
+                    "any out; give others with dataset.eval_from"
                 )
             raise DataError(f"no rows to {_PURPOSES[name]}: there are {total} in all; change {key} or the data")
     _, labels = parts["train"].used()

@@ -13,6 +13,7 @@ from typing import Any
 
 import datasets
 
+from frostline.files import write_atomically
 from frostline.hashes import sealed, unchanged_sha256, unsealed
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def load_cached(folder: Path, load: Callable[[], datasets.Dataset]) -> datasets.
     new = {os.path.relpath(name, folder): unchanged_sha256(Path(name)) for name in files}
     if new.items() - known.items():
         with suppress(OSError):
-            _write(folder / _MANIFEST, sealed({**known, **new}))
+            write_atomically(folder / _MANIFEST, sealed({**known, **new}))
     return table
 
 
@@ -100,7 +101,7 @@ def _seal(path: Path) -> None:
         digest = unchanged_sha256(path)
         seal = _seal_of(path)
         if not seal.is_file() or seal.read_text(encoding="utf-8").strip() != digest:
-            _write(seal, digest + "\n")
+            write_atomically(seal, digest + "\n")
 
 
 def _is_whole(folder: Path) -> bool:
@@ -118,9 +119,3 @@ def _manifest(folder: Path) -> dict[str, str] | None:
         return unsealed((folder / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, json.JSONDecodeError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

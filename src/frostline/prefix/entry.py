@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from frostline.record import write_atomically
+from frostline.files import write_atomically
 
 log = logging.getLogger(__name__)
 

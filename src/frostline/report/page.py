@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from frostline.files import write_atomically
 from frostline.point import RECOMMENDED_FILE, Point, State, ranked
-from frostline.record import write_atomically
 from frostline.report.answer import Answer, error_of
 from frostline.report.figures import make_figures
 from frostline.report.table import level_table

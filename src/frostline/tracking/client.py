@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from frostline import scratch
 from frostline.errors import UserError
+from frostline.files import write_atomically
 from frostline.provenance import process_start, redact
-from frostline.record import MODEL_FOLDER, RUN_FILE, write_atomically
+from frostline.record import MODEL_FOLDER, RUN_FILE
 from frostline.result import Status
 from frostline.spec import TrackingSpec
 from frostline.tracking.clean import batches
@@ -290,7 +291,7 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
     location = _artifact_location(uri)
     if uri.startswith("sqlite:"):
         try:
-            client(uri)  # made whole, and told where it lies now
+            client(uri)  # repairs a half-made file, and updates its paths after a move
         except Exception as error:
             raise UserError(f"tracking.uri={uri}: can't be opened ({reason_of(error)}); move it away") from error
     return [

@@ -20,7 +20,7 @@ def migration_lock(uri: str) -> Iterator[None]:
     path = uri.removeprefix("sqlite:///").partition("?")[0]
     try:
         file = os.open(Path(path).parent, os.O_RDONLY | os.O_DIRECTORY) if uri.startswith("sqlite:///") else None
-    except OSError:  # it can't be opened either, which is told with the reason
+    except OSError:  # opening the store fails, too, and says why
         file = None
     if file is None:
         yield

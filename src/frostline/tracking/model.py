@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from frostline import scratch
-from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files, refuse_links
+from frostline.files import refuse_links
+from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files
 from frostline.result import RunResult
 from frostline.tracking.clean import MAX_TAG
 

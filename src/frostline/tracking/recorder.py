@@ -13,7 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.record import MODEL_FOLDER, RunStart, metrics_up_to, regular_files
+from frostline.files import regular_files
+from frostline.record import MODEL_FOLDER, RunStart, metrics_up_to
 from frostline.result import RunResult
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import spool

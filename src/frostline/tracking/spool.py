@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from frostline.files import write_atomically
 from frostline.provenance import redact
-from frostline.record import write_atomically
 from frostline.spec import TrackingSpec
 from frostline.tracking.reach import knock
 

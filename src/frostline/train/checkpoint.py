@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from frostline.errors import UserError
+from frostline.files import write_atomically
 from frostline.hashes import file_sha256
-from frostline.record import CHECKPOINTS_FOLDER, write_atomically
+from frostline.record import CHECKPOINTS_FOLDER
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,9 @@ from typing import Protocol
 
 from frostline import scratch
 from frostline.errors import UserError
+from frostline.files import write_atomically
 from frostline.prefix.suffix import hidden_size
-from frostline.record import SPEC_FILE, NullRecorder, Recorder, Sharing, write_atomically
+from frostline.record import SPEC_FILE, NullRecorder, Recorder, Sharing
 from frostline.result import RunResult, Status
 from frostline.spec import STAGED, CacheMode, Every, FreezeName, FreezeSpec, Progress, RunSpec
 from frostline.train.data import load_only

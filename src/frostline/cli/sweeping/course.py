@@ -302,7 +302,7 @@ class _Course:
         return study
 
     def _recorded(self) -> Sequence[Point]:
-        """Returns the trials as their own records have them; damage is told."""
+        """Returns the trials from their own records; logs a warning for each damaged one."""
         recovery = recover(self._folder, read_description(self._folder.folder))
         for note in notes_of(recovery):
             log.warning("%s", note)

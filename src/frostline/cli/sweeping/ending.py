@@ -17,9 +17,9 @@ from frostline.cli.sweeping.executors import Runs
 from frostline.cli.sweeping.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder, read_description
 from frostline.cli.sweeping.questions import advisors_of
 from frostline.cli.sweeping.read import Sweep
+from frostline.files import refuse_links
 from frostline.point import Point, State, ranked
 from frostline.provenance import redact
-from frostline.record import refuse_links
 from frostline.report import (
     Answer,
     Baseline,

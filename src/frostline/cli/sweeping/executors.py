@@ -26,10 +26,11 @@ from frostline.cli.sweeping.read import Compose, Sweep, encode, is_full
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, is_whole, kind_of, outcome_of
 from frostline.config import Job, decode_job
 from frostline.errors import MACHINE_WAY_OUT, SpecError, UserError
+from frostline.files import write_atomically
 from frostline.point import Outcome, State, label
 from frostline.pool import Event, Kind, Pool
 from frostline.provenance import redact
-from frostline.record import CHILD_FILE, RUN_FILE, Sharing, write_atomically
+from frostline.record import CHILD_FILE, RUN_FILE, Sharing
 from frostline.result import Cause, RunResult, Status
 from frostline.search import Ended, Key, Reported, Task
 from frostline.search import Event as SearchEvent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from frostline.cli.sweeping.trial import TrialJob, adopt_retry, bury, finished
-from frostline.record import write_atomically
+from frostline.files import write_atomically
 from frostline.result import RESULT_FILE, RunResult, Status
 
 log = logging.getLogger(__name__)
