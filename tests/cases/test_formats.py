@@ -64,6 +64,7 @@ def read(path: Path, **changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", sorted(_KINDS))
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_table_means_the_same_in_every_format(kind, data):
@@ -80,6 +81,7 @@ def test_a_table_means_the_same_in_every_format(kind, data):
     assert found["parquet"] == found["csv"]
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_numbers_mean_the_same_in_every_format(data):

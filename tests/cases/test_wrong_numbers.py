@@ -50,6 +50,7 @@ def losses(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_1_no_variable_of_another_launcher_changes_a_number(tmp_path, tiny_overrides):
     plain = call("run", *tiny_overrides, *FEW, "hydra.run.dir=plain", cwd=tmp_path)
     assert plain.returncode == 0, plain.stderr

@@ -18,7 +18,7 @@ import pytest
 from tests.e2e.sweep_tools import TRIALS_ALONE, call, end_what_was_started, points, start
 
 ALL = os.environ.get("FROSTLINE_FAULTS") == "all"
-SAMPLE = 6
+SAMPLE = 4
 """Of each kind, in the suite."""
 
 SAME, TOLD, SILENT = "the same bits", "told in one line", "silent"
