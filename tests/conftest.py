@@ -242,7 +242,10 @@ def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callab
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # the command sets it: put back after the test
     root, own = logging.getLogger(), logging.getLogger("frostline")
     handlers, level = list(root.handlers), root.level
-    own.handlers.clear()  # a test that called the code itself leaves one on its own captured stream
+    # A test that called the code itself leaves a handler on its own captured stream, and a logger that does not
+    # propagate, to which pytest adds its own handlers.
+    own.handlers.clear()
+    own.propagate = True
     yield call
     # Hydra's --info leaves a handler on this test's captured stream.
     root.handlers[:] = handlers
