@@ -34,6 +34,7 @@ class Cause(StrEnum):
     PRUNED = "pruned"  # PRUNED by a pruner
     DIVERGED = "diverged"  # FAILED: the loss was not finite
     OUT_OF_MEMORY = "out of memory"  # FAILED
+    PROCESS_KILLED = "process killed"  # FAILED: one of its processes was killed from outside
     MACHINE = "machine"  # FAILED: a full disk, a file system that is gone; it can be resumed
     INTERRUPTED = "interrupted"  # KILLED by SIGINT
     TERMINATED = "terminated"  # KILLED by SIGTERM

@@ -41,6 +41,8 @@ def breaking(groups, spec):
         time.sleep(600)
     if what == 5:
         return _exploding(optimizer)
+    if what == 7:
+        return killed_once(groups, spec)
     if what == 8:
         return hungry(groups, spec)
     return optimizer

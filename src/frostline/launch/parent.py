@@ -200,7 +200,7 @@ class _Course:
         elif isinstance(message, wire.Gone):
             if heard.rank not in self._ended:
                 self._processes.end(GRACE_S)
-                return self._cut_short(Status.FAILED, self._processes.how_it_died(heard.rank))
+                return self._died(heard.rank)
         elif isinstance(message, wire.Refused):
             raise UserError(message.text)
         elif isinstance(message, wire.Started):
@@ -240,7 +240,7 @@ class _Course:
                 if self._processes.exit_code(other.rank) in {None, -signal.SIGTERM}:
                     self._ended.add(other.rank)
                     continue
-                return self._cut_short(Status.FAILED, self._processes.how_it_died(other.rank))
+                return self._died(other.rank)
             if isinstance(other.message, wire.Ended):
                 self._ended.add(other.rank)
                 self._someone_was_killed |= other.message.result.status is Status.KILLED
@@ -267,6 +267,10 @@ class _Course:
     def _stopped(self, guard: SignalGuard) -> RunResult:
         stop = Interrupted(guard.requested or signal.SIGINT)
         return self._cut_short(Status.KILLED, str(stop), stop.cause)
+
+    def _died(self, rank: int) -> RunResult:
+        cause = Cause.PROCESS_KILLED if self._processes.was_killed(rank) else None
+        return self._cut_short(Status.FAILED, self._processes.how_it_died(rank), cause)
 
     def _cut_short(self, status: Status, reason: str, cause: Cause | None = None) -> RunResult:
         """Returns the result of a run whose first process gave none: what it cost is not known."""

@@ -178,6 +178,10 @@ class Processes:
             how = f"ended with exit code {code}"
         return f"process {rank} of {self.size} {how}; what it printed is in {self._log}"
 
+    def was_killed(self, rank: int) -> bool:
+        """Returns whether somebody killed a process, as the system does when memory runs out."""
+        return self.exit_code(rank) == -signal.SIGKILL
+
     def log_tail(self) -> str:
         """Returns the end of what they printed."""
         try:

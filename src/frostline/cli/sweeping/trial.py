@@ -240,6 +240,10 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tu
         bury(trial, seed_run, spec, done)  # it may have been killed between its last file and the store
         return done, False, note
     result, went_on = _train(trial, seed_run, spec, monitor)
+    if result is not None and result.cause is Cause.PROCESS_KILLED:
+        note = f"{result.reason}: trained again from its last checkpoint"
+        log.warning("%s: %s", trial.name, note)
+        result, went_on = _train(trial, seed_run, spec, monitor)
     if result is not None and result.cause is Cause.OUT_OF_MEMORY and _gave_back_hidden_states():
         log.warning("%s: %s", trial.name, _OFF_GPU_NOTE)
         _free_memory()
