@@ -44,9 +44,7 @@ for _variable in ("FROSTLINE_DEBUG", "MLFLOW_TRACKING_URI"):
 
 
 @pytest.fixture(autouse=True)
-def _own_home(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch
-) -> Iterator[None]:
+def _own_home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> Iterator[None]:
     """Each test has a cache of its own, but for those on the real model; none leaves its store to the next."""
     home = REAL_HOME if "real_home" in request.fixturenames else tmp_path_factory.mktemp("home")
     monkeypatch.setenv("FROSTLINE_HOME", str(home))

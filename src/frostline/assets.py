@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 import tarfile
 import tempfile
@@ -25,7 +26,7 @@ from filelock import FileLock
 
 from frostline import package_index
 from frostline.errors import AssetError
-from frostline.files import TooLargeError, copy_bounded, unpacked_limit
+from frostline.files import TooLargeError, copy_bounded, regular_files, unpacked_limit
 from frostline.hashes import file_sha256, hashes_of, sealed, unchanged_sha256, unsealed
 from frostline.spec import DatasetSpec, Init, ModelSpec, Source
 
@@ -144,18 +145,34 @@ def trim_pixels(max_bytes: int, keep: Collection[Path] = ()) -> int:
     return removed
 
 
+def table_folders() -> dict[Path, int]:
+    """Returns the folders of local data files, unpacked or as tables, with their bytes.
+
+    Those of hub data sets are not among them: offline they could not be made again.
+    """
+    folders = [
+        path for path in (home() / "datasets").glob("*") if _TABLES.fullmatch(path.name) and not path.is_symlink()
+    ]
+    return {folder: sum(path.stat().st_size for path in regular_files(folder)) for folder in folders}
+
+
+_TABLES = re.compile(r"[0-9a-f]{20}|unpacked")
+"""See `dataset.read` and `dataset.compression`."""
+
+
 def _hub_model(spec: ModelSpec) -> Path:
     folder = _snapshot(spec, _HUB_MODEL_FILES)
     if spec.init is Init.RANDOM or any(folder.glob("*.safetensors")):
         return folder
     converted = _converted_folder(spec, folder)
-    if converted.is_dir():
+    if _is_whole(converted):
         return converted
+    damaged = f"{converted} is damaged; " if converted.is_dir() else ""
     given = f"model={spec.name}" if spec.name else f"model=hub model.location={spec.location}"
     given += f" model.revision={spec.revision}" if spec.revision and not spec.name else ""
     raise AssetError(
-        f"model.location={spec.location}: no safetensors at this commit; pickled weights can run code when loaded, so "
-        f"they are read once, as tensors alone, when you say so: frostline fetch {given} --convert-pickle"
+        f"model.location={spec.location}: {damaged}no safetensors at this commit; pickled weights can run code when "
+        f"loaded, so they are read once, as tensors alone, when you say so: frostline fetch {given} --convert-pickle"
     )
 
 
@@ -197,7 +214,7 @@ def converted_hub_model(spec: ModelSpec, convert: Callable[[Path, Path], object]
         )
     target = _converted_folder(spec, folder)
     with _locked(f"convert-{target.parent.name}"):
-        if not target.is_dir():
+        if not _is_whole(target):
             try:
                 _convert(folder, target, convert)
             except OSError as error:
@@ -215,6 +232,10 @@ def _convert(snapshot: Path, target: Path, convert: Callable[[Path, Path], objec
             if is_wanted and not any(path.match(pattern) for pattern in _HUB_PICKLES):
                 shutil.copyfile(path, made / path.name)
         convert(snapshot, made)
+        files = hashes_of(made, [path.name for path in made.iterdir()])
+        (made / _COMPLETE).write_text(sealed({"files": files}), encoding="utf-8")
+        if target.exists():  # damaged
+            shutil.rmtree(target)
         made.replace(target)
 
 

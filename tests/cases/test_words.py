@@ -44,6 +44,23 @@ def test_compressed_files_are_the_same_data(tmp_path, ending):
     assert found.train["text"][:] == plain.train["text"][:]
 
 
+def test_what_was_made_of_data_files_is_listed_and_removed(frostline, in_tmp, tiny_overrides, tiny_csv):
+    packed = in_tmp / "moods.csv.gz"
+    packed.write_bytes(gzip.compress(tiny_csv.read_bytes()))
+    words = [f"dataset.location={packed}" if w.startswith("dataset.location") else w for w in tiny_overrides]
+    few = ("training.max_steps=1", "training.epochs=null", "tracking=off")
+    code, _, err = frostline("run", *words, *few)
+    assert code == 0, err
+    kept = assets.table_folders()
+    assert len(kept) == 2
+    assert all(kept.values())
+    assert " MB of data files, unpacked or as tables, in " in frostline("cache", "list")[1]
+    assert " MB of data files from " in frostline("cache", "clear")[1]
+    assert not assets.table_folders()
+    code, _, err = frostline("run", *words, *few, "hydra.run.dir=again")
+    assert code == 0, err
+
+
 def test_a_compressed_file_that_fills_a_disk_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_SMALL_BYTES", 1 << 20)
     (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"text,label\n" + b"a" * (8 << 20)))

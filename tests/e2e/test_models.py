@@ -175,7 +175,14 @@ def test_a_named_model_trains_from_a_copy_of_its_hub_folder(name, tiny_overrides
         assert str(refused.value).endswith(said)
         code, out, err = frostline(*said.split()[1:], *data)
         assert code == 0, err
-        assert str(model_folder(spec.model)) in out
+        converted = model_folder(spec.model) / "model.safetensors"
+        assert str(converted.parent) in out
+        good = converted.read_bytes()
+        converted.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+        with pytest.raises(AssetError, match="is damaged"):
+            model_folder(spec.model)
+        assert frostline(*said.split()[1:], *data)[0] == 0
+        assert converted.read_bytes() == good
     with RunFolder(tmp_path / "run", spec) as recorder:
         result = run(spec, recorder, tmp_path / "run")
     assert result.status is Status.FINISHED, result.reason

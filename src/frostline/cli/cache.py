@@ -1,26 +1,27 @@
-"""Owns: `frostline cache` - what is kept of frozen prefixes, and how to be rid of it. Must not know: its making."""
+"""Owns: `frostline cache` - what is kept of data and frozen prefixes, and how to be rid of it."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from datetime import datetime
 
 from frostline.cli.common import OneLineParser
 
 
 def main(arguments: list[str]) -> int:
-    """Lists or removes what frozen blocks computed."""
+    """Lists or removes what can be computed again."""
     parser = OneLineParser(
         prog="frostline cache",
-        description="What frozen blocks computed, and images as models take them, kept for later runs\n"
-        "(runtime.cache). It may be removed at any time: what is needed again is computed again.",
+        description="What frozen blocks computed, images as models take them, and local data files as tables,\n"
+        "kept for later runs (runtime.cache). It may be removed at any time: what is needed again is computed again.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("action", choices=["list", "clear"], help="list: what is there; clear: remove all of it")
     parser.add_argument("--json", action="store_true", help="list as JSON")
     options = parser.parse_args(arguments)
-    from frostline.assets import home, pixels_bytes, pixels_folder, trim_pixels
+    from frostline.assets import home, pixels_bytes, pixels_folder, table_folders, trim_pixels
     from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
 
     store = PrefixStore(home() / PREFIX_FOLDER, 0)
@@ -28,6 +29,10 @@ def main(arguments: list[str]) -> int:
         print(f"removed {store.clear() / 1e6:.1f} MB from {store.root}")
         if size := trim_pixels(0):
             print(f"removed {size / 1e6:.1f} MB of images from {pixels_folder()}")
+        if tables := table_folders():
+            for folder in tables:
+                shutil.rmtree(folder, ignore_errors=True)
+            print(f"removed {sum(tables.values()) / 1e6:.1f} MB of data files from {home() / 'datasets'}")
         return 0
     found = store.listing()
     if options.json:
@@ -44,4 +49,6 @@ def main(arguments: list[str]) -> int:
     print(f"{total / 1e6:9.1f} MB in {len(found)} entries of {store.root}")
     if size := pixels_bytes():
         print(f"{size / 1e6:9.1f} MB of images, decoded and resized, in {pixels_folder()}")
+    if tables := table_folders():
+        print(f"{sum(tables.values()) / 1e6:9.1f} MB of data files, unpacked or as tables, in {home() / 'datasets'}")
     return 0

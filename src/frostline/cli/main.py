@@ -28,7 +28,7 @@ _COMMANDS = {
     "test": "a chosen run's final number, on test rows that no choice was made by",
     "reproduce": "re-run a recorded run from its record, and say whether it came out the same",
     "sync": "record in MLflow what it missed while it was out of reach",
-    "cache": "list or remove what frozen blocks computed",
+    "cache": "list or remove what is kept of data and frozen blocks for later runs",
     "list": "the models, datasets, ways of freezing, sweeps, metrics, samplers ... that a config may name",
     "fetch": "fetch the model and data that a later, offline run needs",
     "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
