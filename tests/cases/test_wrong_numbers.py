@@ -42,6 +42,7 @@ LEFT_BEHIND = (
     {"LOCAL_RANK": "0"},
     {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "PMI_SIZE": "2", "PMI_RANK": "1"},
     {"XLA_USE_BF16": "1", "USE_TORCH_XLA": "1"},
+    {"LOGLEVEL": "debug"},
     {"TRANSFORMERS_SDPA_FORCE_GQA": "1", "USE_HUB_KERNELS": "1"},
 )
 
