@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import shutil
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -290,6 +291,8 @@ class RunFolder:
     def finish(self, result: RunResult) -> None:
         """Writes `result.json`, with the sha256 of the run's files: all of it or nothing.
 
+        The checkpoints of a finished run go last: whatever happens before, it can be gone on with.
+
         Raises:
             MachineError: The folder can't be written any more.
         """
@@ -298,6 +301,8 @@ class RunFolder:
             write_atomically(self.folder / RESULT_FILE, replace(result, files=files).to_json())
         except OSError as error:
             raise MachineError(f"{self.folder}: its result can't be written: {error.strerror or error}") from error
+        if result.status is Status.FINISHED:
+            shutil.rmtree(self.folder / CHECKPOINTS_FOLDER, ignore_errors=True)
 
 
 def check_files(folder: Path, result: RunResult, *names: str) -> None:

@@ -51,7 +51,7 @@ def show(what: str, how: str, found: Counter[str]) -> None:
 
 @pytest.mark.parametrize("how", ["kill", "full"])
 def test_a_run(tmp_path, tiny_overrides, how):
-    words = ["run", *tiny_overrides, "training.epochs=2", "training.checkpoint=epoch", "tracking=off"]
+    words = ["run", *tiny_overrides, "training.epochs=3", "training.checkpoint=epoch", "tracking=off"]
     whole = tmp_path / "whole"
     whole.mkdir()
     code, err = broken([*words, "hydra.run.dir=one"], whole, whole / "one", how, 0)

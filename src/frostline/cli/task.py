@@ -90,6 +90,8 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
         resume_from = out_dir
     elif resume_from is not None and step is None and resume_from.resolve() == out_dir.resolve():
         step = CheckpointStore(out_dir).newest_step()  # the command named the folder, and is given once more
+        if step is None:
+            raise UserError(f"resume={job.resume}: {_why_none(out_dir)}")
     with RunFolder(out_dir, spec, overrides, go_on_from=step, keep_diff=job.tracking.git_diff) as folder:
         recorders: list[Recorder] = [folder]
         if job.tracking.enabled:
@@ -125,6 +127,14 @@ def _step_before_requeue(folder: Path, spec: RunSpec) -> int | None:
         if RunResult.read(folder).status is not Status.KILLED:
             return None
     return (CheckpointStore(folder).newest_step() or 0) if same else None
+
+
+def _why_none(folder: Path) -> str:
+    """Returns why a run can't be gone on with that has no whole checkpoint."""
+    with suppress(UserError):
+        if RunResult.read(folder).status is Status.FINISHED:
+            return "that run is FINISHED; give another folder for a new one, as hydra.run.dir=runs/NEW"
+    return "no whole checkpoint there; start the run anew, in another folder, as hydra.run.dir=runs/NEW"
 
 
 def _child(folder: Path) -> Child | None:

@@ -230,7 +230,6 @@ class _Course:
             if spec.freeze.name is FreezeName.LORA:
                 lora.merge(setup.loaded.model)
             _save_model(setup, self._out_dir / MODEL_FOLDER)
-            store.remove()
         return RunResult(status=Status.FINISHED, reason=None, objective=objective, **draft, cost=self.cost())
 
     def _prepare(self, begun: str | None) -> Setup:
