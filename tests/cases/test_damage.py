@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -297,6 +298,36 @@ def test_a8_a_damaged_converted_table_is_converted_again(home, tiny_overrides, d
         assert "a converted table is damaged: converting it again" in done.stderr
         assert table.read_bytes() == before
         assert (home / f"b{number}/metrics.jsonl").read_bytes() == (home / "a/metrics.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("damage", [cut, flip], ids=["cut", "flipped"])
+def test_a8_a_damaged_table_of_a_hub_data_set_is_converted_again(tmp_path, damage):
+    (tmp_path / "set").mkdir()
+    for split, first in (("train", 0), ("validation", 40)):
+        text = "".join(f"a text {n},{'good' if n % 2 else 'bad'}\n" for n in range(first, first + 40))
+        (tmp_path / f"set/{split}.csv").write_text(f"text,label\n{text}")
+    script = (
+        "from frostline.config import compose_run\n"
+        "from frostline.dataset import load_rows\n"
+        "from pathlib import Path\n"
+        "import sys\n"
+        "words = ['dataset=hub', f'dataset.location={sys.argv[1]}', 'dataset.eval_from=validation']\n"
+        "rows = load_rows(compose_run(words).dataset, None, Path(sys.argv[2]))\n"
+        "print(rows.fingerprint, rows.train['text'][:], rows.train['labels'][:])\n"
+    )
+
+    def rows() -> subprocess.CompletedProcess[str]:  # each time in a process of its own
+        command = [sys.executable, "-c", script, str(tmp_path / "set"), str(tmp_path / "cache")]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+
+    before = rows()
+    tables = sorted((tmp_path / "cache").rglob("*.arrow"))
+    assert len(tables) >= 2
+    for table in tables:
+        damage(table)
+        after = rows()
+        assert after.stdout == before.stdout
+        assert "a converted table is damaged: converting it again" in after.stderr
 
 
 @pytest.mark.slow

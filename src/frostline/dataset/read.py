@@ -163,10 +163,15 @@ def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:
         Exception: Whatever the hub raises; the caller names it.
     """
     assert spec.source is Source.HUB
-    try:
-        table = datasets.load_dataset(
-            spec.location, spec.subset, split=split, revision=spec.revision, cache_dir=str(cache_dir)
+    folder = cache_dir / f"hub-{hashlib.sha256(spec.location.encode()).hexdigest()[:20]}"
+
+    def load() -> datasets.Dataset:
+        return datasets.load_dataset(
+            spec.location, spec.subset, split=split, revision=spec.revision, cache_dir=str(folder)
         )
+
+    try:
+        table = load_cached(folder, load, again=False)
     except ValueError as error:
         raise DataError(f"dataset.location={spec.location}: {_cause(error)}") from error
     if len(table) == 0:

@@ -44,12 +44,14 @@ def map_cached(
     return done
 
 
-def load_cached(folder: Path, load: Callable[[], datasets.Dataset]) -> datasets.Dataset:
+def load_cached(folder: Path, load: Callable[[], datasets.Dataset], *, again: bool = True) -> datasets.Dataset:
     """Loads a file through `datasets.load_dataset`, whose tables are kept in a folder and found again.
 
     Args:
         folder: Of this file's tables alone.
         load: Calls `load_dataset` with the folder as its cache.
+        again: Whether a failure is put down to what is kept there, which goes then: not where the source may be out of
+            reach.
 
     Raises:
         Exception: Of `load`, if it fails without kept tables, too.
@@ -62,7 +64,7 @@ def load_cached(folder: Path, load: Callable[[], datasets.Dataset]) -> datasets.
     try:
         table = load()
     except Exception:
-        if not was_there:
+        if not (was_there and again):
             raise
         shutil.rmtree(folder, ignore_errors=True)  # cut off before its hash was known, or the file is no good
         table = load()
