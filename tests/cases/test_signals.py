@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from tests.cases.test_damage import FEW
-from tests.e2e.sweep_tools import start
+from tests.cases.test_damage import FEW, descendants, is_alive
+from tests.e2e.sweep_tools import start, wait_for
 
 LIMIT_S = 2.0
 
@@ -72,6 +74,31 @@ def test_a_second_signal_ends_a_command_that_waits(tmp_path, tiny_overrides, sil
     process = start(*words, cwd=tmp_path, as_users_do=True, **env)
     accepted(server, held, times, process)
     ends_within(process, signum)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_a_run_whose_processes_wait_for_each_other(tmp_path, tiny_overrides, signum):
+    few = (*FEW, "runtime.num_processes=2", "runtime.threads=2")
+    process = start("run", *tiny_overrides, *few, cwd=tmp_path, as_users_do=True)
+
+    def beginning() -> int | None:
+        """A process of the run that imports torch, before it looks for the other one."""
+        for pid in descendants(process.pid):
+            with suppress(OSError):
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if b"launch.rank" in line and b"launch.launcher" not in line:
+                    return pid if "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text() else None
+        return None
+
+    os.kill(wait_for(beginning, what="a process of the run"), signal.SIGSTOP)
+    time.sleep(8.0)
+    below = descendants(process.pid)
+    ends_within(process, signum)
+    deadline = time.monotonic() + 3.0
+    while any(map(is_alive, below)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in below if is_alive(pid)]
 
 
 @pytest.mark.slow

@@ -200,7 +200,7 @@ class Processes:
             path.write_text(json.dumps({**plain, "num_machines": 1, "num_processes": self.size}), encoding="utf-8")
             config = str(path)
         return [
-            sys.executable, "-P", "-m", "accelerate.commands.launch", "--config_file", config,
+            sys.executable, "-P", "-m", "frostline.launch.launcher", "--config_file", config,
             # What else the file says of these would contradict the record, or the GPUs of the slot.
             "--multi_gpu", "--num_processes", str(self.size), "--num_machines", "1", "--gpu_ids", "all",
             "--mixed_precision", "no", "--dynamo_backend", "no",

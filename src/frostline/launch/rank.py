@@ -16,6 +16,7 @@ from typing import Any
 
 from frostline.config import spec_from_text
 from frostline.errors import UserError
+from frostline.forking import die_with_creator
 from frostline.launch.wire import Refused, Wire, WireHandler, WireMonitor, WireRecorder, WireScreen
 from frostline.record import Sharing
 from frostline.registry import import_plugins
@@ -35,6 +36,7 @@ def main(job_file: Path) -> int:
     Returns:
         The exit code.
     """
+    die_with_creator()  # it may hang where no thread of its own runs
     job: dict[str, Any] = json.loads(job_file.read_text(encoding="utf-8"))
     sys.path[:] = list(dict.fromkeys([*job["path"], *sys.path]))
     key = bytes.fromhex(os.environ.pop(KEY_VARIABLE))
