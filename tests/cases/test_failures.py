@@ -9,7 +9,9 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -38,9 +40,12 @@ def test_15_files_of_the_users_own_are_not_taken_for_libraries(tmp_path, tiny_ov
     assert process.returncode == 0, out + err
     assert len(points(tmp_path / "runs" / "lr_x_depth")) == 2
     two = ("run", *tiny, "optimizer.lr=1e-3", "training.max_steps=2", "training.epochs=null", "runtime.num_processes=2")
-    process = start(*two, "runtime.threads=2", "tracking=off", cwd=tmp_path, as_users_do=True)
+    scratch = Path(tempfile.mkdtemp())
+    process = start(*two, "runtime.threads=2", "tracking=off", cwd=tmp_path, as_users_do=True, TMPDIR=str(scratch))
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, out + err
+    assert not list(scratch.iterdir())  # torchrun leaves a folder, if it may choose where
+    scratch.rmdir()
     assert "was run" not in out + err
 
 

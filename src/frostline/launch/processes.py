@@ -205,6 +205,7 @@ class Processes:
             "--multi_gpu", "--num_processes", str(self.size), "--num_machines", "1", "--gpu_ids", "all",
             "--mixed_precision", "no", "--dynamo_backend", "no",
             "--main_process_port", "0",  # any free one
+            "--log_dir", str(self._folder / "torchelastic"),  # else in the temporary folder, where torch leaves it
             "-m", "frostline.launch.rank", str(self._folder / "job.json"),
         ]  # fmt: skip
 
