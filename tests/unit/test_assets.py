@@ -317,19 +317,3 @@ def test_a_real_hub_cache_serves_offline(tmp_path, monkeypatch, tiny_model, asks
         monkeypatch.setattr(huggingface_hub, "snapshot_download", theirs)
     spec = compose_run(["model=hub", "model.location=someone/tiny", f"model.revision={commit}"]).model
     assert (assets.model_folder(spec) / "config.json").is_file()
-
-
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
-def test_a7_an_unpacked_file_that_is_damaged_is_unpacked_again(index, caplog, damage):
-    data = wheel(FILES)
-    index.files["demo-1.0-py3-none-any.whl"] = data
-    spec = model_spec(data, "demo/model")
-    path = assets.model_folder(spec) / "sub/weights"
-    hits = len(index.hits)
-    if damage == "gone":
-        path.unlink()
-    else:
-        path.write_bytes(b"wwx" if damage == "flip" else b"w")
-    assert (assets.model_folder(spec) / "sub/weights").read_bytes() == b"www"
-    assert "is damaged: unpacking it again" in caplog.text
-    assert len(index.hits) == hits  # the archive is still there
