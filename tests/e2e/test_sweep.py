@@ -698,8 +698,8 @@ def test_a_plan_is_told_before_anything_runs(tmp_path, tiny):
     assert found["cache_bytes"] > 0
     two = call("plan", "depth_only", *tiny, *more, "runtime.num_processes=2", cwd=tmp_path, **home)
     assert two.returncode == 0, two.stderr
-    # Starting two processes takes far longer than a trial of these in a process that is warm.
-    assert json.loads(two.stdout)["longest_s"] > found["longest_s"] + 1
+    # Starting two processes takes longer than a whole trial of these in a process that is warm.
+    assert json.loads(two.stdout)["longest_s"] > 2 * found["longest_s"]
     wrong = call("plan", "lr_x_dept", cwd=tmp_path)
     assert (wrong.returncode, "no such sweep" in wrong.stderr) == (2, True)
     assert call("plan", "lr_x_depth", "--hosts", "0", cwd=tmp_path).returncode == 2
