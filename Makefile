@@ -43,7 +43,7 @@ test-fast: $(STAMP) ## the tests that need no real model: some minutes
 test-cases: $(STAMP) ## inputs and faults that once gave wrong numbers or poor words, a test for each
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" tests/cases
 
-test-faults: $(STAMP) ## a fault at every write, rename and fsync of a run and a sweep: an hour or two
+test-faults: $(STAMP) ## a fault at every write, rename and fsync of a run and a sweep: a quarter of an hour
 	HF_HUB_OFFLINE=1 FROSTLINE_FAULTS=all $(BIN)/python -m pytest -n 2 --dist worksteal -m slow -rP tests/faults
 
 test-gpu: $(STAMP) ## the tests that need a CUDA device

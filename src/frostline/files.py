@@ -1,4 +1,4 @@
-"""Files written whole, copied within bounds, and told from links and pointers."""
+"""Atomic writes, bounded copies, and checks for symbolic links and Git LFS pointers."""
 
 from __future__ import annotations
 

@@ -291,7 +291,7 @@ class RunFolder:
     def finish(self, result: RunResult) -> None:
         """Writes `result.json`, with the sha256 of the run's files: all of it or nothing.
 
-        The checkpoints of a finished run go last: whatever happens before, it can be gone on with.
+        The checkpoints of a finished run are removed only then, so that a run that is killed before can be resumed.
 
         Raises:
             MachineError: The folder can't be written any more.

@@ -29,16 +29,17 @@ _IGNORED = re.compile(
 """Taken out of the environment."""
 
 _ELSEWHERE = r"(?!\w*(_HOME|_DIR|_PATH|_CACHE|_NUM_THREADS|_DEBUG|_VERBOSE|_LOGS?|_LOG_LEVEL)$)"
-_COMPILER = (
+_KERNELS = (
+    # Kernels that torch.compile chooses, those of other makers' devices, array rules of NumPy and SciPy.
     r"(AOT|AOTI|AOTINDUCTOR|INDUCTOR|PARTITIONER|CUTLASS|CUTEDSL|QUACK|TVM|HALIDE)_\w+|ENABLE_\w*TMA_\w+"
     r"|TENSORIFY_PYTHON_SCALARS|FX_PATCH_GETITEM"
+    r"|NPU_FA2_SPARSE_MODE|HCCL_DETERMINISTIC|NPY_PROMOTION_STATE|SCIPY_ARRAY_API"
 )
 _ARITHMETIC = re.compile(
     rf"{_ELSEWHERE}(OMP|MKL|OPENBLAS|KMP|GOTO|ATEN|DNNL|ONEDNN|CUBLASLT|CUDNN|NCCL|GLOO|TORCH|TORCHDYNAMO|TORCHINDUCTOR"
     r"|TRITON)_(?!WAIT_POLICY|PROC_BIND|PLACES|BLOCKTIME)\w+"
     r"|NVIDIA_TF32_OVERRIDE|FLASH_ATTENTION_DETERMINISTIC|PYTORCH_(JIT|MIOPEN_\w+|TUNABLEOP_\w+|ENABLE_MPS_FALLBACK)"
-    # Kernels that torch.compile chooses, those of other makers' devices, array rules of NumPy and SciPy.
-    rf"|{_ELSEWHERE}({_COMPILER})|NPU_FA2_SPARSE_MODE|HCCL_DETERMINISTIC|NPY_PROMOTION_STATE|SCIPY_ARRAY_API"
+    rf"|{_ELSEWHERE}({_KERNELS})"
 )
 """Recorded with a run's result and compared by `reproduce`. Threads are: of them `runtime.threads` is the record."""
 
@@ -48,7 +49,7 @@ _RECORDED = re.compile(
     r"|FLASH_ATTENTION_DETERMINISTIC|PYTHONHASHSEED|TOKENIZERS_PARALLELISM|HF_HUB_OFFLINE|TRANSFORMERS_OFFLINE"
     r"|HF_DATASETS_(OFFLINE|IN_MEMORY_MAX_SIZE)|LANG|LC_ALL|TZ"
     r"|(HIP|ROCR)_VISIBLE_DEVICES|ZE_(AFFINITY_MASK|FLAT_DEVICE_HIERARCHY)"
-    rf"|{_COMPILER}|NPU_FA2_SPARSE_MODE|HCCL_DETERMINISTIC|NPY_PROMOTION_STATE|SCIPY_ARRAY_API"
+    rf"|{_KERNELS}"
 )
 """Recorded in `environment.json`: what may matter for numbers, threads or text. No secrets have such names."""
 

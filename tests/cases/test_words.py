@@ -244,3 +244,27 @@ def test_the_same_command_and_resume_goes_on_where_it_names_its_folder(tmp_path,
     again = call(*words, "resume=one", cwd=tmp_path, **{**env, "SLOW_S": "0"})
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "one/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
+
+
+def test_archives_that_are_none_are_told_so(tmp_path):
+    (tmp_path / "a.csv.bz2").write_bytes(b"text,label\n")
+    with pytest.raises(DataError, match=r"a\.csv\.bz2: can't be unpacked"):
+        rows_of(tmp_path, "a.csv.bz2")
+    with zipfile.ZipFile(tmp_path / "b.csv.zip", "w") as archive:
+        archive.writestr("b.csv", "text,label\n" + "a good text,x\n" * 40)
+    data = bytearray((tmp_path / "b.csv.zip").read_bytes())
+    data[6] |= 1  # of the local header and the directory: encrypted
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "b.csv.zip").write_bytes(bytes(data))
+    with pytest.raises(DataError, match=r"b\.csv\.zip: can't be unpacked \(.*encrypted"):
+        rows_of(tmp_path, "b.csv.zip")
+
+
+def test_a_broken_file_gets_one_line(frostline, in_tmp, tiny_overrides):
+    (in_tmp / "moods.jsonl").write_text('{"text": "a", "label": }\n', encoding="utf-8")
+    words = [
+        f"dataset.location={in_tmp}/moods.jsonl" if w.startswith("dataset.location") else w for w in tiny_overrides
+    ]
+    code, _, err = frostline("run", *words, "dataset.format=auto", "tracking=off")
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1, err

@@ -219,6 +219,11 @@ def test_4_lists_of_0_and_1_are_one_bit_for_each_class(tmp_path):
     cells = "text,label\n" + "".join(f'text {index},"{value}"\n' for index, value in enumerate(hot))
     rows = rows_of(tmp_path, "c.csv", cells, task=Task.MULTI_LABEL)  # as pandas writes them
     assert set(rows.train["labels"]) == {0b1010, 0b0011, 0b0100, 0}
+    rows = rows_of(tmp_path, "e.jsonl", json_lines([[str(bit) for bit in row] for row in hot]), task=Task.MULTI_LABEL)
+    assert set(rows.train["labels"]) == {0b1010, 0b0011, 0b0100, 0}
+    cells = "text,label\n" + "".join(f"text {i},{';'.join(map(str, row))}\n" for i, row in enumerate(hot))
+    rows = rows_of(tmp_path, "f.csv", cells, task=Task.MULTI_LABEL)
+    assert set(rows.train["labels"]) == {0b1010, 0b0011, 0b0100, 0}
     with pytest.raises(DataError, match="are of 4 classes, dataset.label_names names 2"):
         rows_of(tmp_path, "d.jsonl", json_lines(hot), task=Task.MULTI_LABEL, label_names=("a", "b"))
     ids = rows_of(tmp_path, "e.jsonl", json_lines([[0, 2], [1], [2, 1]] * 10), task=Task.MULTI_LABEL)
@@ -349,3 +354,63 @@ def test_11_trials_are_not_judged_by_different_rows(frostline, in_tmp, tiny_over
     code, _, err = frostline("sweep", "lr_only", *tiny_overrides[:4], f"{key}=choice(1,2)", "tracking=off")
     assert code == 2
     assert f"sweep.space.{key}: trials would be judged by different rows or labels" in err
+
+
+# -- of the same kinds, found later ------------------------------------------------------------------------------------
+
+
+def with_eval(folder: Path, name: str, text: str, **settings) -> Any:
+    """Rows that train from one file, and rows to evaluate on from another one."""
+    (folder / name).write_text(text, encoding="utf-8")
+    spec = compose_run(["dataset=csv", f"dataset.location={folder / name}"]).dataset
+    spec = replace(spec, format=Format.AUTO, eval_from="other", **settings)
+    return load_rows(spec, lambda other: folder / ("other.csv" if other else name), folder / "cache")
+
+
+def test_the_same_classes_in_two_files_are_the_same_however_they_are_written(tmp_path):
+    other = "text,label\n" + "".join(f"more {n},{n % 2}\n" for n in range(20))
+    (tmp_path / "other.csv").write_text(other, encoding="utf-8")
+    for name, values in (("whole", [0, 1]), ("float", [0.0, 1.0])):
+        rows = with_eval(tmp_path, f"{name}.jsonl", json_lines(values * 20))
+        assert rows.label_names == ("0", "1")
+        assert all(row["labels"] == int(row["text"].split()[1]) % 2 for row in rows.evaluation)
+    named = "text,label\n" + "".join(f"more {n},{('neg', 'pos')[n % 2]}\n" for n in range(20))
+    (tmp_path / "other.csv").write_text(named, encoding="utf-8")
+    rows = with_eval(tmp_path, "ids.jsonl", json_lines([0, 1] * 20), label_names=("neg", "pos"))
+    assert all(row["labels"] == int(row["text"].split()[1]) % 2 for row in rows.evaluation)
+
+
+def test_numbers_that_name_classes_are_never_taken_for_ids(tmp_path):
+    text = "text,label\n" + "".join(f"text {n},{n % 5}\n" for n in range(60))
+    with pytest.raises(DataError, match="label '0' is none of 1, 2, 3, 4, 5"):
+        rows_of(tmp_path, "a.csv", text, label_names=("1", "2", "3", "4", "5"))
+
+
+@pytest.mark.parametrize("header", ["Text,Label\n", "\ntext,label\n", " text , LABEL\n"])
+def test_a_header_is_no_row(tmp_path, header):
+    text = header + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(40))
+    with pytest.raises(DataError, match=r"its first line holds the names in dataset\.columns"):
+        rows_of(tmp_path, "a.csv", text, columns=("text", "label"))
+
+
+@pytest.mark.parametrize("line", ["Paris NNP", "# one more comment", "New York NNP B-LOC"])
+def test_a_line_of_words_with_other_fields_than_the_rest_is_refused(tmp_path, line):
+    text = ("a DT O\nfilm NN O\n\n" * 20) + f"in IN O\n{line}\n\n"
+    with pytest.raises(DataError, match=r"line 62: has \d fields, most lines have 3"):
+        rows_of(tmp_path, "a.conll", text, task=Task.TOKEN_CLASSIFICATION, text_column="words", label_column="tags")
+
+
+def test_classes_that_look_the_same_are_noted_and_blanks_are_no_class(tmp_path):
+    for index, pair in enumerate((("caf\u00e9", "cafe\u0301"), ("good", "good\u200b"))):
+        text = "text,label\n" + "".join(f"text {n},{(*pair, 'bad')[n % 3]}\n" for n in range(60))
+        rows = rows_of(tmp_path, f"{index}.csv", text)
+        assert any("differ in how Unicode writes them alone" in line for line in rows.warnings)
+    text = "text,label\n" + "".join(f"text {n},{('a', 'b', '  ')[n % 3]}\n" for n in range(60))
+    with pytest.raises(DataError, match="row 3: the label is missing"):
+        rows_of(tmp_path, "blank.csv", text)
+
+
+def test_a_number_that_float32_does_not_hold_is_no_label(tmp_path):
+    text = "text,label\n" + "".join(f"text {n},{n}e38\n" for n in range(40))
+    with pytest.raises(DataError, match=r"row 5: the label '4e38' is larger than what a model computes with"):
+        rows_of(tmp_path, "a.csv", text, task=Task.REGRESSION)

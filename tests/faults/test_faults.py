@@ -21,7 +21,7 @@ ALL = os.environ.get("FROSTLINE_FAULTS") == "all"
 SAMPLE = 4
 """Of each kind, in the suite."""
 
-SAME, TOLD, SILENT = "the same bits", "told in one line", "silent"
+SAME, TOLD, SILENT = "resumed to the same bits", "one line of error", "wrong without an error"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if ALL else 900)]
 
@@ -67,10 +67,12 @@ def test_a_run(tmp_path, tiny_overrides, how):
             result = SAME if outcome(home / "one") == wanted else SILENT
         else:
             assert how == "kill" or is_one_line(err), (number, err)
+            is_resumable = any((home / "one/checkpoints").glob("step-*")) and not (home / "one/result.json").exists()
             again = call(*words, "hydra.run.dir=one", "resume=one", cwd=home, timeout=120)
             if again.returncode == 0:
                 result = SAME if outcome(home / "one") == wanted else SILENT
             else:
+                assert not is_resumable, (number, again.stderr)
                 result = TOLD if again.returncode == 2 and is_one_line(again.stderr) else SILENT
                 anew = call(*words, "hydra.run.dir=two", cwd=home, timeout=120)  # and nothing stands in the way
                 assert anew.returncode == 0, anew.stderr

@@ -74,8 +74,8 @@ def find_study(name: str) -> Path | None:
 def located(spec: RunSpec, folder: Path) -> RunSpec:
     """Returns a recorded spec whose local files and folders are found from anywhere, and after a move.
 
-    A relative path is looked up beside the record first: below the run's folder and those above it. So is an absolute
-    one that is gone, by its last parts. What is found nowhere stays as it is.
+    A relative path is resolved against the run's folder and its parents, before the current folder. An absolute path
+    that no longer exists is searched there by its last components. A path that is not found is returned unchanged.
 
     Args:
         spec: As recorded.

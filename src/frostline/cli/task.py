@@ -130,7 +130,7 @@ def _step_before_requeue(folder: Path, spec: RunSpec) -> int | None:
 
 
 def _why_none(folder: Path) -> str:
-    """Returns why a run can't be gone on with that has no whole checkpoint."""
+    """Returns why a run without a whole checkpoint can't be resumed."""
     with suppress(UserError):
         if RunResult.read(folder).status is Status.FINISHED:
             return "that run is FINISHED; give another folder for a new one, as hydra.run.dir=runs/NEW"

@@ -70,6 +70,12 @@ def _unpack(path: Path, aside: Path) -> str:
         raise DataError(f"{path}: {error}: refused; unpack it yourself if it is what it should be") from error
     except (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: can't be unpacked: {error}") from error
+    except (RuntimeError, NotImplementedError) as error:  # an encrypted zip, or one that Python does not know
+        raise DataError(f"{path}: can't be unpacked ({error}); unpack it yourself") from error
+    except OSError as error:
+        if error.errno is None:  # of bz2, whose content is at fault
+            raise DataError(f"{path}: can't be unpacked: {error}") from error
+        raise
     return digest.hexdigest()
 
 

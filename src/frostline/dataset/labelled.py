@@ -79,7 +79,7 @@ def rule_of(spec: DatasetSpec, raw: RawTable) -> LabelRule:
     feature = raw.table.features[spec.label_column]
     if spec.task is Task.MULTI_LABEL:
         try:
-            width = multi_hot_width(raw.table[spec.label_column][:])
+            width = multi_hot_width(raw.table[spec.label_column][:], spec.label_separator)
         except DataError as error:
             raise DataError(f"dataset.label_column={spec.label_column}: {error}") from error
         if width is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,8 @@ MOST_CLASSES = 52
 
 _EXACT = 2**53
 """From here on two whole numbers may be one floating-point number."""
+
+_LARGEST = 3.4028234e38
 
 _SEPARATORS = ",;|/"
 _TRUTHS = frozenset({"true", "false"})
@@ -59,8 +62,8 @@ class LabelRule:
         """
         assert self.separator is not None
         if self.is_multi_hot:
-            bits = members(value, self.separator)
-            if len(bits) != len(self.names) or not set(bits) <= {0, 1}:
+            bits = [_bit(each) for each in members(value, self.separator)]
+            if len(bits) != len(self.names) or None in bits:
                 raise DataError(f"expected {len(self.names)} times 0 or 1, got {value!r}")
             return sum(1 << index for index, bit in enumerate(bits) if bit)
         found = 0
@@ -90,9 +93,13 @@ class LabelRule:
         if not isinstance(value, (str, int, float)):
             raise DataError(f"expected a label, got {type(value).__name__}")
         if value not in self.classes:
-            known = self.classes.get(_name(value))  # a class that the first table has no row of
+            # Another file may write it otherwise, or have a class that the first one has no row of.
+            known = _spelling(value, self.names)
             if known is not None:
-                return known
+                return self.names.index(known)
+            known_id = self.classes.get(_name(value))
+            if known_id is not None:
+                return known_id
             raise DataError(f"label {value!r}{nearest(str(value), self.names)} is none of {listing(self.names)}")
         return self.classes[value]
 
@@ -175,8 +182,9 @@ def label_rule(
 
 
 def is_missing(value: Any) -> bool:
-    """Returns whether a raw label is none: nothing, an empty text, or a NaN."""
-    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    """Returns whether a raw label is none: nothing, a text of blanks, or a NaN."""
+    is_blank = isinstance(value, str) and not value.strip()
+    return value is None or is_blank or (isinstance(value, float) and math.isnan(value))
 
 
 def _names_of(classes: Mapping[Any, int]) -> tuple[str, ...]:
@@ -190,9 +198,15 @@ def _alike(names: Sequence[str], column: str) -> tuple[str, ...]:
     """Returns a note on classes that a person may take for one."""
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(" ".join(name.split()).casefold(), name)
-        if other != name:
-            return (f"dataset.label_column={column}: classes that differ in blanks or case alone: {other!r}, {name!r}",)
+        plain = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
+        other = seen.setdefault(" ".join(plain.split()).casefold(), name)
+        if other == name:
+            continue
+        if " ".join(other.split()).casefold() == " ".join(name.split()).casefold():
+            what, pair = "blanks or case", f"{other!r}, {name!r}"
+        else:  # they look the same: written so that one sees what differs
+            what, pair = "how Unicode writes them", f"{other!a}, {name!a}"
+        return (f"dataset.label_column={column}: classes that differ in {what} alone: {pair}",)
     return ()
 
 
@@ -223,21 +237,24 @@ def class_words(label: int, names: Sequence[str], separator: str | None) -> str:
     return separator.join(name for index, name in enumerate(names) if label >> index & 1)
 
 
-def multi_hot_width(values: Sequence[Any]) -> int | None:
-    """Returns how many classes rows have that are lists with a 0 or a 1 for each; None: they are not such lists.
+def multi_hot_width(values: Sequence[Any], separator: str) -> int | None:
+    """Returns how many classes rows have that are a 0 or a 1 for each, in a list or a text; None: they are not.
 
     Args:
         values: The raw labels of all rows.
+        separator: Between the parts of a text.
     """
-    given = [list_in(value) if isinstance(value, str) else value for value in values if not is_missing(value)]
-    lists = [value for value in given if isinstance(value, (list, tuple))]
-    if not lists or len(lists) < len(given):
-        return None
-    widths = {len(value) for value in lists}
+    rows = [members(value, separator) for value in values if not is_missing(value)]
+    widths = {len(row) for row in rows}
     if len(widths) != 1 or min(widths) < 2:
         return None
-    bits = all(isinstance(bit, (int, float)) and bit in (0, 1) for value in lists for bit in value)
-    return widths.pop() if bits else None
+    return widths.pop() if all(_bit(value) is not None for row in rows for value in row) else None
+
+
+def _bit(value: Any) -> bool | None:
+    """Returns whether a member of a multi-hot row is 1; None: it is neither 0 nor 1."""
+    number = _whole(value)
+    return bool(number) if number in {0, 1} else None
 
 
 def _multi_hot(spec: DatasetSpec, width: int, feature_names: Sequence[str] | None, drops: bool) -> LabelRule:
@@ -315,6 +332,9 @@ def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dic
             order = {number: index for index, number in enumerate(sorted({int(n) for n in numbers if n is not None}))}
             ordered = sorted(zip(values, numbers, strict=True), key=lambda pair: pair[1] or 0)
             return {value: order[int(number)] for value, number in ordered if number is not None}
+        if all(_whole(name) is not None for name in names):  # one missing class would turn names into ids
+            odd = next(value for value in values if not _spelling(value, names))
+            raise DataError(f"dataset.label_column={column}: label {_name(odd)!r} is none of {listing(names)}")
         wrong = [n for n in numbers if n is not None and not 0 <= n < len(names)]
         if wrong:
             raise DataError(
@@ -391,4 +411,6 @@ def _is_number(value: Any) -> bool:
 def _number(value: Any) -> float:
     if not _is_number(value):
         raise DataError(f"the label {value!r} is not a finite number")
+    if abs(float(value)) > _LARGEST:
+        raise DataError(f"the label {value!r} is larger than what a model computes with (float32)")
     return float(value)

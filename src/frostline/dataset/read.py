@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import logging
 import re
 import sys
 from collections import Counter
@@ -37,6 +38,8 @@ _BY_EXTENSION = {
     ".parquet": Format.PARQUET,
 }
 
+
+logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # it raises what it logs
 
 _ESCAPE = r"'dataset.escape=\\'"
 """As it is typed in a shell."""
@@ -116,7 +119,7 @@ def read_conll(path: Path, sha256: str) -> RawTable:
         Columns `words` and `tags`, lists.
 
     Raises:
-        DataError: A line has no tag; one line, with its number.
+        DataError: A line has no tag, or other fields than most; one line, with its number.
     """
     sentences: dict[str, list[list[str]]] = {"words": [], "tags": []}
     words, tags = list[str](), list[str]()
@@ -138,6 +141,8 @@ def read_conll(path: Path, sha256: str) -> RawTable:
         elif not fields[0].startswith("#") or words or len(fields) == width:
             if len(fields) < 2:
                 raise DataError(f"{path.name}, line {number}: has a word ({fields[0]!r}) and no tag")
+            if len(fields) != width:
+                raise DataError(f"{path.name}, line {number}: has {len(fields)} fields, most lines have {width}")
             words.append(fields[0])
             tags.append(fields[-1])
     end()
@@ -201,7 +206,7 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
             )
     else:
         columns = list(spec.columns)
-        if [name.strip() for name in first] == columns:
+        if [name.strip().casefold() for name in first] == [name.casefold() for name in columns]:
             raise DataError(
                 f"{path.name}: its first line holds the names in dataset.columns, and would be a row: leave "
                 "dataset.columns=null"
@@ -271,7 +276,7 @@ def _looked_through(lines: Iterable[str], escaped: list[int]) -> Iterator[str]:
 def _first_line(path: Path, **form: Any) -> list[str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            return next(csv.reader(file, **form), [])
+            return next((fields for fields in csv.reader(file, **form) if fields), [])  # as pandas: no blank ones
         except csv.Error as error:
             raise DataError(f"{path.name}, line 1: {error}") from error
 
