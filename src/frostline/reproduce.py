@@ -279,6 +279,7 @@ def compare(
         reason = "every number is bit-equal" if until is None else f"every number up to step {until} is bit-equal"
         if whole:
             reason += ", the trained weights too" if weights else "; the record holds no hash of the trained weights"
+        reason += "" if recorded.curve else "; the record has no curve that could be compared"
     elif meaning:
         conclusion, reason = Conclusion.DIFFERENT, f"because of {'; '.join(meaning)}"
     elif bits and within:
@@ -355,7 +356,7 @@ def _gaps(recorded: Recorded, again: RunResult, curve: Curve, until: int | None)
     """Returns the numbers that differ, by step, the largest of a step first; and how many were compared."""
     whole = _is_whole(recorded, until)
     gaps, count = [], 0
-    for step in sorted({*recorded.curve, *curve}):
+    for step in sorted({*recorded.curve, *curve}) if recorded.curve else ():  # a damaged curve is not compared
         if until is not None and step > until:
             break
         then, now = recorded.curve.get(step, {}), curve.get(step, {})

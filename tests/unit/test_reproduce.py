@@ -93,6 +93,13 @@ def test_a_record_without_a_hash_of_the_weights_says_so():
     assert "no hash of the trained weights" in said.reason
 
 
+def test_without_a_recorded_curve_the_rest_is_compared_and_the_reason_says_so():
+    said = verdict(then=replace(record(), curve={}))
+    assert said.conclusion is Conclusion.IDENTICAL
+    assert said.first is None
+    assert said.reason.endswith("the record has no curve that could be compared")
+
+
 def test_within_the_tolerance_and_with_a_known_cause_it_is_equivalent_and_names_it():
     other = changed("compute/threads", 1)
     said = verdict(moved(0.001), again=result(weights_sha256="b" * 64), provenance=other)
