@@ -359,11 +359,12 @@ def test_11_trials_are_not_judged_by_different_rows(frostline, in_tmp, tiny_over
 # -- of the same kinds, found later ------------------------------------------------------------------------------------
 
 
-def with_eval(folder: Path, name: str, text: str, **settings) -> Any:
-    """Rows that train from one file, and rows to evaluate on from another one."""
-    (folder / name).write_text(text, encoding="utf-8")
+def with_eval(folder: Path, name: str, text: str | None, form: Format = Format.AUTO, **settings) -> Any:
+    """Rows that train from one file, and rows to evaluate on from another one; text None: it is there."""
+    if text is not None:
+        (folder / name).write_text(text, encoding="utf-8")
     spec = compose_run(["dataset=csv", f"dataset.location={folder / name}"]).dataset
-    spec = replace(spec, format=Format.AUTO, eval_from="other", **settings)
+    spec = replace(spec, format=form, eval_from="other", **settings)
     return load_rows(spec, lambda other: folder / ("other.csv" if other else name), folder / "cache")
 
 

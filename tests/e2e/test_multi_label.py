@@ -43,6 +43,7 @@ def several(tmp_path, tiny_model):
     return [
         "model=path", f"model.location={tiny_model}", "dataset=csv", f"dataset.location={path}", *TINY,
         "dataset.label_column=moods", "dataset.task=multi_label", "training=multi_label",
+        "dataset.missing_labels=no_class",
         "training.batch_size=16", "training.max_tokens=32", "freeze=none", "optimizer.lr=3e-3", "training.epochs=20",
     ]  # fmt: skip
 

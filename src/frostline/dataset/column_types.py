@@ -40,20 +40,38 @@ def with_plain_columns(raw: RawTable, spec: DatasetSpec) -> RawTable:
 
     features = raw.table.features.copy()
     for name, kind in kinds.items():
-        features[name] = datasets.Value(kind)
+        features[name] = _feature(kind, is_list=_is_list(arrow.field(name).type))
     fingerprint = datasets.fingerprint.Hasher.hash(["plain", _VERSION, raw.fingerprint, sorted(kinds.items())])
-    table = map_cached(raw.table, convert, fingerprint, batched=True, features=features, desc="plain")
+    try:
+        table = map_cached(raw.table, convert, fingerprint, batched=True, features=features, desc="plain")
+    except (ValueError, OverflowError, LookupError, pa.ArrowException) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)[:150]
+        raise DataError(
+            f"{raw.name}: a value of {' or '.join(kinds)} can't be read ({why}): write it as text"
+        ) from error
     return replace(raw, table=table)
+
+
+def _feature(kind: str, *, is_list: bool) -> Any:
+    value: Any = datasets.Value(kind)
+    return datasets.Sequence(value) if is_list else value
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _plain_kind(schema: pa.Schema, name: str) -> str | None:
     kind = schema.field(name).type
+    kind = kind.value_type if _is_list(kind) else kind
     if pa.types.is_temporal(kind):
         return "string"
     return "float64" if pa.types.is_decimal(kind) or pa.types.is_float16(kind) else None
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
     if isinstance(value, datetime.datetime):
         is_day = value.tzinfo is None and value.time() == datetime.time()
         return value.date().isoformat() if is_day else value.isoformat(sep=" ")
@@ -62,6 +80,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime.timedelta):
         return str(value)
     return None if value is None else float(value)
+
+
+def _is_temporal(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_temporal(kind.value_type if _is_list(kind) else kind))
 
 
 def as_written(path: Path, table: datasets.Dataset) -> datasets.Dataset:
@@ -74,7 +96,7 @@ def as_written(path: Path, table: datasets.Dataset) -> datasets.Dataset:
         table: As Arrow read it.
     """
     schema = table.features.arrow_schema
-    names = [name for name in table.column_names if pa.types.is_temporal(schema.field(name).type)]
+    names = [name for name in table.column_names if _is_temporal(schema.field(name).type)]
     if not names:
         return table
     found: dict[str, list[Any]] = {name: [] for name in names}
@@ -84,9 +106,8 @@ def as_written(path: Path, table: datasets.Dataset) -> datasets.Dataset:
                 found[name].append(row.get(name))
     except (ValueError, AttributeError):  # objects that go over several lines: Arrow alone reads those
         return table
-    texts = datasets.Dataset.from_dict(
-        found, features=datasets.Features({name: datasets.Value("string") for name in names})
-    )
+    features = {name: _feature("string", is_list=_is_list(schema.field(name).type)) for name in names}
+    texts = datasets.Dataset.from_dict(found, features=datasets.Features(features))
     order = table.column_names
     others = [name for name in order if name not in names]
     if not others:
@@ -101,6 +122,10 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
             first = file.read(1)
         file.seek(0)
         yield from json.load(file) if first == "[" else (json.loads(line) for line in file if line.strip())
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
 
 
 def refuse_columns_of_json(path: Path, name: str, *, has_lists: bool) -> None:
@@ -122,6 +147,9 @@ def refuse_columns_of_json(path: Path, name: str, *, has_lists: bool) -> None:
     except ValueError:  # an object a line, or what the reader tells of
         return
     columns: tuple[type, ...] = (dict,) if has_lists else (list, dict)
+    below = next((key for key, value in found.items() if _is_rows(value)), None) if isinstance(found, dict) else None
+    if below is not None:
+        raise DataError(f"{name}: is one object, whose rows are below {below!r}; write those alone, an object a line")
     if isinstance(found, dict) and found and all(isinstance(value, columns) for value in found.values()):
         raise DataError(
             f"{name}: is one object of columns, not an object a line; write it with df.to_json(path, "

@@ -98,4 +98,6 @@ def _member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
     found = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX/")]
     if len(found) != 1:
         raise DataError(f"{path}: holds {len(found)} files; unpack it, and give one as dataset.location")
+    if Path(found[0].filename).name in {"", ".", ".."}:
+        raise DataError(f"{path}: holds a file without a name ({found[0].filename!r}); unpack it yourself")
     return found[0]

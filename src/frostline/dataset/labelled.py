@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import datasets
 
-from frostline.dataset.labels import LabelRule, label_rule, members, multi_hot_width
+from frostline.dataset.labels import LabelRule, is_missing, label_rule, members, multi_hot_width
 from frostline.dataset.lists import list_in
 from frostline.dataset.raw import RawTable
 from frostline.dataset.split import bytes_key, row_key
 from frostline.dataset.table_cache import map_cached
 from frostline.errors import DataError, listing, nearest
-from frostline.spec import DatasetSpec, Task
+from frostline.spec import DatasetSpec, MissingLabels, Task
 
 Label = TypeVar("Label")
 
@@ -90,8 +90,30 @@ def rule_of(spec: DatasetSpec, raw: RawTable) -> LabelRule:
     try:
         unique = raw.table.unique(spec.label_column) if needs_classes else []
     except Exception as error:
-        raise DataError(f"dataset.label_column={spec.label_column}: holds {feature}, not labels") from error
+        is_mixed = isinstance(feature, datasets.Json)
+        what = 'values of several kinds ("1" beside 1): write all alike' if is_mixed else f"{feature}, not labels"
+        raise DataError(f"dataset.label_column={spec.label_column}: holds {what}") from error
     return label_rule(spec, unique, raw.label_names, len(raw.table))
+
+
+def check_same_form(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> None:
+    """Refuses another file whose rows are a 0 or a 1 for each class, where the training rows name their classes.
+
+    Raises:
+        DataError: It is one: `[0, 1]` would be taken for the classes of these names.
+    """
+    _check_columns(spec, raw)
+    if rule.separator is None or rule.is_multi_hot:
+        return
+    try:
+        width = multi_hot_width(raw.table[spec.label_column][:], rule.separator)
+    except DataError:  # said again with its row, when that is labelled
+        return
+    if width == len(rule.names):
+        raise DataError(
+            f"{raw.name}: its labels are a 0 or a 1 for each class, those of the training rows name their classes: "
+            f"write both alike (dataset.label_column={spec.label_column})"
+        )
 
 
 def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
@@ -100,14 +122,14 @@ def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
     found: dict[Any, None] = {}
     for batch in raw.table.select_columns(spec.label_column).iter(10_000):
         for value in batch[spec.label_column]:
-            if value is not None:
+            if not is_missing(value):
                 try:
                     found.update(dict.fromkeys(members(value, separator)))
                 except TypeError as error:
                     raise DataError(f"dataset.label_column={spec.label_column}: holds lists of lists") from error
                 except DataError as error:
                     raise DataError(f"dataset.label_column={spec.label_column}: {error}") from error
-    return [value for value in found if value is not None]
+    return [value for value in found if not is_missing(value)]
 
 
 def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
@@ -281,7 +303,7 @@ def meaning_of(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
     columns += [sign for sign in (spec.separator, spec.escape) if sign is not None]
     several = [rule.separator] if rule.separator is not None else ["by word"] if rule.by_word else []
     images = [spec.image_column] if spec.is_image else []
-    images += ["without missing labels"] if rule.drops_missing else []
+    images += [] if rule.missing is MissingLabels.REFUSE else [f"missing labels: {rule.missing.value}"]
     return [*columns, *images, *several, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
 
 

@@ -19,6 +19,9 @@ _ALWAYS_FINE_CLASSES = 20
 MOST_CLASSES = 52
 """Of a row that may have several: their bits make one number, which a double holds exactly."""
 
+NULL_OF_DATABASES = r"\N"
+"""What MySQL and PostgreSQL write for no value."""
+
 _EXACT = 2**53
 """From here on two whole numbers may be one floating-point number."""
 
@@ -40,7 +43,7 @@ class LabelRule:
         classes: Raw value -> id, for labels that name a class; None for numbers.
         threshold: Makes two classes of a rating.
         dead_zone: Ratings nearer than this to the threshold are dropped.
-        drops_missing: Whether a row without a label is dropped; else it is refused.
+        missing: What becomes of a row without a label.
         notes: What the user should know of, a line each.
     """
 
@@ -51,7 +54,7 @@ class LabelRule:
     classes: Mapping[Any, int] | None
     threshold: float | None
     dead_zone: float
-    drops_missing: bool = False
+    missing: MissingLabels = MissingLabels.REFUSE
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     def several(self, value: Any) -> int:
@@ -61,13 +64,14 @@ class LabelRule:
             DataError: It has a class that is none; the caller names the row.
         """
         assert self.separator is not None
+        listed = members(value, self.separator)
         if self.is_multi_hot:
-            bits = [_bit(each) for each in members(value, self.separator)]
+            bits = [_bit(each) for each in listed]
             if len(bits) != len(self.names) or None in bits:
                 raise DataError(f"expected {len(self.names)} times 0 or 1, got {value!r}")
             return sum(1 << index for index, bit in enumerate(bits) if bit)
         found = 0
-        for each in members(value, self.separator):
+        for each in listed:
             found |= 1 << int(self._class(each))
         return found
 
@@ -80,7 +84,7 @@ class LabelRule:
         Raises:
             DataError: A word has none; the caller names the row.
         """
-        if values is None and self.drops_missing:
+        if values is None and self.missing is MissingLabels.DROP:
             return None
         if isinstance(values, str):
             values = members(values, None)
@@ -92,6 +96,10 @@ class LabelRule:
         assert self.classes is not None
         if not isinstance(value, (str, int, float)):
             raise DataError(f"expected a label, got {type(value).__name__}")
+        if is_missing(value):
+            raise DataError("a label of the list is blank")
+        if isinstance(value, bool) and not any(_is_truth(known) for known in self.classes):
+            raise DataError(f"label {value!r} is none of {listing(self.names)}")  # to Python, True is also 1
         if value not in self.classes:
             # Another file may write it otherwise, or have a class that the first one has no row of.
             known = _spelling(value, self.names)
@@ -109,12 +117,15 @@ class LabelRule:
         Raises:
             DataError: It has none; the caller names the row.
         """
-        if self.separator is not None and value is not None:
-            return self.several(value)
         if is_missing(value):
-            if self.drops_missing:
+            if self.missing is MissingLabels.DROP:
                 return None
-            raise DataError("the label is missing; dataset.missing_labels=drop leaves such rows out")
+            if self.missing is MissingLabels.NO_CLASS:
+                return 0
+            other = ", no_class takes them for rows of no class" if self.separator is not None else ""
+            raise DataError(f"the label is missing; dataset.missing_labels=drop leaves such rows out{other}")
+        if self.separator is not None:
+            return self.several(value)
         if self.classes is not None:
             return self._class(value)
         number = _number(value)
@@ -143,20 +154,19 @@ def label_rule(
     Raises:
         DataError: The labels don't fit the task.
     """
-    drops = spec.missing_labels is MissingLabels.DROP
     if spec.task is Task.MULTI_LABEL:
         if num_classes is not None:
-            return _multi_hot(spec, num_classes, feature_names, drops)
-        return _several(spec, unique, feature_names, drops)
+            return _multi_hot(spec, num_classes, feature_names)
+        return _several(spec, unique, feature_names)
     if spec.task is Task.TOKEN_CLASSIFICATION:
-        return _by_word(spec, unique, feature_names, drops)
+        return _by_word(spec, unique, feature_names)
     if spec.task is Task.REGRESSION:
-        return LabelRule(names=(), classes=None, threshold=None, dead_zone=0.0, drops_missing=drops)
+        return LabelRule(names=(), classes=None, threshold=None, dead_zone=0.0, missing=spec.missing_labels)
     if spec.threshold is not None:
         assert spec.label_names is not None, "DatasetSpec asks for them"
         return LabelRule(
             names=spec.label_names, classes=None, threshold=spec.threshold, dead_zone=spec.dead_zone,
-            drops_missing=drops,
+            missing=spec.missing_labels,
         )  # fmt: skip
     values = [value for value in unique if not is_missing(value)]
     if not values:
@@ -176,14 +186,14 @@ def label_rule(
             f"dataset.label_names"
         )
     return LabelRule(
-        names=tuple(found), classes=classes, threshold=None, dead_zone=0.0, drops_missing=drops,
-        notes=_alike(found, spec.label_column),
+        names=tuple(found), classes=classes, threshold=None, dead_zone=0.0, missing=spec.missing_labels,
+        notes=_alike(found, spec.label_column) + _like_lists(found, spec),
     )  # fmt: skip
 
 
 def is_missing(value: Any) -> bool:
-    """Returns whether a raw label is none: nothing, a text of blanks, or a NaN."""
-    is_blank = isinstance(value, str) and not value.strip()
+    r"""Returns whether a raw label is none: nothing, a text of blanks, a NaN, or `\N` as databases write it."""
+    is_blank = isinstance(value, str) and value.strip() in {"", NULL_OF_DATABASES}
     return value is None or is_blank or (isinstance(value, float) and math.isnan(value))
 
 
@@ -208,6 +218,15 @@ def _alike(names: Sequence[str], column: str) -> tuple[str, ...]:
             what, pair = "how Unicode writes them", f"{other!a}, {name!a}"
         return (f"dataset.label_column={column}: classes that differ in {what} alone: {pair}",)
     return ()
+
+
+def _like_lists(names: Sequence[str], spec: DatasetSpec) -> tuple[str, ...]:
+    """Returns a note on classes that a person may have meant for lists of classes."""
+    odd = next((name for name in names if name[:1] in "[{" or name[-1:] in "]}"), None)
+    if odd is None:
+        return ()
+    way = '["a", "b"]' if spec.task is Task.MULTI_LABEL else "dataset.task=multi_label"
+    return (f"dataset.label_column={spec.label_column}: {odd!r} is one class (if it is meant for a list: {way})",)
 
 
 def members(value: Any, separator: str | None) -> list[Any]:
@@ -257,7 +276,7 @@ def _bit(value: Any) -> bool | None:
     return bool(number) if number in {0, 1} else None
 
 
-def _multi_hot(spec: DatasetSpec, width: int, feature_names: Sequence[str] | None, drops: bool) -> LabelRule:
+def _multi_hot(spec: DatasetSpec, width: int, feature_names: Sequence[str] | None) -> LabelRule:
     where = f"dataset.label_column={spec.label_column}"
     names = spec.label_names or tuple(feature_names or ()) or tuple(str(index) for index in range(width))
     if len(names) != width:
@@ -266,11 +285,11 @@ def _multi_hot(spec: DatasetSpec, width: int, feature_names: Sequence[str] | Non
         raise DataError(f"{where}: {width} different classes; dataset.task=multi_label takes 2 to {MOST_CLASSES}")
     return LabelRule(
         names=tuple(names), separator=spec.label_separator, is_multi_hot=True, classes=None, threshold=None,
-        dead_zone=0.0, drops_missing=drops,
+        dead_zone=0.0, missing=spec.missing_labels,
     )  # fmt: skip
 
 
-def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, drops: bool) -> LabelRule:
+def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None) -> LabelRule:
     where = f"dataset.label_column={spec.label_column}"
     odd = next((value for value in unique if not isinstance(value, (str, int, float))), None)
     if odd is not None:
@@ -286,17 +305,17 @@ def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[s
             + (f" (dataset.label_separator={spec.label_separator!r})" if len(found) < 2 else "")
         )
     separator = spec.label_separator
-    notes = _alike(found, spec.label_column)
+    notes = _alike(found, spec.label_column) + _like_lists(found, spec)
     other = next((name for name in found for sign in _SEPARATORS if sign in name and sign not in separator), None)
     if other is not None:
         notes += (f"{where}: the class {other!r} is one: dataset.label_separator is {separator!r}",)
     return LabelRule(
-        names=tuple(found), separator=separator, classes=classes, threshold=None, dead_zone=0.0, drops_missing=drops,
-        notes=notes,
+        names=tuple(found), separator=separator, classes=classes, threshold=None, dead_zone=0.0,
+        missing=spec.missing_labels, notes=notes,
     )  # fmt: skip
 
 
-def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, drops: bool) -> LabelRule:
+def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None) -> LabelRule:
     where = f"dataset.label_column={spec.label_column}"
     odd = next((value for value in unique if not isinstance(value, (str, int))), None)
     if odd is not None:
@@ -307,7 +326,7 @@ def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[s
     if len(found) < 2:
         raise DataError(f"{where}: the words have {len(found)} different classes: there is nothing to learn")
     return LabelRule(
-        names=tuple(found), by_word=True, classes=classes, threshold=None, dead_zone=0.0, drops_missing=drops,
+        names=tuple(found), by_word=True, classes=classes, threshold=None, dead_zone=0.0, missing=spec.missing_labels,
         notes=_alike(found, spec.label_column),
     )  # fmt: skip
 
@@ -325,7 +344,8 @@ def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dic
         return by_name | {value: by_name[str(_spelling(value, names))] for value in values}
     if names is None and all(_is_truth(value) for value in values):
         truths = sorted({str(value).capitalize() for value in values})
-        return {each: index for index, truth in enumerate(truths) for each in (truth == "True", *_spellings(truth))}
+        by_truth = {each: n for n, truth in enumerate(truths) for each in (truth == "True", *_spellings(truth))}
+        return by_truth | {value: truths.index(str(value).capitalize()) for value in values}
     numbers = [_whole(value) for value in values]
     if all(number is not None for number in numbers):
         if names is None:

@@ -80,9 +80,15 @@ def in_mode(image: Picture, mode: str, where: str) -> Picture:
     if image.mode.startswith(_DEEP):
         raise DataError(f"{where}: has more than 8 bits a channel (Pillow's mode {image.mode}): save it with 8")
     if image.has_transparency_data:
-        shown = image.convert("RGBA")
+        # What has its transparency multiplied into its colours is made RGBA in two steps.
+        shown = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, "RGBA")).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)
-    return image.convert(mode)
+    if image.mode == "LAB":
+        image = image.convert("RGB")
+    try:
+        return image.convert(mode)
+    except ValueError as error:
+        raise DataError(f"{where}: Pillow makes no {mode} of its colours ({image.mode}): save it as RGB") from error
 
 
 class Scale:

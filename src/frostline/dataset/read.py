@@ -9,13 +9,17 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from frostline.dataset.column_types import as_written, refuse_columns_of_json
 from frostline.dataset.compression import decompressed, is_compressed
+from frostline.dataset.labels import NULL_OF_DATABASES
 from frostline.dataset.pictures import read_images, read_pixels
 from frostline.dataset.raw import RawTable
 from frostline.dataset.table_cache import load_cached
@@ -43,6 +47,11 @@ logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # it 
 
 _ESCAPE = r"'dataset.escape=\\'"
 """As it is typed in a shell."""
+
+_COMMENT = re.compile(r"#\s*[\w ]+ = |#\s*new(doc|par)\b")
+"""As CoNLL-U has them."""
+
+_SPACED_QUOTE = re.compile(r'[ \t]+"')
 
 _ESCAPED_QUOTE = re.compile(r'\\"(?=[^,;\t|\r\n"])')
 
@@ -97,7 +106,7 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     try:
         table = load_cached(folder, load)
     except Exception as error:
-        if "corresponds to no data" in str(error):  # the builder's word for no rows at all
+        if "corresponds to no data" in str(error) or _is_empty_parquet(path):  # the builder's words for no rows
             raise _no_rows(path, form) from error
         is_quoted = options.get("quoting", csv.QUOTE_NONE) != csv.QUOTE_NONE
         hint = "; if a stray quote stands in a text, use dataset.quoted=false" if is_quoted else ""
@@ -113,7 +122,8 @@ def read_conll(path: Path, sha256: str) -> RawTable:
     """Reads sentences of the CoNLL shared tasks' form: on each line a word, perhaps more, and last the word's tag.
 
     Fields stand between tabs, or if a line has none between blanks. `-DOCSTART-` lines are left out, and comments:
-    lines before a sentence that begin with `#` and have another number of fields than those of words.
+    lines before a sentence that begin with `#` and have another number of fields than those of words, or are like
+    `# sent_id = 1`.
 
     Returns:
         Columns `words` and `tags`, lists.
@@ -132,7 +142,10 @@ def read_conll(path: Path, sha256: str) -> RawTable:
         tags.clear()
 
     with path.open(encoding="utf-8-sig", newline="\n") as file:
-        lines = [_conll_fields(line) for line in file]
+        given = file.readlines()
+    has_tabs = any("\t" in line for line in given)
+    lines = [_conll_fields(line, has_tabs) for line in given]
+    unclear = 0  # the first line that may be a comment, or a word that is a number sign
     usual = Counter(len(fields) for fields in lines if fields and not fields[0].startswith("#")).most_common(1)
     width = usual[0][0] if usual else 0
     for number, fields in enumerate(lines, 1):
@@ -143,6 +156,8 @@ def read_conll(path: Path, sha256: str) -> RawTable:
                 raise DataError(f"{path.name}, line {number}: has a word ({fields[0]!r}) and no tag")
             if len(fields) != width:
                 raise DataError(f"{path.name}, line {number}: has {len(fields)} fields, most lines have {width}")
+            if fields[0] == "#" and not words:
+                unclear = unclear or number
             words.append(fields[0])
             tags.append(fields[-1])
     end()
@@ -150,12 +165,23 @@ def read_conll(path: Path, sha256: str) -> RawTable:
         raise DataError(f"{path}: holds no sentences")
     texts = datasets.Sequence(datasets.Value("string"))
     table = datasets.Dataset.from_dict(sentences, features=datasets.Features({"words": texts, "tags": texts}))
-    return RawTable(table=table, fingerprint=sha256, name=path.name, folder=path.parent)
+    note = f"{path.name}, line {unclear}: '#' is taken for a word, as the line has as many fields as the others"
+    return RawTable(
+        table=table, fingerprint=sha256, name=path.name, folder=path.parent, notes=(note,) if unclear else ()
+    )
 
 
-def _conll_fields(line: str) -> list[str]:
-    """Returns the fields of a line; no other blank than these parts them: one may stand within a word."""
+def _conll_fields(line: str, has_tabs: bool) -> list[str]:
+    """Returns the fields of a line; no other blank than these parts them: one may stand within a word.
+
+    Args:
+        line: Of the file.
+        has_tabs: Whether any of its lines has: one without is a comment then, or one field.
+    """
     line = line.strip(" \t\r\n")
+    is_comment = line.startswith("#") and (has_tabs or _COMMENT.match(line))
+    if is_comment and "\t" not in line:
+        return [line]
     parts = line.split("\t") if "\t" in line else re.split(" +", line)
     return [part.strip(" ") for part in parts if part.strip(" ")]
 
@@ -185,6 +211,13 @@ def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:
     return RawTable(table=table, fingerprint=fingerprint, name=f"{spec.location} ({split})")
 
 
+def _is_empty_parquet(path: Path) -> bool:
+    try:
+        return bool(pq.ParquetFile(path).metadata.num_rows == 0)
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def _no_rows(path: Path, form: Format) -> DataError:
     return DataError(f"{path}: holds {'a header line and ' if form in {Format.CSV, Format.TSV} else ''}no rows")
 
@@ -197,6 +230,7 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
     assert form is not Format.CONLL, "read by read_conll"
     separator = spec.separator or ("\t" if form is Format.TSV else ",")
     quoting = csv.QUOTE_MINIMAL if spec.quoted else csv.QUOTE_NONE
+    _refuse_line_of_excel(path)
     first = _first_line(path, delimiter=separator, quoting=quoting, escapechar=spec.escape)
     if spec.columns is None:
         columns = first
@@ -229,23 +263,45 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
 
 
 def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
-    """Refuses a row with more or fewer fields than there are columns: pandas would shift or fill it without a word."""
+    """Refuses rows that pandas would read as something else without a word.
+
+    Returns:
+        Notes on what a person may have meant otherwise.
+
+    Raises:
+        DataError: A row has more or fewer fields than there are columns, or a field that is not what it looks like.
+    """
     csv.field_size_limit(sys.maxsize)
     wanted, several_lines = len(options["column_names"]), 0
-    escaped: list[int] = []
-    is_asked = options["quoting"] != csv.QUOTE_NONE and options["escapechar"] is None
+    odd = _odd_lines(options)
+    like_header = list[str]()
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = _looked_through(file, escaped) if is_asked else file
-        rows = csv.reader(lines, delimiter=options["sep"], quoting=options["quoting"], escapechar=options["escapechar"])
+        rows = csv.reader(
+            _looked_through(file, odd), delimiter=options["sep"], quoting=options["quoting"],
+            escapechar=options["escapechar"],
+        )  # fmt: skip
         before = 0
         try:
             for fields in rows:
+                where = f"{path.name}, line {before + 1}"
+                is_spaced = odd["spaced"].lines[-1:] > [before] and any(_SPACED_QUOTE.match(each) for each in fields)
+                if is_spaced:
+                    raise DataError(
+                        f"{where}: a blank stands between the separator and the quote of a field, so that both are "
+                        f"part of the text: remove such blanks, or use dataset.quoted=false"
+                    )
+                if odd["null"].lines:
+                    raise DataError(
+                        f"{where}: holds {NULL_OF_DATABASES}, with which databases mean no value; with dataset.escape "
+                        f"it would be the text N: leave the field empty"
+                    )
                 if fields and len(fields) != wanted:
                     hint = "; quote texts that hold a separator" if len(fields) > wanted else ""
-                    hint = f'; if \\" is a quote there, use {_ESCAPE}' if escaped else hint
-                    raise DataError(
-                        f"{path.name}, line {before + 1}: has {len(fields)} fields, there are {wanted} columns{hint}"
-                    )
+                    hint = f'; if \\" is a quote there, use {_ESCAPE}' if odd["escaped"].lines else hint
+                    raise DataError(f"{where}: has {len(fields)} fields, there are {wanted} columns{hint}")
+                if before == 0 and options["skiprows"] == 0:
+                    names = [name.casefold() for name in options["column_names"]]
+                    like_header = [each for name, each in zip(names, fields, strict=False) if each.casefold() == name]
                 several_lines += rows.line_num - before > 1
                 before = rows.line_num
         except csv.Error as error:
@@ -257,20 +313,65 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
         notes += (
             f"rows that go over several lines: {several_lines} (if that is a stray quote, use dataset.quoted=false)",
         )
-    if escaped:
+    if escaped := odd["escaped"].lines:
         notes += (
             f'{path.name}: {len(escaped)} lines hold \\", the first is line {escaped[0]} (if that is a quote within a '
             f"text, use {_ESCAPE})",
         )
+    if letters := odd["letter"].lines:
+        notes += (
+            f"{path.name}: {len(letters)} lines hold \\n, \\r or \\t, the first is line {letters[0]}: dataset.escape "
+            "makes the letters n, r and t of them; write line ends and tabs as such",
+        )
+    if like_header:
+        notes += (
+            f"{path.name}: its first line is a row, and holds {like_header[0]!r}, the name of a column (if that line "
+            "names the columns, leave dataset.columns=null)",
+        )
     return notes
 
 
-def _looked_through(lines: Iterable[str], escaped: list[int]) -> Iterator[str]:
-    """Yields lines, and keeps the numbers of those with a backslash before a quote that doesn't end its field."""
+@dataclass(frozen=True)
+class _Odd:
+    """A pattern, and the numbers of the lines in which it was found."""
+
+    pattern: re.Pattern[str] | None
+    lines: list[int] = field(default_factory=list)
+
+
+def _odd_lines(options: dict[str, Any]) -> dict[str, _Odd]:
+    """Returns what to look out for in the lines of a CSV file that is read so."""
+    is_quoted, sep = options["quoting"] != csv.QUOTE_NONE, re.escape(options["sep"])
+    escape = None if options["escapechar"] is None else re.escape(options["escapechar"])
+    spaced = re.compile(rf'(?:^|{sep})[ \t]+"[^"{sep}\r\n]') if is_quoted else None
+    return {
+        "escaped": _Odd(_ESCAPED_QUOTE if is_quoted and escape is None else None),
+        "spaced": _Odd(spaced),
+        "null": _Odd(None if escape is None else re.compile(rf"(?:^|{sep}){escape}N(?:{sep}|[\r\n]|$)")),
+        "letter": _Odd(None if escape is None else re.compile(rf"(?:^|[^{escape}])(?:{escape}{escape})*{escape}[nrt]")),
+    }
+
+
+def _looked_through(lines: Iterable[str], odd: dict[str, _Odd]) -> Iterator[str]:
+    """Yields lines, and keeps the numbers of those that have something to look out for."""
+    wanted = [each for each in odd.values() if each.pattern is not None]
     for number, line in enumerate(lines, 1):
-        if _ESCAPED_QUOTE.search(line):
-            escaped.append(number)
+        for each in wanted:
+            assert each.pattern is not None
+            if each.pattern.search(line):
+                each.lines.append(number)
         yield line
+
+
+def _refuse_line_of_excel(path: Path) -> None:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        line = next((line for line in file if line.strip()), "")
+    match = re.fullmatch("sep=(.)", line.strip("\r\n "), re.IGNORECASE)
+    if match:
+        raise DataError(
+            f"{path.name}: its first line, sep={match.group(1)}, is for Excel alone: remove it, and give "
+            f"'dataset.separator=\"{match.group(1)}\"'"
+        )
 
 
 def _first_line(path: Path, **form: Any) -> list[str]:

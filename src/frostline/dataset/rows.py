@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from frostline.dataset.column_types import with_plain_columns
-from frostline.dataset.labelled import ROWS_VERSION, digest_of, labelled, rule_of, with_named_labels
+from frostline.dataset.labelled import ROWS_VERSION, check_same_form, digest_of, labelled, rule_of, with_named_labels
 from frostline.dataset.labels import LabelRule
 from frostline.dataset.raw import RawTable
 from frostline.dataset.read import read_file, read_hub
 from frostline.dataset.split import Indices, deal, even, order, row_key, split
 from frostline.errors import DataError
-from frostline.spec import Balance, DatasetSpec, Source, Task
+from frostline.spec import Balance, DatasetSpec, MissingLabels, Source, Task
 
 FindFile = Callable[[str | None], Path]
 
@@ -115,6 +115,7 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
 
     def other(source: str, rows: int | None) -> _Part:
         raw = _read(spec, source, find_file, cache_dir)
+        check_same_form(raw, spec, rule)
         table = labelled(raw, spec, rule)
         keys, labels = _arrays(table)
         fingerprints.append(_content(table))
@@ -297,7 +298,9 @@ def _report(
         "empty_texts": sum(int((keys == empty).sum()) for keys, _ in used.values()) if unit == "text" else 0,
     }
     warnings = [*raw.notes, *rule.notes]
-    if rule.drops_missing and report["rows_dropped"]:
+    if not rule.names:
+        warnings += _rounded(label_counts["train"])
+    if rule.missing is MissingLabels.DROP and report["rows_dropped"]:
         warnings.append(f"rows left out, most of them for want of a label: {report['rows_dropped']}")
     for name in used:
         counts = label_counts[name]
@@ -314,6 +317,18 @@ def _report(
     if report["empty_texts"]:
         warnings.append(f"rows with an empty text: {report['empty_texts']}")
     return report, tuple(warnings)
+
+
+def _rounded(labels: Mapping[str, float]) -> list[str]:
+    """Returns a note where numbers of 32 bits, in which a model computes, blur what tells labels apart."""
+    largest = max(abs(labels["min"]), abs(labels["max"]))
+    step = float(np.spacing(np.float32(largest)))
+    if labels["std"] == 0 or step < labels["std"] / 1000:
+        return []
+    return [
+        f"labels of the size of {largest:.8g} are trained on to the nearest {step:g} (numbers of 32 bits), and their "
+        f"standard deviation is {labels['std']:.3g}: subtract their mean"
+    ]
 
 
 def _label_counts(labels: Any, rule: LabelRule) -> dict[str, Any]:

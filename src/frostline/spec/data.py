@@ -50,7 +50,8 @@ class DatasetSpec:
             (rows / (classes x rows of the class)). The evaluation is as it is.
         label_separator: `multi_label` only: what stands between class names in a column of texts; columns of lists need
             none.
-        missing_labels: Whether rows without a label (nothing, an empty text, NaN) are refused or left out.
+        missing_labels: Whether rows without a label (nothing, an empty text, NaN) are refused or left out, or with
+            `multi_label` taken for rows of no class.
         label_names: Class names in the order of their ids; None derives them from the labels.
         threshold: Makes two classes of a rating: above it the second of `label_names`, else the first. None: no rule.
         dead_zone: Drops ratings whose distance to `threshold` is less than this.
@@ -135,6 +136,8 @@ class DatasetSpec:
                 raise SpecError(f"dataset.label_names: {listing(repeated)} stands there more than once")
             if self.task is not Task.REGRESSION and len(self.label_names) < 2:
                 raise SpecError("dataset.label_names: a classification needs two classes or more")
+        if self.missing_labels is MissingLabels.NO_CLASS and self.task is not Task.MULTI_LABEL:
+            raise SpecError("dataset.missing_labels=no_class: is for dataset.task=multi_label")
         require(self.label_separator != "", "dataset.label_separator", "''", "a text, as ';'")
         if self.balance is not Balance.NONE and self.task is not Task.CLASSIFICATION:
             raise SpecError(f"dataset.balance={self.balance.value}: is for dataset.task=classification")

@@ -51,6 +51,7 @@ class MissingLabels(StrEnum):
 
     REFUSE = "refuse"
     DROP = "drop"
+    NO_CLASS = "no_class"
 
 
 class HeadChoice(StrEnum):
