@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import pytest
@@ -273,3 +274,21 @@ def test_a_slice_with_one_class(load, tmp_path):
     path = write_csv(tmp_path / "u.csv", [(f"t{i}", "rare" if i == 0 else "common") for i in range(60)])
     with pytest.raises(DataError, match=r"the 2 training rows of dataset.train_rows=2 hold one class only"):
         load(path, train_rows=2)
+
+
+def test_a_table_that_another_process_has_just_made_is_never_away(load, moods, monkeypatch):
+    first = load(moods)
+    (target,) = {Path(file["filename"]) for file in first.train.cache_files if "cache-" in file["filename"]}
+    target.with_name(f"{target.name}.sha256").unlink()  # the other one has not come so far
+    real, there = datasets.Dataset.map, []
+
+    def watched(self, *arguments, **options):
+        there.append(target.is_file())
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(datasets.Dataset, "map", watched)
+    again = load(moods)
+    assert there
+    assert all(there)
+    assert again.train["text"][:] == first.train["text"][:]
+    assert not list(target.parent.glob(".*.tmp"))

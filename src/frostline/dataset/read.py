@@ -143,7 +143,7 @@ def read_conll(path: Path, sha256: str) -> RawTable:
 
     with path.open(encoding="utf-8-sig", newline="\n") as file:
         given = file.readlines()
-    has_tabs = any("\t" in line for line in given)
+    has_tabs = 2 * sum("\t" in line for line in given) > sum(bool(line.strip()) for line in given)
     lines = [_conll_fields(line, has_tabs) for line in given]
     unclear = 0  # the first line that may be a comment, or a word that is a number sign
     usual = Counter(len(fields) for fields in lines if fields and not fields[0].startswith("#")).most_common(1)
@@ -176,7 +176,7 @@ def _conll_fields(line: str, has_tabs: bool) -> list[str]:
 
     Args:
         line: Of the file.
-        has_tabs: Whether any of its lines has: one without is a comment then, or one field.
+        has_tabs: Whether most lines have: one that begins with `#` and has none is a comment then.
     """
     line = line.strip(" \t\r\n")
     is_comment = line.startswith("#") and (has_tabs or _COMMENT.match(line))

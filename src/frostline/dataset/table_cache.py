@@ -36,12 +36,21 @@ def map_cached(
     target = path if path is not None else _beside(table, fingerprint)
     if target is None:
         return table.map(function, new_fingerprint=fingerprint, **options)
-    _remove_if_damaged(target)
-    done = table.map(
+    if not _is_sealed(target):
+        # Made aside and renamed: another process may be about to read what it has just made and not yet sealed.
+        aside = target.with_name(f".{target.stem}.{os.getpid()}.tmp")
+        try:
+            table.map(
+                function, new_fingerprint=fingerprint, cache_file_name=str(aside), load_from_cache_file=False, **options
+            )
+            if aside.is_file():  # of no rows nothing is kept
+                aside.replace(target)
+                _seal(target)
+        finally:
+            aside.unlink(missing_ok=True)
+    return table.map(
         function, new_fingerprint=fingerprint, cache_file_name=str(target), load_from_cache_file=True, **options
     )
-    _seal(target)
-    return done
 
 
 def load_cached(folder: Path, load: Callable[[], datasets.Dataset], *, again: bool = True) -> datasets.Dataset:
@@ -86,16 +95,16 @@ def _seal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _remove_if_damaged(path: Path) -> None:
-    """Removes a kept table that is not as it was written, or of which nobody can tell."""
+def _is_sealed(path: Path) -> bool:
+    """Returns whether a kept table is there as it was written; logs a warning if it is damaged."""
     if not path.is_file():
-        return
+        return False
     with suppress(OSError, UnicodeDecodeError):
         if _seal_of(path).read_text(encoding="utf-8").strip() == unchanged_sha256(path):
-            return
+            return True
     if _seal_of(path).exists():
         log.warning("%s: a converted table is damaged: converting it again", path)
-    path.unlink(missing_ok=True)
+    return False
 
 
 def _seal(path: Path) -> None:
