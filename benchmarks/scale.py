@@ -6,10 +6,8 @@ its share of the time, and its memory. The storage is PostgreSQL unless --storag
 
 --plain does the same with Optuna alone: ask, suggest, tell, the same sampler, nothing of frostline: what anybody pays.
 --filled N begins with N points that have ended, as a study that has got that far: what a trial costs then.
---hosts M divides the trials and the workers among M parents on the one storage, as `frostline sweep` on M hosts does.
 
-    python benchmarks/scale.py [--trials 10000] [--workers 64] [--sleep 4] [--storage URL] [--filled N]
-        [--plain | --hosts 4]
+    python benchmarks/scale.py [--trials 10000] [--workers 64] [--sleep 4] [--storage URL] [--filled N] [--plain]
 """
 
 from __future__ import annotations
@@ -21,8 +19,6 @@ import os
 import random
 import resource
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -70,17 +66,13 @@ class Sleepers:
     def wait(self) -> Sequence[Ended]:
         """See `Executor`."""
         until, _, task = heapq.heappop(self._asleep)
-        self.sleep(until - time.perf_counter())
+        began = time.perf_counter()
+        time.sleep(max(0.0, until - began))
+        self.waited_s += time.perf_counter() - began
         value = worth(task.params)
         more = task.stage == 1 and self._plan.has_stages
         outcome = Outcome(state=State.COMPLETE, by_seed={0: value + self._rng.gauss(0, 0.01)}, more=more)
         return [Ended(number=task.number, outcome=outcome)]
-
-    def sleep(self, seconds: float) -> None:
-        """Waits: for a worker, or for another host."""
-        began = time.perf_counter()
-        time.sleep(max(0.0, seconds))
-        self.waited_s += time.perf_counter() - began
 
     def answer(self, number: int, prune: bool) -> None:
         """Nobody asks."""
@@ -175,29 +167,26 @@ def fill(study: optuna.Study, space: Space, count: int, *, marked: bool) -> None
         params = {"freeze.depth": rng.randrange(13), "optimizer.lr": 10 ** rng.uniform(-5, math.log10(3e-3))}
         value = worth(params) + rng.gauss(0, 0.01)
         outcome = Outcome(state=State.COMPLETE, by_seed={0: value})
-        attrs = {marks.OUTCOME: outcome.to_dict(1), marks.OWNER: "host-0"} if marked else {}
+        attrs = {marks.OUTCOME: outcome.to_dict(1)} if marked else {}
         study.add_trial(
             optuna.create_trial(values=[value], params=params, distributions=distributions, user_attrs=attrs)
         )
 
 
 def ours(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -> None:
-    """A parent's sweep; several divide the trials."""
-    name = "" if options.hosts == 1 else f"host {options.host}: "
-    study = Study(open_url(url), "scale", plan, space, maximize=True, owner=f"host-{options.host}", grace_s=60.0)
+    """The sweep as frostline runs it."""
+    study = Study(open_url(url), "scale", plan, space, maximize=True)
     if options.filled:
         fill(study._study, space, options.filled, marked=True)
         study._study.set_user_attr(marks.READY, True)
     study.fill(queue_of(plan, space, None))
-    executor = Sleepers(plan, options.workers // options.hosts, options.sleep)
-    watch = Watch(executor, name)
-    assert study.ownership.presence is not None
-    with study.ownership.presence.shown({}):
-        summary = search(plan, study, executor, watch, maximize=True, total=options.trials, sleep=executor.sleep)
+    executor = Sleepers(plan, options.workers, options.sleep)
+    watch = Watch(executor)
+    summary = search(plan, study, executor, watch, maximize=True, total=options.trials)
     watch.tell()
     assert len(summary.points) == options.trials
     done = sum(p.state is State.COMPLETE for p in summary.points)
-    print(f"{name}points {len(summary.points)}, to the end {done}", flush=True)
+    print(f"points {len(summary.points)}, to the end {done}", flush=True)
 
 
 def plain(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -> None:
@@ -236,25 +225,13 @@ def main() -> None:
     parser.add_argument("--finish", type=float, default=1.0)
     parser.add_argument("--filled", type=int, default=0, help="points that have ended before it begins")
     parser.add_argument("--plain", action="store_true")
-    parser.add_argument("--hosts", type=int, default=1)
-    parser.add_argument("--host", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     plan, space = make(options)
-    if options.host is None:
-        cpu, count = capture()["platform"]["cpu"], os.cpu_count()
-        print(f"{cpu}, {count} cores; {options.trials} trials, {options.workers} workers, sleep {options.sleep:g} s")
+    cpu, count = capture()["platform"]["cpu"], os.cpu_count()
+    print(f"{cpu}, {count} cores; {options.trials} trials, {options.workers} workers, sleep {options.sleep:g} s")
     with storage_of(options.storage) as url:
-        if options.host is None:
-            print(f"sampler {options.sampler}, storage {url.split(':')[0]}", flush=True)
-        if options.hosts > 1 and options.host is None:
-            command = [sys.executable, *sys.argv, "--storage", url, "--host"]
-            hosts = [subprocess.Popen([*command, str(n)]) for n in range(options.hosts)]
-            codes = [host.wait() for host in hosts]
-            if any(codes):
-                raise SystemExit("a host failed")
-        else:
-            options.host = options.host or 0
-            (plain if options.plain else ours)(url, plan, space, options)
+        print(f"sampler {options.sampler}, storage {url.split(':')[0]}", flush=True)
+        (plain if options.plain else ours)(url, plan, space, options)
 
 
 if __name__ == "__main__":

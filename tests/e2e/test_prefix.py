@@ -24,7 +24,7 @@ from frostline.result import RunResult, Status
 from frostline.train import run
 from frostline.train.batches import Collator
 from tests.conftest import NEGATIVE, POSITIVE
-from tests.e2e.sweep_tools import RUNG, call, points, start
+from tests.e2e.sweep_tools import RUNG, call, points
 
 BOUND = 1e-5
 """Stated in docs/reproducibility.md: losses of some 0.7, after 16 steps in fp32."""
@@ -205,7 +205,6 @@ def test_where_it_cant_be_used_it_says_why_or_goes_on(frostline, in_tmp, home, t
 def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, monkeypatch, broken):
     from dataclasses import replace
 
-    from frostline.errors import UserError
     from frostline.train import cached
 
     monkeypatch.setattr(cached, "_CHECKED", set())  # else what another test compared would not be compared again
@@ -482,51 +481,6 @@ def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
         wanted = "off" if point.depth == 0 else f"depth {point.depth}"
         assert result.provenance["compute"]["prefix_cache"].startswith(wanted)
         assert point.state in {State.COMPLETE, State.PRUNED}
-
-
-def test_hosts_that_share_a_folder_compute_a_prefix_once(tmp_path, train, fills, monkeypatch, capfd):
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    with_it = ["runtime.cache=require", f"runtime.cache.shared={shared}", "freeze.depth=2"]
-    _, first = train(*with_it)
-    assert len(fills) == 2  # training and held-out rows
-    monkeypatch.setenv("FROSTLINE_HOME", str(tmp_path / "other-host"))
-    result, second = train(*with_it)
-    assert result.status is Status.FINISHED
-    assert len(fills) == 2
-    assert [{k: v for k, v in row.items() if not k.endswith("_s")} for row in rows(second)] == [
-        {k: v for k, v in row.items() if not k.endswith("_s")} for row in rows(first)
-    ]
-    assert all(torch.equal(weights(first)[key], value) for key, value in weights(second).items())
-    assert list((tmp_path / "other-host" / "prefix").glob("*/depth-002.bin"))
-
-
-def test_a_shared_folder_that_is_not_there_is_one_line(train, tmp_path):
-    with pytest.raises(UserError, match=r"runtime\.cache\.shared=.*nowhere: no such folder on this host"):
-        train("runtime.cache=auto", f"runtime.cache.shared={tmp_path / 'nowhere'}", "freeze.depth=2")
-
-
-@pytest.mark.slow
-def test_two_hosts_that_begin_together_compute_a_prefix_once(tmp_path, tiny_overrides):
-    shared = tmp_path / "shared"
-    shared.mkdir()
-    hosts = [tmp_path / name for name in ("a", "b")]
-    for host in hosts:
-        host.mkdir()
-    arguments = [
-        "run", *tiny_overrides, "freeze.depth=2", "runtime.cache=require", f"runtime.cache.shared={shared}",
-        "tracking=off", "training.epochs=1",
-    ]  # fmt: skip
-    started = [start(*arguments, cwd=host, FROSTLINE_HOME=str(host / "home")) for host in hosts]
-    said = [process.communicate(timeout=200) for process in started]
-    assert [process.returncode for process in started] == [0, 0], said
-    entries = list((shared / "prefix").glob("*/depth-002.bin"))
-    assert len(entries) == 2
-    for entry in entries:  # linked from the host that made it to the one that took it
-        assert entry.stat().st_nlink == 3
-    assert not list((shared / "prefix").glob("*.filling"))
-    filled = [err.count("rows in") for _, err in said]
-    assert sum(filled) == 2, said
 
 
 def test_one_filling_serves_all_folds_and_the_numbers_are_those_without(train, fills):

@@ -483,17 +483,21 @@ def test_sqlite_storage_takes_one_writer_and_a_folder_one_parent(tmp_path, quiet
         assert base.execute("select count(*) from trials where state = 'COMPLETE'").fetchone() == (4,)
 
 
-def test_two_parents_on_one_journal_divide_the_total(tmp_path, quiet):
-    common = [*small(8), "training.epochs=1", f"sweep.storage=journal:{tmp_path / 'shared.log'}"]
-    processes = [
-        start("sweep", "lr_x_depth", *quiet, *common, f"hydra.sweep.dir={tmp_path / name / 'lr_x_depth'}", cwd=tmp_path)
-        for name in ("a", "b")
-    ]
-    outs = [process.communicate(timeout=240) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outs
-    counts = [len(list((tmp_path / name / "lr_x_depth").glob("*/result.json"))) for name in ("a", "b")]
-    assert sum(counts) == 8
-    assert all(counts)
+def test_a_journal_elsewhere_takes_one_parent(tmp_path, quiet):
+    slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(4), "training.epochs=1", "optimizer.lr=1e-3"]
+    common = ["sweep", "depth_only", *quiet, *slow, f"sweep.storage=journal:{tmp_path / 'shared.log'}"]
+    first = start(*common, "hydra.sweep.dir=a/depth_only", cwd=tmp_path, SLOW_S="0.5", **PLUGIN)
+    try:
+        wait_for(lambda: list((tmp_path / "a").glob("depth_only/000/metrics.jsonl")), what="the first run")
+        second = call(*common, "hydra.sweep.dir=b/depth_only", cwd=tmp_path, **PLUGIN)
+        assert second.returncode == 2
+        assert "another sweep writes to it, and one command at a time works on a sweep" in second.stderr
+    finally:
+        first.kill()
+        first.communicate()
+    again = call(*common, "hydra.sweep.dir=b/depth_only", cwd=tmp_path, SLOW_S="0", **PLUGIN)
+    assert again.returncode == 0, again.stderr
+    assert [point.state for point in points(tmp_path / "b" / "depth_only")] == [State.COMPLETE] * 4
 
 
 def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, quiet):

@@ -26,6 +26,7 @@ from frostline.search import (
     Journal,
     Reported,
     Study,
+    hold,
     open_url,
     queue_of,
     search,
@@ -150,10 +151,8 @@ class Quiet:
         self.lines.append(("released", number))
 
 
-def open_study(folder: Path, plan, space=SPACE, owner="here", maximize=True) -> Study:
-    return Study(
-        Journal(folder / "journal.log").open(), "test", plan, space, maximize=maximize, owner=owner, max_steps=3
-    )
+def open_study(folder: Path, plan, space=SPACE, maximize=True) -> Study:
+    return Study(Journal(folder / "journal.log").open(), "test", plan, space, maximize=maximize, max_steps=3)
 
 
 def go(folder, plan, executor=None, total=None, listener=None, space=SPACE, explicit=None, **kwargs):
@@ -161,7 +160,6 @@ def go(folder, plan, executor=None, total=None, listener=None, space=SPACE, expl
     study.fill(queue_of(plan, space, explicit))
     executor = executor or FakeExecutor(plan)
     total = total if total is not None else plan.n_trials
-    kwargs.setdefault("sleep", lambda _seconds: None)  # there is nobody to wait for
     return search(plan, study, executor, listener or Quiet(), maximize=True, total=total, **kwargs)
 
 
@@ -248,115 +246,25 @@ def test_slots_and_their_order_change_no_value(tmp_path):
             assert point.quality == quality(point.params, epoch=EPOCHS if point.stage == 2 else 1)
 
 
-def test_several_parents_on_one_storage_divide_the_total(tmp_path):
-    plan = make_plan(n_trials=9, finish=1.0, first_epochs=None)
-    storage = f"journal:{tmp_path / 'shared.log'}"
-    studies = [
-        Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=f"host-{index}") for index in range(3)
-    ]
-    for study in studies:
-        study.fill(queue_of(plan, SPACE, None))
-    taken = []
-    while any(live := [study.begin(9) for study in studies]):
-        for study, begun in zip(studies, live, strict=True):
-            if begun is not None:
-                taken.append(begun[0])
-                study.tell(begun[0], Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
-    assert sorted(taken) == list(range(9))
-    assert len([p for p in studies[0].points() if p.state is State.COMPLETE]) == 9
+def test_a_study_is_held_by_one_parent_at_a_time(tmp_path):
+    for url in (f"journal:{tmp_path / 'a.log'}", f"sqlite:///{tmp_path / 'a.db'}"):
+        storage = open_url(url)
+        lock = hold(storage, url, "one")
+        with hold(storage, url, "one"), pytest.raises(UserError, match="another sweep writes to it"), lock:
+            pass
+        with hold(storage, url, "one") as check:  # given back
+            check()
+    journal = f"journal:{tmp_path / 'a.log'}"
+    with hold(open_url(journal), journal, "one"), hold(open_url(journal), journal, "other"):
+        pass
 
 
-def test_of_two_parents_each_takes_its_own_points_to_the_end_and_nothing_is_trained_twice(tmp_path):
-    plan = make_plan(n_trials=12)
-    storage = f"journal:{tmp_path / 'shared.log'}"
-
-    def run(owner, stop_after=99):
-        study = Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=owner)
-        study.fill(queue_of(plan, SPACE, None))
-        executor = FakeExecutor(plan)
-        with study.ownership.presence.shown({}):
-            summary = search(
-                plan,
-                study,
-                executor,
-                Quiet(),
-                maximize=True,
-                total=12,
-                should_stop=lambda: len(executor.done) >= stop_after,
-                sleep=lambda _seconds: None,
-            )
-        return summary, executor.done
-
-    _, first = run("a", stop_after=5)
-    _, second = run("b")
-    summary, third = run("a")
-    trained = [*first, *second, *third]
-    assert len(trained) == len(set(trained))
-    mine = {number for number, stage in [*first, *third] if stage == 1}
-    theirs = {number for number, stage in second if stage == 1}
-    assert len(mine) + len(theirs) == 12
-    assert {number for number, stage in third if stage == 2} <= mine
-    assert {number for number, stage in second if stage == 2} <= theirs
-    assert {number for number, stage in trained if stage == 2} == {p.number for p in summary.points if p.stage == 2}
-    assert {p.depth for p in summary.points if p.stage == 2} == {p.depth for p in summary.points}
-
-
-def test_a_queue_that_two_parents_filled_at_the_same_moment_is_tried_once(tmp_path):
-    plan = make_plan(n_trials=8, finish=1.0, first_epochs=None)
-    storage = f"journal:{tmp_path / 'shared.log'}"
-    queue = queue_of(plan, SPACE, None)
-    studies = [Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=f"host-{n}") for n in range(2)]
-    for params in queue:  # interleaved, row by row
-        for study in studies:
-            study._study.enqueue_trial(params)
-    for study in studies:
-        study._study.set_user_attr("frostline.ready", True)
-    taken = []
-    while any(live := [study.begin(8) for study in studies]):
-        for study, begun in zip(studies, live, strict=True):
-            if begun is not None:
-                taken.append(begun[1])
-                study.tell(begun[0], Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
-    assert len(taken) == 8
-    assert [params for params in taken if params in queue] == queue
-    assert not [trial for trial in studies[0]._trials.look().trials if not trial.state.is_finished()]
-
-
-def test_a_journal_in_the_sweeps_folder_is_all_ours_whatever_the_host_is_called_now(tmp_path):
+def test_a_point_that_was_begun_is_begun_again_by_the_next_command(tmp_path):
     plan = make_plan(n_trials=4)
-    study = open_study(tmp_path, plan, owner=None)
+    study = open_study(tmp_path, plan)
     study.fill([])
     begun = study.begin(4)
-    assert open_study(tmp_path, plan, owner=None).begin(4) == begun
-
-
-def test_a_running_point_of_another_parent_is_left_alone(tmp_path):
-    plan = make_plan(n_trials=4)
-    first, second = (open_study(tmp_path, plan, owner=name) for name in ("here", "there"))
-    first.fill([])
-    assert first.begin(4)[0] == 0
-    assert second.begin(4)[0] == 1
-    assert open_study(tmp_path, plan, owner="here").begin(4)[0] == 0
-
-
-def test_a_point_that_another_parent_has_just_asked_for_is_left_alone_until_it_is_an_orphan(tmp_path, monkeypatch):
-    plan = make_plan(n_trials=4)
-    storage = f"journal:{tmp_path / 'shared.log'}"
-    ours, theirs = (
-        Study(open_url(storage), "shared", plan, SPACE, maximize=True, owner=name) for name in ("ours", "theirs")
-    )
-    ours.fill([])
-    theirs._study.ask()  # and dies before it signs
-    assert [ours.begin(4)[0] for _ in range(3)] == [1, 2, 3]
-    assert ours.begin(4) is None
-    assert ours.ownership.others_at_work(4)
-    monkeypatch.setattr("frostline.search.ownership._ORPHAN_S", -1.0)
-    number, params = ours.begin(4)  # ended by one of those who wait, and put back
-    assert number == 4
-    assert params
-    assert ours.begin(4) is None
-    assert theirs.begin(4) is None
-    assert len(ours.points()) == 4
+    assert open_study(tmp_path, plan).begin(4) == begun
 
 
 # -- failures --

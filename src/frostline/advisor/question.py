@@ -63,7 +63,7 @@ class Question:
         seeds: That every trial is trained with.
         num_folds: Into which the rows were dealt; 1: all runs hold out the same rows.
         settle_rows: Held-out rows that further seeds are to be scored on; None: see `race_rows`.
-        is_raced: Whether further seeds can be had: not for one of several questions, nor where several hosts train.
+        is_raced: Whether further seeds can be had: not for one of several questions.
         chosen_axis: The swept key that trades quality for cost; None: a depth or a rank, if one is swept.
         fixed_position: Share of the blocks that all runs freeze, where it is not swept.
     """

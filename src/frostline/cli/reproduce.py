@@ -171,9 +171,7 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     if isinstance(threads, int) and threads > 0:
         runtime = dataclasses.replace(runtime, threads=threads)
     mode = CacheMode.OFF if compute.get("prefix_cache", "off") == "off" else CacheMode.REQUIRE
-    cache = dataclasses.replace(
-        runtime.cache, mode=mode, max_bytes=max(runtime.cache.max_bytes, CACHE_MAX_BYTES), shared=None
-    )
+    cache = dataclasses.replace(runtime.cache, mode=mode, max_bytes=max(runtime.cache.max_bytes, CACHE_MAX_BYTES))
     spec = dataclasses.replace(recorded.spec, runtime=dataclasses.replace(runtime, cache=cache))
     known = spec.flat()
     changes: dict[str, Any] = {}

@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -203,52 +202,6 @@ class Entry:
         """Returns how long computing a file took, from token ids on."""
         return float(self._manifest(name).get("seconds", 0.0))
 
-    def elsewhere(self, root: Path) -> Entry:
-        """Returns the entry of the same key below another folder."""
-        return Entry(root / self.folder.name, self._key)
-
-    def adopt(self, other: Entry, name: str, shape: Shape, alive: Callable[[], None] | None = None) -> bool:
-        """Makes a file of another folder's entry one of this one's; whether it is whole is seen when it is opened.
-
-        On one file system it is the same file under a second name: neither is ever changed in place.
-
-        Args:
-            other: Of the same key.
-            name: Of the file.
-            shape: The form that it must have.
-            alive: Called now and then while it is copied.
-
-        Returns:
-            Whether it was there and fitted.
-
-        Raises:
-            CacheError: The disk is full, or something else is wrong with this folder's; nothing is left behind.
-        """
-        manifest = other._manifest(name)
-        if other._trouble(name, shape) is not None:
-            return False
-        # Processes of several hosts may write here: a process id is not enough of a name.
-        path = self.folder / f".{name}.{uuid.uuid4().hex}.tmp"
-        try:
-            try:
-                os.link(other.folder / f"{name}.bin", path)
-            except OSError:
-                if not _copy(other.folder / f"{name}.bin", path, alive):
-                    return False
-            with suppress(OSError):
-                os.utime(other.folder / f"{name}.json")  # it was used
-            self.remove(name)
-            path.replace(self.folder / f"{name}.bin")
-            write_atomically(self.folder / f"{name}.json", json.dumps(manifest, indent=1) + "\n")
-            if not (self.folder / KEY_FILE).is_file():
-                write_atomically(self.folder / KEY_FILE, json.dumps(self._key, indent=1) + "\n")
-        except OSError as error:
-            raise self._unwritable(error) from error
-        finally:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-        return True
-
     def _unwritable(self, error: OSError) -> CacheError:
         what = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror
         return CacheError(f"{self.folder} can't be written: {what}")
@@ -370,29 +323,6 @@ def _reserve(fd: int, num_bytes: int) -> None:
         os.posix_fallocate(fd, 0, num_bytes)
     else:  # macOS
         os.ftruncate(fd, num_bytes)
-
-
-def _copy(source: Path, target: Path, alive: Callable[[], None] | None) -> bool:
-    """Copies a file; returns False if the source can't be read any more, as when another host has removed it."""
-    with target.open("wb") as out:
-        try:
-            file = source.open("rb")
-        except OSError:
-            return False
-        with file:
-            while True:
-                try:
-                    chunk = file.read(_CHUNK)
-                except OSError:
-                    return False
-                if not chunk:
-                    break
-                out.write(chunk)
-                if alive is not None:
-                    alive()
-        out.flush()
-        os.fsync(out.fileno())
-    return True
 
 
 def _damage(file: BinaryIO, path: str, manifest: Mapping[str, Any], alive: Callable[[], None] | None) -> str | None:

@@ -16,7 +16,6 @@ from frostline.anatomy import Anatomy
 from frostline.prefix.entry import CacheError, Entry, Rows, Shape
 from frostline.prefix.fill import Collate, OverflowInPrefixError, at_position, fill
 from frostline.prefix.last_block import ReadBlock
-from frostline.prefix.shared import SharedStore
 from frostline.prefix.store import PrefixStore
 from frostline.record import TELL
 
@@ -96,17 +95,10 @@ def num_bytes(prefix: Prefix, depths: Sequence[int], tables: Sequence[Table]) ->
     return sum(prefix.shape(depth, table.lengths).num_bytes for depth in depths for table in tables)
 
 
-def is_there(
-    store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[Table], shared: SharedStore | None = None
-) -> bool:
-    """Returns whether all of a depth is in the store, or in the shared one; it is not checked for damage yet."""
+def is_there(store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[Table]) -> bool:
+    """Returns whether all of a depth is in the store; it is not checked for damage yet."""
     name = prefix.name(depth)
-
-    def has(table: Table) -> bool:
-        entry, shape = _entry(store, prefix, table), prefix.shape(depth, table.lengths)
-        return entry.has(name, shape) or (shared is not None and shared.has(entry, name, shape))
-
-    return all(has(table) for table in tables)
+    return all(_entry(store, prefix, table).has(name, prefix.shape(depth, table.lengths)) for table in tables)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +124,6 @@ def provide(
     table: Table,
     alive: Callable[[], None],
     keep: Sequence[Table] = (),
-    shared: SharedStore | None = None,
 ) -> Provided:
     """Returns the hidden states of a table after a depth; computes them, and other depths in the same pass, if need be.
 
@@ -144,7 +135,6 @@ def provide(
         table: The rows.
         alive: Called now and then.
         keep: Tables whose hidden states after that depth must not go to make room.
-        shared: Where other hosts look too: what is there is copied, what is computed here is brought there.
 
     Raises:
         CacheError: There is no room, or what is computed is not finite.
@@ -157,13 +147,8 @@ def provide(
         return Provided(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=0.0)
     name = prefix.name(depth)
     kept = {(_entry(store, prefix, each).folder, name) for each in (*keep, table)}
-    turn = nullcontext() if shared is None else shared.turn(entry, name, shapes[depth], alive)
-    with entry.building(alive), turn:
+    with entry.building(alive):
         rows = entry.open(name, shapes[depth], alive)  # somebody else may have made it meanwhile
-        if rows is None and shared is not None:
-            store.make_room(shapes[depth].num_bytes, kept)
-            if shared.take(entry, {name: shapes[depth]}, alive):
-                rows = entry.open(name, shapes[depth], alive)
         if rows is None:
             missing = {each: shape for each, shape in shapes.items() if not entry.has(prefix.name(each), shape)}
             missing[depth] = shapes[depth]  # there perhaps, but damaged
@@ -174,8 +159,6 @@ def provide(
             began = time.monotonic()
             _make(prefix, entry, missing, table, alive, start)
             fill_s = time.monotonic() - began
-            if shared is not None:
-                shared.give(entry, {prefix.name(each): shape for each, shape in missing.items()}, alive)
             rows = entry.open(name, shapes[depth], alive)
     if rows is None:
         raise CacheError(f"{entry.folder} was written and can't be read back")

@@ -30,12 +30,10 @@ class PrefixStore:
     Args:
         root: Need not be there.
         max_bytes: What they may take together.
-        locks: Whether entries are filled under locks of the system; not every shared file system has any.
     """
 
-    def __init__(self, root: Path, max_bytes: int, *, locks: bool = True) -> None:
+    def __init__(self, root: Path, max_bytes: int) -> None:
         self.root = root
-        self._locks = locks
         self._max_bytes = max_bytes
 
     def entry(self, key: Mapping[str, Any], about: Mapping[str, str] | None = None) -> Entry:
@@ -100,9 +98,7 @@ class PrefixStore:
                 return
             if (manifest.parent, manifest.stem) in keep:
                 continue
-            with _unless_held(
-                manifest.parent, building=not self._locks or any(folder == manifest.parent for folder, _ in keep)
-            ) as ours:
+            with _unless_held(manifest.parent, building=any(folder == manifest.parent for folder, _ in keep)) as ours:
                 if ours:
                     log.info("prefix cache: %s was used longest ago and goes", manifest.with_suffix(".bin"))
                     manifest.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from frostline.search.choice import Key, Task, check_alike, hopeless, queue_of
 from frostline.search.forecast import Costs, Forecast, forecast
+from frostline.search.lock import LockLostError, hold
 from frostline.search.loop import (
     Ended,
     Event,
@@ -12,7 +13,6 @@ from frostline.search.loop import (
     Summary,
     search,
 )
-from frostline.search.presence import Presence
 from frostline.search.storages import CorruptStudyError, Journal, open_url, storage_trouble, study_names
 from frostline.search.study import Study, read_points
 
@@ -26,7 +26,7 @@ __all__ = [
     "Journal",
     "Key",
     "Listener",
-    "Presence",
+    "LockLostError",
     "Race",
     "Reported",
     "Study",
@@ -34,6 +34,7 @@ __all__ = [
     "Task",
     "check_alike",
     "forecast",
+    "hold",
     "hopeless",
     "open_url",
     "queue_of",

@@ -22,9 +22,6 @@ from frostline.spec import Params, SweepSpec
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 2.0
-"""How often a parent that has nothing to begin looks what has become of other parents' points."""
-
 _ALIKE = 3
 """So many first points that fail for the same reason stop the sweep: the cause is not in the point."""
 
@@ -148,7 +145,6 @@ def search(
     baseline: Callable[[Sequence[Point]], Params | None] = lambda _points: None,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> Summary:
     """Trains points until the study has its total, then takes the best ones to the end.
 
@@ -163,15 +159,14 @@ def search(
         baseline: All points -> parameters of full fine-tuning, trained when the search is over; None: not trained.
         should_stop: Asked now and then; true ends the sweep as an interruption.
         clock: Seconds, for `timeout_s`; never the wall clock, which may jump.
-        sleep: Waits for so many seconds, where only other parents on the storage are at work.
     """
-    course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock, sleep)
-    course.stage(course.next_point, lambda: study.ownership.others_at_work(total))
+    course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock)
+    course.stage(course.next_point)
     if course.stopped is None:
         course.choose_finalists()
-        course.stage(course.next_finalist, course.finalists_elsewhere)
+        course.stage(course.next_finalist)
     if course.stopped is None:
-        course.stage(lambda: course.next_baseline(baseline) or course.next_replicate(race), lambda: False)
+        course.stage(lambda: course.next_baseline(baseline) or course.next_replicate(race))
     return Summary(
         points=study.with_baseline(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal,
         too_many_failed=course.too_many_failed, race=course.race_end if course.stopped is None else None,
@@ -191,9 +186,7 @@ class _Course:
         total: int,
         should_stop: Callable[[], bool],
         clock: Callable[[], float],
-        sleep: Callable[[float], None],
     ) -> None:
-        self._sleep = sleep
         self._finalists: list[Task] = []
         self._plan = plan
         self._study = study
@@ -219,9 +212,9 @@ class _Course:
         """
         if self._plan.has_stages:
             best = promotable(self._study.points(), self._plan, self._maximize)
-            promoted = self._claimed([task for task in best if task.key not in self._running])
-            if promoted is not None:
-                return promoted
+            promoted = [task for task in best if task.key not in self._running]
+            if promoted:
+                return promoted[0]
         while True:
             begun = self._study.begin(self._total)
             if begun is None:
@@ -241,27 +234,19 @@ class _Course:
             self._tell_listener(number)
 
     def choose_finalists(self) -> None:
-        """Chooses what goes on to stage 2, among the points of all parents; the others are pruned."""
+        """Chooses what goes on to stage 2; the others are pruned."""
         points = self._study.points()
         self._finalists = finalists(points, self._plan, self._maximize)
         going = {task.number for task in self._finalists}
         for point in points:
-            if point.is_paused and point.number not in going and self._study.prune(point.number):
+            if point.is_paused and point.number not in going:
+                self._study.prune(point.number)
                 now = self._study.points()
                 self._listener.pruned(next(each for each in now if each.number == point.number), now)
 
     def next_finalist(self) -> Task | None:
-        """Returns the best point that waits and is ours to finish: its checkpoint lies with who trained it."""
-        return self._claimed(self._finalists)
-
-    def _claimed(self, tasks: list[Task]) -> Task | None:
-        """Returns the first task that is ours to do, and takes it off the list."""
-        for task in tasks:
-            number = self._study.claim(task.number)
-            if number is not None:
-                tasks.remove(task)
-                return replace(task, number=number)
-        return None
+        """Returns the best point that waits."""
+        return self._finalists.pop(0) if self._finalists else None
 
     def next_baseline(self, baseline: Callable[[Sequence[Point]], Params | None]) -> Task | None:
         """Returns full fine-tuning, unless it was trained, or is just now."""
@@ -285,46 +270,24 @@ class _Course:
         point, seed = found
         return Task(number=point.number, params=point.params, stage=3, seed=seed)
 
-    def finalists_elsewhere(self) -> bool:
-        """Returns whether another parent still has points to finish: it may die over them."""
-        if self._study.ownership.presence is None:
-            return False
-        left = finalists(self._study.points(), self._plan, self._maximize)
-        self._finalists = [task for task in left if self._study.is_awaited(task.number)]
-        return bool(self._finalists)
-
-    def stage(self, next_task: Callable[[], Task | None], elsewhere: Callable[[], bool]) -> None:
-        """Keeps the executor busy until there is nothing left to begin and nothing runs, here or elsewhere."""
-        presence = self._study.ownership.presence
-        again_s = math.inf if presence is None else min(_LOOK_S, presence.every_s)
-        look_at, told, quiet = -math.inf, False, presence is None
+    def stage(self, next_task: Callable[[], Task | None]) -> None:
+        """Keeps the executor busy until there is nothing left to begin and nothing runs."""
         while True:
             self._look_at_limits()
-            while self._clock() >= look_at and self.stopped is None and self._executor.free > 0:
+            while self.stopped is None and self._executor.free > 0:
                 task = next_task()
                 if task is None:
-                    look_at = self._clock() + again_s
                     break
                 self._running[task.key] = task
                 self._listener.begun(task)
                 self._executor.submit(task)
             if not self._running:
-                at_work = self.stopped is None and elsewhere()
-                if self.stopped is not None or (quiet and not at_work):
-                    return
-                # Twice in a row: a point that is just being taken over belongs to nobody for a moment.
-                quiet = not at_work
-                if at_work and not told:
-                    told = True
-                    log.warning("waiting for the points that are trained on other hosts")
-                self._sleep(again_s)
-                continue
+                return
             for event in self._executor.wait():
                 if isinstance(event, Reported):
                     self._on_report(event)
                 else:
                     self._on_end(event)
-                    look_at = -math.inf  # what ended may have made something new worth to begin
 
     def _look_at_limits(self) -> None:
         if self.stopped is None and self._should_stop():
@@ -343,8 +306,7 @@ class _Course:
             self._executor.answer(event.number, False)
             return
         self._listener.reported(event.number, event.step, event.value)
-        lost = self._running[event.number, None].stage == 1 and self._study.lost(event.number)
-        prune = lost or (math.isfinite(event.value) and self._study.report(event.number, event.step, event.value))
+        prune = math.isfinite(event.value) and self._study.report(event.number, event.step, event.value)
         self._executor.answer(event.number, prune)
 
     def _on_end(self, event: Ended) -> None:
@@ -360,11 +322,6 @@ class _Course:
             self._study.release(event.number)
             self._listener.released(event.number)
             self._stop(event.fatal)
-            return
-        if event.outcome is not None and task.stage == 1 and self._study.lost(event.number):
-            log.warning("point %d was taken over by another host: what it came to here counts for nothing", task.number)
-            self._study.release(event.number)
-            self._listener.released(event.number)
             return
         if event.outcome is None:
             self._study.release(event.number)
@@ -400,11 +357,7 @@ class _Course:
 
     def _tell_listener(self, number: int) -> None:
         points = self._study.with_baseline()
-        point = next((p for p in points if p.number == number), None)
-        if point is None:  # taken over in this very moment
-            self._listener.released(number)
-        else:
-            self._listener.ended(point, points)
+        self._listener.ended(next(point for point in points if point.number == number), points)
 
     def _count_failure(self) -> None:
         self._failures += 1

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -22,7 +20,6 @@ from frostline import scratch
 from frostline.errors import UserError
 from frostline.point import BASELINE_NUMBER, Outcome, Point, State
 from frostline.search import marks
-from frostline.search.ownership import Ownership
 from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import FrostSampler, PausedAsPruned, SeededSampler, distribution, make_pruner
 from frostline.search.storages import CorruptStudyError, Journal, again_if_cut_off, quiet
@@ -48,10 +45,8 @@ class Study:
         plan: The sweep.
         space: What is swept.
         maximize: Whether more of the objective is better.
-        owner: Who begins trials here, if there are several: only its own ones are gone on with. None: all are its own.
         max_steps: How many reports a point makes at most, if known; for hyperband.
         propose: For sampler `frost`: all trials but one, and the number of that -> its parameters.
-        grace_s: Seconds without a sign of life after which another owner's points are taken over; None: never.
 
     Raises:
         UserError: The study is there already with other directions.
@@ -65,16 +60,13 @@ class Study:
         space: Space,
         *,
         maximize: bool,
-        owner: str | None = None,
         max_steps: int | None = None,
-        grace_s: float | None = None,
         propose: Callable[[Sequence[Point], int], Params] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan = plan
         self._space = space
         self._maximize = maximize
-        self._owner = owner
         self._active: set[int] = set()
         self._read_before: dict[int, Point] = {}
         self._pruner = make_pruner(plan.pruner, max_steps)
@@ -84,9 +76,7 @@ class Study:
         self._directions = directions
         self._study = self._open(name)
         self._asking = self._with_paused()
-        self._grace_s = grace_s
         self._trials = Trials(self._study)
-        self.ownership = Ownership(self._study, self._trials, owner, grace_s)
         found = [direction.name.lower() for direction in self._study.directions]
         if found != directions:
             raise UserError(f"study {name}: is there already, to {' and '.join(found)}; give another sweep.name")
@@ -123,8 +113,7 @@ class Study:
     def is_untouched(self) -> bool:
         """Whether nothing of it was trained yet: it may be made anew for another config."""
         return all(
-            trial.state is TrialState.WAITING
-            or (trial.state is TrialState.RUNNING and self.ownership.is_mine(trial) and not trial.intermediate_values)
+            trial.state is TrialState.WAITING or (trial.state is TrialState.RUNNING and not trial.intermediate_values)
             for trial in self._trials.look().trials
         )
 
@@ -135,7 +124,6 @@ class Study:
         self._study = self._open(name)
         self._asking = self._with_paused()
         self._trials = Trials(self._study)
-        self.ownership = Ownership(self._study, self._trials, self._owner, self._grace_s)
         self._active.clear()
         self._read_before.clear()
 
@@ -148,6 +136,16 @@ class Study:
     def describe(self, description: Mapping[str, Any]) -> None:
         """Keeps what sweep it is of: a shared storage must not mix two sweeps of one name."""
         self._study.set_user_attr(marks.DESCRIPTION, dict(description))
+
+    @property
+    def mlflow_run(self) -> str | None:
+        """The id of the sweep's run in MLflow, if a command noted it: for one that resumes from another machine."""
+        found = self._study.user_attrs.get(marks.MLFLOW_RUN)
+        return None if found is None else str(found)
+
+    def note_mlflow_run(self, run_id: str) -> None:
+        """Keeps the id of the sweep's run in MLflow."""
+        self._study.set_user_attr(marks.MLFLOW_RUN, run_id)
 
     # -- filling -----------------------------------------------------------------------------------------------------
 
@@ -271,7 +269,7 @@ class Study:
             self._study.set_user_attr(marks.EXTRA, retries)
 
     def _rebuilt(self, point: Point) -> FrozenTrial:
-        attrs: dict[str, Any] = {} if self._owner is None else {marks.OWNER: self._owner}
+        attrs: dict[str, Any] = {}
         state, outcome = point.state, point.outcome
         if point.copy_of is not None:
             attrs[marks.COPY] = point.copy_of
@@ -298,7 +296,7 @@ class Study:
 
     @again_if_cut_off
     def begin(self, total: int) -> tuple[int, Params] | None:
-        """Returns the next point: one of ours that was running when its process died, a waiting one, or a new one.
+        """Returns the next point: one that was running when its process died, a waiting one, or a new one.
 
         Args:
             total: How many points the study is to have.
@@ -306,57 +304,18 @@ class Study:
         Returns:
             Number and parameters; None when there are enough.
         """
-        look = self._trials.look()  # one for all that follows: a point must not be between two owners unseen
-        for trial in look.points:
+        points = self._trials.look().points
+        for trial in points:
             is_begun = trial.state is TrialState.RUNNING and not is_paused(trial)
-            if is_begun and self.ownership.is_mine(trial) and trial.number not in self._active:
+            if is_begun and trial.number not in self._active:
                 return self._suggest(Trial(self._asking, trial._trial_id))
-        if self.ownership.put_back_what_is_between(look):
-            return self.begin(total)
-        waiting = any(trial.state is TrialState.WAITING for trial in look.points)
-        begun = sum(trial.state is not TrialState.WAITING for trial in look.points)
-        if begun >= total or (not waiting and len(look.points) >= total):
-            if self.ownership.take_over():
-                return self.begin(total)
-            self._withdraw_doubles()
+        waiting = sum(trial.state is TrialState.WAITING for trial in points)
+        if len(points) - waiting >= total or (not waiting and len(points) >= total):
             return None
         with quiet():
-            asked = self._asking.ask()
-        look = self._trials.look()
-        earlier = [other for other in look.points if other.number < asked.number]
-        frozen = self._frozen(asked.number)
-        wanted = frozen.system_attrs.get("fixed_params")
-        is_double = any(double.number == asked.number for double in look.doubles) or (
-            wanted is not None and any(wanted in _params_of(other) for other in _twins(frozen, earlier))
-        )
-        if is_double or len(earlier) + len(look.between_owners) >= total:
-            # Another parent on the same storage filled the queue at the same moment, or was faster to the last point.
-            self.ownership.withdraw(asked._trial_id)
-            return self.begin(total) if is_double else None
-        try:
-            return self._suggest(asked)
-        except UpdateFinishedTrialError:  # it took so long that another parent has taken it over
-            return self.begin(total)
-
-    def _withdraw_doubles(self) -> None:
-        """Ends what waits though it was begun under another number: two parents filled the queue or put it back."""
-        if self.ownership.owner is None:
-            return
-        look = self._trials.look()
-        for double in look.doubles:
-            self.ownership.withdraw(double._trial_id)
-        if not any(trial.state is TrialState.WAITING for trial in look.points):
-            return
-        for index, trial in enumerate(look.points):
-            if trial.state is not TrialState.WAITING:
-                continue
-            before = [params for other in _twins(trial, look.points[:index]) for params in _params_of(other)]
-            if any(params in before for params in _params_of(trial)):
-                self.ownership.withdraw(trial._trial_id)
+            return self._suggest(self._asking.ask())
 
     def _suggest(self, trial: Trial) -> tuple[int, Params]:
-        if self._owner is not None and marks.OWNER not in trial.user_attrs:
-            trial.set_user_attr(marks.OWNER, self._owner)
         params: Params = {}
         with quiet():
             for group in self._space.groups:
@@ -376,22 +335,7 @@ class Study:
         last = max(frozen.intermediate_values, default=0)
         reported = self._plan.first_epochs is not None and last >= self._plan.first_epochs
         step = last if reported else last + 1
-        with suppress(UpdateFinishedTrialError):  # taken over just now
-            self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, quality)
-
-    @again_if_cut_off
-    def lost(self, number: int) -> bool:
-        """Returns whether a point that is trained here was taken over by another parent, as after a long pause."""
-        return self.ownership.presence is not None and self.ownership.has_lost(self._frozen(number))
-
-    @again_if_cut_off
-    def claim(self, number: int) -> int | None:
-        """Returns the number under which stage 2 of a point is this parent's work; None if it is another's."""
-        return self.ownership.claim(self._frozen(number))
-
-    def is_awaited(self, number: int) -> bool:
-        """Returns whether somebody will finish a point: its host, or whoever takes it over if that is not off."""
-        return self.ownership.is_awaited(self._frozen(number))
+        self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, quality)
 
     # -- telling -----------------------------------------------------------------------------------------------------
 
@@ -409,10 +353,7 @@ class Study:
         frozen = self._frozen(number)
         if frozen.state is not TrialState.RUNNING or is_paused(frozen):  # nobody prunes what was promoted
             return False
-        try:
-            self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
-        except UpdateFinishedTrialError:  # taken over just now
-            return True
+        self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
         if self._plan.pruner.name is PrunerName.NONE:
             return False
         verdicts: dict[str, Any] = dict(frozen.user_attrs.get(marks.VERDICTS) or {"steps": {}, "attrs": {}})
@@ -426,10 +367,7 @@ class Study:
             )  # fmt: skip
             # In one piece: a pruner that is asked again after a kill must not see half of what it noted before.
             verdicts = {"steps": {**verdicts["steps"], str(step): known}, "attrs": attrs}
-            try:
-                self._study._storage.set_trial_user_attr(frozen._trial_id, marks.VERDICTS, verdicts)
-            except UpdateFinishedTrialError:  # taken over just now
-                return True
+            self._study._storage.set_trial_user_attr(frozen._trial_id, marks.VERDICTS, verdicts)
         return bool(known)
 
     def _is_comparable(self, trial: FrozenTrial, frozen: FrozenTrial) -> bool:
@@ -453,8 +391,7 @@ class Study:
         if frozen.state is not TrialState.RUNNING:
             return
         storage = self._study._storage
-        # If another parent takes it over just now, what it came to here counts for nothing.
-        with suppress(UpdateFinishedTrialError), quiet():
+        with quiet():
             storage.set_trial_user_attr(frozen._trial_id, marks.OUTCOME, outcome.to_dict(1))
             if copy_of is not None:
                 storage.set_trial_user_attr(frozen._trial_id, marks.COPY, copy_of)
@@ -481,27 +418,23 @@ class Study:
         """
         frozen = self._frozen(number)
         storage = self._study._storage
-        # Another parent may have taken it over, while this one could not be heard.
-        with suppress(UpdateFinishedTrialError):
-            storage.set_trial_user_attr(frozen._trial_id, marks.FINAL, outcome.to_dict(2))
-            done = outcome.state is State.COMPLETE
-            state = TrialState.COMPLETE if done else TrialState.FAIL
-            storage.set_trial_state_values(frozen._trial_id, state, self._values(outcome) if done else None)
+        if frozen.state.is_finished():  # told before, by a call that was cut off
+            return
+        storage.set_trial_user_attr(frozen._trial_id, marks.FINAL, outcome.to_dict(2))
+        done = outcome.state is State.COMPLETE
+        state = TrialState.COMPLETE if done else TrialState.FAIL
+        storage.set_trial_state_values(frozen._trial_id, state, self._values(outcome) if done else None)
 
     @again_if_cut_off
-    def prune(self, number: int) -> bool:
-        """Ends a trial that is not promoted; returns whether this parent did."""
+    def prune(self, number: int) -> None:
+        """Ends a trial that is not promoted."""
         frozen = self._frozen(number)
-        if not is_paused(frozen) or not self.ownership.may_end(frozen):
-            return False
+        if not is_paused(frozen):
+            return
         value = frozen.intermediate_values.get(max(frozen.intermediate_values, default=0))
-        try:
-            self._study._storage.set_trial_state_values(
-                frozen._trial_id, TrialState.PRUNED, None if value is None else [value]
-            )
-        except UpdateFinishedTrialError:
-            return False
-        return True
+        self._study._storage.set_trial_state_values(
+            frozen._trial_id, TrialState.PRUNED, None if value is None else [value]
+        )
 
     @again_if_cut_off
     def tell_replicate(self, number: int, seed: int, outcome: Outcome) -> None:
@@ -633,17 +566,6 @@ def replicates_in(study: optuna.Study) -> dict[int, dict[int, Outcome]]:
             number, seed = key.removeprefix(marks.REPLICATE).split(".")
             found.setdefault(int(number), {})[int(seed)] = Outcome.from_dict(data)[0]
     return found
-
-
-def _twins(trial: FrozenTrial, earlier: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the points that may make a waiting one needless: one that failed only if it is not to be tried again."""
-    is_retry = marks.RETRY in trial.user_attrs
-    return [other for other in earlier if other.state is not TrialState.FAIL or not is_retry]
-
-
-def _params_of(trial: FrozenTrial) -> list[Params]:
-    """Returns a trial's parameters, drawn and wished for; one that waits has not drawn any."""
-    return [params for params in (trial.params, trial.system_attrs.get("fixed_params")) if params]
 
 
 def _point(trial: FrozenTrial) -> Point:

@@ -312,12 +312,10 @@ class CacheSpec:
     Attributes:
         mode: Whether it is used; `require` fails where it can't be.
         max_bytes: What it may take on the disk; the entries that were used longest ago go first.
-        shared: A folder that several hosts see: one of them fills, the others copy. None: each fills for itself.
     """
 
     mode: CacheMode
     max_bytes: float
-    shared: str | None
 
     def __post_init__(self) -> None:
         ok = finite(self.max_bytes) and self.max_bytes >= 0
@@ -326,7 +324,7 @@ class CacheSpec:
     @staticmethod
     def from_word(word: str) -> dict[str, object]:
         """Returns the keys that a mode alone stands for."""
-        return {"mode": word, "max_bytes": CACHE_MAX_BYTES, "shared": None}
+        return {"mode": word, "max_bytes": CACHE_MAX_BYTES}
 
 
 def written_out(overrides: Sequence[str]) -> list[str]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 10
+SCHEMA_VERSION = 11
 """Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
 
 _BEFORE_SCHEMA_3 = {
@@ -111,8 +111,9 @@ def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
     if version in {1, 2, 3} and isinstance(data.get("runtime"), dict):
         data = {**data, "runtime": {**data["runtime"], **_BEFORE_SCHEMA_4}}
     cache = data["runtime"].get("cache") if isinstance(data.get("runtime"), dict) else None
-    if version in {1, 2, 3, 4} and isinstance(cache, dict):  # 5: a cache that hosts share
-        data = {**data, "runtime": {**data["runtime"], "cache": {**cache, "shared": None}}}
+    if version in range(5, 11) and isinstance(cache, dict):  # 5 to 10: a cache that several hosts shared
+        cache = {key: value for key, value in cache.items() if key != "shared"}
+        data = {**data, "runtime": {**data["runtime"], "cache": cache}}
     if version in {1, 2, 3, 4, 5} and isinstance(data.get("freeze"), dict):
         data = {**data, "freeze": {**data["freeze"], **_BEFORE_SCHEMA_6}}
     for group, keys in _BEFORE_SCHEMA_7.items():

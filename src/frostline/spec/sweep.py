@@ -142,9 +142,7 @@ class SweepSpec:
         cost: A second objective to be small; None: quality alone.
         deep_first: Whether points to try first are sorted by depth, the deepest, cheapest first.
         warm_start: Name or folder of an earlier sweep, whose finished points of the same space the sampler learns from.
-        storage: An Optuna storage URL; None: a journal in the sweep's folder.
-        grace_s: On a storage that several hosts share, seconds without a sign of life after which a host's points are
-            taken over by the others; None: never.
+        storage: An Optuna storage URL, on which one parent at a time works; None: a journal in the sweep's folder.
         keep_models: Whose `model/` stays on the disk.
         log_best_model: Whether the best run's model, if it is kept, becomes a model in MLflow when the sweep ends.
     """
@@ -173,7 +171,6 @@ class SweepSpec:
     deep_first: bool
     warm_start: str | None
     storage: str | None
-    grace_s: float | None
     keep_models: KeepModels
     log_best_model: bool
 
@@ -186,10 +183,6 @@ class SweepSpec:
         for key, number in (("timeout_s", self.timeout_s), ("trial_timeout_s", self.trial_timeout_s)):
             ok = number is None or (math.isfinite(number) and number > 0)
             require(ok, f"sweep.{key}", number, "a number of seconds above 0")
-        require(
-            self.grace_s is None or (math.isfinite(self.grace_s) and self.grace_s >= 1),
-            "sweep.grace_s", self.grace_s, "1 second or more, or null",
-        )  # fmt: skip
         require(
             self.max_failures is None or self.max_failures >= 1, "sweep.max_failures", self.max_failures, "1 or more"
         )

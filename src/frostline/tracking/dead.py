@@ -72,21 +72,19 @@ def reconcile(uri: str, experiment_id: str) -> int:
 
 
 def end_runs_below(uri: str, parent: str, reason: str) -> int:
-    """Ends a sweep's parent run and those of its points that are RUNNING: their host is gone, nobody else will.
+    """Ends the trials of a sweep that are RUNNING: their machine is gone, nobody else will.
 
     Args:
         uri: Tracking URI.
-        parent: Run id.
+        parent: Run id of the sweep.
         reason: For the record.
 
     Returns:
         How many there were.
     """
     made = client(uri)
-    top = made.get_run(parent)
     below = f"attributes.status = 'RUNNING' AND tags.`mlflow.parentRunId` = '{parent}'"
-    found = made.search_runs([top.info.experiment_id], below, max_results=1000)
-    running = [*found, *([top] if top.info.status == "RUNNING" else [])]
+    running = made.search_runs([made.get_run(parent).info.experiment_id], below, max_results=1000)
     for run in running:
         made.set_tag(run.info.run_id, STATUS_TAG, Status.KILLED.value)
         made.set_tag(run.info.run_id, REASON_TAG, reason)

@@ -70,8 +70,12 @@ class SweepRun:
         """What was told of the store's trouble."""
         self.run_id: str | None = None
 
-    def start(self) -> None:
-        """Makes the run, or opens the one that the folder is recorded in; ends what a dead process left RUNNING."""
+    def start(self, known: str | None = None) -> None:
+        """Makes the run, or opens the one that the folder is recorded in; ends what a dead process left RUNNING.
+
+        Args:
+            known: Id of the sweep's run, if another machine began it: nobody works on the sweep there any more.
+        """
         if not self._tracking.enabled:
             return
         with self._forgiving("start"):
@@ -79,6 +83,11 @@ class SweepRun:
             self._experiment_id = experiment_of(made, self._tracking)
             reconcile(self._tracking.uri, self._experiment_id)
             earlier = reopenable(self._folder, self._tracking.uri)
+            if earlier is None and known is not None:
+                remember(self._folder, self._tracking.uri, known)
+                earlier = reopenable(self._folder, self._tracking.uri)  # None: it is of another store
+                if earlier is not None:
+                    end_runs_below(self._tracking.uri, known, "its machine is gone")
             if earlier is not None:
                 self._open(made, earlier[1])
                 send_params(made, earlier[1].info.run_id, self._params, earlier[1].data.params)
@@ -125,18 +134,6 @@ class SweepRun:
         assert self.run_id is not None
         now_ms = int(time.time() * 1000)
         self._client.log_batch(self.run_id, metrics=[Metric(k, value, now_ms, step) for k, value in metrics.items()])
-
-    def bury(self, parent: str, reason: str) -> None:
-        """Ends the runs of another host's part of the sweep, which is gone.
-
-        Args:
-            parent: Its parent run.
-            reason: For the record.
-        """
-        if self._client is None or self._broken or not parent.isalnum():
-            return
-        with suppress(Exception):  # it may be of another store: its runs are not ours to end then
-            end_runs_below(self._tracking.uri, parent, reason)
 
     def num_missed(self) -> int:
         """Returns how many of the sweep's runs, its own included, the store has missed something of."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,6 @@ from frostline.prefix.entry import CacheError
 from frostline.prefix.fill import OverflowInPrefixError, batch_tokens
 from frostline.prefix.provide import Prefix, Provided, Table, is_there, num_bytes, provide
 from frostline.prefix.resident import fits, hold
-from frostline.prefix.shared import SharedStore
 from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size, vectors_of_image
 from frostline.record import TELL, Sharing
@@ -117,9 +115,7 @@ def open_cache(request: Request) -> Cached | None:
     Raises:
         UserError: `runtime.cache=require`, and it can't be had.
     """
-    mode, begun, shared = request.spec.runtime.cache.mode, request.begun, request.spec.runtime.cache.shared
-    if shared is not None and mode is not CacheMode.OFF and not Path(shared).is_dir():
-        raise UserError(f"runtime.cache.shared={shared}: no such folder on this host; make it, or mount it here too")
+    mode, begun = request.spec.runtime.cache.mode, request.begun
     if begun is not None and begun.endswith(OFF) and mode is CacheMode.REQUIRE:
         log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
     if mode is CacheMode.OFF if begun is None else begun.endswith(OFF):
@@ -237,16 +233,16 @@ def _others(request: Request, prefix: Prefix, depth: int, position: str | None) 
     Each run reads them once, so that they are kept only if several runs will, or did.
     """
     spec, sharing = request.spec, request.sharing
-    store, shared = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes)), _shared(spec)
+    store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
     also = [each for each in sharing.depths if 1 <= each <= prefix.anatomy.num_blocks and each != depth]
     found, seconds = {}, 0.0
     for name, rows in request.tables.others.items():
         table = _table(name, rows, request)
-        if not is_there(store, prefix, depth, [table], shared) and (
+        if not is_there(store, prefix, depth, [table]) and (
             sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None
         ):
             continue
-        provided = provide(store, prefix, depth, also, table, request.alive, (), shared)
+        provided = provide(store, prefix, depth, also, table, request.alive)
         per_image = 1 if position is not None else int(table.lengths[0])
         found[name] = HiddenRows(states=(provided.rows, provided.rows), position=position, per_image=per_image)
         seconds += provided.fill_s
@@ -297,12 +293,11 @@ def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) 
     """
     spec, sharing, num_blocks = request.spec, request.sharing, prefix.anatomy.num_blocks
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
-    shared = _shared(spec)
     depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= num_blocks)})
     pool, places = request.tables.pool, request.tables.places
     # Rows that were dealt into folds are kept together: one filling serves all folds.
     stored = two if pool is None else [_table("dealt", pool, request)]
-    there = is_there(store, prefix, depth, stored, shared)
+    there = is_there(store, prefix, depth, stored)
     size = num_bytes(prefix, [depth], two)
     if not there:
         if (trouble := store.room_for(size)) is not None:
@@ -324,7 +319,7 @@ def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) 
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
         depth, num_blocks, size / 1e6, how, extra={TELL: not there},
     )  # fmt: skip
-    found = [provide(store, prefix, depth, also, table, request.alive, stored, shared) for table in stored]
+    found = [provide(store, prefix, depth, also, table, request.alive, stored) for table in stored]
     if places is not None:
         found = _by_fold(found[0], places)
     train, evaluation = found
@@ -338,11 +333,6 @@ def _by_fold(provided: Provided, places: tuple[Indices, Indices]) -> list[Provid
         Provided(rows=provided.rows.select(part), pass_s=provided.pass_s * own, fill_s=provided.fill_s * own)
         for part, own in zip(places, (share, 1 - share), strict=True)
     ]
-
-
-def _shared(spec: RunSpec) -> SharedStore | None:
-    cache = spec.runtime.cache
-    return None if cache.shared is None else SharedStore(Path(cache.shared) / PREFIX_FOLDER, int(cache.max_bytes))
 
 
 @torch.no_grad()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import shlex
 import signal
-import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,7 +37,7 @@ from frostline.cli.sweeping.folder import (
     read_description,
     refusal,
 )
-from frostline.cli.sweeping.opening import earlier_points, for_batches, one_writer, renamed, sweep_log
+from frostline.cli.sweeping.opening import earlier_points, for_batches, renamed, sweep_log
 from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.recovery import behind, merged, notes_of, recover
@@ -63,10 +61,11 @@ from frostline.search import (
     Ended,
     Executor,
     Journal,
-    Presence,
+    LockLostError,
     Study,
     Summary,
     Task,
+    hold,
     open_url,
     queue_of,
     search,
@@ -111,8 +110,6 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
         description = describe(sweep, sweep.space.keys)
         goes_on = folder.admit(description)
         stack.enter_context(sweep_log(folder.folder))
-        if sweep.plan.storage is not None:
-            stack.enter_context(one_writer(sweep.plan.storage))
         course = _Course(sweep, compose, folder, launcher if not warm else None, goes_on, description, stack)
         try:
             return course.go(queue, warm_points)
@@ -187,8 +184,7 @@ class _Course:
         self._run: SweepRun | None = None
         self._pool: Pool | None = None
         self._warned: set[str] = set()
-        self._presence: Presence | None = None
-        self._buried: set[str] = set()
+        self._check_lock: Callable[[], None] = lambda: None
 
     def go(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> int:
         """Returns the exit code.
@@ -219,23 +215,22 @@ class _Course:
                 self._view = view
                 if not self._goes_on:
                     self._warn_of_batch(total, queue, view)
-                self._run.start()
+                self._start_run(study)
                 files = Files(self._folder, plan, self._maximize, total, self._judged)
                 self._take_up(study, view)
                 mlflow = MlflowView(self._run, self._metric, self._maximize)
-                with self._shown(study):
-                    summary = search(
-                        plan, study, executor, Listeners([files, mlflow, view]),
-                        maximize=self._maximize, total=total, race=self._race(runs), baseline=self._baseline,
-                        should_stop=lambda: self._should_stop(executor),
-                    )  # fmt: skip
+                summary = search(
+                    plan, study, executor, Listeners([files, mlflow, view]),
+                    maximize=self._maximize, total=total, race=self._race(runs), baseline=self._baseline,
+                    should_stop=lambda: self._should_stop(executor),
+                )  # fmt: skip
                 view.close()
                 return self._end(summary, runs, executor, files)
             except (KeyboardInterrupt, SystemExit) as stop:
                 return self._broken_off(stop)
             except BaseException as error:
                 self._close_pool()
-                trouble = storage_trouble(error)
+                trouble = str(error) if isinstance(error, LockLostError) else storage_trouble(error)
                 full = machine_trouble(error) if trouble is None else None
                 self._end_run(Status.FAILED, trouble or full or f"{type(error).__name__}: {error}")
                 if full is not None:
@@ -273,7 +268,7 @@ class _Course:
         journal = Journal(self._folder.folder / JOURNAL_FILE)
         recorded = self._recorded() if self._goes_on else []
         try:
-            study = self._study(journal.open() if plan.storage is None else open_url(plan.storage))
+            study = self._study(journal.open() if plan.storage is None else self._locked(plan.storage))
         except CorruptStudyError as error:
             aside = journal.put_aside()
             log.warning("%s; put aside as %s", error, aside.name)
@@ -301,6 +296,17 @@ class _Course:
             study.retry_failed()
         return study
 
+    def _start_run(self, study: Study) -> None:
+        assert self._run is not None
+        self._run.start(study.mlflow_run)
+        if self._run.run_id is not None and study.mlflow_run != self._run.run_id:
+            study.note_mlflow_run(self._run.run_id)
+
+    def _locked(self, url: str) -> Any:
+        storage = open_url(url)
+        self._check_lock = self._stack.enter_context(hold(storage, url, self._sweep.plan.name))
+        return storage
+
     def _recorded(self) -> Sequence[Point]:
         """Returns the trials from their own records; logs a warning for each damaged one."""
         recovery = recover(self._folder, read_description(self._folder.folder))
@@ -323,14 +329,12 @@ class _Course:
 
     def _study(self, storage: Any) -> Study:
         plan = self._sweep.plan
-        # The journal in the folder is ours alone, on whatever host and under whatever path it is found again.
-        owner = self._folder.identity() if plan.storage is not None else None
         seeds = len(plan.seeds) if plan.seeds else 1
         epochs = self._sweep.job.run.training.epochs
         steps = None if epochs is None else max(1, round(epochs)) * seeds
         return Study(
             storage, plan.name, plan, self._sweep.space,
-            maximize=self._maximize, owner=owner, max_steps=steps, grace_s=plan.grace_s, propose=self._proposer(),
+            maximize=self._maximize, max_steps=steps, propose=self._proposer(),
         )  # fmt: skip
 
     def _proposer(self) -> Callable[[Sequence[Point], int], Params] | None:
@@ -348,7 +352,7 @@ class _Course:
 
     @property
     def _is_decided_here(self) -> bool:
-        """Whether one question is asked, of an axis of cost, and only this host trains."""
+        """Whether one question is asked, of an axis of cost."""
         return self._advisor is not None and self._advisor.question.is_raced
 
     def _baseline(self, points: Sequence[Point]) -> Params | None:
@@ -358,40 +362,12 @@ class _Course:
         return self._advisor.baseline(points)
 
     def _race(self, runs: Runs) -> SeedRace | None:
-        """Returns who gives further seeds; None where nobody does, or where several hosts train."""
+        """Returns who gives further seeds; None where nobody does."""
         plan = self._sweep.plan
         if not self._is_decided_here or plan.settle == 0:
             return None
         assert self._advisor is not None
         return SeedRace(self._advisor, plan.settle, runs.seeds)
-
-    @contextmanager
-    def _shown(self, study: Study) -> Iterator[None]:
-        """Shows the other parents on a shared storage that this one is alive."""
-        if study.ownership.presence is None:
-            yield
-            return
-        self._presence = study.ownership.presence
-        assert self._run is not None
-        about = {"host": socket.gethostname(), "pid": os.getpid(), "mlflow": self._run.run_id}
-        with study.ownership.presence.shown(about):
-            yield
-
-    def _bury_gone(self) -> None:
-        """Ends the MLflow runs of hosts that are gone: nobody else would."""
-        if self._presence is None or self._run is None:
-            return
-        try:
-            gone = self._presence.gone()
-        except Exception:
-            log.info("the storage could not be asked who is alive", exc_info=True)
-            return
-        for owner, note in gone.items():
-            if owner not in self._buried and not note.get("left"):
-                self._buried.add(owner)
-                log.warning("%s (pid %s) gave no sign of life: taken for gone", note.get("host"), note.get("pid"))
-                if isinstance(note.get("mlflow"), str):
-                    self._run.bury(note["mlflow"], f"its host is gone ({note.get('host')})")
 
     def _take_up(self, study: Study, view: View) -> None:
         points = study.with_baseline()
@@ -425,7 +401,7 @@ class _Course:
     # -- under way ---------------------------------------------------------------------------------------------------
 
     def _should_stop(self, executor: Executor) -> bool:
-        self._bury_gone()
+        self._check_lock()
         if self._signals.requested is not None and isinstance(executor, PoolExecutor):
             executor.stop_signal = signal.Signals(self._signals.requested)
         return self._signals.requested is not None
@@ -467,10 +443,9 @@ class _Course:
         """
         folder = runs.folder_of(point.number, runs.seeds[0])
         is_kept = self._sweep.plan.keep_models is not KeepModels.RECOMMENDED or _has_whole_model(folder)
-        lies_elsewhere = self._sweep.plan.storage is not None and not folder.is_dir()  # another host trained it
-        if is_kept or lies_elsewhere or point.copy_of is not None:
+        if is_kept or point.copy_of is not None:
             return
-        why = "is damaged" if (folder / MODEL_FOLDER).is_dir() else "was not kept"
+        why = "is damaged" if (folder / MODEL_FOLDER).is_dir() else "was not kept here"
         self._view.say(f"training #{point.number} {point.label()} again: its model {why}")
         record = folder / RESULT_FILE
         before = record.read_bytes() if record.is_file() else None

@@ -8,7 +8,6 @@ import os
 import shutil
 import socket
 import sys
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,24 +91,24 @@ class SweepFolder:
             SpecError: The record is of another schema version, or of another config; the message has the difference.
         """
         if not (self.folder / SWEEP_FILE).exists():
-            self._record(description, uuid.uuid4().hex)
+            self._record(description)
             return False
         recorded = read_description(self.folder)
         difference = differences(recorded, description)
         if not difference:
             kept = ("answer", "command")  # it may be asked for more or less sure; its files may lie elsewhere
             if any(recorded.get(key) != description[key] for key in kept):
-                self._record(description, str(recorded.get("id")))
+                self._record(description)
             return True
         if self._has_trained():
             raise SpecError(f"{self.folder}: {refusal(difference)}")
         # A first command that ended at a mistake before any training must not keep the name for ever.
         self._forget()
-        self._record(description, str(recorded.get("id")))
+        self._record(description)
         return False
 
-    def _record(self, description: Mapping[str, Any], identity: str) -> None:
-        record = {"schema": SWEEP_SCHEMA, "id": identity, **description}
+    def _record(self, description: Mapping[str, Any]) -> None:
+        record = {"schema": SWEEP_SCHEMA, **description}
         write_atomically(self.folder / SWEEP_FILE, sealed(record))
 
     def _has_trained(self) -> bool:
@@ -123,14 +122,6 @@ class SweepFolder:
             shutil.rmtree(path.parent)
         for path in self.folder.glob(f"{JOURNAL_FILE}*"):
             path.unlink()
-
-    def identity(self) -> str:
-        """Returns what tells this folder from others on a shared storage, wherever it is moved to.
-
-        Raises:
-            UserError: There is no readable record of the sweep.
-        """
-        return str(read_description(self.folder).get("id"))
 
     def point_folder(self, number: int) -> Path:
         """Returns the folder of a point."""

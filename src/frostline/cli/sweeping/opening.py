@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from frostline.cli.sweeping.folder import SweepFolder, free_name, read_description
 from frostline.cli.sweeping.read import Sweep
 from frostline.cli.sweeping.recovery import notes_of, recover
@@ -74,30 +72,6 @@ def earlier_points(sweep: Sweep) -> list[Point]:
     if not usable:
         raise UserError(f"sweep.warm_start={name}: no finished points of this space lie in {folder}")
     return usable
-
-
-@contextmanager
-def one_writer(url: str) -> Iterator[None]:
-    """SQLite takes one writer: a second parent on the same file is refused."""
-    path = url.removeprefix("sqlite:///")
-    if path == url or not path:
-        yield
-        return
-    lock = FileLock(f"{path}.lock")
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise UserError(
-            f"sweep.storage={url}: another sweep writes to it, and SQLite takes one writer; use a server, as "
-            "postgresql://..., or a journal of its own (sweep.storage=null)"
-        ) from None
-    except OSError as error:
-        raise UserError(f"sweep.storage={url}: can't be written there ({error.strerror})") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -20,23 +20,22 @@ def questions_of(description: Mapping[str, Any]) -> dict[tuple[Value, ...], Ques
         description: As `describe` makes it and `sweep.json` keeps it.
     """
     space = Space.from_description(description["space"])
-    raced = is_raced(space, cost=description["plan"]["cost"], storage=description["storage"])
+    raced = is_raced(space, cost=description["plan"]["cost"])
     return {
         chosen: _question(description, description["groups"].get(",".join(map(str, chosen)), {}), dimensions, raced)
         for chosen, dimensions in space.variants.items()
     }
 
 
-def is_raced(space: Space, *, cost: str | None, storage: str | None) -> bool:
-    """Returns whether a race can follow the search: of one question, with one objective, where one host trains.
+def is_raced(space: Space, *, cost: str | None) -> bool:
+    """Returns whether a race can follow the search: of one question, with one objective.
 
     Args:
         space: Of the sweep.
         cost: Its second objective.
-        storage: That several hosts share.
     """
     sizes = [each for dimensions in space.variants.values() for each in dimensions if each.key == ROWS_KEY]
-    return len(space.variants) == 1 and not sizes and cost is None and storage is None
+    return len(space.variants) == 1 and not sizes and cost is None
 
 
 def _question(
