@@ -17,7 +17,7 @@ from optuna.exceptions import StorageInternalError
 
 from frostline.errors import UserError
 from frostline.point import Outcome, State
-from frostline.search import LockLostError, Study, hold, open_url, queue_of, storage_trouble
+from frostline.search import LockLostError, Study, open_locked, open_url, queue_of, storage_trouble
 from tests.e2e.forked import Forked
 from tests.e2e.services import free_port, mlflow_server, postgresql
 from tests.e2e.sweep_tools import RUNG, call, points, start, wait_for, worker_pids
@@ -104,30 +104,25 @@ def test_a_lock_on_a_server_dies_with_its_connection_and_is_taken_again(monkeypa
     monkeypatch.setattr("frostline.search.lock._PING_S", 0.0)
     with postgresql("optuna") as database:
         url = database("optuna")
-        first, second = open_url(url), open_url(url)
-        try:
-            with hold(first, url, "one") as check:
-                check()
-                with pytest.raises(UserError, match=r"another command works on one \(frostline .* pid \d+\)"):
-                    hold(second, url, "one").__enter__()
-                with hold(second, url, "two"):  # another sweep in the same database
-                    pass
-                database.server.stop()
-                check()  # nobody can tell yet
-                database.server.start()
-                check()
-                with pytest.raises(UserError, match="another command works on one"):
-                    hold(second, url, "one").__enter__()
-                database.server.stop()
-                database.server.start()
-                with hold(second, url, "one"), pytest.raises(LockLostError, match="another command works on one"):
-                    check()
-            with hold(second, url, "one"):
+        with open_locked(url, "one") as (_storage, check):
+            check()
+            refused = r"another command works on one \(frostline .* pid \d+\)"
+            with pytest.raises(UserError, match=refused), open_locked(url, "one"):
                 pass
-        finally:
-            for storage in (first, second):
-                storage.remove_session()
-                storage.engine.dispose()
+            with open_locked(url, "two"):  # another sweep in the same database
+                pass
+            database.server.stop()
+            check()  # nobody can tell yet
+            database.server.start()
+            check()
+            with pytest.raises(UserError, match=refused), open_locked(url, "one"):
+                pass
+            database.server.stop()
+            database.server.start()
+            with open_locked(url, "one"), pytest.raises(LockLostError, match="another command works on one"):
+                check()
+        with open_locked(url, "one"):
+            pass
 
 
 def test_a_database_that_restarts_is_waited_for_and_one_that_is_gone_is_one_line(tmp_path, monkeypatch, caplog):

@@ -26,7 +26,7 @@ from frostline.search import (
     Journal,
     Reported,
     Study,
-    hold,
+    open_locked,
     open_url,
     queue_of,
     search,
@@ -248,14 +248,13 @@ def test_slots_and_their_order_change_no_value(tmp_path):
 
 def test_a_study_is_held_by_one_parent_at_a_time(tmp_path):
     for url in (f"journal:{tmp_path / 'a.log'}", f"sqlite:///{tmp_path / 'a.db'}"):
-        storage = open_url(url)
-        lock = hold(storage, url, "one")
-        with hold(storage, url, "one"), pytest.raises(UserError, match="another sweep writes to it"), lock:
+        lock = open_locked(url, "one")
+        with open_locked(url, "one"), pytest.raises(UserError, match="another sweep writes to it"), lock:
             pass
-        with hold(storage, url, "one") as check:  # given back
+        with open_locked(url, "one") as (_storage, check):  # given back
             check()
     journal = f"journal:{tmp_path / 'a.log'}"
-    with hold(open_url(journal), journal, "one"), hold(open_url(journal), journal, "other"):
+    with open_locked(journal, "one"), open_locked(journal, "other"):
         pass
 
 

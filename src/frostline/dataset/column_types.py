@@ -121,7 +121,19 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
         while first.isspace():
             first = file.read(1)
         file.seek(0)
-        yield from json.load(file) if first == "[" else (json.loads(line) for line in file if line.strip())
+        if first == "[":
+            yield from json.load(file)
+            return
+        text, decoder, at = file.read(), json.JSONDecoder(), 0
+        while (at := _behind_blanks(text, at)) < len(text):  # an object may go over several lines
+            found, at = decoder.raw_decode(text, at)
+            yield found
+
+
+def _behind_blanks(text: str, at: int) -> int:
+    while at < len(text) and text[at].isspace():
+        at += 1
+    return at
 
 
 def _is_rows(value: Any) -> bool:

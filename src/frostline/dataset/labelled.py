@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,15 @@ from typing import Any, TypeVar
 
 import datasets
 
-from frostline.dataset.labels import LabelRule, is_missing, label_rule, members, multi_hot_width
+from frostline.dataset.labels import (
+    NULL_OF_DATABASES,
+    LabelRule,
+    is_missing,
+    is_number,
+    label_rule,
+    members,
+    multi_hot_width,
+)
 from frostline.dataset.lists import list_in
 from frostline.dataset.raw import RawTable
 from frostline.dataset.split import bytes_key, row_key
@@ -43,9 +52,14 @@ def with_named_labels(raw: RawTable, spec: DatasetSpec) -> RawTable:
     """Returns a table whose labels are names, where it brings names of its own: two tables may count them otherwise."""
     feature = raw.table.features.get(spec.label_column)
     inner = getattr(feature, "feature", feature)
-    if not isinstance(inner, datasets.ClassLabel) or spec.task is Task.REGRESSION:
+    if not isinstance(inner, datasets.ClassLabel):
         return raw
     names = list(inner.names)
+    if (
+        spec.task is Task.REGRESSION
+        and (odd := next((each for each in names if not is_number(each)), None)) is not None
+    ):
+        raise DataError(f"dataset.label_column={spec.label_column}: its classes are names (as {odd!r}), not numbers")
     known = dict(enumerate(names))
 
     def name(value: Any) -> Any:
@@ -90,8 +104,9 @@ def rule_of(spec: DatasetSpec, raw: RawTable) -> LabelRule:
     try:
         unique = raw.table.unique(spec.label_column) if needs_classes else []
     except Exception as error:
-        is_mixed = isinstance(feature, datasets.Json)
-        what = 'values of several kinds ("1" beside 1): write all alike' if is_mixed else f"{feature}, not labels"
+        lists = isinstance(feature, (datasets.Sequence, datasets.List))
+        what = f"{feature}, not labels{'; rows of several classes are dataset.task=multi_label' if lists else ''}"
+        what = 'values of several kinds ("1" beside 1): write all alike' if isinstance(feature, datasets.Json) else what
         raise DataError(f"dataset.label_column={spec.label_column}: holds {what}") from error
     return label_rule(spec, unique, raw.label_names, len(raw.table))
 
@@ -164,13 +179,13 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
             out["pair"] = []
         for offset, index in enumerate(indices):
             where = f"{raw.name}, row {index + 1}"
+            label = _label(rule, batch[spec.label_column][offset], where, spec)
+            if label is None:
+                continue
             text = _text(batch[spec.text_column][offset], where, spec.text_column)
             pair = None
             if spec.pair_column is not None:
                 pair = _text(batch[spec.pair_column][offset], where, spec.pair_column)
-            label = _label(rule, batch[spec.label_column][offset], where, spec)
-            if label is None:
-                continue
             out["text"].append(text)
             out["labels"].append(label)
             out["key"].append(row_key(text, pair))
@@ -195,10 +210,10 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
         out: dict[str, list[Any]] = {"words": [], "labels": [], "key": []}
         for offset, index in enumerate(indices):
             where = f"{raw.name}, row {index + 1}"
-            words = _words(batch[spec.text_column][offset], where, spec.text_column)
             labels = _label(rule.of_words, batch[spec.label_column][offset], where, spec)
             if labels is None:
                 continue
+            words = _words(batch[spec.text_column][offset], where, spec.text_column)
             if len(words) != len(labels):
                 raise DataError(f"{where}: has {len(words)} words and {len(labels)} labels")
             if words:
@@ -221,7 +236,7 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
 def _words(value: Any, where: str, column: str) -> list[str]:
     if isinstance(value, str):
         try:
-            found = list_in(value) if value.lstrip().startswith(("['", '["')) else None  # else a text in brackets
+            found = list_in(value) if re.match(r"\s*[\[(]\s*['\"]", value) else None  # else a text in brackets
         except DataError as error:
             raise DataError(f"{where}: {error} (column {column})") from error
         value = value.split() if found is None else found
@@ -274,12 +289,24 @@ def _image(value: Any, where: str, column: str, folder: Path | None) -> tuple[di
     if not isinstance(value, dict) or not ("bytes" in value or "path" in value):
         raise DataError(f"{where}: expected an image in column {column}, got {type(value).__name__}")
     if value.get("bytes") is not None:
+        _refuse_deep(value["bytes"], where)
         return {"bytes": value["bytes"], "path": None}, value["bytes"]
     try:
-        return {"bytes": None, "path": value["path"]}, Path(value["path"]).read_bytes()
+        content = Path(value["path"]).read_bytes()
     except (OSError, TypeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{where}: the image can't be read: {value.get('path')}: {why}") from error
+        raise DataError(f"{where}: the image can't be read: {str(value.get('path'))[:150]}: {why}") from error
+    _refuse_deep(content, str(value["path"]))
+    return {"bytes": None, "path": value["path"]}, content
+
+
+def _refuse_deep(content: bytes, where: str) -> None:
+    """Refuses a PNG of colours with 16 bits a channel, of which Pillow keeps 8 without a word.
+
+    Bytes 24 and 25 of its header are the bits and the kind of its channels (PNG specification, 11.2.2).
+    """
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:25] == b"\x10" and content[25:26] != b"\0":
+        raise DataError(f"{where}: has more than 8 bits a channel: save it with 8")
 
 
 def _label(rule: Callable[[Any], Label], value: Any, where: str, spec: DatasetSpec) -> Label:
@@ -290,7 +317,7 @@ def _label(rule: Callable[[Any], Label], value: Any, where: str, spec: DatasetSp
 
 
 def _text(value: Any, where: str, column: str) -> str:
-    if value is None:
+    if value is None or value == NULL_OF_DATABASES:
         raise DataError(f"{where}: the text is missing (column {column})")
     if not isinstance(value, str):
         raise DataError(f"{where}: expected text in column {column}, got {type(value).__name__}")

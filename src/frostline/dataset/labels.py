@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from frostline.dataset.lists import list_in
+from frostline.dataset.lists import list_in, refuse_bare_list
 from frostline.errors import DataError, listing, nearest
 from frostline.spec import DatasetSpec, MissingLabels, Task
 
 _MAX_SHARE_OF_CLASSES = 0.5  # assumed: more classes than half the rows is an id or a measurement
 _ALWAYS_FINE_CLASSES = 20
+_MOST_WORD_CLASSES = 100
 
 MOST_CLASSES = 52
 """Of a row that may have several: their bits make one number, which a double holds exactly."""
@@ -26,6 +27,15 @@ _EXACT = 2**53
 """From here on two whole numbers may be one floating-point number."""
 
 _LARGEST = 3.4028234e38
+
+_IGNORED = "-100"
+"""What PyTorch's cross entropy leaves out, and exports of tokenized data hold therefore."""
+
+_MISSING_WORDS = frozenset({"NA", "N/A", "n/a", "#N/A", "nan", "NaN", "<NA>", "None", "null", "NULL", "NaT"})
+"""What R, pandas, databases and spreadsheets write for no value: to classes a name like any other."""
+
+_FEW = 8
+"""So many names stand in a note at most."""
 
 _SEPARATORS = ",;|/"
 _TRUTHS = frozenset({"true", "false"})
@@ -66,13 +76,17 @@ class LabelRule:
         assert self.separator is not None
         listed = members(value, self.separator)
         if self.is_multi_hot:
-            bits = [_bit(each) for each in listed]
+            bits = [_bit(each) for each in listed] or [False] * len(self.names)  # `[]` is a row of no class
             if len(bits) != len(self.names) or None in bits:
                 raise DataError(f"expected {len(self.names)} times 0 or 1, got {value!r}")
             return sum(1 << index for index, bit in enumerate(bits) if bit)
         found = 0
         for each in listed:
             found |= 1 << int(self._class(each))
+        if len(listed) > found.bit_count() and all(_whole(each) is not None for each in listed):
+            raise DataError(
+                f"{value!r} names a class twice; a 0 or a 1 for each class wants these alone, in lists of one length"
+            )
         return found
 
     def of_words(self, values: Any) -> list[int] | None:
@@ -84,12 +98,20 @@ class LabelRule:
         Raises:
             DataError: A word has none; the caller names the row.
         """
-        if values is None and self.missing is MissingLabels.DROP:
-            return None
+        if is_missing(values):
+            if self.missing is MissingLabels.DROP:
+                return None
+            raise DataError("the labels are missing; dataset.missing_labels=drop leaves such rows out")
         if isinstance(values, str):
             values = members(values, None)
         if not isinstance(values, (list, tuple)):
             raise DataError(f"expected a list of labels, got {type(values).__name__}")
+        if any(each is None for each in values):
+            raise DataError("a word has no label")
+        if any(str(each) == _IGNORED for each in values):
+            raise DataError(
+                f"the label {_IGNORED} marks words without a label, which are not taken: give each word one"
+            )
         return [int(self._class(value)) for value in values]
 
     def _class(self, value: Any) -> int:
@@ -98,16 +120,15 @@ class LabelRule:
             raise DataError(f"expected a label, got {type(value).__name__}")
         if is_missing(value):
             raise DataError("a label of the list is blank")
-        if isinstance(value, bool) and not any(_is_truth(known) for known in self.classes):
-            raise DataError(f"label {value!r} is none of {listing(self.names)}")  # to Python, True is also 1
-        if value not in self.classes:
-            # Another file may write it otherwise, or have a class that the first one has no row of.
-            known = _spelling(value, self.names)
-            if known is not None:
-                return self.names.index(known)
+        has_truths = any(isinstance(known, bool) for known in self.classes)
+        # To Python, True is also 1. What names a class is known by its name, however another file writes it.
+        if value not in self.classes or isinstance(value, bool) != has_truths:
             known_id = self.classes.get(_name(value))
             if known_id is not None:
                 return known_id
+            known = _spelling(value, self.names)
+            if known is not None and (has_truths or not isinstance(value, bool)):
+                return self.names.index(known)
             raise DataError(f"label {value!r}{nearest(str(value), self.names)} is none of {listing(self.names)}")
         return self.classes[value]
 
@@ -117,6 +138,10 @@ class LabelRule:
         Raises:
             DataError: It has none; the caller names the row.
         """
+        if self.separator is not None and isinstance(value, str) and not value.strip(f"{self.separator} "):
+            value = None  # nothing stands between its separators
+        if self.classes is None and isinstance(value, str) and value.strip() in _MISSING_WORDS:
+            value = None
         if is_missing(value):
             if self.missing is MissingLabels.DROP:
                 return None
@@ -159,7 +184,7 @@ def label_rule(
             return _multi_hot(spec, num_classes, feature_names)
         return _several(spec, unique, feature_names)
     if spec.task is Task.TOKEN_CLASSIFICATION:
-        return _by_word(spec, unique, feature_names)
+        return _by_word(spec, unique, feature_names, num_rows)
     if spec.task is Task.REGRESSION:
         return LabelRule(names=(), classes=None, threshold=None, dead_zone=0.0, missing=spec.missing_labels)
     if spec.threshold is not None:
@@ -187,7 +212,7 @@ def label_rule(
         )
     return LabelRule(
         names=tuple(found), classes=classes, threshold=None, dead_zone=0.0, missing=spec.missing_labels,
-        notes=_alike(found, spec.label_column) + _like_lists(found, spec),
+        notes=_alike(found, spec.label_column) + _like_lists(found, spec) + _like_no_classes(found, spec),
     )  # fmt: skip
 
 
@@ -207,7 +232,13 @@ def _names_of(classes: Mapping[Any, int]) -> tuple[str, ...]:
 def _alike(names: Sequence[str], column: str) -> tuple[str, ...]:
     """Returns a note on classes that a person may take for one."""
     seen: dict[str, str] = {}
+    numbers: dict[int, str] = {}
     for name in names:
+        number = re.fullmatch("[-+\u2212]?[0-9]+", name.strip("'\"\u201c\u201d"))
+        if number:
+            other = numbers.setdefault(int(number.group().replace("\u2212", "-")), name)
+            if other != name:
+                return (f"dataset.label_column={column}: two classes for one number: {other!r}, {name!r}",)
         plain = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
         other = seen.setdefault(" ".join(plain.split()).casefold(), name)
         if other == name:
@@ -229,6 +260,30 @@ def _like_lists(names: Sequence[str], spec: DatasetSpec) -> tuple[str, ...]:
     return (f"dataset.label_column={spec.label_column}: {odd!r} is one class (if it is meant for a list: {way})",)
 
 
+def _like_no_classes(names: Sequence[str], spec: DatasetSpec) -> tuple[str, ...]:
+    """Returns notes on classes that a person may have meant for missing values, numbers, or several classes."""
+    where, notes = f"dataset.label_column={spec.label_column}", []
+    missing = [name for name in names if name in _MISSING_WORDS]
+    if missing:
+        notes.append(f"{where}: {', '.join(missing)} is a class (if it stands for no value, leave the field empty)")
+    fractions = [name for name in names if re.fullmatch(r"-?[0-9]+[.,][0-9]+", name)]
+    if fractions and spec.label_names is None:
+        notes.append(
+            f"{where}: {shortened(fractions)} are classes (if they are numbers: a point, nothing else in the column, "
+            "and dataset.threshold or dataset.task=regression)"
+        )
+    several = next((name for name in names if re.search("[^ ][;|][^ ]", name)), None)
+    if several is not None and spec.label_names is None:
+        notes.append(f"{where}: {several!r} is one class (if it is meant for several: dataset.task=multi_label)")
+    return tuple(notes)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Returns names for a note, the first few of many."""
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return ", ".join(names[:_FEW]) + more
+
+
 def members(value: Any, separator: str | None) -> list[Any]:
     """Returns the classes of a row that may have several: the parts of a text, or the members of a list.
 
@@ -243,6 +298,8 @@ def members(value: Any, separator: str | None) -> list[Any]:
         found = list_in(value)
         if found is not None:
             return found
+        if separator is None:
+            refuse_bare_list(value)
         return [part.strip() for part in value.split(separator) if part.strip()]
     if isinstance(value, (list, tuple)):
         return list(value)
@@ -263,7 +320,7 @@ def multi_hot_width(values: Sequence[Any], separator: str) -> int | None:
         values: The raw labels of all rows.
         separator: Between the parts of a text.
     """
-    rows = [members(value, separator) for value in values if not is_missing(value)]
+    rows = [found for value in values if not is_missing(value) and (found := members(value, separator))]
     widths = {len(row) for row in rows}
     if len(widths) != 1 or min(widths) < 2:
         return None
@@ -271,7 +328,9 @@ def multi_hot_width(values: Sequence[Any], separator: str) -> int | None:
 
 
 def _bit(value: Any) -> bool | None:
-    """Returns whether a member of a multi-hot row is 1; None: it is neither 0 nor 1."""
+    """Returns whether a member of a multi-hot row is 1 or true; None: it is neither 0 nor 1."""
+    if isinstance(value, str) and _is_truth(value):
+        return value.lower() == "true"
     number = _whole(value)
     return bool(number) if number in {0, 1} else None
 
@@ -306,16 +365,16 @@ def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[s
         )
     separator = spec.label_separator
     notes = _alike(found, spec.label_column) + _like_lists(found, spec)
-    other = next((name for name in found for sign in _SEPARATORS if sign in name and sign not in separator), None)
+    other = next((name for name in found for sign in _SEPARATORS if sign in name), None)
     if other is not None:
-        notes += (f"{where}: the class {other!r} is one: dataset.label_separator is {separator!r}",)
+        notes += (f"{where}: the class {other!r} is one: dataset.label_separator is {separator!r}, and parts texts",)
     return LabelRule(
         names=tuple(found), separator=separator, classes=classes, threshold=None, dead_zone=0.0,
         missing=spec.missing_labels, notes=notes,
     )  # fmt: skip
 
 
-def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None) -> LabelRule:
+def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, num_rows: int) -> LabelRule:
     where = f"dataset.label_column={spec.label_column}"
     odd = next((value for value in unique if not isinstance(value, (str, int))), None)
     if odd is not None:
@@ -325,6 +384,11 @@ def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[s
     found = names or _names_of(classes)
     if len(found) < 2:
         raise DataError(f"{where}: the words have {len(found)} different classes: there is nothing to learn")
+    if names is None and len(found) > max(_MOST_WORD_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
+        raise DataError(
+            f"{where}: {len(found)} different values in {num_rows} rows are no classes of words (as {found[0]!r}); is "
+            "it the right column? If they are classes, name them in dataset.label_names"
+        )
     return LabelRule(
         names=tuple(found), by_word=True, classes=classes, threshold=None, dead_zone=0.0, missing=spec.missing_labels,
         notes=_alike(found, spec.label_column),
@@ -417,7 +481,8 @@ def _is_fraction(value: Any) -> bool:
     )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Returns whether a raw label is a finite number, as files write them."""
     if isinstance(value, str) and not re.fullmatch(
         r"\s*[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\s*", value
     ):
@@ -429,7 +494,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _number(value: Any) -> float:
-    if not _is_number(value):
+    if isinstance(value, bool) or not is_number(value):
         raise DataError(f"the label {value!r} is not a finite number")
     if abs(float(value)) > _LARGEST:
         raise DataError(f"the label {value!r} is larger than what a model computes with (float32)")

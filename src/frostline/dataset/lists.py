@@ -11,8 +11,10 @@ from typing import Any
 
 from frostline.errors import DataError
 
-_LIKE_A_LIST = re.compile(r"\[\s*(?:['\"\]]|-?[0-9])")
+_LIKE_A_LIST = re.compile(r"\[\s*(?:['\"\]]|-?[0-9])|\(\s*['\"]")
 """A bracket and a text, a number or the other bracket: `[PAD]` is a word."""
+
+_CLOSING = {"[": "]", "(": ")", "{": "}"}
 
 _LONGEST = 100_000
 """Longest text that is parsed, in characters: the memory of a parser grows with the nesting."""
@@ -24,13 +26,13 @@ def list_in(text: str) -> list[Any] | None:
     The text is parsed, never evaluated.
 
     Args:
-        text: As `["a", "b"]` or `['a', 'b']`.
+        text: As `["a", "b"]`, `['a', 'b']` or `('a', 'b')`.
 
     Raises:
         DataError: The text starts and ends like a list, but is not a list of strings and numbers.
     """
     text = text.strip()
-    if not (_LIKE_A_LIST.match(text) and text.endswith("]")):
+    if not (_LIKE_A_LIST.match(text) and text.endswith(_CLOSING[text[0]])):
         return None
     if len(text) > _LONGEST:
         raise DataError(f"a list of {len(text)} characters in a text")
@@ -39,9 +41,22 @@ def list_in(text: str) -> list[Any] | None:
             found = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             continue
-        if isinstance(found, list) and all(isinstance(each, (str, int, float)) for each in found):
-            return found
+        if isinstance(found, (list, tuple)) and all(isinstance(each, (str, int, float)) for each in found):
+            return list(found)
     raise DataError(f'{text[:60]!r} starts and ends like a list, but is not one like ["a", "b"]')
+
+
+def refuse_bare_list(text: str) -> None:
+    """Refuses a text of words that looks like a list without quotes: `[O, B-X]`, `O, B-X`, `{O,B-X}`.
+
+    Raises:
+        DataError: It does.
+    """
+    parts = text.split()
+    is_in_brackets = len(text) > 1 and _CLOSING.get(text.strip()[:1]) == text.strip()[-1:]
+    is_in_brackets = is_in_brackets and re.search(r"[^\s,],", text) is not None
+    if is_in_brackets or (len(parts) > 1 and all(len(part) > 1 and part.endswith(",") for part in parts[:-1])):
+        raise DataError(f'{text[:60]!r} looks like a list; write it as ["a", "b"], or with blanks alone')
 
 
 def _literal(text: str) -> Any:

@@ -8,7 +8,7 @@ import hashlib
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -40,13 +40,14 @@ def read_images(folder: Path) -> RawTable:
         raise DataError(
             f"{folder}: holds splits ({listing(names)}), not classes; give dataset.location={folder / own}{hint}"
         )
+    _refuse_splits(folder, classes)
     loose = next((path for path in sorted(folder.iterdir()) if path.is_file() and _is_image(path)), None)
     if loose is not None:
         raise DataError(f"{loose}: lies outside of its class's folder ({listing(names)})")
     paths, labels, others = list[str](), list[str](), 0
     digest = hashlib.sha256()
     for each in classes:
-        files = [path for path in image_files(each) if not path.name.startswith(".")]
+        files = [path for path in image_files(each) if not _is_hidden(path.relative_to(each))]
         images = [path for path in files if _is_image(path)]
         others += len(files) - len(images)
         if not images:
@@ -62,6 +63,32 @@ def read_images(folder: Path) -> RawTable:
         raise DataError(f"{folder}: the name of a file in it is not UTF-8: {error.object!r}") from error
     notes = (f"files that are no images, which were left out: {others}",) if others else ()
     return RawTable(table=table, fingerprint=digest.hexdigest(), name=folder.name, notes=notes, folder=folder)
+
+
+def _refuse_splits(folder: Path, classes: Sequence[Path]) -> None:
+    """Refuses folders that are splits, or a wrapper around the classes.
+
+    Raises:
+        DataError: They hold folders of the same names and no images.
+    """
+    below = {}
+    for each in classes:
+        found = [path for path in each.iterdir() if not path.name.startswith(".")]
+        if any(path.is_file() and _is_image(path) for path in found):
+            return
+        below[each] = frozenset(path.name for path in found if path.is_dir())
+    if len(classes) == 1 and len(below[classes[0]]) > 1:
+        raise DataError(f"{folder}: holds one folder, {classes[0].name}, of {len(below[classes[0]])} folders; "
+                        f"if those are the classes, give dataset.location={classes[0]}")  # fmt: skip
+    if len(classes) > 1 and len(set(below.values())) == 1 and next(iter(below.values())):
+        raise DataError(
+            f"{folder}: holds splits ({listing(path.name for path in classes)}), not classes: each holds folders of "
+            f"the same names; give dataset.location={classes[0]}, and dataset.eval_from another"
+        )
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def image_files(folder: Path) -> Iterator[Path]:

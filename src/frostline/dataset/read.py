@@ -48,6 +48,17 @@ logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # it 
 _ESCAPE = r"'dataset.escape=\\'"
 """As it is typed in a shell."""
 
+_SIGNATURES = {
+    b"\x1f\x8b": "packed by gzip: let its name end in .gz",
+    b"PK": "a zip archive or a spreadsheet: let an archive's name end in .zip; save a spreadsheet as CSV",
+    b"\xff\xfe": "UTF-16, not UTF-8; convert it, as with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8; convert it, as with iconv -f UTF-16 -t UTF-8",
+}
+"""First bytes of files that are no text, and what to do with them."""
+
+_JSON_PIECE = 10 << 20
+"""Bytes, as `datasets` has it."""
+
 _COMMENT = re.compile(r"#\s*[\w ]+ = |#\s*new(doc|par)\b")
 """As CoNLL-U has them."""
 
@@ -78,6 +89,8 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
             f"{path}: is a file; dataset.format=folder wants a folder with a folder of images for each class"
         )
     given = path
+    if path.stat().st_size and is_lfs_pointer(path):
+        raise DataError(f"{path}: is a git-lfs pointer, not the file: git lfs pull fetches it")
     if is_compressed(path):
         if path.stat().st_size == 0:
             raise DataError(f"{path}: is empty")
@@ -88,8 +101,6 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
     if path.stat().st_size == 0:
         raise DataError(f"{given}: is empty")
-    if is_lfs_pointer(path):
-        raise DataError(f"{path}: is a git-lfs pointer, not the file: git lfs pull fetches it")
     sha256 = file_sha256(path) if form is Format.PARQUET else _check_text(path)
     if form is Format.CONLL:
         return read_conll(path, sha256)
@@ -165,6 +176,15 @@ def read_conll(path: Path, sha256: str) -> RawTable:
         raise DataError(f"{path}: holds no sentences")
     texts = datasets.Sequence(datasets.Value("string"))
     table = datasets.Dataset.from_dict(sentences, features=datasets.Features({"words": texts, "tags": texts}))
+    long = [words for words in sentences["words"] if len(words) > 1]
+    if long and all(words == [str(number) for number in range(1, len(words) + 1)] for words in long):
+        raise DataError(
+            f"{path.name}: its first column counts the words: keep the words and their tags, as with cut -f 2,4"
+        )
+    if len(long) > 1 and all(len(set(words)) == 1 for words in long):
+        raise DataError(
+            f"{path.name}: its first column is the same in each sentence: keep the words and their tags alone"
+        )
     note = f"{path.name}, line {unclear}: '#' is taken for a word, as the line has as many fields as the others"
     return RawTable(
         table=table, fingerprint=sha256, name=path.name, folder=path.parent, notes=(note,) if unclear else ()
@@ -226,12 +246,13 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
     if form is Format.PARQUET:
         return "parquet", {}
     if form is Format.JSONL:
-        return "json", {}
+        # In one piece: the kind of a column is found for each piece apart, and texts of another kind would be encoded.
+        return "json", {"chunksize": max(_JSON_PIECE, path.stat().st_size + 1)}
     assert form is not Format.CONLL, "read by read_conll"
     separator = spec.separator or ("\t" if form is Format.TSV else ",")
     quoting = csv.QUOTE_MINIMAL if spec.quoted else csv.QUOTE_NONE
     _refuse_line_of_excel(path)
-    first = _first_line(path, delimiter=separator, quoting=quoting, escapechar=spec.escape)
+    first, blanks = _first_line(path, delimiter=separator, quoting=quoting, escapechar=spec.escape)
     if spec.columns is None:
         columns = first
         if not any(name.strip() for name in columns):
@@ -246,13 +267,18 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
                 "dataset.columns=null"
             )
     repeated = sorted({name for name in columns if columns.count(name) > 1})
+    if repeated and not repeated[0].strip():
+        raise DataError(
+            f"{path.name}: {columns.count(repeated[0])} columns of its first line have no name: remove the separators "
+            "at the ends of its lines, or if that line is a title, the line"
+        )
     if repeated:
         raise DataError(f"{path.name}: column {repeated[0]!r} stands in its header more than once")
     return "csv", {
         "sep": separator,
         "column_names": columns,
         "header": None,
-        "skiprows": 0 if spec.columns is not None else 1,
+        "skiprows": 0 if spec.columns is not None else 1 + blanks,
         "quoting": quoting,
         "escapechar": spec.escape,
         # Everything is text until its meaning is known: no "NA" that becomes null, no "007" that becomes 7.
@@ -262,8 +288,13 @@ def _builder(path: Path, form: Format, spec: DatasetSpec) -> tuple[str, dict[str
     }
 
 
-def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
+def _check_fields(path: Path, options: dict[str, Any], stray: int | None = None) -> tuple[str, ...]:
     """Refuses rows that pandas would read as something else without a word.
+
+    Args:
+        path: The file.
+        options: With which it is read.
+        stray: The first line in which something stands behind the closing quote of a field; None: not yet known.
 
     Returns:
         Notes on what a person may have meant otherwise.
@@ -275,10 +306,11 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
     wanted, several_lines = len(options["column_names"]), 0
     odd = _odd_lines(options)
     like_header = list[str]()
+    num_rows = 0
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(
             _looked_through(file, odd), delimiter=options["sep"], quoting=options["quoting"],
-            escapechar=options["escapechar"],
+            escapechar=options["escapechar"], strict=stray is None,
         )  # fmt: skip
         before = 0
         try:
@@ -298,13 +330,23 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
                 if fields and len(fields) != wanted:
                     hint = "; quote texts that hold a separator" if len(fields) > wanted else ""
                     hint = f'; if \\" is a quote there, use {_ESCAPE}' if odd["escaped"].lines else hint
+                    if num_rows == 1 and len(fields) == wanted + 1 and fields[0] == "1":
+                        hint = (
+                            "; if the first is the number of the row, as R writes it, write without (row.names=FALSE)"
+                        )
                     raise DataError(f"{where}: has {len(fields)} fields, there are {wanted} columns{hint}")
-                if before == 0 and options["skiprows"] == 0:
+                if num_rows == 0 and options["skiprows"] == 0:
                     names = [name.casefold() for name in options["column_names"]]
                     like_header = [each for name, each in zip(names, fields, strict=False) if each.casefold() == name]
+                is_rule = bool(fields) and all(re.fullmatch("-{2,}", each) for each in fields)
+                if num_rows and (is_rule or fields == options["column_names"]):
+                    raise DataError(f"{where}: is no row, but the header once more or a rule: remove the line")
+                num_rows += bool(fields)
                 several_lines += rows.line_num - before > 1
                 before = rows.line_num
         except csv.Error as error:
+            if stray is None:  # strictly read: is it read at all?
+                return _check_fields(path, options, rows.line_num)
             is_quoted = options["quoting"] != csv.QUOTE_NONE
             hint = "; if a stray quote stands in a text, use dataset.quoted=false" if is_quoted else ""
             raise DataError(f"{path.name}, line {rows.line_num}: {error}{hint}") from error
@@ -312,6 +354,11 @@ def _check_fields(path: Path, options: dict[str, Any]) -> tuple[str, ...]:
     if several_lines:
         notes += (
             f"rows that go over several lines: {several_lines} (if that is a stray quote, use dataset.quoted=false)",
+        )
+    if stray is not None:
+        notes += (
+            f"{path.name}, line {stray}: something stands behind the closing quote of a field, and these quotes are "
+            "left out (if quotes are ordinary characters there, use dataset.quoted=false)",
         )
     if escaped := odd["escaped"].lines:
         notes += (
@@ -374,10 +421,14 @@ def _refuse_line_of_excel(path: Path) -> None:
         )
 
 
-def _first_line(path: Path, **form: Any) -> list[str]:
+def _first_line(path: Path, **form: Any) -> tuple[list[str], int]:
+    """Returns the fields of the first line that has any, and how many blank ones stand before it."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            return next((fields for fields in csv.reader(file, **form) if fields), [])  # as pandas: no blank ones
+            for blanks, fields in enumerate(csv.reader(file, **form)):
+                if fields:
+                    return fields, blanks
+            return [], 0
         except csv.Error as error:
             raise DataError(f"{path.name}, line 1: {error}") from error
 
@@ -388,6 +439,9 @@ def _check_text(path: Path) -> str:
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             digest.update(line)
+            kind = _SIGNATURES.get(line[:2]) if number == 1 else None
+            if kind is not None:
+                raise DataError(f"{path.name}: is {kind}")
             if b"\0" in line:
                 raise DataError(f"{path.name}, line {number}: holds a NUL byte: is it a text file in UTF-8?")
             try:

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from frostline.dataset.column_types import with_plain_columns
 from frostline.dataset.labelled import ROWS_VERSION, check_same_form, digest_of, labelled, rule_of, with_named_labels
-from frostline.dataset.labels import LabelRule
+from frostline.dataset.labels import LabelRule, shortened
 from frostline.dataset.raw import RawTable
 from frostline.dataset.read import read_file, read_hub
-from frostline.dataset.split import Indices, deal, even, order, row_key, split
+from frostline.dataset.split import Indices, deal, even, order, split
 from frostline.errors import DataError
 from frostline.spec import Balance, DatasetSpec, MissingLabels, Source, Task
 
@@ -282,7 +282,6 @@ def _report(
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     used = {name: part.used() for name, part in parts.items()}
     train_keys = used["train"][0]
-    empty = row_key("", None)
     overlap = {name: int(np.isin(keys, train_keys).sum()) for name, (keys, _) in used.items() if name != "train"}
     duplicates = {name: _duplicates(keys) for name, (keys, _) in used.items()}
     label_counts = {name: _label_counts(part.used_labels(rule), rule) for name, part in parts.items()}
@@ -295,9 +294,11 @@ def _report(
         "duplicates": duplicates,
         "overlap": overlap["eval"],
         **({"test_overlap": overlap["test"]} if "test" in overlap else {}),
-        "empty_texts": sum(int((keys == empty).sum()) for keys, _ in used.values()) if unit == "text" else 0,
+        "empty_texts": sum(map(_num_empty, parts.values())) if unit == "text" and not rule.by_word else 0,
     }
     warnings = [*raw.notes, *rule.notes]
+    if rule.by_word and len(parts["train"].used_labels(rule)) == len(used["train"][0]) > 1:
+        warnings.append("every row has one word: words of a sentence belong into one row, with a list of labels")
     if not rule.names:
         warnings += _rounded(label_counts["train"])
     if rule.missing is MissingLabels.DROP and report["rows_dropped"]:
@@ -307,7 +308,7 @@ def _report(
         absent = [label for label in rule.names if not counts[label]]
         if absent:
             warnings.append(
-                f"classes without a {'word' if rule.by_word else 'row'} to {_PURPOSES[name]}: {', '.join(absent)}"
+                f"classes without a {'word' if rule.by_word else 'row'} to {_PURPOSES[name]}: {shortened(absent)}"
             )
     for name, what in (("eval", "evaluation"), ("test", "test")):
         if overlap.get(name):
@@ -317,6 +318,17 @@ def _report(
     if report["empty_texts"]:
         warnings.append(f"rows with an empty text: {report['empty_texts']}")
     return report, tuple(warnings)
+
+
+def _num_empty(part: _Part) -> int:
+    """Returns how many rows hold nothing but blanks."""
+    columns = [name for name in ("text", "pair") if name in part.table.column_names]
+    table = part.table.select(part.indices).select_columns(columns).with_format("arrow")
+    count = 0
+    for batch in table.iter(10_000):
+        is_empty = [pc.equal(pc.utf8_trim_whitespace(batch[name]), "") for name in columns]
+        count += pc.sum(is_empty[0] if len(is_empty) == 1 else pc.and_(*is_empty)).as_py() or 0
+    return count
 
 
 def _rounded(labels: Mapping[str, float]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from frostline.search.choice import Key, Task, check_alike, hopeless, queue_of
 from frostline.search.forecast import Costs, Forecast, forecast
-from frostline.search.lock import LockLostError, hold
+from frostline.search.lock import LockLostError, open_locked
 from frostline.search.loop import (
     Ended,
     Event,
@@ -34,8 +34,8 @@ __all__ = [
     "Task",
     "check_alike",
     "forecast",
-    "hold",
     "hopeless",
+    "open_locked",
     "open_url",
     "queue_of",
     "read_points",

@@ -17,6 +17,7 @@ from optuna.storages import BaseStorage, RDBStorage
 
 from frostline.errors import UserError
 from frostline.provenance import redact
+from frostline.search.storages import open_url
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _PING_S = 5.0
 """Seconds between two looks whether a connection that holds a lock still stands."""
+
+_CONNECT_S = 5
 
 _SESSION = {
     "postgresql": (
@@ -50,31 +53,34 @@ class LockLostError(Exception):
 
 
 @contextmanager
-def hold(storage: BaseStorage, url: str, name: str) -> Iterator[Callable[[], None]]:
-    """Holds the lock on a study within the context.
+def open_locked(url: str, name: str) -> Iterator[tuple[BaseStorage, Callable[[], None]]]:
+    """Opens a storage and holds the lock on a study in it within the context.
 
     Args:
-        storage: From `open_url`.
-        url: Of it.
+        url: See `open_url`.
         name: Of the study.
 
     Yields:
-        A function to be called now and then while the lock is needed. It raises `LockLostError` if another parent has
-        taken the lock after a connection was cut off.
+        The storage, and a function to be called now and then while the lock is needed. It raises `LockLostError` if
+        another parent has taken the lock after a connection was cut off.
 
     Raises:
-        UserError: Another parent holds it, or the storage has no locks.
+        UserError: Another parent holds the lock, or the storage can't be opened or has no locks.
     """
-    if isinstance(storage, RDBStorage) and not url.startswith("sqlite"):
-        lock = _ServerLock(storage.engine, url, name)
-        lock.acquire()
-        try:
-            yield lock.check
-        finally:
-            lock.release()
+    if url.startswith(("sqlite", "journal:")):
+        with _held_file(url, name):
+            yield open_url(url), lambda: None
         return
-    with _held_file(url, name):
-        yield lambda: None
+    storage = open_url(url)
+    assert isinstance(storage, RDBStorage)
+    lock = _ServerLock(storage.engine, url, name)
+    try:
+        lock.acquire()
+        yield storage, lock.check
+    finally:
+        lock.release()
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @contextmanager
@@ -88,6 +94,7 @@ def _held_file(url: str, name: str) -> Iterator[None]:
         lock = FileLock(f"{path}.{hashlib.sha256(name.encode()).hexdigest()[:8]}.parent")
         way = "one command at a time works on a sweep; wait for it, or give sweep.name=ANOTHER"
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(f"sweep.storage={url}: another sweep writes to it, and {way}") from None
@@ -105,13 +112,13 @@ class _ServerLock:
     Sources: PostgreSQL, "Advisory Locks"; MySQL, "Locking Functions".
 
     Args:
-        engine: Makes connections.
+        engine: Of the storage.
         url: For messages.
         name: Of the study.
     """
 
     def __init__(self, engine: Engine, url: str, name: str) -> None:
-        self._engine = engine
+        self._address = engine.url
         self._url = redact(url)
         self._name = name
         self._kind = {"mariadb": "mysql"}.get(engine.dialect.name, engine.dialect.name)
@@ -174,7 +181,13 @@ class _ServerLock:
                 connection.close()
 
     def _take(self) -> bool:
-        self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        import sqlalchemy
+
+        # An engine of its own: the storage's waits for minutes where the server is away.
+        engine = sqlalchemy.create_engine(
+            self._address, poolclass=sqlalchemy.NullPool, connect_args={"connect_timeout": _CONNECT_S}
+        )
+        self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         for statement in _SESSION[self._kind]:
             with suppress(Exception):  # an older server does not know it
                 self._ask(statement)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -172,6 +173,11 @@ class DatasetSpec:
         return {key: path for key, path in found.items() if path is not None and self.source is not Source.HUB}
 
     def _check_images(self) -> None:
+        content = ("image_column",) if self.is_image else ("text_column", "pair_column")
+        read = [(key, getattr(self, key)) for key in (*content, "label_column") if getattr(self, key) is not None]
+        for (key, column), (other, same) in itertools.combinations(read, 2):
+            if column == same:
+                raise SpecError(f"dataset.{key}={column}: dataset.{other} names the same column")
         by_word = self.task is Task.TOKEN_CLASSIFICATION
         if (self.is_image or by_word) and self.pair_column is not None:
             what = "images" if self.is_image else "words with a class each"

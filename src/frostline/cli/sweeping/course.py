@@ -65,8 +65,7 @@ from frostline.search import (
     Study,
     Summary,
     Task,
-    hold,
-    open_url,
+    open_locked,
     queue_of,
     search,
     storage_trouble,
@@ -303,8 +302,7 @@ class _Course:
             study.note_mlflow_run(self._run.run_id)
 
     def _locked(self, url: str) -> Any:
-        storage = open_url(url)
-        self._check_lock = self._stack.enter_context(hold(storage, url, self._sweep.plan.name))
+        storage, self._check_lock = self._stack.enter_context(open_locked(url, self._sweep.plan.name))
         return storage
 
     def _recorded(self) -> Sequence[Point]:
