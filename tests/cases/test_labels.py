@@ -439,7 +439,7 @@ def test_dates_in_objects_of_several_lines_stay_texts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", gzip.compress(b"text,label\n"), r"is packed by gzip: let its name end in \.gz"),
+        ("a.csv", gzip.compress(b"text,label\n", mtime=0), r"is packed by gzip: let its name end in \.gz"),
         ("a.csv", "text,label\n".encode("utf-16"), r"is UTF-16, not UTF-8"),
         ("a.csv", b"PK\x03\x04 and so on\n", r"a zip archive or a spreadsheet"),
         ("a.csv.gz", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", r"git-lfs pointer"),
