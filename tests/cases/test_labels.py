@@ -451,3 +451,10 @@ def test_files_of_another_kind_are_named(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         load(tmp_path / name)
+
+
+def test_words_for_no_value_are_noted_where_rows_have_several_classes(tmp_path):
+    rows = rows_of(tmp_path, "a.csv", cells(["joy;fun", "nan", "joy"] * 20), task=Task.MULTI_LABEL)
+    assert any("nan is a class (if it stands for no value" in line for line in rows.warnings)
+    rows = rows_of(tmp_path, "b.csv", cells(['"[False, True]"', '"[True, True]"'] * 20), task=Task.MULTI_LABEL)
+    assert set(rows.train["labels"]) == {0b10, 0b11}

@@ -260,12 +260,16 @@ def _like_lists(names: Sequence[str], spec: DatasetSpec) -> tuple[str, ...]:
     return (f"dataset.label_column={spec.label_column}: {odd!r} is one class (if it is meant for a list: {way})",)
 
 
+def _like_missing(names: Sequence[str], spec: DatasetSpec) -> tuple[str, ...]:
+    """Returns a note on classes that a person may have meant for missing values."""
+    missing = ", ".join(name for name in names if name in _MISSING_WORDS)
+    where = f"dataset.label_column={spec.label_column}"
+    return (f"{where}: {missing} is a class (if it stands for no value, leave the field empty)",) if missing else ()
+
+
 def _like_no_classes(names: Sequence[str], spec: DatasetSpec) -> tuple[str, ...]:
     """Returns notes on classes that a person may have meant for missing values, numbers, or several classes."""
-    where, notes = f"dataset.label_column={spec.label_column}", []
-    missing = [name for name in names if name in _MISSING_WORDS]
-    if missing:
-        notes.append(f"{where}: {', '.join(missing)} is a class (if it stands for no value, leave the field empty)")
+    where, notes = f"dataset.label_column={spec.label_column}", list(_like_missing(names, spec))
     fractions = [name for name in names if re.fullmatch(r"-?[0-9]+[.,][0-9]+", name)]
     if fractions and spec.label_names is None:
         notes.append(
@@ -364,7 +368,7 @@ def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[s
             + (f" (dataset.label_separator={spec.label_separator!r})" if len(found) < 2 else "")
         )
     separator = spec.label_separator
-    notes = _alike(found, spec.label_column) + _like_lists(found, spec)
+    notes = _alike(found, spec.label_column) + _like_lists(found, spec) + _like_missing(found, spec)
     other = next((name for name in found for sign in _SEPARATORS if sign in name), None)
     if other is not None:
         notes += (f"{where}: the class {other!r} is one: dataset.label_separator is {separator!r}, and parts texts",)

@@ -11,7 +11,7 @@ from typing import Any
 
 from frostline.errors import DataError
 
-_LIKE_A_LIST = re.compile(r"\[\s*(?:['\"\]]|-?[0-9])|\(\s*['\"]")
+_LIKE_A_LIST = re.compile(r"\[\s*(?:['\"\]]|-?[0-9]|(?i:true|false)\b)|\(\s*['\"]")
 """A bracket and a text, a number or the other bracket: `[PAD]` is a word."""
 
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
