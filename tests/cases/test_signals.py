@@ -51,7 +51,8 @@ def ends_within(process: subprocess.Popen[str], signum: int) -> None:
         os.kill(process.pid, signum)
     began = time.monotonic()
     out, err = process.communicate(timeout=30)
-    assert time.monotonic() - began < LIMIT_S + 0.5  # a busy machine
+    # On a busy machine a process takes seconds to end; what waits for another one would take five and more.
+    assert time.monotonic() - began < LIMIT_S + 2.0
     assert process.returncode in {128 + signum, -signum}, (out, err)
 
 

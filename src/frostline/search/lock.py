@@ -94,6 +94,8 @@ def _held_file(url: str, name: str) -> Iterator[None]:
         lock = FileLock(f"{path}.{hashlib.sha256(name.encode()).hexdigest()[:8]}.parent")
         way = "one command at a time works on a sweep; wait for it, or give sweep.name=ANOTHER"
     try:
+        if not url.startswith("sqlite") and not path.parent.is_dir():
+            raise UserError(f"sweep.storage={url}: can't be opened: there is no folder {path.parent}")
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
