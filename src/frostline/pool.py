@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from frostline.forking import ProcessStarter
 
@@ -45,6 +45,7 @@ class Kind(StrEnum):
     ERROR = "error"  # the function raised
     DIED = "died"  # the process ended
     TIMEOUT = "timeout"  # no sign of life: the process was killed
+    GONE = "gone"  # the machine that it ran on
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,32 @@ class Event:
     kind: Kind
     key: Any
     value: Any
+
+
+class Workers(Protocol):
+    """Who runs jobs: the processes of a `Pool`, or others like them."""
+
+    @property
+    def free(self) -> int:
+        """How many more jobs they take now."""
+
+    def submit(self, key: Any, payload: Any) -> None:
+        """Gives them a job."""
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        """Returns what happened, waiting for it at most so many seconds."""
+
+    def answer(self, key: Any, value: Any) -> None:
+        """Answers a job's `Channel.ask`."""
+
+    def signal_all(self, signum: int) -> None:
+        """Sends a signal to all jobs."""
+
+    def kill(self) -> None:
+        """Ends all jobs at once."""
+
+    def close(self) -> None:
+        """Ends the workers."""
 
 
 class Channel:
@@ -196,6 +223,11 @@ class Pool:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
 
+    def signal_all(self, signum: int) -> None:
+        """Sends a signal to all jobs' processes."""
+        for key in self.pids():
+            self.signal(key, signum)
+
     def poll(self, timeout_s: float) -> list[Event]:
         """Returns what happened, waiting for it at most `timeout_s` seconds."""
         sources: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
@@ -313,7 +345,7 @@ def _work(connection: Connection, function: str, warm: str | None, log: str | No
     sys.path[:] = list(dict.fromkeys(path))
     if warm is not None:
         with contextlib.suppress(Exception):  # what is wrong with it will show in the first job
-            _resolve(warm)()
+            resolve(warm)()
     channel = Channel(connection)
     while True:
         try:
@@ -324,7 +356,7 @@ def _work(connection: Connection, function: str, warm: str | None, log: str | No
             return
         kind, value = Kind.DONE, None
         try:
-            value = _resolve(function)(payload, channel)
+            value = resolve(function)(payload, channel)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the next job must find a worker
             with contextlib.suppress(OSError):
                 traceback.print_exc()
@@ -346,7 +378,8 @@ def _work(connection: Connection, function: str, warm: str | None, log: str | No
             return
 
 
-def _resolve(name: str) -> Callable[..., Any]:
+def resolve(name: str) -> Callable[..., Any]:
+    """Returns what `module:name` names."""
     module, _, attribute = name.partition(":")
     function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
     return function

@@ -378,6 +378,37 @@ class RuntimeSpec:
         require(0 <= workers <= 1024, "runtime.loader_workers", workers, "0 to 1024")
 
 
+class Engine(StrEnum):
+    """Who runs the trials of a sweep."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RaySpec:
+    """What the trials of a sweep ask of a Ray cluster. `runtime.ray`; not part of what a run is.
+
+    Attributes:
+        address: `auto` finds the cluster of this machine; `HOST:PORT` or `ray://HOST:PORT` names one; None starts one.
+        cpus_per_trial: Cores of a trial, which it trains on as threads; None: `runtime.threads`, or one.
+        memory_per_trial: Bytes of memory that Ray keeps free for a trial; None: it does not look at memory.
+        shared: Whether a file system that nodes share with this machine is used; else files are always sent.
+    """
+
+    address: str | None
+    cpus_per_trial: int | None
+    memory_per_trial: float | None
+    shared: bool
+
+    def __post_init__(self) -> None:
+        cpus, memory = self.cpus_per_trial, self.memory_per_trial
+        require(cpus is None or 1 <= cpus <= 1024, "runtime.ray.cpus_per_trial", cpus, "1 to 1024, or null")
+        ok = memory is None or (finite(memory) and memory >= 1)
+        require(ok, "runtime.ray.memory_per_trial", memory, "a number of bytes, or null")
+        require(self.address != "", "runtime.ray.address", "''", "auto, HOST:PORT, ray://HOST:PORT, or null")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackingSpec:
     """Where runs are recorded besides their folders. `conf/tracking/`. Not part of what a run is.

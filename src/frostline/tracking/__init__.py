@@ -17,7 +17,7 @@ from frostline.tracking.client import (
 from frostline.tracking.dead import reconcile
 from frostline.tracking.describe import Child
 from frostline.tracking.recorder import MlflowRecorder
-from frostline.tracking.replay import OtherStoreError, Replay
+from frostline.tracking.replay import OtherStoreError, Replay, publish_run
 from frostline.tracking.spool import pending
 from frostline.tracking.sweep import SweepRun
 
@@ -35,6 +35,7 @@ __all__ = [
     "fetch_files",
     "pending",
     "preload",
+    "publish_run",
     "reconcile",
     "recorded_folder",
     "recorded_run",

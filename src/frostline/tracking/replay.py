@@ -124,6 +124,20 @@ class Replay:
         return recorder.bury(result, _start(folder, spec, result))
 
 
+def publish_run(tracking: TrackingSpec, spec: RunSpec, folder: Path, result: RunResult, child: Child) -> None:
+    """Records a run that has ended elsewhere, from its folder; the store's troubles are told, and kept for later.
+
+    Args:
+        tracking: Where.
+        spec: Of the run.
+        folder: Its folder on this machine.
+        result: How it ended.
+        child: Its place in a sweep.
+    """
+    recorder = MlflowRecorder(tracking, spec, folder, child=child, reopen=True)
+    recorder.bury(result, _start(folder, spec, result))
+
+
 def _missed(folder: Path) -> dict[str, Any]:
     missed = spool.kept(folder)
     if missed is None or missed.get("kind") not in {"run", "sweep"} or not isinstance(missed.get("tracking"), dict):

@@ -19,6 +19,7 @@ from frostline.cli.preflight import preflight
 from frostline.cli.sweeping.ending import answer_for, conclude
 from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.executors import (
+    RELOCATE,
     RUN_TRIAL,
     TEMPLATE,
     WARM,
@@ -26,6 +27,7 @@ from frostline.cli.sweeping.executors import (
     PoolExecutor,
     Runs,
     gpus_for,
+    local_inputs,
     slot_env,
 )
 from frostline.cli.sweeping.folder import (
@@ -41,7 +43,9 @@ from frostline.cli.sweeping.opening import earlier_points, for_batches, renamed,
 from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.recovery import behind, merged, notes_of, recover
+from frostline.cli.sweeping.trial import TrialJob, is_reached_from_elsewhere, publish
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
+from frostline.cluster import ClusterPool, Settings, open_pool
 from frostline.errors import (
     MACHINE_WAY_OUT,
     MachineError,
@@ -52,7 +56,7 @@ from frostline.errors import (
     visible,
 )
 from frostline.point import Outcome, Point, State
-from frostline.pool import Pool
+from frostline.pool import Pool, Workers
 from frostline.provenance import num_cores, redact
 from frostline.record import LOG_FILE, MODEL_FOLDER, check_files
 from frostline.result import RESULT_FILE, RunResult, Status
@@ -61,6 +65,7 @@ from frostline.search import (
     Ended,
     Executor,
     Journal,
+    Key,
     LockLostError,
     Study,
     Summary,
@@ -70,7 +75,7 @@ from frostline.search import (
     search,
     storage_trouble,
 )
-from frostline.spec import Direction, KeepModels, Params, Progress, SamplerName
+from frostline.spec import DEPTH_KEY, Device, Direction, Engine, KeepModels, Params, Progress, SamplerName
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -181,7 +186,7 @@ class _Course:
         self._maximize = training.direction is Direction.MAXIMIZE
         self._signals = _Signals()
         self._run: SweepRun | None = None
-        self._pool: Pool | None = None
+        self._pool: Workers | None = None
         self._warned: set[str] = set()
         self._check_lock: Callable[[], None] = lambda: None
 
@@ -196,9 +201,10 @@ class _Course:
 
         sweep, plan = self._sweep, self._sweep.plan
         base_total = plan.n_trials if plan.n_trials is not None else len(queue)
-        gpus = gpus_for(sweep.job) if self._launcher is None else []
+        is_local = sweep.job.engine is Engine.LOCAL
+        gpus = gpus_for(sweep.job) if self._launcher is None and is_local else []
         slots = sweep.job.slots or max(1, len(gpus))
-        threads = sweep.job.run.runtime.threads or (max(1, num_cores() // slots) if self._launcher is None else None)
+        threads = self._threads(slots)
         bar = self._wants_bar()
         for notice in sweep.notices:
             print(f"note: {notice}", file=sys.stderr, flush=True)
@@ -206,6 +212,7 @@ class _Course:
             self._run = SweepRun(sweep.job.tracking, plan.name, self._folder.folder, self._params())
             runs = Runs(sweep, self._compose, self._folder, threads)
             executor = self._executor(runs, slots, threads or 1, gpus)
+            slots = self._pool.num_slots if isinstance(self._pool, ClusterPool) else slots
             try:
                 study = self._open_study(queue, warm_points)
                 total = base_total + study.num_extra
@@ -240,6 +247,13 @@ class _Course:
                     f"sweep.storage: {trouble}; what was trained is kept, and the same command goes on with it"
                 ) from error
 
+    def _threads(self, slots: int) -> int | None:
+        """Returns the CPU threads of a trial; None leaves it to a launcher's job."""
+        job, given = self._sweep.job, self._sweep.job.run.runtime.threads
+        if job.engine is Engine.RAY:
+            return job.ray.cpus_per_trial or given or 1
+        return given or (max(1, num_cores() // slots) if self._launcher is None else None)
+
     # -- starting ----------------------------------------------------------------------------------------------------
 
     def _executor(self, runs: Runs, slots: int, threads: int, gpus: Sequence[str]) -> Executor:
@@ -247,9 +261,11 @@ class _Course:
         run = self._run
         if self._launcher is not None:
             return BatchExecutor(self._launcher, slots, self._sweep, runs, lambda: run.run_id)
+        if self._sweep.job.engine is Engine.RAY:
+            return self._on_cluster(runs, threads)
         logs = self._folder.folder / WORKERS_FOLDER
         logs.mkdir(exist_ok=True)
-        self._pool = Pool(
+        pool = self._pool = Pool(
             slots,
             RUN_TRIAL,
             warm=WARM,
@@ -259,8 +275,36 @@ class _Course:
             hang_s=self._sweep.plan.trial_timeout_s,
             template=TEMPLATE,
         )
-        self._stack.enter_context(self._pool)
-        return PoolExecutor(self._pool, self._sweep, runs, lambda: run.run_id, self._warn, slots * threads)
+        self._stack.enter_context(pool)
+        return PoolExecutor(pool, self._sweep, runs, lambda: run.run_id, self._warn, slots * threads)
+
+    def _on_cluster(self, runs: Runs, threads: int) -> PoolExecutor:
+        job, plan, folder = self._sweep.job, self._sweep.plan, self._folder.folder
+        assert self._run is not None
+        run = self._run
+        settings = Settings(
+            address=job.ray.address, slots=job.slots, cpus=threads, memory_bytes=job.ray.memory_per_trial,
+            gpus=0.0 if job.run.runtime.device is Device.CPU else job.gpus_per_trial, shared=job.ray.shared,
+        )  # fmt: skip
+
+        def name_of(key: Key) -> str:
+            number, seed = key
+            target = self._folder.point_folder(number) if seed is None else runs.folder_of(number, seed)
+            return target.relative_to(folder).as_posix()
+
+        def settled(key: Key, trial: TrialJob) -> None:
+            if pool.is_remote(key) and not is_reached_from_elsewhere(job.tracking.uri):
+                publish(trial)
+
+        pool = self._stack.enter_context(
+            open_pool(
+                settings, local_inputs, name_of, lambda trial: trial.params.get(DEPTH_KEY), folder=folder,
+                function=RUN_TRIAL, relocate=RELOCATE, warm=WARM, template=TEMPLATE,
+                env=slot_env(2, threads, [])(0), hang_s=plan.trial_timeout_s,
+            )
+        )  # fmt: skip
+        self._pool = pool
+        return PoolExecutor(pool, self._sweep, runs, lambda: run.run_id, self._warn, None, settled)
 
     def _open_study(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> Study:
         plan = self._sweep.plan

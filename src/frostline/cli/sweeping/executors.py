@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from frostline import assets
 from frostline.advisor import race_rows
 from frostline.cli.sweeping.folder import POINT_FILE, SweepFolder
 from frostline.cli.sweeping.inputs import Inputs
@@ -28,18 +29,19 @@ from frostline.config import Job, decode_job
 from frostline.errors import MACHINE_WAY_OUT, SpecError, UserError
 from frostline.files import write_atomically
 from frostline.point import Outcome, State, label
-from frostline.pool import Event, Kind, Pool
+from frostline.pool import Event, Kind, Workers
 from frostline.provenance import redact
 from frostline.record import CHILD_FILE, RUN_FILE, Sharing
 from frostline.result import Cause, RunResult, Status
 from frostline.search import Ended, Key, Reported, Task
 from frostline.search import Event as SearchEvent
-from frostline.spec import DEPTH_KEY, Device, Params, Progress, PrunerName, Value
+from frostline.spec import DEPTH_KEY, Device, Format, Params, Progress, PrunerName, Source, Value
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
 
 _POLL_S = 0.2
+RELOCATE = "frostline.cli.sweeping.trial:relocated"
 RUN_TRIAL = "frostline.cli.sweeping.trial:run_trial"
 WARM = "frostline.cli.sweeping.trial:warm"
 TEMPLATE = "frostline.cli.sweeping.template"
@@ -187,19 +189,22 @@ class PoolExecutor:
         runs: Tasks -> runs.
         parent: MLflow run id of the sweep, known once it has begun.
         warn: Told of a worker's warnings.
-        threads: CPU threads of all slots together.
+        threads: CPU threads of all slots together; None: each computes on its own.
+        settled: Told of each trial that has come to an end.
     """
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Workers,
         sweep: Sweep,
         runs: Runs,
         parent: Callable[[], str | None],
         warn: Callable[[str], None],
-        threads: int,
+        threads: int | None,
+        settled: Callable[[Key, TrialJob], None] = lambda _key, _trial: None,
     ) -> None:
         self._pool = pool
+        self._settled = settled
         self._sweep = sweep
         self._runs = runs
         self._parent = parent
@@ -257,18 +262,23 @@ class PoolExecutor:
             return [Reported(number=number, step=event.value.step, value=event.value.value, seed=seed)]
         if event.kind is Kind.DONE:
             assert isinstance(event.value, TrialEnd)
+            self._settled(event.key, self._trials[event.key])
             return [self._runs.checked(number, self._trials[event.key].params, event.value, seed)]
-        if self._stopping and event.kind is Kind.DIED:  # the signal came between two runs
+        if self._stopping and event.kind in {Kind.DIED, Kind.GONE}:  # the signal came between two runs
             return [Ended(number=number, outcome=None, seed=seed)]
         reason = str(event.value)
+        if event.kind is Kind.GONE:  # as often as need be: it says nothing of the trial
+            self._retry(event.key, reason)
+            return []
         if event.kind is Kind.DIED and event.key not in self._retried:
             self._retry(event.key, reason)
             return []
         record_lost(self._trials[event.key], reason)
+        self._settled(event.key, self._trials[event.key])
         return [Ended(number=number, outcome=Outcome(state=State.FAILED, reason=reason), seed=seed)]
 
     def _retry(self, key: Key, reason: str) -> None:
-        """Gives a trial whose process died to another one, once: it goes on from its last checkpoint."""
+        """Gives a trial whose process died to another one: it goes on from its last checkpoint."""
         self._retried.add(key)
         trial = self._trials[key] = replace(self._trials[key], note=f"{reason}: trained again from its last checkpoint")
         self._warn(f"warning: #{trial.number} {trial.name}: {trial.note}")
@@ -282,8 +292,48 @@ class PoolExecutor:
     def stop(self) -> None:
         """See `Executor`."""
         self._stopping = True
-        for key in self._pool.pids():
-            self._pool.signal(key, self.stop_signal)
+        self._pool.signal_all(self.stop_signal)
+
+
+def local_inputs(trial: TrialJob) -> dict[str, Path]:
+    """Returns the local files that a trial reads, by the path in the config; of plugins by `plugin:NAME`.
+
+    Raises:
+        UserError: It reads some that can't be sent to another machine.
+    """
+    found: dict[str, Path] = {}
+    for spec in (run.job.run for run in trial.runs):
+        if spec.runtime.num_processes > 1:
+            raise UserError(
+                "runtime.num_processes: on a node that does not share this machine's file system a trial takes one"
+            )
+        if spec.model.source is Source.PATH:
+            found[spec.model.location] = assets.model_folder(spec.model)
+        for data in (spec.dataset, *spec.dataset.also_evaluate):
+            if data.source is Source.HUB and Path(data.location).exists():
+                raise UserError(f"dataset.location={data.location}: a local copy of a hub data set needs a file system "
+                                "that all nodes share")  # fmt: skip
+            if data.source is not Source.PATH:
+                continue
+            path = assets.data_file(data)
+            if data.is_image and path.is_file() and data.format is not Format.PIXELS:
+                raise UserError(f"dataset.location={data.location}: a table of images needs a file system that all "
+                                "nodes share; Parquet with the images in it, or a folder, does not")  # fmt: skip
+            found[data.location] = path
+            for key, other in data.other_files().items():
+                found[other] = assets.local_file(other, key, folder=data.is_image)
+    for name in trial.runs[0].job.plugins:
+        found |= _plugin(name)
+    return found
+
+
+def _plugin(name: str) -> dict[str, Path]:
+    """Returns the file or package of a plugin that lies in the current folder; others are installed on all nodes."""
+    first = name.partition(".")[0]
+    for path in (Path.cwd() / f"{first}.py", Path.cwd() / first):
+        if path.exists():
+            return {f"plugin:{first}": path}
+    return {}
 
 
 class BatchExecutor:

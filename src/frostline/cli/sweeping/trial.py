@@ -8,11 +8,14 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline import assets
 from frostline.cli.run import configure_logging
 from frostline.config import Job, spec_from_json
 from frostline.errors import MACHINE_WAY_OUT, MachineError, UserError, machine_trouble
@@ -79,6 +82,7 @@ class TrialJob:
         sharing: What the sweep's runs have in common.
         replicate: The seed, if this is a further one of a finished point.
         note: What is known of an earlier attempt, for the record.
+        places: Where local files lie for whoever trains it, by the path in the config; None: at that path.
     """
 
     number: int
@@ -93,6 +97,7 @@ class TrialJob:
     sharing: Sharing
     replicate: int | None = None
     note: str | None = None
+    places: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +191,9 @@ def run_trial(trial: TrialJob, channel: Channel) -> TrialEnd:
         channel: To the parent.
     """
     configure_logging()
+    places = trial.places or {}
+    assets.set_places(places)
+    sys.path += [str(Path(place).parent) for given, place in places.items() if given.startswith("plugin:")]
     handler = _ToParent(channel)
     logging.getLogger("frostline").addHandler(handler)
     try:
@@ -201,6 +209,47 @@ def run_trial(trial: TrialJob, channel: Channel) -> TrialEnd:
         return TrialEnd(outcome=None, fatal=f"{trouble}; {MACHINE_WAY_OUT}", machine=True)
     finally:
         logging.getLogger("frostline").removeHandler(handler)
+
+
+def relocated(trial: TrialJob, cwd: Path, here: Path, there: Path, places: Mapping[str, str]) -> TrialJob:
+    """Returns a trial as it is to be trained on a machine that does not see this one's files.
+
+    A store of MLflow on this machine is out of reach there: the parent records the trial when it has ended.
+
+    Args:
+        trial: As the parent has it.
+        cwd: The parent's current folder.
+        here: The sweep's folder on the parent's machine.
+        there: Its counterpart on the other one.
+        places: Where local files lie there, by the path in the config.
+    """
+
+    def moved(run: SeedRun) -> SeedRun:
+        tracking = run.job.tracking
+        if tracking.enabled and not is_reached_from_elsewhere(tracking.uri):
+            tracking = replace(tracking, enabled=False)
+        folder = there / (cwd / run.folder).relative_to(here)
+        return replace(run, folder=folder, job=replace(run.job, tracking=tracking))
+
+    return replace(trial, runs=tuple(map(moved, trial.runs)), places=places)
+
+
+def is_reached_from_elsewhere(uri: str) -> bool:
+    """Returns whether a tracking URI names a server, not files of this machine."""
+    return "://" in uri and not uri.startswith(("sqlite:", "file:"))
+
+
+def publish(trial: TrialJob) -> None:
+    """Records the runs of a trial in MLflow, from their folders: where they were trained the store is out of reach."""
+    from frostline.tracking import publish_run
+
+    for seed_run in trial.runs:
+        if seed_run.job.tracking.enabled:
+            spec, note = adopt_retry(seed_run)
+            with suppress(UserError):  # it was not trained, as its sweep was stopped
+                result = RunResult.read(seed_run.folder)
+                child = child_of(trial, spec.seed, retried=note)
+                publish_run(seed_run.job.tracking, spec, seed_run.folder, result, child)
 
 
 def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:

@@ -1,0 +1,5 @@
+"""Trials on the nodes of a Ray cluster. Nothing but the cluster is shared: files go to the nodes and come back."""
+
+from frostline.cluster.pool import ClusterPool, Settings, open_pool
+
+__all__ = ["ClusterPool", "Settings", "open_pool"]

@@ -1,0 +1,253 @@
+"""A slot on a node of the cluster: a warm worker process there, its files, and what the parent is told of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from frostline.assets import home
+from frostline.cluster.transfer import Piece, Sent, Stamp, pieces, remove, stamps, write
+from frostline.pool import Event, Kind, Pool, resolve
+
+_SCAN_S = 1.0
+"""How often the folder of what runs is looked through for what the parent lacks."""
+
+_STEP_S = 0.05
+_AT_ONCE = 8
+"""So many pieces come back in one answer: 64 MiB of the object store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotSettings:
+    """What a slot needs to know.
+
+    Attributes:
+        study: Names the sweep on the node.
+        folder: The sweep's, on the parent's machine.
+        token: Name of a file in it: who sees that sees the parent's file system.
+        cwd: The parent's current folder.
+        function: See `Pool`.
+        relocate: `module:name` of what adapts a job to the node: `f(job, the parent's current folder, the sweep's folder
+            there, its counterpart here, where local files lie here)`.
+        warm: See `Pool`.
+        template: See `Pool`.
+        env: Variables of the worker.
+        hang_s: See `Pool`.
+    """
+
+    study: str
+    folder: Path
+    token: str
+    cwd: Path
+    function: str
+    relocate: str
+    warm: str
+    template: str | None
+    env: Mapping[str, str]
+    hang_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What a node says of itself.
+
+    Attributes:
+        host: Its name.
+        versions: Of Python and of what computes.
+        is_shared: Whether it sees the parent's folders.
+    """
+
+    host: str
+    versions: dict[str, str]
+    is_shared: bool
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that decide what a trial computes."""
+    names = ("frostline", "torch", "transformers", "tokenizers", "datasets")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+class Slot:
+    """One slot. Its methods return at once, but for `poll`; a thread of its own owns the worker process.
+
+    Args:
+        settings: What to run, and where.
+    """
+
+    def __init__(self, settings: SlotSettings) -> None:
+        self._settings = settings
+        self._is_shared = (settings.folder / settings.token).is_file()
+        self._root = home() / "cluster" / settings.study
+        self._commands: queue.Queue[Callable[[Pool], None]] = queue.Queue()
+        self._news: queue.Queue[Event | Piece] = queue.Queue(maxsize=4 * _AT_ONCE)
+        self._sent: Sent | None = None
+        self._ended = threading.Event()
+        self._broken: BaseException | None = None
+        self._places: dict[str, str] = {}
+        cwd = settings.cwd if self._is_shared else self._root / "cwd"
+        cwd.mkdir(parents=True, exist_ok=True)
+        os.chdir(cwd)
+        self._thread = threading.Thread(target=self._live, args=(cwd,), name="frostline-slot", daemon=True)
+        self._thread.start()
+
+    def about(self) -> About:
+        """Returns what the parent wants to know before it sends anything."""
+        return About(host=socket.gethostname(), versions=versions(), is_shared=self._is_shared)
+
+    # -- files -------------------------------------------------------------------------------------------------------
+
+    def lacks(self, inputs: Mapping[str, str], names: Mapping[str, str]) -> list[str]:
+        """Returns which inputs are not on the node yet.
+
+        Args:
+            inputs: sha256 by path, as in `Inputs.digests`.
+            names: Of the file or folder itself, by path.
+        """
+        if self._is_shared:
+            return []
+        self._places |= {given: str(self._input(digest) / names[given]) for given, digest in inputs.items()}
+        return [given for given, digest in inputs.items() if not (self._input(digest) / ".complete").exists()]
+
+    def put_input(self, digest: str, parts: list[Piece], is_last: bool) -> None:
+        """Writes parts of an input."""
+        for part in parts:
+            write(self._input(digest), part)
+        if is_last:
+            (self._input(digest) / ".complete").touch()
+
+    def _input(self, digest: str) -> Path:
+        return self._root.parent / "inputs" / digest[:32]
+
+    def files(self, name: str) -> dict[str, Stamp]:
+        """Returns what the node has of a trial's folder."""
+        return {} if self._is_shared else stamps(self._trial(name))
+
+    def put(self, name: str, parts: list[Piece]) -> None:
+        """Writes parts of files into a trial's folder."""
+        for part in parts:
+            write(self._trial(name), part)
+
+    def fetch(self, name: str, below: str, skip: int) -> list[Piece]:
+        """Returns parts of the files below a folder of a trial's, in a fixed order, from one on; none: that was all.
+
+        Args:
+            name: Of the trial.
+            below: Folder in it, as `model`.
+            skip: How many parts were had before.
+        """
+        folder = self._trial(name)
+        wanted = sorted(each for each in stamps(folder, models=True) if each.startswith(f"{below}/"))
+        found: list[Piece] = []
+        for number, part in enumerate(pieces(folder, wanted)):
+            if number >= skip + _AT_ONCE:
+                break
+            if number >= skip:
+                found.append(part)
+        return found
+
+    def _trial(self, name: str) -> Path:
+        return (self._settings.folder if self._is_shared else self._root) / name
+
+    # -- the worker --------------------------------------------------------------------------------------------------
+
+    def submit(self, name: str, job: Any) -> None:
+        """Begins a job.
+
+        Args:
+            name: Of its folder.
+            job: Picklable.
+        """
+
+        def begin(pool: Pool) -> None:
+            adapted = job
+            if not self._is_shared:
+                folder = self._trial(name)
+                folder.mkdir(parents=True, exist_ok=True)
+                self._sent = Sent(folder, stamps(folder))
+                adapted = resolve(self._settings.relocate)(
+                    job, self._settings.cwd, self._settings.folder, self._root, self._places
+                )
+            pool.submit(name, adapted)
+
+        self._commands.put(begin)
+
+    def answer(self, name: str, value: Any) -> None:
+        """Answers the job's question."""
+        self._commands.put(lambda pool: pool.answer(name, value))
+
+    def signal(self, signum: int) -> None:
+        """Sends a signal to the worker."""
+        self._commands.put(lambda pool: pool.signal_all(signum))
+
+    def poll(self, wait_s: float) -> list[Event | Piece]:
+        """Returns what happened, in its order, after a while at most; a job's end comes behind all of its files.
+
+        Raises:
+            RuntimeError: The slot can't go on, as where the node's disk is full.
+        """
+        found: list[Event | Piece] = []
+        if self._broken is not None:
+            raise RuntimeError(f"{type(self._broken).__name__}: {self._broken}") from self._broken
+        with suppress(queue.Empty):
+            found.append(self._news.get(timeout=wait_s))
+            while len(found) < _AT_ONCE:
+                found.append(self._news.get_nowait())
+        return found
+
+    def close(self, *, forget: bool) -> None:
+        """Ends the worker.
+
+        Args:
+            forget: Whether what the node holds of the sweep goes, too.
+        """
+        self._ended.set()
+        self._thread.join(20)
+        if forget and not self._is_shared:
+            remove(self._root)
+
+    def _live(self, cwd: Path) -> None:
+        try:
+            self._work(cwd)
+        except BaseException as error:  # of the disk, or a bug: the parent is told by the next `poll`
+            self._broken = error
+            raise
+
+    def _work(self, cwd: Path) -> None:
+        settings = self._settings
+        logs = self._trial("workers") / f"{socket.gethostname()}-{os.getpid()}"
+        logs.mkdir(parents=True, exist_ok=True)
+        pool = Pool(
+            1, settings.function, warm=settings.warm, env=lambda _slot: settings.env, path=[str(cwd)],
+            hang_s=settings.hang_s, template=settings.template, log_dir=logs,
+        )  # fmt: skip
+        scanned = 0.0
+        with pool:
+            while not self._ended.is_set():
+                with suppress(queue.Empty):
+                    while True:
+                        self._commands.get_nowait()(pool)
+                events = pool.poll(_STEP_S)
+                if self._sent is not None and (events or time.monotonic() - scanned > _SCAN_S):
+                    scanned = time.monotonic()
+                    self._tell(*self._sent.changes())
+                self._tell(*events)
+                if any(event.kind is not Kind.MESSAGE for event in events):
+                    self._sent = None
+
+    def _tell(self, *news: Event | Piece) -> None:
+        for each in news:
+            while not self._ended.is_set():
+                with suppress(queue.Full):  # the parent takes its time; the worker is not held up by it
+                    self._news.put(each, timeout=0.5)
+                    break

@@ -1,0 +1,415 @@
+"""The slots of a sweep on a Ray cluster, seen from its parent: placed by Ray, filled with jobs, lost with nodes."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from frostline.cluster.node import About, Slot, SlotSettings, versions
+from frostline.cluster.transfer import Inputs, Piece, input_pieces, pieces, stamps, write
+from frostline.errors import MachineError, UserError
+from frostline.pool import Event, Kind
+
+log = logging.getLogger(__name__)
+
+_POLL_S = 2.0
+"""How long a slot waits for news before it says that there are none."""
+
+_LOOK_S = 2.0
+"""How often the cluster is looked at for nodes that came or went."""
+
+_KNOCK_S = 5.0
+_REPLY_S = 120.0
+"""How long an answer of a node that lives is waited for (assumed: moving a checkpoint takes seconds)."""
+
+_BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a sweep asks of the cluster.
+
+    Attributes:
+        address: Of Ray: `auto`, `HOST:PORT`, `ray://HOST:PORT`; None starts a cluster on this machine.
+        slots: Trials side by side; None: as many as fit on the nodes, also on those that come later.
+        cpus: Cores of a trial.
+        gpus: GPUs of a trial, a part of one too; None: one, if the cluster has any.
+        memory_bytes: Memory of a trial, as Ray counts it; None: it is not asked for.
+        shared: Whether a file system that a node shares with the parent is used.
+    """
+
+    address: str | None
+    slots: int | None
+    cpus: float
+    gpus: float | None
+    memory_bytes: float | None
+    shared: bool
+
+
+@dataclass
+class _Placed:
+    """A slot: asked for, then ready, then busy or idle."""
+
+    actor: Any
+    asked: Any
+    about: About | None = None
+    key: Any = None
+    name: str = ""
+    pending: Any = None
+    held: set[str] = field(default_factory=set)
+    near: set[Any] = field(default_factory=set)
+
+    @property
+    def is_idle(self) -> bool:
+        return self.about is not None and self.key is None
+
+
+@contextmanager
+def open_pool(
+    settings: Settings,
+    inputs_of: Callable[[Any], Mapping[str, Path]],
+    name_of: Callable[[Any], str],
+    near_of: Callable[[Any], Any],
+    **slot: Any,
+) -> Iterator[ClusterPool]:
+    """Joins the cluster, or starts one, within the context.
+
+    Args:
+        settings: What is asked of it.
+        inputs_of: Payload of a job -> the local files that it reads, by the path in the config.
+        name_of: Key of a job -> its folder, relative to the sweep's.
+        near_of: Payload of a job -> what makes a node that had it before the better one, as the frozen depth.
+        **slot: Of `SlotSettings`: folder, function, relocate, warm, template, env, hang_s.
+
+    Raises:
+        UserError: Ray is missing, the cluster does not answer, or no node has what a trial asks for.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("runtime.engine=ray: Ray is not installed: pip install 'frostline[ray]'") from error
+    _join(ray, settings)
+    try:
+        pool = ClusterPool(ray, settings, inputs_of, name_of, near_of, **slot)
+        try:
+            yield pool
+        finally:
+            pool.close()
+    finally:
+        ray.shutdown()
+
+
+def _join(ray: Any, settings: Settings) -> None:
+    address = settings.address
+    host = urlsplit(address if address is None or "://" in address else f"//{address}")
+    if address not in {None, "auto", "local"}:
+        try:
+            socket.create_connection((str(host.hostname), host.port or 6379), _KNOCK_S).close()
+        except OSError as error:
+            why = error.strerror or error
+            raise UserError(f"runtime.ray.address={address}: does not answer ({why})") from error
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without GPUs asked for, none is hidden
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    started = {"include_dashboard": False} if address is None else {}
+    try:
+        ray.init(
+            address="local" if address is None else address, log_to_driver=False, logging_level=logging.ERROR, **started
+        )
+    except Exception as error:  # of Ray, gRPC or the operating system, whoever is first
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"runtime.ray.address={address}: can't be joined: {why}") from error
+
+
+class ClusterPool:
+    """See `Workers`. Made by `open_pool`."""
+
+    def __init__(
+        self,
+        ray: Any,
+        settings: Settings,
+        inputs_of: Callable[[Any], Mapping[str, Path]],
+        name_of: Callable[[Any], str],
+        near_of: Callable[[Any], Any],
+        **slot: Any,
+    ) -> None:
+        self._ray = ray
+        if settings.gpus is None:
+            settings = replace(settings, gpus=float(ray.cluster_resources().get("GPU", 0) > 0))
+        self._settings = settings
+        self._inputs = Inputs()
+        self._inputs_of = inputs_of
+        self._name_of = name_of
+        self._near_of = near_of
+        self._folder: Path = slot["folder"].absolute()
+        self._token = f".seen-{uuid.uuid4().hex}"
+        self._slot = SlotSettings(
+            study=uuid.uuid5(uuid.NAMESPACE_URL, f"{socket.gethostname()}{self._folder}").hex, token=self._token,
+            cwd=Path.cwd(), **{**slot, "folder": self._folder},
+        )  # fmt: skip
+        self._placed: list[_Placed] = []
+        self._waiting: list[tuple[Any, Any]] = []
+        self._remote: dict[Any, bool] = {}
+        self._next_look = 0.0
+        self._fits = 0
+        self._is_closing = False
+        if settings.shared:
+            (self._folder / self._token).touch()
+        self._make = ray.remote(Slot).options(
+            num_cpus=settings.cpus, num_gpus=settings.gpus, memory=settings.memory_bytes, max_concurrency=2,
+            max_restarts=0,
+        )  # fmt: skip
+        self._look()
+        if not self._fits:
+            raise UserError(f"runtime.ray: no node of the cluster has {self._wanted()}; it has {self._there()}")
+
+    # -- Workers -----------------------------------------------------------------------------------------------------
+
+    @property
+    def free(self) -> int:
+        """See `Workers`. Slots that Ray has yet to place count: a job waits for them."""
+        busy = sum(placed.key is not None for placed in self._placed)
+        return max(0, max(1, len(self._placed)) - busy - len(self._waiting))
+
+    @property
+    def num_slots(self) -> int:
+        """How many trials can be trained side by side now."""
+        return max(1, len(self._placed))
+
+    def is_remote(self, key: Any) -> bool:
+        """Whether the node that had a job last lacks the parent's file system."""
+        return self._remote.get(key, False)
+
+    def submit(self, key: Any, payload: Any) -> None:
+        """See `Workers`."""
+        self._waiting.append((key, payload))
+        self._hand_out()
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        """See `Workers`.
+
+        Raises:
+            UserError: A node has other versions than the parent.
+            MachineError: The cluster is gone, or this machine's disk is full.
+        """
+        self._look()
+        events = self._take_ready()
+        self._hand_out()
+        refs = {each.pending: each for each in self._placed if each.pending is not None}
+        if not refs:
+            time.sleep(0.0 if events else min(timeout_s, 0.2))
+            return events
+        ready, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0.0 if events else 0)
+        if not ready and not events:
+            ready, _ = self._ray.wait(list(refs), num_returns=1, timeout=timeout_s)
+        for ref in ready:
+            events += self._hear(refs[ref], ref)
+        return events
+
+    def answer(self, key: Any, value: Any) -> None:
+        """See `Workers`."""
+        for placed in self._placed:
+            if placed.key == key:
+                placed.actor.answer.remote(placed.name, value)
+
+    def signal_all(self, signum: int) -> None:
+        """See `Workers`."""
+        for placed in self._placed:
+            if placed.key is not None:
+                placed.actor.signal.remote(int(signum))
+
+    def bring(self, key: Any, below: str) -> bool:
+        """Brings what a node has below a folder of a trial's, as `model`; returns whether one had it."""
+        name = self._name_of(key)
+        for placed in self._placed:
+            if name not in placed.held or placed.about is None or placed.about.is_shared:
+                continue
+            skip = 0
+            with suppress(self._ray.exceptions.RayError):
+                while parts := self._ask(placed.actor.fetch.remote(name, below, skip)):
+                    for part in parts:
+                        write(self._folder / name, part)
+                    skip += len(parts)
+                if skip:
+                    return True
+        return False
+
+    def kill(self) -> None:
+        """See `Workers`."""
+        for placed in self._placed:
+            self._ray.kill(placed.actor)
+        self._placed = []
+
+    def close(self) -> None:
+        """See `Workers`; what the nodes hold of the sweep goes."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        with suppress(OSError):
+            (self._folder / self._token).unlink(missing_ok=True)
+        ends = [placed.actor.close.remote(forget=True) for placed in self._placed if placed.about is not None]
+        with suppress(Exception):  # whatever is wrong with a node, the others end
+            self._ray.wait(ends, num_returns=len(ends), timeout=30)
+        with suppress(Exception):
+            self.kill()
+
+    # -- slots -------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Asks for slots on what the cluster has now."""
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + _LOOK_S
+        try:
+            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        except Exception as error:  # Ray's own, or gRPC's
+            raise MachineError(f"runtime.engine=ray: the cluster is gone ({type(error).__name__})") from error
+        self._fits = sum(map(self._fit, nodes))
+        wanted = self._settings.slots or self._fits
+        while len(self._placed) < min(wanted, max(1, self._fits)) and not self._is_closing:
+            actor = self._make.remote(self._slot)
+            self._placed.append(_Placed(actor=actor, asked=actor.about.remote()))
+
+    def _fit(self, resources: Mapping[str, float]) -> int:
+        settings = self._settings
+        asked = {"CPU": settings.cpus, "GPU": settings.gpus, "memory": settings.memory_bytes or 0}
+        return min((math.floor(resources.get(key, 0) / number) for key, number in asked.items() if number), default=1)
+
+    def _wanted(self) -> str:
+        settings = self._settings
+        memory = f", {settings.memory_bytes / 1e9:.1f} GB" if settings.memory_bytes else ""
+        return f"{settings.cpus:g} cores and {settings.gpus or 0:g} GPUs{memory} for a trial"
+
+    def _there(self) -> str:
+        found = self._ray.cluster_resources()
+        return f"{found.get('CPU', 0):g} cores and {found.get('GPU', 0):g} GPUs in all"
+
+    def _take_ready(self) -> list[Event]:
+        """Lets slots that Ray has placed take jobs."""
+        asked = {each.asked: each for each in self._placed if each.about is None}
+        if not asked:
+            return []
+        ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0)
+        for ref in ready:
+            placed = asked[ref]
+            try:
+                placed.about = self._ray.get(ref)
+            except self._ray.exceptions.RayTaskError as error:
+                raise UserError(f"runtime.engine=ray: a node can't begin: {_last_line(error)}") from error
+            except self._ray.exceptions.RayError as error:
+                if "ModuleNotFoundError" in str(error):
+                    raise UserError(f"runtime.engine=ray: a node can't begin: {_last_line(error)}") from error
+                log.warning("a node of the cluster was gone before it could begin (%s)", type(error).__name__)
+                self._placed.remove(placed)
+                continue
+            self._check_versions(placed.about)
+            placed.pending = placed.actor.poll.remote(_POLL_S)
+        return []
+
+    def _check_versions(self, about: About | None) -> None:
+        assert about is not None
+        ours = versions()
+        other = {key: (about.versions.get(key), own) for key, own in ours.items() if about.versions.get(key) != own}
+        if other:
+            what = ", ".join(f"{key} {theirs} (here {own})" for key, (theirs, own) in other.items())
+            raise UserError(f"runtime.engine=ray: {about.host} has {what}: its numbers would not be comparable")
+
+    def _hand_out(self) -> None:
+        """Gives jobs that wait to idle slots: to one that has been near, if there is any."""
+        while self._waiting and (idle := [each for each in self._placed if each.is_idle]):
+            key, payload = self._waiting[0]
+            name, near = self._name_of(key), self._near_of(payload)
+            placed = max(idle, key=lambda each: (name in each.held, near in each.near))
+            try:
+                self._send_all(placed, name, payload)
+                self._ask(placed.actor.submit.remote(name, payload))
+            except self._ray.exceptions.RayTaskError as error:  # the node lives, and could not do it
+                assert placed.about is not None
+                raise MachineError(f"{placed.about.host}: {_last_line(error)}") from error
+            except self._ray.exceptions.RayError:
+                self._drop(placed)
+                continue
+            self._waiting.pop(0)
+            self._remote[key] = placed.about is not None and not placed.about.is_shared
+            placed.key, placed.name = key, name
+            placed.held.add(name)
+            placed.near.add(near)
+
+    def _send_all(self, placed: _Placed, name: str, payload: Any) -> None:
+        """Brings a slot's node what it lacks: inputs, and what the trial's folder holds here."""
+        assert placed.about is not None
+        if placed.about.is_shared:
+            return
+        actor = placed.actor
+        for given, path in self._inputs_of(payload).items():
+            self._inputs.add(given, path)
+        names = {given: path.name for given, path in self._inputs.places.items()}
+        for given in self._ask(actor.lacks.remote(self._inputs.digests, names)):
+            digest = self._inputs.digests[given]
+            for batch, is_last in _batched(input_pieces(self._inputs.places[given])):
+                self._ask(actor.put_input.remote(digest, batch, is_last))
+        theirs, ours = self._ask(actor.files.remote(name)), stamps(self._folder / name)
+        gone = [Piece(name=each) for each in theirs.keys() - ours.keys()]
+        if gone:
+            self._ask(actor.put.remote(name, gone))
+        lacking = [each for each, stamp in ours.items() if theirs.get(each) != stamp]
+        for batch, _ in _batched(pieces(self._folder / name, lacking)):
+            self._ask(actor.put.remote(name, batch))
+
+    def _ask(self, ref: Any) -> Any:
+        return self._ray.get(ref, timeout=_REPLY_S)
+
+    def _hear(self, placed: _Placed, ref: Any) -> list[Event]:
+        try:
+            news = self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as error:  # the node lives, and its slot can't go on
+            assert placed.about is not None
+            raise MachineError(f"{placed.about.host}: {_last_line(error)}") from error
+        except self._ray.exceptions.RayError as error:
+            log.info("a slot of the cluster is gone", exc_info=True)
+            key, host = placed.key, placed.about.host if placed.about is not None else "a node"
+            self._drop(placed)
+            self._next_look = 0.0
+            return [] if key is None else [Event(Kind.GONE, key, f"{host} is gone ({type(error).__name__})")]
+        placed.pending = placed.actor.poll.remote(_POLL_S)
+        events = []
+        for each in news:
+            if isinstance(each, Piece):
+                write(self._folder / placed.name, each)
+                continue
+            if placed.key is None:
+                continue
+            events.append(Event(each.kind, placed.key, each.value))
+            if each.kind is not Kind.MESSAGE:
+                placed.key = None
+        return events
+
+    def _drop(self, placed: _Placed) -> None:
+        self._placed = [each for each in self._placed if each is not placed]
+        with suppress(Exception):
+            self._ray.kill(placed.actor)
+
+
+def _batched(parts: Iterator[Piece]) -> Iterator[tuple[list[Piece], bool]]:
+    """Yields parts a few at a time, with whether they are the last ones."""
+    batch: list[Piece] = []
+    for part in parts:
+        if len(batch) == _BATCH:
+            yield batch, False
+            batch = []
+        batch.append(part)
+    yield batch, True
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

@@ -1,0 +1,192 @@
+"""A sweep on a real Ray cluster of several nodes on this machine, which share nothing but the cluster."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from frostline.point import State
+from frostline.result import RunResult
+from tests.e2e.sweep_tools import RUNG, TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
+
+ray = pytest.importorskip("ray")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+PLUGIN = Path(__file__).with_name("sweep_plugin.py")
+ALONE = ("runtime.engine=ray", "runtime.ray.shared=false", "runtime.threads=1")
+
+
+class Nodes:
+    """Nodes of one cluster, each with a home of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._folder = folder
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.nodes = []
+
+    def add(self, cores: int = 1, **env: str):
+        home = self._folder / f"node-{len(self.nodes)}"
+        home.mkdir()
+        everything = {"FROSTLINE_HOME": str(home), "HF_HUB_OFFLINE": "1", **env}
+        self.nodes.append(self.cluster.add_node(num_cpus=cores, env_vars=everything))
+        return self.nodes[-1]
+
+    def lose(self, node) -> None:
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    def at_work(self) -> list[int]:
+        """The processes that train on nodes, known by their current folder."""
+        found = []
+        for link in Path("/proc").glob("[0-9]*/cwd"):
+            with suppress(OSError):
+                if str(link.readlink()).startswith(f"{self._folder}/node-"):
+                    found.append(int(link.parent.name))
+        return found
+
+    @property
+    def address(self) -> str:
+        return f"runtime.ray.address={self.cluster.address}"
+
+
+@pytest.fixture
+def nodes(tmp_path):
+    made = Nodes(tmp_path)
+    yield made
+    made.cluster.shutdown()
+
+
+@pytest.fixture
+def tiny(tiny_overrides):
+    return [
+        *(o for o in tiny_overrides if not o.startswith("optimizer.lr=")), "training.epochs=2",
+        "dataset.train_rows=64",
+    ]  # fmt: skip
+
+
+def table(folder: Path) -> list:
+    return [(p.number, p.params, p.state, p.quality, p.stage) for p in points(folder)]
+
+
+def test_three_nodes_give_the_table_of_one_slot_here(tmp_path, nodes, tiny):
+    for _ in range(3):
+        nodes.add()
+    shared = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=6", *RUNG, "sweep.enqueue=coarse"]
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    here = call(*shared, "runtime.threads=1", "tracking=off", cwd=tmp_path / "here", FROSTLINE_HOME=str(tmp_path / "h"))
+    assert here.returncode == 0, here.stderr
+    there = call(*shared, *ALONE, nodes.address, "runtime.slots=1", cwd=tmp_path / "there", timeout=400)
+    assert there.returncode == 0, there.stderr
+    folder = tmp_path / "there" / "runs" / "lr_x_depth"
+    assert table(folder) == table(tmp_path / "here" / "runs" / "lr_x_depth")
+    for point in points(folder):
+        run = folder / f"{point.number:03d}"
+        assert RunResult.read(run).weights_sha256
+        assert (run / "metrics.jsonl").read_text() == (
+            tmp_path / "here" / "runs" / "lr_x_depth" / run.name / "metrics.jsonl"
+        ).read_text()
+    runs = mlflow_runs(tmp_path / "there")
+    assert sorted(run.info.status for run in runs)[:1] == ["FINISHED"]
+    assert {run.data.tags["frostline.point"] for run in runs if "frostline.point" in run.data.tags} == {
+        str(point.number) for point in points(folder)
+    }
+    assert not [run for run in runs if run.info.status == "RUNNING"]
+    assert not list((tmp_path / "node-0" / "cluster").glob("*/0*"))  # nothing of the sweep is left on the nodes
+
+
+def slow(tmp_path: Path) -> list[str]:
+    """A plugin in the current folder, which no node has."""
+    shutil.copyfile(PLUGIN, tmp_path / PLUGIN.name)
+    return ["plugins=[sweep_plugin]", "optimizer.name=slow"]
+
+
+def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, nodes, tiny):
+    first = nodes.add(SLOW_S="0.4")
+    nodes.add(SLOW_S="0.4")
+    arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=8", *TRIALS_ALONE, "sweep.sampler=random", *ALONE]
+    process = start(*arguments, *slow(tmp_path), nodes.address, cwd=tmp_path)
+    folder = tmp_path / "runs" / "lr_x_depth"
+    wait_for(lambda: len([*folder.glob("[0-9]*/metrics.jsonl")]) >= 3, 200, what="three trials")
+    nodes.lose(first)
+    third = nodes.add(SLOW_S="0.4")
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert "Traceback" not in err
+    assert " is gone (" in err
+    assert "trained again from its last checkpoint" in err
+    found = points(folder)
+    assert [point.number for point in found] == list(range(8))
+    assert {point.state for point in found} == {State.COMPLETE}
+    assert third is not None
+    assert (tmp_path / "node-2" / "cluster" / "inputs").is_dir()  # it was given something to do
+    runs = mlflow_runs(tmp_path)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert sorted(run.data.tags["frostline.point"] for run in runs if "frostline.point" in run.data.tags) == [
+        str(number) for number in range(8)
+    ]
+
+
+def test_a_parent_that_dies_leaves_nobody_and_the_same_command_resumes(tmp_path, nodes, tiny):
+    for _ in range(2):
+        nodes.add(SLOW_S="0.3")
+    arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=6", *RUNG, "sweep.enqueue=coarse", *ALONE]
+    arguments += [*slow(tmp_path), nodes.address]
+    process = start(*arguments, cwd=tmp_path)
+    folder = tmp_path / "runs" / "lr_x_depth"
+    wait_for(lambda: len([*folder.glob("[0-9]*/result.json")]) >= 2, 200, what="two trials")
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not nodes.at_work(), 30, what="the end of the workers")
+    done = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9]*/result.json")}
+    again = call(*arguments, cwd=tmp_path, timeout=400)
+    assert again.returncode == 0, again.stderr
+    assert len(points(folder)) == 6
+    assert {point.state for point in points(folder)} <= {State.COMPLETE, State.PRUNED}
+    promoted = {point.number for point in points(folder) if point.stage == 2}
+    kept = [path for path in done if int(path.parent.name) not in promoted]
+    assert all(path.stat().st_mtime_ns == done[path] for path in kept)  # what had ended is not trained again
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["runtime.gpus_per_trial=1", "runtime.device=auto"],
+            "no node of the cluster has 1 cores and 1 GPUs for a trial; it has 2 cores",
+        ),
+        (["runtime.ray.cpus_per_trial=64"], "no node of the cluster has 64 cores"),
+        (["runtime.ray.address=127.0.0.1:9"], "runtime.ray.address=127.0.0.1:9: does not answer"),
+        (["runtime.ray.cpus_per_trial=0"], "runtime.ray.cpus_per_trial=0: must be 1 to 1024"),
+        (["runtime.engine=dask"], "runtime.engine=dask"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, tiny, words, message):
+    given = ["runtime.engine=ray", "runtime.ray.address=null", "tracking=off", "sweep.n_trials=2"]
+    began = time.monotonic()
+    done = call("sweep", "lr_x_depth", *tiny, *given, *words, cwd=tmp_path, RAY_OVERRIDE_RESOURCES='{"CPU": 2}')
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - began < 60
+
+
+def test_without_ray_it_says_what_to_install(tmp_path, tiny):
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / "ray.py").write_text("raise ImportError('not here')")
+    done = call("sweep", "lr_x_depth", *tiny, "runtime.engine=ray", "tracking=off", cwd=tmp_path,
+                PYTHONPATH=str(tmp_path / "hidden"))  # fmt: skip
+    assert (done.returncode, "pip install 'frostline[ray]'" in done.stderr) == (2, True), done.stderr
