@@ -106,6 +106,9 @@ def test_three_nodes_give_the_table_of_one_slot_here(tmp_path, nodes, tiny):
     }
     assert not [run for run in runs if run.info.status == "RUNNING"]
     assert not list((tmp_path / "node-0" / "cluster").glob("*/0*"))  # nothing of the sweep is left on the nodes
+    assert "again: its model" not in there.stderr  # it was brought from the node that trained it
+    kept = [path.parent.name for path in folder.glob("0*/model")]
+    assert kept == [path.parent.name for path in (tmp_path / "here" / "runs" / "lr_x_depth").glob("0*/model")]
 
 
 def slow(tmp_path: Path) -> list[str]:
@@ -190,3 +193,25 @@ def test_without_ray_it_says_what_to_install(tmp_path, tiny):
     done = call("sweep", "lr_x_depth", *tiny, "runtime.engine=ray", "tracking=off", cwd=tmp_path,
                 PYTHONPATH=str(tmp_path / "hidden"))  # fmt: skip
     assert (done.returncode, "pip install 'frostline[ray]'" in done.stderr) == (2, True), done.stderr
+
+
+def test_on_a_file_system_that_all_see_nothing_is_copied(tmp_path, nodes, tiny):
+    for _ in range(2):
+        nodes.add()
+    done = call(
+        "sweep", "lr_x_depth", *tiny, "sweep.n_trials=3", "sweep.sampler=random", *TRIALS_ALONE, "runtime.engine=ray",
+        nodes.address, "plugins=[sweep_plugin]", "optimizer.name=hungry", cwd=_with_plugin(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [point.state for point in points(tmp_path / "runs" / "lr_x_depth")] == [State.COMPLETE] * 3
+    assert not list(tmp_path.glob("node-*/cluster/*"))
+    assert "out of memory: retried with half the batch" in done.stderr
+    runs = mlflow_runs(tmp_path)
+    assert {run.info.status for run in runs} <= {"FINISHED", "FAILED"}
+    assert sum(run.info.status == "FINISHED" for run in runs) == 4
+
+
+def _with_plugin(folder: Path) -> Path:
+    slow(folder)
+    (folder / "hungry.txt").write_text("")
+    return folder

@@ -28,7 +28,7 @@ ELSEWHERE = {
     "<the same overrides>": "a run that was stopped: test_resume",
     "runtime.num_processes=4": "two are run here",
     "postgresql://": "a server of its own: test_stores",
-    "launcher=ray": "another launcher: test_engines",
+    "runtime.ray.address=": "a cluster: test_cluster",
     "launcher=submitit": "another launcher: test_engines",
 }
 """What is not run here, and why."""

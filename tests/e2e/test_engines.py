@@ -1,4 +1,4 @@
-"""Sweeps on engines that others keep: a local Ray cluster, and submitit as on Slurm, with its local executor."""
+"""Sweeps in batches through submitit, as on Slurm, with its local executor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from frostline.point import State
 from frostline.result import RunResult, Status
 from tests.e2e.services import installed
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
+from tests.e2e.sweep_tools import mlflow_runs, points, start, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -26,28 +26,6 @@ def with_packages(folder: str) -> dict[str, str]:
 def submitit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("submitit")
     return installed(folder, "hydra-submitit-launcher==1.2.0", "submitit==1.5.4")
-
-
-@pytest.fixture(scope="module")
-def ray(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ray")
-    also = ["msgpack==1.2.4", "jsonschema==4.26.0", "jsonschema-specifications==2025.9.1"]
-    also += ["referencing==0.37.0", "rpds-py==2026.9.1"]
-    return installed(folder, "hydra-ray-launcher==1.2.2", "ray==2.55.1", *also)
-
-
-@pytest.mark.timeout(600)
-def test_a_sweep_on_a_local_ray_cluster(tmp_path, tiny_overrides, ray):
-    arguments = [*TRIALS_ALONE, "hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2", "runtime.slots=2"]
-    arguments.append("+hydra.launcher.ray.init.address=local")  # not one that something left on the machine
-    arguments += ["+hydra.launcher.ray.init.include_dashboard=false", "dataset.train_rows=64", "training.epochs=1"]
-    done = call("sweep", "depth_only", *tiny_overrides, *arguments, cwd=tmp_path, timeout=500, **with_packages(ray))
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "depth_only"
-    assert [point.state for point in points(folder)] == [State.COMPLETE] * 5
-    assert (folder / "report" / "points.csv").is_file()
-    statuses = [run.info.status for run in mlflow_runs(tmp_path)]
-    assert statuses == ["FINISHED"] * 6
 
 
 def job_of(folder: Path) -> int | None:

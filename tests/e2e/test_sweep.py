@@ -686,10 +686,10 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, quiet):
 
 def test_a_plan_is_told_before_anything_runs(tmp_path, tiny):
     home = {"FROSTLINE_HOME": str(tmp_path / "home")}
-    done = call("plan", "lr_x_depth", *tiny, *small(12), "runtime.slots=2", "--hosts", "3", cwd=tmp_path, **home)
+    done = call("plan", "lr_x_depth", *tiny, *small(12), "runtime.slots=2", "--nodes", "3", cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr
     assert "12 points, of which" in done.stdout
-    assert "with 2 slots on 3 hosts" in done.stdout
+    assert "with 2 slots on 3 nodes" in done.stdout
     assert "limited by" in done.stdout
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "mlflow.db").exists()
@@ -706,4 +706,4 @@ def test_a_plan_is_told_before_anything_runs(tmp_path, tiny):
     assert json.loads(two.stdout)["longest_s"] > 2 * found["longest_s"]
     wrong = call("plan", "lr_x_dept", cwd=tmp_path)
     assert (wrong.returncode, "no such sweep" in wrong.stderr) == (2, True)
-    assert call("plan", "lr_x_depth", "--hosts", "0", cwd=tmp_path).returncode == 2
+    assert call("plan", "lr_x_depth", "--nodes", "0", cwd=tmp_path).returncode == 2

@@ -18,20 +18,20 @@ def main(arguments: list[str]) -> int:
         prog="frostline plan",
         description="Forecasts a sweep before anything runs: its trials, hours, bytes and wall time, and what limits\n"
         "it. Two depths are measured here on a few hundred rows; the rest is reckoned from them.",
-        usage="frostline plan NAME [--hosts M] [--json] [sweep.KEY=VALUE] [KEY=VALUE] ...",
+        usage="frostline plan NAME [--nodes M] [--json] [sweep.KEY=VALUE] [KEY=VALUE] ...",
         epilog="examples:\n"
         "  frostline plan lr_x_depth\n"
-        "  frostline plan lr_x_depth runtime.slots=4 --hosts 8 sweep.n_trials=200\n",
+        "  frostline plan lr_x_depth runtime.slots=4 --nodes 8 sweep.n_trials=200\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--hosts", type=int, default=1, metavar="M", help="hosts like this one, on one storage")
+    parser.add_argument("--nodes", type=int, default=1, metavar="M", help="nodes of a cluster, each like this machine")
     parser.add_argument("--json", action="store_true", help="as JSON")
     options, rest = parser.parse_known_args(arguments)
-    if options.hosts < 1:
-        parser.error(f"argument --hosts: {options.hosts}: give 1 or more")
+    if options.nodes < 1:
+        parser.error(f"argument --nodes: {options.nodes}: give 1 or more")
     if not rest:
         parser.error("give a sweep's name, as frostline plan lr_x_depth")
-    session.current.planning = session.Planning(hosts=options.hosts, json=options.json)
+    session.current.planning = session.Planning(nodes=options.nodes, json=options.json)
     try:
         return sweep.main(rest)
     finally:

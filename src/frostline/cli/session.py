@@ -17,11 +17,11 @@ class Planning:
     """A forecast instead of a sweep.
 
     Attributes:
-        hosts: How many work on it.
+        nodes: How many work on it.
         json: Whether a program reads it.
     """
 
-    hosts: int
+    nodes: int
     json: bool
 
 

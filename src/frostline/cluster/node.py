@@ -37,8 +37,8 @@ class SlotSettings:
         token: Name of a file in it: who sees that sees the parent's file system.
         cwd: The parent's current folder.
         function: See `Pool`.
-        relocate: `module:name` of what adapts a job to the node: `f(job, the parent's current folder, the sweep's folder
-            there, its counterpart here, where local files lie here)`.
+        relocate: `module:name` of what adapts a job to the node: `f(job, cwd of the parent, the sweep's folder there,
+            its counterpart here, where local files lie here)`.
         warm: See `Pool`.
         template: See `Pool`.
         env: Variables of the worker.

@@ -18,9 +18,9 @@ class Costs:
     Attributes:
         epoch_s: Frozen depth (None: it is not swept) -> seconds of one epoch with its evaluation.
         trial_s: Seconds of a trial beside its epochs, in a warm worker.
-        start_s: Seconds until a host's workers are ready.
-        fill_s: Seconds in which a host fills its prefix cache.
-        cache_bytes: What that takes on each host's disk.
+        start_s: Seconds until a node's workers are ready.
+        fill_s: Seconds in which a node fills its prefix cache.
+        cache_bytes: What that takes on each node's disk.
     """
 
     epoch_s: Callable[[int | None], float]
@@ -40,10 +40,10 @@ class Forecast:
         by_depth: Frozen depth -> points, and seconds of one of them in stage 1 and to its end.
         busy_s: Seconds of all trials together.
         longest_s: Of the longest trial.
-        wall_s: From the first host's start to the last one's end.
+        wall_s: From the first node's start to the last one's end.
         idle: Share of the slots' time in which they have nothing to do.
         fill_s: Of `wall_s`, what filling takes.
-        cache_bytes: On each host's disk.
+        cache_bytes: On each node's disk.
     """
 
     points: int
@@ -76,7 +76,7 @@ def forecast(
         depths: That the space has; `[None]` if depth is not swept.
         epochs: Of a whole run.
         costs: Measured.
-        workers: Slots of all hosts together.
+        workers: Slots of all nodes together.
     """
     total = plan.n_trials if plan.n_trials is not None else len(queue)
     chosen = [_depth_of(params, depths) for params in queue[:total]]

@@ -293,6 +293,9 @@ class _Course:
             return target.relative_to(folder).as_posix()
 
         def settled(key: Key, trial: TrialJob) -> None:
+            if plan.keep_models not in {KeepModels.RECOMMENDED, KeepModels.NONE}:
+                for seed_run in trial.runs:
+                    pool.bring(key, (seed_run.folder / MODEL_FOLDER).relative_to(folder / name_of(key)).as_posix())
             if pool.is_remote(key) and not is_reached_from_elsewhere(job.tracking.uri):
                 publish(trial)
 
@@ -484,7 +487,11 @@ class _Course:
         back one that had been given up.
         """
         folder = runs.folder_of(point.number, runs.seeds[0])
-        is_kept = self._sweep.plan.keep_models is not KeepModels.RECOMMENDED or _has_whole_model(folder)
+        is_wanted = self._sweep.plan.keep_models is KeepModels.RECOMMENDED
+        if is_wanted and isinstance(self._pool, ClusterPool) and not _has_whole_model(folder):
+            below = (folder / MODEL_FOLDER).relative_to(self._folder.point_folder(point.number))
+            self._pool.bring((point.number, None), below.as_posix())
+        is_kept = not is_wanted or _has_whole_model(folder)
         if is_kept or point.copy_of is not None:
             return
         why = "is damaged" if (folder / MODEL_FOLDER).is_dir() else "was not kept here"

@@ -73,8 +73,8 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
         fill_s=seen.fill_s,
         cache_bytes=seen.bytes_per_depth * sum(depth is None or 0 < depth < seen.num_blocks for depth in depths),
     )
-    found = forecast(sweep.plan, queue, depths, _epochs(sweep, seen), costs, slots * planning.hosts)
-    limit = _limit(found, sweep, slots * planning.hosts)
+    found = forecast(sweep.plan, queue, depths, _epochs(sweep, seen), costs, slots * planning.nodes)
+    limit = _limit(found, sweep, slots * planning.nodes)
     unit, busy = ("GPU-hours", len(gpus[0].split(","))) if gpus else ("core-hours", threads)
     hours = found.busy_s * busy / 3600
     raced = sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
@@ -90,7 +90,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
                     **data,
                     unit.replace("-", "_"): hours,
                     "slots": slots,
-                    "hosts": planning.hosts,
+                    "nodes": planning.nodes,
                     "limit": limit,
                     "least_margin": margin,
                 }
@@ -98,7 +98,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
         )
         return 0
     answer = _about_the_answer(sweep.plan, found, rows, margin, raced=raced)
-    _show(found, sweep, seen, slots, planning.hosts, f"{hours:.2f} {unit}", limit, answer)
+    _show(found, sweep, seen, slots, planning.nodes, f"{hours:.2f} {unit}", limit, answer)
     return 0
 
 
@@ -148,7 +148,7 @@ def _limit(found: Forecast, sweep: Sweep, workers: int) -> str:
     if workers >= found.points:
         return f"the longest trial ({_time(found.longest_s)}): there are as many slots as points"
     if found.fill_s > 0.3 * found.wall_s:
-        return f"filling the prefix cache ({_time(found.fill_s)} on each host): more slots save little"
+        return f"filling the prefix cache ({_time(found.fill_s)} on each node): more slots save little"
     if found.idle > 0.3:
         return (
             f"idle slots ({found.idle:.0%} of their time): trials are of unlike length, and stage 2 waits for stage 1"
@@ -163,7 +163,7 @@ def _time(seconds: float) -> str:
 
 
 def _show(
-    found: Forecast, sweep: Sweep, seen: Probe, slots: int, hosts: int, hours: str, limit: str, answer: Sequence[str]
+    found: Forecast, sweep: Sweep, seen: Probe, slots: int, nodes: int, hours: str, limit: str, answer: Sequence[str]
 ) -> None:
     from rich.table import Table
 
@@ -180,8 +180,8 @@ def _show(
     lines = [
         f"{found.points} points{stages}; {rows}",
         f"computing   {hours}",
-        f"cache       {found.cache_bytes / 1e9:.2f} GB on each host, filled in {_time(found.fill_s)}",
-        f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(hosts, 'host')}, idle "
+        f"cache       {found.cache_bytes / 1e9:.2f} GB on each node, filled in {_time(found.fill_s)}",
+        f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(nodes, 'node')}, idle "
         f"{found.idle:.0%} of the time",
         f"limited by  {limit}",
         *answer,
