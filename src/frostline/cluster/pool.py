@@ -34,6 +34,14 @@ _REPLY_S = 120.0
 
 _BATCH = 8
 
+_OF_RAY = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without GPUs asked for, none is hidden
+    "RAY_BACKEND_LOG_LEVEL": "error",  # what its core has to say goes to the terminal otherwise
+    "RAY_NUM_REDIS_GET_RETRIES": "5",  # seconds for an address that accepts and does not answer
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""What Ray reads when it is imported or starts."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -94,6 +102,8 @@ def open_pool(
     Raises:
         UserError: Ray is missing, the cluster does not answer, or no node has what a trial asks for.
     """
+    for name, value in _OF_RAY.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
@@ -118,8 +128,6 @@ def _join(ray: Any, settings: Settings) -> None:
         except OSError as error:
             why = error.strerror or error
             raise UserError(f"runtime.ray.address={address}: does not answer ({why})") from error
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # without GPUs asked for, none is hidden
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     started = {"include_dashboard": False} if address is None else {}
     try:
         ray.init(
