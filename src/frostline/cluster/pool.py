@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -130,12 +131,29 @@ def _join(ray: Any, settings: Settings) -> None:
             raise UserError(f"runtime.ray.address={address}: does not answer ({why})") from error
     started = {"include_dashboard": False} if address is None else {}
     try:
-        ray.init(
-            address="local" if address is None else address, log_to_driver=False, logging_level=logging.ERROR, **started
-        )
+        with _quiet_core():
+            ray.init(
+                address="local" if address is None else address, log_to_driver=False, logging_level=logging.ERROR,
+                **started,
+            )  # fmt: skip
     except Exception as error:  # of Ray, gRPC or the operating system, whoever is first
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"runtime.ray.address={address}: can't be joined: {why}") from error
+
+
+@contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Keeps what the core of Ray writes while it tries to connect, in C++, from the terminal: an error is told once."""
+    sys.stderr.flush()
+    before = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 class ClusterPool:
