@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from frostline.point import State
-from frostline.result import RunResult
+from frostline.result import RunResult, Status
 from tests.e2e.sweep_tools import RUNG, TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
 
 ray = pytest.importorskip("ray")
@@ -209,6 +210,36 @@ def test_on_a_file_system_that_all_see_nothing_is_copied(tmp_path, nodes, tiny):
     runs = mlflow_runs(tmp_path)
     assert {run.info.status for run in runs} <= {"FINISHED", "FAILED"}
     assert sum(run.info.status == "FINISHED" for run in runs) == 4
+
+
+def test_a_signal_checkpoints_what_runs_and_the_same_command_resumes(tmp_path, nodes, tiny):
+    nodes.add(SLOW_S="0.3")
+    arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=3", "sweep.sampler=random", *TRIALS_ALONE, *ALONE]
+    arguments += [*slow(tmp_path), nodes.address]
+    process = start(*arguments, cwd=tmp_path, as_users_do=True)
+    folder = tmp_path / "runs" / "lr_x_depth"
+    wait_for(lambda: any(path.stat().st_size for path in folder.glob("[0-9]*/metrics.jsonl")), 200, what="a step")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143, err
+    assert "go on with: frostline sweep" in err
+    (stopped,) = [path.parent for path in folder.glob("[0-9]*/result.json")]
+    assert RunResult.read(stopped).status is Status.KILLED
+    assert list((stopped / "checkpoints").glob("step-*"))  # it came back
+    again = call(*arguments, cwd=tmp_path, timeout=400)
+    assert again.returncode == 0, again.stderr
+    assert [point.state for point in points(folder)] == [State.COMPLETE] * 3
+    assert points(folder)[int(stopped.name)].outcome.resumed == 1
+
+
+def test_no_module_of_the_current_folder_is_run(tmp_path, tiny):
+    for name in ("evaluate.py", "datasets.py", "platformdirs.py", "filelock.py"):
+        (tmp_path / name).write_text("raise SystemExit('the user's own script was run')")
+    given = ["runtime.engine=ray", "tracking=off", "sweep.n_trials=1", "runtime.ray.shared=false", *TRIALS_ALONE]
+    done = call(
+        "sweep", "lr_x_depth", *tiny, *given, cwd=tmp_path, as_users_do=True, RAY_OVERRIDE_RESOURCES='{"CPU": 1}'
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def _with_plugin(folder: Path) -> Path:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from frostline import scratch
 from frostline.cluster.node import About, Slot, SlotSettings, versions
 from frostline.cluster.transfer import Inputs, Piece, input_pieces, pieces, stamps, write
 from frostline.errors import MachineError, UserError
@@ -130,8 +132,11 @@ def _join(ray: Any, settings: Settings) -> None:
             why = error.strerror or error
             raise UserError(f"runtime.ray.address={address}: does not answer ({why})") from error
     started = {"include_dashboard": False} if address is None else {}
+    # Ray has its own way to end at SIGTERM: a sweep finishes its steps and writes checkpoints.
+    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _quiet_core():
+        # Ray has its workers search modules in the current folder, before all others: it gets an empty one.
+        with _quiet_core(), scratch.folder("ray") as empty, chdir(empty):
             ray.init(
                 address="local" if address is None else address, log_to_driver=False, logging_level=logging.ERROR,
                 **started,
@@ -139,6 +144,9 @@ def _join(ray: Any, settings: Settings) -> None:
     except Exception as error:  # of Ray, gRPC or the operating system, whoever is first
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"runtime.ray.address={address}: can't be joined: {why}") from error
+    finally:
+        for number, handler in ours.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
@@ -228,18 +236,16 @@ class ClusterPool:
             MachineError: The cluster is gone, or this machine's disk is full.
         """
         self._look()
-        events = self._take_ready()
+        self._take_ready()
         self._hand_out()
         refs = {each.pending: each for each in self._placed if each.pending is not None}
         if not refs:
-            time.sleep(0.0 if events else min(timeout_s, 0.2))
-            return events
-        ready, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0.0 if events else 0)
-        if not ready and not events:
+            time.sleep(min(timeout_s, 0.2))
+            return []
+        ready, _ = self._ray.wait(list(refs), num_returns=len(refs), timeout=0)
+        if not ready:
             ready, _ = self._ray.wait(list(refs), num_returns=1, timeout=timeout_s)
-        for ref in ready:
-            events += self._hear(refs[ref], ref)
-        return events
+        return [event for ref in ready for event in self._hear(refs[ref], ref)]
 
     def answer(self, key: Any, value: Any) -> None:
         """See `Workers`."""
@@ -319,11 +325,11 @@ class ClusterPool:
         found = self._ray.cluster_resources()
         return f"{found.get('CPU', 0):g} cores and {found.get('GPU', 0):g} GPUs in all"
 
-    def _take_ready(self) -> list[Event]:
+    def _take_ready(self) -> None:
         """Lets slots that Ray has placed take jobs."""
         asked = {each.asked: each for each in self._placed if each.about is None}
         if not asked:
-            return []
+            return
         ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0)
         for ref in ready:
             placed = asked[ref]
@@ -339,7 +345,6 @@ class ClusterPool:
                 continue
             self._check_versions(placed.about)
             placed.pending = placed.actor.poll.remote(_POLL_S)
-        return []
 
     def _check_versions(self, about: About | None) -> None:
         assert about is not None
