@@ -42,6 +42,7 @@ _OF_RAY = {
     "RAY_BACKEND_LOG_LEVEL": "error",  # what its core has to say goes to the terminal otherwise
     "RAY_NUM_REDIS_GET_RETRIES": "5",  # seconds for an address that accepts and does not answer
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # of a cluster that is started here: training is no work of the background
 }
 """What Ray reads when it is imported or starts."""
 
