@@ -213,7 +213,7 @@ class Simulation:
         outcome = Outcome(state=TrialState.COMPLETE, by_seed={seed: value}, cost=cost, more=first)
         return [Ended(number=task.number, outcome=outcome, seed=task.seed)]
 
-    def answer(self, number: int, prune: bool) -> None:
+    def answer(self, key: object, prune: bool) -> None:
         """See `Executor`."""
 
     def stop(self) -> None:

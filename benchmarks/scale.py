@@ -74,7 +74,7 @@ class Sleepers:
         outcome = Outcome(state=State.COMPLETE, by_seed={0: value + self._rng.gauss(0, 0.01)}, more=more)
         return [Ended(number=task.number, outcome=outcome)]
 
-    def answer(self, number: int, prune: bool) -> None:
+    def answer(self, key: object, prune: bool) -> None:
         """Nobody asks."""
 
     def stop(self) -> None:

@@ -121,7 +121,8 @@ class FakeExecutor:
         cost = {"num_trainable": float(10 - task.params["freeze.depth"]), "train_s": 1.0}
         return Outcome(state=State.COMPLETE, by_seed=by_seed, cost=cost, more=first)
 
-    def answer(self, number, prune):
+    def answer(self, key, prune):
+        number = key[0]
         if prune:
             task, _, first = self.running[number]
             self.running[number] = (task, [], first)

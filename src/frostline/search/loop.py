@@ -71,8 +71,8 @@ class Executor(Protocol):
     def wait(self) -> Sequence[Event]:
         """Returns what happened, after a moment at most; may be empty."""
 
-    def answer(self, number: int, prune: bool) -> None:
-        """Answers a `Reported`."""
+    def answer(self, key: Key, prune: bool) -> None:
+        """Answers the `Reported` of a task."""
 
     def stop(self) -> None:
         """Interrupts what runs: each task ends, with an `Ended`."""
@@ -303,11 +303,11 @@ class _Course:
 
     def _on_report(self, event: Reported) -> None:
         if event.seed is not None or event.number == BASELINE_NUMBER:  # no trial: no pruner is asked
-            self._executor.answer(event.number, False)
+            self._executor.answer((event.number, event.seed), False)
             return
         self._listener.reported(event.number, event.step, event.value)
         prune = math.isfinite(event.value) and self._study.report(event.number, event.step, event.value)
-        self._executor.answer(event.number, prune)
+        self._executor.answer((event.number, None), prune)
 
     def _on_end(self, event: Ended) -> None:
         task = self._running.pop((event.number, event.seed))

@@ -284,10 +284,10 @@ class PoolExecutor:
         self._warn(f"warning: #{trial.number} {trial.name}: {trial.note}")
         self._pool.submit(key, trial)
 
-    def answer(self, number: int, prune: bool) -> None:
+    def answer(self, key: Key, prune: bool) -> None:
         """See `Executor`."""
         if self._sweep.plan.pruner.name is not PrunerName.NONE:
-            self._pool.answer((number, None), prune)
+            self._pool.answer(key, prune)
 
     def stop(self) -> None:
         """See `Executor`."""
@@ -436,7 +436,7 @@ class BatchExecutor:
         end = TrialEnd(outcome=outcome_of(results, State.COMPLETE, more=False))
         return self._runs.checked(task.number, task.params, end, own)
 
-    def answer(self, number: int, prune: bool) -> None:
+    def answer(self, key: Key, prune: bool) -> None:
         """A batch is not asked."""
 
     def stop(self) -> None:
