@@ -62,7 +62,7 @@ _places: dict[str, str] = {}
 
 
 def set_places(places: Mapping[str, str]) -> None:
-    """Has local files looked up elsewhere than at the paths that a config has.
+    """Sets where this process finds local files whose path in the config is of another machine.
 
     Args:
         places: The path to be used, by the path in the config.

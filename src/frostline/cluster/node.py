@@ -1,4 +1,4 @@
-"""A slot on a node of the cluster: a warm worker process there, its files, and what the parent is told of them."""
+"""One slot on a node of the cluster: its worker process, and the transfer of files and events to the parent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from frostline.cluster.transfer import Piece, Sent, Stamp, pieces, remove, stamp
 from frostline.pool import Event, Kind, Pool, resolve
 
 _SCAN_S = 1.0
-"""How often the folder of what runs is looked through for what the parent lacks."""
+"""Seconds between two scans of the running trial's folder for new files."""
 
 _STEP_S = 0.05
 _AT_ONCE = 8
@@ -219,7 +219,7 @@ class Slot:
     def _live(self, cwd: Path) -> None:
         try:
             self._work(cwd)
-        except BaseException as error:  # of the disk, or a bug: the parent is told by the next `poll`
+        except BaseException as error:  # a full disk, or a bug: the next `poll` raises it
             self._broken = error
             raise
 

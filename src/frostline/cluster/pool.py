@@ -29,13 +29,16 @@ _POLL_S = 2.0
 """How long a slot waits for news before it says that there are none."""
 
 _LOOK_S = 2.0
-"""How often the cluster is looked at for nodes that came or went."""
+"""Seconds between two queries of the cluster's nodes."""
 
 _KNOCK_S = 5.0
 _REPLY_S = 120.0
 """How long an answer of a node that lives is waited for (assumed: moving a checkpoint takes seconds)."""
 
 _BATCH = 8
+
+_MOST_STARTS = 3
+"""So many slots in a row that do not start end the sweep (assumed)."""
 
 _OF_RAY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without GPUs asked for, none is hidden
@@ -152,7 +155,7 @@ def _join(ray: Any, settings: Settings) -> None:
 
 @contextmanager
 def _quiet_core() -> Iterator[None]:
-    """Keeps what the core of Ray writes while it tries to connect, in C++, from the terminal: an error is told once."""
+    """Discards stderr: Ray's C++ core prints a line for each failed attempt to connect."""
     sys.stderr.flush()
     before = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -196,6 +199,7 @@ class ClusterPool:
         self._remote: dict[Any, bool] = {}
         self._next_look = 0.0
         self._fits = 0
+        self._failed_starts = 0
         self._is_closing = False
         if settings.shared:
             (self._folder / self._token).touch()
@@ -336,14 +340,14 @@ class ClusterPool:
             placed = asked[ref]
             try:
                 placed.about = self._ray.get(ref)
-            except self._ray.exceptions.RayTaskError as error:
-                raise UserError(f"runtime.engine=ray: a node can't begin: {_last_line(error)}") from error
             except self._ray.exceptions.RayError as error:
-                if "ModuleNotFoundError" in str(error):
-                    raise UserError(f"runtime.engine=ray: a node can't begin: {_last_line(error)}") from error
-                log.warning("a node of the cluster was gone before it could begin (%s)", type(error).__name__)
+                self._failed_starts += 1
+                if self._failed_starts >= _MOST_STARTS:  # not nodes that die: frostline is missing there, for example
+                    raise UserError(f"runtime.engine=ray: no slot starts on the nodes: {_last_line(error)}") from error
+                log.warning("a slot on a node of the cluster did not start (%s)", type(error).__name__)
                 self._placed.remove(placed)
                 continue
+            self._failed_starts = 0
             self._check_versions(placed.about)
             placed.pending = placed.actor.poll.remote(_POLL_S)
 

@@ -125,7 +125,7 @@ class Replay:
 
 
 def publish_run(tracking: TrackingSpec, spec: RunSpec, folder: Path, result: RunResult, child: Child) -> None:
-    """Records a run that has ended elsewhere, from its folder; the store's troubles are told, and kept for later.
+    """Records in MLflow, from its folder, a run that was trained on another machine. Never raises for a store's error.
 
     Args:
         tracking: Where.

@@ -82,7 +82,7 @@ class TrialJob:
         sharing: What the sweep's runs have in common.
         replicate: The seed, if this is a further one of a finished point.
         note: What is known of an earlier attempt, for the record.
-        places: Where local files lie for whoever trains it, by the path in the config; None: at that path.
+        places: Path of each local file on the node, by its path in the config; None: the same path.
     """
 
     number: int
