@@ -24,7 +24,9 @@ finished run whose setting is truly within half a point of the best. The last li
 from __future__ import annotations
 
 import argparse
+import heapq
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -169,14 +171,17 @@ class Simulation:
         plan: The sweep.
         metric: `accuracy`, `loss` or `f1_macro`.
         index: Seeds the rows.
+        slots: Trials side by side; each takes as long as it would alone.
     """
 
-    def __init__(self, world: World, rows: int, plan: SweepSpec, metric: str, index: int) -> None:
+    def __init__(self, world: World, rows: int, plan: SweepSpec, metric: str, index: int, slots: int) -> None:
         self.world, self.rows, self.plan, self.metric, self.index = world, rows, plan, metric, index
+        self._slots = slots
         self.seconds = 0.0
         self.half_point = math.inf
         self.best = best_of(world)
-        self._task: Task | None = None
+        self._running: list[tuple[float, int, Task]] = []
+        self._order = itertools.count()
         self._scores: dict[tuple[int, int], RowScores] = {}
         rng = np.random.default_rng([index, 23])
         self._labels = np.arange(rows) % 2
@@ -187,31 +192,37 @@ class Simulation:
     @property
     def free(self) -> int:
         """See `Executor`."""
-        return int(self._task is None)
+        return self._slots - len(self._running)
 
     def submit(self, task: Task) -> None:
         """See `Executor`."""
-        self._task = task
+        heapq.heappush(self._running, (self.seconds + self._takes(task), next(self._order), task))
 
     def wait(self) -> Sequence[Ended]:
         """See `Executor`."""
-        task, self._task = self._task, None
-        assert task is not None
+        self.seconds, _, task = heapq.heappop(self._running)
         depth, rate = int(task.params["freeze.depth"]), math.log10(float(task.params["optimizer.lr"]))  # type: ignore[arg-type]
         seed = 0 if task.seed is None else task.seed
-        whole = self.world.cost(depth)
         first = task.stage == 1 and self.plan.has_stages
-        share = 1 / EPOCHS if first else 1 - 1 / EPOCHS if task.stage == 2 else 1.0
-        self.seconds += whole * share
         value = self._run(task.number, seed, depth, rate)
         if first:  # an early accuracy says little of the last one: a rank correlation of some 0.8
             rng = np.random.default_rng([self.index, task.number, 5])
             value = 0.5 + 0.7 * (value - 0.5) + rng.normal(0, 0.02)
         elif self.world.truth(depth, rate) >= self.best - 0.005:
             self.half_point = min(self.half_point, self.seconds)
-        cost = {"train_s": whole * share, "eval_rows": float(self.rows), "train_rows": float(_train_rows(self.world))}
+        cost = {
+            "train_s": self._takes(task),
+            "eval_rows": float(self.rows),
+            "train_rows": float(_train_rows(self.world)),
+        }
         outcome = Outcome(state=TrialState.COMPLETE, by_seed={seed: value}, cost=cost, more=first)
         return [Ended(number=task.number, outcome=outcome, seed=task.seed)]
+
+    def _takes(self, task: Task) -> float:
+        """Returns the seconds of a task."""
+        first = task.stage == 1 and self.plan.has_stages
+        share = 1 / EPOCHS if first else 1 - 1 / EPOCHS if task.stage == 2 else 1.0
+        return self.world.cost(int(task.params["freeze.depth"])) * share  # type: ignore[arg-type]
 
     def answer(self, key: object, prune: bool) -> None:
         """See `Executor`."""
@@ -312,12 +323,12 @@ def simulate(options: argparse.Namespace, index: int) -> Sweep:
     space = Space(groups=(), variants={(): (depth, rate)})
     changes: dict[str, Any] = {"seed": index}
     if options.rule == "frost":
-        changes |= {"timeout_s": options.budget / (1 + options.settle), "settle": options.settle}
+        changes |= {"timeout_s": options.budget / (1 + options.settle) / options.slots, "settle": options.settle}
     else:
         changes |= {"sampler": "tpe", "finish": 0.25, "n_trials": 28, "settle": 0.0}
     plan = shipped_plan("lr_x_depth", **changes)
     maximize = options.metric != "loss"
-    simulation = Simulation(world, options.rows, plan, options.metric, index)
+    simulation = Simulation(world, options.rows, plan, options.metric, index, options.slots)
     question = Question(
         dimensions=(depth, rate), metric=options.metric, maximize=maximize, margin=MARGIN, confidence=CONFIDENCE,
         num_blocks=world.num_blocks, optimizer="adamw", freeze="depth",
@@ -502,6 +513,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=500.0, help="simulated seconds, the race included")
     parser.add_argument("--settle", type=float, default=1.0, help="sweep.settle: the race's share of the search's cost")
     parser.add_argument("--metric", default="accuracy", choices=("accuracy", "loss", "f1_macro"))
+    parser.add_argument("--slots", type=int, default=1, help="trials side by side; the budget is of all together")
     parser.add_argument("--rule", choices=("frost", "today", "best"), help="one rule alone; else all")
     parser.add_argument("--json", action="store_true", help="a last line with the figures of the last rule")
     options = parser.parse_args()

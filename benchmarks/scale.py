@@ -7,7 +7,11 @@ its share of the time, and its memory. The storage is PostgreSQL unless --storag
 --plain does the same with Optuna alone: ask, suggest, tell, the same sampler, nothing of frostline: what anybody pays.
 --filled N begins with N points that have ended, as a study that has got that far: what a trial costs then.
 
+--command runs `frostline sweep` itself, its workers, files and lines included, on the journal of its folder; only the
+trials are replaced by ones that sleep (`sleeping_trials.py`). Wall time, and memory and CPU time of the parent.
+
     python benchmarks/scale.py [--trials 10000] [--workers 64] [--sleep 4] [--storage URL] [--filled N] [--plain]
+    python benchmarks/scale.py --command --trials 10000 --workers 16 --sleep 1
 """
 
 from __future__ import annotations
@@ -17,12 +21,16 @@ import heapq
 import math
 import os
 import random
+import re
 import resource
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -214,6 +222,42 @@ def plain(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) 
     watch.tell()
 
 
+def command(options: argparse.Namespace) -> None:
+    """The whole command, timed by the lines that it prints."""
+    here = str(Path(__file__).resolve().parent)
+    with tempfile.TemporaryDirectory(prefix="frostline-bench-") as name:
+        arguments = [
+            sys.executable, "-m", "frostline", "sweep", "lr_x_depth", "plugins=[sleeping_trials]", "tracking=off",
+            f"sweep.n_trials={options.trials}", f"sweep.sampler={options.sampler}", f"runtime.slots={options.workers}",
+            "sweep.settle=0", "sweep.baseline=false", "runtime.device=cpu",
+        ]  # fmt: skip
+        env = {**os.environ, "PYTHONPATH": here, "SLEEP_S": str(options.sleep), "HF_HUB_OFFLINE": "1"}
+        began = last = time.perf_counter()
+        process = subprocess.Popen(
+            arguments, cwd=name, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        assert process.stderr is not None
+        told = ended = 0
+        for line in process.stderr:
+            if not line.startswith("["):
+                print(line, end="", flush=True)
+                continue
+            ended += 1
+            if ended in STOPS or ended == options.trials:
+                now, seen = time.perf_counter(), Path(f"/proc/{process.pid}")
+                rss = re.search(r"VmRSS:\s+(\d+)", (seen / "status").read_text())
+                ticks = (seen / "stat").read_text().rpartition(")")[2].split()
+                busy = (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
+                print(
+                    f"{ended:>7} trials: {now - began:7.1f} s in all, {(ended - told) / (now - last):6.1f} trials/s, "
+                    f"the parent's CPU {busy:6.1f} s, {int(rss.group(1)) / 1024 if rss else 0:5.0f} MiB",
+                    flush=True,
+                )
+                told, last = ended, now
+        assert process.wait() == 0
+        print(f"the command ended after {time.perf_counter() - began:.1f} s", flush=True)
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -225,10 +269,14 @@ def main() -> None:
     parser.add_argument("--finish", type=float, default=1.0)
     parser.add_argument("--filled", type=int, default=0, help="points that have ended before it begins")
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--command", action="store_true")
     options = parser.parse_args()
     plan, space = make(options)
     cpu, count = capture()["platform"]["cpu"], os.cpu_count()
     print(f"{cpu}, {count} cores; {options.trials} trials, {options.workers} workers, sleep {options.sleep:g} s")
+    if options.command:
+        command(options)
+        return
     with storage_of(options.storage) as url:
         print(f"sampler {options.sampler}, storage {url.split(':')[0]}", flush=True)
         (plain if options.plain else ours)(url, plan, space, options)

@@ -33,7 +33,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from careful import accuracy, arguments, careful
-from frostline.cli.sweeping.executors import slot_env
+from frostline.cli.sweeping.slots import slot_env
 from frostline.config import compose_run
 from frostline.pool import Kind, Pool
 from frostline.prefix import resident

@@ -19,7 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-from frostline.cli.sweeping.executors import TEMPLATE, WARM, slot_env, visible_gpus
+from frostline.cli.sweeping.executors import TEMPLATE, WARM
+from frostline.cli.sweeping.slots import slot_env, visible_gpus
 from frostline.pool import Channel, Kind, Pool
 
 

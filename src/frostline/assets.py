@@ -71,6 +71,11 @@ def set_places(places: Mapping[str, str]) -> None:
     _places.update(places)
 
 
+def places() -> dict[str, str]:
+    """Returns what `set_places` was given last: for the processes that this one starts."""
+    return dict(_places)
+
+
 def local_path(location: str) -> Path:
     """Returns where a file or folder of the config lies for this process."""
     return Path(_places.get(location, location)).expanduser()
@@ -97,6 +102,15 @@ def model_folder(spec: ModelSpec, progress: bool = False) -> Path:
         what = "is no folder" if not folder.is_dir() else "has no config.json"
         raise AssetError(f"model.location={spec.location}: {what}; give a folder as save_pretrained writes it")
     return folder.absolute()
+
+
+def weight_bytes(spec: ModelSpec) -> int | None:
+    """Returns the size of a local model's files of weights; None if it has to be fetched or has none."""
+    if spec.source is not Source.PATH:
+        return None
+    folder = local_path(spec.location)
+    found = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
+    return found or None
 
 
 def data_file(spec: DatasetSpec, progress: bool = False) -> Path:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # What `hydra.utils.instantiate` would act on. A recorded config is data and must never be able to run code.
 _CODE_KEYS = frozenset({"_target_", "_args_", "_recursive_", "_partial_", "_convert_"})
 _BESIDE_THE_RUN = ("tracking", "resume", "plugins")
+_SLOTS = "must be auto, or 1 to 1024"
 _OF_SWEEPS = ("slots", "gpus_per_trial", "engine", "ray")
 
 
@@ -46,8 +47,9 @@ class Job:
         tracking: Where to record it besides its folder.
         resume: A run's folder to go on from, or None.
         plugins: Modules to import first.
-        slots: How many trials of a sweep run side by side; None: as many as there are GPUs for, or one.
-        gpus_per_trial: How many GPUs each of them gets; None: one for each of its processes.
+        slots: How many trials of a sweep run side by side; None: as many as this machine is best used by.
+        gpus_per_trial: How many GPUs each of them gets, on a cluster also a part of one; None: one for each of its
+            processes.
         engine: Who runs them.
         ray: What they ask of a Ray cluster.
     """
@@ -57,16 +59,22 @@ class Job:
     resume: str | None
     plugins: tuple[str, ...]
     slots: int | None
-    gpus_per_trial: int | None
+    gpus_per_trial: float | None
     engine: Engine
     ray: RaySpec
 
     def __post_init__(self) -> None:
         given = self.gpus_per_trial
-        if given is not None and not 1 <= given <= 1024:
-            raise SpecError(f"runtime.gpus_per_trial={given}: must be 1 to 1024, or null for one for each process")
+        if given is not None and not (1 <= given <= 1024 and given == int(given)):
+            if self.engine is not Engine.RAY:
+                raise SpecError(
+                    f"runtime.gpus_per_trial={given:g}: must be 1 to 1024, or null for one for each process; more "
+                    "runtime.slots than GPUs share them"
+                )
+            if not 0 < given < 1:
+                raise SpecError(f"runtime.gpus_per_trial={given:g}: must be a whole number, or a part of one GPU")
         if self.slots is not None and not 1 <= self.slots <= 1024:
-            raise SpecError(f"runtime.slots={self.slots}: must be 1 to 1024, or null for one for each GPU")
+            raise SpecError(f"runtime.slots={self.slots}: {_SLOTS}")
 
 
 def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
@@ -99,6 +107,10 @@ def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
         runtime = values.get("runtime")
         for key in _OF_SWEEPS:  # nothing that a run computes depends on them
             rest[key] = runtime.pop(key, None) if isinstance(runtime, dict) else None
+        if rest["slots"] == "auto":
+            rest["slots"] = None
+        elif isinstance(rest["slots"], str):
+            raise SpecError(f"runtime.slots={rest['slots']}: {_SLOTS}")
         rest["engine"] = rest["engine"] or Engine.LOCAL.value
         rest["ray"] = rest["ray"] or dict.fromkeys(get_type_hints(RaySpec)) | {"shared": True}
         if rest["engine"] not in set(Engine):

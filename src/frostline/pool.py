@@ -179,6 +179,19 @@ class Pool:
         if not self._workers:
             self._workers = [self._start(slot) for slot in range(self._slots)]
 
+    def grow(self, slots: int, env: Callable[[int], Mapping[str, str]]) -> None:
+        """Has more slots from now on.
+
+        Args:
+            slots: How many in all.
+            env: Environment variables of each; processes that run already keep theirs.
+        """
+        self._env = env
+        more = range(self._slots, slots)
+        self._slots = max(self._slots, slots)
+        if self._workers:
+            self._workers += [self._start(slot) for slot in more]
+
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 

@@ -91,13 +91,19 @@ def hungry(groups, spec):
 
 @OPTIMIZERS.register("slow")
 def slow(groups, spec):
-    """AdamW that takes its time, so that a test can come in between; it touches SLOW_MARK once a step has begun."""
+    """AdamW that takes its time, so that a test can come in between.
+
+    It touches SLOW_MARK once a step has begun, and makes SLOW_STEPS a byte longer.
+    """
     optimizer = _adamw(groups, spec)
     step = optimizer.step
 
     def wait(*args, **kwargs):
         if mark := os.environ.get("SLOW_MARK"):
             Path(mark).touch()
+        if steps := os.environ.get("SLOW_STEPS"):
+            with Path(steps).open("ab") as file:
+                file.write(b".")
         time.sleep(float(os.environ.get("SLOW_S", "0.1")))
         return step(*args, **kwargs)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,8 @@ def job(payload, channel):
 
 SLOTS = """
 import json, os, sys
-from frostline.cli.sweeping.executors import TEMPLATE, WARM, slot_env, visible_gpus
+from frostline.cli.sweeping.executors import TEMPLATE, WARM
+from frostline.cli.sweeping.slots import slot_env, visible_gpus
 from frostline.pool import Pool
 
 gpus, events = visible_gpus(), []
@@ -226,6 +228,16 @@ def test_four_slots_share_one_gpu_and_a_trial_that_runs_out_of_its_memory_is_tri
         assert result["cost"]["peak_of"] == "cuda"
         spec = json.loads((run_folder / "spec.json").read_text())
         assert spec["training"]["batch_size"] == (8 if decay in notes else 16)
+
+
+def test_as_many_trials_share_a_gpu_as_a_measurement_says(tiny_overrides, tmp_path):
+    asked = ["runtime.device=cuda", "runtime.slots=auto", "sweep.sampler=grid", "sweep.n_trials=8", "training.epochs=1"]
+    done = call("sweep", "lr_x_depth", *tiny_overrides, *asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = re.search(r"note: (\d+) trials side by side", done.stderr)
+    assert found is not None, done.stderr
+    assert 2 <= int(found.group(1)) <= 8  # so small a model leaves the GPU idle most of the time
+    assert {point.state for point in points(tmp_path / "runs" / "lr_x_depth")} == {State.COMPLETE}
 
 
 @pytest.mark.parametrize("template", [None, "opened"])

@@ -336,7 +336,7 @@ def test_what_reads_slower_than_it_computes_is_not_kept(train, fills, monkeypatc
     caplog.set_level("INFO")
     sweep = Sharing(num_runs=50, depths=(2,))
     with monkeypatch.context() as slow:
-        slow.setattr(worth, "_free_memory", lambda: 0)
+        slow.setattr(worth, "free_memory", lambda: 0)
         slow.setattr(worth, "_DISK_BYTES_PER_S", 1e3)
         result, _ = train("freeze.depth=2", "runtime.cache=auto", sharing=sweep)
     assert (result.provenance["compute"]["prefix_cache"], fills) == ("off", [])

@@ -51,6 +51,7 @@ from tests.e2e.sweep_tools import call
             "in steps of 2",
         ),
         (["lr_x_depth", "runtime.slots=0"], "runtime.slots=0"),
+        (["lr_x_depth", "runtime.slots=many"], "runtime.slots=many: must be auto, or 1 to 1024"),
         (["lr_x_depth", "sweep.margin=0"], "sweep.margin=0"),
         (["lr_x_depth", "sweep.confidence=0.5"], "sweep.confidence=0.5"),
         (["lr_x_depth", "sweep.confidence=1"], "sweep.confidence=1"),

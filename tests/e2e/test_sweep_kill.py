@@ -11,11 +11,17 @@ from pathlib import Path
 import pytest
 
 from frostline.point import State
+from frostline.record import CHECKPOINTS_FOLDER
+from frostline.result import RESULT_FILE
+from frostline.train.checkpoint import CheckpointStore
 from tests.e2e.sweep_tools import RUNG, answer_rows, call, mlflow_runs, points, results, start, worker_pids
 
 pytestmark = pytest.mark.slow
 
 KILLS = 6
+WASTE = 1.5
+"""Steps that a sweep with these kills may take, in those of an undisturbed one."""
+
 SEED = int(os.environ.get("FROSTLINE_KILL_SEED", "20261122"))  # other moments, by hand
 WORKER_KILLS = 3
 
@@ -28,14 +34,15 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
         "sweep.space.optimizer.lr.high=1e-2", "plugins=[sweep_plugin]", "optimizer.name=slow",
     ]  # fmt: skip
     fast = {"PYTHONPATH": str(Path(__file__).parent), "SLOW_S": "0"}
-    env = {**fast, "SLOW_S": "0.05"}
+    env = {**fast, "SLOW_S": "0.05", "SLOW_STEPS": str(tmp_path / "torn" / "steps")}
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     whole.mkdir()
     torn.mkdir()
-    assert call(*arguments, cwd=whole, timeout=400, **fast).returncode == 0
+    assert call(*arguments, cwd=whole, timeout=400, SLOW_STEPS=str(whole / "steps"), **fast).returncode == 0
     folder = torn / "runs" / "lr_x_depth"
     rng = random.Random(SEED)
     finished: dict[str, float] = {}
+    reached: dict[Path, int] = {}
     kills = 0
     while kills < KILLS:
         # Once while it imports; else from a moment after its start to the midst of trials and race.
@@ -46,14 +53,18 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
         kills += 1
+        now = progress(folder)
+        assert all(now.get(run, 0) >= step for run, step in reached.items()), (reached, now)
+        reached = now
         for name, result in results(folder).items():
             if result["status"] == "FINISHED":
                 # What was finished stays as it is: no run of it begins again.
                 stamp = (folder / name / "spec.json").stat().st_mtime_ns
                 assert finished.setdefault(name, stamp) == stamp, name
     assert kills >= 5
-    done = call(*arguments, cwd=torn, timeout=400, **fast)
+    done = call(*arguments, cwd=torn, timeout=400, **{**env, "SLOW_S": "0"})
     assert done.returncode == 0, done.stderr
+    assert steps_in(whole) <= steps_in(torn) <= WASTE * steps_in(whole)
     assert answer_rows(folder) == answer_rows(whole / "runs" / "lr_x_depth")
     assert [p.params for p in points(folder)] == [p.params for p in points(whole / "runs" / "lr_x_depth")]
     for name, stamp in finished.items():
@@ -69,6 +80,18 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
     ended = [run for run in trials if run.data.tags["frostline.status"] in {"FINISHED", "PRUNED"}]
     assert len({run.data.tags["frostline.point"] for run in ended}) == 9
     assert any(p.replicates for p in points(folder))  # kills came in the race, too
+
+
+def steps_in(cwd: Path) -> int:
+    """Optimizer steps that were taken, those of lost attempts too."""
+    return (cwd / "steps").stat().st_size
+
+
+def progress(folder: Path) -> dict[Path, int]:
+    """The step that each run would go on from; beyond all for one that has a result."""
+    steps = {path: CheckpointStore(path.parent).newest_step() or 0 for path in folder.rglob(CHECKPOINTS_FOLDER)}
+    found = {path.parent: step for path, step in steps.items()}
+    return found | {path.parent: 10**9 for path in folder.rglob(RESULT_FILE)}
 
 
 def has_lines(run: Path, num: int) -> bool:

@@ -53,6 +53,22 @@ def test_slots_have_their_own_environment_and_run_side_by_side(make_pool, tmp_pa
     assert "meeting as a" in (tmp_path / "slot-0.log").read_text() + (tmp_path / "slot-1.log").read_text()
 
 
+@pytest.mark.parametrize("begun", [True, False])
+def test_it_grows(make_pool, tmp_path, begun):
+    with make_pool(1, env=lambda slot: {"SLOT": f"first {slot}"}) as pool:
+        if begun:
+            pool.submit(0, {"do": "env"})
+            assert collect(pool, 1)[0].value == "first 0"
+        pool.grow(2, lambda slot: {"SLOT": f"then {slot}"})
+        assert pool.free == 2
+        for key, other in (("a", "b"), ("b", "a")):
+            pool.submit(key, {"do": "meet", "folder": str(tmp_path), "name": key, "other": other})
+        values = {event.value for event in collect(pool, 2)}
+        assert "then 1" in values
+        assert values <= {"first 0", "then 0", "then 1"}
+        assert not begun or "first 0" in values  # it is the same process
+
+
 def test_the_environment_is_the_parents_of_now(make_pool, monkeypatch):
     for value in ("first", "second"):
         monkeypatch.setenv("SLOT", value)

@@ -58,7 +58,8 @@ class Settings:
         address: Of Ray: `auto`, `HOST:PORT`, `ray://HOST:PORT`; None starts a cluster on this machine.
         slots: Trials side by side; None: as many as fit on the nodes, also on those that come later.
         cpus: Cores of a trial.
-        gpus: GPUs of a trial, a part of one too; None: one, if the cluster has any.
+        gpus: GPUs of a trial, a part of one too; None: one for each process, if the cluster has any.
+        processes: Processes of a trial, all on one node.
         memory_bytes: Memory of a trial, as Ray counts it; None: it is not asked for.
         shared: Whether a file system that a node shares with the parent is used.
     """
@@ -67,6 +68,7 @@ class Settings:
     slots: int | None
     cpus: float
     gpus: float | None
+    processes: int
     memory_bytes: float | None
     shared: bool
 
@@ -182,7 +184,8 @@ class ClusterPool:
     ) -> None:
         self._ray = ray
         if settings.gpus is None:
-            settings = replace(settings, gpus=float(ray.cluster_resources().get("GPU", 0) > 0))
+            has_any = ray.cluster_resources().get("GPU", 0) > 0
+            settings = replace(settings, gpus=float(settings.processes if has_any else 0))
         self._settings = settings
         self._inputs = Inputs()
         self._inputs_of = inputs_of

@@ -22,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from frostline import paths
+from frostline import assets, paths
 from frostline.errors import UserError, listing
 from frostline.launch import wire
 from frostline.launch.processes import GRACE_S, Processes
@@ -83,7 +83,7 @@ def run(
             until_step=until_step, sharing=sharing,
         )  # fmt: skip
     if spec.runtime.accelerate_config is not None:
-        _check_config(spec.runtime.accelerate_config)
+        _check_config(spec.runtime.accelerate_config)  # before anything is started
     threads = spec.runtime.threads or _own_threads()
     sharing = sharing or Sharing()
     job = {
@@ -95,6 +95,7 @@ def run(
         # One process computes hidden states while the others wait: on the threads of all.
         "sharing": asdict(replace(sharing, threads=sharing.threads or threads)),
         "plugins": list(imported_plugins()),
+        "places": assets.places(),
         "path": paths.search_path(),
         "bar": spec.runtime.progress is Progress.ON or (spec.runtime.progress is Progress.AUTO and sys.stderr.isatty()),
     }
@@ -109,7 +110,7 @@ def _check_config(name: str) -> None:
         UserError: It isn't.
     """
     try:
-        found = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        found = yaml.safe_load(assets.local_path(name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"runtime.accelerate_config={name}: can't be read ({type(error).__name__})") from error
     if not isinstance(found, dict):

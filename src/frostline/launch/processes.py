@@ -21,7 +21,7 @@ from pathlib import Path
 from subprocess import DEVNULL, Popen, TimeoutExpired
 from typing import Any
 
-from frostline import scratch
+from frostline import assets, scratch
 from frostline.errors import UserError
 from frostline.launch import wire
 from frostline.launch.rank import KEY_VARIABLE
@@ -199,6 +199,8 @@ class Processes:
             plain = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_GPU", "mixed_precision": "no"}
             path.write_text(json.dumps({**plain, "num_machines": 1, "num_processes": self.size}), encoding="utf-8")
             config = str(path)
+        else:
+            config = str(assets.local_path(config))
         return [
             sys.executable, "-P", "-m", "frostline.launch.launcher", "--config_file", config,
             # What else the file says of these would contradict the record, or the GPUs of the slot.

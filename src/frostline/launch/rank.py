@@ -14,6 +14,7 @@ from multiprocessing.connection import Client
 from pathlib import Path
 from typing import Any
 
+from frostline import assets
 from frostline.config import spec_from_text
 from frostline.errors import UserError
 from frostline.forking import die_with_creator
@@ -59,6 +60,7 @@ def _train(job: dict[str, Any], wire: Wire) -> int:
     from frostline.train.ranks import Ranks
 
     import_plugins(job["plugins"])
+    assets.set_places(job["places"])
     sharing, resume = job["sharing"], job["resume_from"]
     spec = spec_from_text(Path(job["spec"]).read_text(encoding="utf-8"))
     progress = Progress.ON if job["bar"] else Progress.OFF

@@ -2,17 +2,19 @@
 
 from frostline.signals import Interrupted
 from frostline.train.cached import filled_on
-from frostline.train.probe import Probe, probe
+from frostline.train.probe import Footprint, Probe, footprint, probe
 from frostline.train.run import run
 from frostline.train.setup import prepare
 from frostline.train.warm import be_own_process, can_be_forked, settle
 
 __all__ = [
+    "Footprint",
     "Interrupted",
     "Probe",
     "be_own_process",
     "can_be_forked",
     "filled_on",
+    "footprint",
     "prepare",
     "probe",
     "run",

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+import torch
+from torch.profiler import ProfilerActivity, profile
+
 from frostline import scratch
 from frostline.errors import UserError
 from frostline.files import write_atomically
 from frostline.prefix.suffix import hidden_size
 from frostline.record import SPEC_FILE, NullRecorder, Recorder, Sharing
-from frostline.result import RunResult, Status
+from frostline.result import Cost, RunResult, Status
 from frostline.spec import STAGED, CacheMode, Every, FreezeName, FreezeSpec, Progress, RunSpec
 from frostline.train.data import load_only
 from frostline.train.run import run
@@ -105,6 +108,54 @@ def probe(specs: Sequence[RunSpec], sharing: Sharing, train: Train = run) -> Pro
         bytes_per_depth=bytes_per_depth,
         num_blocks=setup.anatomy.num_blocks,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a trial takes of a GPU.
+
+    Attributes:
+        peak_bytes: Memory, at most.
+        free_bytes: Memory of the GPU, before any trial.
+        busy: Share of a trial's time in steps and evaluations in which the GPU computed: the rest it waited for Python.
+    """
+
+    peak_bytes: int
+    free_bytes: int
+    busy: float
+
+
+def footprint(specs: Sequence[RunSpec], sharing: Sharing) -> Footprint | None:
+    """Trains each spec for one epoch on a few rows; nothing is recorded.
+
+    Args:
+        specs: The deepest first: it leaves the GPU most time. The shallowest last: it needs most memory.
+        sharing: How many runs the sweep will have: what the cache is decided by.
+
+    Returns:
+        None if there is no GPU that torch can use.
+
+    Raises:
+        UserError: Bad input, or a trial failed.
+    """
+    if not torch.cuda.is_available():
+        return None
+    rows = load_only(specs[0])
+    small = [_small(spec, rows) for spec in specs]
+    peak_bytes = max(_cost(_train(spec, sharing, run)).peak_bytes for spec in small)  # the first also warms up
+    free_bytes = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+    cost = _cost(_train(small[0], sharing, run))
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:  # slower itself: only the GPU's own time is taken
+        _train(small[0], sharing, run)
+    busy_s = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6
+    return Footprint(
+        peak_bytes=peak_bytes, free_bytes=free_bytes, busy=min(1.0, busy_s / max(1e-9, cost.train_s + cost.eval_s))
+    )
+
+
+def _cost(result: RunResult) -> Cost:
+    assert result.cost is not None
+    return result.cost
 
 
 def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:

@@ -8,12 +8,10 @@ disk reads what memory can't hold is assumed.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import torch
 
 from frostline.prefix.fill import at_position, batch_tokens, fill
 from frostline.prefix.provide import Prefix, Table, num_bytes
+from frostline.provenance import free_memory
 from frostline.record import Sharing
 from frostline.spec import Every, RunSpec
 
@@ -116,7 +115,7 @@ def estimate(prefix: Prefix, depth: int, tables: Sequence[Table], spec: RunSpec,
     tokens = sum(int(table.lengths.sum()) for table in tables)
     scale = tokens / max(1, int(train.lengths[rows].sum()))
     size = num_bytes(prefix, [depth], tables)
-    from_disk = size / _DISK_BYTES_PER_S if size > _free_memory() else 0.0
+    from_disk = size / _DISK_BYTES_PER_S if size > free_memory() else 0.0
     return Estimate(
         passes=passes,
         compute_s=compute * scale,
@@ -133,14 +132,3 @@ def passes_of(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> float
     epochs = training.epochs if training.epochs is not None else (training.max_steps or 0) / steps_per_epoch
     evaluations = max(1.0, epochs) if training.evaluate is Every.EPOCH else 1.0
     return sharing.num_runs * (epochs * train + evaluations * evaluation) / max(1, train + evaluation)
-
-
-def _free_memory() -> int:
-    """Returns the bytes of memory that files may be kept in."""
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -12,7 +12,8 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from frostline.cli.sweeping.executors import TEMPLATE, WARM, share_gpus, slot_env, visible_gpus
+from frostline.cli.sweeping.executors import TEMPLATE, WARM
+from frostline.cli.sweeping.slots import share_gpus, slot_env, visible_gpus
 from frostline.pool import Channel, Kind, Pool
 from frostline.provenance import num_cores
 
@@ -33,7 +34,8 @@ def launch(
     sweep_dir = Path(str(config.hydra.sweep.dir))
     sweep_dir.mkdir(parents=True, exist_ok=True)
     gpus = _gpus(config, job_overrides)
-    wanted = launcher.slots or OmegaConf.select(config, "runtime.slots") or max(1, len(gpus))
+    given = OmegaConf.select(config, "runtime.slots")
+    wanted = launcher.slots or (given if given not in {None, "auto"} else max(1, len(gpus)))
     slots = max(1, min(wanted, len(job_overrides)))
     singletons = Singleton.get_state()
     jobs = [

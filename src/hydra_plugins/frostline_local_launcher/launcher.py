@@ -20,7 +20,7 @@ class FrostlineLocalLauncherConf:
     """`hydra/launcher=frostline_local`.
 
     Attributes:
-        slots: Jobs side by side; None takes `runtime.slots` of the config, else one for each GPU, else one.
+        slots: Jobs side by side; None takes `runtime.slots` of the config; if that is auto, one for each GPU, else one.
     """
 
     _target_: str = "hydra_plugins.frostline_local_launcher.launcher.FrostlineLocalLauncher"

@@ -17,22 +17,11 @@ from frostline.cli import session
 from frostline.cli.main import report_error
 from frostline.cli.preflight import preflight
 from frostline.cli.sweeping.ending import answer_for, conclude
+from frostline.cli.sweeping.engines import Opener, Training
 from frostline.cli.sweeping.evidence import evidence_in
-from frostline.cli.sweeping.executors import (
-    RELOCATE,
-    RUN_TRIAL,
-    TEMPLATE,
-    WARM,
-    BatchExecutor,
-    PoolExecutor,
-    Runs,
-    gpus_for,
-    local_inputs,
-    slot_env,
-)
+from frostline.cli.sweeping.executors import PoolExecutor, Runs
 from frostline.cli.sweeping.folder import (
     JOURNAL_FILE,
-    WORKERS_FOLDER,
     SweepFolder,
     describe,
     differences,
@@ -43,9 +32,8 @@ from frostline.cli.sweeping.opening import earlier_points, for_batches, renamed,
 from frostline.cli.sweeping.questions import SeedRace, advisors_of, the_advisor
 from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.recovery import behind, merged, notes_of, recover
-from frostline.cli.sweeping.trial import TrialJob, is_reached_from_elsewhere, publish
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
-from frostline.cluster import ClusterPool, Settings, open_pool
+from frostline.cluster import ClusterPool
 from frostline.errors import (
     MACHINE_WAY_OUT,
     MachineError,
@@ -56,8 +44,7 @@ from frostline.errors import (
     visible,
 )
 from frostline.point import Outcome, Point, State
-from frostline.pool import Pool, Workers
-from frostline.provenance import num_cores, redact
+from frostline.provenance import redact
 from frostline.record import LOG_FILE, MODEL_FOLDER, check_files
 from frostline.result import RESULT_FILE, RunResult, Status
 from frostline.search import (
@@ -65,7 +52,6 @@ from frostline.search import (
     Ended,
     Executor,
     Journal,
-    Key,
     LockLostError,
     Study,
     Summary,
@@ -75,7 +61,7 @@ from frostline.search import (
     search,
     storage_trouble,
 )
-from frostline.spec import DEPTH_KEY, Device, Direction, Engine, KeepModels, Params, Progress, SamplerName
+from frostline.spec import Direction, KeepModels, Params, Progress, SamplerName
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -186,7 +172,7 @@ class _Course:
         self._maximize = training.direction is Direction.MAXIMIZE
         self._signals = _Signals()
         self._run: SweepRun | None = None
-        self._pool: Workers | None = None
+        self._training: Training | None = None
         self._warned: set[str] = set()
         self._check_lock: Callable[[], None] = lambda: None
 
@@ -201,22 +187,22 @@ class _Course:
 
         sweep, plan = self._sweep, self._sweep.plan
         base_total = plan.n_trials if plan.n_trials is not None else len(queue)
-        is_local = sweep.job.engine is Engine.LOCAL
-        gpus = gpus_for(sweep.job) if self._launcher is None and is_local else []
-        slots = sweep.job.slots or max(1, len(gpus))
-        threads = self._threads(slots)
         bar = self._wants_bar()
         for notice in sweep.notices:
             print(f"note: {notice}", file=sys.stderr, flush=True)
         with self._signals.held():
             self._run = SweepRun(sweep.job.tracking, plan.name, self._folder.folder, self._params())
-            runs = Runs(sweep, self._compose, self._folder, threads)
-            executor = self._executor(runs, slots, threads or 1, gpus)
-            slots = self._pool.num_slots if isinstance(self._pool, ClusterPool) else slots
+            training = self._training = Opener(
+                sweep=sweep, compose=self._compose, folder=self._folder, launcher=self._launcher,
+                parent=lambda: None if self._run is None else self._run.run_id, warn=self._warn,
+                num_recorded=lambda: len(self._recorded()) if self._goes_on else 0,
+                is_stopping=lambda: self._signals.requested is not None, stack=self._stack,
+            ).open()  # fmt: skip
+            executor, runs = training.executor, training.runs
             try:
                 study = self._open_study(queue, warm_points)
                 total = base_total + study.num_extra
-                view = View(self._metric, self._maximize, total, slots, bar)
+                view = View(self._metric, self._maximize, total, training.slots, bar)
                 self._stack.callback(view.close)
                 self._view = view
                 if not self._goes_on:
@@ -247,67 +233,7 @@ class _Course:
                     f"sweep.storage: {trouble}; what was trained is kept, and the same command goes on with it"
                 ) from error
 
-    def _threads(self, slots: int) -> int | None:
-        """Returns the CPU threads of a trial; None leaves it to a launcher's job."""
-        job, given = self._sweep.job, self._sweep.job.run.runtime.threads
-        if job.engine is Engine.RAY:
-            return job.ray.cpus_per_trial or given or 1
-        return given or (max(1, num_cores() // slots) if self._launcher is None else None)
-
     # -- starting ----------------------------------------------------------------------------------------------------
-
-    def _executor(self, runs: Runs, slots: int, threads: int, gpus: Sequence[str]) -> Executor:
-        assert self._run is not None
-        run = self._run
-        if self._launcher is not None:
-            return BatchExecutor(self._launcher, slots, self._sweep, runs, lambda: run.run_id)
-        if self._sweep.job.engine is Engine.RAY:
-            return self._on_cluster(runs, threads)
-        logs = self._folder.folder / WORKERS_FOLDER
-        logs.mkdir(exist_ok=True)
-        pool = self._pool = Pool(
-            slots,
-            RUN_TRIAL,
-            warm=WARM,
-            env=slot_env(slots, threads, gpus),
-            log_dir=logs,
-            path=[str(Path.cwd())],
-            hang_s=self._sweep.plan.trial_timeout_s,
-            template=TEMPLATE,
-        )
-        self._stack.enter_context(pool)
-        return PoolExecutor(pool, self._sweep, runs, lambda: run.run_id, self._warn, slots * threads)
-
-    def _on_cluster(self, runs: Runs, threads: int) -> PoolExecutor:
-        job, plan, folder = self._sweep.job, self._sweep.plan, self._folder.folder
-        assert self._run is not None
-        run = self._run
-        settings = Settings(
-            address=job.ray.address, slots=job.slots, cpus=threads, memory_bytes=job.ray.memory_per_trial,
-            gpus=0.0 if job.run.runtime.device is Device.CPU else job.gpus_per_trial, shared=job.ray.shared,
-        )  # fmt: skip
-
-        def name_of(key: Key) -> str:
-            number, seed = key
-            target = self._folder.point_folder(number) if seed is None else runs.folder_of(number, seed)
-            return target.relative_to(folder).as_posix()
-
-        def settled(key: Key, trial: TrialJob) -> None:
-            if plan.keep_models not in {KeepModels.RECOMMENDED, KeepModels.NONE}:
-                for seed_run in trial.runs:
-                    pool.bring(key, (seed_run.folder / MODEL_FOLDER).relative_to(folder / name_of(key)).as_posix())
-            if pool.is_remote(key) and not is_reached_from_elsewhere(job.tracking.uri):
-                publish(trial)
-
-        pool = self._stack.enter_context(
-            open_pool(
-                settings, local_inputs, name_of, lambda trial: trial.params.get(DEPTH_KEY), folder=folder,
-                function=RUN_TRIAL, relocate=RELOCATE, warm=WARM, template=TEMPLATE,
-                env=slot_env(2, threads, [])(0), hang_s=plan.trial_timeout_s,
-            )
-        )  # fmt: skip
-        self._pool = pool
-        return PoolExecutor(pool, self._sweep, runs, lambda: run.run_id, self._warn, None, settled)
 
     def _open_study(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> Study:
         plan = self._sweep.plan
@@ -488,9 +414,10 @@ class _Course:
         """
         folder = runs.folder_of(point.number, runs.seeds[0])
         is_wanted = self._sweep.plan.keep_models is KeepModels.RECOMMENDED
-        if is_wanted and isinstance(self._pool, ClusterPool) and not _has_whole_model(folder):
+        pool = None if self._training is None else self._training.pool
+        if is_wanted and isinstance(pool, ClusterPool) and not _has_whole_model(folder):
             below = (folder / MODEL_FOLDER).relative_to(self._folder.point_folder(point.number))
-            self._pool.bring((point.number, None), below.as_posix())
+            pool.bring((point.number, None), below.as_posix())
         is_kept = not is_wanted or _has_whole_model(folder)
         if is_kept or point.copy_of is not None:
             return
@@ -522,10 +449,10 @@ class _Course:
         return 128 + (self._signals.requested or signal.SIGINT)
 
     def _close_pool(self, *, at_once: bool = False) -> None:
-        if self._pool is not None:
+        if self._training is not None and self._training.pool is not None:
             if at_once:
-                self._pool.kill()
-            self._pool.close()
+                self._training.pool.kill()
+            self._training.pool.close()
 
     def _end_run(self, status: Status, reason: str) -> None:
         if self._run is not None:

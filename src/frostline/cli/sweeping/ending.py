@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 from collections import Counter
@@ -20,6 +21,7 @@ from frostline.cli.sweeping.read import Sweep
 from frostline.files import refuse_links
 from frostline.point import Point, State, ranked
 from frostline.provenance import redact
+from frostline.record import SPEC_FILE
 from frostline.report import (
     Answer,
     Baseline,
@@ -84,7 +86,9 @@ def conclude(
     command = ""
     chosen = answer.recommended
     if chosen is not None:
-        command = "frostline run " + shlex.join(map(redact, runs.overrides(chosen.params, runs.seeds[0])))
+        overrides = runs.overrides(chosen.params, runs.seeds[0])
+        trained = runs.folder_of(chosen.number if chosen.copy_of is None else chosen.copy_of, runs.seeds[0])
+        command = "frostline run " + shlex.join(map(redact, [*overrides, *_threads_of(trained, overrides)]))
     paths: list[Path] = []
     if any(point.quality is not None for point in points):
         material = Material(
@@ -248,6 +252,17 @@ def _shared(sweep: Sweep) -> dict[str, Any]:
     return {key: value for key, value in flat.items() if key not in swept and not (groups and key.startswith(groups))}
 
 
+def _threads_of(run: Path, overrides: Sequence[str]) -> list[str]:
+    """Returns what trains on as many threads as a run did: its share of the cores, where the overrides don't say."""
+    if any(override.startswith("runtime.threads=") for override in overrides):
+        return []
+    try:
+        threads = json.loads((run / SPEC_FILE).read_text(encoding="utf-8"))["runtime"]["threads"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    return [f"runtime.threads={threads}"] if isinstance(threads, int) else []
+
+
 def _first_reason(points: Sequence[Point]) -> str:
     failed = [point for point in points if point.state is State.FAILED and point.outcome is not None]
     return (failed[0].outcome.reason if failed and failed[0].outcome else None) or "unknown"
@@ -284,7 +299,10 @@ def report_again(
 
         seeds = description["plan"]["seeds"]
         extra = [f"seed={seeds[0]}"] if seeds else []
-        command = "frostline run " + shlex.join([*description["command"], *encode(chosen.params), *extra])
+        overrides = [*description["command"], *encode(chosen.params), *extra]
+        number = chosen.number if chosen.copy_of is None else chosen.copy_of
+        trained = folder / f"{number:03d}" / (f"s{seeds[0]}" if seeds and len(seeds) > 1 else "")
+        command = "frostline run " + shlex.join([*overrides, *_threads_of(trained, overrides)])
     status = standing(points, None)
     material = Material(
         name=folder.name,

@@ -6,10 +6,8 @@ import copy
 import itertools
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -26,7 +24,7 @@ from frostline.cli.sweeping.lost import record_lost
 from frostline.cli.sweeping.read import Compose, Sweep, encode, is_full
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, is_whole, kind_of, outcome_of
 from frostline.config import Job, decode_job
-from frostline.errors import MACHINE_WAY_OUT, SpecError, UserError
+from frostline.errors import MACHINE_WAY_OUT, UserError
 from frostline.files import write_atomically
 from frostline.point import Outcome, State, label
 from frostline.pool import Event, Kind, Workers
@@ -35,7 +33,7 @@ from frostline.record import CHILD_FILE, RUN_FILE, Sharing
 from frostline.result import Cause, RunResult, Status
 from frostline.search import Ended, Key, Reported, Task
 from frostline.search import Event as SearchEvent
-from frostline.spec import DEPTH_KEY, Device, Format, Params, Progress, PrunerName, Source, Value
+from frostline.spec import DEPTH_KEY, Format, Params, Progress, PrunerName, Source, Value
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -168,16 +166,20 @@ def sharing_of(sweep: Sweep, threads: int | None) -> Sharing:
         sweep: What is swept.
         threads: Of all slots together: the slots wait for the one that computes what they share. None: the run's.
     """
-    plan, variants = sweep.plan, sweep.space.variants.values()
-    in_grid = sum(math.prod(len(dimension.values()) for dimension in dimensions) for dimensions in variants)
-    num_points = plan.n_trials or in_grid
     depths: set[int] = set()
-    for dimension in itertools.chain(*variants):
+    for dimension in itertools.chain(*sweep.space.variants.values()):
         if dimension.key == DEPTH_KEY:
             found = dimension.choices or range(round(dimension.low), round(dimension.high) + 1)
             depths |= {depth for depth in found if isinstance(depth, int)}
-    num_runs = num_points * len(plan.seeds or (0,))
+    num_runs = num_points(sweep) * len(sweep.plan.seeds or (0,))
     return Sharing(num_runs=num_runs, depths=tuple(sorted(depths)), threads=threads)
+
+
+def num_points(sweep: Sweep) -> int:
+    """Returns how many trials a sweep is to have: its total, else its grid."""
+    variants = sweep.space.variants.values()
+    in_grid = sum(math.prod(len(dimension.values()) for dimension in dimensions) for dimensions in variants)
+    return sweep.plan.n_trials or in_grid
 
 
 class PoolExecutor:
@@ -303,10 +305,9 @@ def local_inputs(trial: TrialJob) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for spec in (run.job.run for run in trial.runs):
-        if spec.runtime.num_processes > 1:
-            raise UserError(
-                "runtime.num_processes: on a node that does not share this machine's file system a trial takes one"
-            )
+        if spec.runtime.accelerate_config is not None:
+            name = spec.runtime.accelerate_config
+            found[name] = assets.local_file(name, "runtime.accelerate_config")
         if spec.model.source is Source.PATH:
             found[spec.model.location] = assets.model_folder(spec.model)
         for data in (spec.dataset, *spec.dataset.also_evaluate):
@@ -452,61 +453,6 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         elif path.name not in {RUN_FILE, POINT_FILE}:
             path.unlink()
-
-
-def visible_gpus() -> list[str]:
-    """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; without importing torch."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name.strip() and name.strip() != "-1"]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return [str(index) for index, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU ")]
-
-
-def share_gpus(gpus: Sequence[str], per_trial: int) -> list[str]:
-    """Returns groups of GPUs for trials, as CUDA_VISIBLE_DEVICES names them; GPUs that make no whole group are left.
-
-    Args:
-        gpus: Of this machine; none is no trouble: trials then train on the CPU.
-        per_trial: GPUs in a group.
-
-    Raises:
-        SpecError: There are some, but not as many as one trial wants.
-    """
-    if gpus and per_trial > len(gpus):
-        raise SpecError(f"runtime.gpus_per_trial={per_trial}: this machine has {len(gpus)}; or use runtime.device=cpu")
-    firsts = range(0, len(gpus) - per_trial + 1, per_trial) if gpus else ()
-    return [",".join(gpus[first : first + per_trial]) for first in firsts]
-
-
-def gpus_for(job: Job) -> list[str]:
-    """Returns the groups of GPUs that a sweep's trials take turns at. See `share_gpus`."""
-    if job.run.runtime.device is Device.CPU:
-        return []
-    return share_gpus(visible_gpus(), job.gpus_per_trial or job.run.runtime.num_processes)
-
-
-def slot_env(slots: int, threads: int, gpus: Sequence[str]) -> Callable[[int], dict[str, str]]:
-    """Returns the environment of each slot: its threads, its GPUs, and waiting that burns no core that another needs.
-
-    Args:
-        slots: How many.
-        threads: CPU threads of each.
-        gpus: What `share_gpus` returns; more slots than groups share them.
-    """
-
-    def env(slot: int) -> dict[str, str]:
-        values = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
-        if slots > 1:
-            values["OMP_WAIT_POLICY"] = "passive"
-        if gpus:
-            values["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
-        return values
-
-    return env
 
 
 def _quoted(text: str) -> str:

@@ -13,16 +13,16 @@ from frostline.advisor import rows_to_settle
 from frostline.assets import home
 from frostline.cli.preflight import preflight
 from frostline.cli.session import Planning
-from frostline.cli.sweeping.executors import gpus_for, sharing_of
+from frostline.cli.sweeping.executors import sharing_of
 from frostline.cli.sweeping.folder import describe
 from frostline.cli.sweeping.questions import advisors_of, the_advisor
-from frostline.cli.sweeping.read import Compose, Sweep, read, with_params
+from frostline.cli.sweeping.read import Compose, Sweep, read
+from frostline.cli.sweeping.slots import ends_of, slots_here, slots_on_gpus, wants_measuring
 from frostline.decision import least_margin
 from frostline.evidence import known
-from frostline.provenance import num_cores
 from frostline.report import make_console
 from frostline.search import Costs, Forecast, forecast, queue_of
-from frostline.spec import DEPTH_KEY, Every, SamplerName, SweepSpec
+from frostline.spec import Every, SamplerName, SweepSpec
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -46,7 +46,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
         UserError: Bad input; one line.
     """
     from frostline.launch import run
-    from frostline.train import probe  # torch: only now
+    from frostline.train import footprint, probe  # torch: only now
 
     sweep = read(cfg, arguments, compose, preflight)
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
@@ -54,16 +54,14 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     advisor = the_advisor(advisors)
     if sweep.plan.sampler is SamplerName.FROST and advisor is not None:
         queue = [*queue, *advisor.opening()]
-    gpus = gpus_for(sweep.job)
-    slots = sweep.job.slots or max(1, len(gpus))
-    threads = sweep.job.run.runtime.threads or max(1, num_cores() // slots)
+    here = slots_here(sweep)
+    if wants_measuring(sweep, here):
+        here = slots_on_gpus(sweep, here, footprint(*ends_of(sweep, sweep.job.run)))
+    slots, threads, gpus = here.count, here.threads, here.gpus
     spec = replace(sweep.job.run, runtime=replace(sweep.job.run.runtime, threads=threads))
-    sharing = sharing_of(sweep, threads * slots)
+    ends, _ = ends_of(sweep, spec)
+    sharing = sharing_of(sweep, here.all_threads)
     depths: list[int | None] = [*reversed(sharing.depths)] or [None]  # the deepest first
-    ends = [spec]
-    if sharing.depths:
-        two = dict.fromkeys((sharing.depths[-1], sharing.depths[0]))
-        ends = [with_params(spec, {DEPTH_KEY: depth}) for depth in two]
     print(f"measuring {_several(len(ends), 'trial')} on a few rows ...", file=sys.stderr, flush=True)
     seen = probe(ends, sharing, run)
     costs = Costs(

@@ -41,6 +41,7 @@ from frostline.spec import EVAL_SET, RunSpec, spec_diff
 if TYPE_CHECKING:
     from frostline.pool import Channel
     from frostline.tracking import Child
+    from frostline.train import Footprint
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,19 @@ class TrialJob:
     replicate: int | None = None
     note: str | None = None
     places: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What the parent sends to a worker to learn what a trial takes of a GPU.
+
+    Attributes:
+        specs: The deepest and the shallowest trial.
+        sharing: What the sweep's runs have in common.
+    """
+
+    specs: tuple[RunSpec, ...]
+    sharing: Sharing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,13 +197,18 @@ class _ToParent(logging.Handler):
             self._channel.send(Warned(text=record.getMessage()))
 
 
-def run_trial(trial: TrialJob, channel: Channel) -> TrialEnd:
+def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialEnd | Footprint | None:
     """Trains a point's runs one after the other; what is there already is taken as it is.
 
     Args:
-        trial: What to train.
+        trial: What to train, or to measure.
         channel: To the parent.
     """
+    if isinstance(trial, Measure):
+        from frostline.train import footprint
+
+        channel.retire()  # what it allocated on the GPU is not the trials'
+        return footprint(trial.specs, trial.sharing)
     configure_logging()
     places = trial.places or {}
     assets.set_places(places)

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_GROWN = 1.02
+"""Models are tidied up when so many times as many trials have ended as the last time: up to 50 each time."""
+
 
 class View:
     """Shows a sweep: a bar and one line for each finished point on a terminal, plain lines elsewhere.
@@ -207,6 +210,8 @@ class Files:
         self._total = total
         self._judged = judged
         self._tidied: set[int] = set()
+        self._without_model: set[int] = set()
+        self._looked_at = 0
 
     def begun(self, task: Task) -> None:
         """See `Listener`."""
@@ -253,12 +258,19 @@ class Files:
     def _tidy_models(self, points: Sequence[Point]) -> None:
         if self._plan.keep_models is KeepModels.ALL:
             return
+        ended = [point for point in points if point.outcome is not None and not point.outcome.more]
         best = [point.number for point in ranked(points, self._maximize)[:1]]
         kept = {KeepModels.BEST: best, KeepModels.NONE: []}.get(self._plan.keep_models)
         if kept is None:
+            # Who is judged takes a fit of all trials: of many, one more changes little, and some models more lie there.
+            if len(ended) < _GROWN * self._looked_at:
+                return
+            self._looked_at = len(ended)
             kept = [point.number for point in self._judged(points)] or best
-        for point in points:
-            if point.number not in kept and point.outcome is not None and not point.outcome.more:
+        settled = {*kept, *self._without_model}
+        for point in ended:
+            if point.number not in settled:
+                self._without_model.add(point.number)
                 self._remove(point.number, "model")
 
     def _remove(self, number: int, name: str) -> None:

@@ -1,0 +1,28 @@
+"""A plugin for `benchmarks/scale.py`: the trials of a sweep only sleep. All that its parent does is as it always is."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import time
+
+from frostline.cli.sweeping import engines
+from frostline.cli.sweeping.trial import TrialEnd, TrialJob
+from frostline.point import Outcome, State
+from frostline.pool import Channel
+
+engines.RUN_TRIAL = "sleeping_trials:sleep"
+engines.TEMPLATE = "sleeping_trials_template"
+engines.WARM = None
+
+
+def sleep(trial: TrialJob, channel: Channel) -> TrialEnd:
+    """Takes its time and comes to a value, better in the middle of the learning rates and at shallow depths."""
+    del channel
+    time.sleep(float(os.environ["SLEEP_S"]))
+    rng = random.Random(trial.number)
+    rate = abs(math.log10(float(trial.params["optimizer.lr"])) + 4)
+    value = 0.9 - 0.02 * float(trial.params["freeze.depth"]) - 0.1 * rate + rng.gauss(0, 0.01)
+    seed = trial.runs[0].job.run.seed
+    return TrialEnd(outcome=Outcome(state=State.COMPLETE, by_seed={seed: min(0.999, value)}))

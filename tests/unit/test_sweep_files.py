@@ -1,0 +1,51 @@
+"""Which models of a sweep's trials stay on the disk while it is under way."""
+
+import yaml
+
+from frostline import paths
+from frostline.cli.sweeping.folder import SweepFolder
+from frostline.cli.sweeping.watch import Files
+from frostline.codec import decode
+from frostline.point import Outcome, Point, State
+from frostline.spec import KeepModels, SweepSpec
+
+
+def a_plan(keep):
+    values = yaml.safe_load((paths.sweeps_dir() / "sweep" / "_base" / "plan.yaml").read_text(encoding="utf-8"))["sweep"]
+    values = {key: value for key, value in values.items() if key not in {"space", "enqueue"}}
+    return decode(SweepSpec, {**values, "name": "s", "keep_models": keep.value}, "sweep")
+
+
+def trained(folder, number):
+    (folder / f"{number:03d}" / "model").mkdir(parents=True)
+    outcome = Outcome(state=State.COMPLETE, by_seed={0: 0.5 + 0.001 * number})
+    return Point(number=number, params={"freeze.depth": number % 7}, state=State.COMPLETE, outcome=outcome)
+
+
+def models_after(tmp_path, keep, count, judged):
+    (tmp_path / "s").mkdir()
+    with SweepFolder(tmp_path / "s") as folder:
+        files = Files(folder, a_plan(keep), True, count, judged)
+        points = []
+        for number in range(count):
+            points.append(trained(folder.folder, number))
+            files.ended(points[-1], points)
+    return sorted(int(path.parent.name) for path in (tmp_path / "s").glob("*/model"))
+
+
+def test_those_that_a_level_may_be_judged_by_stay_and_of_many_trials_they_are_seldom_asked_for(tmp_path):
+    asked = []
+
+    def judged(points):
+        asked.append(len(points))
+        return points[-2:]
+
+    left = models_after(tmp_path, KeepModels.RECOMMENDED, 300, judged)
+    assert asked[:50] == list(range(1, 51))
+    assert len(asked) < 150
+    assert asked[-1] >= 294  # 2 in 100 may be later
+    assert left == list(range(asked[-1] - 2, 300))
+
+
+def test_only_the_best_one_stays(tmp_path):
+    assert models_after(tmp_path, KeepModels.BEST, 120, lambda points: points) == [119]
