@@ -93,7 +93,7 @@ def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
         assert isinstance(raw, dict)
         raw.pop("hydra", None)
         _refuse_code(raw, "")
-        data = OmegaConf.to_container(_without_hydra(cfg), resolve=True, throw_on_missing=True)
+        data = OmegaConf.to_container(without_hydra(cfg), resolve=True, throw_on_missing=True)
         assert isinstance(data, dict)
         _refuse_code(data, "")
         values = {str(key): value for key, value in data.items()}
@@ -329,7 +329,8 @@ def _one_line_errors() -> Iterator[None]:
         raise spec_error from error
 
 
-def _without_hydra(cfg: DictConfig) -> DictConfig:
+def without_hydra(cfg: DictConfig) -> DictConfig:
+    """Returns a config without Hydra's own part, which is most of it; the same one if it has none."""
     if "hydra" not in cfg:
         return cfg
     copy = cfg.copy()

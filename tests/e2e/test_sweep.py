@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 from frostline.cli.sweeping.folder import SweepFolder
+from frostline.cli.sweeping.slots import Slots, on_cores
 from frostline.point import State, ranked
+from frostline.provenance import num_cores
 from frostline.result import RunResult, Status
 from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import (
@@ -279,6 +281,21 @@ def test_models_x_depth_with_bounds_that_follow_the_model(tmp_path, quiet, tiny_
     depths = {name: {p.depth for p in found if p.params["model"] == name} for name in ("two", "four")}
     assert max(depths["two"]) == 2
     assert max(depths["four"]) == 4
+
+
+def test_by_default_as_many_trials_as_cores_are_trained_side_by_side_and_the_command_has_their_threads(tmp_path, tiny):
+    own = [word for word in tiny if not word.startswith(("runtime.threads", "runtime.slots"))]
+    arguments = ["sweep", "lr_x_depth", *own, "sweep.n_trials=6", "training.epochs=1", *TRIALS_ALONE]
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    count = on_cores(num_cores(), 1, 6 // 3, False)
+    threads = num_cores() // count
+    assert f"note: {Slots(count=count, threads=threads, gpus=())}; runtime.slots=N changes that" in done.stderr
+    specs = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "lr_x_depth").glob("[0-9]*/spec.json")]
+    assert {spec["runtime"]["threads"] for spec in specs} == {threads}
+    assert f" runtime.threads={threads}\n" in done.stdout
+    again = call("report", "lr_x_depth", cwd=tmp_path)
+    assert f" runtime.threads={threads}\n" in again.stdout, again.stdout
 
 
 # -- faults of trials --

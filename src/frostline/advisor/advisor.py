@@ -40,8 +40,17 @@ _FEWEST_SETTINGS = 8
 _NUM_COMBINATIONS = 4096
 """Of values of all keys, at most; of more a random part is taken."""
 
+_MOST_TRIALS = 500
+"""A fit takes the cube of the number of trials: of more a part is taken while the sweep is under way (0.5 s)."""
+
+_MOST_AT_THE_END = 1000
+"""The same for the answer (some seconds)."""
+
 TOGETHER = "keys together"
 """The share of the variation that no key explains by itself."""
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+"""The fractional parts of its multiples are the most evenly spread ones there are, wherever one stops."""
 
 _TRAIN_ROWS = 1000
 """Taken for the number of training rows where no run says it."""
@@ -77,6 +86,7 @@ class Fitted:
         num_folds: Into which the rows were dealt; 1: all runs of the search hold out the same rows.
         race_rows: Held-out rows that further seeds are scored on; None: those of the search.
         race_cost: Of such a run beside one of the search.
+        num_left_out: Trials that it was made without, because there are so many.
     """
 
     axis: Axis
@@ -90,6 +100,7 @@ class Fitted:
     num_folds: int = 1
     race_rows: int | None = None
     race_cost: float = 1.0
+    num_left_out: int = 0
 
 
 @dataclass(kw_only=True)
@@ -105,12 +116,13 @@ class Advisor:
     find: EvidenceOf
     _vectors: dict[tuple[int, int], Array] = field(default_factory=dict)
 
-    def fit(self, points: Sequence[Point], *, grid: bool = False) -> Fitted:
+    def fit(self, points: Sequence[Point], *, grid: bool = False, most: int = _MOST_TRIALS) -> Fitted:
         """Returns the runs of the finished trials and their posterior.
 
         Args:
             points: All of the sweep.
             grid: Whether settings will be chosen by it: on an axis that can't be counted levels are added.
+            most: Trials that it is made from, at most.
         """
         import numpy as np
 
@@ -129,10 +141,15 @@ class Advisor:
         own: dict[Setting, Point] = {}
         row_sds: list[float] = []
         least: list[float] = []
-        for point in points:
-            setting = question.setting(point.params)
-            if setting is None or point.state is not State.COMPLETE or point.copy_of is not None:
-                continue
+        finished = [
+            (point, setting)
+            for point in points
+            if point.state is State.COMPLETE
+            and point.copy_of is None
+            and (setting := question.setting(point.params)) is not None
+        ]
+        taken = _part(finished, most)
+        for point, setting in taken:
             evidence = self.find(point, EVAL_SET)
             if evidence is None:
                 continue
@@ -160,7 +177,7 @@ class Advisor:
         fitted = Fitted(
             axis=question.axis(levels, grid=grid), runs=runs, noise=None, posterior=None, points=own,
             baseline=known[0] if known else None, rows=min(numbers, default=0), most_rows=max(numbers, default=0),
-            num_folds=question.num_folds,
+            num_folds=question.num_folds, num_left_out=len(finished) - len(taken),
         )  # fmt: skip
         if question.is_raced and question.num_folds == 1:  # of folds every row is held out once
             fitted.race_rows, fitted.race_cost = race_rows(list(own.values()), question.settle_rows)
@@ -207,7 +224,7 @@ class Advisor:
         """Returns the answer and what it was made from; None if no run learnt anything."""
         from frostline.decision import decide
 
-        fitted = self.fit(points)
+        fitted = self.fit(points, most=_MOST_AT_THE_END)
         if fitted.posterior is None or fitted.noise is None:
             return None
         decision = decide(
@@ -420,6 +437,29 @@ class Advisor:
         posterior = with_pending(fitted.posterior, pending)
         chosen = next_setting(posterior, candidates, progress=len(started) / max(1, total), exclude=exclude)
         return question.params(chosen)
+
+
+def _part(finished: list[tuple[Point, Setting]], most: int) -> list[tuple[Point, Setting]]:
+    """Returns as many trials of each level as of the others, chosen without a look at what they came to.
+
+    Those with further seeds are always among them. A choice by value would believe luck.
+    """
+    if len(finished) <= most:
+        return finished
+    of_level: dict[float, list[float]] = {}
+    places: dict[int, float] = {}
+    for point, setting in finished:
+        places[point.number] = math.modf(point.number * _GOLDEN)[0]  # spread evenly over the course of the sweep
+        of_level.setdefault(setting.level, []).append(places[point.number])
+    ranks = {level: {place: rank for rank, place in enumerate(sorted(own))} for level, own in of_level.items()}
+
+    def order(trial: tuple[Point, Setting]) -> tuple[bool, int, float]:
+        point, setting = trial
+        place = places[point.number]
+        return not point.replicates, ranks[setting.level][place], place
+
+    chosen = {point.number for point, _ in sorted(finished, key=order)[:most]}
+    return [trial for trial in finished if trial[0].number in chosen]
 
 
 def _is_near(one: Setting, two: Setting) -> bool:

@@ -160,8 +160,17 @@ class Posterior:
         self._spread = max(float(values.std()), floor, 1e-9)
         self._centre = float(values.mean())
         self._inputs = _inputs([run.setting for run in runs], axis)
-        fits = [self._fit(values, rows, *choice) for choice in self._choices()]
-        total = np.logaddexp.reduce([fit.log_weight for fit in fits])
+        fits: list[_Fit] = []
+        log_weights: list[float] = []
+        parts: dict[float, _Parts] = {}  # most of a covariance is the same for all but a few of the choices
+        for choice in self._choices():
+            if choice[0] not in parts:
+                parts[choice[0]] = self._parts(choice[0], self._inputs, self._inputs)
+            fit = self._fit(values, rows, parts[choice[0]], *choice)
+            log_weights.append(fit.log_weight)
+            if fit.log_weight - max(log_weights) > math.log(_LEAST_WEIGHT):  # each holds a matrix: not one too many
+                fits.append(fit)
+        total = np.logaddexp.reduce(log_weights)
         self._fits = [fit for fit in fits if fit.log_weight - total > math.log(_LEAST_WEIGHT)]
         total = np.logaddexp.reduce([fit.log_weight for fit in self._fits])
         self._weights = np.exp(np.array([fit.log_weight for fit in self._fits]) - total)
@@ -215,11 +224,18 @@ class Posterior:
         return list(itertools.product(positions, rests, _AMPLITUDES, _SEED_NODES))
 
     def _fit(
-        self, values: Array, rows: Array, position_scale: float, rest: float, amplitude: float, node: float
+        self,
+        values: Array,
+        rows: Array,
+        parts: _Parts,
+        position_scale: float,
+        rest: float,
+        amplitude: float,
+        node: float,
     ) -> _Fit:
         seed_sd = self.noise.seed_sd * math.exp(_SEED_LOG_SD * node)
         shape = _Shape(position_scale=position_scale, rest=rest, variance=(amplitude * self._spread) ** 2)
-        covariance = self._covariance(shape, self._inputs, self._inputs) + rows
+        covariance = self._assembled(shape, parts) + rows
         if self.noise.seeds is not None:
             covariance += seed_sd**2 * (self.noise.seeds - np.eye(len(values)))
         covariance[np.diag_indices(len(values))] += seed_sd**2 + 1e-10 * self._spread**2
@@ -263,23 +279,32 @@ class Posterior:
 
     def _covariance(self, shape: _Shape, one: _Inputs, two: _Inputs) -> Array:
         """Returns the covariance `[N, M]` of `f` at two lists of settings."""
+        return self._assembled(shape, self._parts(shape.position_scale, one, two))
+
+    def _assembled(self, shape: _Shape, parts: _Parts) -> Array:
+        every = shape.variance * (parts.every + shape.rest**2 * parts.rest)
+        if parts.groups is not None:
+            every = every * parts.groups
+        covariance: Array = every + parts.parabola + (3 * self._spread) ** 2
+        return covariance
+
+    def _parts(self, position_scale: float, one: _Inputs, two: _Inputs) -> _Parts:
         gaps = np.abs(one.positions[:, None] - two.positions[None, :])
-        curve = _matern(gaps / shape.position_scale)
+        curve = _matern(gaps / position_scale)
         rest = curve * _matern(np.abs(one.rates[:, None] - two.rates[None, :]) / _REST_RATE_SCALE)
         every = curve + _LEVEL_SHARE * (gaps < 1e-12)
         if one.others.shape[1]:
             others = _matern(np.linalg.norm(one.others[:, None, :] - two.others[None, :, :], axis=2) / _OTHER_SCALE)
             every = every + _OTHER_SHARE * others
             rest = rest * others
-        every = shape.variance * (every + shape.rest**2 * rest)
+        groups: Array | None = None
         if one.groups.shape[1]:
             differing = (one.groups[:, None, :] != two.groups[None, :, :]).sum(axis=2)
-            every = every * _GROUP_CORRELATION**differing
+            groups = _GROUP_CORRELATION**differing
         slowly = _matern(gaps / _COEFFICIENT_SCALE)
         products = np.outer(one.rates, two.rates)
         parabola = slowly * (self._slope_sd**2 * products + (self._curvature / 2) ** 2 * products**2)
-        covariance: Array = every + parabola + (3 * self._spread) ** 2
-        return covariance
+        return _Parts(every=every, rest=rest, parabola=parabola, groups=groups)
 
     def _variance(self, fit: _Fit, inputs: _Inputs) -> Array:
         """Returns the diagonal `[M]` of `_covariance`."""
@@ -296,6 +321,23 @@ class _Shape:
     position_scale: float
     rest: float
     variance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a covariance `[N, M]` is put together from; none of it depends on the amplitude or the share of the rest.
+
+    Attributes:
+        every: Correlation at all rates.
+        rest: Correlation of what is particular to a rate.
+        parabola: Covariance of the parabola over the rate.
+        groups: Factor of categorical values; None without any.
+    """
+
+    every: Array
+    rest: Array
+    parabola: Array
+    groups: Array | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,11 @@ def _cautions(main: GroupAnswer, answer: Answer) -> list[str]:
         lines.append(f"not tried to the end: {_names(untried)} {guessed}")
     if nothing := [row for row in main.rows if row.point is None and row.collapsed]:
         lines.append(f"all runs learnt nothing: {_names(nothing)} {guessed}")
+    if left_out := main.fitted.num_left_out:
+        lines.append(
+            f"made without {left_out:,} of so many trials: as many at each {_axis_name(answer)} are in it as at the "
+            "others, chosen without a look at their values"
+        )
     if main.failed_seeds:
         counts = ", ".join(f"{number} of {level_name(level)}" for level, number in main.failed_seeds.items())
         lines.append(f"further seeds failed: {counts}")

@@ -357,7 +357,8 @@ class _Course:
 
     def _tell_listener(self, number: int) -> None:
         points = self._study.with_baseline()
-        self._listener.ended(next(point for point in points if point.number == number), points)
+        # One that has just ended is mostly among the last ones.
+        self._listener.ended(next(point for point in reversed(points) if point.number == number), points)
 
     def _count_failure(self) -> None:
         self._failures += 1
@@ -403,7 +404,8 @@ def _number(value: object) -> float:
 
 
 def _is_reusable(point: Point) -> bool:
-    return point.state in {State.COMPLETE, State.PRUNED} and point.outcome is not None and point.copy_of is None
+    ended = point.state is State.COMPLETE or point.state is State.PRUNED
+    return ended and point.outcome is not None and point.copy_of is None
 
 
 def _kind(reason: str) -> str:

@@ -477,7 +477,8 @@ class Study:
             fresh: As the storage has them now; else as they were when a point was begun last.
         """
         look = self._trials.look() if fresh or self._trials.last is None else self._trials.last
-        found = [self._read(trial) for trial in look.points]
+        known = self._read_before
+        found = [known.get(trial.number) or self._read(trial) for trial in look.points]
         replicates = replicates_in(self._study)
         if replicates:
             found = [
@@ -491,11 +492,10 @@ class Study:
 
     def _read(self, trial: FrozenTrial) -> Point:
         """Reads a trial; a finished one, which never changes, only once: the loop asks for all at each event."""
-        if not trial.state.is_finished():
-            return _point(trial)
-        if trial.number not in self._read_before:
-            self._read_before[trial.number] = _point(trial)
-        return self._read_before[trial.number]
+        point = _point(trial)
+        if trial.state.is_finished():
+            self._read_before[trial.number] = point
+        return point
 
     def num_warm(self) -> int:
         """Returns how many points of an earlier study it learns from."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from operator import attrgetter
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -62,13 +63,14 @@ class Trials:
 
     def look(self) -> Look:
         """Returns the trials as the storage has them now."""
-        trials = sorted(self._study.get_trials(deepcopy=False), key=lambda trial: trial.number)
-        points = [trial for trial in trials if self._kind(trial) is Kind.POINT]
+        trials = sorted(self._study.get_trials(deepcopy=False), key=attrgetter("number"))
+        known = self._ended
+        points = [trial for trial in trials if (known.get(trial.number) or self._kind(trial)) is Kind.POINT]
         self.last = Look(trials=trials, points=points)
         return self.last
 
     def _kind(self, trial: FrozenTrial) -> Kind:
-        kind = self._ended.get(trial.number) or kind_of(trial)
+        kind = kind_of(trial)
         if trial.state.is_finished():
             self._ended[trial.number] = kind
         return kind

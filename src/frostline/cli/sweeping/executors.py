@@ -23,7 +23,7 @@ from frostline.cli.sweeping.inputs import Inputs
 from frostline.cli.sweeping.lost import record_lost
 from frostline.cli.sweeping.read import Compose, Sweep, encode, is_full
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, is_whole, kind_of, outcome_of
-from frostline.config import Job, decode_job
+from frostline.config import Job, decode_job, without_hydra
 from frostline.errors import MACHINE_WAY_OUT, UserError
 from frostline.files import write_atomically
 from frostline.point import Outcome, State, label
@@ -146,7 +146,7 @@ class Runs:
         groups |= {key: value for key, value in params.items() if is_full(key, value)}
         chosen = tuple(groups.values())
         if chosen not in self._bases:
-            self._bases[chosen] = self._compose([*self._sweep.fixed, *encode(groups)])
+            self._bases[chosen] = without_hydra(self._compose([*self._sweep.fixed, *encode(groups)]))
         config = copy.deepcopy(self._bases[chosen])
         values = {key: value for key, value in params.items() if key not in groups}
         for key, value in {**values, "seed": seed}.items():

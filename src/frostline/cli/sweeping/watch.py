@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_GROWN = 1.02
-"""Models are tidied up when so many times as many trials have ended as the last time: up to 50 each time."""
+_GROWN = 1.1
+_FEW = 50
+"""Who is judged is asked after each of so many trials; then when there are `_GROWN` times as many as the last time."""
+
+_BEST = 20
+"""So many of the best trials keep their models until the next time."""
 
 
 class View:
@@ -182,7 +186,7 @@ class View:
 
 
 def _is_done(point: Point) -> bool:
-    return point.state not in {State.WAITING, State.RUNNING}
+    return point.state is not State.WAITING and point.state is not State.RUNNING
 
 
 class Files:
@@ -211,7 +215,9 @@ class Files:
         self._judged = judged
         self._tidied: set[int] = set()
         self._without_model: set[int] = set()
+        self._num_ended = 0
         self._looked_at = 0
+        self._best_since: list[Point] = []
 
     def begun(self, task: Task) -> None:
         """See `Listener`."""
@@ -225,7 +231,7 @@ class Files:
         """See `Listener`."""
         self._folder.write_point(point)
         self._tidy_checkpoints(points)
-        self._tidy_models(points)
+        self._tidy_models(point, points)
 
     def pruned(self, point: Point, points: Sequence[Point]) -> None:
         """See `Listener`."""
@@ -255,21 +261,31 @@ class Files:
                 if other.number != point.number:
                     self._remove(other.number, "model")
 
-    def _tidy_models(self, points: Sequence[Point]) -> None:
+    def _tidy_models(self, point: Point, points: Sequence[Point]) -> None:
         if self._plan.keep_models is KeepModels.ALL:
             return
-        ended = [point for point in points if point.outcome is not None and not point.outcome.more]
-        best = [point.number for point in ranked(points, self._maximize)[:1]]
-        kept = {KeepModels.BEST: best, KeepModels.NONE: []}.get(self._plan.keep_models)
-        if kept is None:
-            # Who is judged takes a fit of all trials: of many, one more changes little, and some models more lie there.
-            if len(ended) < _GROWN * self._looked_at:
-                return
-            self._looked_at = len(ended)
-            kept = [point.number for point in self._judged(points)] or best
-        settled = {*kept, *self._without_model}
-        for point in ended:
-            if point.number not in settled:
+        self._num_ended += 1
+        if self._plan.keep_models is KeepModels.NONE:
+            self._remove_models(
+                points if self._num_ended == 1 else [point], []
+            )  # an earlier command may have been killed
+        elif self._plan.keep_models is KeepModels.BEST:
+            self._remove_models(points, ranked(points, self._maximize)[:1])
+        elif self._looked_at < _FEW or self._num_ended >= _GROWN * self._looked_at:
+            # Who is judged takes a fit of the trials: of many, one more changes little.
+            self._looked_at, self._best_since = self._num_ended, []
+            self._remove_models(points, self._judged(points) or ranked(points, self._maximize)[:1])
+        else:  # a model that is missing in the end is trained once more
+            since = [*self._best_since, point]
+            self._best_since = ranked(since, self._maximize)[:_BEST]
+            self._remove_models(since, self._best_since)
+
+    def _remove_models(self, points: Sequence[Point], kept: Sequence[Point]) -> None:
+        numbers = {point.number for point in kept}
+        for point in points:
+            if point.outcome is None or point.outcome.more or point.number in numbers:
+                continue
+            if point.number not in self._without_model:
                 self._without_model.add(point.number)
                 self._remove(point.number, "model")
 
