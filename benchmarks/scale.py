@@ -231,7 +231,8 @@ def command(options: argparse.Namespace) -> None:
             f"sweep.n_trials={options.trials}", f"sweep.sampler={options.sampler}", f"runtime.slots={options.workers}",
             "sweep.settle=0", "sweep.baseline=false", "runtime.device=cpu",
         ]  # fmt: skip
-        env = {**os.environ, "PYTHONPATH": here, "SLEEP_S": str(options.sleep), "HF_HUB_OFFLINE": "1"}
+        path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {**os.environ, "PYTHONPATH": path, "SLEEP_S": str(options.sleep), "HF_HUB_OFFLINE": "1"}
         began = last = time.perf_counter()
         process = subprocess.Popen(
             arguments, cwd=name, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

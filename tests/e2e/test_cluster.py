@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import shutil
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -176,6 +179,31 @@ def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, no
     ]
 
 
+def test_a_node_that_is_wanted_back_hands_its_trial_over(tmp_path, nodes, tiny):
+    first = nodes.add(SLOW_S="1")
+    arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=2", *TRIALS_ALONE, "sweep.sampler=random", *ALONE]
+    arguments += [*slow(tmp_path), "training.epochs=1", "dataset.train_rows=256"]  # no checkpoint but the signal's
+    process = start(*arguments, nodes.address, cwd=tmp_path)
+    folder = tmp_path / "runs" / "lr_x_depth"
+    wait_for(lambda: any(path.stat().st_size for path in folder.glob("[0-9]*/metrics.jsonl")), 200, what="a step")
+    nodes.add(SLOW_S="0")
+    subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", nodes.cluster.address, "--node-id",
+         first.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "wanted",
+         "--deadline-remaining-seconds", "120"],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert " is wanted back: trained again from its last checkpoint" in err
+    found = points(folder)
+    assert [point.state for point in found] == [State.COMPLETE] * 2
+    assert sorted(point.outcome.resumed for point in found) == [0, 1]
+    runs = mlflow_runs(tmp_path)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert sorted(run.data.tags["frostline.point"] for run in runs if "frostline.point" in run.data.tags) == ["0", "1"]
+
+
 def test_a_parent_that_dies_leaves_nobody_and_the_same_command_resumes(tmp_path, nodes, tiny):
     for _ in range(2):
         nodes.add(SLOW_S="0.3")
@@ -220,6 +248,26 @@ def test_bad_input_is_one_line(tmp_path, tiny, words, message):
     assert message in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert time.monotonic() - began < 60
+
+
+def test_slots_that_do_not_start_end_the_sweep_with_one_line(tmp_path, nodes, tiny):
+    (tmp_path / "no-folder").write_text("")
+    nodes.add(FROSTLINE_HOME=str(tmp_path / "no-folder"))
+    done = call("sweep", "lr_x_depth", *tiny, *ALONE, nodes.address, "tracking=off", "sweep.n_trials=2", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "runtime.engine=ray: no slot starts on the nodes" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_node_with_another_version_is_refused_by_name(tmp_path, nodes, tiny):
+    other = tmp_path / "old" / "transformers-4.0.0.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 4.0.0\n")
+    nodes.add(PYTHONPATH=str(other.parent))
+    done = call("sweep", "lr_x_depth", *tiny, *ALONE, nodes.address, "tracking=off", "sweep.n_trials=2", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert f"has transformers 4.0.0 (here {version('transformers')})" in done.stderr.splitlines()[-1]
+    assert "not be comparable" in done.stderr.splitlines()[-1]
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, tiny):

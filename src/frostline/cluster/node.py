@@ -63,11 +63,13 @@ class About:
 
     Attributes:
         host: Its name.
+        node_id: Ray's own.
         versions: Of Python and of what computes.
         is_shared: Whether it sees the parent's folders.
     """
 
     host: str
+    node_id: str
     versions: dict[str, str]
     is_shared: bool
 
@@ -103,7 +105,12 @@ class Slot:
 
     def about(self) -> About:
         """Returns what the parent wants to know before it sends anything."""
-        return About(host=socket.gethostname(), versions=versions(), is_shared=self._is_shared)
+        import ray
+
+        return About(
+            host=socket.gethostname(), node_id=ray.get_runtime_context().get_node_id(), versions=versions(),
+            is_shared=self._is_shared,
+        )  # fmt: skip
 
     # -- files -------------------------------------------------------------------------------------------------------
 

@@ -85,10 +85,11 @@ class _Placed:
     pending: Any = None
     held: set[str] = field(default_factory=set)
     near: set[Any] = field(default_factory=set)
+    is_leaving: bool = False
 
     @property
     def is_idle(self) -> bool:
-        return self.about is not None and self.key is None
+        return self.about is not None and self.key is None and not self.is_leaving
 
 
 @contextmanager
@@ -97,6 +98,7 @@ def open_pool(
     inputs_of: Callable[[Any], Mapping[str, Path]],
     name_of: Callable[[Any], str],
     near_of: Callable[[Any], Any],
+    is_cut_short: Callable[[Any], bool],
     **slot: Any,
 ) -> Iterator[ClusterPool]:
     """Joins the cluster, or starts one, within the context.
@@ -106,6 +108,7 @@ def open_pool(
         inputs_of: Payload of a job -> the local files that it reads, by the path in the config.
         name_of: Key of a job -> its folder, relative to the sweep's.
         near_of: Payload of a job -> what makes a node that had it before the better one, as the frozen depth.
+        is_cut_short: What a job came to -> whether a signal ended it before its end.
         **slot: Of `SlotSettings`: folder, function, relocate, warm, template, env, hang_s.
 
     Raises:
@@ -119,7 +122,7 @@ def open_pool(
         raise UserError("runtime.engine=ray: Ray is not installed: pip install 'frostline[ray]'") from error
     _join(ray, settings)
     try:
-        pool = ClusterPool(ray, settings, inputs_of, name_of, near_of, **slot)
+        pool = ClusterPool(ray, settings, inputs_of, name_of, near_of, is_cut_short, **slot)
         try:
             yield pool
         finally:
@@ -180,6 +183,7 @@ class ClusterPool:
         inputs_of: Callable[[Any], Mapping[str, Path]],
         name_of: Callable[[Any], str],
         near_of: Callable[[Any], Any],
+        is_cut_short: Callable[[Any], bool],
         **slot: Any,
     ) -> None:
         self._ray = ray
@@ -191,6 +195,7 @@ class ClusterPool:
         self._inputs_of = inputs_of
         self._name_of = name_of
         self._near_of = near_of
+        self._is_cut_short = is_cut_short
         self._folder: Path = slot["folder"].absolute()
         self._token = f".seen-{uuid.uuid4().hex}"
         self._slot = SlotSettings(
@@ -309,8 +314,13 @@ class ClusterPool:
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + _LOOK_S
+        leaving = self._leaving()
+        for placed in list(self._placed):
+            if placed.about is not None and placed.about.node_id in leaving and not placed.is_leaving:
+                self._leave(placed)
         try:
-            nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            alive = [node for node in self._ray.nodes() if node["Alive"]]
+            nodes = [node["Resources"] for node in alive if node["NodeID"] not in leaving]
         except Exception as error:  # Ray's own, or gRPC's
             raise MachineError(f"runtime.engine=ray: the cluster is gone ({type(error).__name__})") from error
         self._fits = sum(map(self._fit, nodes))
@@ -318,6 +328,23 @@ class ClusterPool:
         while len(self._placed) < min(wanted, max(1, self._fits)) and not self._is_closing:
             actor = self._make.remote(self._slot)
             self._placed.append(_Placed(actor=actor, asked=actor.about.remote()))
+
+    def _leaving(self) -> set[str]:
+        """Returns the nodes that are wanted back: who preempts one tells Ray some time before."""
+        try:
+            from ray._private.state import state
+
+            return set(state.get_draining_nodes())
+        except Exception:  # noqa: BLE001 - it is no public call of Ray's: without it such a node is one that dies
+            return set()
+
+    def _leave(self, placed: _Placed) -> None:
+        """Has a slot's trial write a checkpoint, which comes back, and takes no more for it."""
+        placed.is_leaving = True
+        if placed.key is None:
+            self._drop(placed)
+        else:
+            placed.actor.signal.remote(int(signal.SIGTERM))
 
     def _fit(self, resources: Mapping[str, float]) -> int:
         settings = self._settings
@@ -427,9 +454,15 @@ class ClusterPool:
                 continue
             if placed.key is None:
                 continue
-            events.append(Event(each.kind, placed.key, each.value))
+            event = Event(each.kind, placed.key, each.value)
+            if placed.is_leaving and each.kind is Kind.DONE and self._is_cut_short(each.value):
+                host = placed.about.host if placed.about is not None else "a node"
+                event = Event(Kind.GONE, placed.key, f"{host} is wanted back")
+            events.append(event)
             if each.kind is not Kind.MESSAGE:
                 placed.key = None
+        if placed.is_leaving and placed.key is None:
+            self._drop(placed)
         return events
 
     def _drop(self, placed: _Placed) -> None:

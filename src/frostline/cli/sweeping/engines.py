@@ -30,7 +30,7 @@ from frostline.cli.sweeping.slots import (
     slots_on_gpus,
     wants_measuring,
 )
-from frostline.cli.sweeping.trial import Measure, TrialJob, is_reached_from_elsewhere, publish
+from frostline.cli.sweeping.trial import Measure, TrialEnd, TrialJob, is_reached_from_elsewhere, publish
 from frostline.cluster import ClusterPool, Settings, open_pool
 from frostline.pool import Kind, Pool, Workers
 from frostline.record import MODEL_FOLDER
@@ -167,10 +167,14 @@ class Opener:
 
         pool: ClusterPool = self.stack.enter_context(
             open_pool(
-                settings, local_inputs, name_of, lambda trial: trial.params.get(DEPTH_KEY), folder=folder,
-                function=RUN_TRIAL, relocate=RELOCATE, warm=WARM, template=TEMPLATE,
+                settings, local_inputs, name_of, lambda trial: trial.params.get(DEPTH_KEY), _is_cut_short,
+                folder=folder, function=RUN_TRIAL, relocate=RELOCATE, warm=WARM, template=TEMPLATE,
                 env=slot_env(2, threads, [])(0), hang_s=plan.trial_timeout_s,
             )
         )  # fmt: skip
         executor = PoolExecutor(pool, self.sweep, runs, self.parent, self.warn, None, settled)
         return Training(executor=executor, runs=runs, slots=pool.num_slots, pool=pool)
+
+
+def _is_cut_short(end: TrialEnd) -> bool:
+    return end.outcome is None and end.fatal is None
