@@ -28,13 +28,11 @@ from pathlib import Path
 
 from frostline.advisor import row_vector
 from frostline.cli.sweeping.evidence import evidence_in
-from frostline.cli.sweeping.executors import visible_gpus
 from frostline.cli.sweeping.folder import SweepFolder, read_description
 from frostline.decision import Axis, Decision, Noise, Run, Setting, Standing, decide, seed_prior
 from frostline.decision.rows import covariance
 from frostline.evidence import Evidence
 from frostline.point import Point, ranked
-from frostline.provenance import num_cores
 from frostline.report.compare import compare, interval_of_seeds
 from frostline.spec import TEST_SET, short_number
 
@@ -51,10 +49,6 @@ QUICK = (
     "training.max_steps=60", "sweep.space.optimizer.lr=[2e-4,1e-3]", "dataset.eval_rows=300", "dataset.test_rows=500",
 )  # fmt: skip
 """Of `--quick`: enough to see how it works. Short runs are scored on few rows: 2,500 are more than they train on."""
-
-_MOST_SLOTS = 4
-"""Trials side by side where there is no GPU, each with its share of the cores: a small model keeps one core busier than
-two. Each takes 1.6 GB."""
 
 _NONE = -1
 """Stands for freeze=none where depths are numbers: it comes before 0, where the embeddings are frozen."""
@@ -110,7 +104,6 @@ class Plan:
             *([] if tuned else [f"sweep.space.optimizer.lr=[{FIXED_RATE}]"]),
             *([f"sweep.space.freeze.depth={_list(depths)}"] if frozen else
               ["freeze=none", "sweep.space.freeze.depth=null"]),
-            *([] if visible_gpus() else [f"runtime.slots={min(num_cores(), _MOST_SLOTS)}"]),
             *self.extra,
         ]  # fmt: skip
 

@@ -105,10 +105,19 @@ def model_folder(spec: ModelSpec, progress: bool = False) -> Path:
 
 
 def weight_bytes(spec: ModelSpec) -> int | None:
-    """Returns the size of a local model's files of weights; None if it has to be fetched or has none."""
-    if spec.source is not Source.PATH:
-        return None
+    """Returns the size of a model's files of weights; None where they have to be fetched first, or there are none."""
     folder = local_path(spec.location)
+    if spec.source is Source.PACKAGE:
+        assert spec.sha256 is not None
+        assert spec.member is not None
+        folder = _unpacked(spec.sha256, spec.member)
+    if spec.source is Source.HUB:
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(spec.location, revision=spec.revision, local_files_only=True))
+        except Exception:  # noqa: BLE001 - whatever it is, a run will say it
+            return None
     found = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
     return found or None
 
@@ -298,10 +307,14 @@ def hub_error(group: str, location: str, error: BaseException) -> AssetError:
     )
 
 
+def _unpacked(sha256: str, member: str) -> Path:
+    return home() / "assets" / sha256[:20] / _slug(member) / PurePosixPath(member.rpartition("!")[2]).name
+
+
 def _package_member(requirement: str, sha256: str, member: str, progress: bool) -> Path:
     """Returns the unpacked member (a file or a folder) of a package's file."""
-    target = home() / "assets" / sha256[:20] / _slug(member)
-    wanted = target / PurePosixPath(member.rpartition("!")[2]).name
+    wanted = _unpacked(sha256, member)
+    target = wanted.parent
     if not _is_whole(target):
         with _locked(f"{sha256[:20]}"):
             if not _is_whole(target):  # another process may have been faster

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,8 @@ import pytest
 from frostline.cli.sweeping.folder import SweepFolder
 from frostline.point import State
 from frostline.result import RunResult, Status
+from tests.conftest import sentences
+from tests.e2e.pictures import save_images, save_model
 from tests.e2e.sweep_tools import RUNG, TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
 
 ray = pytest.importorskip("ray")
@@ -127,6 +130,36 @@ def test_three_nodes_give_the_table_of_one_slot_here(tmp_path, nodes, tiny):
     assert "again: its model" not in there.stderr  # it was brought from the node that trained it
     kept = [path.parent.name for path in folder.glob("0*/model")]
     assert kept == [path.parent.name for path in (tmp_path / "here" / "runs" / "lr_x_depth").glob("0*/model")]
+
+
+def test_a_table_of_images_and_a_local_copy_of_a_hub_data_set_go_to_the_nodes(tmp_path, nodes, tiny):
+    nodes.add()
+    pictures = tmp_path / "pictures"
+    save_images(pictures / "own")
+    files = sorted(path.relative_to(pictures).as_posix() for path in pictures.rglob("*.png"))
+    (pictures / "table.csv").write_text("image,label\n" + "".join(f"{name},{name.split('/')[1]}\n" for name in files))
+    hub = tmp_path / "hubset"
+    hub.mkdir()
+    for split, seed in (("train", 0), ("test", 1)):
+        lines = [json.dumps({"text": text, "label": label}) for text, label in sentences(60, seed)]
+        (hub / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+    shared = ["sweep.n_trials=1", *TRIALS_ALONE, "training.epochs=1", "sweep.sampler=random", "tracking=off"]
+    of_images = [
+        "model=path", f"model.location={save_model('vit', tmp_path / 'vit')}", "dataset=csv", "runtime.device=cpu",
+        f"dataset.location={pictures / 'table.csv'}", "dataset.image_column=image", "training.batch_size=8",
+    ]  # fmt: skip
+    of_hub = [word for word in tiny if not word.startswith(("dataset=", "dataset.location="))]
+    of_hub += ["dataset=hub", f"dataset.location={hub}", "dataset.eval_from=test", "dataset.train_rows=null"]
+    for name, own in (("images", of_images), ("hub", of_hub)):
+        results = []
+        for where, more in (("here", ["runtime.threads=1"]), ("there", [*ALONE, nodes.address])):
+            (tmp_path / name / where).mkdir(parents=True)
+            done = call("sweep", "lr_x_depth", *own, *shared, *more, cwd=tmp_path / name / where, timeout=300)
+            assert done.returncode == 0, done.stderr
+            results.append(RunResult.read(tmp_path / name / where / "runs" / "lr_x_depth" / "000"))
+        here, there = results
+        assert there.weights_sha256 == here.weights_sha256
+        assert there.provenance["data_fingerprint"] == here.provenance["data_fingerprint"]
 
 
 def test_a_trial_of_two_processes_is_trained_on_one_node(tmp_path, nodes, tiny):

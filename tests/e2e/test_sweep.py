@@ -706,7 +706,7 @@ def test_a_plan_is_told_before_anything_runs(tmp_path, tiny):
     done = call("plan", "lr_x_depth", *tiny, *small(12), "runtime.slots=2", "--nodes", "3", cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr
     assert "12 points, of which" in done.stdout
-    assert "with 2 slots on 3 nodes" in done.stdout
+    assert "with 6 slots on 3 nodes" in done.stdout
     assert "limited by" in done.stdout
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "mlflow.db").exists()

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def test_a_hub_layout_in_a_local_folder(tmp_path):
     assert rows.report["train_rows"] == 40
     assert rows.report["eval_rows"] == 40
     assert all("validation" in text for text in rows.evaluation["text"])
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere" / "hubset"))
+    again = load_rows(replace(spec, location=str(moved)), lambda e: pytest.fail("no file"), tmp_path / "cache")
+    assert again.fingerprint == rows.fingerprint  # by content
+    with (moved / "train.jsonl").open("a") as file:
+        file.write(json.dumps({"text": "one more", "label": sentences(1)[0][1]}) + "\n")
+    more = load_rows(replace(spec, location=str(moved)), lambda e: pytest.fail("no file"), tmp_path / "cache2")
+    assert more.fingerprint != rows.fingerprint
 
 
 def test_the_same_input_is_the_same_and_is_converted_once(load, moods):

@@ -3,7 +3,7 @@
 import pytest
 
 from frostline.cluster import transfer
-from frostline.cluster.transfer import Inputs, Piece, Sent, input_pieces, pieces, stamps, write
+from frostline.cluster.transfer import Input, Inputs, Piece, Sent, input_pieces, pieces, stamps, write
 from frostline.errors import UserError
 
 
@@ -73,13 +73,30 @@ def test_inputs_are_known_by_content_and_name(tmp_path):
         (tmp_path / folder / "model").mkdir(parents=True)
         (tmp_path / folder / "model" / "config.json").write_text("{}")
     inputs = Inputs()
-    inputs.add("one/model", tmp_path / "one" / "model")
-    inputs.add("two/model", tmp_path / "two" / "model")
+    inputs.add("one/model", Input(path=tmp_path / "one" / "model"))
+    inputs.add("two/model", Input(path=tmp_path / "two" / "model"))
     assert inputs.digests["one/model"] == inputs.digests["two/model"]
     (tmp_path / "two" / "model" / "config.json").write_text("{ }")
     changed = Inputs()
-    changed.add("two/model", tmp_path / "two" / "model")
+    changed.add("two/model", Input(path=tmp_path / "two" / "model"))
     assert changed.digests["two/model"] != inputs.digests["two/model"]
-    for piece in input_pieces(tmp_path / "one" / "model"):
+    for piece in input_pieces(inputs.known["one/model"]):
         write(tmp_path / "node", piece)
     assert [path.name for path in (tmp_path / "node" / "model").iterdir()] == ["config.json"]
+
+
+def test_a_table_takes_the_images_along_that_it_names(tmp_path):
+    folder = tmp_path / "here"
+    (folder / "pictures" / "a").mkdir(parents=True)
+    (folder / "pictures" / "a" / "0.png").write_bytes(b"a picture")
+    (folder / "other.png").write_bytes(b"named by nobody")
+    (folder / "table.csv").write_text("image,label\npictures/a/0.png,dark\n")
+    table = Input(path=folder / "table.csv", beside=("pictures/a/0.png",))
+    inputs, alone = Inputs(), Inputs()
+    inputs.add("table.csv", table)
+    alone.add("table.csv", Input(path=folder / "table.csv"))
+    assert inputs.digests != alone.digests  # another picture under the same name is another input
+    for piece in input_pieces(table):
+        write(tmp_path / "node", piece)
+    found = sorted(path.relative_to(tmp_path / "node").as_posix() for path in (tmp_path / "node").rglob("*.*"))
+    assert found == ["pictures/a/0.png", "table.csv"]

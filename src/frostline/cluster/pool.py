@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from frostline import scratch
 from frostline.cluster.node import About, Slot, SlotSettings, versions
-from frostline.cluster.transfer import Inputs, Piece, input_pieces, pieces, stamps, write
+from frostline.cluster.transfer import Input, Inputs, Piece, input_pieces, pieces, stamps, write
 from frostline.errors import MachineError, UserError
 from frostline.pool import Event, Kind
 
@@ -95,7 +95,7 @@ class _Placed:
 @contextmanager
 def open_pool(
     settings: Settings,
-    inputs_of: Callable[[Any], Mapping[str, Path]],
+    inputs_of: Callable[[Any], Mapping[str, Input]],
     name_of: Callable[[Any], str],
     near_of: Callable[[Any], Any],
     is_cut_short: Callable[[Any], bool],
@@ -180,7 +180,7 @@ class ClusterPool:
         self,
         ray: Any,
         settings: Settings,
-        inputs_of: Callable[[Any], Mapping[str, Path]],
+        inputs_of: Callable[[Any], Mapping[str, Input]],
         name_of: Callable[[Any], str],
         near_of: Callable[[Any], Any],
         is_cut_short: Callable[[Any], bool],
@@ -416,12 +416,12 @@ class ClusterPool:
         if placed.about.is_shared:
             return
         actor = placed.actor
-        for given, path in self._inputs_of(payload).items():
-            self._inputs.add(given, path)
-        names = {given: path.name for given, path in self._inputs.places.items()}
+        for given, found in self._inputs_of(payload).items():
+            self._inputs.add(given, found)
+        names = {given: found.path.name for given, found in self._inputs.known.items()}
         for given in self._ask(actor.lacks.remote(self._inputs.digests, names)):
             digest = self._inputs.digests[given]
-            for batch, is_last in _batched(input_pieces(self._inputs.places[given])):
+            for batch, is_last in _batched(input_pieces(self._inputs.known[given])):
                 self._ask(actor.put_input.remote(digest, batch, is_last))
         theirs, ours = self._ask(actor.files.remote(name)), stamps(self._folder / name)
         gone = [Piece(name=each) for each in theirs.keys() - ours.keys()]

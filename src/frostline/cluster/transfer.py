@@ -131,49 +131,68 @@ class Sent:
         self._known = now
 
 
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """A local file or folder that trials read.
+
+    Attributes:
+        path: Where it lies.
+        beside: Files that go with it, relative to its folder: the images that a table names.
+    """
+
+    path: Path
+    beside: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """What the names are relative to."""
+        return self.path.parent
+
+    def names(self) -> list[str]:
+        """Returns its files, relative to `folder`, in a fixed order."""
+        own = [self.path] if self.path.is_file() else [each for each in self.path.rglob("*") if each.is_file()]
+        return [*sorted(each.relative_to(self.folder).as_posix() for each in own), *sorted(self.beside)]
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Local files and folders that trials read, known by their content.
 
     Attributes:
         digests: sha256 of the content, by the path as the config has it.
-        places: Where each lies here.
+        known: Each of them, alike.
     """
 
     digests: dict[str, str] = field(default_factory=dict)
-    places: dict[str, Path] = field(default_factory=dict)
+    known: dict[str, Input] = field(default_factory=dict)
 
-    def add(self, given: str, path: Path) -> None:
-        """Adds a file or a folder.
+    def add(self, given: str, found: Input) -> None:
+        """Adds one.
 
         Args:
             given: As the config has it.
-            path: Where it lies.
+            found: What it is here.
 
         Raises:
             OSError: It can't be read.
         """
         if given not in self.digests:
-            self.digests[given] = _content(path)
-            self.places[given] = path
+            self.digests[given] = _content(found)
+            self.known[given] = found
 
 
-def _content(path: Path) -> str:
-    digest = hashlib.sha256(path.name.encode())
-    for file in [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.is_file()):
-        digest.update(b"" if file == path else file.relative_to(path).as_posix().encode())
-        with file.open("rb") as opened:
+def _content(found: Input) -> str:
+    digest = hashlib.sha256(found.path.name.encode())
+    for name in found.names():
+        digest.update(name.encode())
+        with (found.folder / name).open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
 
 
-def input_pieces(path: Path) -> Iterator[Piece]:
-    """Yields the parts of an input: of a file under its name, of a folder below its name."""
-    if path.is_file():
-        yield from pieces(path.parent, [path.name])
-        return
-    names = sorted(each.relative_to(path.parent).as_posix() for each in path.rglob("*") if each.is_file())
-    yield from pieces(path.parent, names)
+def input_pieces(found: Input) -> Iterator[Piece]:
+    """Yields the parts of an input, under their names relative to its folder."""
+    yield from pieces(found.folder, found.names())
 
 
 def remove(folder: Path) -> None:

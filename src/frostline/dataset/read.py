@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import logging
 import re
 import sys
@@ -25,7 +26,7 @@ from frostline.dataset.raw import RawTable
 from frostline.dataset.table_cache import load_cached
 from frostline.errors import DataError
 from frostline.files import is_lfs_pointer
-from frostline.hashes import file_sha256
+from frostline.hashes import file_sha256, hashes_of
 from frostline.spec import DatasetSpec, Format, Source, Task
 
 _BY_EXTENSION = {
@@ -227,8 +228,29 @@ def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:
         raise DataError(f"dataset.location={spec.location}: {_cause(error)}") from error
     if len(table) == 0:
         raise DataError(f"{spec.location}: split {split} holds no rows")
-    fingerprint = hashlib.sha256(f"{spec.location}:{spec.subset}:{split}:{table._fingerprint}".encode()).hexdigest()
+    identity = f"{spec.location}:{spec.subset}:{split}:{table._fingerprint}"
+    if Path(spec.location).is_dir():  # by its content, wherever it lies
+        identity = f"{_content(Path(spec.location))}:{spec.subset}:{split}"
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()
     return RawTable(table=table, fingerprint=fingerprint, name=f"{spec.location} ({split})")
+
+
+def _content(folder: Path) -> str:
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(json.dumps(hashes_of(folder, names)).encode()).hexdigest()
+
+
+def image_names(path: Path, spec: DatasetSpec, cache_dir: Path) -> list[str]:
+    """Returns the files that a table of images names, as it names them; none if the images lie in it.
+
+    Raises:
+        DataError: It can't be read.
+    """
+    raw = read_file(path, spec, cache_dir)
+    column = spec.image_column
+    if column is None or column not in raw.table.column_names or isinstance(raw.table.features[column], datasets.Image):
+        return []
+    return sorted({value for value in raw.table[column] if isinstance(value, str) and value})
 
 
 def _is_empty_parquet(path: Path) -> bool:

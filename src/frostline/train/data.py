@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,8 @@ def _rows(spec: DatasetSpec, bar: bool) -> Rows:
             return assets.local_file(other, key, folder=spec.is_image)
         return assets.data_file(spec, progress=bar)
 
+    if spec.source is Source.HUB:  # of a node a local copy may lie elsewhere
+        spec = replace(spec, location=str(assets.local_path(spec.location)))
     cache_dir = assets.home() / "datasets"
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)

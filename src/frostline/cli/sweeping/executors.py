@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -23,6 +24,7 @@ from frostline.cli.sweeping.inputs import Inputs
 from frostline.cli.sweeping.lost import record_lost
 from frostline.cli.sweeping.read import Compose, Sweep, encode, is_full
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, is_whole, kind_of, outcome_of
+from frostline.cluster import Input
 from frostline.config import Job, decode_job, without_hydra
 from frostline.errors import MACHINE_WAY_OUT, UserError
 from frostline.files import write_atomically
@@ -33,7 +35,7 @@ from frostline.record import CHILD_FILE, RUN_FILE, Sharing
 from frostline.result import Cause, RunResult, Status
 from frostline.search import Ended, Key, Reported, Task
 from frostline.search import Event as SearchEvent
-from frostline.spec import DEPTH_KEY, Format, Params, Progress, PrunerName, Source, Value
+from frostline.spec import DEPTH_KEY, DatasetSpec, Format, Params, Progress, PrunerName, Source, Value
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -297,43 +299,59 @@ class PoolExecutor:
         self._pool.signal_all(self.stop_signal)
 
 
-def local_inputs(trial: TrialJob) -> dict[str, Path]:
+def local_inputs(trial: TrialJob) -> dict[str, Input]:
     """Returns the local files that a trial reads, by the path in the config; of plugins by `plugin:NAME`.
 
     Raises:
         UserError: It reads some that can't be sent to another machine.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, Input] = {}
     for spec in (run.job.run for run in trial.runs):
         if spec.runtime.accelerate_config is not None:
             name = spec.runtime.accelerate_config
-            found[name] = assets.local_file(name, "runtime.accelerate_config")
+            found[name] = Input(path=assets.local_file(name, "runtime.accelerate_config"))
         if spec.model.source is Source.PATH:
-            found[spec.model.location] = assets.model_folder(spec.model)
+            found[spec.model.location] = Input(path=assets.model_folder(spec.model))
         for data in (spec.dataset, *spec.dataset.also_evaluate):
-            if data.source is Source.HUB and Path(data.location).exists():
-                raise UserError(f"dataset.location={data.location}: a local copy of a hub data set needs a file system "
-                                "that all nodes share")  # fmt: skip
+            if data.source is Source.HUB and (copied := assets.local_path(data.location)).exists():
+                found[data.location] = Input(path=copied.absolute())
             if data.source is not Source.PATH:
                 continue
-            path = assets.data_file(data)
-            if data.is_image and path.is_file() and data.format is not Format.PIXELS:
-                raise UserError(f"dataset.location={data.location}: a table of images needs a file system that all "
-                                "nodes share; Parquet with the images in it, or a folder, does not")  # fmt: skip
-            found[data.location] = path
+            found[data.location] = _with_images(data, assets.data_file(data))
             for key, other in data.other_files().items():
-                found[other] = assets.local_file(other, key, folder=data.is_image)
+                found[other] = _with_images(data, assets.local_file(other, key, folder=data.is_image))
     for name in trial.runs[0].job.plugins:
         found |= _plugin(name)
     return found
 
 
-def _plugin(name: str) -> dict[str, Path]:
+def _with_images(data: DatasetSpec, path: Path) -> Input:
+    """Returns a file or folder of data; with a table the images that it names."""
+    if not data.is_image or path.is_dir() or data.format is Format.PIXELS:
+        return Input(path=path)
+    names = _images_of(path, data)
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(
+                f"{path.name}: names the image {name}, which can't be sent to a node that shares no file system with "
+                "this machine: name images below the table's own folder"
+            )
+    return Input(path=path, beside=tuple(name for name in names if (path.parent / name).is_file()))
+
+
+@functools.cache
+def _images_of(path: Path, data: DatasetSpec) -> tuple[str, ...]:
+    from frostline.dataset.read import image_names
+
+    return tuple(image_names(path, data, assets.home() / "datasets"))
+
+
+def _plugin(name: str) -> dict[str, Input]:
     """Returns the file or package of a plugin that lies in the current folder; others are installed on all nodes."""
     first = name.partition(".")[0]
     for path in (Path.cwd() / f"{first}.py", Path.cwd() / first):
         if path.exists():
-            return {f"plugin:{first}": path}
+            return {f"plugin:{first}": Input(path=path)}
     return {}
 
 

@@ -22,7 +22,7 @@ from frostline.decision import least_margin
 from frostline.evidence import known
 from frostline.report import make_console
 from frostline.search import Costs, Forecast, forecast, queue_of
-from frostline.spec import Every, SamplerName, SweepSpec
+from frostline.spec import Engine, Every, SamplerName, SweepSpec
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -58,6 +58,9 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     if wants_measuring(sweep, here):
         here = slots_on_gpus(sweep, here, footprint(*ends_of(sweep, sweep.job.run)))
     slots, threads, gpus = here.count, here.threads, here.gpus
+    on_all = slots * planning.nodes
+    if sweep.job.engine is Engine.RAY and sweep.job.slots is not None:  # of the whole cluster
+        on_all = min(on_all, sweep.job.slots)
     spec = replace(sweep.job.run, runtime=replace(sweep.job.run.runtime, threads=threads))
     ends, _ = ends_of(sweep, spec)
     sharing = sharing_of(sweep, here.all_threads)
@@ -71,8 +74,8 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
         fill_s=seen.fill_s,
         cache_bytes=seen.bytes_per_depth * sum(depth is None or 0 < depth < seen.num_blocks for depth in depths),
     )
-    found = forecast(sweep.plan, queue, depths, _epochs(sweep, seen), costs, slots * planning.nodes)
-    limit = _limit(found, sweep, slots * planning.nodes)
+    found = forecast(sweep.plan, queue, depths, _epochs(sweep, seen), costs, on_all)
+    limit = _limit(found, sweep, on_all)
     unit, busy = ("GPU-hours", len(gpus[0].split(","))) if gpus else ("core-hours", threads)
     hours = found.busy_s * busy / 3600
     raced = sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
@@ -87,7 +90,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
                 {
                     **data,
                     unit.replace("-", "_"): hours,
-                    "slots": slots,
+                    "slots": on_all,
                     "nodes": planning.nodes,
                     "limit": limit,
                     "least_margin": margin,
@@ -96,7 +99,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
         )
         return 0
     answer = _about_the_answer(sweep.plan, found, rows, margin, raced=raced)
-    _show(found, sweep, seen, slots, planning.nodes, f"{hours:.2f} {unit}", limit, answer)
+    _show(found, sweep, seen, on_all, planning.nodes, f"{hours:.2f} {unit}", limit, answer)
     return 0
 
 

@@ -15,7 +15,7 @@ from frostline.config import Job
 from frostline.errors import SpecError
 from frostline.provenance import free_memory, num_cores
 from frostline.record import Sharing
-from frostline.spec import DEPTH_KEY, Device, RunSpec, SamplerName
+from frostline.spec import DEPTH_KEY, Device, Engine, RunSpec, SamplerName
 
 if TYPE_CHECKING:
     from frostline.train import Footprint
@@ -36,8 +36,11 @@ _MOST_ON_ONE_GPU = 16
 _MEMORY_SHARE = 0.8
 """Of the free memory, which trials may fill: the rest is for what was not measured (assumed)."""
 
-_PROCESS_BYTES = 600_000_000
-"""What a process takes beside its model: torch on a CPU, the context on a GPU (assumed)."""
+_PROCESS_BYTES = 1_000_000_000
+"""What a process takes beside its model: torch and rows on a CPU, the context on a GPU (assumed)."""
+
+_UNKNOWN_BYTES = 500_000_000
+"""Of weights that have to be fetched first: BERT-base's size (assumed)."""
 
 _COPIES = 6
 """Memory of a trial, in sizes of its weights: gradients and AdamW's moments are three, activations two (assumed)."""
@@ -75,13 +78,18 @@ class Slots:
 def slots_here(sweep: Sweep) -> Slots:
     """Returns `runtime.slots`, or for auto what suits the cores; with GPUs one for each group of them.
 
+    With `runtime.engine=ray` it is what Ray places on a node like this machine.
+
     Raises:
         SpecError: A trial wants more GPUs than there are.
     """
     job = sweep.job
     gpus = gpus_for(job)
     threads = job.run.runtime.threads
-    if job.slots is not None:
+    if job.engine is Engine.RAY:
+        threads = job.ray.cpus_per_trial or threads or job.run.runtime.num_processes
+        count = len(gpus) or max(1, num_cores() // threads)
+    elif job.slots is not None:
         count = job.slots
     elif gpus:
         count = min(len(gpus), num_points(sweep))
@@ -93,8 +101,9 @@ def slots_here(sweep: Sweep) -> Slots:
 
 def wants_measuring(sweep: Sweep, slots: Slots) -> bool:
     """Returns whether more trials may fit on the GPUs, which only a measurement tells."""
-    one_process = sweep.job.run.runtime.num_processes == 1
-    return sweep.job.slots is None and bool(slots.gpus) and one_process and _most(sweep) > len(slots.gpus)
+    job = sweep.job
+    is_ours = job.slots is None and job.engine is Engine.LOCAL and job.run.runtime.num_processes == 1
+    return is_ours and bool(slots.gpus) and _most(sweep) > len(slots.gpus)
 
 
 def slots_on_gpus(sweep: Sweep, slots: Slots, takes: Footprint | None) -> Slots:
@@ -154,10 +163,8 @@ def _most(sweep: Sweep) -> int:
 
 
 def _room(sweep: Sweep) -> int:
-    """Returns how many trials fit into memory, as far as the size of the model is known before it is loaded."""
-    size = assets.weight_bytes(sweep.job.run.model)
-    if size is None:
-        return num_points(sweep)
+    """Returns how many trials fit into memory."""
+    size = assets.weight_bytes(sweep.job.run.model) or _UNKNOWN_BYTES
     return int(_MEMORY_SHARE * free_memory() / (_COPIES * size + _PROCESS_BYTES))
 
 
