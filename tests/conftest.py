@@ -8,6 +8,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,6 +39,9 @@ POSITIVE = ["good", "great", "fine", "lovely", "superb"]
 NEGATIVE = ["bad", "awful", "poor", "dull", "dreadful"]
 FILLER = ["the", "film", "was", "a", "story", "and", "plot", "with", "actors", "very", "in", "of"]
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: what tests start would ignore it, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 for _variable in ("FROSTLINE_DEBUG", "MLFLOW_TRACKING_URI"):
     os.environ.pop(_variable, None)
