@@ -298,6 +298,20 @@ def test_by_default_as_many_trials_as_cores_are_trained_side_by_side_and_the_com
     assert f" runtime.threads={threads}\n" in again.stdout, again.stdout
 
 
+def test_a_gpu_that_torch_can_not_use_is_measured_in_vain_and_the_sweep_goes_on(tmp_path, tiny):
+    own = [word for word in tiny if not word.startswith(("runtime.device", "runtime.slots"))]
+    arguments = ["sweep", "lr_x_depth", *own, "sweep.n_trials=6", "training.epochs=1", *TRIALS_ALONE]
+    done = call(*arguments, "plugins=[sweep_plugin]", "optimizer.name=slow", cwd=tmp_path, CUDA_VISIBLE_DEVICES="0",
+                SLOW_S="0", **PLUGIN)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
+    assert notes[-2:] == [
+        "note: measuring what a trial takes of the GPU ...",
+        "note: one trial at a time, 1 thread; runtime.slots=N changes that",
+    ]
+    assert len(points(tmp_path / "runs" / "lr_x_depth")) == 6
+
+
 # -- faults of trials --
 
 

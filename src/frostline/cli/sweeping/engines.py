@@ -131,7 +131,7 @@ class Opener:
         """Returns what a trial takes of a GPU; None if that can't be told: then the first trial will say why."""
         print("note: measuring what a trial takes of the GPU ...", file=sys.stderr, flush=True)
         specs, sharing = ends_of(self.sweep, self.sweep.job.run)
-        pool.submit(None, Measure(specs=tuple(specs), sharing=sharing))
+        pool.submit("measure", Measure(specs=tuple(specs), sharing=sharing, plugins=self.sweep.job.plugins))
         while not self.is_stopping():
             for event in pool.poll(0.5):
                 if event.kind is Kind.DONE:

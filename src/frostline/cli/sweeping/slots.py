@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -88,15 +90,25 @@ def slots_here(sweep: Sweep) -> Slots:
     threads = job.run.runtime.threads
     if job.engine is Engine.RAY:
         threads = job.ray.cpus_per_trial or threads or job.run.runtime.num_processes
-        count = len(gpus) or max(1, num_cores() // threads)
+        count = int(len(gpus) / min(1.0, job.gpus_per_trial or 1.0)) or max(1, num_cores() // threads)
     elif job.slots is not None:
         count = job.slots
     elif gpus:
         count = min(len(gpus), num_points(sweep))
+    elif _may_have_another_gpu(job.run.runtime.device):
+        count = 1
     else:
         most = min(_most(sweep), _room(sweep))
         count = on_cores(num_cores(), threads or job.run.runtime.num_processes, most, threads is not None)
     return _shared(count, threads, gpus)
+
+
+def _may_have_another_gpu(device: Device) -> bool:
+    """Returns whether torch may train on a GPU that `nvidia-smi` does not list: Apple's, AMD's, one in a container."""
+    if device is Device.CPU or os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
+        return False
+    is_apple = sys.platform == "darwin" and platform.machine() == "arm64"
+    return device is not Device.AUTO or is_apple or any(map(os.path.exists, ("/dev/kfd", "/dev/nvidia0")))
 
 
 def wants_measuring(sweep: Sweep, slots: Slots) -> bool:
@@ -204,7 +216,7 @@ def gpus_for(job: Job) -> list[str]:
     """Returns the groups of GPUs that a sweep's trials take turns at. See `share_gpus`."""
     if job.run.runtime.device is Device.CPU:
         return []
-    return share_gpus(visible_gpus(), int(job.gpus_per_trial or job.run.runtime.num_processes))
+    return share_gpus(visible_gpus(), max(1, int(job.gpus_per_trial or job.run.runtime.num_processes)))
 
 
 def slot_env(slots: int, threads: int, gpus: Sequence[str]) -> Callable[[int], dict[str, str]]:

@@ -108,10 +108,12 @@ class Measure:
     Attributes:
         specs: The deepest and the shallowest trial.
         sharing: What the sweep's runs have in common.
+        plugins: Modules to import first.
     """
 
     specs: tuple[RunSpec, ...]
     sharing: Sharing
+    plugins: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +210,7 @@ def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialEnd | Footpri
         from frostline.train import footprint
 
         channel.retire()  # what it allocated on the GPU is not the trials'
+        import_plugins(trial.plugins)
         return footprint(trial.specs, trial.sharing)
     configure_logging()
     places = trial.places or {}

@@ -266,9 +266,8 @@ class Files:
             return
         self._num_ended += 1
         if self._plan.keep_models is KeepModels.NONE:
-            self._remove_models(
-                points if self._num_ended == 1 else [point], []
-            )  # an earlier command may have been killed
+            first = self._num_ended == 1  # an earlier command may have been killed
+            self._remove_models(points if first else [point], [])
         elif self._plan.keep_models is KeepModels.BEST:
             self._remove_models(points, ranked(points, self._maximize)[:1])
         elif self._looked_at < _FEW or self._num_ended >= _GROWN * self._looked_at:
