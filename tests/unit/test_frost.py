@@ -14,7 +14,7 @@ from frostline.cli.sweeping.questions import SeedRace
 from frostline.decision import RaceEnd, Standing
 from frostline.decision import State as LevelState
 from frostline.evidence import Evidence, RowScores, known
-from frostline.point import Outcome, State
+from frostline.point import Outcome, Point, State
 from frostline.report.answer import answer_of
 from frostline.report.words import standing_lines
 from frostline.search import Ended, Journal, Study, queue_of, search
@@ -601,3 +601,44 @@ def test_a_trial_that_a_kill_left_half_drawn_gets_the_rest(tmp_path):
     asked = study._asking.ask()
     asked._suggest("freeze.depth", distribution(DEPTH))  # and here it was killed
     assert study.begin(9) == (0, first)
+
+
+def many(count, seed):
+    """Trials of which most are at one depth; what they came to goes by the seed."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        params = {"freeze.depth": number % 5 if number < 100 else 2, "optimizer.lr": 1e-5 * 10 ** (3 * number / count)}
+        outcome = Outcome(state=State.COMPLETE, by_seed={0: float(rng.uniform(0.5, 0.9))})
+        found.append(Point(number=number, params=params, state=State.COMPLETE, outcome=outcome))
+    return found
+
+
+def test_of_very_many_trials_as_many_of_each_depth_are_taken_whatever_they_came_to():
+    advisor = Advisor(question=question(DEPTH, RATE), find=known)
+    taken = []
+    for seed in (1, 2):
+        points = many(300, seed)
+        further = Outcome(state=State.COMPLETE, by_seed={1: 0.7})
+        points[250] = replace(points[250], replicates={1: further})
+        fitted = advisor.fit(points, most=50)
+        assert fitted.num_left_out == 250
+        chosen = fitted.points.values()
+        taken.append([point.number for point in chosen])
+        depths = [point.params["freeze.depth"] for point in chosen]
+        assert {depth: depths.count(depth) for depth in range(5)} == {0: 10, 1: 10, 2: 10, 3: 10, 4: 10}
+        assert 250 in taken[-1]  # it has a further seed
+        own = sorted(point.number for point in chosen if point.params["freeze.depth"] == 2)
+        assert len([number for number in own if number >= 100]) > 5  # from the whole course of the sweep
+    assert taken[0] == taken[1]
+    assert advisor.fit(points).num_left_out == 0
+
+
+def test_an_answer_says_how_many_trials_it_was_made_without():
+    find = known
+    points = many(1100, 3)
+    answer = answer_of(points, "accuracy", {None: Advisor(question=question(DEPTH, RATE), find=find)}, maximize=True,
+                       num_blocks=4, baselines=(), evidence=find)  # fmt: skip
+    assert any(
+        line.startswith("made without 100 of so many trials: as many at each depth") for line in standing_lines(answer)
+    )

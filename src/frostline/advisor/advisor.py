@@ -446,19 +446,14 @@ def _part(finished: list[tuple[Point, Setting]], most: int) -> list[tuple[Point,
     """
     if len(finished) <= most:
         return finished
-    of_level: dict[float, list[float]] = {}
-    places: dict[int, float] = {}
+    of_level: dict[float, list[tuple[bool, float, int]]] = {}
     for point, setting in finished:
-        places[point.number] = math.modf(point.number * _GOLDEN)[0]  # spread evenly over the course of the sweep
-        of_level.setdefault(setting.level, []).append(places[point.number])
-    ranks = {level: {place: rank for rank, place in enumerate(sorted(own))} for level, own in of_level.items()}
-
-    def order(trial: tuple[Point, Setting]) -> tuple[bool, int, float]:
-        point, setting = trial
-        place = places[point.number]
-        return not point.replicates, ranks[setting.level][place], place
-
-    chosen = {point.number for point, _ in sorted(finished, key=order)[:most]}
+        place = math.modf(point.number * _GOLDEN)[0]  # spread evenly over the course of the sweep
+        of_level.setdefault(setting.level, []).append((not point.replicates, place, point.number))
+    order: list[tuple[bool, int, float, int]] = []
+    for own in of_level.values():
+        order += [(is_single, rank, place, number) for rank, (is_single, place, number) in enumerate(sorted(own))]
+    chosen = {number for *_, number in sorted(order)[:most]}
     return [trial for trial in finished if trial[0].number in chosen]
 
 
