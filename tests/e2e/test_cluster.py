@@ -212,7 +212,7 @@ def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, no
     ]
 
 
-def test_a_node_that_is_wanted_back_hands_its_trial_over(tmp_path, nodes, tiny):
+def test_a_trial_of_a_drained_node_resumes_on_another_one(tmp_path, nodes, tiny):
     first = nodes.add(SLOW_S="1")
     arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=2", *TRIALS_ALONE, "sweep.sampler=random", *ALONE]
     arguments += [*slow(tmp_path), "training.epochs=1", "dataset.train_rows=256"]  # no checkpoint but the signal's
@@ -228,7 +228,7 @@ def test_a_node_that_is_wanted_back_hands_its_trial_over(tmp_path, nodes, tiny):
     )  # fmt: skip
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
-    assert " is wanted back: trained again from its last checkpoint" in err
+    assert " is being drained: trained again from its last checkpoint" in err
     found = points(folder)
     assert [point.state for point in found] == [State.COMPLETE] * 2
     assert sorted(point.outcome.resumed for point in found) == [0, 1]

@@ -330,7 +330,7 @@ class ClusterPool:
             self._placed.append(_Placed(actor=actor, asked=actor.about.remote()))
 
     def _leaving(self) -> set[str]:
-        """Returns the nodes that are wanted back: who preempts one tells Ray some time before."""
+        """Returns the ids of nodes that Ray is draining, as before a preemption."""
         try:
             from ray._private.state import state
 
@@ -339,7 +339,7 @@ class ClusterPool:
             return set()
 
     def _leave(self, placed: _Placed) -> None:
-        """Has a slot's trial write a checkpoint, which comes back, and takes no more for it."""
+        """Has the slot's trial write a checkpoint and stop; the slot takes no further trial."""
         placed.is_leaving = True
         if placed.key is None:
             self._drop(placed)
@@ -457,7 +457,7 @@ class ClusterPool:
             event = Event(each.kind, placed.key, each.value)
             if placed.is_leaving and each.kind is Kind.DONE and self._is_cut_short(each.value):
                 host = placed.about.host if placed.about is not None else "a node"
-                event = Event(Kind.GONE, placed.key, f"{host} is wanted back")
+                event = Event(Kind.GONE, placed.key, f"{host} is being drained")
             events.append(event)
             if each.kind is not Kind.MESSAGE:
                 placed.key = None
