@@ -391,7 +391,7 @@ class RaySpec:
 
     Attributes:
         address: `auto` finds the cluster of this machine; `HOST:PORT` or `ray://HOST:PORT` names one; None starts one.
-        cpus_per_trial: Cores of a trial, which it trains on as threads; None: `runtime.threads`, or one for each process.
+        cpus_per_trial: Cores of a trial, which it trains on as threads; None: `runtime.threads`, or one a process.
         memory_per_trial: Bytes of memory that Ray keeps free for a trial; None: it does not look at memory.
         shared: Whether a file system that nodes share with this machine is used; else files are always sent.
     """
