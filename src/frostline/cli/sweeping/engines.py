@@ -128,7 +128,7 @@ class Opener:
         return Training(executor=executor, runs=runs, slots=slots.count, pool=pool)
 
     def _footprint(self, pool: Pool) -> Footprint | None:
-        """Returns a trial's GPU memory and utilization; None if they can't be measured: the first trial will report why."""
+        """Returns a trial's GPU memory and utilization; None if they can't be measured."""
         print("note: measuring what a trial takes of the GPU ...", file=sys.stderr, flush=True)
         specs, sharing = ends_of(self.sweep, self.sweep.job.run)
         pool.submit("measure", Measure(specs=tuple(specs), sharing=sharing, plugins=self.sweep.job.plugins))
