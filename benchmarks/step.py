@@ -99,7 +99,7 @@ def ours(spec: RunSpec) -> float:
     with tempfile.TemporaryDirectory() as name, RunFolder(Path(name) / "run", spec) as folder:
         result = run(spec, folder, Path(name) / "run", sharing=SHARING)
     assert result.status is Status.FINISHED, result.reason
-    assert result.provenance["compute"]["prefix_cache"] != "off"
+    assert result.prefix_cache != "off"
     assert result.cost is not None
     return result.cost.train_s / result.cost.steps
 

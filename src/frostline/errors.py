@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -75,6 +76,20 @@ def machine_trouble(error: BaseException | None) -> str | None:
             return hidden
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
+
+
+def origin(error: BaseException) -> str:
+    """Returns an exception's type and the innermost function of frostline that it passed through.
+
+    For example `ValueError at frostline.train.loss:step_loss`; of one that passed through none, the innermost function.
+    """
+    frames = [
+        (str(frame.f_globals.get("__name__", "?")), frame.f_code.co_qualname)
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    ]
+    own = [each for each in frames if each[0].partition(".")[0] == __package__]
+    module, function = (own or frames or [("?", "?")])[-1]
+    return f"{type(error).__name__} at {module}:{function}"
 
 
 class RunFailedError(RuntimeError):

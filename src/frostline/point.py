@@ -11,6 +11,7 @@ from typing import Any
 
 from frostline.errors import UserError
 from frostline.hashes import sealed, unsealed
+from frostline.result import Cause
 from frostline.spec import DEPTH_KEY, LR_KEY, MODEL_KEY, ROWS_KEY, CostName, Params, Value, short_number
 
 BASELINE_NUMBER = -1
@@ -42,7 +43,9 @@ class Outcome:
         scores: The same metric on the other rows that the runs were scored on, by set (`test`, `tweets`) and seed.
         cost: Sums over the seeds of `train_s`, `eval_s` and `flops`, and of `fill_s` and `saved_s` of those that began
             at their frozen depth; `num_trainable` and `eval_rows` of one.
-        reason: Why it isn't COMPLETE.
+        reason: Why it isn't COMPLETE, for people.
+        cause: The same for decisions.
+        error: Of a failure by an exception: see `RunResult.error`.
         more: Whether there is a stage 2 left to train.
         loss: The mean over the seeds of the evaluation loss; None if it isn't known.
         learnt: Whether any run does better than a constant prediction could by chance; True where nobody can tell.
@@ -55,6 +58,8 @@ class Outcome:
     scores: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
+    cause: Cause | None = None
+    error: str | None = None
     more: bool = False
     resumed: int = 0
     note: str | None = None
@@ -74,6 +79,8 @@ class Outcome:
             "scores": {name: {str(k): v for k, v in values.items()} for name, values in self.scores.items()},
             "cost": dict(self.cost),
             "reason": self.reason,
+            "cause": self.cause.value if self.cause else None,
+            "error": self.error,
             "more": self.more,
             "resumed": self.resumed,
             "note": self.note,
@@ -94,6 +101,8 @@ class Outcome:
             },
             cost=dict(data["cost"]),
             reason=data["reason"],
+            cause=Cause(data["cause"]) if data.get("cause") else None,
+            error=data.get("error"),
             more=bool(data["more"]),
             resumed=int(data["resumed"]),
             note=data["note"],
@@ -111,7 +120,7 @@ class Point:
         number: Its number in the study; its folder's name.
         params: What was chosen.
         state: Where it stands.
-        outcome: What it came to; None while it waits or runs. If stage 2 failed, what stage 1 came to, with the reason.
+        outcome: What it came to; None while it waits or runs. If stage 2 failed, what stage 1 came to, with the cause.
         history: Objective after each reported evaluation, by `seed index * epochs + epoch`.
         copy_of: Number of the like point whose outcome it took over.
         stage: The last stage that was trained: 1 or 2.
@@ -128,6 +137,13 @@ class Point:
     stage: int = 1
     first: Outcome | None = None
     replicates: Mapping[int, Outcome] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str | None:
+        """Why it isn't COMPLETE, for people; of a second stage that failed it says so."""
+        reason = self.outcome.reason if self.outcome else None
+        failed_later = reason and self.state is State.FAILED and self.first is not None and self.stage > 1
+        return f"stage 2: {reason}" if failed_later else reason
 
     @property
     def first_quality(self) -> float | None:

@@ -33,9 +33,6 @@ _HUSH_S = 0.5
 
 _RETIRING = "retiring"
 
-LOST_TEMPLATE = "its process ended with the one that it was a fork of"
-"""Why a job ended through no fault of its own."""
-
 
 class Kind(StrEnum):
     """What can be heard of a job."""
@@ -44,6 +41,7 @@ class Kind(StrEnum):
     DONE = "done"
     ERROR = "error"  # the function raised
     DIED = "died"  # the process ended
+    TEMPLATE_DIED = "template died"  # it ended because the process that it was forked from had ended
     TIMEOUT = "timeout"  # no sign of life: the process was killed
     GONE = "gone"  # the machine that it ran on
 
@@ -276,10 +274,10 @@ class Pool:
             dead = True
         if dead:
             key = worker.key
-            reason = self._end_of(worker)
+            kind, reason = self._end_of(worker)
             if key is not None:
                 self._replace(worker)
-                events.append(Event(Kind.DIED, key, reason))
+                events.append(Event(kind, key, reason))
             elif worker in self._workers and not worker.process.is_alive():
                 self._replace(worker)
         return events
@@ -324,18 +322,18 @@ class Pool:
         self._workers[self._workers.index(worker)] = new
         return new
 
-    def _end_of(self, worker: _Worker) -> str:
+    def _end_of(self, worker: _Worker) -> tuple[Kind, str]:
         worker.process.join(_GRACE_S)
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
         code = worker.process.exitcode or 0
         if self._starter.lost(worker.process):
-            return LOST_TEMPLATE
+            return Kind.TEMPLATE_DIED, "the process that its worker was forked from has ended"
         if code >= 0:
-            return f"its process ended with exit code {code}"
+            return Kind.DIED, f"its process ended with exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return f"killed by signal {-code}{hint}"
+        return Kind.DIED, f"killed by signal {-code}{hint}"
 
     def _start(self, slot: int) -> _Worker:
         log = None if self._log_dir is None else str(self._log_dir / f"slot-{slot}.log")

@@ -18,7 +18,7 @@ from typing import Any
 from frostline.errors import UserError
 from frostline.hashes import DamagedError
 from frostline.record import INPUTS, METRICS_FILE, SPEC_FILE, check_files, metrics_up_to
-from frostline.result import RESULT_FILE, Cause, RunResult, Status
+from frostline.result import RESULT_FILE, Cause, RunResult, Status, describe_cache_uses, read_cache_uses
 from frostline.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -264,7 +264,7 @@ def compare(
     meaning = [str(difference) for difference in found if difference.effect is Effect.MEANING]
     bits = [str(difference) for difference in found if difference.effect is Effect.BITS]
     alike = again.status in _expected(recorded, until) and (
-        again.status is not Status.FAILED or again.reason == recorded.result.reason
+        again.status is not Status.FAILED or _failed_alike(again, recorded.result)
     )
     if not alike:
         # A re-run that was to end early is PRUNED: what the record says of its own end plays no part.
@@ -326,7 +326,7 @@ def _surroundings(provenance: Mapping[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for part in ("versions", "platform", "compute"):
         flat.update({key: value for key, value in dict(provenance.get(part) or {}).items() if value is not None})
-    flat.setdefault("prefix_cache", "off")  # of records from before there was one
+    flat["prefix_cache"] = describe_cache_uses(read_cache_uses(flat.get("prefix_cache")))
     flat.setdefault("last_block", "whole")
     git = provenance.get("git") or {}
     flat["git"] = f"{str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}" if git else "none"
@@ -350,6 +350,12 @@ def _is_whole(recorded: Recorded, until: int | None) -> bool:
     if until is None:
         return True
     return until == recorded.last_step and recorded.result.status is Status.PRUNED
+
+
+def _failed_alike(again: RunResult, then: RunResult) -> bool:
+    """Returns whether two runs failed for the same cause, in the same place of the code, after as many steps."""
+    steps = [result.cost.steps if result.cost else None for result in (again, then)]
+    return (again.cause, again.error, steps[0]) == (then.cause, then.error, steps[1])
 
 
 def _gaps(recorded: Recorded, again: RunResult, curve: Curve, until: int | None) -> tuple[list[Gap], int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -28,7 +29,7 @@ class Status(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why a run isn't FINISHED, where something is decided by it; `reason` has it in words."""
+    """Why a run is not FINISHED, for decisions; `reason` says it to people."""
 
     PAUSED = "paused"  # PRUNED at the end of stage 1: it goes on if the sweep promotes it
     PRUNED = "pruned"  # PRUNED by a pruner
@@ -39,6 +40,12 @@ class Cause(StrEnum):
     INTERRUPTED = "interrupted"  # KILLED by SIGINT
     TERMINATED = "terminated"  # KILLED by SIGTERM
     PREEMPTED = "preempted"  # KILLED: a cluster's scheduler wants the machine back
+    LOST_PEER = "lost peer"  # FAILED: a process of the run could not reach another one
+    WORKER_DIED = "worker died"  # FAILED: the worker process that trained it ended
+    TEMPLATE_DIED = "template died"  # FAILED: the process that the worker was forked from ended, and with it the worker
+    TIMED_OUT = "timed out"  # FAILED: no heartbeat for `sweep.trial_timeout_s`
+    NO_OBJECTIVE = "no objective"  # FAILED: the objective is missing, or not a finite number
+    ERROR = "error"  # FAILED: an exception, see `error`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +91,46 @@ class Frozen:
         if self.words:
             return self.words
         return "nothing" if self.depth is None else f"the embeddings and {self.depth} of {self.num_blocks} blocks"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheUse:
+    """How a run, or one phase of a gradually unfrozen run, used the prefix cache.
+
+    Attributes:
+        depth: The lowest blocks whose outputs were read from the cache; None: the run did without the cache.
+        position: The only position that the last block computes, if the head reads one position.
+        threads: CPU threads that computed the hidden states, if not as many as the run has.
+        dropped: The run was resumed without the cache that it had begun with.
+    """
+
+    depth: int | None = None
+    position: str | None = None
+    threads: int | None = None
+    dropped: bool = False
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the run read from the cache to its end."""
+        return self.depth is not None and not self.dropped
+
+    def __str__(self) -> str:
+        if self.depth is None:
+            return "off"
+        parts = [f"depth {self.depth}"]
+        parts += [f"{self.position} position"] if self.position else []
+        parts += [f"filled on {self.threads} threads"] if self.threads else []
+        return ", ".join(parts + (["then off"] if self.dropped else []))
+
+
+def read_cache_uses(value: Any) -> tuple[CacheUse, ...]:
+    """Reads `provenance.compute.prefix_cache`: a list with one `CacheUse` for each phase; without any, no cache."""
+    return tuple(CacheUse(**use) for use in value or ()) or (CacheUse(),)
+
+
+def describe_cache_uses(uses: Sequence[CacheUse]) -> str:
+    """Returns `off`, or how each phase used the prefix cache, for people."""
+    return " | ".join(map(str, uses)) if any(use.depth is not None for use in uses) else "off"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +194,9 @@ class RunResult:
         name: The run's coordinates.
         status: How it ended.
         reason: Why it isn't FINISHED, in one line.
-        cause: The same for decisions; None: nothing is decided by it.
+        cause: The same for decisions; None of a FINISHED run.
+        error: Of a failure by an exception: its type and the innermost own function that it passed through, for example
+            `ValueError at frostline.train.loss:step_loss`. Failures with equal `cause` and `error` are alike.
         spec_digest: Of the spec that was run.
         objective: None when the run did not get that far.
         metrics: `eval/accuracy` etc. of the weights that were kept.
@@ -169,6 +218,7 @@ class RunResult:
     reason: str | None
     spec_digest: str
     cause: Cause | None = None
+    error: str | None = None
     objective: Objective | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     step: int | None = None
@@ -182,6 +232,16 @@ class RunResult:
     provenance: dict[str, Any] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     schema: int = RESULT_SCHEMA
+
+    @property
+    def cache_uses(self) -> tuple[CacheUse, ...]:
+        """How each phase of the run used the prefix cache."""
+        return read_cache_uses((self.provenance.get("compute") or {}).get("prefix_cache"))
+
+    @property
+    def prefix_cache(self) -> str:
+        """The same, for people."""
+        return describe_cache_uses(self.cache_uses)
 
     def to_json(self) -> str:
         """Returns `result.json`: valid JSON, in which NaN and infinities are the texts `nan`, `inf`, `-inf`."""

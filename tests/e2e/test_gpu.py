@@ -136,7 +136,7 @@ def test_a_run_from_the_cache_trains_like_one_without(train, depth, precision, b
     plain, without = train(*shape)
     cached, with_it = train(*shape, "runtime.cache=require")
     assert plain.status is cached.status is Status.FINISHED, (plain.reason, cached.reason)
-    assert cached.provenance["compute"]["prefix_cache"].startswith(f"depth {depth}")
+    assert cached.prefix_cache.startswith(f"depth {depth}")
     assert cached.audit.frozen_unchanged
     assert len(losses(without)) == len(losses(with_it)) == 16
     pairs = zip(losses(without), losses(with_it), strict=True)
@@ -269,7 +269,7 @@ def test_words_with_a_class_each(train, tmp_path):
     plain, _ = train(*given)
     cached, _ = train(*given, "runtime.cache=require")
     assert cached.status is plain.status is Status.FINISHED, cached.reason
-    assert cached.provenance["compute"]["prefix_cache"].startswith("depth 2")
+    assert cached.prefix_cache.startswith("depth 2")
     assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=0.05)
 
 
@@ -298,7 +298,7 @@ def test_stages_and_adapters(way, train):
     cached, _ = train(*given, "runtime.cache=require")
     assert cached.status is plain.status is Status.FINISHED, cached.reason
     assert cached.audit.frozen_unchanged
-    assert cached.provenance["compute"]["prefix_cache"].startswith("depth")
+    assert cached.prefix_cache.startswith("depth")
     assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=0.02)
     assert cached.params == plain.params
 

@@ -195,7 +195,7 @@ def test_from_the_prefix_cache_it_is_the_same(kind, depth, train, models, tmp_pa
     _, plain = train("vit", *given)
     _, cached = train("vit", *given, "runtime.cache=require")
     _, again = train("vit", *given, "runtime.cache=require")
-    facts = cached.provenance["compute"]["prefix_cache"]
+    facts = cached.prefix_cache
     # ViT's head reads the first vector, DINOv2's that and the mean of the others.
     assert facts == f"depth {depth}" + (", first position" if (depth, kind) == (4, "vit") else "")
     assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=1e-4)
@@ -213,7 +213,7 @@ def test_a_hierarchy_of_maps_is_trained_without_the_cache(train, tmp_path):
     SwinModel(config, add_pooling_layer=True).save_pretrained(tmp_path / "swin")
     ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(tmp_path / "swin")
     _, result = train("vit", f"model.location={tmp_path / 'swin'}", "freeze.depth=1", "runtime.cache=auto")
-    assert result.provenance["compute"]["prefix_cache"] == "off"
+    assert result.prefix_cache == "off"
     assert result.freeze.num_blocks == 3
     assert result.audit.frozen_unchanged
 

@@ -86,7 +86,7 @@ def test_below_a_depth_there_are_none_and_the_cache_is_used(train):
     plain, _ = train("freeze.depth=3")
     cached, _ = train("freeze.depth=3", "runtime.cache=require")
     assert cached.status is Status.FINISHED, cached.reason
-    assert cached.provenance["compute"]["prefix_cache"] == "depth 3"
+    assert cached.prefix_cache == "depth 3"
     assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], abs=1e-5)
     rows = {row["part"]: row for row in plain.drift}
     assert [rows[f"block {index}"]["num_trainable"] > 0 for index in range(4)] == [False, False, False, True]

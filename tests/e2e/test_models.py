@@ -128,7 +128,7 @@ def test_the_encoder_of_t5_gives_each_word_a_class(tmp_path, hub_copy):
     assert (result.freeze.num_blocks, result.freeze.depth) == (6, 4)
     assert result.audit.frozen_unchanged
     # Its upper blocks read the position bias that the lowest one has made.
-    assert result.provenance["compute"]["prefix_cache"] == "off"
+    assert result.prefix_cache == "off"
     rows = ["dataset=csv", f"dataset.location={write_csv(tmp_path / 'rows.csv', sentences(40))}", *TINY]
     whole = compose_run(["model=t5_small", *rows, "freeze.depth=4"])
     with RunFolder(tmp_path / "whole", whole) as recorder, pytest.raises(ModelError, match="an encoder and a decoder"):
@@ -193,7 +193,7 @@ def test_a_named_model_trains_from_a_copy_of_its_hub_folder(name, tiny_overrides
     if name == "albert_base":
         return
     assert result.freeze.depth == blocks - 1
-    assert result.provenance["compute"]["prefix_cache"].startswith(f"depth {blocks - 1}")
+    assert result.prefix_cache.startswith(f"depth {blocks - 1}")
     same = [key for key in before for other in after if other.endswith(key) and torch.equal(before[key], after[other])]
     assert len(same) >= result.audit.num_tensors - 5  # buffers are not in the file
 

@@ -108,7 +108,7 @@ def test_hidden_states_on_the_device_give_the_bits_of_those_in_files(train, home
     resident.give_up()
     filed, three = train(freeze, "runtime.cache=require")
     assert (home / "prefix").exists()
-    assert held.provenance["compute"]["prefix_cache"] == filed.provenance["compute"]["prefix_cache"]
+    assert held.prefix_cache == filed.prefix_cache
     assert (one / "metrics.jsonl").read_text() == (two / "metrics.jsonl").read_text()
     assert (one / "metrics.jsonl").read_text() == (three / "metrics.jsonl").read_text()
     assert held.weights_sha256 == again.weights_sha256 == filed.weights_sha256
@@ -127,8 +127,8 @@ def test_a_cached_run_is_the_uncached_one(train, fills, freeze):
     assert fills == []
     cached, other = train(*freeze, "runtime.cache=require")
     assert len(fills) == 2  # training and held-out rows
-    assert plain.provenance["compute"]["prefix_cache"] == "off"
-    assert cached.provenance["compute"]["prefix_cache"].startswith("depth ")
+    assert plain.prefix_cache == "off"
+    assert cached.prefix_cache.startswith("depth ")
     assert plain.spec_digest == cached.spec_digest
     assert cached.audit.frozen_unchanged
     assert_close(one, other)
@@ -240,7 +240,7 @@ def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, mo
         train("freeze.depth=2", "runtime.cache=require")
     assert why in str(error.value)
     result, _ = train("freeze.depth=2", "runtime.cache=auto")
-    assert (result.status, result.provenance["compute"]["prefix_cache"]) == (Status.FINISHED, "off")
+    assert (result.status, result.prefix_cache) == (Status.FINISHED, "off")
 
 
 def test_another_config_on_the_same_weights_is_another_key(train, fills, tiny_model, tmp_path):
@@ -320,13 +320,13 @@ def test_any_change_of_what_hidden_states_depend_on_is_a_miss(
 @pytest.mark.slow
 def test_auto_waits_until_it_pays(train, fills, home):
     once = ["freeze.depth=2", "runtime.cache=auto", "training.epochs=1"]
-    assert train(*once)[0].provenance["compute"]["prefix_cache"] == "off"
+    assert train(*once)[0].prefix_cache == "off"
     assert fills == []
     many = train(*once, sharing=Sharing(num_runs=20, depths=(0, 1, 2, 4)))[0]
-    assert many.provenance["compute"]["prefix_cache"] == "depth 2"
+    assert many.prefix_cache == "depth 2"
     assert {depths for _, depths in fills} == {(1, 2, 4)}  # one pass fills what the others will ask for
-    assert train(*once)[0].provenance["compute"]["prefix_cache"] == "depth 2"  # now it is there
-    assert train("freeze=head", "runtime.cache=require")[0].provenance["compute"]["prefix_cache"].startswith("depth 4")
+    assert train(*once)[0].prefix_cache == "depth 2"  # now it is there
+    assert train("freeze=head", "runtime.cache=require")[0].prefix_cache.startswith("depth 4")
     assert len(fills) == 2
 
 
@@ -339,10 +339,10 @@ def test_what_reads_slower_than_it_computes_is_not_kept(train, fills, monkeypatc
         slow.setattr(worth, "free_memory", lambda: 0)
         slow.setattr(worth, "_DISK_BYTES_PER_S", 1e3)
         result, _ = train("freeze.depth=2", "runtime.cache=auto", sharing=sweep)
-    assert (result.provenance["compute"]["prefix_cache"], fills) == ("off", [])
+    assert (result.prefix_cache, fills) == ("off", [])
     assert "prefix cache: off: reading hidden states takes " in caplog.text
     result, _ = train("freeze.depth=2", "runtime.cache=auto", sharing=sweep)
-    assert result.provenance["compute"]["prefix_cache"] == "depth 2"
+    assert result.prefix_cache == "depth 2"
     assert " MB, to be computed once in some " in caplog.text
     assert "for 100 passes over the rows" in caplog.text
 
@@ -358,7 +358,7 @@ def test_a_full_disk_means_no_cache_and_the_run_is_trained(train, monkeypatch, h
     monkeypatch.setattr(os, "posix_fallocate", full)
     result, _ = train("freeze.depth=2", "runtime.cache=auto")
     assert result.status is Status.FINISHED
-    assert result.provenance["compute"]["prefix_cache"] == "off"
+    assert result.prefix_cache == "off"
     assert "the disk is full" in caplog.text
     assert not list(home.rglob("*.tmp"))
 
@@ -396,7 +396,7 @@ def test_a_run_is_gone_on_with_as_it_began(train, home, caplog):
     # whatever the config says now, and though the cache is gone
     shutil.rmtree(home / "prefix")
     resumed, folder = train("freeze.depth=2", "runtime.cache=off", resume_from=cut, sharing=Sharing(threads=2))
-    assert resumed.provenance["compute"]["prefix_cache"] == "depth 2"  # on its own thread, as it began
+    assert resumed.prefix_cache == "depth 2"  # on its own thread, as it began
     first = RunResult.read(cut).cost
     assert resumed.cost.fill_s > first.fill_s == 0  # the first run found it filled
     assert min(resumed.cost.saved_s, first.saved_s) > 0  # how much: each filling has its own time
@@ -405,7 +405,7 @@ def test_a_run_is_gone_on_with_as_it_began(train, home, caplog):
     _, plain = train("freeze.depth=2")
     _, cut = train("freeze.depth=2", monitor=StopAfter(11, 0))
     resumed, folder = train(*cached, resume_from=cut)
-    assert resumed.provenance["compute"]["prefix_cache"] == "off"
+    assert resumed.prefix_cache == "off"
     assert (folder / "metrics.jsonl").read_text() == (plain / "metrics.jsonl").read_text()
 
 
@@ -479,7 +479,7 @@ def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
     for point in there:
         result = RunResult.read(cached / "runs" / "lr_x_depth" / f"{point.number:03d}")
         wanted = "off" if point.depth == 0 else f"depth {point.depth}"
-        assert result.provenance["compute"]["prefix_cache"].startswith(wanted)
+        assert result.prefix_cache.startswith(wanted)
         assert point.state in {State.COMPLETE, State.PRUNED}
 
 

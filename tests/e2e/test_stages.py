@@ -130,7 +130,7 @@ def test_the_stages_come_from_the_cache_with_the_same_numbers(train, way):
     plain, _, plain_folder = train(*overrides)
     cached, watch, folder = train(*overrides, "runtime.cache=auto")
     assert plain.status is cached.status is Status.FINISHED
-    facts = cached.provenance["compute"]["prefix_cache"]
+    facts = cached.prefix_cache
     if way == "gradual":
         assert facts == "depth 4, first position | depth 3 | depth 2 | depth 1 | off"
         log = (folder / "run.log").read_text()

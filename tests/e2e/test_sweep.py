@@ -471,7 +471,7 @@ def test_the_basic_launcher_trains_in_batches(tmp_path, tiny):
     assert [p.state for p in found] == [State.COMPLETE] * 4
     for point in found:  # one epoch alone would not pay: the jobs know of each other
         result = RunResult.read(tmp_path / "runs" / "lr_x_depth" / f"{point.number:03d}")
-        assert result.provenance["compute"]["prefix_cache"].startswith(f"depth {point.depth}" if point.depth else "off")
+        assert result.prefix_cache.startswith(f"depth {point.depth}" if point.depth else "off")
     parent, children = pairs(tmp_path, "lr_x_depth")
     assert len(children) == 4
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}

@@ -217,7 +217,7 @@ def test_however_a_step_is_cut_up_it_is_the_same(own_model, in_tmp, conll):
 def test_from_the_prefix_cache_it_is_the_same(train, depth):
     _, plain = train(f"freeze.depth={depth}", "training.epochs=2")
     _, cached = train(f"freeze.depth={depth}", "training.epochs=2", "runtime.cache=require")
-    assert cached.provenance["compute"]["prefix_cache"] == f"depth {depth}"
+    assert cached.prefix_cache == f"depth {depth}"
     assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=1e-4)
     assert cached.metrics["eval/entity_f1"] == pytest.approx(plain.metrics["eval/entity_f1"], abs=0.05)
 

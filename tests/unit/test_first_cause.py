@@ -10,14 +10,15 @@ import pytest
 
 from frostline.launch import parent as parent_module
 from frostline.launch import wire
-from frostline.result import RunResult, Status
+from frostline.result import Cause, RunResult, Status
 
 LOST = "RuntimeError: [third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:6810."
 CAUSE = "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed."
 
 
 def ended(rank, at, reason):
-    result = RunResult(name="x", status=Status.FAILED, reason=reason, spec_digest="0")
+    cause = Cause.LOST_PEER if reason == LOST else Cause.ERROR
+    result = RunResult(name="x", status=Status.FAILED, reason=reason, cause=cause, spec_digest="0")
     return wire.Heard(rank=rank, message=wire.Ended(result=result), at=at)
 
 

@@ -220,7 +220,7 @@ def test_when_the_template_is_killed_its_forks_are_gone_and_there_are_new_ones(t
     )
     out, err = process.communicate(timeout=60)
     *died, pids, last = out.splitlines()
-    assert died == ["died its process ended with the one that it was a fork of"] * 2
+    assert died == ["template died the process that its worker was forked from has ended"] * 2
     assert not any(_alive(int(pid)) for pid in pids.split())
     assert (last, err) == ("done", "")
 

@@ -19,7 +19,7 @@ from frostline import paths
 from frostline.codec import decode
 from frostline.errors import SpecError, UserError
 from frostline.point import Outcome, Point, State, ranked
-from frostline.pool import LOST_TEMPLATE
+from frostline.result import Cause
 from frostline.search import (
     CorruptStudyError,
     Ended,
@@ -110,7 +110,9 @@ class FakeExecutor:
     def outcome(self, task, first):
         if task.number in self.broken or (task.number, task.stage) in self.broken:
             reason = self.broken.get(task.number) or self.broken[task.number, task.stage]
-            return Outcome(state=State.FAILED, reason=reason)
+            cause = reason if isinstance(reason, Cause) else Cause.ERROR
+            error = reason.partition(":")[0] if cause is Cause.ERROR else None
+            return Outcome(state=State.FAILED, reason=str(reason), cause=cause, error=error)
         if task.number in self.cut:
             return Outcome(state=State.PRUNED, by_seed={0: self.value(task.params, 0, 1)}, reason="pruned")
         self.done.append((task.number, task.stage))
@@ -290,7 +292,7 @@ def test_a_point_that_fails_in_stage_2_is_failed_keeps_its_first_value_and_nobod
     listener, broken = Quiet(), {(victim, 2): "killed by signal 9"}
     summary = go(tmp_path / "broken", plan, FakeExecutor(plan, broken=broken), listener=listener)
     point = summary.points[victim]
-    assert (point.state, point.stage, point.outcome.reason) == (State.FAILED, 2, "stage 2: killed by signal 9")
+    assert (point.state, point.stage, point.reason) == (State.FAILED, 2, "stage 2: killed by signal 9")
     assert point.quality == point.first_quality == whole.points[victim].first_quality
     assert ("ended", victim, State.FAILED) in listener.lines
     others = [row for row in table(whole.points) if row[0] != victim]
@@ -301,7 +303,7 @@ def test_a_point_that_fails_in_stage_2_is_failed_keeps_its_first_value_and_nobod
     study = open_study(tmp_path / "again", plan)
     study.rebuild(summary.points)
     assert table(study.points()) == table(summary.points)
-    assert study.points()[victim].outcome.reason == "stage 2: killed by signal 9"
+    assert study.points()[victim].reason == "stage 2: killed by signal 9"
     again = make_plan(n_trials=12, retry_failed=True)
     assert study.retry_failed() == 1
     executor = FakeExecutor(again)
@@ -342,7 +344,7 @@ def test_a_point_that_failed_twice_is_tried_once_more(tmp_path):
 
 def test_points_lost_with_the_workers_template_do_not_stop_it(tmp_path):
     plan = make_plan(n_trials=6)
-    assert go(tmp_path, plan, FakeExecutor(plan, broken=dict.fromkeys(range(3), LOST_TEMPLATE))).complete
+    assert go(tmp_path, plan, FakeExecutor(plan, broken=dict.fromkeys(range(3), Cause.TEMPLATE_DIED))).complete
 
 
 def test_three_different_failures_do_not_stop_it(tmp_path):

@@ -170,7 +170,8 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     threads = compute.get("threads")
     if isinstance(threads, int) and threads > 0:
         runtime = dataclasses.replace(runtime, threads=threads)
-    mode = CacheMode.OFF if compute.get("prefix_cache", "off") == "off" else CacheMode.REQUIRE
+    uses = recorded.result.cache_uses
+    mode = CacheMode.REQUIRE if any(use.depth is not None for use in uses) else CacheMode.OFF
     cache = dataclasses.replace(runtime.cache, mode=mode, max_bytes=max(runtime.cache.max_bytes, CACHE_MAX_BYTES))
     spec = dataclasses.replace(recorded.spec, runtime=dataclasses.replace(runtime, cache=cache))
     known = spec.flat()
@@ -230,7 +231,6 @@ def _rerun(
     from frostline.result import Status
     from frostline.signals import Interrupted, exit_code
     from frostline.tracking import MlflowRecorder
-    from frostline.train import filled_on
 
     tolerance = TOLERANCE if options.tolerance is None else options.tolerance
     if not (tolerance >= 0 and math.isfinite(tolerance)):
@@ -238,8 +238,7 @@ def _rerun(
     # Microseconds: two re-runs may begin in one second.
     folder = base / "reproduced" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}-{spec.name()}"
     watch = _Watch(recorded, spec)
-    compute = recorded.result.provenance.get("compute") or {}
-    sharing = Sharing(threads=filled_on(compute.get("prefix_cache")))
+    sharing = Sharing(threads=next((use.threads for use in recorded.result.cache_uses if use.threads), None))
     overrides = [redact(word) for word in (recorded.source, *options.overrides)]
     with RunFolder(folder, spec, overrides, keep_diff=job.tracking.git_diff) as run_folder:
         recorders: list[Recorder] = [run_folder, watch]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import re
 import signal
 import sys
 import time
@@ -44,8 +43,6 @@ _SETTLE_S = 1.0
 
 _LOST_S = 10.0
 """The same, while all that was heard is that another process could not be reached: that one has the cause to tell."""
-
-_LOST = re.compile(r"connection (closed|reset|refused)|broken pipe|remote process exited|socket timeout", re.IGNORECASE)
 
 
 def run(
@@ -227,7 +224,7 @@ class _Course:
         failed, began = [heard], time.monotonic()
 
         def left_s() -> float:
-            waits = _LOST_S if all(_lost_another(each.message.result) for each in failed) else _SETTLE_S
+            waits = _LOST_S if all(_lost_peer(each.message.result) for each in failed) else _SETTLE_S
             return waits - (time.monotonic() - began)
 
         while (left := left_s()) > 0 and len(self._ended) < self._processes.size:
@@ -249,17 +246,17 @@ class _Course:
                     failed.append(other)
             elif isinstance(other.message, (wire.Refused, wire.Said, wire.Logged, wire.Started)):
                 self._take(other)
-        causes = [each for each in failed if not _lost_another(each.message.result)]
+        causes = [each for each in failed if not _lost_peer(each.message.result)]
         first = min(causes or failed, key=lambda each: each.at)
         result = first.message.result
         own = next((each.message.result for each in failed if each.rank == 0), None)
         if not causes:  # the other one ended without a word: its death is the cause, this is all that is known of it
             lost = f"process {first.rank} of {self._processes.size} lost another one: {result.reason}"
-            return replace(own or result, reason=lost, cause=None)
-        if first.rank == 0 or (own is not None and own.reason == result.reason):
+            return replace(own or result, reason=lost, cause=Cause.LOST_PEER)
+        if first.rank == 0 or (own is not None and own.error is not None and own.error == result.error):
             return own or result
         reason = f"process {first.rank} of {self._processes.size}: {result.reason}"
-        return self._cut_short(Status.FAILED, reason, result.cause)
+        return replace(self._cut_short(Status.FAILED, reason, result.cause or Cause.ERROR), error=result.error)
 
     def _why_none(self) -> str:
         last = [line.strip() for line in self._processes.log_tail().splitlines() if line.strip()]
@@ -270,10 +267,10 @@ class _Course:
         return self._cut_short(Status.KILLED, str(stop), stop.cause)
 
     def _died(self, rank: int) -> RunResult:
-        cause = Cause.PROCESS_KILLED if self._processes.was_killed(rank) else None
+        cause = Cause.PROCESS_KILLED if self._processes.was_killed(rank) else Cause.ERROR
         return self._cut_short(Status.FAILED, self._processes.how_it_died(rank), cause)
 
-    def _cut_short(self, status: Status, reason: str, cause: Cause | None = None) -> RunResult:
+    def _cut_short(self, status: Status, reason: str, cause: Cause = Cause.ERROR) -> RunResult:
         """Returns the result of a run whose first process gave none: what it cost is not known."""
         return RunResult(
             name=self._spec.name(),
@@ -285,6 +282,6 @@ class _Course:
         )
 
 
-def _lost_another(result: RunResult) -> bool:
+def _lost_peer(result: RunResult) -> bool:
     """Whether a process failed because it lost another one: no cause of its own."""
-    return result.status is Status.FAILED and _LOST.search(result.reason or "") is not None
+    return result.status is Status.FAILED and result.cause is Cause.LOST_PEER

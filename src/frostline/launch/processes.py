@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import re
 import secrets
 import shutil
 import signal
@@ -96,6 +95,7 @@ class Processes:
 
     def __enter__(self) -> Processes:
         self._folder = _short_folder()
+        self._exit_codes = self._folder / "exit-codes.json"
         try:
             key = secrets.token_bytes(32)
             self._listener = Listener(str(self._folder / "wire"), family="AF_UNIX", authkey=key)
@@ -164,8 +164,12 @@ class Processes:
 
     def exit_code(self, rank: int) -> int | None:
         """Returns the exit code of a process that said nothing, negative for a signal; None if nobody knows it."""
-        found = re.findall(rf"exitcode\s*:\s*(-?\d+)\s*\(pid:\s*{self.pids.get(rank, -1)}\)", self.log_tail())
-        return int(found[-1]) if found else None
+        try:
+            codes = json.loads(self._exit_codes.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # the launcher runs, or was killed
+            return None
+        code: int | None = codes.get(str(rank))
+        return code
 
     def how_it_died(self, rank: int) -> str:
         """Returns how a process ended that said nothing, as far as `accelerate launch` knows it."""
@@ -217,6 +221,7 @@ class Processes:
         return {
             **env,
             KEY_VARIABLE: key.hex(),
+            wire.EXIT_CODES_VARIABLE: str(self._exit_codes),
             "PYTHONPATH": os.pathsep.join(path),
             "PYTHONSAFEPATH": "1",  # the current folder comes last: `paths.search_path`
             "OMP_NUM_THREADS": str(max(1, self._threads // self.size)),

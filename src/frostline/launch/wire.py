@@ -17,6 +17,9 @@ from frostline.record import TELL, RunStart, Verdict
 from frostline.result import RunResult
 
 _ALIVE_EVERY_S = 0.5
+EXIT_CODES_VARIABLE = "FROSTLINE_EXIT_CODES"
+"""Names the file for the exit codes of processes that failed: JSON, by rank, negative for a signal."""
+
 LOST_PARENT = 70
 """Exit code of a process whose parent is gone."""
 

@@ -211,7 +211,7 @@ def answer_of(
 
 def _why_no_baseline(points: Sequence[Point]) -> str | None:
     failed = [point for point in points if point.is_baseline and point.state is TrialState.FAILED]
-    return (failed[0].outcome.reason if failed[0].outcome else None) or "unknown" if failed else None
+    return failed[0].reason or "unknown" if failed else None
 
 
 def _by_depth(finished: Sequence[Point], main: GroupAnswer | None) -> list[tuple[int, Point]]:

@@ -199,7 +199,7 @@ def _number_of(point: Point) -> str:
 def _remark(point: Point) -> str:
     parts = [f"as #{point.copy_of}"] if point.copy_of is not None else []
     if point.outcome is not None:
-        parts += [text for text in (point.outcome.reason, point.outcome.note) if text]
+        parts += [text for text in (point.reason, point.outcome.note) if text]
     if point.state is State.PRUNED and not parts:
         parts.append("not among those that went on to the end")
     return "; ".join(parts)
@@ -219,7 +219,7 @@ def _csv(material: Material) -> str:
         row: list[Any] = [_number_of(point), *(point.params.get(key) for key in keys), point.quality, point.spread]
         row += [len(outcome.by_seed) if outcome else 0, point.stage, point.state.value, cost.get("train_s")]
         row += [cost.get("flops"), cost.get("num_trainable"), cost.get("fill_s"), cost.get("saved_s"), point.copy_of]
-        row += [outcome.reason if outcome else None, outcome.note if outcome else None]
+        row += [point.reason, outcome.note if outcome else None]
         scores = [outcome.scores.get(name, {}) if outcome else {} for name in sets]
         row += [statistics.fmean(values.values()) if values else None for values in scores]
         writer.writerow([_harmless(cell) for cell in row])

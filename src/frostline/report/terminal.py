@@ -64,13 +64,12 @@ def summary(result: RunResult, folder: Path) -> str:
         cost = result.cost
         times = f"training {cost.train_s:.1f} s, evaluation {cost.eval_s:.1f} s, set-up {cost.setup_s:.1f} s"
         lines.append(f"  cost        {times}; peak memory {cost.peak_bytes / 1e9:.2f} GB")
-    cached = (result.provenance.get("compute") or {}).get("prefix_cache", "off")
-    if cached != "off":
+    if any(use.depth is not None for use in result.cache_uses):
         saved = ""
         if result.cost is not None and result.cost.saved_s is not None:
             fill = result.cost.fill_s or 0.0
             saved = f": {fill:.1f} s to fill, {result.cost.saved_s:.1f} s of passes not run again"
-        lines.append(f"  cache       frozen blocks from the prefix cache ({cached}){saved}")
+        lines.append(f"  cache       frozen blocks from the prefix cache ({result.prefix_cache}){saved}")
     return "\n".join([*lines, f"run_dir: {folder}"])
 
 

@@ -139,8 +139,7 @@ def check_alike(points: Sequence[Point]) -> str | None:
     failed = [point for point in points if point.state is State.FAILED]
     if not failed or ranked(points, True) or any(point.state is State.PRUNED for point in points):
         return None
-    outcome = failed[0].outcome
-    return (outcome.reason if outcome else None) or "unknown"
+    return failed[0].reason or "unknown"
 
 
 def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -> list[Params]:

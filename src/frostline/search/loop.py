@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Protocol
 
 from frostline.decision import RaceEnd
 from frostline.point import BASELINE_NUMBER, Outcome, Point, State
-from frostline.pool import LOST_TEMPLATE
+from frostline.result import Cause
 from frostline.search.choice import Key, Task, finalists, promotable
 from frostline.search.study import Study
 from frostline.spec import Params, SweepSpec
@@ -316,7 +315,8 @@ class _Course:
             return
         if task.number == BASELINE_NUMBER and event.fatal is not None and not event.machine:
             # What the sweep fixes may not go with it, as runtime.cache.mode=require: the trials are what they are.
-            event = replace(event, fatal=None, outcome=Outcome(state=State.FAILED, reason=event.fatal))
+            refused = Outcome(state=State.FAILED, reason=event.fatal, cause=Cause.ERROR)
+            event = replace(event, fatal=None, outcome=refused)
         if event.fatal is not None:
             self.fatal = self.fatal or event.fatal
             self._study.release(event.number)
@@ -369,9 +369,9 @@ class _Course:
         ended = sorted(
             (p for p in self._study.points() if p.state not in {State.WAITING, State.RUNNING}), key=lambda p: p.number
         )[:_ALIKE]
-        kinds = {_kind(p.outcome.reason) for p in ended if p.state is State.FAILED and p.outcome and p.outcome.reason}
+        kinds = {(p.outcome.cause, p.outcome.error) for p in ended if p.state is State.FAILED and p.outcome}
         succeeded = any(p.state in {State.COMPLETE, State.PRUNED} for p in self._study.points())
-        if kinds == {_kind(LOST_TEMPLATE)}:  # that says nothing of the points
+        if {cause for cause, _ in kinds} == {Cause.TEMPLATE_DIED}:  # that says nothing of the points
             return
         if len(ended) == _ALIKE and all(p.state is State.FAILED for p in ended) and len(kinds) == 1 and not succeeded:
             self._stop(f"the first {_ALIKE} points failed alike", too_many_failed=True)
@@ -381,12 +381,15 @@ def checked(outcome: Outcome) -> Outcome:
     """Returns the outcome, FAILED if a value of it is no finite number."""
     if outcome.state is State.FAILED:
         return outcome
-    try:
-        by_seed = {seed: _number(value) for seed, value in outcome.by_seed.items()}
-    except (TypeError, ValueError) as error:
-        return replace(outcome, state=State.FAILED, by_seed={}, more=False, reason=str(error))
+    failed = replace(outcome, state=State.FAILED, by_seed={}, more=False, cause=Cause.NO_OBJECTIVE)
+    by_seed = {}
+    for seed, value in outcome.by_seed.items():
+        try:
+            by_seed[seed] = _number(value)
+        except ValueError as error:
+            return replace(failed, reason=str(error), error=f"objective {value!r:.40}")
     if not by_seed:
-        return replace(outcome, state=State.FAILED, more=False, reason="it came to no objective")
+        return replace(failed, reason="the run reported no objective value")
     return replace(outcome, by_seed=by_seed)
 
 
@@ -406,7 +409,3 @@ def _number(value: object) -> float:
 def _is_reusable(point: Point) -> bool:
     ended = point.state is State.COMPLETE or point.state is State.PRUNED
     return ended and point.outcome is not None and point.copy_of is None
-
-
-def _kind(reason: str) -> str:
-    return re.sub(r"[\d.e+-]+", "#", reason)

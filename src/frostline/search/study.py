@@ -26,7 +26,6 @@ from frostline.search.storages import CorruptStudyError, Journal, again_if_cut_o
 from frostline.search.trials import Kind, Trials, is_paused, kind_of
 from frostline.spec import DEPTH_KEY, Params, PrunerName, SamplerName, Space, SweepSpec
 
-_STAGE_2 = "stage 2: "
 _STATES = {
     TrialState.WAITING: State.WAITING,
     TrialState.RUNNING: State.RUNNING,
@@ -580,7 +579,7 @@ def _point(trial: FrozenTrial) -> Point:
             # It keeps its stage 1 result, is not retried, and no other trial is promoted instead: a resumed sweep must
             # end in the same table as an undisturbed one.
             outcome = replace(
-                first, state=State.FAILED, reason=_STAGE_2 + str(final.reason).removeprefix(_STAGE_2), more=False
+                first, state=State.FAILED, reason=final.reason, cause=final.cause, error=final.error, more=False
             )
     elif outcome is not None and outcome.more and is_paused(trial):
         state = State.PRUNED  # unless it is promoted

@@ -1,7 +1,6 @@
 """Owns: one run from spec to result; the only importer of HF `Trainer`. Must not know: Hydra, MLflow, Optuna."""
 
 from frostline.signals import Interrupted
-from frostline.train.cached import filled_on
 from frostline.train.probe import Footprint, Probe, footprint, probe
 from frostline.train.run import run
 from frostline.train.setup import prepare
@@ -13,7 +12,6 @@ __all__ = [
     "Probe",
     "be_own_process",
     "can_be_forked",
-    "filled_on",
     "footprint",
     "prepare",
     "probe",

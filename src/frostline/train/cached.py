@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from frostline.prefix.resident import fits, hold
 from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix.suffix import Suffix, TrainedPart, hidden_size, vectors_of_image
 from frostline.record import TELL, Sharing
+from frostline.result import CacheUse
 from frostline.spec import CacheMode, Precision, RunSpec
 from frostline.train.batches import Collator, HiddenRows
 from frostline.train.device import Machine
@@ -31,9 +31,6 @@ from frostline.train.looked import Looked
 from frostline.train.worth import estimate, passes_of
 
 log = logging.getLogger(__name__)
-
-OFF = "off"
-"""What a run without the cache says of it."""
 
 _FILLING = 4
 """Part of the key: raise it when the same rows would give other bits. 4: entries before it may hold wrong seconds."""
@@ -60,7 +57,7 @@ class Cached:
         others: The hidden states of rows that the run is scored on besides, by name, where they are kept too.
         detach: Makes the model whole, for rows whose hidden states are not kept.
         attach: Lets it begin at its frozen depth again.
-        facts: For the run's provenance.
+        use: For the run's provenance.
         fill_s: Seconds in which this run computed and wrote hidden states.
         pass_s: Seconds that one pass through the frozen blocks took when they were: training rows, held-out rows.
     """
@@ -70,7 +67,7 @@ class Cached:
     others: Mapping[str, HiddenRows]
     detach: Callable[[], None]
     attach: Callable[[], None]
-    facts: str
+    use: CacheUse
     fill_s: float
     pass_s: tuple[float, float]
 
@@ -92,8 +89,7 @@ class Request:
         padding: How a batch of them is filled up.
         facts: Hashes of weights and tokenizer, versions: what the prefix depends on.
         sharing: Who else will want it.
-        begun: What the run that is gone on with said of its prefix, `Cached.facts` or `OFF`: it goes on in the same
-            bits. None: none is gone on with.
+        resumed: How the interrupted run used the cache: it is resumed in the same bits. None: a new run.
         alive: Called now and then while hidden states are computed or waited for.
     """
 
@@ -105,7 +101,7 @@ class Request:
     padding: Padding
     facts: Mapping[str, Any]
     sharing: Sharing
-    begun: str | None
+    resumed: CacheUse | None
     alive: Callable[[], None]
 
 
@@ -115,10 +111,10 @@ def open_cache(request: Request) -> Cached | None:
     Raises:
         UserError: `runtime.cache=require`, and it can't be had.
     """
-    mode, begun = request.spec.runtime.cache.mode, request.begun
-    if begun is not None and begun.endswith(OFF) and mode is CacheMode.REQUIRE:
+    mode, resumed = request.spec.runtime.cache.mode, request.resumed
+    if resumed is not None and not resumed.is_on and mode is CacheMode.REQUIRE:
         log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
-    if mode is CacheMode.OFF if begun is None else begun.endswith(OFF):
+    if mode is CacheMode.OFF if resumed is None else not resumed.is_on:
         return None
     why_not = _cannot(request.looked, request.depth, request.spec.training.frozen_dropout)
     if why_not is None:
@@ -132,25 +128,20 @@ def open_cache(request: Request) -> Cached | None:
             why_not = f"unsupported architecture ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
     if mode is CacheMode.REQUIRE:
         raise UserError(f"runtime.cache=require: {why_not}")
-    if begun is not None:
+    if resumed is not None:
         log.warning("resume: the run began with a prefix cache and goes on without (%s): last bits may differ", why_not)
     else:
         log.info("prefix cache: off: %s", why_not, extra={TELL: True})
     return None
 
 
-def told(cached: Cached | None, begun: str | None) -> str:
-    """Returns what a run says of its prefix: also that it began with a cache and went on without."""
-    facts = cached.facts if cached is not None else OFF
-    if facts != OFF or begun is None:
-        return facts
-    return begun if begun.endswith(OFF) else f"{begun}, then {OFF}"
-
-
-def filled_on(facts: str | None) -> int | None:
-    """Returns how many threads the hidden states of a run were computed on, if it says so; else it was its own."""
-    found = re.search(r"filled on (\d+) threads", facts or "")
-    return int(found[1]) if found else None
+def cache_use(cached: Cached | None, resumed: CacheUse | None) -> CacheUse:
+    """Returns how a run uses the cache, including a cache that was dropped when it was resumed."""
+    if cached is not None:
+        return cached.use
+    if resumed is None:
+        return CacheUse()
+    return replace(resumed, dropped=True) if resumed.is_on else resumed
 
 
 def _cannot(looked: Looked, depth: int | None, dropout: bool) -> str | None:
@@ -185,16 +176,16 @@ def _open(request: Request, depth: int) -> Cached:
     two = [_table(name, table, request) for name, table in zip(("training", "held-out"), tables, strict=True)]
     if machine.device == "cuda":
         threads = machine.threads  # nothing there depends on them
-    elif request.begun is None:
+    elif request.resumed is None:
         threads = sharing.threads or machine.threads
     else:
-        threads = filled_on(request.begun) or machine.threads
+        threads = request.resumed.threads or machine.threads
     prefix = _prefix(request, threads)
     anatomy.model.to(machine.device)
     position = prefix.position if prefix.is_read(depth) else None
     per_image = 1 if position is not None else int(two[0].lengths[0])
     held, others, others_s = None, dict[str, HiddenRows](), 0.0
-    if fits(prefix, depth, two) and (request.begun is not None or _is_read_again(spec, sharing, two)):
+    if fits(prefix, depth, two) and (request.resumed is not None or _is_read_again(spec, sharing, two)):
         held = hold(prefix, depth, two, request.alive)
     if held is not None:
         hidden = HiddenRows(states=held.resident.places, position=position, per_image=per_image)
@@ -219,9 +210,7 @@ def _open(request: Request, depth: int) -> Cached:
         others=others,
         detach=suffix.detach,
         attach=suffix.attach,
-        facts=f"depth {depth}"
-        + (f", {position} position" if position else "")
-        + (f", filled on {threads} threads" if threads != machine.threads else ""),
+        use=CacheUse(depth=depth, position=position, threads=threads if threads != machine.threads else None),
         fill_s=fill_s + others_s,
         pass_s=pass_s,
     )
@@ -303,7 +292,7 @@ def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) 
         if (trouble := store.room_for(size)) is not None:
             raise CacheError(trouble)
         worth = estimate(prefix, depth, two, spec, sharing)
-        is_free = spec.runtime.cache.mode is CacheMode.AUTO and request.begun is None
+        is_free = spec.runtime.cache.mode is CacheMode.AUTO and request.resumed is None
         if is_free and (why_not := worth.why_not()) is not None:
             raise CacheError(why_not)
         also = [each for each in depths if each != depth]

@@ -6,6 +6,7 @@ Every method is collective: all processes of the run call it, in the same order.
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TypeVar
@@ -20,6 +21,9 @@ Value = TypeVar("Value")
 _TIMEOUT = timedelta(days=7)
 """How long a process waits for the others: as long as one may compute hidden states for all of them. Whoever started
 them ends them all when one of them is gone, so nobody waits for a dead one."""
+
+_COLLECTIVE = ("torch.distributed", "torch.autograd.graph")
+"""Modules that call into collectives."""
 
 
 class Ranks:
@@ -106,6 +110,18 @@ class Ranks:
         differs = self.several and text != self.shared(text)
         if self.largest([int(differs)])[0]:
             raise RuntimeError(f"the {self.size} processes of the run do not agree on {what}")
+
+
+def is_of_collective(error: BaseException) -> bool:
+    """Returns whether an error came from talking to other processes, so that one of them may be its cause.
+
+    Gloo reports a closed connection as a plain `RuntimeError` without a code. It is known by the frame that raised it:
+    one of `torch.distributed`, or autograd's engine, where gradients are averaged during the backward pass.
+    """
+    if isinstance(error, distributed.DistError):
+        return True
+    frames = [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return type(error) is RuntimeError and bool(frames) and frames[-1].startswith(_COLLECTIVE)
 
 
 class SharedMonitor:

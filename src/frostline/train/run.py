@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from frostline import lora
-from frostline.errors import ModelError, UserError, listing, machine_trouble
+from frostline.errors import ModelError, UserError, listing, machine_trouble, origin
 from frostline.freeze import trained_sha256
 from frostline.provenance import PeakMemory
 from frostline.record import (
@@ -28,16 +28,16 @@ from frostline.record import (
     Verdict,
     metrics_up_to,
 )
-from frostline.result import Cause, Cost, Objective, RunResult, Status
+from frostline.result import CacheUse, Cause, Cost, Objective, RunResult, Status, describe_cache_uses, read_cache_uses
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import FreezeName, Keep, RunSpec
 from frostline.train import callbacks
-from frostline.train.cached import OFF, Cached
+from frostline.train.cached import Cached
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import device_of
 from frostline.train.flops import flops_per_epoch, sample_of
 from frostline.train.loss import DivergedError
-from frostline.train.ranks import Ranks, SharedMonitor
+from frostline.train.ranks import Ranks, SharedMonitor, is_of_collective
 from frostline.train.scored import score, write_predictions
 from frostline.train.setup import Setup, prepare
 from frostline.train.stages import Stages
@@ -93,7 +93,11 @@ def run(
             result = course.go(guard, draft, tuple(overrides), resume_from)
         except UserError as error:
             if course.started:
-                recorder.finish(RunResult(status=Status.FAILED, reason=str(error), **draft, cost=course.cost()))
+                refused = RunResult(
+                    status=Status.FAILED, reason=str(error), cause=Cause.ERROR, error=origin(error), **draft,
+                    cost=course.cost(),
+                )  # fmt: skip
+                recorder.finish(refused)
             raise
         except (Interrupted, KeyboardInterrupt) as stop:
             reason = str(stop) or "stopped by SIGINT"
@@ -102,8 +106,9 @@ def run(
         except (Exception, SystemExit) as error:  # an exit inside a run ends this run, not the sweep
             log.exception("%s failed", spec.name())
             result = RunResult(
-                status=Status.FAILED, reason=_reason(error), cause=_cause(error), **draft, cost=course.cost()
-            )
+                status=Status.FAILED, reason=_reason(error), cause=_cause(error, ranks), error=origin(error), **draft,
+                cost=course.cost(),
+            )  # fmt: skip
         guard.defer()  # a signal now must not leave a half-written record
         course.clean_up()
         recorder.finish(result)
@@ -155,8 +160,8 @@ class _Course:
         settle()
         store = CheckpointStore(self._out_dir)
         checkpoint = _find_checkpoint(spec, resume_from)
-        begun = checkpoint[1].get("prefix_cache", OFF) if checkpoint is not None else None
-        setup = self._prepare(begun)
+        resumed = read_cache_uses(checkpoint[1].get("prefix_cache")) if checkpoint is not None else None
+        setup = self._prepare(resumed)
         if checkpoint is not None:
             _check_inputs(checkpoint[1].get("inputs"), setup.provenance, resume_from)
         self._device, self._cached, self._stages = setup.machine.device, setup.cached, setup.stages
@@ -232,18 +237,19 @@ class _Course:
             _save_model(setup, self._out_dir / MODEL_FOLDER)
         return RunResult(status=Status.FINISHED, reason=None, objective=objective, **draft, cost=self.cost())
 
-    def _prepare(self, begun: str | None) -> Setup:
+    def _prepare(self, resumed: Sequence[CacheUse] | None) -> Setup:
         """Prepares the first process before the others: they find what it fetched and computed, and keep to it."""
         ranks, spec, sharing, alive = self._ranks, self._spec, self._sharing, self._monitor.alive
         if not ranks.several:
-            return prepare(spec, sharing, begun, alive)
+            return prepare(spec, sharing, resumed, alive)
         ranks.join(device_of(spec))
-        setup = prepare(spec, sharing, begun, alive, ranks) if ranks.is_first else None
-        said = ranks.shared(setup.provenance["compute"]["prefix_cache"] if setup is not None else None)
+        setup = prepare(spec, sharing, resumed, alive, ranks) if ranks.is_first else None
+        uses = ranks.shared(setup.provenance["compute"]["prefix_cache"] if setup is not None else None)
         if setup is None:
-            setup = prepare(spec, sharing, said, alive, ranks)
-            if setup.provenance["compute"]["prefix_cache"] != said:
-                raise RuntimeError(f"process {ranks.rank} can't use the prefix cache that the first one uses ({said})")
+            setup = prepare(spec, sharing, read_cache_uses(uses), alive, ranks)
+            if setup.provenance["compute"]["prefix_cache"] != uses:
+                used = describe_cache_uses(read_cache_uses(uses))
+                raise RuntimeError(f"process {ranks.rank} can't use the prefix cache that the first one uses ({used})")
         return setup
 
     def _train(self, assembly: Assembly, checkpoint: tuple[Path, dict[str, Any]] | None, guard: SignalGuard) -> None:
@@ -438,9 +444,11 @@ def _reason(error: BaseException) -> str:
     return text if isinstance(error, DivergedError) else f"{type(error).__name__}: {text}"
 
 
-def _cause(error: BaseException) -> Cause | None:
+def _cause(error: BaseException, ranks: Ranks) -> Cause:
     if isinstance(error, torch.OutOfMemoryError):
         return Cause.OUT_OF_MEMORY
     if machine_trouble(error) is not None:
         return Cause.MACHINE
-    return Cause.DIVERGED if isinstance(error, DivergedError) else None
+    if ranks.several and is_of_collective(error):
+        return Cause.LOST_PEER
+    return Cause.DIVERGED if isinstance(error, DivergedError) else Cause.ERROR

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from frostline.metrics import check as check_metrics
 from frostline.model import LoadedModel
 from frostline.record import Sharing
 from frostline.registry import plugins_sha256
+from frostline.result import CacheUse
 from frostline.spec import (
     EVAL_SET,
     STAGED,
@@ -41,7 +42,7 @@ from frostline.spec import (
     Task,
 )
 from frostline.train import warm
-from frostline.train.cached import Cached, Request, open_cache, told
+from frostline.train.cached import Cached, Request, cache_use, open_cache
 from frostline.train.data import load_data, load_pixels, load_tables, overlap, warn_once
 from frostline.train.device import Machine, seed_everything, set_up
 from frostline.train.looked import look
@@ -89,7 +90,7 @@ class Setup:
 def prepare(
     spec: RunSpec,
     sharing: Sharing | None = None,
-    begun: str | None = None,
+    resumed: Sequence[CacheUse] | None = None,
     alive: Callable[[], None] = lambda: None,
     ranks: Ranks | None = None,
 ) -> Setup:
@@ -98,7 +99,7 @@ def prepare(
     Args:
         spec: What to train.
         sharing: Who else will want the same frozen prefix; None: nobody.
-        begun: What the run that is gone on with said of its prefix; None: none is gone on with.
+        resumed: How each phase of the interrupted run used the prefix cache; None: a new run.
         alive: Called now and then.
         ranks: The processes of the run; None: this one alone.
 
@@ -146,7 +147,7 @@ def prepare(
             model.check_fresh(loaded.fresh, [n for n, _ in anatomy.prefix(anatomy.num_blocks)], folder)
         return loaded, anatomy
 
-    looked = look(load, tables, wanted=_wants_look(spec, begun))
+    looked = look(load, tables, wanted=_wants_look(spec, resumed))
     if spec.freeze.name is FreezeName.LORA:
         blocks = looked.anatomy.blocks[spec.freeze.depth or 0 :]
         if blocks:
@@ -182,15 +183,15 @@ def prepare(
         padding=padding_of(loaded),
         facts=_prefix_facts(seen),
         sharing=sharing or Sharing(),
-        begun=begun,
+        resumed=resumed[0] if resumed is not None else None,
         alive=alive,
     )
-    cached, staged, facts = None, None, ""
+    cached, staged = None, None
     if stages:
-        staged, facts = open_stages(request, stages)
+        staged, uses = open_stages(request, stages, resumed)
     else:
         cached = open_cache(request)
-        facts = told(cached, begun)
+        uses = (cache_use(cached, request.resumed),)
     levels = [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]
     return Setup(
         machine=machine,
@@ -215,16 +216,16 @@ def prepare(
             **seen,
             "compute": {
                 **machine.describe(),
-                "prefix_cache": facts,
+                "prefix_cache": [asdict(use) for use in uses],
                 "last_block": f"{looked.position} position" if reads else "whole",
             },
         },
     )
 
 
-def _wants_look(spec: RunSpec, begun: str | None) -> bool:
+def _wants_look(spec: RunSpec, resumed: Sequence[CacheUse] | None) -> bool:
     """Returns whether anything depends on where the model's head reads."""
-    has_cache = spec.runtime.cache.mode is not CacheMode.OFF or begun is not None
+    has_cache = spec.runtime.cache.mode is not CacheMode.OFF or resumed is not None
     has_prefix = spec.freeze.may_freeze_a_prefix or spec.freeze.name in STAGED
     reads = spec.training.last_block is LastBlock.READ_POSITION and not spec.dataset.is_image
     return reads or (has_prefix and has_cache)

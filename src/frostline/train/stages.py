@@ -19,13 +19,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from frostline import freeze
 from frostline.anatomy import Anatomy, NamedModule
 from frostline.errors import SpecError
+from frostline.result import CacheUse
 from frostline.spec import Every, FreezeName, FreezeSpec, RunSpec, Stage
-from frostline.train.cached import OFF, Cached, Request, open_cache, told
+from frostline.train.cached import Cached, Request, cache_use, open_cache
 from frostline.train.flops import flops_per_epoch, sample_of
 
 log = logging.getLogger(__name__)
-
-_BETWEEN = " | "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +83,20 @@ def steps_per_epoch(spec: RunSpec, num_rows: int) -> int:
     return max(1, -(-passes // spec.training.accumulation_steps))
 
 
-def open_stages(request: Request, stages: Sequence[Stage]) -> tuple[Stages, str]:
+def open_stages(
+    request: Request, stages: Sequence[Stage], resumed: Sequence[CacheUse] | None
+) -> tuple[Stages, tuple[CacheUse, ...]]:
     """Returns the stages of a run, with the hidden states of those that can begin at their frozen depth.
 
     Hidden states of all stages are computed in one pass.
 
     Args:
-        request: For the run; its depth and, of a run that is gone on with, what it said are shared out.
+        request: For the run; its depth is shared out.
         stages: From `reached`.
+        resumed: How the interrupted run used the cache in each stage; None: a new run.
 
     Returns:
-        The stages, the model as it was; and what the run says of its prefix: of each stage in turn, ` | ` between.
+        The stages, the model as it was; and how each of them uses the cache.
     """
     spec, anatomy, tables = request.spec, request.looked.anatomy, request.tables
     total = num_epochs(spec, len(tables.train))
@@ -105,12 +107,11 @@ def open_stages(request: Request, stages: Sequence[Stage]) -> tuple[Stages, str]
     # What a stage saves is estimated for all of them together: they are filled in one pass.
     training = replace(spec.training, epochs=length / max(1, len(frozen)) or 1.0, max_steps=None)
     shared = replace(request.sharing, depths=depths, num_runs=request.sharing.num_runs * max(1, len(frozen)))
-    begun: list[str | None] = [None] * len(stages)
-    if request.begun is not None:
-        said = request.begun.split(_BETWEEN)
-        begun = [*said] if len(said) == len(stages) else [OFF] * len(stages)
-    found, facts = [], []
-    for stage, end, then in zip(stages, ends, begun, strict=True):
+    before: Sequence[CacheUse | None] = [None] * len(stages)
+    if resumed is not None:
+        before = resumed if len(resumed) == len(stages) else [CacheUse()] * len(stages)
+    found, uses = [], []
+    for stage, end, then in zip(stages, ends, before, strict=True):
         cached = None
         if stage.depth:
             fixed = FreezeSpec(name=FreezeName.DEPTH, depth=stage.depth)
@@ -118,9 +119,9 @@ def open_stages(request: Request, stages: Sequence[Stage]) -> tuple[Stages, str]
             # Other rows are scored by the whole model, when the last stage is over.
             trained = replace(tables, others={})
             cached = open_cache(
-                replace(request, spec=own, tables=trained, depth=stage.depth, sharing=shared, begun=then)
+                replace(request, spec=own, tables=trained, depth=stage.depth, sharing=shared, resumed=then)
             )
-        facts.append(told(cached, then))
+        uses.append(cache_use(cached, then))
         if cached is not None:
             cached.detach()
         flops = flops_per_epoch(
@@ -131,7 +132,7 @@ def open_stages(request: Request, stages: Sequence[Stage]) -> tuple[Stages, str]
         )
         found.append(StageOfRun(stage=stage, last_epoch=end, cached=cached, flops_per_epoch=flops))
     made = Stages(anatomy, found, evaluates=spec.training.evaluate is Every.EPOCH)
-    return made, OFF if set(facts) == {OFF} else _BETWEEN.join(facts)
+    return made, tuple(uses)
 
 
 class Stages:

@@ -265,7 +265,7 @@ def _threads_of(run: Path, overrides: Sequence[str]) -> list[str]:
 
 def _first_reason(points: Sequence[Point]) -> str:
     failed = [point for point in points if point.state is State.FAILED and point.outcome is not None]
-    return (failed[0].outcome.reason if failed and failed[0].outcome else None) or "unknown"
+    return (failed[0].reason if failed else None) or "unknown"
 
 
 def report_again(

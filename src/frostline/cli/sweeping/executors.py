@@ -26,7 +26,7 @@ from frostline.cli.sweeping.read import Compose, Sweep, encode, is_full
 from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, is_whole, kind_of, outcome_of
 from frostline.cluster import Input
 from frostline.config import Job, decode_job, without_hydra
-from frostline.errors import MACHINE_WAY_OUT, UserError
+from frostline.errors import MACHINE_WAY_OUT, UserError, origin
 from frostline.files import write_atomically
 from frostline.point import Outcome, State, label
 from frostline.pool import Event, Kind, Workers
@@ -41,6 +41,11 @@ if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
 
 _POLL_S = 0.2
+_CAUSES = {
+    Kind.DIED: Cause.WORKER_DIED,
+    Kind.TEMPLATE_DIED: Cause.TEMPLATE_DIED,
+    Kind.TIMEOUT: Cause.TIMED_OUT,
+}
 RELOCATE = "frostline.cli.sweeping.trial:relocated"
 RUN_TRIAL = "frostline.cli.sweeping.trial:run_trial"
 WARM = "frostline.cli.sweeping.trial:warm"
@@ -268,18 +273,21 @@ class PoolExecutor:
             assert isinstance(event.value, TrialEnd)
             self._settled(event.key, self._trials[event.key])
             return [self._runs.checked(number, self._trials[event.key].params, event.value, seed)]
-        if self._stopping and event.kind in {Kind.DIED, Kind.GONE}:  # the signal came between two runs
+        died = event.kind in {Kind.DIED, Kind.TEMPLATE_DIED}
+        if self._stopping and (died or event.kind is Kind.GONE):  # the signal came between two runs
             return [Ended(number=number, outcome=None, seed=seed)]
         reason = str(event.value)
         if event.kind is Kind.GONE:  # as often as need be: it says nothing of the trial
             self._retry(event.key, reason)
             return []
-        if event.kind is Kind.DIED and event.key not in self._retried:
+        if died and event.key not in self._retried:
             self._retry(event.key, reason)
             return []
-        record_lost(self._trials[event.key], reason)
+        cause = _CAUSES.get(event.kind, Cause.ERROR)
+        record_lost(self._trials[event.key], reason, cause)
         self._settled(event.key, self._trials[event.key])
-        return [Ended(number=number, outcome=Outcome(state=State.FAILED, reason=reason), seed=seed)]
+        outcome = Outcome(state=State.FAILED, reason=reason, cause=cause)
+        return [Ended(number=number, outcome=outcome, seed=seed)]
 
     def _retry(self, key: Key, reason: str) -> None:
         """Gives a trial whose process died to another one: it goes on from its last checkpoint."""
@@ -439,8 +447,12 @@ class BatchExecutor:
                 error = getattr(returns.get((task.number, seed)), "_return_value", None)
                 if isinstance(error, UserError):
                     return Ended(number=task.number, outcome=None, fatal=str(error), seed=own)
-                reason = f"{type(error).__name__}: {error}" if isinstance(error, BaseException) else "left no result"
-                return Ended(number=task.number, outcome=Outcome(state=State.FAILED, reason=reason), seed=own)
+                if isinstance(error, BaseException):
+                    reason, where = f"{type(error).__name__}: {error}", origin(error)
+                else:
+                    reason, where = "left no result", None
+                lost = Outcome(state=State.FAILED, reason=reason, cause=Cause.ERROR, error=where)
+                return Ended(number=task.number, outcome=lost, seed=own)
             error = getattr(returns.get((task.number, seed)), "_return_value", None)
             if isinstance(error, UserError):
                 return Ended(number=task.number, outcome=None, fatal=str(error), seed=own)

@@ -6,12 +6,12 @@ import logging
 
 from frostline.cli.sweeping.trial import TrialJob, adopt_retry, bury, finished
 from frostline.files import write_atomically
-from frostline.result import RESULT_FILE, RunResult, Status
+from frostline.result import RESULT_FILE, Cause, RunResult, Status
 
 log = logging.getLogger(__name__)
 
 
-def record_lost(trial: TrialJob, reason: str) -> None:
+def record_lost(trial: TrialJob, reason: str, cause: Cause) -> None:
     """Makes a point's folder and its MLflow run tell how it ended: the worker that should have done so is gone.
 
     A point's runs are trained in the order of their seeds. The first one without an end is the one that was lost; those
@@ -20,13 +20,16 @@ def record_lost(trial: TrialJob, reason: str) -> None:
     Args:
         trial: What the worker was given.
         reason: Why it can't tell.
+        cause: The same for decisions.
     """
     for seed_run in trial.runs:
         spec, _ = adopt_retry(seed_run)
         result = finished(seed_run, spec)
         lost = result is None
         if result is None:
-            result = RunResult(name=spec.name(), status=Status.FAILED, reason=reason, spec_digest=spec.digest())
+            result = RunResult(
+                name=spec.name(), status=Status.FAILED, reason=reason, cause=cause, spec_digest=spec.digest()
+            )
             try:
                 seed_run.folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(seed_run.folder / RESULT_FILE, result.to_json())

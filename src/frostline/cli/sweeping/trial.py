@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,28 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_OOM_NOTE = "out of memory: retried with half the batch and twice the accumulation"
-_OFF_GPU_NOTE = "out of memory: retried with the prefix cache's hidden states off the GPU"
+
+class Retry(StrEnum):
+    """What is done otherwise when a run is trained again."""
+
+    HALF_BATCH = "out of memory: retried with half the batch and twice the accumulation"
+    OFF_GPU = "out of memory: retried with the prefix cache's hidden states off the GPU"
+    FROM_CHECKPOINT = "one of its processes was killed: retried from its last checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """How one of a trial's runs went.
+
+    Attributes:
+        result: None if it was interrupted.
+        resumed: Whether it began from a checkpoint.
+        retry: The last retry that it took.
+    """
+
+    result: RunResult | None
+    resumed: bool
+    retry: Retry | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,10 +288,10 @@ def publish(trial: TrialJob) -> None:
 
     for seed_run in trial.runs:
         if seed_run.job.tracking.enabled:
-            spec, note = adopt_retry(seed_run)
+            spec, retry = adopt_retry(seed_run)
             with suppress(UserError):  # it was not trained, as its sweep was stopped
                 result = RunResult.read(seed_run.folder)
-                child = child_of(trial, spec.seed, retried=note)
+                child = child_of(trial, spec.seed, retried=retry.value if retry else None)
                 publish_run(seed_run.job.tracking, spec, seed_run.folder, result, child)
 
 
@@ -281,10 +302,10 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
     for index, seed_run in enumerate(trial.runs):
         monitor = _ChannelMonitor(channel, seed_run, trial.ask, index * trial.steps_per_run)
         channel.alive()
-        result, went_on, run_note = _one_run(trial, seed_run, monitor)
-        resumed += went_on
-        note = run_note or note
-        if run_note == _OOM_NOTE or (result is not None and result.cause is Cause.OUT_OF_MEMORY):
+        trained = _one_run(trial, seed_run, monitor)
+        result, resumed = trained.result, resumed + trained.resumed
+        note = trained.retry.value if trained.retry is not None else note
+        if trained.retry is Retry.HALF_BATCH or (result is not None and result.cause is Cause.OUT_OF_MEMORY):
             channel.retire()  # what it left in the device's memory must not be the next trial's trouble
         if result is None or result.status is Status.KILLED:
             return TrialEnd(outcome=None)
@@ -303,29 +324,29 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
     return TrialEnd(outcome=_outcome(results, State.COMPLETE, trial, resumed, note))
 
 
-def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> tuple[RunResult | None, bool, str | None]:
-    """Returns the result, whether it went on from a checkpoint, and a note for the record."""
-    spec, note = adopt_retry(seed_run)
+def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> _Trained:
+    """Trains a run, again where that helps."""
+    spec, retry = adopt_retry(seed_run)
     done = finished(seed_run, spec)
     if done is not None:
         bury(trial, seed_run, spec, done)  # it may have been killed between its last file and the store
-        return done, False, note
-    result, went_on = _train(trial, seed_run, spec, monitor)
+        return _Trained(result=done, resumed=False, retry=retry)
+    result, resumed = _train(trial, seed_run, spec, monitor)
     if result is not None and result.cause is Cause.PROCESS_KILLED:
-        note = f"{result.reason}: trained again from its last checkpoint"
-        log.warning("%s: %s", trial.name, note)
-        result, went_on = _train(trial, seed_run, spec, monitor)
+        retry = Retry.FROM_CHECKPOINT
+        log.warning("%s: %s (%s)", trial.name, retry.value, result.reason)
+        result, resumed = _train(trial, seed_run, spec, monitor)
     if result is not None and result.cause is Cause.OUT_OF_MEMORY and _gave_back_hidden_states():
-        log.warning("%s: %s", trial.name, _OFF_GPU_NOTE)
+        retry = Retry.OFF_GPU
+        log.warning("%s: %s", trial.name, retry.value)
         _free_memory()
-        result, _ = _train(trial, seed_run, spec, monitor, retried=_OFF_GPU_NOTE)
-        note = _OFF_GPU_NOTE
+        result, _ = _train(trial, seed_run, spec, monitor, retried=retry.value)
     if result is not None and result.cause is Cause.OUT_OF_MEMORY and (smaller := _half_batch(spec)) is not None:
-        log.warning("%s: %s", trial.name, _OOM_NOTE)
+        retry = Retry.HALF_BATCH
+        log.warning("%s: %s", trial.name, retry.value)
         _free_memory()
-        result, _ = _train(trial, seed_run, smaller, monitor, retried=_OOM_NOTE)
-        note = _OOM_NOTE
-    return result, went_on, note
+        result, _ = _train(trial, seed_run, smaller, monitor, retried=retry.value)
+    return _Trained(result=result, resumed=resumed, retry=retry)
 
 
 def _train(
@@ -428,7 +449,7 @@ def is_whole(folder: Path, result: RunResult) -> bool:
     return True
 
 
-def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:
+def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, Retry | None]:
     """Returns the spec, with the smaller batch if an earlier attempt ran out of memory with the given one."""
     spec = seed_run.job.run
     try:
@@ -437,7 +458,7 @@ def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, str | None]:
         return spec, None
     smaller = _half_batch(spec)
     if smaller is not None and spec_diff(recorded, spec) and not spec_diff(recorded, smaller):
-        return smaller, _OOM_NOTE
+        return smaller, Retry.HALF_BATCH
     return spec, None
 
 
@@ -525,6 +546,8 @@ def outcome_of(
         scores=scores_of(results),
         cost=cost,
         reason=last.reason if state is not State.COMPLETE else None,
+        cause=last.cause if state is not State.COMPLETE else None,
+        error=last.error if state is not State.COMPLETE else None,
         more=more and state is State.COMPLETE,
         resumed=resumed,
         note=note,

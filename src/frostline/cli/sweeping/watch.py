@@ -141,7 +141,7 @@ class View:
         outcome = point.outcome
         assert outcome is not None
         if point.state is State.FAILED or outcome.quality is None:
-            return f"{head} FAILED: {outcome.reason}"
+            return f"{head} FAILED: {point.reason}"
         value = f"{self._metric} {number(outcome.quality)}"
         if point.spread is not None:
             value += f" (sd {number(point.spread)} over {len(outcome.by_seed)} seeds)"
