@@ -26,7 +26,7 @@ from frostline import paths
 from frostline.codec import decode
 from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError, listing, nearest
-from frostline.spec import SCHEMA_VERSION, Engine, RaySpec, RunSpec, Source, TrackingSpec, migrate, written_out
+from frostline.spec import SCHEMA_VERSION, Engine, RaySpec, RunSpec, Source, TrackingSpec, check_schema, written_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -260,7 +260,8 @@ def spec_from_text(text: str) -> RunSpec:
         if not isinstance(data, dict):
             raise SpecError("the recorded spec is not a group of keys")
         _refuse_code(data, "")
-        return RunSpec.from_dict(migrate(data, data.pop("schema", None)))
+        check_schema(data.pop("schema", None))
+        return RunSpec.from_dict(data)
 
 
 def spec_from_json(text: str) -> RunSpec:

@@ -97,17 +97,17 @@ class Outcome:
             by_seed={int(seed): float(value) for seed, value in data["by_seed"].items()},
             scores={
                 str(name): {int(seed): float(value) for seed, value in values.items()}
-                for name, values in data.get("scores", {}).items()
+                for name, values in data["scores"].items()
             },
             cost=dict(data["cost"]),
             reason=data["reason"],
-            cause=Cause(data["cause"]) if data.get("cause") else None,
-            error=data.get("error"),
+            cause=Cause(data["cause"]) if data["cause"] else None,
+            error=data["error"],
             more=bool(data["more"]),
             resumed=int(data["resumed"]),
             note=data["note"],
-            loss=data.get("loss"),
-            learnt=bool(data.get("learnt", True)),
+            loss=data["loss"],
+            learnt=bool(data["learnt"]),
         )
         return outcome, int(data["stage"])
 

@@ -13,7 +13,7 @@ from typing import Any
 from frostline.errors import UserError
 from frostline.hashes import sealed, unsealed
 
-RESULT_SCHEMA = 2
+RESULT_SCHEMA = 1
 """Version of `result.json`."""
 
 RESULT_FILE = "result.json"
@@ -78,19 +78,13 @@ class Frozen:
         name: The config's choice.
         depth: The number of lowest blocks that it came to, if it counts them.
         num_blocks: Of the model.
-        words: What was frozen, to be read; older results have none.
+        words: What was frozen, for people.
     """
 
     name: str
     depth: int | None
     num_blocks: int
-    words: str = ""
-
-    def described(self) -> str:
-        """Returns what was frozen in words."""
-        if self.words:
-            return self.words
-        return "nothing" if self.depth is None else f"the embeddings and {self.depth} of {self.num_blocks} blocks"
+    words: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +256,7 @@ class RunResult:
             known = {item.name for item in fields(cls)}
             values = {key: value for key, value in data.items() if key in known}
             values["status"] = Status(data["status"])
-            values["cause"] = Cause(data["cause"]) if data.get("cause") else None
+            values["cause"] = Cause(data["cause"]) if data["cause"] else None
             if not all(isinstance(data[key], dict) for key in ("data", "provenance", "metrics")):
                 raise TypeError("data, provenance and metrics are groups of keys")
             values["metrics"] = {key: float(value) for key, value in data["metrics"].items()}

@@ -60,7 +60,7 @@ def test_adapters_and_head_are_trained_and_a_plain_model_is_saved(train, tmp_pat
     assert result.params.num_trainable == adapters + head
     assert result.audit.frozen_unchanged
     assert result.audit.absent_from_optimizer
-    assert result.freeze.described() == "all but adapters in the 4 blocks and what lies above the blocks"
+    assert result.freeze.words == "all but adapters in the 4 blocks and what lies above the blocks"
     saved, before = load_file(folder / "model" / "model.safetensors"), load_file(tiny_model / "model.safetensors")
     assert not any("lora" in name or "base_layer" in name for name in saved)
     moved = {name for name in before if not torch.equal(saved[f"bert.{name}"], before[name])}

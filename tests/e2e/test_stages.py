@@ -85,7 +85,7 @@ def test_gradual_trains_one_more_block_every_epoch_from_above(train):
     wanted = [set(PARTS[first:]) for first in (5, 4, 3, 2, 1, 0)]
     assert watch.moved == wanted
     assert watch.training == wanted  # what is frozen has no dropout
-    assert result.freeze.described() == "all but the head at first, nothing in the end"
+    assert result.freeze.words == "all but the head at first, nothing in the end"
     assert result.params.num_frozen == 0
     assert [row["sum_abs"] > 0 for row in result.drift] == [True] * 6
     log = (folder / "run.log").read_text()
@@ -101,7 +101,7 @@ def test_a_run_too_short_for_all_stages_leaves_frozen_what_it_does_not_come_to(t
     assert watch.moved == [{"classifier"}, {"classifier"}, {"classifier", "layer.3."}, {"classifier", "layer.3."}]
     assert result.audit.frozen_unchanged
     assert result.audit.num_tensors > 0
-    assert result.freeze.described() == "all but the head at first, the embeddings and 3 of 4 blocks in the end"
+    assert result.freeze.words == "all but the head at first, the embeddings and 3 of 4 blocks in the end"
     assert [row["sum_abs"] > 0 for row in result.drift] == [False] * 4 + [True] * 2
 
 

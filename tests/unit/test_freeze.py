@@ -114,7 +114,7 @@ def test_biases_alone(anatomy):
     anatomy.model.train()
     assert anatomy.blocks[0][1].training  # its dropout stays: it is trained
     assert part.params.num_frozen == sum(p.numel() for p in anatomy.model.parameters() if not p.requires_grad)
-    assert part.frozen.described() == "all but the biases and what lies above the blocks"
+    assert part.frozen.words == "all but the biases and what lies above the blocks"
 
 
 def test_norms_alone(anatomy):

@@ -12,7 +12,7 @@ def row(depth, lr, value, tmp, direction="maximize", status=Status.FINISHED, **c
         "name": f"d{depth}", "status": status, "reason": None, "spec_digest": "x", "objective": objective,
         "metrics": {} if value is None else {"eval/accuracy": value, "eval/loss": 0.5}, "step": 3,
         "params": ParamCount(num_trainable=1_500_000, num_frozen=500_000),
-        "freeze": Frozen(name="depth", depth=depth, num_blocks=6),
+        "freeze": Frozen(name="depth", depth=depth, num_blocks=6, words=f"the embeddings and {depth} of 6 blocks"),
         "cost": Cost(train_s=12.0, eval_s=1.0, setup_s=1.0, steps=3, peak_bytes=2**30, peak_of="process"),
         "audit": Audit(frozen_unchanged=True, absent_from_optimizer=True, pinned_in_eval=True, num_tensors=5),
         "data": {"train_rows": 10, "eval_rows": 5},
@@ -59,7 +59,7 @@ def test_a_summary_says_what_was_frozen_and_ends_with_the_folder(tmp_path):
     text = summary(row(3, 1e-4, 0.5, tmp_path).result, tmp_path)
     assert "1.50 M trained, 0.50 M frozen: the embeddings and 3 of 6 blocks, unchanged (hashes compared)" in text
     assert text.splitlines()[-1] == f"run_dir: {tmp_path}"
-    none = row(3, 1e-4, 0.5, tmp_path, freeze=Frozen(name="none", depth=None, num_blocks=6)).result
+    none = row(3, 1e-4, 0.5, tmp_path, freeze=Frozen(name="none", depth=None, num_blocks=6, words="nothing")).result
     assert "nothing frozen" in summary(none, tmp_path)
 
 

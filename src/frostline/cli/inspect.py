@@ -111,7 +111,7 @@ def examine(spec: RunSpec) -> dict[str, Any]:
         frozen = freeze(anatomy, spec.freeze, hashed=False)
         facts["chosen"] = {
             "freeze": spec.freeze.label(),
-            "frozen": frozen.frozen.described(),
+            "frozen": frozen.frozen.words,
             "num_trainable": frozen.params.num_trainable,
             "num_frozen": frozen.params.num_frozen,
             "begins_above": frozen.prefix_depth,

@@ -277,7 +277,7 @@ def _millions(count: int) -> str:
 def _frozen(result: RunResult) -> str:
     assert result.params is not None
     assert result.freeze is not None
-    what = result.freeze.described()
+    what = result.freeze.words
     if what == "nothing":
         return "nothing frozen"
     proof = ", unchanged (hashes compared)" if result.audit is not None and result.audit.frozen_unchanged else ""

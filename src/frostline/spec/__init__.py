@@ -30,7 +30,7 @@ from frostline.spec.parts import (
     TrainingSpec,
     written_out,
 )
-from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, came_later, migrate, short_number, spec_diff
+from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, check_schema, short_number, spec_diff
 from frostline.spec.space import (
     COST_KEYS,
     DEPTH_KEY,
@@ -109,9 +109,8 @@ __all__ = [
     "TrackingSpec",
     "TrainingSpec",
     "Value",
-    "came_later",
+    "check_schema",
     "flat_entries",
-    "migrate",
     "ordinal",
     "parse_dimension",
     "short_number",

@@ -14,15 +14,10 @@ from frostline.errors import SpecError
 from frostline.spec.data import DatasetSpec, last_part
 from frostline.spec.freezing import STAGED, FreezeName, FreezeSpec
 from frostline.spec.parts import (
-    Balance,
-    HeadChoice,
     Init,
-    LastBlock,
-    MissingLabels,
     ModelSpec,
     OptimizerSpec,
     RuntimeSpec,
-    Sampling,
     Source,
     TrainingSpec,
     require,
@@ -33,102 +28,18 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 
-SCHEMA_VERSION = 11
-"""Version of the recorded form of a `RunSpec`; an older one is migrated, a newer one refused."""
-
-_BEFORE_SCHEMA_3 = {
-    "sampling": Sampling.RANDOM.value,
-    "last_block": LastBlock.WHOLE.value,
-    "frozen_dropout": False,
-}
-"""What `training` did before it could be chosen."""
-
-_BEFORE_SCHEMA_4 = {"num_processes": 1, "accelerate_config": None}
-
-_BEFORE_SCHEMA_6 = {"fraction": None, "last": None, "blocks": None, "embeddings": None, "pattern": None}
-"""The keys of `freeze` that came with ways of freezing other than a depth."""
-
-_BEFORE_SCHEMA_7: dict[str, dict[str, Any]] = {
-    "dataset": {
-        "test_from": None, "test_fraction": None, "test_rows": None, "test_at_end": False, "also_evaluate": [],
-        "label_separator": ";",
-        "balance": Balance.NONE.value,
-    },
-    "model": {"init": Init.PRETRAINED.value},
-    "freeze": {
-        "every": None, "probe_epochs": None, "probe_lr": None, "rank": None, "alpha": None, "dropout": None,
-    },
-}  # fmt: skip
-"""The keys that came with test rows, other data sets, models from scratch, ways of freezing with stages, LoRA."""
-
-_BEFORE_SCHEMA_8: dict[str, dict[str, Any]] = {"dataset": {"image_column": None}}
-"""The key that came with images."""
-
-_BEFORE_SCHEMA_9: dict[str, dict[str, Any]] = {"dataset": {"folds": None, "fold": 0}}
-"""The keys that came with cross-validation."""
-
-_BEFORE_SCHEMA_10: dict[str, dict[str, Any]] = {
-    "model": {"head": HeadChoice.FRESH.value},
-    "dataset": {"separator": None, "escape": None, "missing_labels": MissingLabels.REFUSE.value},
-}
-"""The keys that came with the choice of a head and of how files are read. A head of as many classes was kept before,
-whatever their names."""
+SCHEMA_VERSION = 1
+"""Version of the recorded form of a `RunSpec`. Records of every release are opened for ever: `tests/assets`."""
 
 
-def came_later() -> dict[str, Scalar]:
-    """Returns the flat keys that came with a later schema, with what was done before them."""
-    groups: list[tuple[str, dict[str, Any]]] = [
-        ("training", _BEFORE_SCHEMA_3),
-        ("freeze", _BEFORE_SCHEMA_6),
-        *_BEFORE_SCHEMA_7.items(),
-        *_BEFORE_SCHEMA_8.items(),
-        *_BEFORE_SCHEMA_9.items(),
-        *_BEFORE_SCHEMA_10.items(),
-    ]
-    return {
-        f"{group}.{key}": ",".join(value) if isinstance(value, list) else value
-        for group, keys in groups
-        for key, value in keys.items()
-    }
-
-
-def migrate(data: dict[str, Any], version: object) -> dict[str, Any]:
-    """Returns a recorded spec of an older version in today's form; it means what it meant.
-
-    Args:
-        data: As recorded, without its version.
-        version: The version.
+def check_schema(version: object) -> None:
+    """Checks the version of a recorded spec.
 
     Raises:
-        SpecError: It is of a version that this frostline doesn't know.
+        SpecError: This frostline does not read it.
     """
-    if version not in range(1, SCHEMA_VERSION + 1) or isinstance(version, bool):
-        raise SpecError(f"the recorded spec has schema {version}, this frostline reads 1 to {SCHEMA_VERSION}")
-    if version == 1 and isinstance(data.get("runtime"), dict):  # 2: the prefix cache
-        data = {**data, "runtime": {**data["runtime"], "cache": {"mode": "off", "max_bytes": 0.0}}}
-    if version in {1, 2} and isinstance(data.get("training"), dict):
-        data = {**data, "training": {**data["training"], **_BEFORE_SCHEMA_3}}
-    if version in {1, 2, 3} and isinstance(data.get("runtime"), dict):
-        data = {**data, "runtime": {**data["runtime"], **_BEFORE_SCHEMA_4}}
-    cache = data["runtime"].get("cache") if isinstance(data.get("runtime"), dict) else None
-    if version in range(5, 11) and isinstance(cache, dict):  # 5 to 10: a cache that several hosts shared
-        cache = {key: value for key, value in cache.items() if key != "shared"}
-        data = {**data, "runtime": {**data["runtime"], "cache": cache}}
-    if version in {1, 2, 3, 4, 5} and isinstance(data.get("freeze"), dict):
-        data = {**data, "freeze": {**data["freeze"], **_BEFORE_SCHEMA_6}}
-    for group, keys in _BEFORE_SCHEMA_7.items():
-        if version in {1, 2, 3, 4, 5, 6} and isinstance(data.get(group), dict):
-            data = {**data, group: {**data[group], **keys}}
-    for group, keys in _BEFORE_SCHEMA_8.items():
-        if version in range(1, 8) and isinstance(data.get(group), dict):
-            data = {**data, group: {**data[group], **keys}}
-    for group, keys in _BEFORE_SCHEMA_9.items():
-        if version in range(1, 9) and isinstance(data.get(group), dict):
-            data = {**data, group: {**data[group], **keys}}
-    for group, keys in _BEFORE_SCHEMA_10.items():
-        if version in range(1, 10) and isinstance(data.get(group), dict):
-            data = {**data, group: {**data[group], **keys}}
-    return data
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise SpecError(f"the recorded spec has schema {version}, this frostline reads {SCHEMA_VERSION}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,26 +149,8 @@ class RunSpec:
         return replace(self, model=model, dataset=_without_places(self.dataset))
 
     def digest(self) -> str:
-        """Returns the sha256 of everything but `runtime` and local paths: where it ran is not what it was.
-
-        Keys that came with a later schema are left out where they say what was done before them: digests stay.
-        """
+        """Returns the sha256 of everything but `runtime` and local paths: where it ran is not what it was."""
         data = {key: value for key, value in self.without_places().to_dict().items() if key != "runtime"}
-        before = _BEFORE_SCHEMA_3.items()
-        data["training"] = {k: v for k, v in data["training"].items() if (k, v) not in before}
-        later = (
-            ("freeze", _BEFORE_SCHEMA_6), *_BEFORE_SCHEMA_7.items(), *_BEFORE_SCHEMA_8.items(),
-            *_BEFORE_SCHEMA_9.items(), *_BEFORE_SCHEMA_10.items(),
-        )  # fmt: skip
-        for group, earlier in later:
-            data[group] = {key: value for key, value in data[group].items() if (key, value) not in earlier.items()}
-        if "also_evaluate" in data["dataset"]:
-            later_keys = (_BEFORE_SCHEMA_8, _BEFORE_SCHEMA_9, _BEFORE_SCHEMA_10)
-            known = {key: value for keys in later_keys for key, value in keys["dataset"].items()}.items()
-            data["dataset"]["also_evaluate"] = [
-                {key: value for key, value in each.items() if (key, value) not in known}
-                for each in data["dataset"]["also_evaluate"]
-            ]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 

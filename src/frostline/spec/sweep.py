@@ -14,7 +14,7 @@ from typing import Any
 from frostline.errors import SpecError
 from frostline.spec.parts import require
 
-SWEEP_SCHEMA = 3
+SWEEP_SCHEMA = 1
 """Version of `sweep.json`; a sweep of another version is not resumed."""
 
 

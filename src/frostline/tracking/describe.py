@@ -103,7 +103,7 @@ def tags_of(run: RunStart) -> dict[str, str]:
 def note_of(run: RunStart, command: str) -> str:
     """Returns what is run and how, in Markdown."""
     spec, data = run.spec, run.data
-    frozen = run.freeze.described() if run.freeze is not None else "unknown"
+    frozen = run.freeze.words if run.freeze is not None else "unknown"
     line = f"{command} {redact(' '.join(run.overrides))}"
     line = line if len(line) <= _MAX_COMMAND else f"{line[:_MAX_COMMAND]} ..."  # what follows is worth more
     return (

@@ -18,6 +18,7 @@ from frostline.errors import UserError
 from frostline.model import config_sha256
 from frostline.prefix.entry import CacheError
 from frostline.prefix.fill import OverflowInPrefixError, batch_tokens
+from frostline.prefix.policy import num_passes, reason_to_skip
 from frostline.prefix.provide import Prefix, Provided, Table, is_there, num_bytes, provide
 from frostline.prefix.resident import fits, hold
 from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
@@ -28,7 +29,6 @@ from frostline.spec import CacheMode, Precision, RunSpec
 from frostline.train.batches import Collator, HiddenRows
 from frostline.train.device import Machine
 from frostline.train.looked import Looked
-from frostline.train.worth import estimate, passes_of
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +219,7 @@ def _open(request: Request, depth: int) -> Cached:
 def _others(request: Request, prefix: Prefix, depth: int, position: str | None) -> tuple[dict[str, HiddenRows], float]:
     """Returns hidden states of the other rows that a run is scored on, and the seconds of computing them.
 
-    Each run reads them once, so that they are kept only if several runs will, or did.
+    Each run reads them once, so that they are cached only if several runs will.
     """
     spec, sharing = request.spec, request.sharing
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
@@ -227,9 +227,7 @@ def _others(request: Request, prefix: Prefix, depth: int, position: str | None) 
     found, seconds = {}, 0.0
     for name, rows in request.tables.others.items():
         table = _table(name, rows, request)
-        if not is_there(store, prefix, depth, [table]) and (
-            sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None
-        ):
+        if sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None:
             continue
         provided = provide(store, prefix, depth, also, table, request.alive)
         per_image = 1 if position is not None else int(table.lengths[0])
@@ -271,7 +269,12 @@ def _is_read_again(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> 
     They are computed in larger batches than a step's and nothing is written: once is no more than it would be anyway.
     """
     own = replace(sharing, num_runs=max(1, sharing.num_runs // max(1, len(sharing.depths))))
-    return spec.runtime.cache.mode is CacheMode.REQUIRE or passes_of(spec, own, tables) >= 1
+    return spec.runtime.cache.mode is CacheMode.REQUIRE or _passes(spec, own, tables) >= 1
+
+
+def _passes(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> float:
+    train, evaluation = (int(table.lengths.sum()) for table in tables)
+    return num_passes(spec, sharing, len(tables[0].lengths), (train, evaluation))
 
 
 def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) -> tuple[Provided, Provided]:
@@ -286,24 +289,25 @@ def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) 
     pool, places = request.tables.pool, request.tables.places
     # Rows that were dealt into folds are kept together: one filling serves all folds.
     stored = two if pool is None else [_table("dealt", pool, request)]
+    passes = _passes(spec, sharing, two)
+    may_skip = spec.runtime.cache.mode is CacheMode.AUTO and request.resumed is None
+    # Before a look at what is cached already: the same spec decides the same, whatever ran before.
+    if may_skip and (reason := reason_to_skip(passes)) is not None:
+        raise CacheError(reason)
     there = is_there(store, prefix, depth, stored)
     size = num_bytes(prefix, [depth], two)
     if not there:
         if (trouble := store.room_for(size)) is not None:
             raise CacheError(trouble)
-        worth = estimate(prefix, depth, two, spec, sharing)
-        is_free = spec.runtime.cache.mode is CacheMode.AUTO and request.resumed is None
-        if is_free and (why_not := worth.why_not()) is not None:
-            raise CacheError(why_not)
         also = [each for each in depths if each != depth]
         if also and store.room_for(num_bytes(prefix, depths, two)) is not None:
             also = []
-        how = f"to be computed once{worth.words()}"
+        how = f"computed once for {passes:.0f} forward passes"
         if also:
             others = ", ".join(map(str, also))
             how += f"; with those of depth {others} of the sweep {num_bytes(prefix, depths, two) / 1e6:.0f} MB"
     else:
-        also, how = [], "there already"
+        also, how = [], "already computed"
     log.info(
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
         depth, num_blocks, size / 1e6, how, extra={TELL: not there},

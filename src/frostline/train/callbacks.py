@@ -101,7 +101,7 @@ class Ledger:
         """Takes over what the interrupted run took up to its checkpoint."""
         self._carried = (float(cost["train_s"]), float(cost["eval_s"]))
         self.eval_s = self._carried[1]
-        self.num_evals, self.fill_s = int(cost.get("num_evals", 0)), float(cost.get("fill_s", 0.0))
+        self.num_evals, self.fill_s = int(cost["num_evals"]), float(cost["fill_s"])
 
     @property
     def train_s(self) -> float:

@@ -107,7 +107,7 @@ class CheckpointStore:
 
 
 def _check_schema(path: Path, manifest: dict[str, Any]) -> None:
-    schema = manifest.get("schema", 1)  # the first ones had no number
+    schema = manifest.get("schema")
     if schema != SCHEMA_VERSION:
         raise UserError(
             f"resume: {path} was written by another version of frostline (schema {schema}, this one reads "

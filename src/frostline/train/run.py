@@ -160,10 +160,10 @@ class _Course:
         settle()
         store = CheckpointStore(self._out_dir)
         checkpoint = _find_checkpoint(spec, resume_from)
-        resumed = read_cache_uses(checkpoint[1].get("prefix_cache")) if checkpoint is not None else None
+        resumed = read_cache_uses(checkpoint[1]["prefix_cache"]) if checkpoint is not None else None
         setup = self._prepare(resumed)
         if checkpoint is not None:
-            _check_inputs(checkpoint[1].get("inputs"), setup.provenance, resume_from)
+            _check_inputs(checkpoint[1]["inputs"], setup.provenance, resume_from)
         self._device, self._cached, self._stages = setup.machine.device, setup.cached, setup.stages
         draft |= {
             "params": setup.frozen.params,
@@ -187,9 +187,9 @@ class _Course:
             assembly.trainer.add_callback(callbacks.UntilCallback(self._until_step, assembly.ledger))
         self._flops_per_epoch = _flops_per_epoch(setup)
         if checkpoint is not None:
-            _tell_precision(checkpoint[1].get("precision"), setup.machine.precision.value)
-            _tell_processes(int(checkpoint[1].get("processes", 1)), self._ranks.size)
-            _tell_versions(checkpoint[1].get("versions", {}), setup.provenance["versions"])
+            _tell_precision(checkpoint[1]["precision"], setup.machine.precision.value)
+            _tell_processes(int(checkpoint[1]["processes"]), self._ranks.size)
+            _tell_versions(checkpoint[1]["versions"], setup.provenance["versions"])
             _carry_over(checkpoint, assembly, resume_from, self._recorder)
         if setup.cached is not None:
             assembly.ledger.fill_s += setup.cached.fill_s
@@ -346,14 +346,14 @@ def _find_checkpoint(spec: RunSpec, resume_from: Path | None) -> tuple[Path, dic
     if resume_from is None:
         return None
     path, manifest = CheckpointStore(resume_from).newest_whole()
-    if manifest.get("spec_digest") != spec.digest():
+    if manifest["spec_digest"] != spec.digest():
         raise UserError(f"resume={resume_from}: its checkpoint is of another config; compare its spec.json")
     return path, manifest
 
 
-def _tell_precision(then: str | None, now: str) -> None:
+def _tell_precision(then: str, now: str) -> None:
     """Says that `training.precision=auto` came to something else than where the run began."""
-    if then is not None and then != now:
+    if then != now:
         log.warning("resume: the run began in %s and goes on in %s, as training.precision=auto decides here", then, now)
 
 
@@ -363,14 +363,12 @@ def _tell_processes(then: int, now: int) -> None:
         log.warning("resume: the run began on %d processes and goes on on %d: dropout draws other numbers", then, now)
 
 
-def _check_inputs(then: Mapping[str, str] | None, now: Mapping[str, Any], resume_from: Path | None) -> None:
+def _check_inputs(then: Mapping[str, str], now: Mapping[str, Any], resume_from: Path | None) -> None:
     """Checks that a resumed run has the data, weights, tokenizer and plugins of its checkpoint.
 
     Raises:
         UserError: Some differ; the message names them.
     """
-    if then is None:  # a checkpoint from before they were kept
-        return
     other = [
         f"{name} {str(then.get(key, 'none'))[:12]} -> {str(now.get(key, 'none'))[:12]}"
         for key, name in INPUTS.items()
@@ -396,9 +394,7 @@ def _carry_over(
     """Takes the best evaluation and the recorded numbers up to the checkpoint over from the interrupted run."""
     path, manifest = checkpoint
     callbacks.restore_ledger(assembly.ledger, path, manifest)
-    assembly.window.carry(manifest.get("window"))
-    if "window" not in manifest:
-        log.warning("resume: %s holds no running train/loss: the next one is the mean of fewer steps", path.name)
+    assembly.window.carry(manifest["window"])
     best = assembly.ledger.best
     log.info("resuming from %s (best so far: %s)", path, best.value if best.step is not None else "none")
     assert resume_from is not None

@@ -17,7 +17,7 @@ from frostline.point import Point, ranked
 from frostline.record import PREDICTIONS_FILE, SPEC_FILE, check_files
 from frostline.report import Baseline
 from frostline.result import RunResult
-from frostline.spec import Task, came_later
+from frostline.spec import Task
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,8 @@ _NOT_ROWS = frozenset({"name", "train_rows", "balance", "also_evaluate", "test_a
 
 def other_rows(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
     """Returns in what two sweeps' data sets differ that decides which rows they are judged on: `key: one -> two`."""
-    later = came_later()
     keys = sorted(key for key in one.keys() | two.keys() if key.startswith("dataset."))
-    values = {key: (one.get(key, later.get(key)), two.get(key, later.get(key))) for key in keys}
+    values = {key: (one.get(key), two.get(key)) for key in keys}
     return [
         f"{key}: {first} -> {second}"
         for key, (first, second) in values.items()

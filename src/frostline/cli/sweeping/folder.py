@@ -22,7 +22,7 @@ from frostline.hashes import quick_sha256, sealed, unsealed
 from frostline.point import BASELINE_NUMBER, RECOMMENDED_FILE, Point, ranked
 from frostline.provenance import redact
 from frostline.record import LOCK_FILE, METRICS_FILE, RUN_FILES
-from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source, came_later
+from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source
 
 SWEEP_FILE = "sweep.json"
 JOURNAL_FILE = "journal.log"
@@ -298,15 +298,12 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     """Returns what differs between two descriptions of a sweep: `key: before -> now`."""
     found = []
     prefixes = {"plan": "sweep.", "space": "sweep.space.", "base": "", "groups": ""}
-    later = came_later()
     compared = recorded.get("content", {}).keys() & now.get("content", {}).keys()  # by content, wherever it lies
     for part, prefix in prefixes.items():
         before, after = _flat(recorded.get(part, {})), _flat(now[part])
         for key in sorted((before.keys() | after.keys()) - compared):
-            # A sweep begun before a key was there did what its default says. Groups' keys begin with the choice.
-            then = before.get(key, later.get(key.partition(".")[2] if part == "groups" else key))
-            if then != after.get(key):
-                found.append(f"{prefix}{key}: {then} -> {after.get(key)}")
+            if before.get(key) != after.get(key):
+                found.append(f"{prefix}{key}: {before.get(key)} -> {after.get(key)}")
     return [*found, *_other_content(recorded, now)]
 
 

@@ -52,7 +52,7 @@ class Retry(StrEnum):
 
     HALF_BATCH = "out of memory: retried with half the batch and twice the accumulation"
     OFF_GPU = "out of memory: retried with the prefix cache's hidden states off the GPU"
-    FROM_CHECKPOINT = "one of its processes was killed: retried from its last checkpoint"
+    FROM_CHECKPOINT = "trained again from its last checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +63,13 @@ class _Trained:
         result: None if it was interrupted.
         resumed: Whether it began from a checkpoint.
         retry: The last retry that it took.
+        note: The same for people.
     """
 
     result: RunResult | None
     resumed: bool
     retry: Retry | None
+    note: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,7 +306,7 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
         channel.alive()
         trained = _one_run(trial, seed_run, monitor)
         result, resumed = trained.result, resumed + trained.resumed
-        note = trained.retry.value if trained.retry is not None else note
+        note = trained.note or note
         if trained.retry is Retry.HALF_BATCH or (result is not None and result.cause is Cause.OUT_OF_MEMORY):
             channel.retire()  # what it left in the device's memory must not be the next trial's trouble
         if result is None or result.status is Status.KILLED:
@@ -330,11 +332,12 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> _T
     done = finished(seed_run, spec)
     if done is not None:
         bury(trial, seed_run, spec, done)  # it may have been killed between its last file and the store
-        return _Trained(result=done, resumed=False, retry=retry)
+        return _Trained(result=done, resumed=False, retry=retry, note=retry.value if retry else None)
+    cause = ""
     result, resumed = _train(trial, seed_run, spec, monitor)
     if result is not None and result.cause is Cause.PROCESS_KILLED:
-        retry = Retry.FROM_CHECKPOINT
-        log.warning("%s: %s (%s)", trial.name, retry.value, result.reason)
+        retry, cause = Retry.FROM_CHECKPOINT, f"{result.reason}: "
+        log.warning("%s: %s%s", trial.name, cause, retry.value)
         result, resumed = _train(trial, seed_run, spec, monitor)
     if result is not None and result.cause is Cause.OUT_OF_MEMORY and _gave_back_hidden_states():
         retry = Retry.OFF_GPU
@@ -346,7 +349,8 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> _T
         log.warning("%s: %s", trial.name, retry.value)
         _free_memory()
         result, _ = _train(trial, seed_run, smaller, monitor, retried=retry.value)
-    return _Trained(result=result, resumed=resumed, retry=retry)
+    note = None if retry is None else (cause if retry is Retry.FROM_CHECKPOINT else "") + retry.value
+    return _Trained(result=result, resumed=resumed, retry=retry, note=note)
 
 
 def _train(
