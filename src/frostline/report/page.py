@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import html
 import io
 import json
 import statistics
@@ -12,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from frostline.files import write_atomically
 from frostline.point import RECOMMENDED_FILE, Point, State, ranked
@@ -29,22 +30,6 @@ _CAPTIONS = {
     "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",
     "importances": "Of the surface that the answer draws: all runs together, so with few of them this is rough.",
 }
-_CSS = """
-body{font:15px/1.5 system-ui,sans-serif;color:#1b2a38;max-width:1080px;margin:32px auto;padding:0 20px;background:#fff}
-h1{font-size:26px;margin:0 0 4px}h2{font-size:18px;margin:36px 0 10px}.muted{color:#5c6b78}
-.answer{background:#eef5fb;border-left:5px solid #2b6ca3;padding:14px 18px;margin:20px 0;font-size:18px}
-.answer p{margin:4px 0}.answer .how{font-size:13px;color:#5c6b78}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:14px}
-th,td{padding:5px 14px 5px 0;text-align:right;border-bottom:1px solid #e3e9ee}th{color:#5c6b78;font-weight:600}
-th.text,td.text{text-align:left}tr.best td{font-weight:700;background:#fdf3ec}
-tr.out td{color:#9aa7b2}tr.good td:nth-child(7){color:#2e7d32}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(420px,1fr));gap:18px}
-figure{margin:0;border:1px solid #e3e9ee;border-radius:6px;padding:8px}img{width:100%}
-figcaption{font-size:13px;color:#5c6b78;padding:2px 8px}
-code,pre{background:#f4f6f8;border-radius:4px;padding:2px 5px;font-size:13px}
-pre{padding:12px;white-space:pre-wrap;overflow-wrap:anywhere}
-details{margin:14px 0}
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,79 +102,50 @@ def recommendation(answer: Answer) -> dict[str, Any]:
 
 def _page(material: Material, figures: Mapping[str, bytes]) -> str:
     answer = material.answer
-    parts = [
-        f"<h1>{_esc(material.name)}</h1><p class=muted>{_esc(material.status)}</p>",
-        f"<div class=answer><p>{_esc(label(answer).capitalize())}: {_esc(headline(answer))}</p>"
-        + "".join(f"<p class=how>{_esc(line)}.</p>" for line in standing_lines(answer))
-        + (f"<p class=how>Prefix cache: {_esc(saved)}.</p>" if (saved := cache_line(answer)) else "")
-        + "</div>",
-        f"<h2>Run it again</h2><pre>{_esc(material.command)}</pre>" if material.command else "",
-    ]
-    if answer.rows:
-        parts.append(f"<h2>What each {_esc(answer.axis_key)} comes to</h2>" + _level_table(material))
-        parts.append(_transfer(answer))
-    shown = "".join(
-        f'<figure><img alt="{_esc(name)}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        f"<figcaption>{_esc(_CAPTIONS[name])}</figcaption></figure>"
-        for name, data in figures.items()
-    )
-    parts.append(f"<h2>Pictures</h2><div class=figures>{shown}</div>" if shown else "")
-    parts.append(f"<h2>All points</h2>{_points_table(material)}")
-    rows = "".join(
-        f"<tr><td class=text>{_esc(key)}</td><td class=text>{_esc(value)}</td></tr>"
-        for key, value in material.base.items()
-    )
-    parts.append(f"<details><summary>What all runs share</summary><table>{rows}</table></details>")
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{_esc(material.name)} - frostline</title>'
-        f"<style>{_CSS}</style><body>{''.join(parts)}</body></html>\n"
+    environment = Environment(loader=PackageLoader("frostline.report", ""), autoescape=True, undefined=StrictUndefined)
+    transfer_head, transfer_lines = transfer_table(answer)
+    return environment.get_template("report.html.j2").render(
+        name=material.name,
+        status=material.status,
+        label=label(answer),
+        headline=headline(answer),
+        standing=standing_lines(answer),
+        saved=cache_line(answer),
+        command=material.command,
+        axis_key=answer.axis_key,
+        levels=level_table(answer),
+        legend=legend(answer),
+        transfer_head=transfer_head,
+        transfer_lines=transfer_lines,
+        transfer_notes=transfer_notes(answer),
+        figures=[
+            {"name": name, "data": base64.b64encode(data).decode(), "caption": _CAPTIONS[name]}
+            for name, data in figures.items()
+        ],
+        points_head=["#", *_keys(material.points), answer.metric, "+-", "training", "state", ""],
+        points=_point_rows(material),
+        base=material.base,
     )
 
 
-def _level_table(material: Material) -> str:
-    cells = level_table(material.answer)
-    body = []
-    for index, (line, state) in enumerate(zip(cells.lines, cells.states, strict=True)):
-        chosen = index == cells.recommended
-        shown = "".join(f"<td>{_esc(cell)}</td>" for cell in line)
-        note = label(material.answer) if chosen else ""
-        kind = f"{state.value}{' best' if chosen else ''}"
-        body.append(f'<tr class="{kind}">{shown}<td class=text>{_esc(note)}</td></tr>')
-    return (
-        f"<table>{_heads([*cells.head, ''])}{''.join(body)}</table><p class=muted>{_esc(legend(material.answer))}</p>"
-    )
-
-
-def _transfer(answer: Answer) -> str:
-    names, lines = transfer_table(answer)
-    if not lines:
-        return ""
-    body = "".join("<tr>" + "".join(f"<td>{_esc(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    notes = "".join(f"<p>{_esc(note)}</p>" for note in transfer_notes(answer))
-    return f"<h2>On other rows</h2><table>{_heads(names)}{body}</table>{notes}"
-
-
-def _points_table(material: Material) -> str:
-    keys = _keys(material.points)
-    head = _heads(["#", *keys, material.answer.metric, "+-", "training", "state", ""])
-    order = {point.number: rank for rank, point in enumerate(ranked(material.points, material.answer.maximize))}
-    points = sorted(material.points, key=lambda point: (order.get(point.number, len(order)), point.number))
-    body = []
-    for point in points:
-        error, _ = error_of(point, material.answer.metric)
+def _point_rows(material: Material) -> list[dict[str, Any]]:
+    """Returns a row for each point, the best first, those without a result last."""
+    answer = material.answer
+    order = {point.number: rank for rank, point in enumerate(ranked(material.points, answer.maximize))}
+    rows = []
+    for point in sorted(material.points, key=lambda point: (order.get(point.number, len(order)), point.number)):
+        error, _ = error_of(point, answer.metric)
         seconds = point.cost(CostName.TRAIN_S)
         cells = [
             _number_of(point),
-            *(_value(point.params.get(key)) for key in keys),
+            *(_value(point.params.get(key)) for key in _keys(material.points)),
             number(point.quality) if point.quality is not None else "-",
             f"{error:.4f}" if error is not None else "-",
             f"{seconds:.1f} s" if seconds is not None else "-",
         ]
-        best = material.answer.best is not None and point.number == material.answer.best.number
-        line = "".join(f"<td>{_esc(cell)}</td>" for cell in cells)
-        line += f"<td class=text>{_esc(point.state.value)}</td><td class=text>{_esc(_remark(point))}</td>"
-        body.append(f"<tr{' class=best' if best else ''}>{line}</tr>")
-    return f"<table>{head}{''.join(body)}</table>"
+        is_best = answer.best is not None and point.number == answer.best.number
+        rows.append({"cells": cells, "is_best": is_best, "state": point.state.value, "remark": _remark(point)})
+    return rows
 
 
 def _number_of(point: Point) -> str:
@@ -235,20 +191,7 @@ def _keys(points: Sequence[Point]) -> list[str]:
     return list(dict.fromkeys(key for point in points for key in point.params))
 
 
-def _heads(names: Sequence[str]) -> str:
-    last = len(names) - 1
-    cells = "".join(
-        f"<th{' class=text' if index == last or name == 'state' else ''}>{_esc(name)}</th>"
-        for index, name in enumerate(names)
-    )
-    return f"<tr>{cells}</tr>"
-
-
 def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2e}" if value != 0 and not 1e-2 <= abs(value) < 1e4 else f"{value:g}"
     return "-" if value is None else str(value)
-
-
-def _esc(value: Any) -> str:
-    return html.escape(str(value))
