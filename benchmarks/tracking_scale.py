@@ -129,7 +129,15 @@ def main() -> None:
             places.put(Path(shutil.copytree(folder / "run", folder / f"run-{worker}")))
         with server(folder) as uri:
             tracking = TrackingSpec(
-                enabled=True, uri=uri, experiment="scale", log_model=False, system_metrics=False, tags={}
+                parent_run=None,
+                run_name=None,
+                params=(),
+                enabled=True,
+                uri=uri,
+                experiment="scale",
+                log_model=False,
+                system_metrics=False,
+                tags={},
             )
             made: Any = client(uri)
             experiment = made.create_experiment("scale")

@@ -225,7 +225,6 @@ def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callab
     """Runs the command in this process; returns exit code, standard output and standard error."""
     import logging
 
-    from frostline.cli import session
     from frostline.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["frostline"])
@@ -236,7 +235,6 @@ def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callab
         for module, name in ONCE_A_PROCESS:
             if module in sys.modules:
                 getattr(sys.modules[module], name).clear()
-        monkeypatch.setattr(session, "current", session.Session())
         with pytest.raises(SystemExit) as stop:
             main(list(arguments))
         out, err = capfd.readouterr()

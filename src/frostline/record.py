@@ -49,13 +49,12 @@ RECORDED_FILES = (
 RUN_FILE = ".mlflow.json"
 """Which MLflow run a run's or sweep's folder is recorded in."""
 
-CHILD_FILE = ".child.json"
 """Its place in a sweep, for a run that another process starts."""
 
 CHECKPOINTS_FOLDER = "checkpoints"
 
 RUN_FILES = (
-    *RECORDED_FILES, RESULT_FILE, TEST_FILE, LOG_FILE, LOCK_FILE, RUN_FILE, CHILD_FILE, CHECKPOINTS_FOLDER,
+    *RECORDED_FILES, RESULT_FILE, TEST_FILE, LOG_FILE, LOCK_FILE, RUN_FILE, CHECKPOINTS_FOLDER,
 )  # fmt: skip
 """All that is written in a run's folder."""
 

@@ -205,7 +205,16 @@ def test_13_a_deleted_experiment_comes_back_without_its_deleted_runs(tmp_path, c
     fresh_store(tmp_path / "mlflow.db")
     made = client.client(uri)
     tracking = TrackingSpec(
-        enabled=True, uri=uri, experiment="films", log_model=False, system_metrics=False, tags={}, git_diff=True
+        parent_run=None,
+        run_name=None,
+        params=(),
+        enabled=True,
+        uri=uri,
+        experiment="films",
+        log_model=False,
+        system_metrics=False,
+        tags={},
+        git_diff=True,
     )
     first = client.experiment_of(made, tracking)
     old = [made.create_run(first).info.run_id for _ in range(3)]

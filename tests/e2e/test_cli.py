@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.cli.session import rows_of
+from frostline.cli.comparison import rows_of
 from frostline.result import RunResult, Status
 from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import start, wait_for
@@ -521,7 +521,7 @@ def test_a_signal_is_killed_everywhere_and_the_run_can_go_on(store, in_tmp, tiny
     (run,) = runs_of(store)
     assert run.info.status == "KILLED"
     assert list((in_tmp / "cut short" / "checkpoints").glob("step-*"))
-    assert err.splitlines()[-1] == f"it goes on with the same command and 'resume={in_tmp / 'cut short'}'"
+    assert err.splitlines()[-1] == f"resume it with the same command and 'resume={in_tmp / 'cut short'}'"
 
 
 def interrupt_step_three(monkeypatch):

@@ -32,7 +32,16 @@ ODD = {
 def tracking(folder, **tags):
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     return TrackingSpec(
-        enabled=True, uri=uri, experiment="odd", log_model=False, system_metrics=False, tags=tags, git_diff=True
+        parent_run=None,
+        run_name=None,
+        params=(),
+        enabled=True,
+        uri=uri,
+        experiment="odd",
+        log_model=False,
+        system_metrics=False,
+        tags=tags,
+        git_diff=True,
     )
 
 
@@ -109,8 +118,9 @@ def test_a_long_command_leaves_room_for_the_outcome(tmp_path, make_spec):
     from frostline.tracking.describe import note_of
 
     spec = make_spec()
+    frozen = Frozen(name="depth", depth=1, num_blocks=4, words="the embeddings and 1 of 4 blocks")
     start = RunStart(
-        spec=spec, folder=tmp_path, overrides=("x" * 9000,), freeze=Frozen(name="depth", depth=1, num_blocks=4),
+        spec=spec, folder=tmp_path, overrides=("x" * 9000,), freeze=frozen,
         data={"train_rows": 1, "eval_rows": 1}, provenance={},
     )  # fmt: skip
     note = note_of(start, "frostline run")

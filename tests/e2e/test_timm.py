@@ -84,11 +84,9 @@ shutil.copytree(folder, repo / "snapshots" / commit)
 """
 
 COMMANDS = """
-from frostline.cli import session
 from frostline.cli.main import main
 
 for arguments in json.loads(sys.argv[6]):
-    session.current = session.Session()
     try:
         main(arguments)
     except SystemExit as stop:

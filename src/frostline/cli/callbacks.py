@@ -14,17 +14,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 
-from frostline.cli import session
-from frostline.cli.main import report_error
-from frostline.cli.preflight import check_folder, preflight
+from frostline.cli.comparison import OWN_SWEEPER
+from frostline.cli.task import RunTask
 from frostline.config import check_multirun, decode_job
+from frostline.console import report_error
 from frostline.errors import SpecError, UserError
+from frostline.preflight import check_folder, preflight
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
-_OWN_SWEEPER = "hydra_plugins.frostline_optuna_sweeper.sweeper.FrostlineOptunaSweeper"
 
 
 class RunCallback(Callback):
@@ -32,6 +32,9 @@ class RunCallback(Callback):
 
     Hydra turns an exception of a callback into a warning and goes on: only SystemExit stops it.
     """
+
+    def __init__(self) -> None:
+        self._num_jobs: int | None = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Checks a single run before its folder is made."""
@@ -44,15 +47,19 @@ class RunCallback(Callback):
         """Checks every value of every sweep before the first run."""
         HydraConfig.instance().set_config(config)
         with _or_exit():
-            if config.hydra.sweeper._target_ == _OWN_SWEEPER:  # it checks for itself, and has its own end
+            if config.hydra.sweeper._target_ == OWN_SWEEPER:  # it checks for itself, and has its own end
                 return
             _refuse_sweep_of_sweeps(config)
-            session.current.sweep_dir = Path(config.hydra.sweep.dir)
             if config.hydra.sweeper._target_ == _BASIC_SWEEPER:  # another sweeper's values are not known beforehand
                 overrides = _sweep_overrides(config)
                 check_multirun(overrides, config.hydra.job.config_name, preflight)
-                session.current.num_jobs = _num_jobs(overrides)
+                self._num_jobs = _num_jobs(overrides)
             check_folder(Path(config.hydra.sweep.dir))
+
+    def on_job_start(self, config: DictConfig, *, task_function: Any, **kwargs: Any) -> None:
+        """Says to the task how many there are, in the process that counted them."""
+        if self._num_jobs is not None and isinstance(task_function, RunTask):
+            task_function.num_jobs = self._num_jobs
 
 
 @contextmanager

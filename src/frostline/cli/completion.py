@@ -40,9 +40,10 @@ def main(arguments: list[str], commands: tuple[str, ...]) -> int:
         ending = " " if line.endswith(" ") else ""
         os.environ["COMP_LINE"] = shlex.join([words[0]]) + " " + " ".join(rest) + ending
     from frostline.cli.run import launch
+    from frostline.cli.task import RunTask
 
     sys.argv = ["frostline"]
-    launch(arguments)
+    launch(arguments, RunTask(command="frostline"))
     return 0
 
 

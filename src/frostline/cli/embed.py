@@ -91,7 +91,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     from tqdm.auto import tqdm
 
     from frostline import assets, model
-    from frostline.cli.run import configure_logging
+    from frostline.console import configure_logging
     from frostline.dataset import NO_PADDING, ImageInput, Padding, RowTable, token_table
     from frostline.dataset.labels import class_words
     from frostline.embed import Encoder, ParquetWriter, Pool, SafetensorsWriter, Writer

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from frostline import assets
 from frostline.cli.common import compose, override_parser
-from frostline.cli.run import configure_logging
+from frostline.console import configure_logging
 from frostline.spec import DatasetSpec, ModelSpec, Source
 
 

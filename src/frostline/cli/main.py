@@ -10,13 +10,13 @@ import argparse
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from frostline import __version__, paths, scratch, signals, variables
 from frostline.cli.common import OneLineParser
-from frostline.errors import MACHINE_WAY_OUT, MachineError, RunFailedError, UserError, machine_trouble, visible
+from frostline.console import report_error
+from frostline.errors import MACHINE_WAY_OUT, MachineError, RunFailedError, UserError, machine_trouble
 from frostline.provenance import redact
 from frostline.spec import written_out
 
@@ -82,14 +82,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             raise
         code = report_error(MachineError(f"{trouble}; {MACHINE_WAY_OUT}"))
     sys.exit(code)
-
-
-def report_error(error: BaseException, code: int = 2) -> int:
-    """Prints one line on stderr and returns the exit code; with FROSTLINE_DEBUG=1 the traceback comes before it."""
-    if os.environ.get("FROSTLINE_DEBUG") == "1":
-        traceback.print_exception(error)
-    print(f"frostline: {visible(str(error))}", file=sys.stderr)
-    return code
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from frostline.cli import session, sweep
+from frostline.cli import sweep
 from frostline.cli.common import OneLineParser
 
 
@@ -31,8 +31,6 @@ def main(arguments: list[str]) -> int:
         parser.error(f"argument --nodes: {options.nodes}: give 1 or more")
     if not rest:
         parser.error("give a sweep's name, as frostline plan lr_x_depth")
-    session.current.planning = session.Planning(nodes=options.nodes, json=options.json)
-    try:
-        return sweep.main(rest)
-    finally:
-        session.current.planning = None
+    from frostline.cli.sweeping.planning import PlanRequest
+
+    return sweep.main(rest, PlanRequest(nodes=options.nodes, json=options.json))

@@ -31,11 +31,11 @@ def main(arguments: list[str]) -> int:
     )
     options = parser.parse_args(arguments)
     folder = _folder(options.study)
-    from frostline.cli.run import configure_logging
     from frostline.cli.sweeping.ending import report_again, standing
     from frostline.cli.sweeping.evidence import baseline_of, other_rows
     from frostline.cli.sweeping.folder import SweepFolder, read_description
     from frostline.cli.sweeping.recovery import notes_of, recover
+    from frostline.console import configure_logging
     from frostline.report import make_console, print_answer
 
     configure_logging()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline import scratch
 from frostline.cli.common import OneLineParser, find_study, located, refuse_scripts
-from frostline.cli.run import configure_logging
+from frostline.console import configure_logging
 from frostline.errors import UserError, visible
 
 if TYPE_CHECKING:

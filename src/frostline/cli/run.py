@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import sys
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline import paths
-from frostline.cli import session
-from frostline.cli.main import report_error
 from frostline.config_errors import explain
-from frostline.errors import RunFailedError, UserError, visible
+from frostline.console import configure_logging, report_error
+from frostline.errors import RunFailedError, UserError
+
+if TYPE_CHECKING:
+    from frostline.cli.task import RunTask
 
 
 def main(arguments: list[str]) -> int:
@@ -21,30 +22,47 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
+    from frostline.cli.task import RunTask
+
+    return run_application(arguments, RunTask(command=shlex.join(["frostline", "run", *arguments])))
+
+
+def run_application(arguments: list[str], task: RunTask) -> int:
+    """Runs Hydra's application.
+
+    Args:
+        arguments: Hydra's flags and overrides.
+        task: The task function.
+
+    Returns:
+        The exit code.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    from frostline.cli.comparison import multirun_folder, print_comparison
+
     configure_logging()
-    session.current.command = session.current.command or shlex.join(["frostline", "run", *arguments])
+    HydraConfig.instance().cfg = None  # of an earlier command of this process
     try:
-        launch(arguments)
+        launch(arguments, task)
     except (UserError, RunFailedError) as error:
-        session.print_comparison()
-        # In a multirun each job has told its own trouble when it happened.
-        return 1 if session.current.sweep_dir else report_error(error, 2 if isinstance(error, UserError) else 1)
+        print_comparison(task.folders)
+        # In a multirun each job reported its own error when it happened.
+        return 1 if multirun_folder() else report_error(error, 2 if isinstance(error, UserError) else 1)
     except Exception as error:
         known = explain(error)
         if known is None:
             raise
         return report_error(known)
-    if session.current.exit_code is not None:
-        return session.current.exit_code
-    session.print_comparison()
+    if task.exit_code is not None:
+        return task.exit_code
+    print_comparison(task.folders)
     return 0
 
 
-def launch(arguments: list[str]) -> Any:
+def launch(arguments: list[str], task: RunTask) -> Any:
     """Hands over to Hydra; its exceptions come back unprinted."""
     import hydra
-
-    from frostline.cli.task import task
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks and exits by itself
     sys.argv = ["frostline", *_flags_first(arguments)]
@@ -92,23 +110,3 @@ def _check_flags(arguments: list[str]) -> None:
     parser = get_args_parser()
     parser.error = error  # type: ignore[method-assign]
     parser.parse_args(arguments)
-
-
-class _Visible(logging.Formatter):
-    """Writes control characters out: a message may quote a label, or a stranger's record."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
-
-
-def configure_logging() -> None:
-    """Sends frostline's own messages to stderr, as plain lines."""
-    logger = logging.getLogger("frostline")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_Visible("%(message)s"))
-        # Tracebacks are in the run's log; the terminal gets the reason, in one line.
-        handler.addFilter(lambda record: record.exc_info is None or os.environ.get("FROSTLINE_DEBUG") == "1")
-        logger.addHandler(handler)
-        logger.propagate = False

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from typing import TYPE_CHECKING
 
 from frostline import paths
-from frostline.cli import session
 from frostline.errors import SpecError, nearest
+
+if TYPE_CHECKING:
+    from frostline.cli.sweeping.planning import PlanRequest
 
 _USAGE = """\
 usage: frostline sweep NAME [flags] [sweep.KEY=VALUE] [KEY=VALUE] ...
@@ -39,13 +42,18 @@ All keys: frostline sweep NAME --cfg job. Your own sweeps: a folder with sweep/N
 _LOOKING = frozenset({"-c", "--cfg", "-i", "--info", "--hydra-help"})
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], plan: PlanRequest | None = None) -> int:
     """Runs Hydra's application with the sweep's config.
+
+    Args:
+        arguments: The sweep's name, flags and overrides.
+        plan: Forecast the sweep instead of running it; None: run it.
 
     Returns:
         The exit code.
     """
-    from frostline.cli import run
+    from frostline.cli.run import run_application
+    from frostline.cli.task import RunTask
 
     known = names()
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -60,11 +68,11 @@ def main(arguments: list[str]) -> int:
         word in {"--config-dir", "-cd"} or word.startswith("--config-dir=") for word in rest
     ):
         raise SpecError(f"frostline sweep {name}: no such sweep{nearest(name, known)}; there are {', '.join(known)}")
-    session.current.command = shlex.join(["frostline", "sweep", *arguments])
     only_look = any(word.split("=")[0] in _LOOKING for word in rest)  # Hydra takes one of these or -m
     # Whatever key is swept may be a new one of the space: Hydra wants that said.
     rest = [re.sub(r"^(?=sweep\.space[.=])", "++", word) for word in rest]
-    return run.main([*([] if only_look else ["-m"]), f"+sweep={name}", *rest])
+    task = RunTask(command=shlex.join(["frostline", "sweep", *arguments]), plan=plan)
+    return run_application([*([] if only_look else ["-m"]), f"+sweep={name}", *rest], task)
 
 
 def names() -> dict[str, str]:

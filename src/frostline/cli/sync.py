@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.cli.common import compose, override_parser
-from frostline.cli.main import report_error
+from frostline.console import report_error
 from frostline.errors import UserError
 
 if TYPE_CHECKING:

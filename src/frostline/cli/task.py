@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +14,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from frostline import variables
-from frostline.cli import session
-from frostline.cli.main import report_error
-from frostline.cli.preflight import check_resume
 from frostline.config import Job, decode_job, spec_from_json
+from frostline.console import report_error
 from frostline.errors import RunFailedError, UserError, visible
 from frostline.files import write_atomically
+from frostline.preflight import check_resume
 from frostline.provenance import redact
-from frostline.record import CHILD_FILE, SPEC_FILE, Recorder, Recorders, RunFolder, Sharing
+from frostline.record import SPEC_FILE, Recorder, Recorders, RunFolder
 from frostline.registry import import_plugins
 from frostline.report import one_line, summary
 from frostline.result import Cause, RunResult, Status
@@ -30,43 +29,73 @@ from frostline.signals import PREEMPTED, Interrupted, exit_code
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from frostline.cli.sweeping.planning import PlanRequest
     from frostline.spec import RunSpec
     from frostline.tracking import Child
 
 
-def task(cfg: DictConfig) -> float | None:
-    """Hydra's task function: trains what was composed.
+_PLACE_IN_SWEEP = (
+    "tracking.parent_run=", "tracking.run_name=", "tracking.params=", "++tracking.tags=", "runtime.num_runs=",
+)  # fmt: skip
+"""Overrides that a sweep adds to those that train the run."""
 
-    Returns:
-        The objective, which any Hydra sweeper can optimize.
 
-    Raises:
-        UserError, RunFailedError: In a multirun, so that Hydra counts the job as failed and goes on.
-        SystemExit: In a single run, with the exit code; and after a signal.
+@dataclass
+class RunTask:
+    """Hydra's task function: trains what was composed. There is one for each command.
+
+    Attributes:
+        command: What the user typed, to be typed again.
+        plan: Forecast the sweep instead of running it; None: run it.
+        num_jobs: How many runs a multirun has, if that is known.
+        folders: Of the runs that were started in this process.
+        exit_code: Of a sweep; None before its end.
     """
-    settings = HydraConfig.get()
-    single = settings.mode == RunMode.RUN
-    out_dir = Path(settings.runtime.output_dir)
-    if not single:
-        session.current.folders.append(out_dir)
-        _redact_file(Path(settings.sweep.dir) / "multirun.yaml")
-    try:
-        job = decode_job(cfg)
-        import_plugins(job.plugins)
-        result, stopped = execute(job, out_dir, [redact(override) for override in settings.overrides.task])
-    except UserError as error:
-        code = report_error(error)
+
+    command: str
+    plan: PlanRequest | None = None
+    num_jobs: int | None = None
+    folders: list[Path] = field(default_factory=list)
+    exit_code: int | None = None
+
+    def __call__(self, cfg: DictConfig) -> float | None:
+        """Trains what was composed.
+
+        Returns:
+            The objective, which any Hydra sweeper can optimize.
+
+        Raises:
+            UserError, RunFailedError: In a multirun, so that Hydra counts the job as failed and goes on.
+            SystemExit: In a single run, with the exit code; and after a signal.
+        """
+        settings = HydraConfig.get()
+        single = settings.mode == RunMode.RUN
+        out_dir = Path(settings.runtime.output_dir)
+        if not single:
+            self.folders.append(out_dir)
+            _redact_file(Path(settings.sweep.dir) / "multirun.yaml")
+        try:
+            job = decode_job(cfg)
+            import_plugins(job.plugins)
+            own = [word for word in settings.overrides.task if not word.startswith(_PLACE_IN_SWEEP)]
+            result, stopped = execute(job, out_dir, [redact(override) for override in own])
+        except UserError as error:
+            code = report_error(error)
+            if single:
+                sys.exit(code)
+            raise
         if single:
-            sys.exit(code)
-        raise
-    show(result, out_dir, None if single else settings.job.num)
-    if stopped:
-        sys.exit(stopped)
-    if result.status is not Status.FINISHED:
-        if single:
-            sys.exit(report_error(RunFailedError(f"{result.name}: {result.reason}"), 1))
-        raise RunFailedError(f"{result.name}: {result.reason}")
-    return result.objective.value if result.objective else None
+            _show(result, out_dir)
+        else:
+            total = f"/{self.num_jobs}" if self.num_jobs else ""
+            print(f"[{settings.job.num + 1}{total}] {visible(one_line(result))}", flush=True)
+        if stopped:
+            sys.exit(stopped)
+        if result.status is not Status.FINISHED:
+            if single:
+                sys.exit(report_error(RunFailedError(f"{result.name}: {result.reason}"), 1))
+            raise RunFailedError(f"{result.name}: {result.reason}")
+        return result.objective.value if result.objective else None
 
 
 def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, int]:
@@ -85,7 +114,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
     variables.ignore(os.environ)  # a launcher's job begins here, and not at the command line
     spec = job.run
     resume_from = check_resume(job) if job.resume is not None else None
-    child, step = _child(out_dir), _step_before_requeue(out_dir, spec)
+    child, step = _child(job), _step_before_requeue(out_dir, spec)
     if step:
         resume_from = out_dir
     elif resume_from is not None and step is None and resume_from.resolve() == out_dir.resolve():
@@ -98,10 +127,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
             again = child is not None or step is not None
             recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=again))
         try:
-            result = run(
-                spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from,
-                sharing=_sharing(out_dir),
-            )  # fmt: skip
+            result = run(spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from)
         except Interrupted as stop:
             # Finished is finished: a job that has nothing left to do is not put into a queue again.
             return RunResult.read(out_dir), 0 if stop.signum == PREEMPTED else stop.exit_code
@@ -137,35 +163,23 @@ def _why_none(folder: Path) -> str:
     return "no whole checkpoint there; start the run anew, in another folder, as hydra.run.dir=runs/NEW"
 
 
-def _child(folder: Path) -> Child | None:
-    """Returns the run's place in a sweep, if a sweep's parent left a note of it in the folder."""
+def _child(job: Job) -> Child | None:
+    """Returns the run's place in a sweep, if the config says that it has one."""
     from frostline.tracking import Child
 
-    try:
-        data = json.loads((folder / CHILD_FILE).read_text(encoding="utf-8"))
-        return Child(parent=data["parent"], name=data["name"], params=data["params"], tags=data["tags"])
-    except (OSError, ValueError, KeyError, TypeError):
+    tracking = job.tracking
+    if tracking.parent_run is None and tracking.run_name is None:
         return None
+    flat = job.run.flat()
+    params = {key: flat.get(key) for key in tracking.params}
+    return Child(parent=tracking.parent_run, name=tracking.run_name or job.run.name(), params=params, tags={})
 
 
-def _sharing(folder: Path) -> Sharing:
-    """Returns who else will want what this run's frozen blocks compute, if a sweep's parent left a note of it."""
-    try:
-        data = json.loads((folder / CHILD_FILE).read_text(encoding="utf-8"))["sharing"]
-        return Sharing(num_runs=int(data["num_runs"]), depths=tuple(map(int, data["depths"])))
-    except (OSError, ValueError, KeyError, TypeError):
-        return Sharing()
-
-
-def show(result: RunResult, out_dir: Path, job_num: int | None) -> None:
-    """Prints what a run came to: a summary, or one line of a multirun."""
-    if job_num is None:
-        print(visible(summary(result, out_dir)), flush=True)
-        if result.status is Status.KILLED and any((out_dir / "checkpoints").glob("step-*")):
-            print(f"it goes on with the same command and {shlex.quote(f'resume={out_dir}')}", file=sys.stderr)
-    else:
-        total = session.current.num_jobs
-        print(f"[{job_num + 1}{f'/{total}' if total else ''}] {visible(one_line(result))}", flush=True)
+def _show(result: RunResult, out_dir: Path) -> None:
+    """Prints a summary of a run, and how an interrupted one is resumed."""
+    print(visible(summary(result, out_dir)), flush=True)
+    if result.status is Status.KILLED and any((out_dir / "checkpoints").glob("step-*")):
+        print(f"resume it with the same command and {shlex.quote(f'resume={out_dir}')}", file=sys.stderr)
 
 
 def _redact_file(path: Path) -> None:

@@ -112,7 +112,7 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     import datasets
     import numpy as np
 
-    from frostline.cli.run import configure_logging
+    from frostline.console import configure_logging
     from frostline.dataset import NO_LABEL, NO_PADDING, ImageInput, Padding, RowTable, token_table
     from frostline.dataset.tokens import num_words
     from frostline.metrics import ComputeMetrics

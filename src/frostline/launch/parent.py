@@ -82,7 +82,7 @@ def run(
     if spec.runtime.accelerate_config is not None:
         _check_config(spec.runtime.accelerate_config)  # before anything is started
     threads = spec.runtime.threads or _own_threads()
-    sharing = sharing or Sharing()
+    sharing = sharing or Sharing(num_runs=spec.runtime.num_runs)
     job = {
         "spec": str((out_dir / SPEC_FILE).absolute()),
         "out_dir": str(out_dir.absolute()),

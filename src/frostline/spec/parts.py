@@ -355,6 +355,7 @@ class RuntimeSpec:
         deterministic: Refuse kernels whose result may vary from run to run (on a GPU; a CPU needs nothing).
         progress: Whether a bar is drawn.
         cache: Of what frozen blocks compute. With it the last bits differ: they are computed in other batches.
+        num_runs: Runs that will read the same hidden states, this one included: they decide whether caching pays.
     """
 
     device: Device
@@ -365,8 +366,10 @@ class RuntimeSpec:
     deterministic: bool
     progress: Progress
     cache: CacheSpec
+    num_runs: int
 
     def __post_init__(self) -> None:
+        require(self.num_runs >= 1, "runtime.num_runs", self.num_runs, "1 or more")
         threads = self.threads
         require(threads is None or 1 <= threads <= 1024, "runtime.threads", threads, "1 to 1024, or null")
         require(1 <= self.num_processes <= 1024, "runtime.num_processes", self.num_processes, "1 to 1024")
@@ -421,6 +424,9 @@ class TrackingSpec:
         system_metrics: Whether MLflow watches processor, memory, disk, network and GPU while a run trains.
         tags: The user's own tags.
         git_diff: Whether a run's folder keeps what is changed beside the commit of the working directory.
+        parent_run: Id of the MLflow run that the run is nested under; None: of none.
+        run_name: Name of the MLflow run; None: the run's coordinates.
+        params: Keys of a nested run's config that are recorded as params besides the usual ones.
     """
 
     enabled: bool
@@ -430,6 +436,9 @@ class TrackingSpec:
     system_metrics: bool
     tags: dict[str, str]
     git_diff: bool
+    parent_run: str | None
+    run_name: str | None
+    params: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if self.enabled and not self.uri.strip():

@@ -87,7 +87,8 @@ def run(
     memory = PeakMemory()
     ranks = ranks or Ranks()
     watch = SharedMonitor(monitor or NullMonitor(), ranks)
-    course = _Course(spec, recorder, out_dir, memory, watch, until_step, sharing or Sharing(), ranks)
+    sharing = sharing or Sharing(num_runs=spec.runtime.num_runs)
+    course = _Course(spec, recorder, out_dir, memory, watch, until_step, sharing, ranks)
     with SignalGuard(patient=ranks.several) as guard:
         try:
             result = course.go(guard, draft, tuple(overrides), resume_from)

@@ -182,7 +182,7 @@ def prepare(
         tables=tables,
         padding=padding_of(loaded),
         facts=_prefix_facts(seen),
-        sharing=sharing or Sharing(),
+        sharing=sharing or Sharing(num_runs=spec.runtime.num_runs),
         resumed=resumed[0] if resumed is not None else None,
         alive=alive,
     )

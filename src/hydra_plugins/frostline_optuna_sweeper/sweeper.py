@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,25 +35,30 @@ class FrostlineOptunaSweeper(Sweeper):
         self.hydra_context: HydraContext | None = None
         self.config: DictConfig | None = None
         self.launcher = None
+        self.task_function: TaskFunction | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See Hydra."""
         from hydra.core.plugins import Plugins
 
         self.hydra_context = hydra_context
+        self.task_function = task_function
         self.config = config
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the sweep; `frostline.cli.session` keeps the exit code.
+        """Runs or forecasts the sweep.
 
         Args:
             arguments: The overrides of the job, those that sweep included.
+
+        Returns:
+            The exit code, which frostline's own task function keeps, too.
         """
-        from frostline.cli import session
         from frostline.cli.sweeping.course import run_sweep
+        from frostline.cli.sweeping.planning import plan_sweep
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -61,11 +68,12 @@ class FrostlineOptunaSweeper(Sweeper):
         def compose(overrides: Sequence[str]) -> DictConfig:
             return loader.load_sweep_config(config, list(overrides))
 
-        if (planning := session.current.planning) is not None:
-            from frostline.cli.sweeping.planning import plan_sweep
-
-            code = plan_sweep(config, arguments, compose, planning)
+        task: Any = self.task_function  # frostline's `RunTask`, or another application's function
+        if (plan := getattr(task, "plan", None)) is not None:
+            code = plan_sweep(config, arguments, compose, plan)
         else:
-            code = run_sweep(config, arguments, compose, self.launcher)
-        session.current.exit_code = code
+            command = getattr(task, "command", None) or shlex.join(sys.argv)
+            code = run_sweep(config, arguments, compose, self.launcher, command)
+        if hasattr(task, "exit_code"):
+            task.exit_code = code
         return code

@@ -8,14 +8,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli import session
-from frostline.cli.main import report_error
-from frostline.cli.preflight import preflight
 from frostline.cli.sweeping.ending import answer_for, conclude
 from frostline.cli.sweeping.engines import Opener, Training
 from frostline.cli.sweeping.evidence import evidence_in
@@ -34,6 +31,7 @@ from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.recovery import behind, merged, notes_of, recover
 from frostline.cli.sweeping.watch import Files, Listeners, MlflowView, View
 from frostline.cluster import ClusterPool
+from frostline.console import report_error
 from frostline.errors import (
     MACHINE_WAY_OUT,
     MachineError,
@@ -44,6 +42,7 @@ from frostline.errors import (
     visible,
 )
 from frostline.point import Outcome, Point, State
+from frostline.preflight import preflight
 from frostline.provenance import redact
 from frostline.record import LOG_FILE, MODEL_FOLDER, check_files
 from frostline.result import RESULT_FILE, RunResult, Status
@@ -72,14 +71,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launcher: Launcher) -> int:
-    """Runs a sweep, or goes on with it.
+def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launcher: Launcher, command: str) -> int:
+    """Runs a sweep, or resumes it.
 
     Args:
         cfg: The composed config of the multirun.
         arguments: The overrides of the job, those that sweep included.
         compose: Composes a point's config.
         launcher: Set up by Hydra. With warm workers (frostline_local) points run in a pool, with another in batches.
+        command: What the user typed, to be typed again.
 
     Returns:
         The exit code.
@@ -87,7 +87,7 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
     Raises:
         UserError: Bad input; one line.
     """
-    sweep = read(cfg, arguments, compose, preflight)
+    sweep = replace(read(cfg, arguments, compose, preflight), command=command)
     warm = bool(getattr(launcher, "warm_workers", False))
     if not warm:
         sweep = for_batches(sweep, type(launcher).__name__)
@@ -459,7 +459,7 @@ class _Course:
             self._run.finish(status, {"frostline.reason": reason}, [])
 
     def _say_how_to_go_on(self) -> None:
-        command = session.current.command
+        command = self._sweep.command
         if self._sweep.plan.new:  # typed again it would begin once more
             words = [word for word in shlex.split(command) if not word.startswith(("sweep.new=", "sweep.name="))]
             command = shlex.join([*words, f"sweep.name={self._sweep.plan.name}"])

@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli import session
 from frostline.cli.common import UI_ADDRESS
-from frostline.cli.preflight import num_blocks as blocks_of
 from frostline.cli.sweeping.evidence import evidence_in
 from frostline.cli.sweeping.executors import Runs
 from frostline.cli.sweeping.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder, read_description
@@ -20,6 +18,7 @@ from frostline.cli.sweeping.questions import advisors_of
 from frostline.cli.sweeping.read import Sweep
 from frostline.files import refuse_links
 from frostline.point import Point, State, ranked
+from frostline.preflight import num_blocks as blocks_of
 from frostline.provenance import redact
 from frostline.record import SPEC_FILE
 from frostline.report import (
@@ -133,7 +132,7 @@ def conclude(
         print_answer(answer, console)
         console.print(status, highlight=False, soft_wrap=True, markup=False)
         if answer.settle_needed is not None and summary.complete:
-            more = with_settle(session.current.command, answer.settle_needed)
+            more = with_settle(sweep.command, answer.settle_needed)
             console.print(f"go on: {more}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"run it again: {command}", highlight=False, soft_wrap=True, markup=False)
         if paths:
@@ -144,7 +143,7 @@ def conclude(
         missed = run.num_missed()
         if missed:
             # sync sends nothing to an address that only a record names
-            words = shlex.split(session.current.command)
+            words = shlex.split(sweep.command)
             uri = [redact(word) for word in words if word.startswith("tracking.uri=")]
             text = f"not in MLflow yet: {missed} of its runs; frostline sync {shlex.join([str(folder.folder), *uri])}"
             console.print(text, highlight=False, soft_wrap=True, markup=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import json
 import math
 import shutil
 import signal
@@ -27,11 +26,10 @@ from frostline.cli.sweeping.trial import Report, SeedRun, TrialEnd, TrialJob, Wa
 from frostline.cluster import Input
 from frostline.config import Job, decode_job, without_hydra
 from frostline.errors import MACHINE_WAY_OUT, UserError, origin
-from frostline.files import write_atomically
 from frostline.point import Outcome, State, label
 from frostline.pool import Event, Kind, Workers
 from frostline.provenance import redact
-from frostline.record import CHILD_FILE, RUN_FILE, Sharing
+from frostline.record import RUN_FILE, Sharing
 from frostline.result import Cause, RunResult, Status
 from frostline.search import Ended, Key, Reported, Task
 from frostline.search import Event as SearchEvent
@@ -424,15 +422,22 @@ class BatchExecutor:
                     continue
             _empty(folder)  # of a killed command: a launcher's job can't go on with it
             several = len(self._runs.seeds) > 1 or task.seed is not None
-            child = {
-                "parent": self._parent(),
-                "name": label(task.params) + (f" s{spec.seed}" if several else ""),
-                "params": dict(task.params),
-                "tags": {"frostline.point": str(task.number), "frostline.kind": kind_of(task.number, task.seed)},
-                "sharing": {"num_runs": self._sharing.num_runs, "depths": []},
+            name = label(task.params) + (f" s{spec.seed}" if several else "")
+            tags = {
+                **self._sweep.job.tracking.tags,
+                "frostline.point": str(task.number),
+                "frostline.kind": kind_of(task.number, task.seed),
             }
-            write_atomically(folder / CHILD_FILE, json.dumps(child))
-            where = [f"hydra.sweep.dir={_quoted(str(folder.parent))}", f"hydra.sweep.subdir={_quoted(folder.name)}"]
+            parent = self._parent()
+            where = [
+                f"hydra.sweep.dir={_quoted(str(folder.parent))}",
+                f"hydra.sweep.subdir={_quoted(folder.name)}",
+                f"tracking.parent_run={'null' if parent is None else _quoted(parent)}",
+                f"tracking.run_name={_quoted(name)}",
+                f"tracking.params=[{','.join(task.params)}]",
+                f"++tracking.tags={{{','.join(f'{key}:{_quoted(value)}' for key, value in tags.items())}}}",
+                f"runtime.num_runs={self._sharing.num_runs}",
+            ]
             rows.append((spec.seed, [*self._runs.overrides(task.params, spec.seed), *where]))
         return rows
 

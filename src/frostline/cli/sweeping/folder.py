@@ -14,12 +14,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from frostline.cli.preflight import num_blocks
 from frostline.cli.sweeping.read import Sweep
 from frostline.errors import SpecError, UserError, visible
 from frostline.files import refuse_links, remove_unfinished, write_atomically
 from frostline.hashes import quick_sha256, sealed, unsealed
 from frostline.point import BASELINE_NUMBER, RECOMMENDED_FILE, Point, ranked
+from frostline.preflight import num_blocks
 from frostline.provenance import redact
 from frostline.record import LOCK_FILE, METRICS_FILE, RUN_FILES
 from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source

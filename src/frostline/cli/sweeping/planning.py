@@ -6,13 +6,11 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from frostline.advisor import rows_to_settle
 from frostline.assets import home
-from frostline.cli.preflight import preflight
-from frostline.cli.session import Planning
 from frostline.cli.sweeping.executors import sharing_of
 from frostline.cli.sweeping.folder import describe
 from frostline.cli.sweeping.questions import advisors_of, the_advisor
@@ -20,6 +18,7 @@ from frostline.cli.sweeping.read import Compose, Sweep, read
 from frostline.cli.sweeping.slots import ends_of, slots_here, slots_on_gpus, wants_measuring
 from frostline.decision import least_margin
 from frostline.evidence import known
+from frostline.preflight import preflight
 from frostline.report import make_console
 from frostline.search import Costs, Forecast, forecast, queue_of
 from frostline.spec import Engine, Every, SamplerName, SweepSpec
@@ -33,7 +32,20 @@ _START_S = 7.2
 """Until the first training step of a sweep, as `benchmarks/sweep_overhead.py` measured it (docs/benchmarks.md)."""
 
 
-def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, planning: Planning) -> int:
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What to forecast.
+
+    Attributes:
+        nodes: How many work on the sweep.
+        json: Whether a program reads the forecast.
+    """
+
+    nodes: int
+    json: bool
+
+
+def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, planning: PlanRequest) -> int:
     """Forecasts a sweep and prints it.
 
     Args:

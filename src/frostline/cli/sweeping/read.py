@@ -14,11 +14,11 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from omegaconf import DictConfig, OmegaConf
 
 from frostline.advisor import is_numeric
-from frostline.cli.preflight import num_blocks
 from frostline.codec import decode
 from frostline.config import Job, decode_job
 from frostline.config_errors import explain
 from frostline.errors import SpecError, UserError, listing, nearest
+from frostline.preflight import num_blocks
 from frostline.spec import (
     DEPTH_KEY,
     LR_KEY,
@@ -60,6 +60,7 @@ class Sweep:
         variants: The run of each choice of config groups, in the order of `space.variants`.
         folder: As configured.
         notices: For the person at the terminal.
+        command: What the user typed, to be typed again.
     """
 
     plan: SweepSpec
@@ -70,6 +71,7 @@ class Sweep:
     variants: tuple[RunSpec, ...]
     folder: Path
     notices: tuple[str, ...]
+    command: str = ""
 
 
 def read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Callable[[Job], None]) -> Sweep:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline import assets
-from frostline.cli.run import configure_logging
 from frostline.config import Job, spec_from_json
+from frostline.console import configure_logging
 from frostline.errors import MACHINE_WAY_OUT, MachineError, UserError, machine_trouble
 from frostline.hashes import DamagedError
 from frostline.point import BASELINE_NUMBER, Outcome, State
