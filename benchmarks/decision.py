@@ -49,14 +49,14 @@ from scipy.special import ndtri
 
 from frostline import paths
 from frostline.advisor import Advisor, Question
-from frostline.cli.sweeping.questions import SeedRace
-from frostline.codec import decode
 from frostline.decision import RaceEnd, Standing, State
-from frostline.evidence import Evidence, RowScores
-from frostline.point import Outcome, Point, ranked
-from frostline.point import State as TrialState
+from frostline.records.predictions import Evidence, RowScores
+from frostline.records.trial import Outcome, Point, ranked
+from frostline.records.trial import State as TrialState
 from frostline.search import Ended, Study, Task, queue_of, search
 from frostline.spec import EVAL_SET, Params, SamplerName, Space, SweepSpec, parse_dimension
+from frostline.spec.decode import decode
+from frostline.sweep.questions import SeedRace
 
 LR_LOW, LR_HIGH = 1e-5, 3e-3
 MARGIN, CONFIDENCE = 0.01, 0.9

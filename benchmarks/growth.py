@@ -27,10 +27,11 @@ import matplotlib.pyplot as plt
 import torch
 
 from frostline.config import compose_run
+from frostline.prefix_cache import attach
 from frostline.provenance import capture
-from frostline.record import RunFolder, Sharing
-from frostline.result import Status
-from frostline.train import cached, run
+from frostline.records.result import Status
+from frostline.records.run_folder import RunFolder, Sharing
+from frostline.train import run
 
 EVAL_ROWS = 128
 
@@ -39,7 +40,7 @@ def trial(prefix: Path, sharing: Sharing, *overrides: str) -> Any:
     """Returns the cost of a trial."""
     fixed = [f"dataset.eval_rows={EVAL_ROWS}", "tracking=off", "runtime.device=cpu", "runtime.progress=off"]
     spec = compose_run([*fixed, f"runtime.threads={torch.get_num_threads()}", *overrides])
-    cached.PREFIX_FOLDER = str(prefix)
+    attach.PREFIX_FOLDER = str(prefix)
     with tempfile.TemporaryDirectory() as name, RunFolder(Path(name) / "run", spec) as folder:
         result = run(spec, folder, Path(name) / "run", sharing=sharing)
     assert result.status is Status.FINISHED, result.reason

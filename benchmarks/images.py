@@ -23,8 +23,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from frostline import assets
 from frostline.config import compose_run
-from frostline.prefix import resident
-from frostline.record import NullRecorder
+from frostline.prefix_cache import gpu_memory
+from frostline.records.run_folder import NullRecorder
 from frostline.train import run
 
 SIZES = {
@@ -74,7 +74,7 @@ def main() -> None:
 
 def seconds(folder: Path, overrides: list[str]) -> tuple[float, float]:
     """Returns the seconds of training, evaluation and filling, and the held-out loss; nothing is kept from before."""
-    resident.forget()
+    gpu_memory.forget()
     shutil.rmtree(assets.home() / "prefix", ignore_errors=True)
     out = folder / "run"
     shutil.rmtree(out, ignore_errors=True)

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from frostline.prefix.entry import Rows, Shape
-from frostline.prefix.resident import Resident
-from frostline.train.batches import LikeLengthSampler
+from frostline.prefix_cache.entry import Rows, Shape
+from frostline.prefix_cache.gpu_memory import Resident
+from frostline.train.sampling import LikeLengthSampler
 
 
 def main() -> None:

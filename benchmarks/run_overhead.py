@@ -28,7 +28,7 @@ import torch
 from careful import careful, plain
 from frostline.config import compose_run
 from frostline.provenance import capture
-from frostline.record import RunFolder
+from frostline.records.run_folder import RunFolder
 from frostline.spec import RunSpec
 from frostline.train import run
 

@@ -37,12 +37,12 @@ import optuna
 import yaml
 
 from frostline import paths
-from frostline.codec import decode
-from frostline.point import Outcome, Point, State
 from frostline.provenance import capture
-from frostline.search import Ended, Study, Task, marks, open_url, queue_of, search
+from frostline.records.trial import Outcome, Point, State
+from frostline.search import Ended, Study, Task, attributes, open_url, queue_of, search
 from frostline.search.samplers import distribution
 from frostline.spec import Space, SweepSpec, parse_dimension
+from frostline.spec.decode import decode
 
 STOPS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
@@ -175,7 +175,7 @@ def fill(study: optuna.Study, space: Space, count: int, *, marked: bool) -> None
         params = {"freeze.depth": rng.randrange(13), "optimizer.lr": 10 ** rng.uniform(-5, math.log10(3e-3))}
         value = worth(params) + rng.gauss(0, 0.01)
         outcome = Outcome(state=State.COMPLETE, by_seed={0: value})
-        attrs = {marks.OUTCOME: outcome.to_dict(1)} if marked else {}
+        attrs = {attributes.OUTCOME: outcome.to_dict(1)} if marked else {}
         study.add_trial(
             optuna.create_trial(values=[value], params=params, distributions=distributions, user_attrs=attrs)
         )
@@ -186,7 +186,7 @@ def ours(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -
     study = Study(open_url(url), "scale", plan, space, maximize=True)
     if options.filled:
         fill(study._study, space, options.filled, marked=True)
-        study._study.set_user_attr(marks.READY, True)
+        study._study.set_user_attr(attributes.READY, True)
     study.fill(queue_of(plan, space, None))
     executor = Sleepers(plan, options.workers, options.sleep)
     watch = Watch(executor)

@@ -7,10 +7,10 @@ import os
 import random
 import time
 
-from frostline.cli.sweeping import engines
-from frostline.cli.sweeping.trial import TrialEnd, TrialJob
-from frostline.point import Outcome, State
-from frostline.pool import Channel
+from frostline.records.trial import Outcome, State
+from frostline.sweep import engines
+from frostline.sweep.trial import TrialEnd, TrialJob
+from frostline.workers.pool import Channel
 
 engines.RUN_TRIAL = "sleeping_trials:sleep"
 engines.TEMPLATE = "sleeping_trials_template"

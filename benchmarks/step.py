@@ -34,16 +34,17 @@ from transformers import Trainer, get_scheduler
 
 from careful import careful
 from frostline.config import compose_run
-from frostline.dataset import Padding
-from frostline.prefix import resident
+from frostline.data import Padding
+from frostline.prefix_cache import attach, gpu_memory
+from frostline.prefix_cache.collate import Collator
 from frostline.provenance import capture
-from frostline.record import RunFolder, Sharing
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import RunFolder, Sharing
 from frostline.spec import Every, Precision, RunSpec
-from frostline.train import cached, prepare, run
-from frostline.train.batches import Collator, LikeLengthSampler
+from frostline.train import prepare, run
 from frostline.train.device import seed_everything
 from frostline.train.loss import BatchLoss
+from frostline.train.sampling import LikeLengthSampler
 
 SHARING = Sharing(num_runs=100)
 
@@ -106,12 +107,12 @@ def ours(spec: RunSpec) -> float:
 
 def from_files(spec: RunSpec) -> float:
     """Returns the seconds of a step in frostline if hidden states are not kept in the GPU's memory."""
-    resident.forget()
-    share, resident._SHARE = resident._SHARE, 0.0
+    gpu_memory.forget()
+    share, gpu_memory._SHARE = gpu_memory._SHARE, 0.0
     try:
         return ours(spec)
     finally:
-        resident._SHARE = share
+        gpu_memory._SHARE = share
 
 
 def hand(spec: RunSpec) -> float:
@@ -162,7 +163,7 @@ def main() -> None:
     gpu = f"{torch.cuda.get_device_name()}, " if options.device == "cuda" else ""
     print(f"{gpu}{cpu}, {options.threads} threads, torch {version}, {options.precision}, {options.rows} rows, batch 32")
     with tempfile.TemporaryDirectory(prefix="frostline-bench-") as name:
-        cached.PREFIX_FOLDER = str(Path(name) / "prefix")  # not the user's own cache
+        attach.PREFIX_FOLDER = str(Path(name) / "prefix")  # not the user's own cache
         for depth in options.depths:
             overrides = [f"freeze.depth={depth}", f"dataset.train_rows={options.rows}", "dataset.eval_rows=64"]
             overrides += [f"training.precision={options.precision}"]

@@ -23,7 +23,7 @@ from pathlib import Path
 import random_bert
 from frostline import assets
 from frostline.config import compose_run
-from frostline.record import CHECKPOINTS_FOLDER
+from frostline.records.run_folder import CHECKPOINTS_FOLDER
 from frostline.train.checkpoint import CheckpointStore
 
 

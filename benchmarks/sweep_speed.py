@@ -33,15 +33,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 from careful import accuracy, arguments, careful
-from frostline.cli.sweeping.slots import slot_env
 from frostline.config import compose_run
-from frostline.pool import Kind, Pool
-from frostline.prefix import resident
+from frostline.prefix_cache import attach, gpu_memory
 from frostline.provenance import capture
-from frostline.record import RunFolder, Sharing
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import RunFolder, Sharing
 from frostline.spec import CacheMode, LastBlock, RunSpec, Sampling
-from frostline.train import cached, run
+from frostline.sweep.slots import slot_env
+from frostline.train import run
+from frostline.workers.pool import Kind, Pool
 
 LEVERS = ("cache", "length", "position")
 
@@ -93,7 +93,7 @@ def a_loop(specs: list[RunSpec], number: int) -> float:
 
 def train(spec: RunSpec, sharing: Sharing, prefix: str) -> None:
     """One trial of B."""
-    cached.PREFIX_FOLDER = prefix  # not the user's own cache
+    attach.PREFIX_FOLDER = prefix  # not the user's own cache
     with tempfile.TemporaryDirectory() as name:
         with RunFolder(Path(name) / "run", spec) as folder:
             result = run(spec, folder, Path(name) / "run", sharing=sharing)
@@ -106,7 +106,7 @@ def job(payload: Any, channel: Any) -> None:
     if payload is not None:
         train(*payload)
     else:
-        resident.forget()
+        gpu_memory.forget()
 
 
 class Workers:
@@ -118,7 +118,7 @@ class Workers:
         if options.slots > 1:
             env = slot_env(options.slots, self._threads, ())
             path = [str(Path(__file__).parent)]
-            pool = Pool(options.slots, "sweep_speed:job", warm="frostline.cli.sweeping.trial:warm", env=env, path=path)
+            pool = Pool(options.slots, "sweep_speed:job", warm="frostline.sweep.trial:warm", env=env, path=path)
             self._pool = stack.enter_context(pool)
             self._all([None] * options.slots)  # they have started and imported
         self._all_threads = options.threads
@@ -137,7 +137,7 @@ class Workers:
     def forget(self) -> None:
         """Empties the GPU's memory of hidden states: the next sweep computes its own."""
         if self._pool is None:
-            resident.forget()
+            gpu_memory.forget()
         else:
             self._all([None] * self._slots)  # one for each: all are free
 

@@ -31,10 +31,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from frostline.config import compose_run, spec_from_text
 from frostline.provenance import capture
-from frostline.record import METRICS_FILE, SPEC_FILE, Recorders, RunFolder, RunStart
-from frostline.result import RunResult
+from frostline.records.result import RunResult
+from frostline.records.run_folder import METRICS_FILE, SPEC_FILE, Recorders, RunFolder, RunStart
 from frostline.spec import TrackingSpec
-from frostline.tracking import Child, MlflowRecorder, client, spool
+from frostline.tracking import Child, MlflowRecorder, client
+from frostline.tracking import pending as spool
 
 STOPS = (10, 30, 100, 300, 1000, 3000, 10_000)
 _PORT = 5917

@@ -19,9 +19,9 @@ import sys
 import time
 from pathlib import Path
 
-from frostline.cli.sweeping.executors import TEMPLATE, WARM
-from frostline.cli.sweeping.slots import slot_env, visible_gpus
-from frostline.pool import Channel, Kind, Pool
+from frostline.sweep.executors import TEMPLATE, WARM
+from frostline.sweep.slots import slot_env, visible_gpus
+from frostline.workers.pool import Channel, Kind, Pool
 
 
 def main() -> None:

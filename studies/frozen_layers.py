@@ -27,14 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.advisor import row_vector
-from frostline.cli.sweeping.evidence import evidence_in
-from frostline.cli.sweeping.folder import SweepFolder, read_description
 from frostline.decision import Axis, Decision, Noise, Run, Setting, Standing, decide, seed_prior
 from frostline.decision.rows import covariance
-from frostline.evidence import Evidence
-from frostline.point import Point, ranked
-from frostline.report.compare import compare, interval_of_seeds
+from frostline.records.predictions import Evidence
+from frostline.records.trial import Point, ranked
+from frostline.report.significance import compare, interval_of_seeds
 from frostline.spec import TEST_SET, short_number
+from frostline.sweep.folder import SweepFolder, read_description
+from frostline.sweep.predictions import evidence_in
 
 SIZES = (100, 500, 1000, 2000)
 DEPTHS = (0, 2, 4, 5, 6)

@@ -214,7 +214,7 @@ def make_spec(tiny_overrides: list[str]) -> Callable[..., RunSpec]:
 
 
 ONCE_A_PROCESS = (
-    ("frostline.tracking.spool", "_warned"), ("frostline.tracking.spool", "_down"),
+    ("frostline.tracking.pending", "_warned"), ("frostline.tracking.pending", "_down"),
     ("frostline.tracking.reach", "_answered"),
 )  # fmt: skip
 """What a process knows of stores: a command that runs in the tests' process must not know it from another."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline import assets, lora, metrics, optimizer
+from frostline import assets, metrics
 from frostline.errors import SpecError, UserError
-from frostline.record import SPEC_FILE
+from frostline.models import lora, optimizer
+from frostline.records.run_folder import SPEC_FILE, is_run_id
 from frostline.registry import import_plugins
 from frostline.spec import FreezeName, ModelSpec, Source, spec_diff
 
@@ -80,7 +80,7 @@ def check_resume(job: Job) -> Path:
 
 
 def _resumed(run: str, uri: str) -> Path:
-    if Path(run).is_dir() or not re.fullmatch(r"[0-9a-f]{32}", run):
+    if Path(run).is_dir() or not is_run_id(run):
         return Path(run)
     from frostline import tracking  # MLflow: only if it is a run id
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from frostline.errors import UserError
 from frostline.hashes import DamagedError
-from frostline.record import INPUTS, METRICS_FILE, SPEC_FILE, check_files, metrics_up_to
-from frostline.result import RESULT_FILE, Cause, RunResult, Status, describe_cache_uses, read_cache_uses
+from frostline.records.result import RESULT_FILE, Cause, RunResult, Status, describe_cache_uses, read_cache_uses
+from frostline.records.run_folder import INPUTS, METRICS_FILE, SPEC_FILE, check_files, metrics_up_to
 from frostline.spec import RunSpec
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from frostline.result import Cause
+from frostline.records.result import Cause
 
 
 class Interrupted(BaseException):

@@ -19,7 +19,7 @@ import pytest
 
 from frostline import assets
 from frostline.hashes import hashes_of
-from frostline.record import RECORDED_FILES
+from frostline.records.run_folder import RECORDED_FILES
 from tests.conftest import rewrite
 from tests.e2e.sweep_tools import TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
 from tests.unit.test_assets import FILES, index, model_spec, wheel  # noqa: F401
@@ -326,7 +326,7 @@ def test_a8_a_damaged_table_of_a_hub_data_set_is_converted_again(tmp_path, damag
         (tmp_path / f"set/{split}.csv").write_text(f"text,label\n{text}")
     script = (
         "from frostline.config import compose_run\n"
-        "from frostline.dataset import load_rows\n"
+        "from frostline.data import load_rows\n"
         "from pathlib import Path\n"
         "import sys\n"
         "words = ['dataset=hub', f'dataset.location={sys.argv[1]}', 'dataset.eval_from=validation']\n"

@@ -18,9 +18,9 @@ from PIL import Image
 from pyarrow import parquet
 
 from frostline.config import compose_run
-from frostline.dataset import load_rows
-from frostline.dataset.pictures import read_images
-from frostline.dataset.pixels import in_mode
+from frostline.data import load_rows
+from frostline.data.image_files import read_images
+from frostline.data.pixel_table import in_mode
 from frostline.errors import DataError, SpecError
 from frostline.spec import Format, MissingLabels, Task
 from tests.cases.test_wrong_numbers import json_lines, load, rows_of, with_eval

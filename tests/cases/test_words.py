@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from frostline import assets, files, model
+from frostline import assets, files
 from frostline.config import compose_job
 from frostline.errors import DataError, ModelError
+from frostline.models import loading
 from frostline.spec import Task
 from frostline.tracking.reach import knock
 from tests.cases.test_wrong_numbers import rows_of
@@ -168,10 +169,10 @@ def test_a_git_lfs_pointer_is_named(tmp_path, tiny_model):
     (folder / "model.safetensors").write_text(pointer)
     spec = compose_job(["model=path", f"model.location={folder}"]).run.model
     with pytest.raises(ModelError, match="git-lfs pointer, not the weights"):
-        model.check_weights(spec, folder)
+        loading.check_weights(spec, folder)
     (folder / "model.safetensors").rename(folder / "tf_model.h5")
     with pytest.raises(ModelError, match=r"weights of TensorFlow alone .*from_tf=True"):
-        model.check_weights(spec, folder)
+        loading.check_weights(spec, folder)
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:///tmp/mlruns"])

@@ -17,11 +17,11 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 
 from frostline.config import compose_run
-from frostline.dataset import load_rows
-from frostline.dataset.pixels import in_mode
+from frostline.data import load_rows
+from frostline.data.pixel_table import in_mode
 from frostline.errors import DataError, UserError
-from frostline.record import Recorders, RunFolder
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import Recorders, RunFolder
 from frostline.spec import Format, Task
 from frostline.train import run
 from tests.conftest import save_tokenizer, tiny_config

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from frostline.tracking import absolute, client
-from frostline.tracking.clean import MAX_NAME, Cleaner, clean_name
+from frostline.tracking.names import MAX_NAME, Cleaner, clean_name
 
 
 @pytest.fixture

@@ -20,15 +20,15 @@ from transformers import (
     RobertaConfig,
 )
 
-from frostline.anatomy import dissect
-from frostline.dataset import rows_sha256
-from frostline.prefix import fill as fill_module
-from frostline.prefix.entry import CacheError
-from frostline.prefix.fill import OverflowInPrefixError, canonical_batches, fill
-from frostline.prefix.last_block import read_block
-from frostline.prefix.provide import Prefix, Table, is_there, provide
-from frostline.prefix.store import PrefixStore
-from frostline.prefix.suffix import HIDDEN, Suffix, TrainedPart, read_position
+from frostline.data import rows_sha256
+from frostline.models.blocks import dissect
+from frostline.prefix_cache import compute
+from frostline.prefix_cache.compute import OverflowInPrefixError, canonical_batches, fill
+from frostline.prefix_cache.entry import CacheError
+from frostline.prefix_cache.last_block import read_block
+from frostline.prefix_cache.open_or_compute import Prefix, Table, is_there, provide
+from frostline.prefix_cache.store import PrefixStore
+from frostline.prefix_cache.suffix import HIDDEN, Suffix, TrainedPart, read_position
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -251,11 +251,11 @@ def test_seconds_are_those_of_the_passes(name, tmp_path):
 def test_a_device_is_warmed_up_before_a_pass_is_measured(monkeypatch):
     model, made = make("bert"), table("bert")
     anatomy, calls = dissect(model), []
-    monkeypatch.setattr(fill_module, "_BATCH_TOKENS", {"cpu": 64})
+    monkeypatch.setattr(compute, "_BATCH_TOKENS", {"cpu": 64})
     model.base_model.register_forward_hook(lambda *_: calls.append(1))
     taken = {}
     for slow in ({}, {"cpu"}):
-        monkeypatch.setattr(fill_module, "_SLOW_AT_FIRST", slow)
+        monkeypatch.setattr(compute, "_SLOW_AT_FIRST", slow)
         calls.clear()
         got = taken[bool(slow)] = []
         took = fill(anatomy, made.lengths, made.collate, [1, 2], lambda *batch, got=got: got.append(batch))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from frostline.optimizer import OPTIMIZERS
+from frostline.models.optimizer import OPTIMIZERS
 
 
 @OPTIMIZERS.register("starving")

@@ -15,9 +15,9 @@ from transformers.models.bert import modeling_bert  # noqa: F401
 import frostline.cli.main
 import frostline.cli.run
 import frostline.cli.sweep
-import frostline.cli.sweeping.template
 import frostline.launch.processes
 import frostline.metrics.offline
+import frostline.sweep.worker_template
 import frostline.train
 from tests.e2e.forked import WarmPython
 

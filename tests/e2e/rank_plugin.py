@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from frostline.optimizer import OPTIMIZERS
+from frostline.models.optimizer import OPTIMIZERS
 
 
 @OPTIMIZERS.register("one_breaks")

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from frostline.optimizer import OPTIMIZERS
+from frostline.models.optimizer import OPTIMIZERS
 
 if "AWAY_S" in os.environ:  # nobody wants to wait for minutes until a database is given up
     from frostline.search import storages
@@ -17,9 +17,9 @@ if "AWAY_S" in os.environ:  # nobody wants to wait for minutes until a database 
 
 
 if "RESIDENT" in os.environ:  # hidden states live on the device, as on a GPU
-    from frostline.prefix import resident
+    from frostline.prefix_cache import gpu_memory
 
-    resident._room = lambda prefix: 1 << 30
+    gpu_memory._room = lambda prefix: 1 << 30
 
 
 def _adamw(groups, spec):

@@ -12,8 +12,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from frostline.cli.sweeping.folder import BASELINE_FOLDER, SweepFolder
-from frostline.point import Point
+from frostline.records.trial import Point
+from frostline.sweep.folder import BASELINE_FOLDER, SweepFolder
 from tests.conftest import fresh_store
 from tests.e2e.forked import Forked, is_read_at_import
 

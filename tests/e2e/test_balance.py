@@ -7,10 +7,10 @@ import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
-from frostline.dataset.split import even
+from frostline.data.split import even
 from frostline.errors import SpecError
-from frostline.record import NullRecorder
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import NullRecorder
 from frostline.train import run
 from frostline.train.loss import BatchLoss, class_weights
 from tests.conftest import sentences, write_csv

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from frostline.cli.comparison import rows_of
-from frostline.result import RunResult, Status
+from frostline.records.result import RunResult, Status
 from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import start, wait_for
 
@@ -238,7 +238,7 @@ def test_bad_input_is_one_line_and_exit_2(frostline, in_tmp, tiny_overrides, ove
 
 
 def test_two_runs_at_once_in_one_folder(frostline, in_tmp, tiny_overrides, make_spec):
-    from frostline.record import RunFolder
+    from frostline.records.run_folder import RunFolder
 
     with RunFolder(in_tmp / "same", make_spec()):
         code, _, err = frostline("run", *tiny_overrides, OFF, "hydra.run.dir=same")
@@ -338,7 +338,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(frostline, in_tmp, tiny_o
 def test_a_users_own_optimizer_and_metric_from_a_plugin(frostline, in_tmp, tiny_overrides):
     (in_tmp / "my_parts.py").write_text(
         "import torch\n"
-        "from frostline.optimizer import OPTIMIZERS\n"
+        "from frostline.models.optimizer import OPTIMIZERS\n"
         "@OPTIMIZERS.register('plain_sgd')\n"
         "def plain(groups, spec):\n"
         "    return torch.optim.SGD(groups, lr=spec.lr)\n"

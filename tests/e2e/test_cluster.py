@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from frostline.cli.sweeping.folder import SweepFolder
-from frostline.point import State
-from frostline.result import RunResult, Status
+from frostline.records.result import RunResult, Status
+from frostline.records.trial import State
+from frostline.sweep.folder import SweepFolder
 from tests.conftest import sentences
 from tests.e2e.pictures import save_images, save_model
 from tests.e2e.sweep_tools import RUNG, TRIALS_ALONE, call, mlflow_runs, points, start, wait_for

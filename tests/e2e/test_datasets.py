@@ -9,8 +9,8 @@ import pytest
 
 from frostline.config import compose_run
 from frostline.errors import UserError
-from frostline.record import RunFolder
-from frostline.result import RunResult, Status
+from frostline.records.result import RunResult, Status
+from frostline.records.run_folder import RunFolder
 from frostline.train import run
 from tests.conftest import sentences
 from tests.e2e.sweep_tools import call

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.record import RUN_FILE
+from frostline.records.run_folder import RUN_FILE
 from tests.conftest import save_tokenizer, sentences, tiny_config, write_csv
 from tests.e2e.pictures import save_images, save_model
 from tests.e2e.services import free_port

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from frostline.point import State
-from frostline.result import RunResult, Status
+from frostline.records.result import RunResult, Status
+from frostline.records.trial import State
 from tests.e2e.services import installed
 from tests.e2e.sweep_tools import mlflow_runs, points, start, wait_for
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from frostline.config import compose_run
-from frostline.record import NullRecorder, Recorders
+from frostline.records.run_folder import NullRecorder, Recorders
 from frostline.train import run
 from tests import conftest
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from frostline.point import State
-from frostline.prefix import resident
-from frostline.record import NullRecorder, Recorders, RunFolder
-from frostline.result import Status
+from frostline.prefix_cache import gpu_memory
+from frostline.records.result import Status
+from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
+from frostline.records.trial import State
 from frostline.train import run
 from tests.conftest import TINY
 from tests.e2e.pictures import save_images, save_model
@@ -37,9 +37,9 @@ def job(payload, channel):
 
 SLOTS = """
 import json, os, sys
-from frostline.cli.sweeping.executors import TEMPLATE, WARM
-from frostline.cli.sweeping.slots import slot_env, visible_gpus
-from frostline.pool import Pool
+from frostline.sweep.executors import TEMPLATE, WARM
+from frostline.sweep.slots import slot_env, visible_gpus
+from frostline.workers.pool import Pool
 
 gpus, events = visible_gpus(), []
 env, template = slot_env(2, 1, gpus), sys.argv[1] if sys.argv[1:] else TEMPLATE
@@ -54,7 +54,7 @@ print(json.dumps([os.getpid(), gpus[0], [event.value for event in events]]))
 OPENED = """
 import torch
 torch.cuda.is_available()  # opens the GPU
-import frostline.cli.sweeping.template
+import frostline.sweep.worker_template
 """
 
 
@@ -83,9 +83,9 @@ def train(make_spec, tmp_path):
 
 @pytest.fixture(autouse=True)
 def _nothing_resident():
-    resident.forget()
+    gpu_memory.forget()
     yield
-    resident.forget()
+    gpu_memory.forget()
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -148,11 +148,11 @@ def test_a_run_from_the_cache_trains_like_one_without(train, depth, precision, b
 def test_hidden_states_on_the_gpu_are_those_of_the_files_to_the_bit(train, monkeypatch):
     cached, on_gpu = train(*CACHED)
     assert cached.status is Status.FINISHED, cached.reason
-    assert [made.data.device.type for made in resident._KEPT.values()] == ["cuda"]
-    resident.forget()
-    monkeypatch.setattr(resident, "_SHARE", 0.0)
+    assert [made.data.device.type for made in gpu_memory._KEPT.values()] == ["cuda"]
+    gpu_memory.forget()
+    monkeypatch.setattr(gpu_memory, "_SHARE", 0.0)
     _, from_files = train(*CACHED)
-    assert not resident._KEPT
+    assert not gpu_memory._KEPT
     left, right = weights(on_gpu), weights(from_files)
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert losses(on_gpu) == losses(from_files)
@@ -160,13 +160,13 @@ def test_hidden_states_on_the_gpu_are_those_of_the_files_to_the_bit(train, monke
 
 def test_hidden_states_stay_on_the_gpu_from_run_to_run_and_make_room(train, monkeypatch):
     train(*CACHED)
-    (first,) = resident._KEPT.values()
+    (first,) = gpu_memory._KEPT.values()
     train(*CACHED, "seed=1")
-    assert list(resident._KEPT.values()) == [first]
-    monkeypatch.setattr(resident, "_room", lambda prefix: first.data.nbytes + 1)
+    assert list(gpu_memory._KEPT.values()) == [first]
+    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: first.data.nbytes + 1)
     result, _ = train(*CACHED, "freeze.depth=3")
     assert result.status is Status.FINISHED, result.reason
-    (second,) = resident._KEPT.values()
+    (second,) = gpu_memory._KEPT.values()
     assert second is not first
 
 
@@ -307,7 +307,7 @@ def test_vectors_and_test_rows(train, tiny_overrides, tmp_path, frostline):
     import numpy as np
     import pyarrow.parquet as pq
 
-    from frostline.embed import Encoder, Pool
+    from frostline.inference.embeddings import Encoder, Pool
 
     result, folder = train("freeze.depth=2", "dataset.test_fraction=0.2", "training.precision=fp32")
     assert result.status is Status.FINISHED, result.reason

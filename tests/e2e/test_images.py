@@ -15,9 +15,9 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, Dinov2Config, Dinov2Model, SwinConfig, SwinModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from frostline.anatomy import dissect
-from frostline.model import load_image_processor
-from frostline.result import RunResult
+from frostline.models.blocks import dissect
+from frostline.models.loading import load_image_processor
+from frostline.records.result import RunResult
 from frostline.train.flops import flops_per_epoch
 from tests.conftest import TINY
 from tests.e2e.pictures import save_images, save_model
@@ -272,7 +272,7 @@ def test_stages_and_test_rows_from_the_prefix_cache(train):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_same_bits(train, frostline, in_tmp, models, folder):
     from frostline.config import compose_job
-    from frostline.record import NullRecorder
+    from frostline.records.run_folder import NullRecorder
     from frostline.train.run import run
 
     given = arguments(models["resnet"], folder, "freeze=depth", "freeze.depth=1", "training.epochs=3")

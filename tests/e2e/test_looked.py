@@ -10,10 +10,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BigBirdConfig, DistilBertConfig, GPT2Config
 
-from frostline.anatomy import dissect
-from frostline.dataset import Padding, Tokenized, TokenTable
-from frostline.model import LoadedModel
-from frostline.train.looked import look
+from frostline.data import Padding, Tokenized, TokenTable
+from frostline.models.blocks import dissect
+from frostline.models.loading import LoadedModel
+from frostline.prefix_cache.probe_model import look
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
 
@@ -80,7 +80,7 @@ def test_a_config_with_another_padding_id_is_aligned_before_anything_is_asked(ti
 
     from transformers import AutoTokenizer
 
-    from frostline.model import load_model
+    from frostline.models.loading import load_model
     from frostline.spec import ModelSpec, Source, Task
 
     own = tmp_path / "own"

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
-from frostline import lora
 from frostline.errors import UserError
-from frostline.record import NullRecorder, Recorders, RunFolder
-from frostline.result import Status
+from frostline.models import lora
+from frostline.records.result import Status
+from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
 from frostline.train import run
 from tests.conftest import save_tokenizer
 from tests.e2e.test_resume import StopAt
@@ -46,7 +46,7 @@ def saved_predictions(folder, rows):
 def held_out_texts(spec, tmp_path):
     from pathlib import Path
 
-    from frostline.dataset import load_rows
+    from frostline.data import load_rows
 
     return load_rows(spec.dataset, lambda _: Path(spec.dataset.location), tmp_path / "rows").evaluation["text"]
 

@@ -9,8 +9,8 @@ from transformers import pipeline
 
 from frostline import assets
 from frostline.config import compose_run
-from frostline.record import RunFolder
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import RunFolder
 from frostline.train import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_home")]

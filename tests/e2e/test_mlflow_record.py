@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Dataset, DatasetInput
 
-from frostline.record import RunStart
-from frostline.result import Frozen, RunResult, Status
+from frostline.records.result import Frozen, RunResult, Status
+from frostline.records.run_folder import RunStart
 from frostline.spec import TrackingSpec
 from frostline.tracking import Child, MlflowRecorder, client
 from frostline.tracking.client import send_inputs
@@ -78,7 +78,7 @@ def test_odd_names_long_values_and_no_numbers_are_cleaned_with_a_record(tmp_path
 
 
 def test_a_run_that_is_gone_on_with_is_not_taken_for_dead(tmp_path, monkeypatch):
-    from frostline.tracking import dead
+    from frostline.tracking import orphans
     from frostline.tracking.client import PROCESS_TAG, process_tags, reopen
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
@@ -87,9 +87,9 @@ def test_a_run_that_is_gone_on_with_is_not_taken_for_dead(tmp_path, monkeypatch)
     (host,) = {value.split("/")[0] for value in process_tags().values()}
     runs = [made.create_run(experiment, tags={PROCESS_TAG: f"{host}/999999/1"}).info.run_id for _ in range(2)]
     monkeypatch.setattr(
-        dead, "_send_rest", lambda _, __, run: reopen(made, run) if run.info.run_id == runs[0] else None
+        orphans, "_send_rest", lambda _, __, run: reopen(made, run) if run.info.run_id == runs[0] else None
     )
-    assert dead.end_dead_runs(uri, experiment) == 1
+    assert orphans.end_dead_runs(uri, experiment) == 1
     assert [made.get_run(run_id).info.status for run_id in runs] == ["RUNNING", "KILLED"]
     assert "frostline.reason" not in made.get_run(runs[0]).data.tags
 
@@ -104,7 +104,7 @@ def test_a_run_that_is_gone_on_with_is_not_taken_for_dead(tmp_path, monkeypatch)
     ],
 )
 def test_a_sweeps_child_says_how_it_was_frozen(make_spec, choice, params):
-    from frostline.tracking.describe import Child, params_of
+    from frostline.tracking.content import Child, params_of
 
     spec = make_spec(*choice)
     child = Child(parent=None, name="x", params={"freeze": "?"}, tags={})
@@ -115,7 +115,7 @@ def test_a_sweeps_child_says_how_it_was_frozen(make_spec, choice, params):
 
 
 def test_a_long_command_leaves_room_for_the_outcome(tmp_path, make_spec):
-    from frostline.tracking.describe import note_of
+    from frostline.tracking.content import note_of
 
     spec = make_spec()
     frozen = Frozen(name="depth", depth=1, num_blocks=4, words="the embeddings and 1 of 4 blocks")

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from frostline.assets import model_folder
 from frostline.config import compose_run
 from frostline.errors import AssetError, ModelError
-from frostline.record import RunFolder
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import RunFolder
 from frostline.train import run
 from tests.conftest import TINY, save_tokenizer, sentences, write_csv
 from tests.e2e.pictures import SIZE, save_images

@@ -12,10 +12,10 @@ from sklearn import metrics as sk
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from frostline.config import compose_run
-from frostline.dataset import load_rows
+from frostline.data import load_rows
 from frostline.errors import DataError
-from frostline.record import NullRecorder
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import NullRecorder
 from frostline.train import run
 from tests.conftest import FILLER, NEGATIVE, POSITIVE, TINY, write_csv
 

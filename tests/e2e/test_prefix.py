@@ -15,14 +15,12 @@ import torch
 from safetensors.torch import load_file
 
 from frostline.errors import UserError
-from frostline.point import State
-from frostline.prefix import fill as fill_module
-from frostline.prefix import provide as provide_module
-from frostline.prefix import resident
-from frostline.record import NullMonitor, NullRecorder, Recorders, RunFolder, Sharing
-from frostline.result import RunResult, Status
+from frostline.prefix_cache import compute, gpu_memory, open_or_compute
+from frostline.prefix_cache.collate import Collator
+from frostline.records.result import RunResult, Status
+from frostline.records.run_folder import NullMonitor, NullRecorder, Recorders, RunFolder, Sharing
+from frostline.records.trial import State
 from frostline.train import run
-from frostline.train.batches import Collator
 from tests.conftest import NEGATIVE, POSITIVE
 from tests.e2e.sweep_tools import RUNG, call, points
 
@@ -39,13 +37,13 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def fills(monkeypatch):
     """The depths of each pass over the rows."""
-    real, found = fill_module.fill, []
+    real, found = compute.fill, []
 
     def counted(anatomy, lengths, collate, depths, take, **more):
         found.append((len(lengths), tuple(depths)))
         return real(anatomy, lengths, collate, depths, take, **more)
 
-    monkeypatch.setattr(provide_module, "fill", counted)  # estimates use their own
+    monkeypatch.setattr(open_or_compute, "fill", counted)  # estimates use their own
     return found
 
 
@@ -88,24 +86,24 @@ def assert_close(one: Path, other: Path, bound: float = BOUND):
 @pytest.fixture
 def on_device(monkeypatch):
     """Lets hidden states live on the device, as on a GPU."""
-    monkeypatch.setattr(resident, "_room", lambda prefix: 1 << 30)
-    monkeypatch.setattr(resident, "_given_up", False)
-    resident.forget()
+    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: 1 << 30)
+    monkeypatch.setattr(gpu_memory, "_given_up", False)
+    gpu_memory.forget()
     yield
-    resident.forget()
+    gpu_memory.forget()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("freeze", ["freeze.depth=1", "freeze.depth=3", "freeze=head"])
 def test_hidden_states_on_the_device_give_the_bits_of_those_in_files(train, home, on_device, freeze):
     held, one = train(freeze, "runtime.cache=auto")
-    assert len(resident._KEPT) == 1
+    assert len(gpu_memory._KEPT) == 1
     assert not (home / "prefix").exists()
     assert held.cost.fill_s > 0
     assert held.cost.saved_s > 0
     again, two = train(freeze, "runtime.cache=require")
     assert again.cost.fill_s == 0
-    resident.give_up()
+    gpu_memory.give_up()
     filed, three = train(freeze, "runtime.cache=require")
     assert (home / "prefix").exists()
     assert held.prefix_cache == filed.prefix_cache
@@ -143,10 +141,10 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, GPT2Config
 
-    from frostline.anatomy import dissect
-    from frostline.dataset import Tokenized, TokenTable
-    from frostline.prefix.suffix import read_position
-    from frostline.train.looked import _of_every_row
+    from frostline.data import Tokenized, TokenTable
+    from frostline.models.blocks import dissect
+    from frostline.prefix_cache.probe_model import _of_every_row
+    from frostline.prefix_cache.suffix import read_position
 
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=7, bos_token_id=7, eos_token_id=7)
     anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
@@ -205,9 +203,9 @@ def test_where_it_cant_be_used_it_says_why_or_goes_on(frostline, in_tmp, home, t
 def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, monkeypatch, broken):
     from dataclasses import replace
 
-    from frostline.train import cached
+    from frostline.prefix_cache import attach
 
-    monkeypatch.setattr(cached, "_CHECKED", set())  # else what another test compared would not be compared again
+    monkeypatch.setattr(attach, "_CHECKED", set())  # else what another test compared would not be compared again
     if broken == "padding":  # what the whole model gives depends on the padding: as FNet's does
         real = Collator.__call__
 
@@ -224,17 +222,17 @@ def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, mo
         def refuse(anatomy, depth):
             raise IndexError("index out of range in self")
 
-        monkeypatch.setattr(cached, "Suffix", refuse)
+        monkeypatch.setattr(attach, "Suffix", refuse)
         why = "unsupported architecture (IndexError: index out of range in self)"
     else:
-        real = cached._open
+        real = attach._open
 
         def emptied(request, depth):
             tables = copy.copy(request.tables.train)
             tables.lengths = tables.lengths * 0
             return real(replace(request, tables=replace(request.tables, train=tables)), depth)
 
-        monkeypatch.setattr(cached, "_open", emptied)
+        monkeypatch.setattr(attach, "_open", emptied)
         why = "a row has no tokens"
     with pytest.raises(UserError, match=r"runtime\.cache=require") as error:
         train("freeze.depth=2", "runtime.cache=require")

@@ -16,11 +16,11 @@ import torch
 
 from frostline.errors import UserError
 from frostline.launch import run
-from frostline.point import State
-from frostline.record import Recorders, RunFolder, Verdict
+from frostline.records.result import Cause, RunResult, Status
+from frostline.records.run_folder import Recorders, RunFolder, Verdict
+from frostline.records.trial import State
 from frostline.registry import import_plugins
-from frostline.result import Cause, RunResult, Status
-from frostline.tracking import spool
+from frostline.tracking import pending as spool
 from tests.conftest import TINY, save_tokenizer, tiny_config
 from tests.e2e.forked import MARK
 from tests.e2e.services import free_port

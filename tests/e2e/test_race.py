@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from frostline.cli.sweeping.evidence import evidence_in
-from frostline.cli.sweeping.folder import SweepFolder
-from frostline.point import State
+from frostline.records.trial import State
+from frostline.sweep.folder import SweepFolder
+from frostline.sweep.predictions import evidence_in
 from tests.e2e.sweep_tools import call, mlflow_runs, points, results
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.point import State
+from frostline.records.trial import State
 from frostline.tracking import client
 from tests.conftest import rewrite, sentences, write_csv
 from tests.e2e.sweep_tools import RUNG, call, mlflow_runs, points

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from frostline.errors import UserError
-from frostline.record import NullMonitor, NullRecorder, Recorders, RunFolder
-from frostline.result import RunResult, Status
+from frostline.records.result import RunResult, Status
+from frostline.records.run_folder import NullMonitor, NullRecorder, Recorders, RunFolder
 from frostline.train import run
 from frostline.train.checkpoint import MANIFEST, CheckpointStore
 from tests.e2e.sweep_tools import call, start

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from frostline.errors import UserError
-from frostline.record import NullRecorder, Recorders, RunFolder
-from frostline.result import Cause, RunResult, Status
+from frostline.records.result import Cause, RunResult, Status
+from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
 from frostline.train import run
 from frostline.train.loss import BatchLoss
 from tests.conftest import sentences, write_csv

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from frostline.dataset import load_rows
+from frostline.data import load_rows
 from frostline.errors import UserError
-from frostline.record import NullRecorder, RunFolder
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import NullRecorder, RunFolder
 from frostline.train import run
 from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import call, points

@@ -11,8 +11,8 @@ import torch
 from transformers import TrainerCallback
 
 from frostline.errors import SpecError
-from frostline.record import NullRecorder, Recorders, RunFolder
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
 from frostline.train import run
 from frostline.train import trainer as trainer_module
 from tests.e2e.test_resume import StopAt
@@ -214,7 +214,7 @@ def test_other_rows_are_not_kept_for_stages_that_do_not_read_them(train):
 
 @pytest.mark.slow
 def test_a_sweep_of_them_can_be_planned(make_spec):
-    from frostline.record import Sharing
+    from frostline.records.run_folder import Sharing
     from frostline.train.probe import probe
 
     found = probe([make_spec("freeze=lp_ft", "freeze.depth=2", "training.epochs=3")], Sharing(num_runs=4))

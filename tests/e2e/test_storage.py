@@ -16,7 +16,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from frostline.errors import UserError
-from frostline.point import Outcome, State
+from frostline.records.trial import Outcome, State
 from frostline.search import LockLostError, Study, open_locked, open_url, queue_of, storage_trouble
 from tests.e2e.forked import Forked
 from tests.e2e.services import free_port, mlflow_server, postgresql

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from frostline.result import RunResult
-from frostline.tracking import client, spool
+from frostline.records.result import RunResult
+from frostline.tracking import client
+from frostline.tracking import pending as spool
 from tests.e2e.services import free_port, mlflow_server, postgresql
 from tests.e2e.sweep_tools import RUNG, call, points, start, wait_for
 

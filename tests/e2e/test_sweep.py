@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from frostline.cli.sweeping.folder import SweepFolder
-from frostline.cli.sweeping.slots import Slots, on_cores
-from frostline.point import State, ranked
 from frostline.provenance import num_cores
-from frostline.result import RunResult, Status
+from frostline.records.result import RunResult, Status
+from frostline.records.trial import State, ranked
+from frostline.sweep.folder import SweepFolder
+from frostline.sweep.slots import Slots, on_cores
 from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import (
     RUNG,

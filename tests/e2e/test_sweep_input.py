@@ -142,8 +142,8 @@ def test_small_commands_import_nothing_heavy(tmp_path, arguments):
 
 def test_the_parent_of_a_sweep_imports_no_torch(tmp_path):
     code = (
-        "import sys\nimport frostline.cli.sweeping.course, frostline.search, frostline.tracking, frostline.report\n"
-        "import frostline.cli.sweeping.ending\nfrostline.tracking.preload()\n"
+        "import sys\nimport frostline.sweep.run_sweep, frostline.search, frostline.tracking, frostline.report\n"
+        "import frostline.sweep.finish\nfrostline.tracking.preload()\n"
         "print('HEAVY', sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from frostline.point import State
-from frostline.record import CHECKPOINTS_FOLDER
-from frostline.result import RESULT_FILE
+from frostline.records.result import RESULT_FILE
+from frostline.records.run_folder import CHECKPOINTS_FOLDER
+from frostline.records.trial import State
 from frostline.train.checkpoint import CheckpointStore
 from tests.e2e.sweep_tools import RUNG, answer_rows, call, mlflow_runs, points, results, start, worker_pids
 

@@ -20,7 +20,7 @@ import pytest
 
 from frostline.config import compose_run
 from frostline.errors import ModelError
-from frostline.model import load_config
+from frostline.models.loading import load_config
 from tests.e2e.pictures import save_images
 from tests.e2e.sweep_tools import call
 
@@ -60,8 +60,8 @@ config = {"architecture": name, "num_classes": 7, "num_features": model.num_feat
 EXACT = """
 import numpy as np
 from PIL import Image
-from frostline.dataset.pixels import Scale
-from frostline.model import load_image_processor
+from frostline.data.pixel_table import Scale
+from frostline.models.loading import load_image_processor
 
 processor = load_image_processor(folder)
 noise = np.random.default_rng(1).integers(0, 256, (50, 70, 3)).astype("uint8")

@@ -12,15 +12,15 @@ import torch
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, pipeline
 
 from frostline.config import compose_job, compose_run
-from frostline.dataset import NO_LABEL, Padding, load_rows, token_table
-from frostline.dataset.read import read_conll
+from frostline.data import NO_LABEL, Padding, load_rows, token_table
+from frostline.data.readers import read_conll
 from frostline.errors import DataError, SpecError
+from frostline.inference.predict import Predictor
 from frostline.metrics import ComputeMetrics
 from frostline.metrics.offline import METRIC_CLASSES, spans_of
-from frostline.model import load_tokenizer
-from frostline.predict import Predictor
-from frostline.record import NullRecorder
-from frostline.result import RunResult
+from frostline.models.loading import load_tokenizer
+from frostline.records.result import RunResult
+from frostline.records.run_folder import NullRecorder
 from frostline.spec import Task
 from frostline.train.loss import losses_of, summed_loss
 from tests.conftest import FILLER, TINY

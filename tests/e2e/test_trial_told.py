@@ -6,10 +6,10 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from frostline.cli.sweeping.trial import SeedRun, TrialJob, run_trial
 from frostline.config import compose_job
-from frostline.point import State
-from frostline.record import Sharing
+from frostline.records.run_folder import Sharing
+from frostline.records.trial import State
+from frostline.sweep.trial import SeedRun, TrialJob, run_trial
 from tests.e2e.sweep_tools import mlflow_runs
 
 

@@ -18,8 +18,8 @@ from transformers import (
     T5Config,
 )
 
-from frostline.anatomy import count, count_at, dissect, num_blocks_of, undivided
 from frostline.errors import ModelError
+from frostline.models.blocks import count, count_at, dissect, num_blocks_of, undivided
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

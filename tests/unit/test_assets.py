@@ -13,7 +13,8 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from frostline import assets, package_index
+from frostline import assets
+from frostline.assets import package_index
 from frostline.config import compose_run
 from frostline.errors import AssetError
 from frostline.spec import ModelSpec

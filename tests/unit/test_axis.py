@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from frostline.advisor import Advisor, Question
-from frostline.cli.sweeping.questions import advisors_of
 from frostline.decision import Setting
 from frostline.decision import State as LevelState
-from frostline.evidence import known
-from frostline.point import Outcome, Point, State
+from frostline.records.predictions import known
+from frostline.records.trial import Outcome, Point, State
 from frostline.report.answer import answer_of
 from frostline.report.terminal import transfer_table
-from frostline.search.choice import finalists
+from frostline.search.promotion import finalists
 from frostline.spec import Space, parse_dimension
+from frostline.sweep.questions import advisors_of
 from tests.unit.test_search import make_plan
 
 DEPTH = parse_dimension("freeze.depth", {"low": 0, "high": 4})[0]

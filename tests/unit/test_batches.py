@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
-from frostline.dataset import Padding, TokenTable
+from frostline.data import Padding, TokenTable
+from frostline.data.fillers import is_row
+from frostline.prefix_cache.collate import Collator
 from frostline.spec import Task
-from frostline.train.batches import Collator, FilledSampler, LikeLengthSampler
-from frostline.train.loss import is_row, summed_loss
+from frostline.train.loss import summed_loss
+from frostline.train.sampling import FilledSampler, LikeLengthSampler
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from frostline.prefix.policy import num_passes, reason_to_skip
-from frostline.record import Sharing
+from frostline.prefix_cache.policy import num_passes, reason_to_skip
+from frostline.records.run_folder import Sharing
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from frostline.config import compose_job, compose_run, spec_from_text
-from frostline.config_errors import known_keys
+from frostline.config.errors import known_keys
 from frostline.errors import SpecError, UserError, nearest
 
 

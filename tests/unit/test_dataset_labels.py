@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from frostline.config import compose_run
-from frostline.dataset.labels import label_rule
+from frostline.data.label_rule import label_rule
 from frostline.errors import DataError
 from frostline.spec import DatasetSpec, Task
 

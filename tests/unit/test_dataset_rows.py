@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from frostline.config import compose_run
-from frostline.dataset import load_rows
+from frostline.data import load_rows
 from frostline.errors import DataError
 from frostline.spec import Format, Source, Task
 from tests.conftest import sentences, write_csv

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.dataset.split import deal, order, row_key, seeded, split
+from frostline.data.split import deal, order, row_key, seeded, split
 
 
 def keys_of(texts):

@@ -149,5 +149,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "site" / "reference" / "library" / "index.html").read_text(encoding="utf-8")
-    assert "frostline.report.compare.compare" in page
+    assert "frostline.report.significance.compare" in page
     assert "Satterthwaite" in page

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from frostline import optimizer, paths
-from frostline.cli.sweeping.read import read
+from frostline import paths
 from frostline.config import compose_job
 from frostline.metrics import METRICS, check
+from frostline.models import optimizer
 from frostline.spec import Source, Task
+from frostline.sweep.read_config import read
 
 ROOT = Path(__file__).parents[2]
 GROUPS = sorted(path for path in (ROOT / "conf").glob("*/*.yaml"))

@@ -8,9 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from frostline.launch import parent as parent_module
-from frostline.launch import wire
-from frostline.result import Cause, RunResult, Status
+from frostline.launch import distributed_run, messages
+from frostline.records.result import Cause, RunResult, Status
 
 LOST = "RuntimeError: [third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:6810."
 CAUSE = "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed."
@@ -19,12 +18,12 @@ CAUSE = "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed."
 def ended(rank, at, reason):
     cause = Cause.LOST_PEER if reason == LOST else Cause.ERROR
     result = RunResult(name="x", status=Status.FAILED, reason=reason, cause=cause, spec_digest="0")
-    return wire.Heard(rank=rank, message=wire.Ended(result=result), at=at)
+    return messages.Heard(rank=rank, message=messages.Ended(result=result), at=at)
 
 
 @pytest.fixture
 def parent():
-    made = object.__new__(parent_module._Course)
+    made = object.__new__(distributed_run._Course)
     made._processes = SimpleNamespace(heard=queue.Queue(), size=2)
     made._spec = SimpleNamespace(name=lambda: "x", digest=lambda: "0")
     made._ended, made._known, made._someone_was_killed = {0}, {}, False
@@ -41,7 +40,7 @@ def test_a_process_that_lost_another_waits_for_what_that_one_says(parent):
 
 
 def test_a_process_that_says_nothing_was_lost(parent, monkeypatch):
-    monkeypatch.setattr(parent_module, "_LOST_S", 0.2)
+    monkeypatch.setattr(distributed_run, "_LOST_S", 0.2)
     assert parent._first_cause(ended(0, 1.0, LOST)).reason == f"process 0 of 2 lost another one: {LOST}"
 
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, DebertaConfig, LlamaConfig, RobertaPreLayerNormConfig
 
-from frostline.anatomy import dissect
-from frostline.drift import Drift
 from frostline.errors import SpecError
-from frostline.freeze import freeze
+from frostline.freezing.drift import Drift
+from frostline.freezing.freeze import freeze
+from frostline.models.blocks import dissect
 from frostline.spec import FreezeName, FreezeSpec
 from tests.conftest import tiny_config
 

@@ -10,16 +10,16 @@ import pytest
 from sklearn.metrics import f1_score
 
 from frostline.advisor import TOGETHER, Advisor, Question, row_vector, rows_to_settle
-from frostline.cli.sweeping.questions import SeedRace
 from frostline.decision import RaceEnd, Standing
 from frostline.decision import State as LevelState
-from frostline.evidence import Evidence, RowScores, known
-from frostline.point import Outcome, Point, State
+from frostline.records.predictions import Evidence, RowScores, known
+from frostline.records.trial import Outcome, Point, State
 from frostline.report.answer import answer_of
-from frostline.report.words import standing_lines
+from frostline.report.text import standing_lines
 from frostline.search import Ended, Journal, Study, queue_of, search
 from frostline.search.samplers import distribution
 from frostline.spec import Space, parse_dimension
+from frostline.sweep.questions import SeedRace
 from tests.unit.test_search import Killed, Quiet, make_plan
 
 DEPTH = parse_dimension("freeze.depth", {"low": 0, "high": 4})[0]

@@ -69,7 +69,8 @@ def test_a_users_own_groups_and_plugins_are_listed(frostline, tmp_path):
     assert found["odd"] == "(can't be read: UnicodeDecodeError)"
     assert found["folder"] == "(can't be read: IsADirectoryError)"
     (tmp_path / "list_plugin.py").write_text(
-        "from frostline.optimizer import OPTIMIZERS\n@OPTIMIZERS.register('listed')\ndef build(groups, spec): ...\n"
+        "from frostline.models.optimizer import OPTIMIZERS\n"
+        "@OPTIMIZERS.register('listed')\ndef build(groups, spec): ...\n"
     )
     # In a process of its own: what is registered here would be every later test's.
     done = call("list", "optimizers", "--plugin", "list_plugin", cwd=tmp_path, PYTHONPATH=str(tmp_path))

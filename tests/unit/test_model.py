@@ -5,10 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from frostline import model
 from frostline.config import compose_run
 from frostline.errors import ModelError
 from frostline.hashes import file_sha256
+from frostline.models import loading
 from frostline.spec import Task
 from tests.conftest import save_tokenizer
 
@@ -20,8 +20,8 @@ def spec_of(folder, **changes):
 
 
 def load(folder, task=Task.CLASSIFICATION, names=NAMES, **changes):
-    tokenizer = model.load_tokenizer(folder, 32)
-    return model.load_model(spec_of(folder, **changes), folder, task=task, label_names=names, processor=tokenizer)
+    tokenizer = loading.load_tokenizer(folder, 32)
+    return loading.load_model(spec_of(folder, **changes), folder, task=task, label_names=names, processor=tokenizer)
 
 
 def test_label_names_are_the_models_own(tiny_model):
@@ -97,7 +97,7 @@ def test_remote_code_is_refused_and_not_run(own_model, tmp_path):
     (own_model / "config.json").write_text(json.dumps(config))
     (own_model / "code.py").write_text(f"open({str(canary)!r}, 'w')")
     with pytest.raises(ModelError, match=r"\(homemade\) brings code of its own"):
-        model.load_config(own_model)
+        loading.load_config(own_model)
     assert not canary.exists()
 
 
@@ -105,27 +105,27 @@ def test_remote_code_is_refused_and_not_run(own_model, tmp_path):
 def test_a_config_that_is_none(own_model, text):
     (own_model / "config.json").write_text(text)
     with pytest.raises(ModelError) as error:
-        model.load_config(own_model)
+        loading.load_config(own_model)
     assert "\n" not in str(error.value)
 
 
 def test_a_tokenizer_of_another_model(own_model):
     save_tokenizer(own_model, extra_words=100)
     with pytest.raises(ModelError, match=r"the tokenizer has \d+ tokens, the model only 64 embeddings"):
-        model.load_tokenizer(own_model, 32)
+        loading.load_tokenizer(own_model, 32)
 
 
 def test_no_tokenizer(own_model):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (own_model / name).unlink()
     with pytest.raises(ModelError, match="no tokenizer there"):
-        model.load_tokenizer(own_model, 32)
+        loading.load_tokenizer(own_model, 32)
 
 
 def test_more_tokens_than_positions(tiny_model):
     with pytest.raises(ModelError, match=r"training.max_tokens=65: the model has 64 positions"):
-        model.load_tokenizer(tiny_model, 65)
-    assert model.load_tokenizer(tiny_model, 64) is not None
+        loading.load_tokenizer(tiny_model, 65)
+    assert loading.load_tokenizer(tiny_model, 64) is not None
 
 
 @pytest.mark.parametrize("kind", ["Roberta", "Camembert", "XLMRoberta", "MPNet"])
@@ -135,7 +135,7 @@ def test_some_families_start_counting_after_the_padding(tmp_path, kind):
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = getattr(transformers, f"{kind}Config")(vocab_size=50, max_position_embeddings=34, pad_token_id=1, **small)
     config.save_pretrained(tmp_path)
-    assert model.max_positions(tmp_path, Task.CLASSIFICATION) == 32
+    assert loading.max_positions(tmp_path, Task.CLASSIFICATION) == 32
     whole = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
     whole(input_ids=torch.full((1, 32), 5))
     with pytest.raises((IndexError, RuntimeError)):
@@ -143,7 +143,7 @@ def test_some_families_start_counting_after_the_padding(tmp_path, kind):
 
 
 def test_bert_counts_from_the_first_token_on(tiny_model):
-    assert model.max_positions(tiny_model, Task.CLASSIFICATION) == 64
+    assert loading.max_positions(tiny_model, Task.CLASSIFICATION) == 64
 
 
 def test_random_pretrained_parts_are_refused(own_model):
@@ -154,10 +154,10 @@ def test_random_pretrained_parts_are_refused(own_model):
     with pytest.raises(
         ModelError, match=r"lacks \d+ tensors of the pretrained part, as bert.encoder.layer.2.attention"
     ):
-        model.check_fresh(loaded.fresh, ["bert.embeddings", "bert.encoder.layer.2"], own_model)
+        loading.check_fresh(loaded.fresh, ["bert.embeddings", "bert.encoder.layer.2"], own_model)
 
 
 def test_a_skeleton_needs_no_weights(own_model):
     (own_model / "model.safetensors").unlink()
-    built = model.skeleton(own_model, task=Task.CLASSIFICATION, label_names=NAMES)
+    built = loading.skeleton(own_model, task=Task.CLASSIFICATION, label_names=NAMES)
     assert {p.device.type for p in built.parameters()} == {"meta"}

@@ -2,11 +2,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from frostline import optimizer
-from frostline.anatomy import dissect
 from frostline.config import compose_run
 from frostline.errors import SpecError, UserError
-from frostline.freeze import freeze
+from frostline.freezing.freeze import freeze
+from frostline.models import optimizer
+from frostline.models.blocks import dissect
 from tests.conftest import tiny_config
 
 

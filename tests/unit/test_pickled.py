@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from frostline.assets.convert import is_converted, to_safetensors
 from frostline.errors import ModelError
-from frostline.pickled import is_converted, to_safetensors
 from tests.unit.test_model import load
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from frostline import assets
 from frostline.config import compose_run
-from frostline.dataset import ImageInput, load_rows
-from frostline.dataset.pictures import read_images, read_pixels
-from frostline.dataset.pixels import pixel_tables
+from frostline.data import ImageInput, load_rows
+from frostline.data.image_files import read_images, read_pixels
+from frostline.data.pixel_table import pixel_tables
 from frostline.errors import DataError, SpecError
-from frostline.model import load_image_processor
+from frostline.models.loading import load_image_processor
 from frostline.train.setup import load_processor
 from tests.e2e.pictures import save_images, save_model
 

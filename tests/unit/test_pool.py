@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.pool import Kind, Pool
+from frostline.workers.pool import Kind, Pool
 
 HERE = str(Path(__file__).parent)
 
@@ -145,7 +145,7 @@ def test_a_job_may_have_its_process_replaced(make_pool):
 PARENT = f"""
 import multiprocessing.forkserver, os, signal, sys, time
 sys.path.insert(0, {HERE!r})
-from frostline.pool import Kind, Pool
+from frostline.workers.pool import Kind, Pool
 
 def started(slots=2, template="colorsys"):
     return Pool(slots, "pool_jobs:job", path=[{HERE!r}], template=template).__enter__()
@@ -266,8 +266,8 @@ def test_a_template_that_does_not_answer_is_replaced(tmp_path):
     (tmp_path / "stopped.py").write_text("import time\ntime.sleep(0.5)\n")
     process = parent(
         tmp_path,
-        "import frostline.forking\n"
-        "frostline.forking._TEMPLATE_S = 2.0\n"
+        "import frostline.workers.process\n"
+        "frostline.workers.process._TEMPLATE_S = 2.0\n"
         "pool = started(slots=1, template='stopped')\n"
         "first = template()\n"
         "os.kill(first, signal.SIGSTOP)\n"
@@ -308,8 +308,8 @@ def test_forks_of_a_sweeps_template_have_threads_and_random_states_of_their_own(
     process = parent(
         tmp_path,
         "def threads_and_draws(slots, threads):\n"
-        "    pool = Pool(slots, 'pool_jobs:job', path=[" + repr(HERE) + "], warm='frostline.cli.sweeping.trial:warm',\n"
-        "        template='frostline.cli.sweeping.template',\n"
+        "    pool = Pool(slots, 'pool_jobs:job', path=[" + repr(HERE) + "], warm='frostline.sweep.trial:warm',\n"
+        "        template='frostline.sweep.worker_template',\n"
         "        env=lambda _: {'OMP_NUM_THREADS': str(threads)}).__enter__()\n"
         "    for key in range(slots):\n"
         "        pool.submit(key, {'do': 'draw'})\n"

@@ -16,8 +16,8 @@ import time
 import numpy as np
 import pytest
 
-from frostline.prefix.entry import CacheError, Shape
-from frostline.prefix.store import PrefixStore
+from frostline.prefix_cache.entry import CacheError, Shape
+from frostline.prefix_cache.store import PrefixStore
 
 LENGTHS = np.array([3, 1, 4, 2], dtype=np.int64)
 SHAPE = Shape(lengths=LENGTHS, width=5, dtype="float32")
@@ -99,7 +99,7 @@ def test_damage_is_noticed_told_and_mended(store, caplog, damage):
 
 
 def test_what_is_removed_while_it_is_read_through_is_absent(entry, monkeypatch, caplog):
-    from frostline.prefix import entry as module
+    from frostline.prefix_cache import entry as module
 
     def gone(*arguments):
         raise FileNotFoundError("gone")
@@ -175,8 +175,8 @@ def test_a_real_full_disk(tmp_path):
 BUILDER = """
 import os, signal, sys, time
 import numpy as np
-from frostline.prefix.entry import Shape
-from frostline.prefix.store import PrefixStore
+from frostline.prefix_cache.entry import Shape
+from frostline.prefix_cache.store import PrefixStore
 shape = Shape(lengths=np.array([3, 1, 4, 2]), width=5, dtype="float32")
 entry = PrefixStore({root!r}, 10**6).entry({key!r})
 with entry.building(), entry.writing({{"depth-001": shape}}) as (writers, _):

@@ -2,8 +2,8 @@ import io
 
 from rich.console import Console
 
+from frostline.records.result import Audit, Cost, Frozen, Objective, ParamCount, RunResult, Status
 from frostline.report import Row, number, one_line, print_table, summary, varying
-from frostline.result import Audit, Cost, Frozen, Objective, ParamCount, RunResult, Status
 
 
 def row(depth, lr, value, tmp, direction="maximize", status=Status.FINISHED, **changes):

@@ -12,8 +12,8 @@ import pytest
 
 from frostline.advisor import Advisor, Question
 from frostline.decision import Standing
-from frostline.evidence import Evidence, RowScores, known
-from frostline.point import BASELINE_NUMBER, Outcome, Point, State
+from frostline.records.predictions import Evidence, RowScores, known
+from frostline.records.trial import BASELINE_NUMBER, Outcome, Point, State
 from frostline.report import (
     Material,
     answer_of,
@@ -26,7 +26,7 @@ from frostline.report import (
     write_report,
 )
 from frostline.report.answer import pareto
-from frostline.report.words import cache_line
+from frostline.report.text import cache_line
 from frostline.spec import CostName, parse_dimension
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from frostline.evidence import Evidence, RowScores
-from frostline.report.compare import (
+from frostline.records.predictions import Evidence, RowScores
+from frostline.report.significance import (
     compare,
     holm,
     interval_of_seeds,

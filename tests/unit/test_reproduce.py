@@ -11,9 +11,9 @@ import pytest
 from frostline.config import compose_run, spec_from_json
 from frostline.errors import UserError
 from frostline.hashes import hashes_of, sealed
-from frostline.record import RECORDED_FILES
+from frostline.records.result import Cause, Objective, RunResult, Status
+from frostline.records.run_folder import RECORDED_FILES
 from frostline.reproduce import Conclusion, Effect, Recorded, compare, differences, read_record
-from frostline.result import Cause, Objective, RunResult, Status
 
 PROVENANCE = {
     "versions": {"torch": "2.13.0", "transformers": "5.23.0", "mlflow": "3.17.2", "python": "3.11.7"},

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from frostline.anatomy import dissect
-from frostline.prefix import resident
-from frostline.prefix.entry import Rows, Shape
-from frostline.prefix.fill import at_position
-from frostline.prefix.provide import Prefix, Table
-from frostline.prefix.resident import Places
+from frostline.models.blocks import dissect
+from frostline.prefix_cache import gpu_memory
+from frostline.prefix_cache.compute import at_position
+from frostline.prefix_cache.entry import Rows, Shape
+from frostline.prefix_cache.gpu_memory import Places
+from frostline.prefix_cache.open_or_compute import Prefix, Table
 from tests.conftest import tiny_config
 
 LENGTHS = {"training": np.array([3, 1, 5, 2]), "held-out": np.array([4, 2])}
@@ -76,15 +76,15 @@ def tables():
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(resident, "_given_up", False)
-    monkeypatch.setattr(resident, "_room", lambda prefix: 1 << 20)
-    resident.forget()
+    monkeypatch.setattr(gpu_memory, "_given_up", False)
+    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: 1 << 20)
+    gpu_memory.forget()
     yield
-    resident.forget()
+    gpu_memory.forget()
 
 
 def hold(prefix, depth, tables):
-    return resident.hold(prefix, depth, tables, lambda: None)
+    return gpu_memory.hold(prefix, depth, tables, lambda: None)
 
 
 @torch.no_grad()
@@ -110,12 +110,12 @@ def test_what_is_there_is_used_again_and_the_oldest_makes_room(prefix, tables, m
     assert again.fill_s == 0.0
     second = hold(prefix, 2, tables)
     hold(prefix, 1, tables)  # now depth 2 is the oldest
-    monkeypatch.setattr(resident, "_room", lambda prefix: 2 * first.resident.data.nbytes)
+    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: 2 * first.resident.data.nbytes)
     third = hold(prefix, 3, tables)
-    assert [each is made.resident for each, made in zip(resident._KEPT.values(), (first, third), strict=True)] == [
+    assert [each is made.resident for each, made in zip(gpu_memory._KEPT.values(), (first, third), strict=True)] == [
         True
     ] * 2
-    assert second.resident not in list(resident._KEPT.values())
+    assert second.resident not in list(gpu_memory._KEPT.values())
 
 
 def test_other_rows_or_weights_are_others(prefix, tables):
@@ -124,33 +124,33 @@ def test_other_rows_or_weights_are_others(prefix, tables):
     hold(prefix, 1, tables)
     hold(prefix, 1, [tables[0], replace(tables[1], sha256="other")])
     hold(replace(prefix, facts={"weights": "others"}), 1, tables)
-    assert len(resident._KEPT) == 3
+    assert len(gpu_memory._KEPT) == 3
 
 
 def test_they_must_fit(prefix, tables, monkeypatch):
-    assert resident.fits(prefix, 1, tables)
+    assert gpu_memory.fits(prefix, 1, tables)
     size = 4 * 32 * (11 + 6)
-    monkeypatch.setattr(resident, "_room", lambda prefix: size)
-    assert resident.fits(prefix, 1, tables)
-    monkeypatch.setattr(resident, "_room", lambda prefix: size - 1)
-    assert not resident.fits(prefix, 1, tables)
+    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: size)
+    assert gpu_memory.fits(prefix, 1, tables)
+    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: size - 1)
+    assert not gpu_memory.fits(prefix, 1, tables)
 
 
 def test_a_cpu_holds_nothing(prefix, monkeypatch):
     monkeypatch.undo()
-    assert resident._room(prefix) == 0
+    assert gpu_memory._room(prefix) == 0
 
 
 def test_a_full_device_is_given_up_for_good(prefix, tables, monkeypatch):
     hold(prefix, 1, tables)
-    real = resident._make
+    real = gpu_memory._make
 
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(resident, "_make", full)
+    monkeypatch.setattr(gpu_memory, "_make", full)
     assert hold(prefix, 2, tables) is None
-    assert not resident._KEPT
-    monkeypatch.setattr(resident, "_make", real)
-    assert not resident.fits(prefix, 1, tables)
-    assert resident.give_up() is False  # nothing was left
+    assert not gpu_memory._KEPT
+    monkeypatch.setattr(gpu_memory, "_make", real)
+    assert not gpu_memory.fits(prefix, 1, tables)
+    assert gpu_memory.give_up() is False  # nothing was left

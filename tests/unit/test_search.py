@@ -16,10 +16,9 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 from frostline import paths
-from frostline.codec import decode
 from frostline.errors import SpecError, UserError
-from frostline.point import Outcome, Point, State, ranked
-from frostline.result import Cause
+from frostline.records.result import Cause
+from frostline.records.trial import Outcome, Point, State, ranked
 from frostline.search import (
     CorruptStudyError,
     Ended,
@@ -31,9 +30,10 @@ from frostline.search import (
     queue_of,
     search,
 )
-from frostline.search.choice import finalists, hopeless, promotable
 from frostline.search.loop import checked
+from frostline.search.promotion import finalists, hopeless, promotable
 from frostline.spec import CostName, PrunerName, SamplerName, Space, SweepSpec, parse_dimension
+from frostline.spec.decode import decode
 
 
 def make_plan(**changes) -> SweepSpec:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from frostline.cli.sweeping.slots import Slots, on_cores, on_gpus, slot_env
+from frostline.sweep.slots import Slots, on_cores, on_gpus, slot_env
 from frostline.train import Footprint
 
 GB = 10**9

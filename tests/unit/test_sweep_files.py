@@ -3,11 +3,11 @@
 import yaml
 
 from frostline import paths
-from frostline.cli.sweeping.folder import SweepFolder
-from frostline.cli.sweeping.watch import Files
-from frostline.codec import decode
-from frostline.point import Outcome, Point, State
+from frostline.records.trial import Outcome, Point, State
 from frostline.spec import KeepModels, SweepSpec
+from frostline.spec.decode import decode
+from frostline.sweep.folder import SweepFolder
+from frostline.sweep.listeners import Files
 
 
 def a_plan(keep):

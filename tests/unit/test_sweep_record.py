@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from frostline.cli.sweeping.evidence import other_rows
-from frostline.cli.sweeping.folder import differences
 from frostline.config import compose_run
+from frostline.sweep.folder import differences
+from frostline.sweep.predictions import other_rows
 
 
 def description(*overrides):

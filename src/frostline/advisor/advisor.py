@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from frostline.advisor.question import NOTHING_FROZEN, Question
 from frostline.advisor.rows import constant_prediction, is_collapsed, learnt_nothing, race_rows, row_vector
-from frostline.evidence import EvidenceOf, RowScores
-from frostline.point import Point, State
+from frostline.records.predictions import EvidenceOf, RowScores
+from frostline.records.trial import Point, State
 from frostline.spec import DEPTH_KEY, EVAL_SET, Params, ordinal
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from frostline.evidence import RowScores
-from frostline.point import Point, State
+from frostline.records.predictions import RowScores
+from frostline.records.trial import Point, State
 
 if TYPE_CHECKING:
     import numpy as np

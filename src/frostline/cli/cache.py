@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="list as JSON")
     options = parser.parse_args(arguments)
     from frostline.assets import home, pixels_bytes, pixels_folder, table_folders, trim_pixels
-    from frostline.prefix.store import PREFIX_FOLDER, PrefixStore
+    from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
 
     store = PrefixStore(home() / PREFIX_FOLDER, 0)
     if options.action == "clear":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,11 +18,6 @@ if TYPE_CHECKING:
     from frostline.spec import DatasetSpec, RunSpec
 
 log = logging.getLogger(__name__)
-
-
-UI_HOST, UI_PORT = "127.0.0.1", 5000
-UI_ADDRESS = f"http://{UI_HOST}:{UI_PORT}"
-"""Where `frostline ui` serves if it isn't told otherwise."""
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -56,19 +50,6 @@ def override_parser(command: str, description: str, epilog: str = "") -> OneLine
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="as of `frostline run`: model=minilm ...")
     parser.add_argument("--config-dir", help="a folder of your own config groups")
     return parser
-
-
-def find_study(name: str) -> Path | None:
-    """Returns the folder of a sweep: a path, or its name in `runs/` of this folder or of one above it.
-
-    Args:
-        name: What the user gave.
-    """
-    here = Path.cwd()
-    for folder in (Path(name), *(above / "runs" / name for above in (here, *here.parents))):
-        if (folder / "sweep.json").is_file():
-            return Path(os.path.relpath(folder)) if folder.is_relative_to(here) else folder
-    return None
 
 
 def located(spec: RunSpec, folder: Path) -> RunSpec:

@@ -10,9 +10,9 @@ from hydra.types import RunMode
 
 from frostline.config import spec_from_json
 from frostline.errors import UserError
-from frostline.record import SPEC_FILE
+from frostline.records.result import RESULT_FILE, RunResult
+from frostline.records.run_folder import SPEC_FILE
 from frostline.report import Row, print_table
-from frostline.result import RESULT_FILE, RunResult
 
 OWN_SWEEPER = "hydra_plugins.frostline_optuna_sweeper.sweeper.FrostlineOptunaSweeper"
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from frostline.spec import RunSpec
 
-# As in `frostline.embed`, whose import would cost --help torch.
+# As in `frostline.inference.embeddings`, whose import would cost --help torch.
 _POOLS = ("first", "mean", "last", "pooler")
 _SETS = ("train", "eval", "test")
 
@@ -64,9 +64,9 @@ def _spec(options: Any) -> tuple[RunSpec, Path | None]:
     run = next((word for word in options.overrides if "=" not in word or Path(word).exists()), None)
     if run is None:
         return compose(options).run, None
-    from frostline.cli.predict import run_folder, trained_spec
+    from frostline.cli.find_run import run_with_model, trained_spec
 
-    folder = run_folder(run, options.tracking_uri, options.config_dir)
+    folder = run_with_model(run, options.tracking_uri, options.config_dir)
     recorded = located(trained_spec(folder), folder)
     options.overrides.remove(run)
     foreign = [word for word in options.overrides if not word.startswith(("dataset=", "dataset.", "+dataset."))]
@@ -90,11 +90,12 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     import datasets
     from tqdm.auto import tqdm
 
-    from frostline import assets, model
+    from frostline import assets
     from frostline.console import configure_logging
-    from frostline.dataset import NO_PADDING, ImageInput, Padding, RowTable, token_table
-    from frostline.dataset.labels import class_words
-    from frostline.embed import Encoder, ParquetWriter, Pool, SafetensorsWriter, Writer
+    from frostline.data import NO_PADDING, ImageInput, Padding, RowTable, token_table
+    from frostline.data.label_rule import class_words
+    from frostline.inference.embeddings import Encoder, ParquetWriter, Pool, SafetensorsWriter, Writer
+    from frostline.models import loading
     from frostline.spec import Init, Task
     from frostline.train.data import load_data, load_pixel_table
     from frostline.train.setup import load_processor
@@ -110,7 +111,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
         raise SpecError("model.init=random: an untrained model's vectors say nothing; train it, and give the run")
     source = folder if folder is not None else assets.model_folder(spec.model, progress=bar)
     if folder is None:
-        model.check_weights(spec.model, source)
+        loading.check_weights(spec.model, source)
     encoder = Encoder(source, Pool(options.pool), options.block)
     rows, _ = load_data(replace(spec, dataset=replace(spec.dataset, also_evaluate=())), bar)
     processor, _ = load_processor(spec, source)

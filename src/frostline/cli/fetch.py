@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _converted(spec: ModelSpec, bar: bool) -> Path:
-    from frostline.pickled import is_converted, to_safetensors
+    from frostline.assets.convert import is_converted, to_safetensors
 
     if spec.source is Source.HUB:
         return assets.converted_hub_model(spec, to_safetensors)
@@ -49,7 +49,7 @@ def _converted(spec: ModelSpec, bar: bool) -> Path:
 def _dataset(spec: DatasetSpec, bar: bool) -> str:
     if spec.source is not Source.HUB:
         return str(assets.data_file(spec, progress=bar))
-    from frostline.dataset.read import read_hub
+    from frostline.data.readers import read_hub
 
     cache_dir = assets.home() / "datasets"
     try:

@@ -44,10 +44,10 @@ def examine(spec: RunSpec) -> dict[str, Any]:
     Raises:
         UserError: The model can't be found or isn't supported.
     """
-    from frostline import lora
-    from frostline.anatomy import count, count_at, dissect, undivided
-    from frostline.freeze import freeze
-    from frostline.model import fresh_tensors, skeleton
+    from frostline.freezing.freeze import freeze
+    from frostline.models import lora
+    from frostline.models.blocks import count, count_at, dissect, undivided
+    from frostline.models.loading import fresh_tensors, skeleton
 
     names = spec.dataset.label_names or ("LABEL_0", "LABEL_1")
     folder = assets.model_folder(spec.model)

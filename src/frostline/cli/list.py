@@ -118,7 +118,7 @@ def _metrics(own: Path | None) -> Entries:
 
 
 def _optimizers(own: Path | None) -> Entries:
-    from frostline.optimizer import OPTIMIZERS
+    from frostline.models.optimizer import OPTIMIZERS
 
     files = dict(_group("optimizer")(own))
     for name in sorted({*files, *OPTIMIZERS}):

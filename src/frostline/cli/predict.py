@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli.common import compose, find_study, override_parser
-from frostline.config import spec_from_json
+from frostline.cli.common import override_parser
+from frostline.cli.find_run import run_with_model, trained_spec
 from frostline.errors import UserError, visible
-from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files
-from frostline.result import RunResult
 
 if TYPE_CHECKING:
-    from frostline.predict import Prediction
-    from frostline.spec import RunSpec
+    from frostline.inference.predict import Prediction
 
 
 def main(arguments: list[str]) -> int:
@@ -41,14 +37,14 @@ def main(arguments: list[str]) -> int:
     if not options.overrides:
         parser.error("give a run: its folder or its MLflow run id")
     run, *texts = options.overrides
-    folder = run_folder(run, options.tracking_uri, options.config_dir)
+    folder = run_with_model(run, options.tracking_uri, options.config_dir)
     spec = trained_spec(folder)
     if (spec.dataset.pair_column is None) != (options.pair is None):
         need = (
             "was trained on pairs of texts: give the second with --pair" if options.pair is None else "takes no --pair"
         )
         raise UserError(f"{run}: its model {need}")
-    from frostline.predict import Predictor
+    from frostline.inference.predict import Predictor
 
     predictor = Predictor(folder / "model", spec.training.max_tokens)
     source = iter(texts) if texts else _lines()
@@ -57,62 +53,6 @@ def main(arguments: list[str]) -> int:
     for prediction in predictor.predict((text, options.pair) for text in source):
         print(visible(_shown(prediction, options.json)), flush=True)
     return 0
-
-
-def run_folder(run: str, tracking_uri: str | None, config_dir: str | None) -> Path:
-    """Returns the folder of a run.
-
-    Args:
-        run: Its folder, a sweep's name or folder (its best run), or an MLflow run id.
-        tracking_uri: Where to look an id up; None: the config's.
-        config_dir: A folder of the user's own config groups.
-
-    Raises:
-        UserError: There is none.
-    """
-    study = find_study(run)
-    if study is not None:
-        from frostline.cli.sweeping.folder import recommended_run_folder
-
-        return recommended_run_folder(study)
-    path = Path(run)
-    if path.is_dir():
-        return path
-    if "/" in run or not run.isalnum():
-        raise UserError(f"{run}: no such folder")
-    from argparse import Namespace
-
-    from frostline import tracking
-
-    uri = tracking_uri or compose(Namespace(overrides=[], config_dir=config_dir)).tracking.uri
-    return tracking.run_folder(uri, run)
-
-
-def run_spec(folder: Path) -> RunSpec:
-    """Returns what the run in a folder was.
-
-    Raises:
-        UserError: The folder is none of a run, or its record is damaged.
-    """
-    try:
-        return spec_from_json((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{folder}: is no run's folder ({SPEC_FILE}: {error.strerror})") from error
-    except (UserError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / SPEC_FILE}: is damaged: {error}") from error
-
-
-def trained_spec(folder: Path) -> RunSpec:
-    """Returns what the finished run in a folder was, its model checked against the run's record.
-
-    Raises:
-        UserError: The folder holds no finished run, no model, or a file that changed since the run.
-    """
-    spec = run_spec(folder)
-    if not (folder / MODEL_FOLDER).is_dir():
-        raise UserError(f"{folder / MODEL_FOLDER}: no trained model there (did the run finish?)")
-    check_files(folder, RunResult.read(folder), SPEC_FILE, MODEL_FOLDER)
-    return spec
 
 
 def _lines() -> Iterator[str]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from frostline.cli.common import OneLineParser, find_study
-from frostline.errors import RunFailedError, UserError, nearest, visible
-
-_RUNS = Path("runs")
+from frostline.cli.common import OneLineParser
+from frostline.cli.find_run import sweep_folder
+from frostline.errors import RunFailedError, UserError, visible
 
 
 def main(arguments: list[str]) -> int:
@@ -30,13 +28,13 @@ def main(arguments: list[str]) -> int:
         help="another sweep, to whose best point each depth is compared, on the same rows; may be given several times",
     )
     options = parser.parse_args(arguments)
-    folder = _folder(options.study)
-    from frostline.cli.sweeping.ending import report_again, standing
-    from frostline.cli.sweeping.evidence import baseline_of, other_rows
-    from frostline.cli.sweeping.folder import SweepFolder, read_description
-    from frostline.cli.sweeping.recovery import notes_of, recover
+    folder = sweep_folder(options.study)
     from frostline.console import configure_logging
     from frostline.report import make_console, print_answer
+    from frostline.sweep.finish import report_again, standing
+    from frostline.sweep.folder import SweepFolder, read_description
+    from frostline.sweep.predictions import baseline_of, other_rows
+    from frostline.sweep.recovery import notes_of, recover
 
     configure_logging()
     description = read_description(folder)
@@ -53,7 +51,7 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{folder}: no point of this sweep has begun yet")
     baselines = []
     for other in options.against:
-        there = _folder(other)
+        there = sweep_folder(other)
         known = read_description(there)
         if known["objective"] != description["objective"]:
             raise UserError(
@@ -71,12 +69,3 @@ def main(arguments: list[str]) -> int:
         console.print(f"run it again: {command}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"report: {paths[0]}", highlight=False, soft_wrap=True, markup=False)
     return 0
-
-
-def _folder(study: str) -> Path:
-    found = find_study(study)
-    if found is not None:
-        return found
-    known = sorted(path.parent.name for path in _RUNS.glob("*/sweep.json"))
-    there = f"; there are {', '.join(known)}" if known else "; no sweep was run in this folder yet"
-    raise UserError(f"{study}: no sweep of this name in {_RUNS}/{nearest(study, known)}{there}")

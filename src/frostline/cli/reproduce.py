@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -14,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline import scratch
-from frostline.cli.common import OneLineParser, find_study, located, refuse_scripts
+from frostline.cli.common import OneLineParser, located, refuse_scripts
+from frostline.cli.find_run import RUNS, run_record
 from frostline.console import configure_logging
 from frostline.errors import UserError, visible
 
@@ -23,12 +22,11 @@ if TYPE_CHECKING:
     import argparse
 
     from frostline.config import Job
-    from frostline.record import RunStart
+    from frostline.records.run_folder import RunStart
     from frostline.reproduce import Recorded, Verdict
     from frostline.spec import RunSpec
     from frostline.tracking import Child
 
-_RUNS = Path("runs")
 _BESIDE = ("tracking", "plugins")
 
 
@@ -44,12 +42,12 @@ def main(arguments: list[str]) -> int:
 
     job = _job(options)
     with ExitStack() as stack:
-        folder, run_id = _find(options.run, options.tracking_uri or job.tracking.uri, stack)
+        folder, run_id = run_record(options.run, options.tracking_uri or job.tracking.uri, stack)
         recorded = read_record(folder, options.run, _parse)
-        base = _RUNS
+        base = RUNS
         if run_id is None:
             recorded = dataclasses.replace(recorded, spec=located(recorded.spec, folder))
-            base = _RUNS if os.access(Path.cwd(), os.W_OK) else folder.parent  # beside the run, where we may write
+            base = RUNS if os.access(Path.cwd(), os.W_OK) else folder.parent  # beside the run, where we may write
             run_id = _run_of(folder, job)
         elif options.tracking_uri not in {None, job.tracking.uri}:
             run_id = None  # of another store: the re-run can't be its child
@@ -113,32 +111,6 @@ def _parse(text: str) -> RunSpec:
 # -- finding the record ----------------------------------------------------------------------------------------------
 
 
-def _find(run: str, uri: str, stack: ExitStack) -> tuple[Path, str | None]:
-    """Returns a folder with the record's files, and the MLflow run id if it was looked up there."""
-    from frostline.cli.sweeping.folder import recommended_run_folder
-
-    study = find_study(run)
-    if study is not None:
-        return recommended_run_folder(study), None
-    for folder in (Path(run), _RUNS / run):
-        if folder.is_dir():
-            return _one_seed(folder), None
-    if not re.fullmatch(r"[0-9a-f]{32}", run):
-        raise UserError(f"{run}: no run's folder, no sweep in {_RUNS}/, and no MLflow run id (32 hexadecimal digits)")
-    from frostline import tracking
-    from frostline.reproduce import RECORD_FILES
-
-    target = stack.enter_context(scratch.folder("record"))
-    tags = tracking.fetch_files(uri, run, RECORD_FILES, target)
-    if tags.get("frostline.kind") == "sweep":
-        best = tags.get("frostline.best_run")
-        if best is None:
-            raise UserError(f"{run}: is a sweep; give the run id of one of its points")
-        tracking.fetch_files(uri, best, RECORD_FILES, target)
-        return target, best
-    return target, run
-
-
 def _run_of(folder: Path, job: Job) -> str | None:
     """Returns the MLflow run that a folder is recorded in, in the store that the re-run goes to."""
     if not job.tracking.enabled:
@@ -148,22 +120,15 @@ def _run_of(folder: Path, job: Job) -> str | None:
     return recorded_run(folder, job.tracking.uri)
 
 
-def _one_seed(folder: Path) -> Path:
-    seeds = sorted(path.parent.name for path in folder.glob("s[0-9]*/spec.json"))
-    if seeds and not (folder / "spec.json").exists():
-        raise UserError(f"{folder}: has a run for each seed: give one, as {folder / seeds[0]}")
-    return folder
-
-
 # -- what is re-run --------------------------------------------------------------------------------------------------
 
 
 def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     """Returns the recorded spec, on as many threads and with the cache or without, with what is changed on purpose."""
-    from frostline.cli.sweeping.read import with_params
     from frostline.config import value_from_text
     from frostline.errors import nearest
     from frostline.spec import CACHE_MAX_BYTES, CacheMode, Progress
+    from frostline.sweep.read_config import with_params
 
     runtime = dataclasses.replace(recorded.spec.runtime, progress=Progress.AUTO)
     compute = recorded.result.provenance.get("compute") or {}
@@ -225,10 +190,10 @@ def _rerun(
 ) -> int:
     from frostline.launch import run
     from frostline.provenance import redact
-    from frostline.record import Recorder, Recorders, RunFolder, Sharing
+    from frostline.records.result import Status
+    from frostline.records.run_folder import Recorder, Recorders, RunFolder, Sharing
     from frostline.report import print_verdict
     from frostline.reproduce import TOLERANCE, compare, curve_of
-    from frostline.result import Status
     from frostline.signals import Interrupted, exit_code
     from frostline.tracking import MlflowRecorder
 
@@ -311,7 +276,7 @@ def _tell_mlflow(job: Job, folder: Path, verdict: Verdict) -> None:
 
 
 def _as_json(recorded: Recorded, verdict: Verdict, folder: Path) -> dict[str, Any]:
-    from frostline.result import finite
+    from frostline.records.result import finite
 
     data: dict[str, Any] = finite(dataclasses.asdict(verdict))
     return {"source": recorded.source, **data, "run_dir": str(folder)}

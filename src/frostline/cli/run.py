@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline import paths
-from frostline.config_errors import explain
+from frostline.config.errors import explain
 from frostline.console import configure_logging, report_error
 from frostline.errors import RunFailedError, UserError
 

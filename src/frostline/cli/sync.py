@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.cli.common import compose, override_parser
+from frostline.cli.find_run import RUNS
 from frostline.console import report_error
 from frostline.errors import UserError
 
 if TYPE_CHECKING:
     from frostline.tracking import Replay
-
-_RUNS = Path("runs")
 
 
 def main(arguments: list[str]) -> int:
@@ -33,9 +32,9 @@ def main(arguments: list[str]) -> int:
     actions = [action for action in parser._actions if action.dest == "overrides"]
     actions[0].help, actions[0].metavar = "where to look (runs/), and keys, as tracking.uri=...", "FOLDER|KEY=VALUE"
     options = parser.parse_intermixed_args(arguments)
-    folders = [Path(word) for word in options.overrides if "=" not in word] or [_RUNS]
+    folders = [Path(word) for word in options.overrides if "=" not in word] or [RUNS]
     for folder in folders:
-        if not folder.is_dir() and folder != _RUNS:
+        if not folder.is_dir() and folder != RUNS:
             raise UserError(f"{folder}: no such folder; give the one that the runs lie in")
     from frostline.config import spec_from_json
     from frostline.tracking import Replay, pending

@@ -20,17 +20,17 @@ from frostline.errors import RunFailedError, UserError, visible
 from frostline.files import write_atomically
 from frostline.preflight import check_resume
 from frostline.provenance import redact
-from frostline.record import SPEC_FILE, Recorder, Recorders, RunFolder
+from frostline.records.result import Cause, RunResult, Status
+from frostline.records.run_folder import SPEC_FILE, Recorder, Recorders, RunFolder
 from frostline.registry import import_plugins
 from frostline.report import one_line, summary
-from frostline.result import Cause, RunResult, Status
 from frostline.signals import PREEMPTED, Interrupted, exit_code
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from frostline.cli.sweeping.planning import PlanRequest
     from frostline.spec import RunSpec
+    from frostline.sweep.plan import PlanRequest
     from frostline.tracking import Child
 
 

@@ -17,8 +17,8 @@ from frostline.cli.common import OneLineParser, located, refuse_scripts
 from frostline.errors import UserError, visible
 from frostline.files import write_atomically
 from frostline.hashes import sealed, unsealed
-from frostline.record import MODEL_FOLDER, SPEC_FILE, TEST_FILE, check_files
-from frostline.result import RunResult, Status
+from frostline.records.result import RunResult, Status
+from frostline.records.run_folder import MODEL_FOLDER, SPEC_FILE, TEST_FILE, check_files
 from frostline.spec import TEST_SET, Task
 
 if TYPE_CHECKING:
@@ -47,10 +47,11 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--tracking-uri", help="the store that the number is recorded in too; the config's by default")
     options = parser.parse_args(arguments)
-    from frostline.cli.predict import run_folder, run_spec
+    from frostline.cli.find_run import run_with_model
+    from frostline.config.recorded import read_spec
 
-    folder = run_folder(options.run, options.tracking_uri, None)
-    spec, result = run_spec(folder), RunResult.read(folder)
+    folder = run_with_model(options.run, options.tracking_uri, None)
+    spec, result = read_spec(folder), RunResult.read(folder)
     check_files(folder, result, SPEC_FILE)
     spec = located(spec, folder)
     if not spec.dataset.has_test:
@@ -113,10 +114,10 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     import numpy as np
 
     from frostline.console import configure_logging
-    from frostline.dataset import NO_LABEL, NO_PADDING, ImageInput, Padding, RowTable, token_table
-    from frostline.dataset.tokens import num_words
+    from frostline.data import NO_LABEL, NO_PADDING, ImageInput, Padding, RowTable, token_table
+    from frostline.data.tokenize import num_words
+    from frostline.inference.predict import Predictor
     from frostline.metrics import ComputeMetrics
-    from frostline.predict import Predictor
     from frostline.train.data import load_data, load_pixel_table, warn_once
     from frostline.train.loss import losses_of
     from frostline.train.setup import load_processor
@@ -163,7 +164,7 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
 
 def _print(result: RunResult, told: dict[str, Any], note: str, *, by_word: bool) -> None:
     from frostline.report import number
-    from frostline.report.compare import interval_of_share
+    from frostline.report.significance import interval_of_share
 
     values, rows = told["metrics"], told["rows"]
     metric = result.objective.metric if result.objective is not None else next(iter(values))

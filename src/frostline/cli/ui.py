@@ -6,8 +6,9 @@ import os
 import sys
 
 from frostline import tracking
-from frostline.cli.common import UI_HOST, UI_PORT, compose, override_parser
+from frostline.cli.common import compose, override_parser
 from frostline.errors import UserError
+from frostline.tracking.links import UI_HOST, UI_PORT
 
 
 def main(arguments: list[str]) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from frostline.assets import home
 from frostline.cluster.transfer import Piece, Sent, Stamp, pieces, remove, stamps, write
-from frostline.pool import Event, Kind, Pool, resolve
+from frostline.workers.pool import Event, Kind, Pool, resolve
 
 _SCAN_S = 1.0
 """Seconds between two scans of the running trial's folder for new files."""

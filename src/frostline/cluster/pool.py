@@ -21,7 +21,7 @@ from frostline import scratch
 from frostline.cluster.node import About, Slot, SlotSettings, versions
 from frostline.cluster.transfer import Input, Inputs, Piece, input_pieces, pieces, stamps, write
 from frostline.errors import MachineError, UserError
-from frostline.pool import Event, Kind
+from frostline.workers.pool import Event, Kind
 
 log = logging.getLogger(__name__)
 

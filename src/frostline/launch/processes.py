@@ -22,7 +22,7 @@ from typing import Any
 
 from frostline import assets, scratch
 from frostline.errors import UserError
-from frostline.launch import wire
+from frostline.launch import messages
 from frostline.launch.rank import KEY_VARIABLE
 from frostline.signals import PREEMPTED
 from frostline.spec import RunSpec
@@ -86,7 +86,7 @@ class Processes:
         self._job = job
         self._log = out_dir / RANKS_LOG
         self._threads = threads
-        self.heard: queue.Queue[wire.Heard] = queue.Queue()
+        self.heard: queue.Queue[messages.Heard] = queue.Queue()
         self.pids: dict[int, int] = {}
         self._alive: dict[int, int] = {}
         """Of those whose wire is open: a number that is free again may be another process's."""
@@ -206,7 +206,7 @@ class Processes:
         else:
             config = str(assets.local_path(config))
         return [
-            sys.executable, "-P", "-m", "frostline.launch.launcher", "--config_file", config,
+            sys.executable, "-P", "-m", "frostline.launch.accelerate_launch", "--config_file", config,
             # What else the file says of these would contradict the record, or the GPUs of the slot.
             "--multi_gpu", "--num_processes", str(self.size), "--num_machines", "1", "--gpu_ids", "all",
             "--mixed_precision", "no", "--dynamo_backend", "no",
@@ -221,7 +221,7 @@ class Processes:
         return {
             **env,
             KEY_VARIABLE: key.hex(),
-            wire.EXIT_CODES_VARIABLE: str(self._exit_codes),
+            messages.EXIT_CODES_VARIABLE: str(self._exit_codes),
             "PYTHONPATH": os.pathsep.join(path),
             "PYTHONSAFEPATH": "1",  # the current folder comes last: `paths.search_path`
             "OMP_NUM_THREADS": str(max(1, self._threads // self.size)),
@@ -247,6 +247,6 @@ class Processes:
                 message = connection.recv()
             except (EOFError, OSError):
                 self._alive.pop(rank, None)
-                self.heard.put(wire.Heard(rank=rank, message=wire.Gone()))
+                self.heard.put(messages.Heard(rank=rank, message=messages.Gone()))
                 return
-            self.heard.put(wire.Heard(rank=rank, message=message))
+            self.heard.put(messages.Heard(rank=rank, message=message))

@@ -17,13 +17,13 @@ from typing import Any
 from frostline import assets
 from frostline.config import spec_from_text
 from frostline.errors import UserError
-from frostline.forking import die_with_creator
-from frostline.launch.wire import Refused, Wire, WireHandler, WireMonitor, WireRecorder, WireScreen
-from frostline.record import Sharing
+from frostline.launch.messages import Refused, Wire, WireHandler, WireMonitor, WireRecorder, WireScreen
+from frostline.records.result import Status
+from frostline.records.run_folder import Sharing
 from frostline.registry import import_plugins
-from frostline.result import Status
 from frostline.signals import Interrupted
 from frostline.spec import Progress
+from frostline.workers.process import die_with_creator
 
 KEY_VARIABLE = "FROSTLINE_RANKS_KEY"
 
@@ -32,7 +32,7 @@ def main(job_file: Path) -> int:
     """Trains this process's part.
 
     Args:
-        job_file: Written by `frostline.launch.parent`.
+        job_file: Written by `frostline.launch.distributed_run`.
 
     Returns:
         The exit code.
@@ -57,7 +57,7 @@ def main(job_file: Path) -> int:
 
 def _train(job: dict[str, Any], wire: Wire) -> int:
     from frostline.train import run
-    from frostline.train.ranks import Ranks
+    from frostline.train.distributed import Ranks
 
     import_plugins(job["plugins"])
     assets.set_places(job["places"])

@@ -1,7 +1,8 @@
 """Owns: results -> tables, figures, one HTML page. Must not know: MLflow, torch, where results come from."""
 
 from frostline.report.answer import Answer, GroupAnswer, LevelRow, answer_of
-from frostline.report.page import Material, write_report
+from frostline.report.html import Material, write_report
+from frostline.report.reproduction import print_differences, print_verdict
 from frostline.report.table import level_table
 from frostline.report.terminal import (
     Row,
@@ -14,9 +15,8 @@ from frostline.report.terminal import (
     summary,
     varying,
 )
+from frostline.report.text import headline, label, standing_lines
 from frostline.report.transfer import Baseline
-from frostline.report.verdict import print_differences, print_verdict
-from frostline.report.words import headline, label, standing_lines
 
 __all__ = [
     "Answer",

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted
 from frostline.decision import Decision, Level, Requirement, Setting, Standing, State
-from frostline.evidence import EvidenceOf, known
-from frostline.point import Point, ranked
-from frostline.point import State as TrialState
-from frostline.report.compare import interval_of_seeds, interval_of_share
+from frostline.records.predictions import EvidenceOf, known
+from frostline.records.trial import Point, ranked
+from frostline.records.trial import State as TrialState
+from frostline.report.significance import interval_of_seeds, interval_of_share
 from frostline.report.transfer import Baseline, Transfer, transfer_of
 from frostline.spec import DEPTH_KEY, CostName
 

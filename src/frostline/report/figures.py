@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.decision import State
-from frostline.point import Point, ranked
-from frostline.point import State as TrialState
+from frostline.records.trial import Point, ranked
+from frostline.records.trial import State as TrialState
 from frostline.report.answer import Answer, level_name, pareto
-from frostline.report.words import label
+from frostline.report.text import label
 from frostline.spec import DEPTH_KEY, CostName
 
 if TYPE_CHECKING:

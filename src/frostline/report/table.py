@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from frostline.decision import State
-from frostline.point import is_group
+from frostline.records.trial import is_group
 from frostline.report.answer import Answer, LevelRow, difference, level_name
 from frostline.spec import LR_KEY, ROWS_KEY, CostName, Value, short_number
 

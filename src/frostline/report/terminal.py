@@ -16,11 +16,11 @@ from rich.text import Text
 
 from frostline.decision import State
 from frostline.errors import visible
+from frostline.records.result import RunResult, Status
 from frostline.report.answer import Answer
 from frostline.report.table import level_table
+from frostline.report.text import against_words, cache_line, headline, label, legend, standing_lines
 from frostline.report.transfer import Score
-from frostline.report.words import against_words, cache_line, headline, label, legend, standing_lines
-from frostline.result import RunResult, Status
 from frostline.spec import DEPTH_KEY, EVAL_SET, Scalar, short_number
 
 _FILE_WIDTH = 160

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from frostline.evidence import Evidence, EvidenceOf
-from frostline.point import Point
-from frostline.report.compare import ALPHA, Comparison, compare, holm, interval_of_seeds
+from frostline.records.predictions import Evidence, EvidenceOf
+from frostline.records.trial import Point
+from frostline.report.significance import ALPHA, Comparison, compare, holm, interval_of_seeds
 from frostline.spec import EVAL_SET
 
 

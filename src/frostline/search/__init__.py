@@ -1,6 +1,5 @@
 """Owns: search space <-> Optuna, the ask/tell loop over an injected executor. Must not know: Hydra, torch, MLflow."""
 
-from frostline.search.choice import Key, Task, check_alike, hopeless, queue_of
 from frostline.search.forecast import Costs, Forecast, forecast
 from frostline.search.lock import LockLostError, open_locked
 from frostline.search.loop import (
@@ -13,6 +12,7 @@ from frostline.search.loop import (
     Summary,
     search,
 )
+from frostline.search.promotion import Key, Task, check_alike, hopeless, queue_of
 from frostline.search.storages import CorruptStudyError, Journal, open_url, storage_trouble, study_names
 from frostline.search.study import Study, read_points
 

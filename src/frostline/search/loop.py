@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from frostline.decision import RaceEnd
-from frostline.point import BASELINE_NUMBER, Outcome, Point, State
-from frostline.result import Cause
-from frostline.search.choice import Key, Task, finalists, promotable
+from frostline.records.result import Cause
+from frostline.records.trial import BASELINE_NUMBER, Outcome, Point, State
+from frostline.search.promotion import Key, Task, finalists, promotable
 from frostline.search.study import Study
 from frostline.spec import Params, SweepSpec
 

@@ -9,8 +9,8 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from frostline.point import State
-from frostline.search.marks import OUTCOME, VERDICTS
+from frostline.records.trial import State
+from frostline.search.attributes import OUTCOME, VERDICTS
 from frostline.search.storages import quiet
 
 

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 
-from frostline.search.trials import is_paused
+from frostline.search.study_view import is_paused
 from frostline.spec import Dimension, PrunerName, PrunerSpec, SamplerName
 
 if TYPE_CHECKING:

@@ -18,12 +18,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from frostline import scratch
 from frostline.errors import UserError
-from frostline.point import BASELINE_NUMBER, Outcome, Point, State
-from frostline.search import marks
+from frostline.records.trial import BASELINE_NUMBER, Outcome, Point, State
+from frostline.search import attributes
 from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import FrostSampler, PausedAsPruned, SeededSampler, distribution, make_pruner
 from frostline.search.storages import CorruptStudyError, Journal, again_if_cut_off, quiet
-from frostline.search.trials import Kind, Trials, is_paused, kind_of
+from frostline.search.study_view import Kind, Trials, is_paused, kind_of
 from frostline.spec import DEPTH_KEY, Params, PrunerName, SamplerName, Space, SweepSpec
 
 _STATES = {
@@ -129,29 +129,29 @@ class Study:
     @property
     def description(self) -> dict[str, Any] | None:
         """What sweep it is of, as somebody described it; None if nobody did yet."""
-        found = self._study.user_attrs.get(marks.DESCRIPTION)
+        found = self._study.user_attrs.get(attributes.DESCRIPTION)
         return dict(found) if found is not None else None
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Keeps what sweep it is of: a shared storage must not mix two sweeps of one name."""
-        self._study.set_user_attr(marks.DESCRIPTION, dict(description))
+        self._study.set_user_attr(attributes.DESCRIPTION, dict(description))
 
     @property
     def mlflow_run(self) -> str | None:
         """The id of the sweep's run in MLflow, if a command noted it: for one that resumes from another machine."""
-        found = self._study.user_attrs.get(marks.MLFLOW_RUN)
+        found = self._study.user_attrs.get(attributes.MLFLOW_RUN)
         return None if found is None else str(found)
 
     def note_mlflow_run(self, run_id: str) -> None:
         """Keeps the id of the sweep's run in MLflow."""
-        self._study.set_user_attr(marks.MLFLOW_RUN, run_id)
+        self._study.set_user_attr(attributes.MLFLOW_RUN, run_id)
 
     # -- filling -----------------------------------------------------------------------------------------------------
 
     @property
     def is_ready(self) -> bool:
         """Whether the queue was filled."""
-        return bool(self._study.user_attrs.get(marks.READY))
+        return bool(self._study.user_attrs.get(attributes.READY))
 
     def fill(self, queue: Sequence[Params], warm: Sequence[Point] = ()) -> None:
         """Puts the points to try first into the study, after those of an earlier one to learn from. Once.
@@ -170,7 +170,7 @@ class Study:
         for number, trial in enumerate(rows):
             if number not in present:
                 self._study.add_trial(trial)
-        self._study.set_user_attr(marks.READY, True)
+        self._study.set_user_attr(attributes.READY, True)
 
     def extend(self, queue: Sequence[Params], total: int) -> int:
         """Puts the points of a queue that the study lacks behind its own: a grid whose total was raised.
@@ -205,22 +205,22 @@ class Study:
             if point.first is not None:
                 paused = replace(point, state=State.PRUNED, outcome=point.first, stage=1)
                 trial = self._rebuilt(paused)
-                trial.user_attrs = {**trial.user_attrs, marks.RETRY: True}
+                trial.user_attrs = {**trial.user_attrs, attributes.RETRY: True}
             else:
                 trial = create_trial(
                     state=TrialState.WAITING,
                     system_attrs={"fixed_params": dict(point.params)},
-                    user_attrs={marks.RETRY: True},
+                    user_attrs={attributes.RETRY: True},
                 )
             self._study.add_trial(trial)
         if again:
-            self._study.set_user_attr(marks.EXTRA, self.num_extra + len(again))
+            self._study.set_user_attr(attributes.EXTRA, self.num_extra + len(again))
         return len(again)
 
     @property
     def num_extra(self) -> int:
         """Points beyond the total, because failed ones were tried again."""
-        return int(self._study.user_attrs.get(marks.EXTRA, 0))
+        return int(self._study.user_attrs.get(attributes.EXTRA, 0))
 
     @property
     def is_empty(self) -> bool:
@@ -234,7 +234,7 @@ class Study:
             values=self._values(point.outcome),
             params=dict(point.params),
             distributions=self._distributions(point.params),
-            user_attrs={marks.WARM: True, marks.OUTCOME: point.outcome.to_dict(point.stage)},
+            user_attrs={attributes.WARM: True, attributes.OUTCOME: point.outcome.to_dict(point.stage)},
         )
 
     def rebuild(self, points: Sequence[Point], warm: Sequence[Point] = ()) -> None:
@@ -258,24 +258,24 @@ class Study:
             elif number < len(warm):
                 self._study.add_trial(self._warm_trial(warm[number]))
             else:
-                self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={marks.SURPLUS: True}))
+                self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={attributes.SURPLUS: True}))
         for point in points:
             for seed, replicate in point.replicates.items():
                 self.tell_replicate(point.number, seed, replicate)
         failed = [point for point in points if point.state is State.FAILED and not point.is_baseline]
         retries = sum(any(p.params == f.params and p.number > f.number for p in points) for f in failed)
         if retries:
-            self._study.set_user_attr(marks.EXTRA, retries)
+            self._study.set_user_attr(attributes.EXTRA, retries)
 
     def _rebuilt(self, point: Point) -> FrozenTrial:
         attrs: dict[str, Any] = {}
         state, outcome = point.state, point.outcome
         if point.copy_of is not None:
-            attrs[marks.COPY] = point.copy_of
+            attrs[attributes.COPY] = point.copy_of
         if outcome is not None:
-            attrs[marks.OUTCOME] = (point.first or outcome).to_dict(1)
+            attrs[attributes.OUTCOME] = (point.first or outcome).to_dict(1)
         if point.stage == 2 and outcome is not None:
-            attrs[marks.FINAL] = outcome.to_dict(2)
+            attrs[attributes.FINAL] = outcome.to_dict(2)
         if point.is_paused:
             state = State.RUNNING
         wanted = {value: key for key, value in _STATES.items()}[state]
@@ -355,7 +355,7 @@ class Study:
         self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
         if self._plan.pruner.name is PrunerName.NONE:
             return False
-        verdicts: dict[str, Any] = dict(frozen.user_attrs.get(marks.VERDICTS) or {"steps": {}, "attrs": {}})
+        verdicts: dict[str, Any] = dict(frozen.user_attrs.get(attributes.VERDICTS) or {"steps": {}, "attrs": {}})
         known = verdicts["steps"].get(str(step))
         if known is None:
             newest = self._frozen(number)
@@ -366,7 +366,7 @@ class Study:
             )  # fmt: skip
             # In one piece: a pruner that is asked again after a kill must not see half of what it noted before.
             verdicts = {"steps": {**verdicts["steps"], str(step): known}, "attrs": attrs}
-            self._study._storage.set_trial_user_attr(frozen._trial_id, marks.VERDICTS, verdicts)
+            self._study._storage.set_trial_user_attr(frozen._trial_id, attributes.VERDICTS, verdicts)
         return bool(known)
 
     def _is_comparable(self, trial: FrozenTrial, frozen: FrozenTrial) -> bool:
@@ -391,9 +391,9 @@ class Study:
             return
         storage = self._study._storage
         with quiet():
-            storage.set_trial_user_attr(frozen._trial_id, marks.OUTCOME, outcome.to_dict(1))
+            storage.set_trial_user_attr(frozen._trial_id, attributes.OUTCOME, outcome.to_dict(1))
             if copy_of is not None:
-                storage.set_trial_user_attr(frozen._trial_id, marks.COPY, copy_of)
+                storage.set_trial_user_attr(frozen._trial_id, attributes.COPY, copy_of)
             if outcome.more:
                 return
             values, state = None, TrialState.FAIL
@@ -419,7 +419,7 @@ class Study:
         storage = self._study._storage
         if frozen.state.is_finished():  # told before, by a call that was cut off
             return
-        storage.set_trial_user_attr(frozen._trial_id, marks.FINAL, outcome.to_dict(2))
+        storage.set_trial_user_attr(frozen._trial_id, attributes.FINAL, outcome.to_dict(2))
         done = outcome.state is State.COMPLETE
         state = TrialState.COMPLETE if done else TrialState.FAIL
         storage.set_trial_state_values(frozen._trial_id, state, self._values(outcome) if done else None)
@@ -444,7 +444,7 @@ class Study:
             seed: Of the run.
             outcome: Of this seed alone.
         """
-        self._study.set_user_attr(f"{marks.REPLICATE}{number}.{seed}", outcome.to_dict(1))
+        self._study.set_user_attr(f"{attributes.REPLICATE}{number}.{seed}", outcome.to_dict(1))
 
     @again_if_cut_off
     def tell_baseline(self, params: Params, outcome: Outcome) -> None:
@@ -454,7 +454,7 @@ class Study:
             params: With which it was trained.
             outcome: Of it.
         """
-        self._study.set_user_attr(marks.BASELINE, {"params": params, "outcome": outcome.to_dict(1)})
+        self._study.set_user_attr(attributes.BASELINE, {"params": params, "outcome": outcome.to_dict(1)})
 
     @again_if_cut_off
     def baseline(self) -> Point | None:
@@ -547,7 +547,7 @@ def read_points(path: Path, name: str) -> list[Point]:
 
 def baseline_in(study: optuna.Study) -> Point | None:
     """Returns what full fine-tuning came to; None if it was not trained."""
-    data = study.user_attrs.get(marks.BASELINE)
+    data = study.user_attrs.get(attributes.BASELINE)
     if data is None:
         return None
     outcome = Outcome.from_dict(data["outcome"])[0]
@@ -561,16 +561,16 @@ def replicates_in(study: optuna.Study) -> dict[int, dict[int, Outcome]]:
     """Returns what further seeds came to, by number of the point and seed."""
     found: dict[int, dict[int, Outcome]] = {}
     for key, data in study.user_attrs.items():
-        if key.startswith(marks.REPLICATE):
-            number, seed = key.removeprefix(marks.REPLICATE).split(".")
+        if key.startswith(attributes.REPLICATE):
+            number, seed = key.removeprefix(attributes.REPLICATE).split(".")
             found.setdefault(int(number), {})[int(seed)] = Outcome.from_dict(data)[0]
     return found
 
 
 def _point(trial: FrozenTrial) -> Point:
     state, stage = _STATES[trial.state], 1
-    first = _outcome(trial, marks.OUTCOME)
-    final = _outcome(trial, marks.FINAL) if trial.state.is_finished() else None
+    first = _outcome(trial, attributes.OUTCOME)
+    final = _outcome(trial, attributes.FINAL) if trial.state.is_finished() else None
     outcome = first
     if final is not None and first is not None:
         stage = 2
@@ -592,7 +592,7 @@ def _point(trial: FrozenTrial) -> Point:
         state=state,
         outcome=outcome,
         history=dict(trial.intermediate_values),
-        copy_of=trial.user_attrs.get(marks.COPY),
+        copy_of=trial.user_attrs.get(attributes.COPY),
         stage=stage,
         first=first if first is not None and first.more else None,
     )

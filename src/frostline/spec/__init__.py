@@ -1,7 +1,7 @@
 """Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
 
 from frostline.spec.data import EVAL_SET, TEST_SET, DatasetSpec
-from frostline.spec.freezing import STAGED, FreezeName, FreezeSpec, Stage
+from frostline.spec.freeze import STAGED, FreezeName, FreezeSpec, Stage
 from frostline.spec.parts import (
     CACHE_MAX_BYTES,
     Balance,

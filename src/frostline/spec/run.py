@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from frostline.codec import decode
 from frostline.errors import SpecError
 from frostline.spec.data import DatasetSpec, last_part
-from frostline.spec.freezing import STAGED, FreezeName, FreezeSpec
+from frostline.spec.decode import decode
+from frostline.spec.freeze import STAGED, FreezeName, FreezeSpec
 from frostline.spec.parts import (
     Init,
     ModelSpec,

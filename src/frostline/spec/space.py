@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from frostline.codec import decode
 from frostline.errors import SpecError
+from frostline.spec.decode import decode
 
 Value = str | int | float | bool | None
 Params = dict[str, Value]

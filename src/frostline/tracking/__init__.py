@@ -1,6 +1,6 @@
 """Owns: MLflow, in and out; the only importer of mlflow. Must not know: training."""
 
-from frostline.record import MODEL_FOLDER
+from frostline.records.run_folder import MODEL_FOLDER
 from frostline.tracking.client import (
     RUN_DIR_TAG,
     absolute,
@@ -14,12 +14,12 @@ from frostline.tracking.client import (
     tag_run,
     ui_command,
 )
-from frostline.tracking.dead import reconcile
-from frostline.tracking.describe import Child
-from frostline.tracking.recorder import MlflowRecorder
-from frostline.tracking.replay import OtherStoreError, Replay, publish_run
-from frostline.tracking.spool import pending
+from frostline.tracking.content import Child
+from frostline.tracking.orphans import reconcile
+from frostline.tracking.pending import pending
+from frostline.tracking.run import MlflowRecorder
 from frostline.tracking.sweep import SweepRun
+from frostline.tracking.sync import OtherStoreError, Replay, publish_run
 
 __all__ = [
     "MODEL_FOLDER",

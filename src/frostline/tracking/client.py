@@ -18,13 +18,13 @@ from frostline import scratch
 from frostline.errors import UserError
 from frostline.files import write_atomically
 from frostline.provenance import process_start, redact
-from frostline.record import MODEL_FOLDER, RUN_FILE
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import MODEL_FOLDER, RUN_FILE
 from frostline.spec import TrackingSpec
-from frostline.tracking.clean import batches
 from frostline.tracking.database import follow_move, is_half_made, make_anew, make_database, migration_lock
 from frostline.tracking.model import download_model, model_id_of
-from frostline.tracking.spool import check_up, reason_of
+from frostline.tracking.names import batches
+from frostline.tracking.pending import check_up, reason_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -16,9 +16,9 @@ import yaml
 
 from frostline import scratch
 from frostline.files import refuse_links
-from frostline.record import MODEL_FOLDER, SPEC_FILE, check_files
-from frostline.result import RunResult
-from frostline.tracking.clean import MAX_TAG
+from frostline.records.result import RunResult
+from frostline.records.run_folder import MODEL_FOLDER, SPEC_FILE, check_files
+from frostline.tracking.names import MAX_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

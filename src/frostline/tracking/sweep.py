@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.provenance import redact, without_user
-from frostline.record import MODEL_FOLDER
-from frostline.result import Status
+from frostline.records.result import Status
+from frostline.records.run_folder import MODEL_FOLDER
 from frostline.spec import TrackingSpec
-from frostline.tracking import spool
-from frostline.tracking.clean import Cleaner, clean_name
+from frostline.tracking import pending as spool
 from frostline.tracking.client import (
     BEST_TAG,
     CLEANED_TAG,
@@ -29,9 +28,10 @@ from frostline.tracking.client import (
     send_params,
     source_tags,
 )
-from frostline.tracking.dead import end_dead_runs, end_runs_below, reconcile
+from frostline.tracking.links import View, publish
 from frostline.tracking.model import log_model
-from frostline.tracking.view import View, publish
+from frostline.tracking.names import Cleaner, clean_name
+from frostline.tracking.orphans import end_dead_runs, end_runs_below, reconcile
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -4,7 +4,7 @@ from frostline.signals import Interrupted
 from frostline.train.probe import Footprint, Probe, footprint, probe
 from frostline.train.run import run
 from frostline.train.setup import prepare
-from frostline.train.warm import be_own_process, can_be_forked, settle
+from frostline.train.worker_setup import be_own_process, can_be_forked, settle
 
 __all__ = [
     "Footprint",

@@ -19,15 +19,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from frostline.record import INPUTS, Monitor, Recorder, Verdict
+from frostline.records.run_folder import INPUTS, Monitor, Recorder, Verdict
 from frostline.signals import SignalGuard
 from frostline.spec import Direction, Every, TrainingSpec
-from frostline.train.batches import FilledSampler
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import RngState
+from frostline.train.distributed import Ranks
 from frostline.train.loss import BatchLoss, DivergedError
-from frostline.train.ranks import Ranks
-from frostline.train.window import LossWindow
+from frostline.train.loss_window import LossWindow
+from frostline.train.sampling import FilledSampler
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any
 from frostline.errors import UserError
 from frostline.files import write_atomically
 from frostline.hashes import file_sha256
-from frostline.record import CHECKPOINTS_FOLDER
+from frostline.records.run_folder import CHECKPOINTS_FOLDER
 
 log = logging.getLogger(__name__)
 

@@ -11,15 +11,14 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from frostline import assets
-from frostline.dataset import ImageInput, PixelTable, Rows, Tokenized, load_rows, pixelize, tokenize
-from frostline.dataset.labelled import keys_of
-from frostline.dataset.pictures import image_files
-from frostline.dataset.pixels import pixel_tables
+from frostline import assets, process_cache
+from frostline.data import ImageInput, PixelTable, Rows, Tokenized, load_rows, pixelize, tokenize
+from frostline.data.build_rows import keys_of
+from frostline.data.image_files import image_files
+from frostline.data.pixel_table import pixel_tables
 from frostline.errors import AssetError, DataError, UserError, listing
+from frostline.process_cache import Kept
 from frostline.spec import EVAL_SET, TEST_SET, DatasetSpec, Format, RunSpec, Source
-from frostline.train import warm
-from frostline.train.warm import Kept
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +176,7 @@ def _key(spec: DatasetSpec, bar: bool = False) -> Hashable | None:
     if spec.is_image and not contained:
         return None  # it may name files
     every = [each for path in files for each in ([path] if path.is_file() else image_files(path))]
-    return spec, warm.stamp(every)
+    return spec, process_cache.stamp(every)
 
 
 def _rows(spec: DatasetSpec, bar: bool) -> Rows:

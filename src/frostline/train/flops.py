@@ -10,8 +10,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from frostline.anatomy import NamedModule
-from frostline.dataset import PixelTable, RowTable
+from frostline.data import PixelTable, RowTable
+from frostline.models.blocks import NamedModule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,27 +13,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from frostline.dataset import NO_LABEL
+from frostline.data import NO_LABEL
+from frostline.data.fillers import is_row
 from frostline.spec import Task
-from frostline.train.ranks import Ranks
+from frostline.train.distributed import Ranks
 
 _LAST_STEP = 2**48
-
-
-def mark_fillers(labels: torch.Tensor, fillers: torch.Tensor) -> torch.Tensor:
-    """Returns labels that say which rows are no rows: copies that only fill up a batch.
-
-    Args:
-        labels: `[B]`, or of each token `[B, T]`.
-        fillers: `[B]`.
-    """
-    which = fillers if labels.dim() == 1 else fillers[:, None]
-    return labels.masked_fill(which, math.nan if labels.is_floating_point() else NO_LABEL)
-
-
-def is_row(labels: torch.Tensor) -> torch.Tensor:
-    """Returns which labels, `[B]` or `[B, T]`, are those of rows, or of words."""
-    return ~labels.isnan() if labels.is_floating_point() else labels != NO_LABEL
 
 
 class DivergedError(RuntimeError):
@@ -90,7 +75,7 @@ def summed_loss(
         logits: `[B, C]`, or of each token `[B, T, C]`.
         labels: `[B]`, or `[B, T]`.
         task: Cross entropy for classification, squared error for regression; the mean over the classes of the binary
-            cross entropy where a row may have several, whose labels are bits (`frostline.dataset.labels`).
+            cross entropy where a row may have several, whose labels are bits (`frostline.data.label_rule`).
         may_fill: Whether there may be fillers.
         weights: Of the classes, `[C]`; None: all weigh alike.
     """

@@ -14,9 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 from frostline import scratch
 from frostline.errors import UserError
 from frostline.files import write_atomically
-from frostline.prefix.suffix import hidden_size
-from frostline.record import SPEC_FILE, NullRecorder, Recorder, Sharing
-from frostline.result import Cost, RunResult, Status
+from frostline.prefix_cache.suffix import hidden_size
+from frostline.records.result import Cost, RunResult, Status
+from frostline.records.run_folder import SPEC_FILE, NullRecorder, Recorder, Sharing
 from frostline.spec import STAGED, CacheMode, Every, FreezeName, FreezeSpec, Progress, RunSpec
 from frostline.train.data import load_only
 from frostline.train.run import run

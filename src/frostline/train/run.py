@@ -13,11 +13,23 @@ from typing import Any
 
 import torch
 
-from frostline import lora
 from frostline.errors import ModelError, UserError, listing, machine_trouble, origin
-from frostline.freeze import trained_sha256
+from frostline.freezing.freeze import trained_sha256
+from frostline.machine import device_of
+from frostline.models import lora
+from frostline.prefix_cache.attach import Cached
 from frostline.provenance import PeakMemory
-from frostline.record import (
+from frostline.records.result import (
+    CacheUse,
+    Cause,
+    Cost,
+    Objective,
+    RunResult,
+    Status,
+    describe_cache_uses,
+    read_cache_uses,
+)
+from frostline.records.run_folder import (
     INPUTS,
     MODEL_FOLDER,
     Monitor,
@@ -28,21 +40,18 @@ from frostline.record import (
     Verdict,
     metrics_up_to,
 )
-from frostline.result import CacheUse, Cause, Cost, Objective, RunResult, Status, describe_cache_uses, read_cache_uses
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import FreezeName, Keep, RunSpec
 from frostline.train import callbacks
-from frostline.train.cached import Cached
 from frostline.train.checkpoint import CheckpointStore
-from frostline.train.device import device_of
+from frostline.train.distributed import Ranks, SharedMonitor, is_of_collective
+from frostline.train.evaluate import score, write_predictions
 from frostline.train.flops import flops_per_epoch, sample_of
 from frostline.train.loss import DivergedError
-from frostline.train.ranks import Ranks, SharedMonitor, is_of_collective
-from frostline.train.scored import score, write_predictions
 from frostline.train.setup import Setup, prepare
-from frostline.train.stages import Stages
 from frostline.train.trainer import Assembly, assemble
-from frostline.train.warm import settle
+from frostline.train.unfreezing import Stages
+from frostline.train.worker_setup import settle
 
 log = logging.getLogger(__name__)
 

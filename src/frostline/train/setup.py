@@ -15,19 +15,24 @@ import datasets
 import numpy as np
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-from frostline import assets, lora, model, optimizer, provenance
-from frostline.anatomy import Anatomy, dissect, num_blocks_of, undivided
-from frostline.dataset import NO_PADDING, ImageInput, Padding, PixelTable, Rows, Tokenized
-from frostline.drift import Drift
+from frostline import assets, process_cache, provenance
+from frostline.data import NO_PADDING, ImageInput, Padding, PixelTable, Rows, Tokenized
 from frostline.errors import ModelError, SpecError, listing
-from frostline.freeze import FrozenPart, freeze
+from frostline.freezing.drift import Drift
+from frostline.freezing.freeze import FrozenPart, freeze
 from frostline.hashes import unchanged_sha256
+from frostline.machine import Machine
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
-from frostline.model import LoadedModel
-from frostline.record import Sharing
+from frostline.models import loading, lora, optimizer
+from frostline.models.blocks import Anatomy, dissect, num_blocks_of, undivided
+from frostline.models.loading import LoadedModel
+from frostline.prefix_cache.attach import Cached, Request, cache_use, open_cache
+from frostline.prefix_cache.probe_model import look
+from frostline.process_cache import Kept
+from frostline.records.result import CacheUse
+from frostline.records.run_folder import Sharing
 from frostline.registry import plugins_sha256
-from frostline.result import CacheUse
 from frostline.spec import (
     EVAL_SET,
     STAGED,
@@ -41,15 +46,11 @@ from frostline.spec import (
     Stage,
     Task,
 )
-from frostline.train import warm
-from frostline.train.cached import Cached, Request, cache_use, open_cache
 from frostline.train.data import load_data, load_pixels, load_tables, overlap, warn_once
-from frostline.train.device import Machine, seed_everything, set_up
-from frostline.train.looked import look
+from frostline.train.device import seed_everything, set_up
+from frostline.train.distributed import Ranks
 from frostline.train.progress import wants_bar
-from frostline.train.ranks import Ranks
-from frostline.train.stages import Stages, open_stages, reached
-from frostline.train.warm import Kept
+from frostline.train.unfreezing import Stages, open_stages, reached
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def prepare(
     bar = wants_bar(spec.runtime.progress)
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
     folder = assets.model_folder(spec.model, progress=bar)
-    spec.check_depth(spec.model.num_blocks or num_blocks_of(model.load_config(folder)))
+    spec.check_depth(spec.model.num_blocks or num_blocks_of(loading.load_config(folder)))
     processor, processor_sha256 = load_processor(spec, folder)
     rows, others = load_data(spec, bar)
     num_labels = len(rows.label_names) or 1
@@ -136,7 +137,7 @@ def prepare(
 
     def load() -> tuple[LoadedModel, Anatomy]:
         seed_everything(spec.seed)  # here, so that the head's weights don't depend on what came before
-        loaded = model.load_model(
+        loaded = loading.load_model(
             spec.model, folder, task=spec.dataset.task, label_names=rows.label_names,
             processor=processor.processor if isinstance(processor, ImageInput) else processor,
         )  # fmt: skip
@@ -144,7 +145,7 @@ def prepare(
         if isinstance(tables.train, PixelTable):
             anatomy = replace(anatomy, image=tables.train.shape)
         if spec.model.init is Init.PRETRAINED:
-            model.check_fresh(loaded.fresh, [n for n, _ in anatomy.prefix(anatomy.num_blocks)], folder)
+            loading.check_fresh(loaded.fresh, [n for n, _ in anatomy.prefix(anatomy.num_blocks)], folder)
         return loaded, anatomy
 
     looked = look(load, tables, wanted=_wants_look(spec, resumed))
@@ -308,18 +309,18 @@ def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase
     Raises:
         ModelError: There is no such thing in the folder, or it doesn't fit the model.
     """
-    kept = (folder, warm.stamp([folder / "config.json"]))
+    kept = (folder, process_cache.stamp([folder / "config.json"]))
     if spec.dataset.is_image:
-        files = [path for name in model.PROCESSOR_FILES if (path := folder / name).is_file()]
-        found = _PROCESSORS.get((*kept, warm.stamp(files)), lambda: model.load_image_processor(folder))
+        files = [path for name in loading.PROCESSOR_FILES if (path := folder / name).is_file()]
+        found = _PROCESSORS.get((*kept, process_cache.stamp(files)), lambda: loading.load_image_processor(folder))
         # What it does, not the file: there are two, of which one overrides the other.
         sha256 = hashlib.sha256(json.dumps(found.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
-        channels = int(getattr(model.load_config(folder), "num_channels", 3))
+        channels = int(getattr(loading.load_config(folder), "num_channels", 3))
         return ImageInput(processor=found, sha256=sha256, channels=channels), sha256
     max_tokens, sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)
     by_word = spec.dataset.task is Task.TOKEN_CLASSIFICATION
     tokenizer = _TOKENIZERS.get(
-        (*kept, sha256, max_tokens, by_word), lambda: model.load_tokenizer(folder, max_tokens, by_word=by_word)
+        (*kept, sha256, max_tokens, by_word), lambda: loading.load_tokenizer(folder, max_tokens, by_word=by_word)
     )
     return tokenizer, sha256
 

@@ -18,22 +18,24 @@ from transformers import (
     TrainingArguments,
 )
 
-from frostline.dataset import RowTable
-from frostline.record import Monitor, Recorder
+from frostline.data import RowTable
+from frostline.data.fillers import is_row
+from frostline.machine import Machine
+from frostline.prefix_cache.attach import Cached
+from frostline.prefix_cache.collate import Collator
+from frostline.records.run_folder import Monitor, Recorder
 from frostline.signals import SignalGuard
 from frostline.spec import Balance, Every, FreezeName, Precision, RunSpec, Sampling, Task, TrainingSpec
 from frostline.train import callbacks
-from frostline.train.batches import Collator, FilledSampler, LikeLengthSampler, RowNumbers
-from frostline.train.cached import Cached
 from frostline.train.checkpoint import CheckpointStore
-from frostline.train.device import Machine
-from frostline.train.loss import BatchLoss, class_weights, is_row, summed_loss
+from frostline.train.distributed import Ranks
+from frostline.train.loss import BatchLoss, class_weights, summed_loss
+from frostline.train.loss_window import LossWindow
 from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
-from frostline.train.ranks import Ranks
+from frostline.train.sampling import FilledSampler, LikeLengthSampler, RowNumbers
 from frostline.train.setup import Setup, padding_of
-from frostline.train.stages import StageCallback, Stages, make_scheduler
-from frostline.train.window import LossWindow
+from frostline.train.unfreezing import StageCallback, Stages, make_scheduler
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrides, run_job, setup_globals
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from frostline.cli.sweeping.executors import TEMPLATE, WARM
-from frostline.cli.sweeping.slots import share_gpus, slot_env, visible_gpus
-from frostline.pool import Channel, Kind, Pool
 from frostline.provenance import num_cores
+from frostline.sweep.executors import TEMPLATE, WARM
+from frostline.sweep.slots import share_gpus, slot_env, visible_gpus
+from frostline.workers.pool import Channel, Kind, Pool
 
 if TYPE_CHECKING:
     from hydra_plugins.frostline_local_launcher.launcher import FrostlineLocalLauncher

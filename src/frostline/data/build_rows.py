@@ -1,0 +1,345 @@
+"""Owns: raw columns -> rows with a label and a hash each: texts, words, images. Must not know: how they are split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import datasets
+
+from frostline.data.label_rule import (
+    NULL_OF_DATABASES,
+    LabelRule,
+    is_missing,
+    is_number,
+    label_rule,
+    members,
+    multi_hot_width,
+)
+from frostline.data.lists import list_in
+from frostline.data.raw_table import RawTable
+from frostline.data.split import bytes_key, row_key
+from frostline.data.table_cache import map_cached
+from frostline.errors import DataError, listing, nearest
+from frostline.spec import DatasetSpec, MissingLabels, Task
+
+Label = TypeVar("Label")
+
+ROWS_VERSION = 2  # part of cache fingerprints: raise it when the same input would give other rows
+
+_BETWEEN_WORDS = "\0"
+
+
+def keys_of(table: datasets.Dataset) -> Iterator[int]:
+    """Yields the hash of each row of `Rows`: of its text and pair, or its image."""
+    if "image" in table.column_names:
+        for row in table.select_columns("image"):
+            yield bytes_key(_image(row["image"], "", "image", None)[1])
+        return
+    for batch in table.iter(10_000):
+        if "words" in batch:
+            yield from (row_key(_BETWEEN_WORDS.join(words), None) for words in batch["words"])
+            continue
+        yield from map(row_key, batch["text"], batch.get("pair") or [None] * len(batch["text"]))
+
+
+def with_named_labels(raw: RawTable, spec: DatasetSpec) -> RawTable:
+    """Returns a table whose labels are names, where it brings names of its own: two tables may count them otherwise."""
+    feature = raw.table.features.get(spec.label_column)
+    inner = getattr(feature, "feature", feature)
+    if not isinstance(inner, datasets.ClassLabel):
+        return raw
+    names = list(inner.names)
+    if (
+        spec.task is Task.REGRESSION
+        and (odd := next((each for each in names if not is_number(each)), None)) is not None
+    ):
+        raise DataError(f"dataset.label_column={spec.label_column}: its classes are names (as {odd!r}), not numbers")
+    known = dict(enumerate(names))
+
+    def name(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [name(each) for each in value]
+        return known.get(value, None if value is None else str(value))
+
+    def convert(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {spec.label_column: [name(value) for value in batch[spec.label_column]]}
+
+    plain: Any = datasets.Value("string")
+    features = raw.table.features.copy()
+    features[spec.label_column] = plain if inner is feature else datasets.Sequence(plain)
+    labels = map_cached(
+        raw.table.select_columns([spec.label_column]), convert,
+        digest_of(["names", raw.fingerprint, spec.label_column, names])[:32], batched=True,
+        features=datasets.Features({spec.label_column: features[spec.label_column]}), desc="names",
+    )  # fmt: skip
+    others = [column for column in raw.table.column_names if column != spec.label_column]
+    table = datasets.concatenate_datasets([raw.table.select_columns(others), labels], axis=1) if others else labels
+    return replace(raw, table=table, label_names=tuple(names))
+
+
+def rule_of(spec: DatasetSpec, raw: RawTable) -> LabelRule:
+    """Returns what the labels of a table mean.
+
+    Raises:
+        DataError: It lacks a column, or its labels don't fit the task.
+    """
+    _check_columns(spec, raw)
+    feature = raw.table.features[spec.label_column]
+    if spec.task is Task.MULTI_LABEL:
+        try:
+            width = multi_hot_width(raw.table[spec.label_column][:], spec.label_separator)
+        except DataError as error:
+            raise DataError(f"dataset.label_column={spec.label_column}: {error}") from error
+        if width is not None:
+            return label_rule(spec, [], raw.label_names, len(raw.table), width)
+    if spec.task in {Task.MULTI_LABEL, Task.TOKEN_CLASSIFICATION}:
+        return label_rule(spec, _members(raw, spec), raw.label_names, len(raw.table))
+    needs_classes = spec.task is Task.CLASSIFICATION and spec.threshold is None
+    try:
+        unique = raw.table.unique(spec.label_column) if needs_classes else []
+    except Exception as error:
+        lists = isinstance(feature, (datasets.Sequence, datasets.List))
+        what = f"{feature}, not labels{'; rows of several classes are dataset.task=multi_label' if lists else ''}"
+        what = 'values of several kinds ("1" beside 1): write all alike' if isinstance(feature, datasets.Json) else what
+        raise DataError(f"dataset.label_column={spec.label_column}: holds {what}") from error
+    return label_rule(spec, unique, raw.label_names, len(raw.table))
+
+
+def check_same_form(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> None:
+    """Refuses another file whose rows are a 0 or a 1 for each class, where the training rows name their classes.
+
+    Raises:
+        DataError: It is one: `[0, 1]` would be taken for the classes of these names.
+    """
+    _check_columns(spec, raw)
+    if rule.separator is None or rule.is_multi_hot:
+        return
+    try:
+        width = multi_hot_width(raw.table[spec.label_column][:], rule.separator)
+    except DataError:  # said again with its row, when that is labelled
+        return
+    if width == len(rule.names):
+        raise DataError(
+            f"{raw.name}: its labels are a 0 or a 1 for each class, those of the training rows name their classes: "
+            f"write both alike (dataset.label_column={spec.label_column})"
+        )
+
+
+def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
+    """Returns the different classes of rows that may have several, in the order in which they come."""
+    separator = spec.label_separator if spec.task is Task.MULTI_LABEL else None
+    found: dict[Any, None] = {}
+    for batch in raw.table.select_columns(spec.label_column).iter(10_000):
+        for value in batch[spec.label_column]:
+            if not is_missing(value):
+                try:
+                    found.update(dict.fromkeys(members(value, separator)))
+                except TypeError as error:
+                    raise DataError(f"dataset.label_column={spec.label_column}: holds lists of lists") from error
+                except DataError as error:
+                    raise DataError(f"dataset.label_column={spec.label_column}: {error}") from error
+    return [value for value in found if not is_missing(value)]
+
+
+def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
+    content = ("image_column",) if spec.is_image else ("text_column", "pair_column")
+    for key in (*content, "label_column"):
+        column = getattr(spec, key)
+        if column is not None and column not in raw.table.column_names:
+            known = raw.table.column_names
+            hint = ""
+            if len(known) == 1 and spec.separator is None:  # a hint, and no guess: a text may hold any sign
+                sign = next((sign for sign in ";\t|" if column in known[0].split(sign)), None)
+                way = "dataset.format=tsv" if sign == "\t" else f"'dataset.separator=\"{sign}\"'"
+                hint = f"; if {sign!r} stands between its columns, give {way}" if sign else ""
+            raise DataError(
+                f"dataset.{key}={column}: {raw.name} has no such column{nearest(column, known)}; "
+                f"it has {listing(known)}{hint}"
+            )
+
+
+def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
+    """Returns columns text, pair, labels and key, dropped rows left out; converted once for the same input."""
+    _check_columns(spec, raw)
+    if spec.is_image:
+        return _labelled_images(raw, spec, rule)
+    if rule.by_word:
+        return _labelled_words(raw, spec, rule)
+    regression = spec.task is Task.REGRESSION
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {"text": [], "labels": [], "key": []}
+        if spec.pair_column is not None:
+            out["pair"] = []
+        for offset, index in enumerate(indices):
+            where = f"{raw.name}, row {index + 1}"
+            label = _label(rule, batch[spec.label_column][offset], where, spec)
+            if label is None:
+                continue
+            text = _text(batch[spec.text_column][offset], where, spec.text_column)
+            pair = None
+            if spec.pair_column is not None:
+                pair = _text(batch[spec.pair_column][offset], where, spec.pair_column)
+            out["text"].append(text)
+            out["labels"].append(label)
+            out["key"].append(row_key(text, pair))
+            if pair is not None:
+                out["pair"].append(pair)
+        return out
+
+    features = {"text": "string", "labels": "float64" if regression else "int64", "key": "int64"}
+    if spec.pair_column is not None:
+        features["pair"] = "string"
+    return map_cached(
+        raw.table, convert, _kept_as(raw, spec, rule), batched=True, with_indices=True,
+        remove_columns=raw.table.column_names,
+        features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}), desc="labels",
+    )  # fmt: skip
+
+
+def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
+    """Returns columns words and labels (lists of one length) and key, rows without a word left out."""
+
+    def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        out: dict[str, list[Any]] = {"words": [], "labels": [], "key": []}
+        for offset, index in enumerate(indices):
+            where = f"{raw.name}, row {index + 1}"
+            labels = _label(rule.of_words, batch[spec.label_column][offset], where, spec)
+            if labels is None:
+                continue
+            words = _words(batch[spec.text_column][offset], where, spec.text_column)
+            if len(words) != len(labels):
+                raise DataError(f"{where}: has {len(words)} words and {len(labels)} labels")
+            if words:
+                out["words"].append(words)
+                out["labels"].append(labels)
+                out["key"].append(row_key(_BETWEEN_WORDS.join(words), None))
+        return out
+
+    features = {
+        "words": datasets.Sequence(datasets.Value("string")),
+        "labels": datasets.Sequence(datasets.Value("int64")),
+        "key": datasets.Value("int64"),
+    }
+    return map_cached(
+        raw.table, convert, _kept_as(raw, spec, rule), batched=True, with_indices=True,
+        remove_columns=raw.table.column_names, features=datasets.Features(features), desc="labels",
+    )  # fmt: skip
+
+
+def _words(value: Any, where: str, column: str) -> list[str]:
+    if isinstance(value, str):
+        try:
+            found = list_in(value) if re.match(r"\s*[\[(]\s*['\"]", value) else None  # else a text in brackets
+        except DataError as error:
+            raise DataError(f"{where}: {error} (column {column})") from error
+        value = value.split() if found is None else found
+    if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
+        raise DataError(f"{where}: expected a list of words in column {column}, got {type(value).__name__}")
+    return list(value)
+
+
+def _labelled_images(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
+    """Returns columns image (not decoded), labels and key, dropped rows left out."""
+    column = spec.image_column
+    assert column is not None
+    table = raw.table
+    if isinstance(table.features[column], datasets.Image):
+        table = table.cast_column(column, datasets.Image(decode=False))
+    is_in_table = isinstance(table.features[column], datasets.Image)
+    out: dict[str, list[Any]] = {"labels": [], "key": []}
+    used, paths = list[int](), list[dict[str, Any]]()
+    for index, row in enumerate(table.select_columns([column, spec.label_column])):
+        where = f"{raw.name}, row {index + 1}"
+        label = _label(rule, row[spec.label_column], where, spec)
+        if label is None:
+            continue
+        image, content = _image(row[column], where, column, raw.folder)
+        used.append(index)
+        if not is_in_table:
+            paths.append(image)
+        out["labels"].append(label)
+        out["key"].append(bytes_key(content))
+    kind = "float64" if spec.task is Task.REGRESSION else "int64"
+    features = {"labels": datasets.Value(kind), "key": datasets.Value("int64")}
+    labels = datasets.Dataset.from_dict(out, features=datasets.Features(features))
+    if is_in_table:  # which may be large: it is not copied
+        images = table.select_columns([column]).rename_columns({column: "image"} if column != "image" else {})
+        images = images if len(used) == len(images) else images.select(used)
+    else:
+        named = datasets.Features({"image": datasets.Image(decode=False)})
+        images = datasets.Dataset.from_dict({"image": paths}, features=named)
+    return datasets.concatenate_datasets([images, labels], axis=1)
+
+
+def _image(value: Any, where: str, column: str, folder: Path | None) -> tuple[dict[str, Any], bytes]:
+    """Returns an image as `datasets.Image` keeps it, and the bytes of its file."""
+    if isinstance(value, bytes):
+        value = {"bytes": value, "path": None}
+    if isinstance(value, str) and value and folder is not None:
+        value = {"bytes": None, "path": str(folder / value)}
+    if value is None or value == "":
+        raise DataError(f"{where}: the image is missing (column {column})")
+    if not isinstance(value, dict) or not ("bytes" in value or "path" in value):
+        raise DataError(f"{where}: expected an image in column {column}, got {type(value).__name__}")
+    if value.get("bytes") is not None:
+        _refuse_deep(value["bytes"], where)
+        return {"bytes": value["bytes"], "path": None}, value["bytes"]
+    try:
+        content = Path(value["path"]).read_bytes()
+    except (OSError, TypeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise DataError(f"{where}: the image can't be read: {str(value.get('path'))[:150]}: {why}") from error
+    _refuse_deep(content, str(value["path"]))
+    return {"bytes": None, "path": value["path"]}, content
+
+
+def _refuse_deep(content: bytes, where: str) -> None:
+    """Refuses a PNG of colours with 16 bits a channel, of which Pillow keeps 8 without a word.
+
+    Bytes 24 and 25 of its header are the bits and the kind of its channels (PNG specification, 11.2.2).
+    """
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[24:25] == b"\x10" and content[25:26] != b"\0":
+        raise DataError(f"{where}: has more than 8 bits a channel: save it with 8")
+
+
+def _label(rule: Callable[[Any], Label], value: Any, where: str, spec: DatasetSpec) -> Label:
+    try:
+        return rule(value)
+    except DataError as error:
+        raise DataError(f"{where}: {error} (dataset.label_column={spec.label_column})") from error
+
+
+def _text(value: Any, where: str, column: str) -> str:
+    if value is None or value == NULL_OF_DATABASES:
+        raise DataError(f"{where}: the text is missing (column {column})")
+    if not isinstance(value, str):
+        raise DataError(f"{where}: expected text in column {column}, got {type(value).__name__}")
+    return value
+
+
+def meaning_of(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
+    """What turns raw columns into texts and labels."""
+    columns = [spec.text_column, spec.pair_column, spec.label_column, spec.columns, spec.quoted]
+    columns += [sign for sign in (spec.separator, spec.escape) if sign is not None]
+    several = [rule.separator] if rule.separator is not None else ["by word"] if rule.by_word else []
+    images = [spec.image_column] if spec.is_image else []
+    images += [] if rule.missing is MissingLabels.REFUSE else [f"missing labels: {rule.missing.value}"]
+    return [*columns, *images, *several, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
+
+
+def _kept_as(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> str:
+    """Returns what a labelled table is found again by; tables kept before names counted are not taken for it."""
+    names = [list(raw.label_names)] if raw.label_names is not None else []
+    return digest_of([ROWS_VERSION, raw.fingerprint, *meaning_of(spec, rule), *names])[:32]
+
+
+def digest_of(parts: list[Any]) -> str:
+    """Returns a sha256 of values that JSON can hold."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""What a trained model makes of new rows: labels, and vectors."""

@@ -1,0 +1,287 @@
+"""Owns: one run on several processes, as the parent sees it. Must not know: how they train, who records.
+
+They tell what is to be recorded and the parent records it, so that the record is true whatever becomes of them: one
+that raises or is killed takes the others with it, within seconds and with one reason. One that hangs is noticed by
+whoever watches the run's signs of life, as a sweep does.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from frostline import assets, paths
+from frostline.errors import UserError, listing
+from frostline.launch import messages
+from frostline.launch.processes import GRACE_S, Processes
+from frostline.provenance import num_cores
+from frostline.records.result import Cause, RunResult, Status
+from frostline.records.run_folder import SPEC_FILE, TELL, Monitor, NullMonitor, Recorder, Sharing
+from frostline.registry import imported_plugins
+from frostline.signals import Interrupted, SignalGuard
+from frostline.spec import Progress, RunSpec
+
+log = logging.getLogger(__name__)
+
+_KINDS = ("MULTI_GPU", "MULTI_CPU", "NO")
+"""Data parallel; under FSDP and DeepSpeed a process has a part of each tensor, which the audit does not know."""
+
+_POLL_S = 0.1
+_SETTLE_S = 1.0
+"""How long to listen for the first cause of a failure: the others' connections break when a process dies."""
+
+_LOST_S = 10.0
+"""The same, while all that was heard is that another process could not be reached: that one has the cause to tell."""
+
+
+def run(
+    spec: RunSpec,
+    recorder: Recorder,
+    out_dir: Path,
+    *,
+    overrides: Sequence[str] = (),
+    resume_from: Path | None = None,
+    monitor: Monitor | None = None,
+    until_step: int | None = None,
+    sharing: Sharing | None = None,
+) -> RunResult:
+    """Trains one model as `frostline.train.run` does, on as many processes as `runtime.num_processes` says.
+
+    Args:
+        spec: What to train; with several processes it lies in `out_dir` already, as `record.RunFolder` writes it.
+        recorder: Where numbers and the result go.
+        out_dir: The run's folder.
+        overrides: What the user typed, for the record.
+        resume_from: Folder of an interrupted run of the same spec.
+        monitor: Who may stop the run after an evaluation.
+        until_step: Stop after this optimizer step.
+        sharing: Who else will want what the frozen blocks compute.
+
+    Raises:
+        UserError: Bad input.
+        Interrupted: A signal came when the last step was done.
+    """
+    if spec.runtime.num_processes == 1:
+        from frostline.train import run as alone
+
+        return alone(
+            spec, recorder, out_dir, overrides=overrides, resume_from=resume_from, monitor=monitor,
+            until_step=until_step, sharing=sharing,
+        )  # fmt: skip
+    if spec.runtime.accelerate_config is not None:
+        _check_config(spec.runtime.accelerate_config)  # before anything is started
+    threads = spec.runtime.threads or _own_threads()
+    sharing = sharing or Sharing(num_runs=spec.runtime.num_runs)
+    job = {
+        "spec": str((out_dir / SPEC_FILE).absolute()),
+        "out_dir": str(out_dir.absolute()),
+        "overrides": list(overrides),
+        "resume_from": None if resume_from is None else str(resume_from.absolute()),
+        "until_step": until_step,
+        # One process computes hidden states while the others wait: on the threads of all.
+        "sharing": asdict(replace(sharing, threads=sharing.threads or threads)),
+        "plugins": list(imported_plugins()),
+        "places": assets.places(),
+        "path": paths.search_path(),
+        "bar": spec.runtime.progress is Progress.ON or (spec.runtime.progress is Progress.AUTO and sys.stderr.isatty()),
+    }
+    with Processes(spec, job, out_dir, threads) as processes:
+        return _Course(spec, recorder, monitor or NullMonitor(), processes).go()
+
+
+def _check_config(name: str) -> None:
+    """Checks that a file of `accelerate config` is of a kind that a run can be audited under.
+
+    Raises:
+        UserError: It isn't.
+    """
+    try:
+        found = yaml.safe_load(assets.local_path(name).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"runtime.accelerate_config={name}: can't be read ({type(error).__name__})") from error
+    if not isinstance(found, dict):
+        raise UserError(f"runtime.accelerate_config={name}: is no file of `accelerate config`")
+    kind = str(found.get("distributed_type", "NO"))
+    if kind not in _KINDS:
+        raise UserError(
+            f"runtime.accelerate_config={name}: distributed_type {kind} is not supported, only data parallel: "
+            f"{listing(_KINDS)}"
+        )
+    if found.get("num_machines", 1) not in {1, "1"}:
+        raise UserError(
+            f"runtime.accelerate_config={name}: a run has the processes of one machine; num_machines is more"
+        )
+
+
+def _own_threads() -> int:
+    with suppress(KeyError, ValueError):
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    return num_cores()
+
+
+class _Course:
+    """What the processes tell, in order, until the run is over."""
+
+    def __init__(self, spec: RunSpec, recorder: Recorder, monitor: Monitor, processes: Processes) -> None:
+        self._spec = spec
+        self._recorder = recorder
+        self._monitor = monitor
+        self._processes = processes
+        self._known: dict[str, Any] = {}
+        self._ended: set[int] = set()
+        self._someone_was_killed = False
+
+    def go(self) -> RunResult:
+        """Returns how the run ended, recorded."""
+        with SignalGuard() as guard:
+            guard.defer()  # the first signal is handed on, the second ends it at once
+            grace_s = GRACE_S
+            try:
+                result = self._listen(guard)
+            except (Interrupted, KeyboardInterrupt) as stop:
+                cause = stop.cause if isinstance(stop, Interrupted) else Cause.INTERRUPTED
+                result, grace_s = self._cut_short(Status.KILLED, str(stop) or "stopped by SIGINT", cause), 0.0
+            except UserError as error:
+                if self._known:
+                    self._recorder.finish(self._cut_short(Status.FAILED, str(error)))
+                raise
+            self._processes.end(0.0 if result.status is Status.FAILED else grace_s)
+            self._recorder.finish(result)
+        if guard.requested is not None and result.status is Status.FINISHED:
+            raise Interrupted(guard.requested)
+        return result
+
+    def _listen(self, guard: SignalGuard) -> RunResult:
+        while True:
+            told = guard.requested is not None
+            if guard.requested is not None:
+                if not self._processes.pids:
+                    return self._stopped(guard)
+                self._processes.stop(guard.requested)
+            over = self._processes.is_over  # asked first: what it said before its end is heard below
+            try:
+                heard = self._processes.heard.get(timeout=_SETTLE_S if over else _POLL_S)
+            except queue.Empty:
+                if not over:
+                    continue
+                return self._stopped(guard) if told else self._cut_short(Status.FAILED, self._why_none())
+            if (result := self._take(heard)) is None:
+                continue
+            # Of a run that is being stopped the first process may fail because another one has left already.
+            left = heard.rank != 0 or isinstance(heard.message, messages.Gone) or self._someone_was_killed
+            if told and result.status is Status.FAILED and left:
+                return self._stopped(guard)
+            if told and result.status is Status.KILLED:
+                stopped = self._stopped(guard)
+                return replace(result, reason=stopped.reason, cause=stopped.cause)
+            return result
+
+    def _take(self, heard: messages.Heard) -> RunResult | None:
+        """Passes a message on; returns the result if it was the last one."""
+        message = heard.message
+        if isinstance(message, messages.Ended):
+            self._ended.add(heard.rank)
+            self._someone_was_killed |= message.result.status is Status.KILLED
+            if message.result.status is Status.FAILED or heard.rank == 0:
+                return self._first_cause(heard)
+        elif isinstance(message, messages.Gone):
+            if heard.rank not in self._ended:
+                self._processes.end(GRACE_S)
+                return self._died(heard.rank)
+        elif isinstance(message, messages.Refused):
+            raise UserError(message.text)
+        elif isinstance(message, messages.Started):
+            self._known = {"data": message.run.data, "provenance": message.run.provenance}
+            self._recorder.start(replace(message.run, spec=self._spec))
+        elif isinstance(message, messages.Logged):
+            self._recorder.log(message.metrics, message.step)
+        elif isinstance(message, messages.Asked):
+            self._processes.answer(heard.rank, self._monitor.evaluated(message.epoch, message.value))
+        elif isinstance(message, messages.Alive):
+            self._monitor.alive()
+        elif isinstance(message, messages.Drawn):
+            print(message.text, end="", file=sys.stderr, flush=True)
+        elif isinstance(message, messages.Said):
+            logging.getLogger(message.logger).log(message.level, "%s", message.text, extra={TELL: message.tell})
+        return None
+
+    def _first_cause(self, heard: messages.Heard) -> RunResult:
+        """Returns the result; of a failure the first process's to fail, or of one that died without a word."""
+        result: RunResult = heard.message.result
+        if result.status is not Status.FAILED:
+            return result
+        failed, began = [heard], time.monotonic()
+
+        def left_s() -> float:
+            waits = _LOST_S if all(_lost_peer(each.message.result) for each in failed) else _SETTLE_S
+            return waits - (time.monotonic() - began)
+
+        while (left := left_s()) > 0 and len(self._ended) < self._processes.size:
+            try:
+                other = self._processes.heard.get(timeout=left)
+            except queue.Empty:
+                break
+            if isinstance(other.message, messages.Gone) and other.rank not in self._ended:
+                self._processes.end(GRACE_S)
+                # `accelerate launch` itself ends the others when one has left: that is no cause.
+                if self._processes.exit_code(other.rank) in {None, -signal.SIGTERM}:
+                    self._ended.add(other.rank)
+                    continue
+                return self._died(other.rank)
+            if isinstance(other.message, messages.Ended):
+                self._ended.add(other.rank)
+                self._someone_was_killed |= other.message.result.status is Status.KILLED
+                if other.message.result.status is Status.FAILED:
+                    failed.append(other)
+            elif isinstance(other.message, (messages.Refused, messages.Said, messages.Logged, messages.Started)):
+                self._take(other)
+        causes = [each for each in failed if not _lost_peer(each.message.result)]
+        first = min(causes or failed, key=lambda each: each.at)
+        result = first.message.result
+        own = next((each.message.result for each in failed if each.rank == 0), None)
+        if not causes:  # the other one ended without a word: its death is the cause, this is all that is known of it
+            lost = f"process {first.rank} of {self._processes.size} lost another one: {result.reason}"
+            return replace(own or result, reason=lost, cause=Cause.LOST_PEER)
+        if first.rank == 0 or (own is not None and own.error is not None and own.error == result.error):
+            return own or result
+        reason = f"process {first.rank} of {self._processes.size}: {result.reason}"
+        return replace(self._cut_short(Status.FAILED, reason, result.cause or Cause.ERROR), error=result.error)
+
+    def _why_none(self) -> str:
+        last = [line.strip() for line in self._processes.log_tail().splitlines() if line.strip()]
+        return f"its processes ended without a result{f': {last[-1][:300]}' if last else ''}"
+
+    def _stopped(self, guard: SignalGuard) -> RunResult:
+        stop = Interrupted(guard.requested or signal.SIGINT)
+        return self._cut_short(Status.KILLED, str(stop), stop.cause)
+
+    def _died(self, rank: int) -> RunResult:
+        cause = Cause.PROCESS_KILLED if self._processes.was_killed(rank) else Cause.ERROR
+        return self._cut_short(Status.FAILED, self._processes.how_it_died(rank), cause)
+
+    def _cut_short(self, status: Status, reason: str, cause: Cause = Cause.ERROR) -> RunResult:
+        """Returns the result of a run whose first process gave none: what it cost is not known."""
+        return RunResult(
+            name=self._spec.name(),
+            status=status,
+            reason=reason,
+            cause=cause,
+            spec_digest=self._spec.digest(),
+            **self._known,
+        )
+
+
+def _lost_peer(result: RunResult) -> bool:
+    """Whether a process failed because it lost another one: no cause of its own."""
+    return result.status is Status.FAILED and result.cause is Cause.LOST_PEER

@@ -1,0 +1,218 @@
+"""Owns: what the processes of a run tell the one that started them. Must not know: what it does with that."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from frostline.records.result import RunResult
+from frostline.records.run_folder import TELL, RunStart, Verdict
+
+_ALIVE_EVERY_S = 0.5
+EXIT_CODES_VARIABLE = "FROSTLINE_EXIT_CODES"
+"""Names the file for the exit codes of processes that failed: JSON, by rank, negative for a signal."""
+
+LOST_PARENT = 70
+"""Exit code of a process whose parent is gone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hello:
+    """A process is there."""
+
+    rank: int
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alive:
+    """A process is at work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A piece of a progress bar."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The run begins."""
+
+    run: RunStart
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logged:
+    """Numbers of a step."""
+
+    metrics: dict[str, float]
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """A line for the log."""
+
+    logger: str
+    level: int
+    text: str
+    tell: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """An evaluation: should the run go on?"""
+
+    epoch: float
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A process has done its part; the first one's result is the run's, another's counts where it failed."""
+
+    result: RunResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """Bad input."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gone:
+    """A process is there no more: its end of the wire is closed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """A message, and when and from whom it came."""
+
+    rank: int
+    message: Any
+    at: float = field(default_factory=time.monotonic)
+
+
+class Wire:
+    """A process's end of the wire. When the other end is gone, so is this process.
+
+    Args:
+        connection: To the parent.
+        rank: Of this process.
+    """
+
+    def __init__(self, connection: Connection, rank: int) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._answers: queue.Queue[Verdict] = queue.Queue()
+        self._next_alive = 0.0
+        self.rank = rank
+        self.send(Hello(rank=rank, pid=os.getpid()))
+        threading.Thread(target=self._listen, name="frostline-wire", daemon=True).start()
+
+    def send(self, message: Any) -> None:
+        """Tells the parent; a parent that is gone is told nothing."""
+        with self._lock:
+            try:
+                self._connection.send(message)
+            except OSError:
+                os._exit(LOST_PARENT)
+
+    def alive(self) -> None:
+        """Tells the parent now and then that this process is at work."""
+        if time.monotonic() >= self._next_alive:
+            self._next_alive = time.monotonic() + _ALIVE_EVERY_S
+            self.send(Alive())
+
+    def ask(self, epoch: float, value: float) -> Verdict:
+        """Asks the parent and waits for its answer."""
+        self.send(Asked(epoch=epoch, value=value))
+        return self._answers.get()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                self._answers.put(self._connection.recv())
+            except (EOFError, OSError):
+                os._exit(LOST_PARENT)
+
+
+class WireRecorder:
+    """Tells the parent what is to be recorded: all of it the first process, the others only how they ended."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def start(self, run: RunStart) -> None:
+        """See `Recorder`."""
+        if self._wire.rank == 0:
+            self._wire.send(Started(run=run))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """See `Recorder`."""
+        if self._wire.rank == 0:
+            self._wire.send(Logged(metrics=dict(metrics), step=step))
+
+    def finish(self, result: RunResult) -> None:
+        """See `Recorder`."""
+        self._wire.send(Ended(result=result))
+
+
+class WireMonitor:
+    """Asks the parent whether to go on."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def alive(self) -> None:
+        """See `Monitor`."""
+        self._wire.alive()
+
+    def evaluated(self, epoch: float, value: float) -> Verdict:
+        """See `Monitor`."""
+        return self._wire.ask(epoch, value)
+
+
+class WireScreen(io.TextIOBase):
+    """A stderr whose text appears on the parent's: the first process's progress bars."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def write(self, text: str) -> int:
+        """Sends."""
+        self._wire.send(Drawn(text=text))
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Says yes: the parent only asks for bars where there is a terminal, or where the user wants them."""
+        return True
+
+
+class WireHandler(logging.Handler):
+    """Sends the first process's log to the parent, which has the run's."""
+
+    def __init__(self, wire: Wire) -> None:
+        super().__init__(logging.INFO)
+        self._wire = wire
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        if self._wire.rank == 0 or record.levelno >= logging.ERROR:
+            text = record.getMessage() if self._wire.rank == 0 else f"process {self._wire.rank}: {record.getMessage()}"
+            if record.exc_info:
+                text += "\n" + logging.Formatter().formatException(record.exc_info)
+            tell = bool(getattr(record, TELL, False))
+            self._wire.send(Said(logger=record.name, level=record.levelno, text=text, tell=tell))

@@ -1,0 +1,251 @@
+"""Owns: where the embeddings, the ordered blocks and the head of a model are. Must not know: what is frozen.
+
+Found from the structure: the one list of as many like modules as the config counts layers (of a convolutional network:
+stages), what is registered before it on the way down to it (below), and everything else (above). What lies beside the
+list and feeds every block is below, too. No list of architectures. Models of timm have their own word for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from frostline.errors import ModelError
+from frostline.models import timm_models
+from frostline.records.result import ParamCount
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NamedModule = tuple[str, nn.Module]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anatomy:
+    """A model taken apart, in the order of its forward pass.
+
+    Attributes:
+        model: The whole model.
+        below: What runs before the blocks: the embeddings.
+        blocks: The blocks, lowest first.
+        above: What runs after the blocks: pooler, final norm, classifier.
+        image: Channels, height and width of what it will be given; None: tokens.
+    """
+
+    model: nn.Module
+    below: tuple[NamedModule, ...]
+    blocks: tuple[NamedModule, ...]
+    above: tuple[NamedModule, ...]
+    image: tuple[int, ...] | None = None
+
+    @property
+    def num_blocks(self) -> int:
+        """How many blocks there are: the largest depth."""
+        return len(self.blocks)
+
+    def prefix(self, depth: int) -> tuple[NamedModule, ...]:
+        """Returns the embeddings and the lowest `depth` blocks."""
+        return (*self.below, *self.blocks[:depth])
+
+    def groups(self) -> Iterator[tuple[str, tuple[NamedModule, ...]]]:
+        """Yields `embeddings`, `block 0`, `block 1`, ..., `head` with their modules."""
+        yield "embeddings", self.below
+        for index, block in enumerate(self.blocks):
+            yield f"block {index}", (block,)
+        yield "head", self.above
+
+
+def dissect(model: PreTrainedModel) -> Anatomy:
+    """Finds embeddings, blocks and head of a model.
+
+    Args:
+        model: Any encoder or decoder with one stack of like blocks. May live on the meta device.
+
+    Raises:
+        ModelError: There is no such stack, more than one, or the blocks share parameters; the message says why.
+    """
+    name = type(model).__name__
+    config = model.config
+    if hasattr(config, "num_hidden_groups"):
+        raise ModelError(
+            f"{name} shares its weights across blocks, so a frozen depth means nothing: use freeze=none or "
+            "freeze=pattern"
+        )
+    if getattr(config, "model_type", None) == timm_models.MODEL_TYPE:
+        below, blocks, above = timm_models.parts_of(model)
+        anatomy = Anatomy(model=model, below=below, blocks=blocks, above=above)
+        _check_whole(anatomy, name)
+        return anatomy
+    num_layers = num_blocks_of(config)
+    base = model.base_model
+    base_name = next((key for key, module in model.named_modules() if module is base), "")
+    lists = [
+        (key, module)
+        for key, module in base.named_modules(prefix=base_name)
+        if isinstance(module, nn.ModuleList) and _is_stack(module, num_layers)
+    ]
+    lists = [item for item in lists if not any(item[0].startswith(f"{other}.") for other, _ in lists)]
+    if getattr(config, "is_encoder_decoder", False) and any("decoder" in key for key, _ in model.named_modules()):
+        raise ModelError(f"{name} has an encoder and a decoder: freezing by depth needs one stack of blocks")
+    if len(lists) != 1:
+        found = "none" if not lists else f"{len(lists)} ({', '.join(key for key, _ in lists)})"
+        raise ModelError(
+            f"{name}: expected one list of {num_layers} like blocks, found {found}: unsupported architecture"
+        )
+    list_name, stack = lists[0]
+    below, above = _beside(model, list_name, base_name)
+    shared = _read_by_blocks(model, above, list_name, base_name)
+    anatomy = Anatomy(
+        model=model,
+        below=(*below, *shared),
+        blocks=tuple((f"{list_name}.{index}", block) for index, block in enumerate(stack)),
+        above=tuple(item for item in above if item not in shared),
+    )
+    _check_whole(anatomy, name)
+    return anatomy
+
+
+def num_blocks_of(config: Any) -> int | None:
+    """Returns how many blocks a config counts: layers, or the stages of a convolutional network; None: it doesn't."""
+    config = getattr(config, "vision_config", None) or config
+    layers = getattr(config, "num_hidden_layers", None)
+    if not isinstance(layers, int) and isinstance(getattr(config, "depths", None), (list, tuple)):
+        layers = len(config.depths)
+    return layers if isinstance(layers, int) else None
+
+
+def count(modules: tuple[NamedModule, ...]) -> int:
+    """Returns the number of parameters (scalars) in modules, shared ones counted once."""
+    seen = {id(p): p.numel() for _, module in modules for p in module.parameters()}
+    return sum(seen.values())
+
+
+def count_at(anatomy: Anatomy, depth: int | None) -> ParamCount:
+    """Returns trainable and frozen parameters at a depth; None freezes nothing."""
+    total = count((("", anatomy.model),))
+    frozen = 0 if depth is None else count(anatomy.prefix(depth))
+    return ParamCount(num_trainable=total - frozen, num_frozen=frozen)
+
+
+def _is_stack(module: nn.ModuleList, num_layers: int | None) -> bool:
+    kinds = {type(block) for block in module}
+    has_parameters = all(any(True for _ in block.parameters()) for block in module)
+    return len(module) == num_layers and len(kinds) == 1 and has_parameters
+
+
+def _beside(
+    model: nn.Module, list_name: str, base_name: str
+) -> tuple[tuple[NamedModule, ...], tuple[NamedModule, ...]]:
+    """Sorts everything beside the way from the model down to the block list into below and above."""
+    below: list[NamedModule] = []
+    above: list[NamedModule] = []
+    outer: list[list[NamedModule]] = []
+    parent, parent_name = model, ""
+    for part in list_name.split("."):
+        before: list[NamedModule] = []
+        after: list[NamedModule] = []
+        side = before
+        for child_name, child in parent.named_children():
+            if child_name == part:
+                side = after
+                continue
+            side.append((f"{parent_name}.{child_name}".lstrip("."), child))
+        if base_name and not parent_name:
+            after, before = (
+                [*before, *after],
+                [],
+            )  # beside the base model: the head, wherever it is registered
+        below += before
+        outer.append(after)
+        parent, parent_name = getattr(parent, part), f"{parent_name}.{part}".lstrip(".")
+    for level in reversed(outer):
+        above += level
+    return tuple(below), tuple(above)
+
+
+def _read_by_blocks(
+    model: PreTrainedModel, above: tuple[NamedModule, ...], list_name: str, base_name: str
+) -> tuple[NamedModule, ...]:
+    """Returns what is registered beside the blocks but read by each of them: DeBERTa's and MPNet's position bias.
+
+    It counts as embeddings: a frozen block must not change through it. Which modules these are is found by whether the
+    lowest block's output depends on their parameters.
+
+    Raises:
+        ModelError: Something beside the blocks is neither that nor a norm after them.
+    """
+    parent = list_name.rpartition(".")[0]
+    if parent == base_name or not parent.startswith(base_name):
+        return ()
+    beside = [
+        (name, module)
+        for name, module in above
+        if name.rpartition(".")[0] == parent and any(True for _ in module.parameters())
+    ]
+    others = [name for name, module in beside if "norm" not in type(module).__name__.lower()]
+    if not others:
+        return ()
+    found = _feeding(model, model.get_submodule(f"{list_name}.0"), beside)
+    for name in others:
+        if not any(name == each for each, _ in found):
+            raise ModelError(f"{name} lies beside the blocks, and does not feed them: unsupported architecture")
+    return found
+
+
+def _feeding(model: PreTrainedModel, block: nn.Module, modules: list[NamedModule]) -> tuple[NamedModule, ...]:
+    """Returns the modules on whose parameters a block's output depends, by running the model on a few tokens."""
+    outputs: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        outputs.append(output[0] if isinstance(output, tuple) else output)
+
+    named = [(item, list(item[1].parameters())) for item in modules]
+    flat = [parameter for _, parameters in named for parameter in parameters if parameter.requires_grad]
+    ids = torch.tensor([[1, 2, 3]], device=model.device)
+    trouble: Exception | None = None
+    was_training, handle = model.training, block.register_forward_hook(keep)
+    model.eval()  # dropout would draw from the run's generator
+    try:
+        # On the meta device some models can't read a mask, and some can't do without one.
+        for more in ({}, {"attention_mask": torch.ones_like(ids)}):
+            outputs.clear()
+            try:
+                with torch.enable_grad():
+                    model.base_model(input_ids=ids, **more)
+                    gradients = torch.autograd.grad(outputs[0].sum(), flat, allow_unused=True)
+                break
+            except Exception as error:  # noqa: BLE001 - whatever a foreign forward raises
+                trouble = error
+        else:
+            raise ModelError(
+                f"{type(model).__name__}: what lies beside its blocks can't be told apart "
+                f"({type(trouble).__name__}): unsupported architecture"
+            ) from trouble
+    finally:
+        handle.remove()
+        model.train(was_training)
+    read = {id(parameter) for parameter, gradient in zip(flat, gradients, strict=True) if gradient is not None}
+    return tuple(item for item, parameters in named if any(id(parameter) in read for parameter in parameters))
+
+
+def _check_whole(anatomy: Anatomy, name: str) -> None:
+    parts = [{id(p) for _, m in modules for p in m.parameters()} for _, modules in anatomy.groups()]
+    everything = {id(p) for p in anatomy.model.parameters()}
+    if set().union(*parts) != everything:
+        loose = len(everything - set().union(*parts))
+        raise ModelError(f"{name}: {loose} parameters belong to no part of it: unsupported architecture")
+    blocks = parts[1:-1]
+    if sum(len(block) for block in blocks) != len(set().union(*blocks)):
+        raise ModelError(
+            f"{name} shares its weights across blocks, so a frozen depth means nothing: use freeze=none or "
+            "freeze=pattern"
+        )
+
+
+def undivided(model: nn.Module) -> Anatomy:
+    """Returns the anatomy of a model that can't be dissected: all of it is head. Enough where nothing is frozen."""
+    return Anatomy(model=model, below=(), blocks=(), above=tuple(model.named_children()))

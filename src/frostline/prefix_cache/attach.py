@@ -1,0 +1,384 @@
+"""Owns: a run's frozen prefix from the cache - whether, which files, which batches. Must not know: Trainer."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from frostline import assets
+from frostline.data import Indices, Padding, PixelTable, RowTable, Tokenized
+from frostline.errors import UserError
+from frostline.machine import Machine
+from frostline.models.loading import config_sha256
+from frostline.prefix_cache.collate import Collator, HiddenRows
+from frostline.prefix_cache.compute import OverflowInPrefixError, batch_tokens
+from frostline.prefix_cache.entry import CacheError
+from frostline.prefix_cache.gpu_memory import fits, hold
+from frostline.prefix_cache.open_or_compute import Prefix, Provided, Table, is_there, num_bytes, provide
+from frostline.prefix_cache.policy import num_passes, reason_to_skip
+from frostline.prefix_cache.probe_model import Looked
+from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
+from frostline.prefix_cache.suffix import Suffix, TrainedPart, hidden_size, vectors_of_image
+from frostline.records.result import CacheUse
+from frostline.records.run_folder import TELL, Sharing
+from frostline.spec import CacheMode, Precision, RunSpec
+
+log = logging.getLogger(__name__)
+
+_FILLING = 4
+"""Part of the key: raise it when the same rows would give other bits. 4: entries before it may hold wrong seconds."""
+
+_SHARED_FROM = 2
+"""Runs that will read hidden states which each reads once (computing them writes and hashes them, too)."""
+
+_ALIKE = 1e-4
+_ALIKE_HALF = 5e-2
+"""How far logits may be apart, of their size: seen are 1e-7 in fp32 where padding is masked, 1e-1 where it is not."""
+
+
+_BY_TOKEN = 3
+"""Dimensions of logits where each token has its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cached:
+    """A run that begins at its frozen depth.
+
+    Attributes:
+        part: What is trained: attached, it wants hidden states.
+        hidden: These, for each row.
+        others: The hidden states of rows that the run is scored on besides, by name, where they are kept too.
+        detach: Makes the model whole, for rows whose hidden states are not kept.
+        attach: Lets it begin at its frozen depth again.
+        use: For the run's provenance.
+        fill_s: Seconds in which this run computed and wrote hidden states.
+        pass_s: Seconds that one pass through the frozen blocks took when they were: training rows, held-out rows.
+    """
+
+    part: TrainedPart
+    hidden: HiddenRows
+    others: Mapping[str, HiddenRows]
+    detach: Callable[[], None]
+    attach: Callable[[], None]
+    use: CacheUse
+    fill_s: float
+    pass_s: tuple[float, float]
+
+    def saved_s(self, epochs: float, evaluations: int) -> float:
+        """Returns the seconds of the passes that were not run."""
+        return self.pass_s[0] * epochs + self.pass_s[1] * evaluations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a cache is asked for.
+
+    Attributes:
+        spec: The run.
+        machine: Device and precision, decided.
+        looked: The model, frozen, on the CPU.
+        depth: How many of the lowest blocks are frozen, and the embeddings; None: the embeddings are trained.
+        tables: Tokenized rows.
+        padding: How a batch of them is filled up.
+        facts: Hashes of weights and tokenizer, versions: what the prefix depends on.
+        sharing: Who else will want it.
+        resumed: How the interrupted run used the cache: it is resumed in the same bits. None: a new run.
+        alive: Called now and then while hidden states are computed or waited for.
+    """
+
+    spec: RunSpec
+    machine: Machine
+    looked: Looked
+    depth: int | None
+    tables: Tokenized
+    padding: Padding
+    facts: Mapping[str, Any]
+    sharing: Sharing
+    resumed: CacheUse | None
+    alive: Callable[[], None]
+
+
+def open_cache(request: Request) -> Cached | None:
+    """Lets a run begin at its frozen depth, if `runtime.cache` wants that and it can be had.
+
+    Raises:
+        UserError: `runtime.cache=require`, and it can't be had.
+    """
+    mode, resumed = request.spec.runtime.cache.mode, request.resumed
+    if resumed is not None and not resumed.is_on and mode is CacheMode.REQUIRE:
+        log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
+    if mode is CacheMode.OFF if resumed is None else not resumed.is_on:
+        return None
+    why_not = _cannot(request.looked, request.depth, request.spec.training.frozen_dropout)
+    if why_not is None:
+        assert request.depth is not None
+        try:
+            return _open(request, request.depth)
+        except (CacheError, OverflowInPrefixError) as error:
+            why_not = str(error)
+        except Exception as error:
+            log.debug("prefix cache", exc_info=True)
+            why_not = f"unsupported architecture ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    if mode is CacheMode.REQUIRE:
+        raise UserError(f"runtime.cache=require: {why_not}")
+    if resumed is not None:
+        log.warning("resume: the run began with a prefix cache and goes on without (%s): last bits may differ", why_not)
+    else:
+        log.info("prefix cache: off: %s", why_not, extra={TELL: True})
+    return None
+
+
+def cache_use(cached: Cached | None, resumed: CacheUse | None) -> CacheUse:
+    """Returns how a run uses the cache, including a cache that was dropped when it was resumed."""
+    if cached is not None:
+        return cached.use
+    if resumed is None:
+        return CacheUse()
+    return replace(resumed, dropped=True) if resumed.is_on else resumed
+
+
+def _cannot(looked: Looked, depth: int | None, dropout: bool) -> str | None:
+    if depth is None:
+        return "the embeddings are trained, or some of them" if looked.anatomy.blocks else "it has no blocks"
+    if depth == 0:
+        return "no block is frozen together with all that is below it"
+    if dropout:
+        return "the frozen part drops out at random (training.frozen_dropout=true)"
+    if not looked.is_steady:
+        return "the model's forward changes the model"
+    anatomy = looked.anatomy
+    if getattr(anatomy.model.config, "layerdrop", 0.0):
+        return "the model drops whole blocks at random (layerdrop)"
+    if hasattr(anatomy.model.config, "hidden_sizes"):
+        return "what its stages give are maps of different sizes, which are not kept"
+    if not hasattr(anatomy.model.config, "hidden_size"):
+        return "the config names no hidden_size: unsupported architecture"
+    return None
+
+
+_CHECKED: set[str] = set()
+"""What this process has compared already."""
+
+
+def _open(request: Request, depth: int) -> Cached:
+    spec, machine, looked, sharing = request.spec, request.machine, request.looked, request.sharing
+    anatomy = looked.anatomy
+    tables = (request.tables.train, request.tables.evaluation)
+    if any((table.lengths == 0).any() for table in request.tables.every):
+        raise CacheError("a row has no tokens")
+    two = [_table(name, table, request) for name, table in zip(("training", "held-out"), tables, strict=True)]
+    if machine.device == "cuda":
+        threads = machine.threads  # nothing there depends on them
+    elif request.resumed is None:
+        threads = sharing.threads or machine.threads
+    else:
+        threads = request.resumed.threads or machine.threads
+    prefix = _prefix(request, threads)
+    anatomy.model.to(machine.device)
+    position = prefix.position if prefix.is_read(depth) else None
+    per_image = 1 if position is not None else int(two[0].lengths[0])
+    held, others, others_s = None, dict[str, HiddenRows](), 0.0
+    if fits(prefix, depth, two) and (request.resumed is not None or _is_read_again(spec, sharing, two)):
+        held = hold(prefix, depth, two, request.alive)
+    if held is not None:
+        hidden = HiddenRows(states=held.resident.places, position=position, per_image=per_image)
+        suffix, fill_s, pass_s = Suffix(anatomy, depth, held.resident.take), held.fill_s, held.resident.pass_s
+    else:
+        train, evaluation = _from_files(request, prefix, depth, two)
+        hidden = HiddenRows(states=(train.rows, evaluation.rows), position=position, per_image=per_image)
+        fill_s, pass_s = train.fill_s + evaluation.fill_s, (train.pass_s, evaluation.pass_s)
+        others, others_s = _others(request, prefix, depth, position)
+        suffix = Suffix(anatomy, depth)
+    if isinstance(request.tables.train, PixelTable) and not suffix.passes_embeddings_by:
+        raise CacheError("its lowest block is not given what one module makes of an image: unsupported architecture")
+    checked = json.dumps([prefix.facts, depth, position, held is not None, *(table.sha256 for table in two)])
+    if checked not in _CHECKED:
+        _check(request, suffix, hidden)
+        _CHECKED.add(checked)
+    part = TrainedPart(anatomy, depth)
+    suffix.attach()
+    return Cached(
+        part=part,
+        hidden=hidden,
+        others=others,
+        detach=suffix.detach,
+        attach=suffix.attach,
+        use=CacheUse(depth=depth, position=position, threads=threads if threads != machine.threads else None),
+        fill_s=fill_s + others_s,
+        pass_s=pass_s,
+    )
+
+
+def _others(request: Request, prefix: Prefix, depth: int, position: str | None) -> tuple[dict[str, HiddenRows], float]:
+    """Returns hidden states of the other rows that a run is scored on, and the seconds of computing them.
+
+    Each run reads them once, so that they are cached only if several runs will.
+    """
+    spec, sharing = request.spec, request.sharing
+    store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
+    also = [each for each in sharing.depths if 1 <= each <= prefix.anatomy.num_blocks and each != depth]
+    found, seconds = {}, 0.0
+    for name, rows in request.tables.others.items():
+        table = _table(name, rows, request)
+        if sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None:
+            continue
+        provided = provide(store, prefix, depth, also, table, request.alive)
+        per_image = 1 if position is not None else int(table.lengths[0])
+        found[name] = HiddenRows(states=(provided.rows, provided.rows), position=position, per_image=per_image)
+        seconds += provided.fill_s
+    return found, seconds
+
+
+def _prefix(request: Request, threads: int) -> Prefix:
+    """Returns what computes hidden states."""
+    spec, machine, looked = request.spec, request.machine, request.looked
+    model = looked.anatomy.model
+    is_gpu = machine.device == "cuda"
+    return Prefix(
+        anatomy=looked.anatomy,
+        facts={
+            **request.facts,
+            "filling": _FILLING,
+            "architecture": type(model).__name__,
+            "config": config_sha256(model.config),
+            "attention": str(getattr(model.config, "_attn_implementation", None)),
+            "max_tokens": spec.training.max_tokens,
+            **({"batch_tokens": batch_tokens(machine.device)} if is_gpu else {"threads": threads}),
+            **{key: machine.describe()[key] for key in ("device", "device_name", "precision", "cpu_capability")},
+        },
+        about={"model": spec.model_name, "dataset": spec.dataset_name},
+        width=hidden_size(model),
+        dtype="float32",
+        position=looked.position,
+        reading=looked.reading,
+        autocast=partial(_autocast, machine),
+        threads=threads,
+    )
+
+
+def _is_read_again(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> bool:
+    """Returns whether computing hidden states in a GPU's memory pays.
+
+    They are computed in larger batches than a step's and nothing is written: once is no more than it would be anyway.
+    """
+    own = replace(sharing, num_runs=max(1, sharing.num_runs // max(1, len(sharing.depths))))
+    return spec.runtime.cache.mode is CacheMode.REQUIRE or _passes(spec, own, tables) >= 1
+
+
+def _passes(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> float:
+    train, evaluation = (int(table.lengths.sum()) for table in tables)
+    return num_passes(spec, sharing, len(tables[0].lengths), (train, evaluation))
+
+
+def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) -> tuple[Provided, Provided]:
+    """Returns hidden states from files, of training and held-out rows.
+
+    Raises:
+        CacheError: They don't pay, or can't be had.
+    """
+    spec, sharing, num_blocks = request.spec, request.sharing, prefix.anatomy.num_blocks
+    store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
+    depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= num_blocks)})
+    pool, places = request.tables.pool, request.tables.places
+    # Rows that were dealt into folds are kept together: one filling serves all folds.
+    stored = two if pool is None else [_table("dealt", pool, request)]
+    passes = _passes(spec, sharing, two)
+    may_skip = spec.runtime.cache.mode is CacheMode.AUTO and request.resumed is None
+    # Before a look at what is cached already: the same spec decides the same, whatever ran before.
+    if may_skip and (reason := reason_to_skip(passes)) is not None:
+        raise CacheError(reason)
+    there = is_there(store, prefix, depth, stored)
+    size = num_bytes(prefix, [depth], two)
+    if not there:
+        if (trouble := store.room_for(size)) is not None:
+            raise CacheError(trouble)
+        also = [each for each in depths if each != depth]
+        if also and store.room_for(num_bytes(prefix, depths, two)) is not None:
+            also = []
+        how = f"computed once for {passes:.0f} forward passes"
+        if also:
+            others = ", ".join(map(str, also))
+            how += f"; with those of depth {others} of the sweep {num_bytes(prefix, depths, two) / 1e6:.0f} MB"
+    else:
+        also, how = [], "already computed"
+    log.info(
+        "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
+        depth, num_blocks, size / 1e6, how, extra={TELL: not there},
+    )  # fmt: skip
+    found = [provide(store, prefix, depth, also, table, request.alive, stored) for table in stored]
+    if places is not None:
+        found = _by_fold(found[0], places)
+    train, evaluation = found
+    return train, evaluation
+
+
+def _by_fold(provided: Provided, places: tuple[Indices, Indices]) -> list[Provided]:
+    """Returns the training and the held-out rows of all that were dealt; the seconds go with the rows."""
+    share = len(places[0]) / (len(places[0]) + len(places[1]))
+    return [
+        Provided(rows=provided.rows.select(part), pass_s=provided.pass_s * own, fill_s=provided.fill_s * own)
+        for part, own in zip(places, (share, 1 - share), strict=True)
+    ]
+
+
+@torch.no_grad()
+def _check(request: Request, suffix: Suffix, hidden: HiddenRows) -> None:
+    """Compares the suffix with the whole model on the shortest and the longest row, padded to one length.
+
+    Raises:
+        CacheError: They differ by more than other padding explains: rows of this model depend on their padding.
+    """
+    model: Any = request.looked.anatomy.model
+    machine, train = request.machine, request.tables.train
+    two = [int(train.lengths.argmin()), int(train.lengths.argmax())]
+    plain = train.inputs(two, request.padding)
+    short = Collator(train, request.tables.evaluation, request.padding, hidden)(two)
+    short.pop("labels", None)
+    was_training = model.training
+    model.eval()
+    try:
+        with _autocast(machine):
+            whole = model(**{key: value.to(machine.device) for key, value in plain.items()}).logits.float()
+            suffix.attach()
+            part = model(**{key: value.to(machine.device) for key, value in short.items()}).logits.float()
+    finally:
+        suffix.detach()
+        model.train(was_training)
+    if whole.dim() == _BY_TOKEN:  # nobody reads what is said of padding
+        lengths = torch.from_numpy(train.lengths[two])[:, None]
+        there = (torch.arange(whole.shape[1]) < lengths).to(whole.device)
+        whole, part = whole[there], part[there]
+    apart, scale = float((whole - part).abs().max()), float(whole.abs().max())
+    allowed = _ALIKE if machine.precision is Precision.FP32 else _ALIKE_HALF
+    if not apart <= allowed * scale + 1e-7:
+        raise CacheError(
+            f"rows of this model depend on their padding, or its blocks on more than the one below (logits {apart:.1e} "
+            f"apart, of {scale:.1e})"
+        )
+
+
+def _table(name: str, table: RowTable, request: Request) -> Table:
+    # What hidden states are computed from does not depend on a run's precision.
+    plain = replace(request.padding, multiple_of=1)
+
+    def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
+        return table.inputs(numbers, plain)
+
+    lengths = table.lengths
+    if isinstance(table, PixelTable):
+        lengths = lengths * vectors_of_image(request.looked.anatomy)
+    return Table(name=name, lengths=lengths, sha256=table.sha256, collate=collate)
+
+
+def _autocast(machine: Machine) -> AbstractContextManager[Any]:
+    dtypes = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+    if machine.precision not in dtypes:
+        return nullcontext()
+    return torch.autocast(machine.device, dtype=dtypes[machine.precision])

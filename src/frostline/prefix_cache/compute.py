@@ -1,0 +1,190 @@
+"""Owns: token ids -> hidden states of the depths that are asked for, in one pass. Must not know: when, for whom.
+
+The batches depend on the rows alone: the same rows give the same bits on like hardware, whoever fills whichever depths.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from frostline.models.blocks import Anatomy
+from frostline.prefix_cache.entry import Rows
+from frostline.prefix_cache.suffix import HIDDEN, Suffix, as_output, num_outputs, replaced
+
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
+"""Tokens of a batch, padding included. Measured on 2 cores with MiniLM: 1024 to 4096 differ by some 3 %, 8192 takes a
+fifth more, since what a block makes no longer stays in a processor's cache. On an H100 with BERT-base in bf16 2048 took
+three times as long as 8192, since it waits for its host, and 16384 gained another fifth; but copies of more than 32 MiB
+made the host slow."""
+
+_SLOW_AT_FIRST = {"cuda"}
+"""A process loads a GPU's kernels when it first calls them, which took 3 s on an H100: that is no part of a pass."""
+
+Take = Callable[[int, "np.ndarray[Any, Any]", Sequence[int], torch.Tensor], None]
+"""Takes a depth, row numbers, how many vectors each row has, and these, row after row, `[sum, D]`, on the device."""
+
+Collate = Callable[[Sequence[int]], Mapping[str, torch.Tensor]]
+"""Row numbers -> a padded batch with `input_ids` and `attention_mask`, both `[B, T]`; or `pixel_values`."""
+
+
+class OverflowInPrefixError(Exception):
+    """Hidden states are NaN or infinite."""
+
+
+def batch_tokens(device: str) -> int:
+    """Returns the tokens of a batch, padding included, on a device of this type: its bits depend on them."""
+    return _BATCH_TOKENS.get(device, _BATCH_TOKENS["cpu"])
+
+
+def canonical_batches(lengths: np.ndarray[Any, Any], num_tokens: int) -> Iterator[np.ndarray[Any, Any]]:
+    """Yields row numbers, rows of like length together, the longest first: a machine too small shows at once.
+
+    Args:
+        lengths: Tokens of each row, `[N]`.
+        num_tokens: Of a batch, padding included.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    first = 0
+    while first < len(order):
+        size = max(1, num_tokens // max(1, int(lengths[order[first]])))
+        yield order[first : first + size]
+        first += size
+
+
+@torch.no_grad()
+def fill(
+    anatomy: Anatomy,
+    lengths: np.ndarray[Any, Any],
+    collate: Collate,
+    depths: Sequence[int],
+    take: Take,
+    *,
+    start: tuple[int, Rows] | None = None,
+    autocast: AbstractContextManager[Any] | None = None,
+    alive: Callable[[], None] | None = None,
+) -> dict[int, float]:
+    """Runs the lowest blocks over all rows once, in eval mode, and hands out what comes after each depth.
+
+    Args:
+        anatomy: The model, on its device.
+        lengths: Tokens of each row, `[N]`.
+        collate: Pads.
+        depths: Each 1 or more.
+        take: Called for each batch and depth; each row comes once.
+        start: A depth below all of them and the hidden states after it: from there on is enough, in the same bits.
+        autocast: In which the model computes.
+        alive: Called after each batch.
+
+    Returns:
+        Seconds that computing took from the start up to each depth.
+
+    Raises:
+        OverflowInPrefixError: A hidden state is NaN or infinite.
+    """
+    model: Any
+    model, deepest, count = anatomy.model, max(depths), num_outputs(anatomy)
+    device = next(model.parameters()).device
+    seen: dict[int, torch.Tensor] = {}
+    clock = _Clock(device)
+    was_training = model.training
+    model.eval()
+    with ExitStack() as stack:
+        stack.callback(model.train, was_training)
+        if start is not None:
+            suffix = Suffix(anatomy, start[0])  # it runs the model: before the hooks, which take the time
+            suffix.attach()
+            stack.callback(suffix.detach)
+        for depth in depths:
+            handle = anatomy.blocks[depth - 1][1].register_forward_hook(partial(_keep, seen, clock, depth))
+            stack.callback(handle.remove)
+        for _, block in anatomy.blocks[deepest:]:
+            stack.enter_context(replaced(block, partial(_as_it_is, count)))
+        stack.enter_context(autocast or nullcontext())
+        run = model.base_model if start is None else model
+        is_warm = device.type not in _SLOW_AT_FIRST
+        for rows in canonical_batches(lengths, batch_tokens(device.type)):
+            made = collate([int(row) for row in rows])
+            batch = {key: value.to(device) for key, value in made.items()}
+            if start is not None:
+                states = start[1].padded(rows, int(lengths[rows].max()))
+                batch[HIDDEN] = torch.from_numpy(states).to(device)
+            if not is_warm:
+                run(**batch)
+                seen.clear()
+                clock.seconds.clear()
+                is_warm = True
+            clock.start()
+            run(**batch)
+            for depth in depths:
+                hidden = seen.pop(depth)
+                mask = made["attention_mask"].bool() if "attention_mask" in made else _all_of(hidden)
+                # A last block that is computed for one position gives just that.
+                real = mask if hidden.shape[1] == mask.shape[1] else mask[:, : hidden.shape[1]]
+                found = hidden[real.to(device)]
+                if not bool(torch.isfinite(found).all()):
+                    raise OverflowInPrefixError(f"the hidden states after block {depth} are not finite")
+                take(depth, rows, real.sum(1).tolist(), found)
+            if alive is not None:
+                alive()
+    return clock.seconds
+
+
+def at_position(
+    vectors: torch.Tensor, counts: Sequence[int], position: str | None
+) -> tuple[torch.Tensor, Sequence[int]]:
+    """Returns one vector of each row, and how many each then has; None takes all of them.
+
+    Args:
+        vectors: Of some rows, one behind the other, `[sum of counts, D]`.
+        counts: Vectors of each row.
+        position: `first` or `last`.
+    """
+    if position is None or all(count == 1 for count in counts):
+        return vectors, counts
+    ends = np.cumsum(counts)
+    at = ends - counts if position == "first" else ends - 1
+    return vectors[torch.from_numpy(at).to(vectors.device)], [1] * len(counts)
+
+
+class _Clock:
+    """Seconds from the begin of a batch to the end of a depth, added up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._began = 0.0
+        self.seconds: dict[int, float] = {}
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def start(self) -> None:
+        self._began = self._now()
+
+    def stop(self, depth: int) -> None:
+        self.seconds[depth] = self.seconds.get(depth, 0.0) + self._now() - self._began
+
+
+def _keep(seen: dict[int, torch.Tensor], clock: _Clock, depth: int, *call: Any) -> None:
+    output = call[-1]  # after the module and its inputs
+    clock.stop(depth)
+    seen[depth] = output[0] if isinstance(output, tuple) else output
+
+
+def _all_of(hidden: torch.Tensor) -> torch.Tensor:
+    """Returns the mask of images, whose vectors are all real."""
+    return torch.ones(hidden.shape[:2], dtype=torch.bool)
+
+
+def _as_it_is(count: int | None, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Takes the place of the forward of a block that nobody asked for."""
+    del args, kwargs
+    return as_output(hidden_states, count)

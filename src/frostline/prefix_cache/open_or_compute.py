@@ -1,0 +1,231 @@
+"""Owns: which files a run needs, opened or made once by whoever comes first. Must not know: Trainer, specs."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from frostline.models.blocks import Anatomy
+from frostline.prefix_cache.compute import Collate, OverflowInPrefixError, at_position, fill
+from frostline.prefix_cache.entry import CacheError, Entry, Rows, Shape
+from frostline.prefix_cache.last_block import ReadBlock
+from frostline.prefix_cache.store import PrefixStore
+from frostline.records.run_folder import TELL
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Tokenized rows.
+
+    Attributes:
+        name: For messages.
+        lengths: Tokens of each row, `[N]`.
+        sha256: Of all that enters the model: ids and token types.
+        collate: Pads some of them.
+    """
+
+    name: str
+    lengths: np.ndarray[Any, np.dtype[np.int64]]
+    sha256: str
+    collate: Collate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prefix:
+    """What is computed: a model's lowest blocks.
+
+    Attributes:
+        anatomy: The model, on its device.
+        facts: All that the numbers depend on besides rows and depth; part of the key.
+        about: What a person should read beside the key; not part of it.
+        width: Numbers of a hidden state.
+        dtype: In which they are kept.
+        position: Which position the head reads, `first` or `last`, if it is just one.
+        reading: Computes the last block for it alone, if the architecture allows.
+        autocast: Makes the context in which the model computes.
+        threads: CPU threads to compute on.
+    """
+
+    anatomy: Anatomy
+    facts: Mapping[str, Any]
+    about: Mapping[str, str]
+    width: int
+    dtype: str
+    position: str | None
+    reading: ReadBlock | None
+    autocast: Callable[[], AbstractContextManager[Any]]
+    threads: int
+
+    @contextmanager
+    def on_threads(self) -> Iterator[None]:
+        """Computes on its threads within a context."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def name(self, depth: int) -> str:
+        """Returns the name of a depth's file."""
+        return f"read-{self.position}-{depth:03d}" if self.is_read(depth) else f"depth-{depth:03d}"
+
+    def is_read(self, depth: int) -> bool:
+        """Whether only the position that the head reads is kept: nothing else of the last block is needed."""
+        return depth == self.anatomy.num_blocks and self.position is not None
+
+    def shape(self, depth: int, lengths: np.ndarray[Any, Any]) -> Shape:
+        """Returns the form of a depth's file."""
+        return Shape(
+            lengths=np.ones_like(lengths) if self.is_read(depth) else lengths, width=self.width, dtype=self.dtype
+        )
+
+
+def num_bytes(prefix: Prefix, depths: Sequence[int], tables: Sequence[Table]) -> int:
+    """Returns what depths of some tables take on the disk."""
+    return sum(prefix.shape(depth, table.lengths).num_bytes for depth in depths for table in tables)
+
+
+def is_there(store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[Table]) -> bool:
+    """Returns whether all of a depth is in the store; it is not checked for damage yet."""
+    name = prefix.name(depth)
+    return all(_entry(store, prefix, table).has(name, prefix.shape(depth, table.lengths)) for table in tables)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provided:
+    """Hidden states, and what they cost.
+
+    Attributes:
+        rows: Hidden states of each row.
+        pass_s: Seconds that one pass over the rows took up to this depth, when it was computed.
+        fill_s: Seconds in which this process computed and wrote them just now; 0 if they were there, or if it waited.
+    """
+
+    rows: Rows
+    pass_s: float
+    fill_s: float
+
+
+def provide(
+    store: PrefixStore,
+    prefix: Prefix,
+    depth: int,
+    also: Sequence[int],
+    table: Table,
+    alive: Callable[[], None],
+    keep: Sequence[Table] = (),
+) -> Provided:
+    """Returns the hidden states of a table after a depth; computes them, and other depths in the same pass, if need be.
+
+    Args:
+        store: Where they are kept.
+        prefix: What computes them.
+        depth: What is wanted, 1 or more.
+        also: Other depths that somebody will want: made if this one has to be.
+        table: The rows.
+        alive: Called now and then.
+        keep: Tables whose hidden states after that depth must not go to make room.
+
+    Raises:
+        CacheError: There is no room, or what is computed is not finite.
+    """
+    fill_s = 0.0
+    entry, lengths = _entry(store, prefix, table), table.lengths
+    shapes = {each: prefix.shape(each, lengths) for each in sorted({depth, *also})}
+    rows = entry.open(prefix.name(depth), shapes[depth], alive)
+    if rows is not None:
+        return Provided(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=0.0)
+    name = prefix.name(depth)
+    kept = {(_entry(store, prefix, each).folder, name) for each in (*keep, table)}
+    with entry.building(alive):
+        rows = entry.open(name, shapes[depth], alive)  # somebody else may have made it meanwhile
+        if rows is None:
+            missing = {each: shape for each, shape in shapes.items() if not entry.has(prefix.name(each), shape)}
+            missing[depth] = shapes[depth]  # there perhaps, but damaged
+            start = _start(prefix, entry, min(missing), lengths, alive)
+            if start is not None:
+                kept.add((entry.folder, prefix.name(start[0])))
+            store.make_room(sum(shape.num_bytes for shape in missing.values()), kept)
+            began = time.monotonic()
+            _make(prefix, entry, missing, table, alive, start)
+            fill_s = time.monotonic() - began
+            rows = entry.open(name, shapes[depth], alive)
+    if rows is None:
+        raise CacheError(f"{entry.folder} was written and can't be read back")
+    return Provided(rows=rows, pass_s=entry.seconds(name), fill_s=fill_s)
+
+
+def _start(
+    prefix: Prefix, entry: Entry, lowest: int, lengths: np.ndarray[Any, Any], alive: Callable[[], None]
+) -> tuple[int, Rows] | None:
+    """Returns the deepest depth below the lowest that is missing which is there, with its hidden states."""
+    for depth in range(lowest - 1, 0, -1):
+        shape = prefix.shape(depth, lengths)
+        if entry.has(prefix.name(depth), shape):
+            rows = entry.open(prefix.name(depth), shape, alive)
+            if rows is not None:
+                return depth, rows
+    return None
+
+
+def _entry(store: PrefixStore, prefix: Prefix, table: Table) -> Entry:
+    key = {**prefix.facts, "rows_sha256": table.sha256, "width": prefix.width, "dtype": prefix.dtype}
+    return store.entry(key, {**prefix.about, "rows": f"{len(table.lengths)} {table.name}"})
+
+
+def _make(
+    prefix: Prefix,
+    entry: Entry,
+    shapes: Mapping[int, Shape],
+    table: Table,
+    alive: Callable[[], None],
+    start: tuple[int, Rows] | None,
+) -> None:
+    began = time.monotonic()
+    reading = prefix.reading.attached() if prefix.reading is not None and any(map(prefix.is_read, shapes)) else None
+    names = {prefix.name(depth): shape for depth, shape in shapes.items()}
+    with prefix.on_threads(), reading or nullcontext(), _told(), entry.writing(names) as (writers, seconds):
+        by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
+
+        def take(depth: int, rows: np.ndarray[Any, Any], counts: Sequence[int], vectors: torch.Tensor) -> None:
+            vectors, counts = at_position(vectors, counts, prefix.position if prefix.is_read(depth) else None)
+            on_host = vectors.cpu().float()  # float32 holds what any precision computes
+            for row, own in zip(rows, torch.split(on_host, list(counts)), strict=True):
+                by_depth[depth].put(int(row), own.numpy())
+
+        took = fill(
+            prefix.anatomy,
+            table.lengths,
+            table.collate,
+            list(shapes),
+            take,
+            start=start,
+            autocast=prefix.autocast(),
+            alive=alive,
+        )
+        before = 0.0 if start is None else entry.seconds(prefix.name(start[0]))
+        seconds.update({prefix.name(depth): before + took[depth] for depth in shapes})
+    log.info(
+        "prefix cache: blocks %s of %d %s rows in %.1f s%s",
+        ", ".join(map(str, shapes)), len(table.lengths), table.name, time.monotonic() - began,
+        "" if start is None else f", from block {start[0]} on",
+        extra={TELL: True},
+    )  # fmt: skip
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OverflowInPrefixError as error:
+        raise CacheError(str(error)) from error

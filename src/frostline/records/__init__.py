@@ -1,0 +1,1 @@
+"""What is kept of runs and trials: results, run folders, trial records, row-by-row predictions."""

@@ -1,0 +1,378 @@
+"""Owns: the Recorder protocol and the run's folder, which is the truth. Must not know: who else records.
+
+A run's folder holds `spec.json`, `overrides.yaml`, `environment.json`, `metrics.jsonl`, `result.json`, `model/` and
+`run.log`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shlex
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+import yaml
+from filelock import FileLock, Timeout
+
+from frostline import hashes
+from frostline.errors import MachineError, UserError, machine_trouble
+from frostline.files import refuse_links, remove_unfinished, write_atomically
+from frostline.provenance import environment, git_diff
+from frostline.records.result import RESULT_FILE, Frozen, RunResult, Status, finite
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from frostline.spec import RunSpec
+
+
+SPEC_FILE = "spec.json"
+OVERRIDES_FILE = "overrides.yaml"
+METRICS_FILE = "metrics.jsonl"
+MODEL_FOLDER = "model"
+PREDICTIONS_FILE = "predictions.parquet"
+TEST_FILE = "test.json"
+LOG_FILE = "run.log"
+LOCK_FILE = ".lock"
+ENVIRONMENT_FILE = "environment.json"
+DIFF_FILE = "git.diff"
+RECORDED_FILES = (
+    SPEC_FILE, OVERRIDES_FILE, ENVIRONMENT_FILE, DIFF_FILE, METRICS_FILE, PREDICTIONS_FILE, MODEL_FOLDER,
+)  # fmt: skip
+"""What `result.json` has the sha256 of."""
+
+RUN_FILE = ".mlflow.json"
+"""Which MLflow run a run's or sweep's folder is recorded in."""
+
+"""Its place in a sweep, for a run that another process starts."""
+
+CHECKPOINTS_FOLDER = "checkpoints"
+
+RUN_FILES = (
+    *RECORDED_FILES, RESULT_FILE, TEST_FILE, LOG_FILE, LOCK_FILE, RUN_FILE, CHECKPOINTS_FOLDER,
+)  # fmt: skip
+"""All that is written in a run's folder."""
+
+INPUTS = {
+    "weights_sha256": "model weights",
+    "tokenizer_sha256": "tokenizer",
+    "image_processor_sha256": "image processor",
+    "data_fingerprint": "data",
+    "plugins_sha256": "plugins",
+}
+"""What a run is made of, by its key in the provenance."""
+
+_TAKEOVER_S = 20.0  # assumed: what a killed process with a large model may need to be gone
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """What is known of a run before it trains.
+
+    Attributes:
+        spec: What to train.
+        folder: Where it is recorded.
+        overrides: What the user typed.
+        freeze: What was frozen; None if it isn't known any more.
+        data: The data report.
+        provenance: Versions, platform, hashes.
+    """
+
+    spec: RunSpec
+    folder: Path
+    overrides: tuple[str, ...]
+    freeze: Frozen | None
+    data: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+class Recorder(Protocol):
+    """Where a run's numbers go. Recording must never end a run: a recorder keeps its troubles to itself."""
+
+    def start(self, run: RunStart) -> None:
+        """Called once, before the first step."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Called with metrics of an optimizer step: `train/loss`, `eval/accuracy`."""
+
+    def finish(self, result: RunResult) -> None:
+        """Called once, when everything of the run lies in its folder; also without a `start` before it."""
+
+
+class NullRecorder:
+    """Records nothing."""
+
+    def start(self, run: RunStart) -> None:
+        """Does nothing."""
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Does nothing."""
+
+    def finish(self, result: RunResult) -> None:
+        """Does nothing."""
+
+
+class Verdict(StrEnum):
+    """What a monitor says after an evaluation."""
+
+    GO = "go"
+    PRUNE = "prune"  # stop: it promises little
+    PAUSE = "pause"  # stop with a checkpoint: it may go on later
+
+
+class Monitor(Protocol):
+    """Who watches a run while it trains and may stop it."""
+
+    def alive(self) -> None:
+        """Called after each optimizer step and now and then before the first."""
+
+    def evaluated(self, epoch: float, value: float) -> Verdict:
+        """Called with the objective of each evaluation; `epoch` counts what is trained so far."""
+
+
+TELL = "tell"
+"""Attribute of a log record that a person should see, though it is no warning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+    """What a run may share with others: what its frozen blocks compute.
+
+    Attributes:
+        num_runs: How many runs there will be in all, at whatever depth.
+        depths: Their frozen depths, as far as they are known.
+        threads: CPU threads to compute it on, while others wait for it; None: those of the run.
+    """
+
+    num_runs: int = 1
+    depths: tuple[int, ...] = ()
+    threads: int | None = None
+
+
+class NullMonitor:
+    """Lets every run go to its end."""
+
+    def alive(self) -> None:
+        """Does nothing."""
+
+    def evaluated(self, epoch: float, value: float) -> Verdict:
+        """Says go."""
+        return Verdict.GO
+
+
+class Recorders:
+    """Hands everything to several recorders, in order."""
+
+    def __init__(self, recorders: Sequence[Recorder]) -> None:
+        self._recorders = tuple(recorders)
+
+    def start(self, run: RunStart) -> None:
+        """See `Recorder.start`."""
+        for recorder in self._recorders:
+            recorder.start(run)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """See `Recorder.log`."""
+        for recorder in self._recorders:
+            recorder.log(metrics, step)
+
+    def finish(self, result: RunResult) -> None:
+        """See `Recorder.finish`."""
+        for recorder in self._recorders:
+            recorder.finish(result)
+
+
+class RunFolder:
+    """A run's folder: opened before anything can go wrong, closed with `result.json`.
+
+    Use as a context manager. `metrics.jsonl` is written line by line and flushed, so that a killed run keeps what it
+    had; it holds no times, so that equal runs have equal files.
+
+    Args:
+        folder: Created if it isn't there.
+        spec: Written as `spec.json`.
+        overrides: Written as `overrides.yaml`.
+        go_on_from: None begins a run in a folder that has none. A step goes on with the run that lies there: numbers
+            up to this step are kept, the others and its result go; 0 begins it again.
+
+        keep_diff: Whether `git.diff` is written.
+
+    Raises:
+        UserError: The folder can't be written, or holds a run already.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        spec: RunSpec,
+        overrides: Sequence[str] = (),
+        *,
+        go_on_from: int | None = None,
+        keep_diff: bool = True,
+    ) -> None:
+        self.folder = folder
+        self._go_on_from = go_on_from
+        self._keep_diff = keep_diff
+        self._spec = spec
+        self._overrides = list(overrides)
+        self._metrics: TextIO | None = None
+        self._handler: logging.Handler | None = None
+        self._lock = _FolderLock(folder / LOCK_FILE)
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            refuse_links(self.folder / name for name in RUN_FILES)
+            # Whoever goes on may come a moment before the system has freed the lock of the process that was killed.
+            if not self._lock.acquire(0.0 if self._go_on_from is None else _TAKEOVER_S):
+                raise UserError(f"{self.folder}: another process is writing a run there; give another folder")
+            remove_unfinished(self.folder)
+            if self._go_on_from is not None:
+                _rewind(self.folder, self._go_on_from)
+            elif (self.folder / RESULT_FILE).exists() or (self.folder / METRICS_FILE).exists():
+                self._lock.release()
+                raise UserError(f"{self.folder}: holds a run already; give another folder, as hydra.run.dir=runs/NEW")
+            write_atomically(self.folder / SPEC_FILE, self._spec.to_json())
+            write_atomically(self.folder / OVERRIDES_FILE, yaml.safe_dump(self._overrides, allow_unicode=True))
+            self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")
+            self._handler = logging.FileHandler(self.folder / LOG_FILE, encoding="utf-8")
+        except OSError as error:
+            kind = UserError if machine_trouble(error) is None else MachineError
+            raise kind(f"{self.folder}: can't write the run's folder: {error.strerror}") from error
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger = logging.getLogger("frostline")
+        logger.addHandler(self._handler)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UserError) and not (self.folder / RESULT_FILE).exists():
+            # Found out before the run began: whoever looks into the folder should learn why it is empty.
+            failed = RunResult(
+                name=self._spec.name(),
+                status=Status.FAILED,
+                reason=str(error),
+                spec_digest=self._spec.digest(),
+            )
+            with suppress(MachineError):
+                self.finish(failed)
+        if self._handler is not None:
+            logging.getLogger("frostline").removeHandler(self._handler)
+            self._handler.close()
+        if self._metrics is not None:
+            with suppress(OSError):  # the full disk was reported already
+                self._metrics.close()
+        self._lock.release()
+
+    def start(self, run: RunStart) -> None:
+        """Keeps what one needs to come back to this environment: `environment.json`, and `git.diff` if there is one."""
+        seen = {**environment(), "compute": run.provenance.get("compute")}
+        write_atomically(self.folder / ENVIRONMENT_FILE, json.dumps(seen, indent=1, ensure_ascii=False) + "\n")
+        diff = git_diff(Path.cwd()) if self._keep_diff else None
+        if diff is not None:
+            write_atomically(self.folder / DIFF_FILE, diff)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Appends one line to `metrics.jsonl`; what is told again of the steps before a resume stands there already."""
+        assert self._metrics is not None, "log() outside of the context"
+        if self._go_on_from is not None and step <= self._go_on_from:
+            return
+        line = json.dumps(finite({"step": step, **metrics}), allow_nan=False)
+        self._metrics.write(line + "\n")
+        self._metrics.flush()
+
+    def finish(self, result: RunResult) -> None:
+        """Writes `result.json`, with the sha256 of the run's files: all of it or nothing.
+
+        The checkpoints of a finished run are removed only then, so that a run that is killed before can be resumed.
+
+        Raises:
+            MachineError: The folder can't be written any more.
+        """
+        try:
+            files = hashes.hashes_of(self.folder, RECORDED_FILES)
+            write_atomically(self.folder / RESULT_FILE, replace(result, files=files).to_json())
+        except OSError as error:
+            raise MachineError(f"{self.folder}: its result can't be written: {error.strerror or error}") from error
+        if result.status is Status.FINISHED:
+            shutil.rmtree(self.folder / CHECKPOINTS_FOLDER, ignore_errors=True)
+
+
+def check_files(folder: Path, result: RunResult, *names: str) -> None:
+    """Checks files of a run's folder against the hashes in its result.
+
+    Args:
+        folder: The run's.
+        result: From its `result.json`.
+        names: Of `RECORDED_FILES`.
+
+    Raises:
+        DamagedError: A file is not as the run left it.
+    """
+    hashes.check(folder, result.files, names, f"train it again: frostline reproduce {shlex.quote(str(folder))}")
+
+
+def is_run_id(text: str) -> bool:
+    """Returns whether a text has the form of an MLflow run id."""
+    return re.fullmatch(r"[0-9a-f]{32}", text) is not None
+
+
+def metrics_up_to(folder: Path, step: int) -> list[tuple[int, dict[str, float]]]:
+    """Returns the recorded numbers of a run's folder up to a step; a torn last line is left out.
+
+    Raises:
+        UserError: A line is JSON, but not what frostline writes.
+    """
+    rows = []
+    try:
+        lines = (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # the torn last line of a killed run
+            continue
+        try:
+            at = int(record.pop("step"))
+            if at <= step:
+                rows.append((at, {key: float(value) for key, value in record.items()}))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / METRICS_FILE}: a line holds no numbers of a step") from error
+    return rows
+
+
+def _rewind(folder: Path, step: int) -> None:
+    rows = metrics_up_to(folder, step)
+    lines = [json.dumps(finite({"step": at, **values}), allow_nan=False) + "\n" for at, values in rows]
+    write_atomically(folder / METRICS_FILE, "".join(lines))
+    (folder / RESULT_FILE).unlink(missing_ok=True)
+
+
+class _FolderLock:
+    """A lock that the system frees when its process dies, and that leaves no file when released."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = FileLock(path)
+
+    def acquire(self, timeout_s: float) -> bool:
+        """Returns whether the lock is held now."""
+        try:
+            self._lock.acquire(timeout=timeout_s, poll_interval=0.05)
+        except Timeout:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Frees the lock; may be called without holding it."""
+        if self._lock.is_locked:
+            self._path.unlink(missing_ok=True)
+            self._lock.release()

@@ -1,0 +1,229 @@
+"""A sweep's answer in sentences, the same on the terminal, in the report and in MLflow."""
+
+from __future__ import annotations
+
+from frostline.advisor import NOTHING_FROZEN, is_mean_over_rows
+from frostline.decision import Requirement, Standing, State
+from frostline.records.trial import Point
+from frostline.report.answer import Answer, GroupAnswer, LevelRow, difference, is_share, level_name
+from frostline.report.significance import LEVEL, Comparison
+from frostline.spec import DEPTH_KEY, LR_KEY, short_number
+
+
+def headline(answer: Answer) -> str:
+    """Returns what to take, in one sentence."""
+    if answer.best is None:
+        return "no point was trained to its end"
+    point = answer.recommended
+    assert point is not None
+    what = _what(point, answer)
+    if answer.main is None and answer.num_collapsed:
+        return f"nothing was learnt: all {answer.num_collapsed} runs gave one answer for all rows ({what})"
+    if answer.main is None:
+        return f"{what}: {answer.metric} {point.quality:.4g}"
+    low, mean, high = _interval(answer.main, answer)
+    text = f"{what}: {answer.metric} {_number(mean)} (95 %: {_number(low)} to {_number(high)})"
+    if answer.learnt is False:
+        constant = f"a constant prediction ({_number(_baseline(answer))})"
+        return f"nothing was learnt: {text} does not beat {constant} with {100 * LEVEL:.0f} % probability"
+    return text
+
+
+def label(answer: Answer) -> str:
+    """Returns the word before the headline: what kind of advice it is."""
+    if answer.standing is Standing.NOT_SETTLED or answer.learnt is False:
+        return "best guess"
+    return "recommended"
+
+
+def standing_lines(answer: Answer) -> list[str]:
+    """Returns how far the question is answered and why, a sentence each; nothing without an axis of cost."""
+    main = answer.main
+    if main is None or main.recommended_row is None:
+        return []
+    decision, row = main.decision, main.recommended_row
+    margin = difference(decision.margin, answer.metric)
+    name = _named(row, answer)
+    chance = f"within {margin} of the best with probability {row.p_within:.2f}"
+    most = f"at most {difference(row.most_loss, answer.metric)} worse ({100 * LEVEL:.0f} %)"
+    open_names = _names([each for each in main.rows if each.state is State.OPEN])
+    lines = []
+    if decision.standing is Standing.SETTLED:
+        lines.append(f"settled at {margin}: {name} is {chance}, {most}; everything cheaper is worse")
+    elif decision.standing is Standing.AT_LEAST:
+        least = name if row.level == NOTHING_FROZEN else f"{_at_least(answer)} {level_name(row.level)}"
+        lines.append(f"{least} at {margin}: it is {chance}, {most}; {_still(main, open_names)}")
+    else:
+        expected = difference(decision.recommended.expected_loss, answer.metric)
+        lines.append(
+            f"not settled at {margin}: {name} is the best guess (expected loss {expected}, {most}); open: {open_names}"
+        )
+    if main.requirement is not None:
+        lines.append(_requirement(main.requirement, main, answer))
+    lines += _cautions(main, answer)
+    return lines
+
+
+def _still(main: GroupAnswer, open_names: str) -> str:
+    if open_names:
+        return f"open: {open_names}"
+    lacking = ", ".join(level_name(level.level) for level in main.decision.lacking_seeds)
+    return f"fewer than two fresh seeds: {lacking}"
+
+
+def _requirement(needed: Requirement, main: GroupAnswer, answer: Answer) -> str:
+    rows = f", scored on {needed.rows:,} rows" if main.fitted.most_rows and needed.rows != main.fitted.rows else ""
+    if needed.seeds is None:
+        where = f"on {needed.rows:,} rows" if main.fitted.most_rows else "so"
+        if main.fitted.num_folds > 1:
+            where = f"on {main.fitted.num_folds} folds"
+        chance = f"chance {needed.chance:.0%} with 32 of each"
+        untried = [row for row in main.rows if row.point is None and row.state is State.OPEN]
+        other = f"try {_names(untried)}, too (sweep.n_trials)" if untried else "take more rows, or a wider margin"
+        return f"further seeds can't settle it {where} ({chance}): {other}"
+    unit = answer.seconds_per_cost
+    seconds = "" if unit is None else f"{_time(needed.cost * unit)} of training here, "
+    kind = "fold" if main.fitted.num_folds > 1 else "seed"
+    seeds = f"{needed.seeds} more {kind}{'s' if needed.seeds > 1 else ''}"
+    return f"it would take about {seeds} of each contender{rows} ({seconds}{_in_ten(needed.chance)} to be settled)"
+
+
+def _cautions(main: GroupAnswer, answer: Answer) -> list[str]:
+    lines = []
+    decision = main.decision
+    if answer.baseline_failed is not None:
+        lines.append(f"full fine-tuning has no row: it failed ({answer.baseline_failed})")
+    if decision.collapsed:
+        counts = ", ".join(f"{row.collapsed} of {_named(row, answer)}" for row in main.rows if row.collapsed)
+        lines.append(
+            f"{len(decision.collapsed)} of {decision.num_runs} runs learnt nothing (one answer for all rows) and are "
+            f"left out{': ' if counts else ''}{counts}"
+        )
+    guessed = "(their numbers are guesses from the others)"
+    if untried := [row for row in main.rows if row.point is None and not row.collapsed]:
+        lines.append(f"not tried to the end: {_names(untried)} {guessed}")
+    if nothing := [row for row in main.rows if row.point is None and row.collapsed]:
+        lines.append(f"all runs learnt nothing: {_names(nothing)} {guessed}")
+    if left_out := main.fitted.num_left_out:
+        lines.append(
+            f"made without {left_out:,} of so many trials: as many at each {_axis_name(answer)} are in it as at the "
+            "others, chosen without a look at their values"
+        )
+    if main.failed_seeds:
+        counts = ", ".join(f"{number} of {level_name(level)}" for level, number in main.failed_seeds.items())
+        lines.append(f"further seeds failed: {counts}")
+    if not decision.knows_rows:
+        lines.append(f"of these held-out rows alone: {answer.metric} is known by seed only, not row by row")
+    elif not is_mean_over_rows(answer.metric):
+        lines.append(f"how far the rows decide is a bootstrap over them: {answer.metric} is no mean over rows")
+    return lines
+
+
+def cache_line(answer: Answer) -> str:
+    """Returns what the prefix cache saved, in a sentence; empty if no trial used it.
+
+    Both times are measured: filling by its own clock, what was saved as the passes that were not run through the frozen
+    blocks, each at the time that it took while filling.
+    """
+    if not answer.num_cached:
+        return ""
+    return (
+        f"{answer.num_cached} of {answer.num_trials} trials used the prefix cache: {_time(answer.filled_s)} to fill "
+        f"it, {_time(answer.saved_s)} of forward passes saved"
+    )
+
+
+def legend(answer: Answer) -> str:
+    """Returns what the columns of the table over levels mean."""
+    main = answer.main
+    if main is None or not main.rows:
+        return ""
+    margin = difference(main.decision.margin, answer.metric)
+    baseline, axis = main.fitted.baseline, _axis_name(answer)
+    parts = [
+        f"{answer.metric}: posterior mean of all {main.decision.num_runs} runs together, with its 95 % interval",
+        "at most worse: than the best setting, with 95 % probability",
+        f"good: within {margin} of the best {axis} with probability {main.decision.confidence:g}; out: another {axis} "
+        "is better by more than half of that, as surely; open: not known",
+        f"operations: of training, as recorded, without the prefix cache, beside the dearest {axis}'s",
+        f"train time: measured, median over the {axis}'s runs",
+    ]
+    if baseline is not None:
+        parts.append(f"a constant prediction comes to {_number(baseline)}")
+    return "; ".join(parts)
+
+
+def against_words(comparison: Comparison, metric: str) -> str:
+    """Returns a comparison in words: `0.8 points worse, 95 % interval -0.4 to 2.0, p 0.11`."""
+    scale = 100.0 if is_share(metric) else 1.0
+    unit = " points" if is_share(metric) else ""
+    size = difference(abs(comparison.loss), metric)
+    word = "worse" if comparison.loss >= 0 else "better"
+    shown = [f"{scale * value:.1f}" if unit else f"{value:.3g}" for value in (comparison.low, comparison.high)]
+    return f"{size} {word}, {100 * LEVEL:.0f} % interval {shown[0]} to {shown[1]}{unit} worse, p {comparison.p:.2g}"
+
+
+def _what(point: Point, answer: Answer) -> str:
+    params = dict(point.params)
+    parts = []
+    if point.is_baseline:
+        params.pop(DEPTH_KEY)
+        parts.append("train everything (freeze=none)")
+    elif answer.axis_key == DEPTH_KEY and point.depth is not None:
+        params.pop(DEPTH_KEY)
+        of = f" of {answer.num_blocks}" if answer.num_blocks is not None else ""
+        parts.append(f"freeze {point.depth}{of} blocks" if point.depth else "freeze no block, the embeddings alone")
+    elif answer.axis_key in params:
+        parts.append(f"{answer.axis_key}={_shown(params.pop(answer.axis_key))}")
+    if parts and point.lr is not None:
+        params.pop(LR_KEY)
+        parts.append(f"lr {short_number(point.lr)}")
+    parts += [f"{key}={_shown(value)}" for key, value in params.items()]
+    return ", ".join(parts)
+
+
+def _interval(main: GroupAnswer, answer: Answer) -> tuple[float, float, float]:
+    level = main.decision.recommended
+    if answer.maximize:
+        return level.low, level.mean, level.high
+    return -level.high, -level.mean, -level.low
+
+
+def _baseline(answer: Answer) -> float:
+    assert answer.main is not None
+    assert answer.main.fitted.baseline is not None
+    return answer.main.fitted.baseline
+
+
+def _axis_name(answer: Answer) -> str:
+    return "depth" if answer.axis_key == DEPTH_KEY else (answer.axis_key or "").rpartition(".")[2]
+
+
+def _at_least(answer: Answer) -> str:
+    return "at least" if answer.axis_key == DEPTH_KEY else "as cheap as"
+
+
+def _named(row: LevelRow, answer: Answer) -> str:
+    return "full fine-tuning" if row.level == NOTHING_FROZEN else f"{_axis_name(answer)} {level_name(row.level)}"
+
+
+def _names(rows: list[LevelRow]) -> str:
+    return ", ".join(level_name(row.level) for row in rows)
+
+
+def _in_ten(chance: float) -> str:
+    return f"{round(10 * chance)} in 10"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.4g}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _shown(value: object) -> str:
+    return short_number(value) if isinstance(value, float) and 0 < abs(value) < 1e-2 else str(value)

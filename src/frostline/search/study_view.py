@@ -1,0 +1,84 @@
+"""Owns: what a trial of Optuna's is to a sweep, by its marks. Must not know: who begins, trains or ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from operator import attrgetter
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from frostline.search import attributes
+
+
+class Kind(Enum):
+    """What a trial is.
+
+    Attributes:
+        POINT: A point of the sweep, at whatever stage.
+        WARM: A point of an earlier study, to learn from.
+        SURPLUS: A number of a rebuilt study that no point has.
+    """
+
+    POINT = auto()
+    WARM = auto()
+    SURPLUS = auto()
+
+
+def kind_of(trial: FrozenTrial) -> Kind:
+    """Returns what a trial is."""
+    attrs = trial.user_attrs
+    if attributes.SURPLUS in attrs:
+        return Kind.SURPLUS
+    return Kind.WARM if attributes.WARM in attrs else Kind.POINT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """The trials of a study at one moment, by number.
+
+    Attributes:
+        trials: All of them.
+        points: Those that are points.
+    """
+
+    trials: Sequence[FrozenTrial]
+    points: Sequence[FrozenTrial]
+
+
+class Trials:
+    """The trials of a study, looked at again and again: what has ended never changes, and is sorted once.
+
+    Args:
+        study: Whose.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+        self._ended: dict[int, Kind] = {}
+        self.last: Look | None = None
+        """The newest look: a look reads all that has not ended from the storage, a few times for each trial."""
+
+    def look(self) -> Look:
+        """Returns the trials as the storage has them now."""
+        trials = sorted(self._study.get_trials(deepcopy=False), key=attrgetter("number"))
+        known = self._ended
+        points = [trial for trial in trials if (known.get(trial.number) or self._kind(trial)) is Kind.POINT]
+        self.last = Look(trials=trials, points=points)
+        return self.last
+
+    def _kind(self, trial: FrozenTrial) -> Kind:
+        kind = kind_of(trial)
+        if trial.state.is_finished():
+            self._ended[trial.number] = kind
+        return kind
+
+
+def is_paused(trial: FrozenTrial) -> bool:
+    """Returns whether it has ended stage 1 and waits to be promoted or pruned, or is trained in stage 2.
+
+    Optuna has no state for that: it stays RUNNING, so that it is one trial from its beginning to its end.
+    """
+    return trial.state is TrialState.RUNNING and bool((trial.user_attrs.get(attributes.OUTCOME) or {}).get("more"))

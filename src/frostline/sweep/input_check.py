@@ -1,0 +1,72 @@
+"""Owns: whether all points of a sweep were trained from the same weights and rows. Must not know: how they are trained.
+
+A config says where the data lie, not what they are: a file that was replaced between two commands of one sweep would
+put points of two data sets into one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from frostline.errors import UserError
+from frostline.records.result import RESULT_FILE, RunResult
+from frostline.spec import Value
+from frostline.sweep.folder import SweepFolder
+
+_PARTS = {"dataset": ("data_fingerprint", "rows"), "model": ("weights_sha256", "weights")}
+
+
+class Inputs:
+    """Compares each run's weights and rows with those of the first run that should have had the same.
+
+    Args:
+        folder: The sweep's.
+        folder_of: Number of a point -> the folder of its first run.
+    """
+
+    def __init__(self, folder: SweepFolder, folder_of: Callable[[int], Path]) -> None:
+        self._folder = folder
+        self._folder_of = folder_of
+        self._first: dict[tuple[object, ...], str] | None = None
+
+    def trouble(self, params: Mapping[str, Value], run: Path) -> str | None:
+        """Returns what is wrong with a run that has just ended, in one line; its result is then no longer there.
+
+        Args:
+            params: Of its point.
+            run: Its folder.
+        """
+        if self._first is None:
+            self._first = {}
+            for point in self._folder.read_points():
+                if point.outcome is not None and point.copy_of is None:
+                    self._note(point.params, self._folder_of(point.number))
+        found = self._note(params, run)
+        if found is None:
+            return None
+        with suppress(OSError):  # else the next command would take it for the point's
+            (run / RESULT_FILE).unlink()
+        return (
+            f"{found} are not those that this sweep's first points were trained with: put them back, or begin afresh "
+            "with sweep.new=true"
+        )
+
+    def _note(self, params: Mapping[str, Value], run: Path) -> str | None:
+        assert self._first is not None
+        keys = {group: _key(group, params) for group in _PARTS}
+        try:
+            result = RunResult.read(run)
+        except UserError:
+            return None
+        for group, (name, words) in _PARTS.items():
+            value = result.provenance.get(name)
+            if value is not None and self._first.setdefault(keys[group], value) != value:
+                return f"the {words} of {'the data set' if group == 'dataset' else 'the model'}"
+        return None
+
+
+def _key(group: str, params: Mapping[str, Value]) -> tuple[object, ...]:
+    swept = {key: value for key, value in params.items() if key == group or key.startswith(f"{group}.")}
+    return (group, *sorted((key, str(value)) for key, value in swept.items()))

@@ -1,0 +1,40 @@
+"""Owns: the records of a run whose worker is gone. Must not know: how the worker went, or what comes next."""
+
+from __future__ import annotations
+
+import logging
+
+from frostline.files import write_atomically
+from frostline.records.result import RESULT_FILE, Cause, RunResult, Status
+from frostline.sweep.trial import TrialJob, adopt_retry, bury, finished
+
+log = logging.getLogger(__name__)
+
+
+def record_lost(trial: TrialJob, reason: str, cause: Cause) -> None:
+    """Makes a point's folder and its MLflow run tell how it ended: the worker that should have done so is gone.
+
+    A point's runs are trained in the order of their seeds. The first one without an end is the one that was lost; those
+    before it have told their end, or died between two words of it, and those after it had not begun.
+
+    Args:
+        trial: What the worker was given.
+        reason: Why it can't tell.
+        cause: The same for decisions.
+    """
+    for seed_run in trial.runs:
+        spec, _ = adopt_retry(seed_run)
+        result = finished(seed_run, spec)
+        lost = result is None
+        if result is None:
+            result = RunResult(
+                name=spec.name(), status=Status.FAILED, reason=reason, cause=cause, spec_digest=spec.digest()
+            )
+            try:
+                seed_run.folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(seed_run.folder / RESULT_FILE, result.to_json())
+            except OSError as error:
+                log.warning("%s: its end can't be written there (%s)", seed_run.folder, error.strerror)
+        bury(trial, seed_run, spec, result)
+        if lost:
+            return

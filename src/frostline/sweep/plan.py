@@ -1,0 +1,235 @@
+"""Owns: the forecast of a sweep, measured and told. Must not know: the search, how trials train."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from frostline.advisor import rows_to_settle
+from frostline.assets import home
+from frostline.decision import least_margin
+from frostline.preflight import preflight
+from frostline.records.predictions import known
+from frostline.report import make_console
+from frostline.search import Costs, Forecast, forecast, queue_of
+from frostline.spec import Engine, Every, SamplerName, SweepSpec
+from frostline.sweep.executors import sharing_of
+from frostline.sweep.folder import describe
+from frostline.sweep.questions import advisors_of, the_advisor
+from frostline.sweep.read_config import Compose, Sweep, read
+from frostline.sweep.slots import ends_of, slots_here, slots_on_gpus, wants_measuring
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from frostline.train import Probe
+
+_START_S = 7.2
+"""Until the first training step of a sweep, as `benchmarks/sweep_overhead.py` measured it (docs/benchmarks.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest:
+    """What to forecast.
+
+    Attributes:
+        nodes: How many work on the sweep.
+        json: Whether a program reads the forecast.
+    """
+
+    nodes: int
+    json: bool
+
+
+def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, planning: PlanRequest) -> int:
+    """Forecasts a sweep and prints it.
+
+    Args:
+        cfg: The composed config of the multirun.
+        arguments: The overrides of the job.
+        compose: Composes a point's config.
+        planning: What to forecast.
+
+    Raises:
+        UserError: Bad input; one line.
+    """
+    from frostline.launch import run
+    from frostline.train import footprint, probe  # torch: only now
+
+    sweep = read(cfg, arguments, compose, preflight)
+    queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
+    advisors = advisors_of(describe(sweep, sweep.space.keys), known)
+    advisor = the_advisor(advisors)
+    if sweep.plan.sampler is SamplerName.FROST and advisor is not None:
+        queue = [*queue, *advisor.opening()]
+    here = slots_here(sweep)
+    if wants_measuring(sweep, here):
+        here = slots_on_gpus(sweep, here, footprint(*ends_of(sweep, sweep.job.run)))
+    slots, threads, gpus = here.count, here.threads, here.gpus
+    on_all = slots * planning.nodes
+    if sweep.job.engine is Engine.RAY and sweep.job.slots is not None:  # of the whole cluster
+        on_all = min(on_all, sweep.job.slots)
+    spec = replace(sweep.job.run, runtime=replace(sweep.job.run.runtime, threads=threads))
+    ends, _ = ends_of(sweep, spec)
+    sharing = sharing_of(sweep, here.all_threads)
+    depths: list[int | None] = [*reversed(sharing.depths)] or [None]  # the deepest first
+    print(f"measuring {_several(len(ends), 'trial')} on a few rows ...", file=sys.stderr, flush=True)
+    seen = probe(ends, sharing, run)
+    costs = Costs(
+        epoch_s=_line(seen, depths),
+        trial_s=seen.trial_s,
+        start_s=_START_S,
+        fill_s=seen.fill_s,
+        cache_bytes=seen.bytes_per_depth * sum(depth is None or 0 < depth < seen.num_blocks for depth in depths),
+    )
+    found = forecast(sweep.plan, queue, depths, _epochs(sweep, seen), costs, on_all)
+    limit = _limit(found, sweep, on_all)
+    unit, busy = ("GPU-hours", len(gpus[0].split(","))) if gpus else ("core-hours", threads)
+    hours = found.busy_s * busy / 3600
+    raced = sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
+    rows = _scored_rows(sweep, seen, raced=raced)
+    asks = any(each.question.axis_key is not None for each in advisors.values())
+    # Of other metrics nobody knows beforehand.
+    margin = least_margin(rows, sweep.plan.confidence) if asks and spec.training.objective == "accuracy" else None
+    if planning.json:
+        data = {**asdict(found), "by_depth": {str(depth): row for depth, row in found.by_depth.items()}}
+        print(
+            json.dumps(
+                {
+                    **data,
+                    unit.replace("-", "_"): hours,
+                    "slots": on_all,
+                    "nodes": planning.nodes,
+                    "limit": limit,
+                    "least_margin": margin,
+                }
+            )
+        )
+        return 0
+    answer = _about_the_answer(sweep.plan, found, rows, margin, raced=raced)
+    _show(found, sweep, seen, on_all, planning.nodes, f"{hours:.2f} {unit}", limit, answer)
+    return 0
+
+
+def _scored_rows(sweep: Sweep, seen: Probe, *, raced: bool) -> int:
+    """Returns the rows that a setting is scored on in the end: every fold's, or those that settle it.
+
+    Args:
+        sweep: The sweep.
+        seen: What was measured of it.
+        raced: Whether further seeds follow the search.
+    """
+    if sweep.plan.folds is not None:
+        rows = seen.eval_rows + seen.train_rows
+        # Folds overlap in training rows: all of them are worth fewer rows (`frostline.decision.folds`).
+        return round(rows / (1 + (sweep.plan.folds - 1) / sweep.plan.folds))
+    if not raced:
+        return seen.eval_rows
+    epochs = _epochs(sweep, seen)
+    trained = seen.train_rows * (epochs if sweep.job.run.training.evaluate is Every.NEVER else min(1.0, epochs))
+    return rows_to_settle(seen.eval_rows, seen.eval_rows_at_hand, trained, sweep.plan.settle_rows)
+
+
+def _line(seen: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:
+    """Returns seconds of an epoch over the depth: a block more or less costs the same."""
+    known = [depth for depth in depths if depth is not None]
+    deep, shallow = seen.epoch_s[0], seen.epoch_s[-1]
+    if len(known) < 2:
+        return lambda _depth: deep
+    low, high = min(known), max(known)
+    return lambda depth: deep + (shallow - deep) * (high - (high if depth is None else depth)) / (high - low)
+
+
+def _epochs(sweep: Sweep, seen: Probe) -> float:
+    training = sweep.job.run.training
+    if training.max_steps is not None:
+        return training.max_steps * training.batch_size * training.accumulation_steps / seen.train_rows
+    return float(training.epochs or 1.0)
+
+
+def _limit(found: Forecast, sweep: Sweep, workers: int) -> str:
+    """Returns what stands in the way of a shorter or a possible sweep."""
+    cache = sweep.job.run.runtime.cache
+    free = shutil.disk_usage(home() if home().exists() else home().parent).free
+    if found.cache_bytes > min(cache.max_bytes, free):
+        room = "runtime.cache.max_bytes" if cache.max_bytes < free else "the free disk"
+        return f"the prefix cache of all depths does not fit into {room}: only some depths would have one"
+    if workers >= found.points:
+        return f"the longest trial ({_time(found.longest_s)}): there are as many slots as points"
+    if found.fill_s > 0.3 * found.wall_s:
+        return f"filling the prefix cache ({_time(found.fill_s)} on each node): more slots save little"
+    if found.idle > 0.3:
+        return (
+            f"idle slots ({found.idle:.0%} of their time): trials are of unlike length, and stage 2 waits for stage 1"
+        )
+    return "computing: with twice the slots it would take about half"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _show(
+    found: Forecast, sweep: Sweep, seen: Probe, slots: int, nodes: int, hours: str, limit: str, answer: Sequence[str]
+) -> None:
+    from rich.table import Table
+
+    console = make_console()
+    table = Table(box=None, pad_edge=False)
+    for name in ("frozen blocks", "points", "a point in stage 1" if sweep.plan.has_stages else "a point", "to its end"):
+        table.add_column(name, justify="right")
+    by_depth = sorted(found.by_depth.items(), key=lambda row: -1 if row[0] is None else row[0])
+    for depth, (count, first, whole) in by_depth:
+        table.add_row("-" if depth is None else str(depth), str(count), _time(first), _time(whole))
+    console.print(table)
+    stages = f", of which {found.finalists} go on to their end" if sweep.plan.has_stages else ""
+    rows = f"{seen.train_rows} training rows, {seen.eval_rows} held out"
+    lines = [
+        f"{found.points} points{stages}; {rows}",
+        f"computing   {hours}",
+        f"cache       {found.cache_bytes / 1e9:.2f} GB on each node, filled in {_time(found.fill_s)}",
+        f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(nodes, 'node')}, idle "
+        f"{found.idle:.0%} of the time",
+        f"limited by  {limit}",
+        *answer,
+        f"Taken for granted: {'; '.join(_assumed(sweep, slots))}.",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _assumed(sweep: Sweep, slots: int) -> list[str]:
+    """Returns what the forecast takes for granted."""
+    assumed = ["points that the sampler will choose are spread evenly over the depths"]
+    if slots > 1:
+        assumed.append("trials side by side are as fast as one alone")
+    settings = sweep.job.run.flat()
+    # These may change how long a point takes, and one value was measured.
+    varying = [key for key in sweep.space.keys if key.startswith(("training.", "dataset."))]
+    if varying:
+        assumed.append("every point has " + ", ".join(f"{key}={settings.get(key)}" for key in varying))
+    return assumed
+
+
+def _about_the_answer(plan: SweepSpec, found: Forecast, rows: int, margin: float | None, *, raced: bool) -> list[str]:
+    """Returns what further seeds may take, and what the rows at hand can settle."""
+    lines = []
+    if raced:
+        lines.append(f"then        fresh seeds for the contenders, up to {_time(plan.settle * found.wall_s)} more")
+    if margin is not None:
+        asked = "too few for" if margin > plan.margin else "enough for"
+        lines.append(
+            f"answer      {rows} held-out rows can settle a margin of {100 * margin:.1f} points "
+            f"at best: {asked} the {100 * plan.margin:g} that sweep.margin asks for"
+        )
+    return lines
+
+
+def _several(number: int, what: str) -> str:
+    return f"{number} {what}" + ("s" if number > 1 else "")

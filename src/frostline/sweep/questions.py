@@ -1,0 +1,137 @@
+"""A sweep's record -> the questions that it asks, one for each choice of model; who answers them; who runs the race."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from frostline.advisor import Advisor, Question
+from frostline.decision import RaceEnd
+from frostline.records.predictions import EvidenceOf
+from frostline.records.trial import Point
+from frostline.spec import ROWS_KEY, Dimension, Direction, FreezeName, Params, Space, Value
+
+
+def questions_of(description: Mapping[str, Any]) -> dict[tuple[Value, ...], Question]:
+    """Returns the questions of a sweep by the config groups that they choose.
+
+    Args:
+        description: As `describe` makes it and `sweep.json` keeps it.
+    """
+    space = Space.from_description(description["space"])
+    raced = is_raced(space, cost=description["plan"]["cost"])
+    return {
+        chosen: _question(description, description["groups"].get(",".join(map(str, chosen)), {}), dimensions, raced)
+        for chosen, dimensions in space.variants.items()
+    }
+
+
+def is_raced(space: Space, *, cost: str | None) -> bool:
+    """Returns whether a race can follow the search: of one question, with one objective.
+
+    Args:
+        space: Of the sweep.
+        cost: Its second objective.
+    """
+    sizes = [each for dimensions in space.variants.values() for each in dimensions if each.key == ROWS_KEY]
+    return len(space.variants) == 1 and not sizes and cost is None
+
+
+def _question(
+    description: Mapping[str, Any], own: Mapping[str, Any], dimensions: tuple[Dimension, ...], raced: bool
+) -> Question:
+    settings = {**description["base"], **own}
+    answer = description["answer"]
+    blocks = description["num_blocks"] or settings.get("model.num_blocks")
+    question = Question(
+        dimensions=tuple(each for each in dimensions if each.key != ROWS_KEY),
+        metric=description["objective"],
+        maximize=description["direction"] == Direction.MAXIMIZE.value,
+        margin=answer["margin"],
+        confidence=answer["confidence"],
+        num_blocks=blocks,
+        optimizer=str(settings.get("optimizer.name")),
+        freeze=str(settings.get("freeze.name")),
+        seeds=tuple(description["plan"]["seeds"] or (settings["seed"],)),
+        num_folds=description["plan"]["folds"] or 1,
+        settle_rows=answer.get("settle_rows"),
+        chosen_axis=description["plan"].get("axis"),
+        fixed_position=_fixed_position(settings, blocks),
+    )
+    return replace(question, is_raced=raced and question.axis_key is not None)
+
+
+def _fixed_position(settings: Mapping[str, Any], blocks: int | None) -> float:
+    """Returns the share of the blocks that all runs freeze; 0 where it is swept, or is no depth.
+
+    Args:
+        settings: Of the runs, but those that are swept.
+        blocks: Of the model.
+    """
+    name = settings.get("freeze.name")
+    if name == FreezeName.HEAD:
+        return 1.0
+    if name == FreezeName.FRACTION:
+        return float(settings.get("freeze.fraction") or 0.0)
+    if not blocks:
+        return 0.0
+    if name == FreezeName.DEPTH:
+        return float((settings.get("freeze.depth") or 0) / blocks)
+    if name == FreezeName.LAST and settings.get("freeze.last") is not None:
+        return float(max(0.0, 1 - settings["freeze.last"] / blocks))
+    return 0.0
+
+
+def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | None, Advisor]:
+    """Returns who answers a sweep's questions, by the group of the points that each is about (`Point.group`).
+
+    Args:
+        description: Of the sweep.
+        find: What is known of a point on a set of rows.
+    """
+    space = Space.from_description(description["space"])
+    names = [group.key for group in space.groups]
+    found: dict[str | None, Advisor] = {}
+    for chosen, question in questions_of(description).items():
+        rows = next((each for each in space.variants[chosen] if each.key == ROWS_KEY), None)
+        for number in rows.values() if rows is not None else (None,):
+            params: Params = dict(zip(names, chosen, strict=True))
+            if number is not None:
+                params[ROWS_KEY] = number
+            group = Point.group_of(params)
+            found[group] = Advisor(question=question, find=find)
+    return found
+
+
+def the_advisor(advisors: Mapping[str | None, Advisor]) -> Advisor | None:
+    """Returns the advisor of a sweep that asks one question; None of several models or sizes."""
+    return next(iter(advisors.values())) if len(advisors) == 1 else None
+
+
+class SeedRace:
+    """Gives further seeds to the points that the answer depends on.
+
+    Args:
+        advisor: Of the sweep.
+        settle: The budget, in units of the search's own cost.
+        seeds: Of the search's runs.
+    """
+
+    def __init__(self, advisor: Advisor, settle: float, seeds: Sequence[int]) -> None:
+        self._advisor = advisor
+        self._settle = settle
+        self._seeds = tuple(seeds)
+
+    def next(self, points: Sequence[Point], running: Sequence[tuple[int, int | None]]) -> tuple[Point, int] | RaceEnd:
+        """See `Race`."""
+        numbers = [number for number, _ in running]
+        found = self._advisor.next_replicate(points, numbers, settle=self._settle)
+        if isinstance(found, RaceEnd):
+            return found
+        point, _ = found
+        taken = {*self._seeds, *point.replicates, *(seed for number, seed in running if number == point.number)}
+        seed = self._seeds[0]
+        while seed in taken:  # the same numbers for every point: their runs are compared in pairs
+            seed += 1
+        return point, seed

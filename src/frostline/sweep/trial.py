@@ -1,0 +1,578 @@
+"""Owns: one stage of a point's work, in a worker process. Must not know: who chose the point.
+
+Importing this module costs nothing: the parent pickles its dataclasses, and only a worker imports torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline import assets
+from frostline.config import Job, spec_from_json
+from frostline.console import configure_logging
+from frostline.errors import MACHINE_WAY_OUT, MachineError, UserError, machine_trouble
+from frostline.hashes import DamagedError
+from frostline.records.result import Cause, RunResult, Status
+from frostline.records.run_folder import (
+    MODEL_FOLDER,
+    RECORDED_FILES,
+    SPEC_FILE,
+    TELL,
+    Recorder,
+    Recorders,
+    RunFolder,
+    Sharing,
+    Verdict,
+    check_files,
+)  # fmt: skip
+from frostline.records.trial import BASELINE_NUMBER, Outcome, State
+from frostline.registry import import_plugins
+from frostline.signals import Interrupted
+from frostline.spec import EVAL_SET, RunSpec, spec_diff
+
+if TYPE_CHECKING:
+    from frostline.tracking import Child
+    from frostline.train import Footprint
+    from frostline.workers.pool import Channel
+
+log = logging.getLogger(__name__)
+
+
+class Retry(StrEnum):
+    """What is done otherwise when a run is trained again."""
+
+    HALF_BATCH = "out of memory: retried with half the batch and twice the accumulation"
+    OFF_GPU = "out of memory: retried with the prefix cache's hidden states off the GPU"
+    FROM_CHECKPOINT = "trained again from its last checkpoint"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """How one of a trial's runs went.
+
+    Attributes:
+        result: None if it was interrupted.
+        resumed: Whether it began from a checkpoint.
+        retry: The last retry that it took.
+        note: The same for people.
+    """
+
+    result: RunResult | None
+    resumed: bool
+    retry: Retry | None
+    note: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedRun:
+    """One of a point's runs.
+
+    Attributes:
+        job: What to train.
+        folder: Where.
+        overrides: What composes it, for the record.
+        until_epoch: Pause after this epoch; None: to the end.
+    """
+
+    job: Job
+    folder: Path
+    overrides: tuple[str, ...]
+    until_epoch: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialJob:
+    """What the parent sends to a worker.
+
+    Attributes:
+        number: Of the point.
+        name: Its coordinates.
+        runs: In the order of the seeds.
+        ask: Whether a pruner wants to be asked after each evaluation.
+        more: Whether stage 2 follows.
+        several: Whether the point is trained with several seeds, in this stage or the next.
+        steps_per_run: Reports that a run makes at most: a later seed's are counted on from there.
+        parent: MLflow run id of the sweep, or None.
+        params: The swept keys.
+        sharing: What the sweep's runs have in common.
+        replicate: The seed, if this is a further one of a finished point.
+        note: What is known of an earlier attempt, for the record.
+        places: Path of each local file on the node, by its path in the config; None: the same path.
+    """
+
+    number: int
+    name: str
+    runs: tuple[SeedRun, ...]
+    ask: bool
+    more: bool
+    several: bool
+    steps_per_run: int
+    parent: str | None
+    params: Mapping[str, Any]
+    sharing: Sharing
+    replicate: int | None = None
+    note: str | None = None
+    places: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What the parent sends to a worker to learn what a trial takes of a GPU.
+
+    Attributes:
+        specs: The deepest and the shallowest trial.
+        sharing: What the sweep's runs have in common.
+        plugins: Modules to import first.
+    """
+
+    specs: tuple[RunSpec, ...]
+    sharing: Sharing
+    plugins: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """An evaluation, told to the parent."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned:
+    """A warning, told to the parent: a worker's own terminal is a file. Or what it decided of the prefix cache."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialEnd:
+    """What comes back to the parent.
+
+    Attributes:
+        outcome: None if a signal stopped it.
+        fatal: What the user must mend.
+        machine: Whether that is the machine's trouble, as a full disk: no fault of what was to be trained.
+    """
+
+    outcome: Outcome | None
+    fatal: str | None = None
+    machine: bool = False
+
+
+def warm() -> None:
+    """Imports what every trial needs, once for each worker."""
+    import frostline.tracking
+    import frostline.train
+
+    frostline.tracking.preload()
+    frostline.train.settle()
+    frostline.train.be_own_process()
+
+
+class _ChannelMonitor:
+    """Tells the parent how a run goes, and asks it whether to go on."""
+
+    def __init__(self, channel: Channel, seed_run: SeedRun, ask: bool, offset: int) -> None:
+        self._channel = channel
+        self._seed_run = seed_run
+        self._ask = ask
+        self._offset = offset
+
+    def alive(self) -> None:
+        """Tells, now and then."""
+        self._channel.alive()
+
+    def evaluated(self, epoch: float, value: float) -> Verdict:
+        """Reports whole epochs; the pruner is asked before the stage's end is looked at."""
+        step = round(epoch)
+        if abs(epoch - step) > 1e-6 or step < 1:
+            return Verdict.GO
+        report = Report(step=self._offset + step, value=value)
+        if self._ask:
+            if self._channel.ask(report):
+                return Verdict.PRUNE
+        else:
+            self._channel.send(report)
+        until = self._seed_run.until_epoch
+        return Verdict.PAUSE if until is not None and step >= until else Verdict.GO
+
+
+class _ToParent(logging.Handler):
+    """Tells the parent of warnings, and of a prefix cache that is filled or not to be had."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(logging.INFO)
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            if record.exc_info is None:  # an exception's reason comes with the outcome
+                self._channel.send(Warned(text=f"warning: {record.getMessage()}"))
+        elif getattr(record, TELL, False):
+            self._channel.send(Warned(text=record.getMessage()))
+
+
+def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialEnd | Footprint | None:
+    """Trains a point's runs one after the other; what is there already is taken as it is.
+
+    Args:
+        trial: What to train, or to measure.
+        channel: To the parent.
+    """
+    if isinstance(trial, Measure):
+        from frostline.train import footprint
+
+        channel.retire()  # what it allocated on the GPU is not the trials'
+        import_plugins(trial.plugins)
+        return footprint(trial.specs, trial.sharing)
+    configure_logging()
+    places = trial.places or {}
+    assets.set_places(places)
+    sys.path += [str(Path(place).parent) for given, place in places.items() if given.startswith("plugin:")]
+    handler = _ToParent(channel)
+    logging.getLogger("frostline").addHandler(handler)
+    try:
+        return _run_all(trial, channel)
+    except UserError as error:
+        if isinstance(error, MachineError):
+            return TrialEnd(outcome=None, fatal=f"{error}; {MACHINE_WAY_OUT}", machine=True)
+        return TrialEnd(outcome=None, fatal=str(error))
+    except Exception as error:
+        trouble = machine_trouble(error)
+        if trouble is None:
+            raise
+        return TrialEnd(outcome=None, fatal=f"{trouble}; {MACHINE_WAY_OUT}", machine=True)
+    finally:
+        logging.getLogger("frostline").removeHandler(handler)
+
+
+def relocated(trial: TrialJob, cwd: Path, here: Path, there: Path, places: Mapping[str, str]) -> TrialJob:
+    """Returns a trial as it is to be trained on a machine that does not see this one's files.
+
+    A store of MLflow on this machine is out of reach there: the parent records the trial when it has ended.
+
+    Args:
+        trial: As the parent has it.
+        cwd: The parent's current folder.
+        here: The sweep's folder on the parent's machine.
+        there: Its counterpart on the other one.
+        places: Where local files lie there, by the path in the config.
+    """
+
+    def moved(run: SeedRun) -> SeedRun:
+        tracking = run.job.tracking
+        if tracking.enabled and not is_reached_from_elsewhere(tracking.uri):
+            tracking = replace(tracking, enabled=False)
+        folder = there / (cwd / run.folder).relative_to(here)
+        return replace(run, folder=folder, job=replace(run.job, tracking=tracking))
+
+    return replace(trial, runs=tuple(map(moved, trial.runs)), places=places)
+
+
+def is_reached_from_elsewhere(uri: str) -> bool:
+    """Returns whether a tracking URI names a server, not files of this machine."""
+    return "://" in uri and not uri.startswith(("sqlite:", "file:"))
+
+
+def publish(trial: TrialJob) -> None:
+    """Records the runs of a trial in MLflow, from their folders: where they were trained the store is out of reach."""
+    from frostline.tracking import publish_run
+
+    for seed_run in trial.runs:
+        if seed_run.job.tracking.enabled:
+            spec, retry = adopt_retry(seed_run)
+            with suppress(UserError):  # it was not trained, as its sweep was stopped
+                result = RunResult.read(seed_run.folder)
+                child = child_of(trial, spec.seed, retried=retry.value if retry else None)
+                publish_run(seed_run.job.tracking, spec, seed_run.folder, result, child)
+
+
+def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
+    results: list[tuple[int, RunResult]] = []
+    resumed = 0
+    note = trial.note
+    for index, seed_run in enumerate(trial.runs):
+        monitor = _ChannelMonitor(channel, seed_run, trial.ask, index * trial.steps_per_run)
+        channel.alive()
+        trained = _one_run(trial, seed_run, monitor)
+        result, resumed = trained.result, resumed + trained.resumed
+        note = trained.note or note
+        if trained.retry is Retry.HALF_BATCH or (result is not None and result.cause is Cause.OUT_OF_MEMORY):
+            channel.retire()  # what it left in the device's memory must not be the next trial's trouble
+        if result is None or result.status is Status.KILLED:
+            return TrialEnd(outcome=None)
+        if result.cause is Cause.MACHINE:
+            return TrialEnd(outcome=None, fatal=f"{seed_run.folder}: {result.reason}; {MACHINE_WAY_OUT}", machine=True)
+        results.append((seed_run.job.run.seed, result))
+        if result.status is Status.FAILED:
+            return TrialEnd(outcome=_outcome(results, State.FAILED, trial, resumed, note))
+        if result.status is Status.PRUNED and result.cause is not Cause.PAUSED:
+            return TrialEnd(outcome=_outcome(results, State.PRUNED, trial, resumed, note))
+        last = index == len(trial.runs) - 1
+        if len(trial.runs) > 1 and not last and result.objective is not None and trial.ask:
+            step = (index + 1) * trial.steps_per_run
+            if channel.ask(Report(step=step, value=result.objective.value)):
+                return TrialEnd(outcome=_outcome(results, State.PRUNED, trial, resumed, note))
+    return TrialEnd(outcome=_outcome(results, State.COMPLETE, trial, resumed, note))
+
+
+def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> _Trained:
+    """Trains a run, again where that helps."""
+    spec, retry = adopt_retry(seed_run)
+    done = finished(seed_run, spec)
+    if done is not None:
+        bury(trial, seed_run, spec, done)  # it may have been killed between its last file and the store
+        return _Trained(result=done, resumed=False, retry=retry, note=retry.value if retry else None)
+    cause = ""
+    result, resumed = _train(trial, seed_run, spec, monitor)
+    if result is not None and result.cause is Cause.PROCESS_KILLED:
+        retry, cause = Retry.FROM_CHECKPOINT, f"{result.reason}: "
+        log.warning("%s: %s%s", trial.name, cause, retry.value)
+        result, resumed = _train(trial, seed_run, spec, monitor)
+    if result is not None and result.cause is Cause.OUT_OF_MEMORY and _gave_back_hidden_states():
+        retry = Retry.OFF_GPU
+        log.warning("%s: %s", trial.name, retry.value)
+        _free_memory()
+        result, _ = _train(trial, seed_run, spec, monitor, retried=retry.value)
+    if result is not None and result.cause is Cause.OUT_OF_MEMORY and (smaller := _half_batch(spec)) is not None:
+        retry = Retry.HALF_BATCH
+        log.warning("%s: %s", trial.name, retry.value)
+        _free_memory()
+        result, _ = _train(trial, seed_run, smaller, monitor, retried=retry.value)
+    note = None if retry is None else (cause if retry is Retry.FROM_CHECKPOINT else "") + retry.value
+    return _Trained(result=result, resumed=resumed, retry=retry, note=note)
+
+
+def _train(
+    trial: TrialJob, seed_run: SeedRun, spec: RunSpec, monitor: _ChannelMonitor, *, retried: str | None = None
+) -> tuple[RunResult | None, bool]:
+    from frostline.launch import run
+    from frostline.tracking import MlflowRecorder
+    from frostline.train.checkpoint import CheckpointStore
+
+    job, folder = seed_run.job, seed_run.folder
+    import_plugins(job.plugins)
+    store = CheckpointStore(folder)
+    if retried is not None:
+        store.remove()
+    step = store.newest_step()
+    overrides = list(seed_run.overrides)
+    if spec.training.batch_size != job.run.training.batch_size:
+        training = spec.training
+        overrides += [
+            f"training.batch_size={training.batch_size}",
+            f"training.accumulation_steps={training.accumulation_steps}",
+        ]
+    with RunFolder(folder, spec, overrides, go_on_from=step or 0, keep_diff=job.tracking.git_diff) as run_folder:
+        recorders: list[Recorder] = [run_folder]
+        if job.tracking.enabled:
+            child = child_of(trial, spec.seed, retried=retried)
+            recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=retried is None))
+        resume_from = folder if step is not None else None
+        try:
+            result = run(
+                spec, Recorders(recorders), folder, overrides=overrides, resume_from=resume_from, monitor=monitor,
+                sharing=trial.sharing,
+            )  # fmt: skip
+        except Interrupted:  # it came when the run was done
+            result = RunResult.read(folder)
+    return result, step is not None
+
+
+def kind_of(number: int, replicate: int | None) -> str:
+    """Returns what a run of a sweep is, for the tag `frostline.kind`: `trial`, `baseline` or `replicate`.
+
+    Args:
+        number: Of its point.
+        replicate: The seed, if it is a further one.
+    """
+    if replicate is not None:
+        return "replicate"
+    return "baseline" if number == BASELINE_NUMBER else "trial"
+
+
+def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child:
+    """Returns what one of a point's runs is in MLflow.
+
+    Args:
+        trial: The point.
+        seed: Of the run.
+        retried: What is done otherwise in this attempt, after one that ran out of memory; None: it is the first.
+    """
+    from frostline.tracking import Child
+
+    tags = {"frostline.point": str(trial.number), "frostline.kind": kind_of(trial.number, trial.replicate)}
+    if retried is not None:
+        tags["frostline.retried"] = retried
+    name = f"{trial.name} s{seed}" if trial.several else trial.name
+    return Child(parent=trial.parent, name=name, params=trial.params, tags=tags)
+
+
+def bury(trial: TrialJob, seed_run: SeedRun, spec: RunSpec, result: RunResult) -> None:
+    """Tells MLflow how a run ended whose process did not: nothing if it has heard it."""
+    if not seed_run.job.tracking.enabled:
+        return
+    from frostline.tracking import MlflowRecorder
+
+    child = child_of(trial, spec.seed)
+    MlflowRecorder(seed_run.job.tracking, spec, seed_run.folder, child=child, reopen=True).bury(result)
+
+
+def finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
+    """Returns the recorded result if the folder holds the very run, to its end: it is never trained again."""
+    try:
+        result = RunResult.read(seed_run.folder)
+    except UserError:
+        return None
+    # Stopped by a pruner and told to nobody before the parent was killed: it would be stopped once more.
+    paused = result.cause is Cause.PAUSED and seed_run.until_epoch is not None
+    is_over = result.status is Status.FINISHED or paused or result.cause is Cause.PRUNED
+    if result.spec_digest != spec.digest() or not is_over:
+        return None
+    return result if is_whole(seed_run.folder, result) else None
+
+
+def is_whole(folder: Path, result: RunResult) -> bool:
+    """Returns whether a run's files are as it left them; a model may have been removed since."""
+    names = [name for name in RECORDED_FILES if name != MODEL_FOLDER or (folder / MODEL_FOLDER).is_dir()]
+    try:
+        check_files(folder, result, *names)
+    except DamagedError as error:
+        log.warning("%s: the run is trained again", error.finding)
+        return False
+    return True
+
+
+def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, Retry | None]:
+    """Returns the spec, with the smaller batch if an earlier attempt ran out of memory with the given one."""
+    spec = seed_run.job.run
+    try:
+        recorded = spec_from_json((seed_run.folder / SPEC_FILE).read_text(encoding="utf-8"))
+    except (OSError, UserError):
+        return spec, None
+    smaller = _half_batch(spec)
+    if smaller is not None and spec_diff(recorded, spec) and not spec_diff(recorded, smaller):
+        return smaller, Retry.HALF_BATCH
+    return spec, None
+
+
+def _half_batch(spec: RunSpec) -> RunSpec | None:
+    training = spec.training
+    if training.batch_size % (2 * spec.runtime.num_processes):
+        return None
+    return replace(
+        spec,
+        training=replace(
+            training, batch_size=training.batch_size // 2, accumulation_steps=training.accumulation_steps * 2
+        ),
+    )
+
+
+def _gave_back_hidden_states() -> bool:
+    """Returns whether hidden states took some of the device's memory; from now on this process leaves them on disk."""
+    from frostline.prefix_cache import gpu_memory
+
+    return gpu_memory.give_up()
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _outcome(
+    results: Sequence[tuple[int, RunResult]], state: State, trial: TrialJob, resumed: int, note: str | None
+) -> Outcome:
+    return outcome_of(results, state, more=trial.more, resumed=resumed, note=note)
+
+
+def _rows_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, float]:
+    """Returns what says on how many held-out rows further seeds are to be scored (`frostline.advisor.rows`)."""
+    result = next((each for _, each in results if each.cost is not None and each.cost.num_evals), None)
+    if result is None or result.cost is None or "eval_rows_at_hand" not in result.data:
+        return {}
+    return {
+        "scored_rows": float(result.data["eval_rows"]),
+        "rows_at_hand": float(result.data["eval_rows_at_hand"]),
+        "trained_per_scoring": result.data["train_rows"] * result.cost.epochs / result.cost.num_evals,
+    }
+
+
+def outcome_of(
+    results: Sequence[tuple[int, RunResult]], state: State, *, more: bool, resumed: int = 0, note: str | None = None
+) -> Outcome:
+    """Returns what a point's runs came to.
+
+    Args:
+        results: By seed.
+        state: Of the point.
+        more: Whether stage 2 follows if it is COMPLETE.
+        resumed: How many runs went on from a checkpoint.
+        note: For the record.
+    """
+    costs = [result.cost for _, result in results if result.cost is not None]
+    cost: dict[str, float] = {"train_s": sum(c.train_s for c in costs), "eval_s": sum(c.eval_s for c in costs)}
+    if costs and all(c.flops is not None for c in costs):
+        cost["flops"] = sum(c.flops or 0.0 for c in costs)
+    for key in ("fill_s", "saved_s"):  # of those that began at their frozen depth
+        seconds = [value for c in costs if (value := getattr(c, key)) is not None]
+        if seconds:
+            cost[key] = sum(seconds)
+    trainable = [result.params.num_trainable for _, result in results if result.params is not None]
+    if trainable:
+        cost["num_trainable"] = float(trainable[0])
+    # Of words no interval is known: those of a sentence are not independent, and there are more of them than rows.
+    known = (result.data for _, result in results if result.data and "words_cut" not in result.data)
+    rows = next((data.get("eval_rows") for data in known), None)
+    if isinstance(rows, int):
+        cost["eval_rows"] = float(rows)
+    cost |= _rows_of(results)
+    trained_on = next((result.data["train_rows"] for _, result in results if result.data), None)
+    if isinstance(trained_on, int):
+        cost["train_rows"] = float(trained_on)
+    last = results[-1][1]
+    return Outcome(
+        state=state,
+        by_seed={seed: result.objective.value for seed, result in results if result.objective is not None},
+        scores=scores_of(results),
+        cost=cost,
+        reason=last.reason if state is not State.COMPLETE else None,
+        cause=last.cause if state is not State.COMPLETE else None,
+        error=last.error if state is not State.COMPLETE else None,
+        more=more and state is State.COMPLETE,
+        resumed=resumed,
+        note=note,
+        loss=_mean_of("eval/loss", results),
+        learnt=any(result.metrics.get("eval/matthews_correlation") != 0.0 for _, result in results),
+    )
+
+
+def _mean_of(key: str, results: Sequence[tuple[int, RunResult]]) -> float | None:
+    """Returns the mean of a metric over the runs; None if one of them lacks it, or it is no finite number."""
+    values = [result.metrics.get(key, math.nan) for _, result in results]
+    mean = math.fsum(values) / len(values) if values else math.nan
+    return mean if math.isfinite(mean) else None
+
+
+def scores_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, dict[int, float]]:
+    """Returns the objective's metric on the other rows that runs were scored on, by set and seed."""
+    scores: dict[str, dict[int, float]] = {}
+    for seed, result in results:
+        for key, value in result.metrics.items():
+            name, _, metric = key.partition("/")
+            if result.objective is not None and metric == result.objective.metric and name != EVAL_SET:
+                scores.setdefault(name, {})[seed] = value
+    return scores

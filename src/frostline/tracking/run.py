@@ -1,0 +1,292 @@
+"""Owns: one run, recorded in MLflow. Must not know: training.
+
+The run's folder is the truth; MLflow is where people compare. So MLflow's troubles never end a run: they are told once.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frostline.files import regular_files
+from frostline.records.result import RunResult
+from frostline.records.run_folder import MODEL_FOLDER, RunStart, metrics_up_to
+from frostline.spec import RunSpec, TrackingSpec
+from frostline.tracking import pending as spool
+from frostline.tracking.client import (
+    CLEANED_TAG,
+    PARENT_TAG,
+    RUN_DIR_TAG,
+    STATUS_TAG,
+    absolute,
+    client,
+    experiment_of,
+    mlflow_status,
+    remember,
+    reopen,
+    reopenable,
+    send_inputs,
+    send_params,
+    source_tags,
+)
+from frostline.tracking.content import (
+    Child,
+    final_metrics,
+    final_tags,
+    inputs_of,
+    note_of,
+    outcome_of,
+    params_of,
+    tags_of,
+)
+from frostline.tracking.model import log_model
+from frostline.tracking.names import Cleaner, batches
+from frostline.tracking.orphans import reconcile
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+_FIRST_FLUSH_S = 60.0
+"""So long the first batch waits for an evaluation: MLflow's compare page opens on what was recorded first."""
+
+_FLUSH_S = 5.0  # a batch costs what ten single metrics cost (measured: field notes), so numbers are sent in batches
+
+
+class MlflowRecorder:
+    """Records one run in MLflow.
+
+    Args:
+        tracking: Where, and under which experiment.
+        spec: The run; needed even if it fails before it starts.
+        folder: The run's folder, whose files become artifacts.
+        child: Its place in a sweep, or None.
+        reopen: Go on in the MLflow run that the folder was recorded in before, if there is one.
+    """
+
+    def __init__(
+        self, tracking: TrackingSpec, spec: RunSpec, folder: Path, *, child: Child | None = None, reopen: bool = False
+    ) -> None:
+        self._tracking = tracking
+        self._spec = spec
+        self._folder = folder
+        self._child = child
+        self._reopen = reopen
+        self._recorded: dict[str, int] = {}
+        self._told: dict[tuple[str, int], float] = {}
+        self._cleaner = Cleaner()
+        self._client: MlflowClient | None = None
+        self._run_id: str | None = None
+        self._broken = False
+        self._note = ""
+        # What to type for such a run; a point of a sweep is one like any other.
+        self._command = child.command if child is not None and child.command != "frostline sweep" else "frostline run"
+        self._pending: list[tuple[str, float, int, int]] = []
+        self._flushed = time.monotonic()
+        self._is_evaluated = False
+        self._monitor: Any = None
+
+    def start(self, run: RunStart) -> None:
+        """Creates the run with its params and tags."""
+        with self._forgiving("start"):
+            self._begin(run)
+            if self._tracking.system_metrics:
+                self._watch()
+
+    def _begin(self, run: RunStart) -> None:
+        self._note = note_of(run, self._command)
+        earlier = reopenable(self._folder, self._tracking.uri) if self._reopen else None
+        if earlier is not None:
+            self._open(*earlier)
+            self._send_params(params_of(self._spec, run.freeze, self._child), earlier[1].data.params)
+            return
+        self._create(params_of(self._spec, run.freeze, self._child), tags_of(run))
+        assert self._client is not None
+        assert self._run_id is not None
+        send_inputs(self._client, self._run_id, inputs_of(run))
+
+    def _watch(self) -> None:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        assert self._run_id is not None
+        monitor: Any = SystemMetricsMonitor  # untyped
+        self._monitor = monitor(
+            self._run_id, tracking_uri=absolute(self._tracking.uri), resume_logging=bool(self._recorded)
+        )
+        self._monitor.start()
+
+    def _unwatch(self) -> None:
+        if self._monitor is not None:
+            monitor, self._monitor = self._monitor, None
+            monitor.finish()
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Takes metrics, sent in batches every few seconds."""
+        if self._broken:
+            return
+        now_ms = int(time.time() * 1000)
+        cleaned = [self._cleaner.metric(key, value) for key, value in metrics.items() if key != "train/epoch"]
+        self._pending += [(key, value, now_ms, step) for key, value in cleaned if step > self._recorded.get(key, -1)]
+        for key, value in cleaned:
+            if self._told.get((key, step), value) != value and value == value:
+                self._cleaner.tell(f"metric {key}: some steps stand here as they were before the run was gone on with")
+        self._is_evaluated |= f"eval/{self._spec.training.objective}" in metrics
+        if time.monotonic() - self._flushed > (_FLUSH_S if self._is_evaluated else _FIRST_FLUSH_S):
+            with self._forgiving("metrics"):
+                self._flush()
+
+    def finish(self, result: RunResult) -> None:
+        """Sends what is left, the files of the run's folder, and the status: never FINISHED for what isn't."""
+        if self._broken:
+            with suppress(Exception):  # told already; at least the status should be true if the store is back
+                if self._client is not None and self._run_id is not None and not spool.is_down(self._tracking.uri):
+                    self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
+            return
+        with self._forgiving("finish"):
+            self._unwatch()
+            if self._run_id is None:  # it failed before it started
+                self._create(params_of(self._spec, None, self._child), {})
+            assert self._client is not None
+            assert self._run_id is not None
+            last = result.step or (result.cost.steps if result.cost else 0)
+            self._finish_metrics(final_metrics(result), last)
+            self._flush()
+            tags = final_tags(result)
+            if self._note:
+                tags["mlflow.note.content"] = f"{self._note}\n{outcome_of(result)}\n"
+            tags = self._cleaner.tags(tags)
+            if self._cleaner.record:
+                tags[CLEANED_TAG] = self._cleaner.record
+            for key, value in tags.items():
+                self._client.set_tag(self._run_id, key, value)
+            # The status first: a kill while the model is uploaded must not leave the run RUNNING for ever.
+            self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
+            self._log_files()
+            spool.forget(self._folder)
+
+    def bury(self, result: RunResult, start: RunStart | None = None) -> bool:
+        """Ends the run of a process that is gone, with what its folder holds; makes the run if there was none yet.
+
+        Args:
+            result: How it ended. Nothing is done if MLflow has heard it already.
+            start: What was known of the run before it trained, if that is known.
+
+        Returns:
+            Whether MLflow has it now.
+        """
+        with self._forgiving("end"):
+            earlier = reopenable(self._folder, self._tracking.uri)
+            missed = spool.kept(self._folder) is not None
+            if start is not None:
+                self._note = note_of(start, self._command)
+            params = params_of(self._spec, start.freeze if start is not None else None, self._child)
+            if earlier is None:
+                self._create(params, tags_of(start) if start is not None else {})
+            elif _has_heard(earlier[1], result) and not missed:
+                return True
+            else:
+                self._open(*earlier)
+                self._send_params(params, earlier[1].data.params)
+            if start is not None and self._client is not None and self._run_id is not None:
+                send_inputs(self._client, self._run_id, inputs_of(start))
+            for step, values in metrics_up_to(self._folder, sys.maxsize):  # its last seconds had not been sent
+                self.log(values, step)
+        self.finish(result)
+        return not self._broken
+
+    def _create(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        self._client = client(self._tracking.uri)
+        experiment_id = experiment_of(self._client, self._tracking)
+        if self._child is None:  # a sweep's parent has done it for its children
+            reconcile(self._tracking.uri, experiment_id)
+        child = self._child
+        base = {
+            **source_tags("frostline run" if child is None else child.command),
+            "frostline.spec_digest": self._spec.digest(),
+            RUN_DIR_TAG: str(self._folder.absolute()),
+        }
+        if self._note:
+            base["mlflow.note.content"] = self._note
+        everything = self._cleaner.tags({**base, **tags, **(child.tags if child else {}), **self._tracking.tags})
+        if self._cleaner.record:
+            everything[CLEANED_TAG] = self._cleaner.record
+        if child is not None and child.parent is not None:
+            everything[PARENT_TAG] = child.parent
+        # With the tags from the start: a kill right now leaves a run that the next command can tell for dead.
+        name = child.name if child is not None else self._spec.name()
+        run = self._client.create_run(experiment_id, run_name=name, tags=everything)
+        self._run_id = run.info.run_id
+        remember(self._folder, self._tracking.uri, self._run_id)
+        self._send_params(params, {})
+
+    def _finish_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """What the whole run came to replaces what stands there of a part of it, whichever step that was told at."""
+        now_ms = int(time.time() * 1000)
+        for name, number in metrics.items():
+            key, value = self._cleaner.metric(name, number)
+            at = max(step, self._recorded.get(key, step))
+            if self._told.get((key, at)) != value:  # a model that failed to be uploaded is no reason to tell it twice
+                self._pending.append((key, value, now_ms, at))
+
+    def _send_params(self, params: Mapping[str, Any], there: Mapping[str, str]) -> None:
+        assert self._client is not None
+        assert self._run_id is not None
+        send_params(self._client, self._run_id, self._cleaner.params(params), there)
+
+    def _open(self, made: MlflowClient, run: Run) -> None:
+        """Goes on in an earlier run; what is told again of the steps that stand there already is left out."""
+        reopen(made, run)
+        run_id = run.info.run_id
+        for key in run.data.metrics:
+            history = made.get_metric_history(run_id, key)
+            self._recorded[key] = max(metric.step for metric in history)
+            self._told |= {(key, metric.step): metric.value for metric in history}
+        self._client, self._run_id = made, run_id
+
+    def _flush(self) -> None:
+        if self._client is None or self._run_id is None:
+            return
+        from mlflow.entities import Metric
+
+        objective = self._cleaner.name("metric", f"eval/{self._spec.training.objective}")
+        rows = sorted(self._pending, key=lambda row: (not row[0].startswith("best/"), row[0] != objective))
+        for some in batches((Metric(*row) for row in rows), 1000):
+            self._client.log_batch(self._run_id, metrics=some)
+        self._pending.clear()
+        self._flushed, self._is_evaluated = time.monotonic(), True  # from now on there is no need to wait
+
+    def _log_files(self) -> None:
+        assert self._client is not None
+        assert self._run_id is not None
+        for path in regular_files(self._folder):
+            relative = path.relative_to(self._folder)
+            hidden = any(part.startswith(".") for part in relative.parts)
+            if not hidden and relative.parts[0] not in {"checkpoints", MODEL_FOLDER}:
+                parent = relative.parent.as_posix()
+                self._client.log_artifact(self._run_id, str(path), None if parent == "." else parent)
+        if self._tracking.log_model and (self._folder / MODEL_FOLDER).is_dir():
+            log_model(self._client, self._run_id, self._folder)
+
+    @contextmanager
+    def _forgiving(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - recording must not end a run
+            self._broken = True
+            self._unwatch()
+            spool.mark_down(self._tracking.uri, error)
+            child = None if self._child is None else asdict(self._child)
+            why = f"{what}: {spool.reason_of(error)}"
+            missed = {"kind": "run", "tracking": spool.place(self._tracking), "child": child, "why": why}
+            spool.keep(self._folder, missed)
+            spool.warn(self._tracking.uri, spool.reason_of(error))
+
+
+def _has_heard(run: Run, result: RunResult) -> bool:
+    return run.info.status == mlflow_status(result.status) and run.data.tags.get(STATUS_TAG) == result.status.value

@@ -1,0 +1,142 @@
+"""Owns: what a run's kept weights say of all rows that it is scored on. Must not know: what is made of it.
+
+The held-out rows were evaluated during training: their logits are at hand unless the run was resumed. Test rows and
+those of other data sets are looked at once, here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from frostline.data import NO_LABEL, RowTable
+from frostline.metrics import decide
+from frostline.prefix_cache.collate import Collator
+from frostline.records.run_folder import PREDICTIONS_FILE
+from frostline.spec import EVAL_SET, RunSpec, Task
+from frostline.train import callbacks
+from frostline.train.loss import DivergedError, losses_of
+from frostline.train.setup import Setup
+from frostline.train.trainer import Assembly, by_length
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Rows and what the model says of them.
+
+    Attributes:
+        name: Of the set: `eval`, `test`, another data set's.
+        labels: `[N]`, in the set's order.
+        logits: `[N, C]`.
+    """
+
+    name: str
+    labels: Array
+    logits: Array
+
+
+def score(
+    spec: RunSpec, setup: Setup, assembly: Assembly, kept: callbacks.Best
+) -> tuple[list[Scored], dict[str, float]]:
+    """Looks at every set that the run is scored on, with the weights that are in the model now.
+
+    Args:
+        spec: The run.
+        setup: Its tables.
+        assembly: Its Trainer.
+        kept: The evaluation whose weights these are.
+
+    Returns:
+        Rows and logits of each set, the held-out one first; metrics of the others, as `test/accuracy`, `tweets/loss`.
+
+    Raises:
+        DivergedError: A loss is not finite.
+    """
+    tables = setup.tables
+    if kept.logits is not None:
+        held_out = Scored(name=EVAL_SET, labels=tables.evaluation.all_labels(), logits=kept.logits)
+    else:
+        held_out, _ = _look(spec, setup, assembly, EVAL_SET, tables.evaluation)
+    found, metrics = [held_out], dict[str, float]()
+    for name, table in tables.others.items():
+        scored, values = _look(spec, setup, assembly, name, table)
+        found.append(scored)
+        metrics |= values
+        if not math.isfinite(values[f"{name}/loss"]):
+            raise DivergedError(assembly.trainer.state.global_step, f"the loss on {name} is not finite")
+    return found, metrics
+
+
+def _look(
+    spec: RunSpec, setup: Setup, assembly: Assembly, name: str, table: RowTable
+) -> tuple[Scored, dict[str, float]]:
+    """Runs the model over a table: from its hidden states if they are kept, else the whole model."""
+    trainer, before, cached = assembly.trainer, assembly.collator, setup.cached
+    hidden = None
+    if cached is not None:
+        hidden = cached.hidden if name == EVAL_SET else cached.others.get(name)
+        if hidden is None:
+            cached.detach()
+    is_own = name == EVAL_SET
+    trainer.data_collator = Collator(setup.tables.train if is_own else table, table, before.padding, hidden)
+    order = by_length(spec.training, table)
+    try:
+        numbers: Any = [-1 - row for row in order]
+        output = trainer.predict(numbers, metric_key_prefix=name)
+    finally:
+        trainer.data_collator = before
+        if cached is not None and hidden is None:
+            cached.attach()
+    raw = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    logits = np.empty_like(raw)
+    logits[order] = raw
+    values = callbacks.evaluation_metrics(output.metrics or {}, name)
+    return Scored(name=name, labels=table.all_labels(), logits=logits), values
+
+
+def write_predictions(sets: list[Scored], task: Task, folder: Path) -> None:
+    """Writes `predictions.parquet`: `set`, `row` (in the set's seeded order), `label`, `predicted`, `loss`.
+
+    Args:
+        sets: What was looked at.
+        task: Of a classification, `label` and `predicted` are class ids; where a row may have several classes, numbers
+            in which bit i stands for class i; where each word has a class, lists.
+        folder: The run's.
+    """
+    parts = []
+    for each in sets:
+        logits = each.logits.astype(np.float64)
+        labels, predicted = each.labels, decide(logits, task)
+        if task is Task.TOKEN_CLASSIFICATION:
+            logits = logits[:, : labels.shape[1]]
+            there = [row != NO_LABEL for row in labels]
+            losses = losses_of(logits, labels, task)
+            predicted, labels = (
+                pa.array([row[: len(own)][own] for row, own in zip(rows, there, strict=True)])
+                for rows in (predicted, labels)
+            )
+        else:
+            logits = logits.reshape(len(labels), -1)
+            losses, predicted = losses_of(logits, labels, task), predicted.astype(labels.dtype)
+        parts.append(
+            pa.table(
+                {
+                    "set": pa.array([each.name] * len(predicted)).dictionary_encode(),
+                    "row": pa.array(np.arange(len(predicted)), pa.int32()),
+                    "label": labels,
+                    "predicted": predicted,
+                    "loss": losses.astype(np.float32),
+                }
+            )
+        )
+    aside = folder / f".{PREDICTIONS_FILE}.writing"
+    pq.write_table(pa.concat_tables(parts).unify_dictionaries(), aside, compression="zstd")
+    aside.replace(folder / PREDICTIONS_FILE)

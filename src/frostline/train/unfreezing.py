@@ -1,0 +1,277 @@
+"""Owns: a run in which less and less is frozen - which stage it is in, and that what is frozen in it does not move.
+
+Must not know: why a stage is as it is. The optimizer holds all that is trained in the end: it passes by what has no
+gradient yet, and counts its steps apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
+
+from frostline.errors import SpecError
+from frostline.freezing import freeze
+from frostline.models.blocks import Anatomy, NamedModule
+from frostline.prefix_cache.attach import Cached, Request, cache_use, open_cache
+from frostline.records.result import CacheUse
+from frostline.spec import Every, FreezeName, FreezeSpec, RunSpec, Stage
+from frostline.train.flops import flops_per_epoch, sample_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOfRun:
+    """A stage that the run comes to.
+
+    Attributes:
+        stage: Which.
+        last_epoch: The first epoch after it, counted from 0.
+        cached: Its hidden states, if it begins at its frozen depth; detached.
+        flops_per_epoch: Estimated; None if unknown.
+    """
+
+    stage: Stage
+    last_epoch: float
+    cached: Cached | None
+    flops_per_epoch: float | None
+
+    def epochs_in(self, epoch: float) -> float:
+        """Returns how many epochs it lasted, of a run that was trained for some."""
+        return max(0.0, min(epoch, self.last_epoch) - self.stage.first_epoch)
+
+
+def reached(spec: RunSpec, num_blocks: int, num_rows: int) -> tuple[Stage, ...]:
+    """Returns the stages that a run comes to; nothing if its way of freezing has none.
+
+    Args:
+        spec: The run.
+        num_blocks: Of the model.
+        num_rows: Training rows.
+
+    Raises:
+        SpecError: It ends before it comes to the second.
+    """
+    stages = spec.freeze.stages(num_blocks)
+    epochs = num_epochs(spec, num_rows)
+    found = tuple(stage for stage in stages if stage.first_epoch < epochs - 1e-9)
+    if stages and len(found) < 2:
+        raise SpecError(
+            f"training.max_steps={spec.training.max_steps}: are {epochs:.2g} epochs of {num_rows} rows, and with "
+            f"freeze={spec.freeze.name.value} the head alone takes the first {stages[1].first_epoch}; give more"
+        )
+    return found
+
+
+def num_epochs(spec: RunSpec, num_rows: int) -> float:
+    """Returns for how many epochs a run trains."""
+    if spec.training.epochs is not None:
+        return spec.training.epochs
+    return (spec.training.max_steps or 0) / steps_per_epoch(spec, num_rows)
+
+
+def steps_per_epoch(spec: RunSpec, num_rows: int) -> int:
+    """Returns the optimizer steps of an epoch, as Trainer counts them."""
+    passes = -(-num_rows // spec.training.batch_size)
+    return max(1, -(-passes // spec.training.accumulation_steps))
+
+
+def open_stages(
+    request: Request, stages: Sequence[Stage], resumed: Sequence[CacheUse] | None
+) -> tuple[Stages, tuple[CacheUse, ...]]:
+    """Returns the stages of a run, with the hidden states of those that can begin at their frozen depth.
+
+    Hidden states of all stages are computed in one pass.
+
+    Args:
+        request: For the run; its depth is shared out.
+        stages: From `reached`.
+        resumed: How the interrupted run used the cache in each stage; None: a new run.
+
+    Returns:
+        The stages, the model as it was; and how each of them uses the cache.
+    """
+    spec, anatomy, tables = request.spec, request.looked.anatomy, request.tables
+    total = num_epochs(spec, len(tables.train))
+    ends = [*(float(stage.first_epoch) for stage in stages[1:]), total]
+    frozen = [stage for stage in stages if stage.depth]
+    depths = tuple(sorted({*request.sharing.depths, *(stage.depth or 0 for stage in frozen)} - {0}))
+    length = sum(end - stage.first_epoch for stage, end in zip(stages, ends, strict=True) if stage.depth)
+    # What a stage saves is estimated for all of them together: they are filled in one pass.
+    training = replace(spec.training, epochs=length / max(1, len(frozen)) or 1.0, max_steps=None)
+    shared = replace(request.sharing, depths=depths, num_runs=request.sharing.num_runs * max(1, len(frozen)))
+    before: Sequence[CacheUse | None] = [None] * len(stages)
+    if resumed is not None:
+        before = resumed if len(resumed) == len(stages) else [CacheUse()] * len(stages)
+    found, uses = [], []
+    for stage, end, then in zip(stages, ends, before, strict=True):
+        cached = None
+        if stage.depth:
+            fixed = FreezeSpec(name=FreezeName.DEPTH, depth=stage.depth)
+            own = replace(spec, training=training, freeze=fixed)
+            # Other rows are scored by the whole model, when the last stage is over.
+            trained = replace(tables, others={})
+            cached = open_cache(
+                replace(request, spec=own, tables=trained, depth=stage.depth, sharing=shared, resumed=then)
+            )
+        uses.append(cache_use(cached, then))
+        if cached is not None:
+            cached.detach()
+        flops = flops_per_epoch(
+            anatomy.model,
+            tables.train.num_tokens,
+            prefix=() if stage.depth is None else anatomy.prefix(stage.depth),
+            sample=sample_of(tables.train),
+        )
+        found.append(StageOfRun(stage=stage, last_epoch=end, cached=cached, flops_per_epoch=flops))
+    made = Stages(anatomy, found, evaluates=spec.training.evaluate is Every.EPOCH)
+    return made, tuple(uses)
+
+
+class Stages:
+    """The stages of a run, and the one that it is in.
+
+    Args:
+        anatomy: The model; all that is trained in the last stage takes gradients.
+        stages: In order.
+        evaluates: Whether an evaluation goes with each epoch.
+    """
+
+    def __init__(self, anatomy: Anatomy, stages: Sequence[StageOfRun], *, evaluates: bool) -> None:
+        self._evaluates = evaluates
+        self._anatomy = anatomy
+        self._stages = tuple(stages)
+        self._now: StageOfRun | None = None
+        self._held: tuple[NamedModule, ...] = ()
+        self._before: dict[str, str] = {}
+
+    @property
+    def cached(self) -> Cached | None:
+        """The hidden states of the stage that the run is in."""
+        return self._now.cached if self._now is not None else None
+
+    @property
+    def fill_s(self) -> float:
+        """Seconds in which this run computed hidden states for its stages."""
+        return sum(each.cached.fill_s for each in self._stages if each.cached is not None)
+
+    def saved_s(self, epoch: float) -> float | None:
+        """Returns the seconds of passes that were not run; None without a cache."""
+        cached = [each for each in self._stages if each.cached is not None]
+        if not cached:
+            return None
+        spans = [(each.cached, each.epochs_in(epoch)) for each in cached]
+        evals = [math.floor(epochs) if self._evaluates else 0 for _, epochs in spans]
+        return sum(part.saved_s(epochs, n) for (part, epochs), n in zip(spans, evals, strict=True) if part is not None)
+
+    def flops(self, epoch: float) -> float | None:
+        """Returns the floating-point operations of a run that was trained for some epochs."""
+        if any(each.flops_per_epoch is None for each in self._stages):
+            return None
+        return sum((each.flops_per_epoch or 0.0) * each.epochs_in(epoch) for each in self._stages)
+
+    def enter(self, epoch: float) -> None:
+        """Makes the model what it is in an epoch (counted from 0).
+
+        Raises:
+            RuntimeError: What was frozen until now has moved.
+        """
+        current = next(each for each in reversed(self._stages) if each.stage.first_epoch <= epoch + 1e-9)
+        if current is self._now:
+            return
+        self.leave()
+        last, depth = self._stages[-1].stage.depth, current.stage.depth
+        # Frozen now, and not in the end: what is frozen to the end is frozen already.
+        modules = () if depth is None else self._anatomy.prefix(depth)
+        kept = {name for name, _ in (() if last is None else self._anatomy.prefix(last))}
+        self._held = tuple((name, module) for name, module in modules if name not in kept)
+        self._before = freeze.hold(self._held)
+        self._now = current
+        if current.cached is not None:
+            current.cached.attach()
+        how = "" if current.cached is None else " (from the prefix cache)"
+        trained = "everything" if depth is None else f"what lies above block {depth}"
+        if depth == self._anatomy.num_blocks:
+            trained = "the head alone"
+        log.info("from epoch %g on: %s is trained%s", current.stage.first_epoch, trained, how)
+
+    def leave(self) -> None:
+        """Ends the stage that the run is in; the model is whole.
+
+        Raises:
+            RuntimeError: What was frozen in it has moved.
+        """
+        if self._now is None:
+            return
+        if self._now.cached is not None:
+            self._now.cached.detach()
+        self._now = None
+        changed = freeze.moved(self._held, self._before)
+        if changed:
+            raise RuntimeError(f"what was frozen in a stage has moved: {', '.join(changed[:3])}")
+        freeze.release(self._held, mode=self._anatomy.model.training)
+        self._held, self._before = (), {}
+
+
+class StageCallback(TrainerCallback):
+    """Enters each stage at the beginning of its first epoch.
+
+    Args:
+        stages: Of the run.
+        tell: Called with the hidden states of the new stage, or None.
+    """
+
+    def __init__(self, stages: Stages, tell: Callable[[Cached | None], None]) -> None:
+        self._stages = stages
+        self._tell = tell
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Also a run that goes on begins in the stage where it stopped."""
+        self._stages.enter(math.floor((state.epoch or 0.0) + 1e-9))
+        self._tell(self._stages.cached)
+
+    on_epoch_begin = on_train_begin
+
+
+def make_scheduler(spec: RunSpec, optimizer: torch.optim.Optimizer, total: int, num_rows: int) -> LambdaLR:
+    """Returns the schedule of `lp_ft`: the optimizer's over the probe, from `freeze.probe_lr`, then anew over the rest.
+
+    Args:
+        spec: The run.
+        optimizer: Its groups have the rates that the rest begins with.
+        total: Steps of the run.
+        num_rows: Training rows.
+
+    Raises:
+        SpecError: The schedule is none that can begin anew.
+    """
+    assert spec.freeze.name is FreezeName.LP_FT
+    assert spec.freeze.probe_epochs is not None
+    assert spec.freeze.probe_lr is not None
+    first = min(total, spec.freeze.probe_epochs * steps_per_epoch(spec, num_rows))
+    probe, rest = (_shape(spec, steps) for steps in (first, max(1, total - first)))
+
+    def shape(scale: float) -> Callable[[int], float]:
+        return lambda step: scale * probe(step) if step < first else rest(step - first)
+
+    return LambdaLR(optimizer, [shape(spec.freeze.probe_lr / group["lr"]) for group in optimizer.param_groups])
+
+
+def _shape(spec: RunSpec, steps: int) -> Callable[[int], float]:
+    """Returns the optimizer's schedule over some steps, as a multiple of its peak."""
+    stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    warmup = math.ceil(spec.optimizer.warmup_ratio * steps)
+    made = get_scheduler(spec.optimizer.schedule, stand_in, num_warmup_steps=warmup, num_training_steps=steps)
+    if not isinstance(made, LambdaLR):
+        raise SpecError(f"optimizer.schedule={spec.optimizer.schedule}: can't begin anew, as freeze=lp_ft asks")
+    found: Callable[[int], float] = made.lr_lambdas[0]
+    return found

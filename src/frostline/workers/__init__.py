@@ -1,0 +1,1 @@
+"""Worker processes that take one job after another."""

@@ -1,0 +1,405 @@
+"""Owns: warm worker processes - started once, watched, replaced. Must not know: what they run.
+
+Each slot is one process that takes one job after another. The parent hears of a job's messages, its end, its process's
+death, and of a job that gives no sign of life.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing.connection
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from frostline.workers.process import ProcessStarter
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from frostline.workers.process import Process
+
+_GRACE_S = 5.0  # assumed: what a process gets to end by itself before it is killed
+_HUSH_S = 0.5
+"""A worker tells at most so often that it is alive."""
+
+_RETIRING = "retiring"
+
+
+class Kind(StrEnum):
+    """What can be heard of a job."""
+
+    MESSAGE = "message"
+    DONE = "done"
+    ERROR = "error"  # the function raised
+    DIED = "died"  # the process ended
+    TEMPLATE_DIED = "template died"  # it ended because the process that it was forked from had ended
+    TIMEOUT = "timeout"  # no sign of life: the process was killed
+    GONE = "gone"  # the machine that it ran on
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job.
+
+    Attributes:
+        kind: What.
+        key: The job's.
+        value: A message, the function's result, or why it ended, in words.
+    """
+
+    kind: Kind
+    key: Any
+    value: Any
+
+
+class Workers(Protocol):
+    """Who runs jobs: the processes of a `Pool`, or others like them."""
+
+    @property
+    def free(self) -> int:
+        """How many more jobs they take now."""
+
+    def submit(self, key: Any, payload: Any) -> None:
+        """Gives them a job."""
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        """Returns what happened, waiting for it at most so many seconds."""
+
+    def answer(self, key: Any, value: Any) -> None:
+        """Answers a job's `Channel.ask`."""
+
+    def signal_all(self, signum: int) -> None:
+        """Sends a signal to all jobs."""
+
+    def kill(self) -> None:
+        """Ends all jobs at once."""
+
+    def close(self) -> None:
+        """Ends the workers."""
+
+
+class Channel:
+    """A job's line to the parent, in the worker."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._told = 0.0
+        self.retiring = False
+
+    def send(self, message: Any) -> None:
+        """Sends a message."""
+        self._connection.send((Kind.MESSAGE, message))
+        self._told = time.monotonic()
+
+    def ask(self, message: Any) -> Any:
+        """Sends a message and waits for the parent's answer."""
+        self.send(message)
+        return self._connection.recv()
+
+    def alive(self) -> None:
+        """Tells that the job makes progress; cheap enough for every step."""
+        if time.monotonic() - self._told > _HUSH_S:
+            self._told = time.monotonic()
+            self._connection.send(None)
+
+    def retire(self) -> None:
+        """Has the process replaced once the job is done: it can't be trusted to be as it was."""
+        self.retiring = True
+
+
+class _Worker:
+    """One slot's process, seen from the parent."""
+
+    def __init__(self, slot: int, process: Process, connection: Connection) -> None:
+        self.slot = slot
+        self.process = process
+        self.connection = connection
+        self.key: Any = None
+        self.retiring = False
+        self.heard = time.monotonic()
+
+
+class Pool:
+    """Slots that take one job each. Use as a context manager; leaving it ends the processes.
+
+    Args:
+        slots: How many.
+        function: `module:name` of what a worker calls for each job: `f(payload, channel)`.
+        warm: `module:name` of what it calls once at its start, as imports; or None.
+        env: Environment variables of each slot, set before anything is imported.
+        log_dir: Where what workers print goes, `slot-0.log`; None leaves it on the terminal.
+        path: Folders for the workers' module search, behind their own.
+        hang_s: Seconds without a sign of life after which a job's process is killed; None: never.
+        template: A module that is imported once, in a process that all slots are forks of: they start at once, and
+            share the memory of what was imported. None: each slot is a new process that imports for itself. See
+            `ProcessStarter`.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        function: str,
+        *,
+        warm: str | None = None,
+        env: Callable[[int], Mapping[str, str]] = lambda _slot: {},
+        log_dir: Path | None = None,
+        path: Sequence[str] = (),
+        hang_s: float | None = None,
+        template: str | None = None,
+    ) -> None:
+        self._function = function
+        self._warm = warm
+        self._env = env
+        self._log_dir = log_dir
+        self._path = list(path)
+        self._hang_s = hang_s
+        self._starter = ProcessStarter(template)
+        self._slots = slots
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Pool:
+        if self._starter.has_template:
+            self._starter.prepare(self._env(0))
+        else:
+            self._begin()
+        return self
+
+    def _begin(self) -> None:
+        if not self._workers:
+            self._workers = [self._start(slot) for slot in range(self._slots)]
+
+    def grow(self, slots: int, env: Callable[[int], Mapping[str, str]]) -> None:
+        """Has more slots from now on.
+
+        Args:
+            slots: How many in all.
+            env: Environment variables of each; processes that run already keep theirs.
+        """
+        self._env = env
+        more = range(self._slots, slots)
+        self._slots = max(self._slots, slots)
+        if self._workers:
+            self._workers += [self._start(slot) for slot in more]
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def free(self) -> int:
+        """How many slots have no job."""
+        if not self._workers:
+            return self._slots
+        return sum(worker.key is None for worker in self._workers)
+
+    def pids(self) -> dict[Any, int]:
+        """Returns the process ids by the key of their job."""
+        return {w.key: w.process.pid for w in self._workers if w.key is not None and w.process.pid is not None}
+
+    def submit(self, key: Any, payload: Any) -> None:
+        """Gives a job to a free slot.
+
+        Args:
+            key: Names the job in events.
+            payload: Picklable.
+        """
+        self._begin()
+        worker = next(worker for worker in self._workers if worker.key is None)
+        if not worker.process.is_alive():  # it died while idle
+            worker = self._replace(worker)
+        worker.key = key
+        worker.heard = time.monotonic()
+        with contextlib.suppress(OSError):  # a death right now is heard of in `poll`
+            worker.connection.send(("job", payload))
+
+    def answer(self, key: Any, value: Any) -> None:
+        """Answers a job's `Channel.ask`."""
+        for worker in self._workers:
+            if worker.key == key:
+                with contextlib.suppress(OSError):
+                    worker.connection.send(value)
+
+    def signal(self, key: Any, signum: int) -> None:
+        """Sends a signal to a job's process."""
+        pid = self.pids().get(key)
+        if pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signum)
+
+    def signal_all(self, signum: int) -> None:
+        """Sends a signal to all jobs' processes."""
+        for key in self.pids():
+            self.signal(key, signum)
+
+    def poll(self, timeout_s: float) -> list[Event]:
+        """Returns what happened, waiting for it at most `timeout_s` seconds."""
+        sources: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
+        sources |= {worker.process.sentinel: worker for worker in self._workers if worker.key is not None}
+        ready = multiprocessing.connection.wait(list(sources), timeout_s)
+        events: list[Event] = []
+        for worker in dict.fromkeys(sources[source] for source in ready):
+            events += self._hear(worker)
+        events += self._look_for_hangs()
+        return events
+
+    def _hear(self, worker: _Worker) -> list[Event]:
+        events: list[Event] = []
+        try:
+            while worker.connection.poll():
+                message = worker.connection.recv()
+                worker.heard = time.monotonic()
+                if message is None or worker.key is None:
+                    continue
+                if message == _RETIRING:
+                    worker.retiring = True
+                    continue
+                kind, value = message
+                events.append(Event(kind, worker.key, value))
+                if kind is not Kind.MESSAGE:
+                    worker.key = None
+                    if worker.retiring:
+                        self._end_of(worker)
+                        self._replace(worker)
+                        return events
+            dead = not worker.process.is_alive()
+        except (EOFError, OSError):
+            dead = True
+        if dead:
+            key = worker.key
+            kind, reason = self._end_of(worker)
+            if key is not None:
+                self._replace(worker)
+                events.append(Event(kind, key, reason))
+            elif worker in self._workers and not worker.process.is_alive():
+                self._replace(worker)
+        return events
+
+    def _look_for_hangs(self) -> list[Event]:
+        events: list[Event] = []
+        for worker in list(self._workers):
+            if worker.key is None or self._hang_s is None or time.monotonic() - worker.heard < self._hang_s:
+                continue
+            key = worker.key
+            worker.process.kill()
+            self._end_of(worker)
+            self._replace(worker)
+            events.append(Event(Kind.TIMEOUT, key, f"timeout: no sign of life for {self._hang_s:g} s"))
+        return events
+
+    def kill(self) -> None:
+        """Ends all processes at once."""
+        for worker in self._workers:
+            worker.process.kill()
+
+    def close(self) -> None:
+        """Ends all processes: idle ones by a word, busy ones by a signal, those that don't listen by a kill."""
+        for worker in self._workers:
+            with contextlib.suppress(OSError):
+                worker.connection.send(("end", None))
+            if worker.key is not None and worker.process.is_alive():
+                worker.process.terminate()
+        deadline = time.monotonic() + _GRACE_S
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.connection.close()
+        self._workers = []
+
+    def _replace(self, worker: _Worker) -> _Worker:
+        with contextlib.suppress(OSError):
+            worker.connection.close()
+        new = self._start(worker.slot)
+        self._workers[self._workers.index(worker)] = new
+        return new
+
+    def _end_of(self, worker: _Worker) -> tuple[Kind, str]:
+        worker.process.join(_GRACE_S)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        code = worker.process.exitcode or 0
+        if self._starter.lost(worker.process):
+            return Kind.TEMPLATE_DIED, "the process that its worker was forked from has ended"
+        if code >= 0:
+            return Kind.DIED, f"its process ended with exit code {code}"
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return Kind.DIED, f"killed by signal {-code}{hint}"
+
+    def _start(self, slot: int) -> _Worker:
+        log = None if self._log_dir is None else str(self._log_dir / f"slot-{slot}.log")
+        process, connection = self._starter.start(
+            _work,
+            self._env(slot),
+            f"frostline-slot-{slot}",
+            self._function,
+            self._warm,
+            log,
+            [*(path for path in sys.path if path not in {"", *self._path}), *self._path],
+        )
+        return _Worker(slot, process, connection)
+
+
+def _work(connection: Connection, function: str, warm: str | None, log: str | None, path: list[str]) -> None:
+    """What a worker does, to its end."""
+    if log is not None:
+        _redirect(log)
+    sys.path[:] = list(dict.fromkeys(path))
+    if warm is not None:
+        with contextlib.suppress(Exception):  # what is wrong with it will show in the first job
+            resolve(warm)()
+    channel = Channel(connection)
+    while True:
+        try:
+            word, payload = connection.recv()
+        except (EOFError, OSError):
+            return
+        if word == "end":
+            return
+        kind, value = Kind.DONE, None
+        try:
+            value = resolve(function)(payload, channel)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the next job must find a worker
+            with contextlib.suppress(OSError):
+                traceback.print_exc()
+            kind, value = Kind.ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        finally:
+            del payload
+        try:
+            if channel.retiring:
+                connection.send(_RETIRING)
+            connection.send((kind, value))
+        except (BrokenPipeError, OSError):
+            return
+        except Exception as error:  # noqa: BLE001 - a result that can't be pickled must not kill the worker
+            connection.send((Kind.ERROR, f"its result can't be sent: {type(error).__name__}: {error}"))
+        with contextlib.suppress(OSError):  # a full disk is no reason for the next job to find no worker
+            sys.stdout.flush()
+            sys.stderr.flush()
+        if channel.retiring:
+            return
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """Returns what `module:name` names."""
+    module, _, attribute = name.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return function
+
+
+def _redirect(log: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(target, 1)
+    os.dup2(target, 2)
+    os.close(target)
