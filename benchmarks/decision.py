@@ -15,10 +15,10 @@ Names ending in 12 or 24 (`standard12`) have so many blocks. A file of your own 
 `seed_sd: float`; `row_correlation: float`, of two runs' hits on one row; `cost(depth: int) -> float`, seconds of a run;
 `collapse_probability(depth: int, log10_lr: float) -> float`; and, optionally, `train_rows: int`. `index` seeds it.
 
-The numbers are in points (hundredths of the metric). *Regret*: the best true quality of the space less the true quality
+The numbers are in trials (hundredths of the metric). *Regret*: the best true quality of the space less the true quality
 of the recommended setting. *Wrong*: a settled answer whose regret is above the margin. *Covers*: the share of answers
-whose printed bound on the loss is not below the regret. *Time to half a point*: simulated seconds until the first
-finished run whose setting is truly within half a point of the best. The last line is one JSON object with `--json`.
+whose printed bound on the loss is not below the regret. *Time to half a trial*: simulated seconds until the first
+finished run whose setting is truly within half a trial of the best. The last line is one JSON object with `--json`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from frostline import paths
 from frostline.advisor import Advisor, Question
 from frostline.decision import RaceEnd, Standing, State
 from frostline.records.predictions import Evidence, RowScores
-from frostline.records.trial import Outcome, Point, ranked
 from frostline.records.trial import State as TrialState
+from frostline.records.trial import TrialOutcome, TrialRecord, ranked
 from frostline.search import Ended, Study, Task, queue_of, search
 from frostline.spec import EVAL_SET, Params, SamplerName, Space, SweepSpec, parse_dimension
 from frostline.spec.decode import decode
@@ -215,7 +215,7 @@ class Simulation:
             "eval_rows": float(self.rows),
             "train_rows": float(_train_rows(self.world)),
         }
-        outcome = Outcome(state=TrialState.COMPLETE, by_seed={seed: value}, cost=cost, more=first)
+        outcome = TrialOutcome(state=TrialState.COMPLETE, by_seed={seed: value}, cost=cost, more=first)
         return [Ended(number=task.number, outcome=outcome, seed=task.seed)]
 
     def _takes(self, task: Task) -> float:
@@ -246,12 +246,12 @@ class Simulation:
             return float(losses.mean())
         return float((predicted == self._labels).mean())
 
-    def find(self, point: Point, name: str) -> Evidence | None:
+    def find(self, trial: TrialRecord, name: str) -> Evidence | None:
         """Returns what is known of a trial, as the files of a real one would tell."""
-        if name != EVAL_SET or not point.by_seed:
+        if name != EVAL_SET or not trial.by_seed:
             return None
-        rows = {seed: self._scores[point.number, seed] for seed in point.by_seed}
-        return Evidence(by_seed=point.by_seed, rows=rows)
+        rows = {seed: self._scores[trial.number, seed] for seed in trial.by_seed}
+        return Evidence(by_seed=trial.by_seed, rows=rows)
 
 
 class Unwatched:
@@ -263,13 +263,13 @@ class Unwatched:
     def reported(self, number: int, step: int, value: float) -> None:
         """See `Listener`."""
 
-    def ended(self, point: Point, points: Sequence[Point]) -> None:
+    def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
 
-    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+    def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
 
-    def replicated(self, point: Point, seed: int) -> None:
+    def replicated(self, trial: TrialRecord, seed: int) -> None:
         """See `Listener`."""
 
     def released(self, number: int) -> None:
@@ -335,8 +335,8 @@ def simulate(options: argparse.Namespace, index: int) -> Sweep:
     )  # fmt: skip
     advisor = Advisor(question=question, find=simulation.find)
 
-    def propose(points: Sequence[Point], number: int) -> Params:
-        return advisor.propose(points, number, plan.n_trials or 1, plan.seed)
+    def propose(trials: Sequence[TrialRecord], number: int) -> Params:
+        return advisor.propose(trials, number, plan.n_trials or 1, plan.seed)
 
     study = Study(
         optuna.storages.InMemoryStorage(), "simulated", plan, space, maximize=maximize,
@@ -347,21 +347,26 @@ def simulate(options: argparse.Namespace, index: int) -> Sweep:
     clock: dict[str, Any] = {"maximize": maximize, "clock": lambda: simulation.seconds}
     summary = search(plan, study, simulation, Unwatched(), total=plan.n_trials, **clock)
     if plan.settle:
-        begun = len(summary.points)  # the time of the search is over, that of the race is not
+        begun = len(summary.trials)  # the time of the search is over, that of the race is not
         race = SeedRace(advisor, plan.settle, (0,))
         plan = replace(plan, timeout_s=None)
         summary = search(plan, study, simulation, Unwatched(), total=begun, race=race, **clock)
-    return judged(options, world, simulation, advisor, list(summary.points), str(summary.race or ""))
+    return judged(options, world, simulation, advisor, list(summary.trials), str(summary.race or ""))
 
 
 def judged(
-    options: argparse.Namespace, world: World, simulation: Simulation, advisor: Advisor, points: list[Point], end: str
+    options: argparse.Namespace,
+    world: World,
+    simulation: Simulation,
+    advisor: Advisor,
+    trials: list[TrialRecord],
+    end: str,
 ) -> Sweep:
     """Compares what a rule says with the truth."""
     best = simulation.best
 
-    def truth(point: Point) -> float:
-        return world.truth(int(point.params["freeze.depth"]), math.log10(float(point.params["optimizer.lr"])))  # type: ignore[arg-type]
+    def truth(trial: TrialRecord) -> float:
+        return world.truth(int(trial.params["freeze.depth"]), math.log10(float(trial.params["optimizer.lr"])))  # type: ignore[arg-type]
 
     rates = np.linspace(math.log10(LR_LOW), math.log10(LR_HIGH), 200)
     tops = [max(world.truth(d, float(rate)) for rate in rates) for d in range(world.num_blocks + 1)]
@@ -369,17 +374,17 @@ def judged(
     maximize = options.metric != "loss"
     common = {"half_point": simulation.half_point, "seconds": simulation.seconds, "end": end}
     if options.rule != "frost":
-        chosen = ranked(points, maximize)[0] if options.rule == "best" else _old_rule(points, simulation, maximize)
+        chosen = ranked(trials, maximize)[0] if options.rule == "best" else _old_rule(trials, simulation, maximize)
         value = (chosen.quality or 0.0) if maximize else 1 - (chosen.quality or 0.0)
         return Sweep(
             regret=best - truth(chosen), settled=False, at_least=False, covers=False, bias=value - truth(chosen),
             interval_covers=False, equal_called_out=False, too_shallow=(chosen.depth or 0) < deepest, **common,
         )  # fmt: skip
-    answer = advisor.decide(points)
+    answer = advisor.decide(trials)
     assert answer is not None
     decision, fitted = answer
     level = decision.recommended
-    true = truth(fitted.points[level.setting])
+    true = truth(fitted.trials[level.setting])
     shift = 0.0 if maximize else 1.0
     standing = decision.standing
     return Sweep(
@@ -393,20 +398,20 @@ def judged(
     )  # fmt: skip
 
 
-def _old_rule(points: Sequence[Point], simulation: Simulation, maximize: bool) -> Point:
+def _old_rule(trials: Sequence[TrialRecord], simulation: Simulation, maximize: bool) -> TrialRecord:
     """Returns what was recommended before: the deepest whose best trial is not significantly worse (p >= 0.05)."""
-    finished = ranked(points, maximize)
+    finished = ranked(trials, maximize)
     best = finished[0]
     tops = {depth: next(p for p in finished if p.depth == depth) for depth in {p.depth for p in finished}}
     first = simulation.find(best, EVAL_SET)
     assert first is not None
     chosen = best
-    for point in tops.values():
-        second = simulation.find(point, EVAL_SET)
+    for trial in tops.values():
+        second = simulation.find(trial, EVAL_SET)
         assert second is not None
-        is_as_good = point is not best and not _was_worse(first, second, simulation.metric)
-        if is_as_good and (point.depth or 0) > (chosen.depth or 0):
-            chosen = point
+        is_as_good = trial is not best and not _was_worse(first, second, simulation.metric)
+        if is_as_good and (trial.depth or 0) > (chosen.depth or 0):
+            chosen = trial
     return chosen
 
 
@@ -422,7 +427,7 @@ def _was_worse(first: Evidence, second: Evidence, metric: str) -> bool:
 
 
 def summary_of(sweeps: Sequence[Sweep]) -> dict[str, Any]:
-    """Returns the figures of many sweeps: qualities in points, shares from 0 to 1."""
+    """Returns the figures of many sweeps: qualities in trials, shares from 0 to 1."""
 
     def share(flags: Sequence[bool]) -> float | None:
         return statistics.fmean(flags) if flags else None
@@ -474,7 +479,7 @@ def _one(job: tuple[argparse.Namespace, int]) -> Sweep:
 
 HEAD = (
     "| rule | seconds | regret | > 0.5 | > 1 | > 2 | settled (wrong) | at least "
-    "(wrong) | bound covers | winner too high by | half a point after [80 %] |"
+    "(wrong) | bound covers | winner too high by | half a trial after [80 %] |"
 )
 
 

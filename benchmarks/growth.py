@@ -36,7 +36,7 @@ from frostline.train import run
 EVAL_ROWS = 128
 
 
-def trial(prefix: Path, sharing: Sharing, *overrides: str) -> Any:
+def trained(prefix: Path, sharing: Sharing, *overrides: str) -> Any:
     """Returns the cost of a trial."""
     fixed = [f"dataset.eval_rows={EVAL_ROWS}", "tracking=off", "runtime.device=cpu", "runtime.progress=off"]
     spec = compose_run([*fixed, f"runtime.threads={torch.get_num_threads()}", *overrides])
@@ -47,10 +47,10 @@ def trial(prefix: Path, sharing: Sharing, *overrides: str) -> Any:
     return result.cost
 
 
-def point(prefix: Path, *overrides: str) -> tuple[float, float, float]:
+def trial(prefix: Path, *overrides: str) -> tuple[float, float, float]:
     """Returns seconds of filling, seconds of a step, and megabytes on the disk."""
     shutil.rmtree(prefix, ignore_errors=True)
-    cost = trial(prefix, Sharing(num_runs=100), "runtime.cache=require", *overrides)
+    cost = trained(prefix, Sharing(num_runs=100), "runtime.cache=require", *overrides)
     size = sum(path.stat().st_size for path in prefix.rglob("*.bin"))
     return cost.fill_s, cost.train_s / cost.steps, size / 1e6
 
@@ -79,28 +79,28 @@ def main() -> None:
     rows, five = f"dataset.train_rows={options.rows}", "freeze.depth=5"
     with tempfile.TemporaryDirectory(prefix="frostline-bench-") as name:
         prefix = Path(name) / "prefix"
-        point(prefix, five, "dataset.train_rows=64")  # imports and first calls
+        trial(prefix, five, "dataset.train_rows=64")  # imports and first calls
         curves = {
             "training rows": [
-                (number, *point(prefix, five, f"dataset.train_rows={number}")) for number in (256, 512, 1024, 2048)
+                (number, *trial(prefix, five, f"dataset.train_rows={number}")) for number in (256, 512, 1024, 2048)
             ],
             "max_tokens": [
-                (number, *point(prefix, five, rows, f"training.max_tokens={number}")) for number in (8, 16, 32, 64)
+                (number, *trial(prefix, five, rows, f"training.max_tokens={number}")) for number in (8, 16, 32, 64)
             ],
-            "frozen depth": [(depth, *point(prefix, rows, f"freeze.depth={depth}")) for depth in range(1, 7)],
+            "frozen depth": [(depth, *trial(prefix, rows, f"freeze.depth={depth}")) for depth in range(1, 7)],
         }
         counts = (1, 2, 4, 8)
         trials = [(count, many(prefix, count, "auto"), many(prefix, count, "off")) for count in counts]
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.4), layout="constrained")
-    for axis, (label, points) in zip(axes, curves.items(), strict=False):
-        for values in points:
+    for axis, (label, trials) in zip(axes, curves.items(), strict=False):
+        for values in trials:
             print(f"{label} {values[0]}: fill {values[1]:.2f} s, step {values[2] * 1e3:.1f} ms, {values[3]:.1f} MB")
-        x = [values[0] for values in points]
-        axis.plot(x, [values[1] for values in points], "o-", label="fill, s")
-        axis.plot(x, [values[2] * 100 for values in points], "s-", label="100 steps, s")
+        x = [values[0] for values in trials]
+        axis.plot(x, [values[1] for values in trials], "o-", label="fill, s")
+        axis.plot(x, [values[2] * 100 for values in trials], "s-", label="100 steps, s")
         axis.set(xlabel=label, ylim=(0, None))
         other = axis.twinx()
-        other.plot(x, [values[3] for values in points], "^:", color="tab:gray", label="MB on disk")
+        other.plot(x, [values[3] for values in trials], "^:", color="tab:gray", label="MB on disk")
         other.set(ylim=(0, None))
         lines = [*axis.get_lines(), *other.get_lines()]
         axis.legend(lines, [line.get_label() for line in lines], fontsize=7)

@@ -5,7 +5,7 @@ One parent, W workers that sleep for a while and then come to a value; the loop,
 its share of the time, and its memory. The storage is PostgreSQL unless --storage names another.
 
 --plain does the same with Optuna alone: ask, suggest, tell, the same sampler, nothing of frostline: what anybody pays.
---filled N begins with N points that have ended, as a study that has got that far: what a trial costs then.
+--filled N begins with N trials that have ended, as a study that has got that far: what a trial costs then.
 
 --command runs `frostline sweep` itself, its workers, files and lines included, on the journal of its folder; only the
 trials are replaced by ones that sleep (`sleeping_trials.py`). Wall time, and memory and CPU time of the parent.
@@ -38,7 +38,7 @@ import yaml
 
 from frostline import paths
 from frostline.provenance import capture
-from frostline.records.trial import Outcome, Point, State
+from frostline.records.trial import State, TrialOutcome, TrialRecord
 from frostline.search import Ended, Study, Task, attributes, open_url, queue_of, search
 from frostline.search.samplers import distribution
 from frostline.spec import Space, SweepSpec, parse_dimension
@@ -48,7 +48,7 @@ STOPS = (10, 30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
 
 def worth(params: Any) -> float:
-    """Returns what a point is worth, but for noise."""
+    """Returns what a trial is worth, but for noise."""
     return 0.9 - 0.02 * float(params["freeze.depth"]) - 0.1 * abs(math.log10(params["optimizer.lr"]) + 4)
 
 
@@ -79,7 +79,7 @@ class Sleepers:
         self.waited_s += time.perf_counter() - began
         value = worth(task.params)
         more = task.stage == 1 and self._plan.has_stages
-        outcome = Outcome(state=State.COMPLETE, by_seed={0: value + self._rng.gauss(0, 0.01)}, more=more)
+        outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: value + self._rng.gauss(0, 0.01)}, more=more)
         return [Ended(number=task.number, outcome=outcome)]
 
     def answer(self, key: object, prune: bool) -> None:
@@ -108,7 +108,7 @@ class Watch:
     def released(self, number: int) -> None:
         """See `Listener`."""
 
-    def ended(self, point: Point, points: Sequence[Point]) -> None:
+    def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
         self._ended += 1
         if self._ended in STOPS:
@@ -160,7 +160,7 @@ def make(options: argparse.Namespace) -> tuple[SweepSpec, Space]:
 
 
 def fill(study: optuna.Study, space: Space, count: int, *, marked: bool) -> None:
-    """Adds points that have ended.
+    """Adds trials that have ended.
 
     Args:
         study: Empty.
@@ -174,7 +174,7 @@ def fill(study: optuna.Study, space: Space, count: int, *, marked: bool) -> None
     for _ in range(count):
         params = {"freeze.depth": rng.randrange(13), "optimizer.lr": 10 ** rng.uniform(-5, math.log10(3e-3))}
         value = worth(params) + rng.gauss(0, 0.01)
-        outcome = Outcome(state=State.COMPLETE, by_seed={0: value})
+        outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: value})
         attrs = {attributes.OUTCOME: outcome.to_dict(1)} if marked else {}
         study.add_trial(
             optuna.create_trial(values=[value], params=params, distributions=distributions, user_attrs=attrs)
@@ -192,9 +192,9 @@ def ours(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -
     watch = Watch(executor)
     summary = search(plan, study, executor, watch, maximize=True, total=options.trials)
     watch.tell()
-    assert len(summary.points) == options.trials
-    done = sum(p.state is State.COMPLETE for p in summary.points)
-    print(f"points {len(summary.points)}, to the end {done}", flush=True)
+    assert len(summary.trials) == options.trials
+    done = sum(p.state is State.COMPLETE for p in summary.trials)
+    print(f"trials {len(summary.trials)}, to the end {done}", flush=True)
 
 
 def plain(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -> None:
@@ -218,7 +218,7 @@ def plain(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) 
         (event,) = executor.wait()
         assert event.outcome is not None
         study.tell(asked.pop(event.number), event.outcome.quality)
-        watch.ended(Point(number=event.number, params={}, state=State.COMPLETE), ())
+        watch.ended(TrialRecord(number=event.number, params={}, state=State.COMPLETE), ())
     watch.tell()
 
 
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--storage")
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--finish", type=float, default=1.0)
-    parser.add_argument("--filled", type=int, default=0, help="points that have ended before it begins")
+    parser.add_argument("--filled", type=int, default=0, help="trials that have ended before it begins")
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--command", action="store_true")
     options = parser.parse_args()

@@ -7,7 +7,7 @@ import os
 import random
 import time
 
-from frostline.records.trial import Outcome, State
+from frostline.records.trial import State, TrialOutcome
 from frostline.sweep import engines
 from frostline.sweep.trial import TrialEnd, TrialJob
 from frostline.workers.pool import Channel
@@ -25,4 +25,4 @@ def sleep(trial: TrialJob, channel: Channel) -> TrialEnd:
     rate = abs(math.log10(float(trial.params["optimizer.lr"])) + 4)
     value = 0.9 - 0.02 * float(trial.params["freeze.depth"]) - 0.1 * rate + rng.gauss(0, 0.01)
     seed = trial.runs[0].job.run.seed
-    return TrialEnd(outcome=Outcome(state=State.COMPLETE, by_seed={seed: min(0.999, value)}))
+    return TrialEnd(outcome=TrialOutcome(state=State.COMPLETE, by_seed={seed: min(0.999, value)}))

@@ -3,7 +3,7 @@
 Two sweeps alternate: with MLflow (SQLite, as by default) and with tracking=off. A is what a trial's run takes by
 itself: its train_s, eval_s and setup_s (data, model, Trainer) of result.json, without MLflow. B is the time from one
 trial's beginning to the next one's, with MLflow. B - A is what launcher, Optuna's journal, MLflow, folders and files
-cost a trial in a warm worker. Points train a tiny model, so that this is most of what there is.
+cost a trial in a warm worker. Trials train a tiny model, so that this is most of what there is.
 
     python benchmarks/sweep_overhead.py --trials 14 --repeats 5
 """

@@ -61,7 +61,7 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Point:
+class TrialRecord:
     """A setting that was trained to its end.
 
     Attributes:
@@ -116,10 +116,10 @@ class Judge:
         return right / self.num_rows
 
 
-def by_frostline(options: argparse.Namespace, folder: Path, judge: Judge) -> tuple[list[Point], float]:
-    """Returns B's points in their order, and the seconds until its end."""
+def by_frostline(options: argparse.Namespace, folder: Path, judge: Judge) -> tuple[list[TrialRecord], float]:
+    """Returns B's trials in their order, and the seconds until its end."""
     command = [sys.executable, "-m", "frostline", "sweep", "lr_x_depth", *common(options), *options.sweep]
-    command += [f"sweep.n_trials={options.points}", "sweep.settle=0", "sweep.baseline=false", "sweep.keep_models=all"]
+    command += [f"sweep.n_trials={options.trials}", "sweep.settle=0", "sweep.baseline=false", "sweep.keep_models=all"]
     # An empty cache, but the model and the rows as they were fetched.
     home = folder / "home"
     home.mkdir(parents=True)
@@ -137,23 +137,27 @@ def by_frostline(options: argparse.Namespace, folder: Path, judge: Judge) -> tup
                 ended.append((int(found[1]), time.perf_counter() - began))
     assert process.returncode == 0, process.returncode
     whole = time.perf_counter() - began
-    points, before = [], 0.0
+    trials, before = [], 0.0
     for number, at in ended:
         path = folder / "runs" / "lr_x_depth" / f"{number:03d}"
-        params = json.loads((path / "point.json").read_text())["params"]
+        params = json.loads((path / "trial.json").read_text())["params"]
         seen = json.loads((path / "result.json").read_text())["objective"]["value"]
-        points.append(
-            Point(int(params["freeze.depth"]), float(params["optimizer.lr"]), at - before, seen, judge(path / "model"))
+        trials.append(
+            TrialRecord(
+                int(params["freeze.depth"]), float(params["optimizer.lr"]), at - before, seen, judge(path / "model")
+            )
         )
         before = at
-    return points, whole
+    return trials, whole
 
 
-def by_hand(options: argparse.Namespace, points: Sequence[Point], folder: Path, judge: Judge) -> list[Point]:
-    """Returns A's points: of the same settings in the same order."""
+def by_hand(
+    options: argparse.Namespace, trials: Sequence[TrialRecord], folder: Path, judge: Judge
+) -> list[TrialRecord]:
+    """Returns A's trials: of the same settings in the same order."""
     done = []
-    for point in points:
-        overrides = [f"freeze.depth={point.depth}", f"optimizer.lr={point.rate!r}", "training.epochs=3"]
+    for trial in trials:
+        overrides = [f"freeze.depth={trial.depth}", f"optimizer.lr={trial.rate!r}", "training.epochs=3"]
         overrides += ["runtime.progress=off", f"runtime.threads={options.threads}"]
         spec = compose_run([*common(options), *overrides])
         seen: list[float] = []
@@ -166,44 +170,44 @@ def by_hand(options: argparse.Namespace, points: Sequence[Point], folder: Path, 
         began = time.perf_counter()
         careful(spec, folder, tell)
         seconds = time.perf_counter() - began
-        done.append(Point(point.depth, point.rate, seconds, seen[-1], judge(folder / "model")))
+        done.append(TrialRecord(trial.depth, trial.rate, seconds, seen[-1], judge(folder / "model")))
         shutil.rmtree(folder / "model")
     return done
 
 
-def until(points: Sequence[Point], is_near: Callable[[Point], bool]) -> float:
+def until(trials: Sequence[TrialRecord], is_near: Callable[[TrialRecord], bool]) -> float:
     """Returns the seconds until the weights that are best on the held-out rows so far are near; infinite if never."""
     spent, best = 0.0, None
-    for point in points:
-        spent += point.seconds
-        if best is None or point.seen > best.seen:
-            best = point
+    for trial in trials:
+        spent += trial.seconds
+        if best is None or trial.seen > best.seen:
+            best = trial
             if is_near(best):
                 return spent
     return float("inf")
 
 
-def in_any_order(points: Sequence[Point], is_near: Callable[[Point], bool]) -> list[float]:
-    """Returns the same in random orders of the points, sorted."""
+def in_any_order(trials: Sequence[TrialRecord], is_near: Callable[[TrialRecord], bool]) -> list[float]:
+    """Returns the same in random orders of the trials, sorted."""
     rng = random.Random(0)
-    return sorted(until(rng.sample(points, len(points)), is_near) for _ in range(ORDERS))
+    return sorted(until(rng.sample(trials, len(trials)), is_near) for _ in range(ORDERS))
 
 
-def first(points: Sequence[Point], is_good: Sequence[bool]) -> float:
-    """Returns the seconds until the first of the good points is trained; infinite if there is none."""
+def first(trials: Sequence[TrialRecord], is_good: Sequence[bool]) -> float:
+    """Returns the seconds until the first of the good trials is trained; infinite if there is none."""
     spent = 0.0
-    for point, good in zip(points, is_good, strict=True):
-        spent += point.seconds
+    for trial, good in zip(trials, is_good, strict=True):
+        spent += trial.seconds
         if good:
             return spent
     return float("inf")
 
 
-def first_in_any_order(points: Sequence[Point], is_good: Sequence[bool]) -> list[float]:
-    """Returns the same in random orders of the points, sorted."""
+def first_in_any_order(trials: Sequence[TrialRecord], is_good: Sequence[bool]) -> list[float]:
+    """Returns the same in random orders of the trials, sorted."""
     rng = random.Random(0)
-    orders = (rng.sample(range(len(points)), len(points)) for _ in range(ORDERS))
-    return sorted(first([points[i] for i in order], [is_good[i] for i in order]) for order in orders)
+    orders = (rng.sample(range(len(trials)), len(trials)) for _ in range(ORDERS))
+    return sorted(first([trials[i] for i in order], [is_good[i] for i in order]) for order in orders)
 
 
 def told(found: Sequence[float]) -> str:
@@ -212,9 +216,9 @@ def told(found: Sequence[float]) -> str:
     return f"{statistics.median(found):.0f} s, eight in ten {found[tenth]:.0f} to {found[-tenth]:.0f} s"
 
 
-def tell(ours: Sequence[Point], theirs: Sequence[Point], ours_s: float) -> dict[str, float]:
+def tell(ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], ours_s: float) -> dict[str, float]:
     """Prints what two passes over the same settings came to; returns the ratios A / B."""
-    theirs_s = sum(point.seconds for point in theirs)
+    theirs_s = sum(trial.seconds for trial in theirs)
     print(f"  all {len(ours)} points A {theirs_s:.0f} s, B {ours_s:.0f} s", flush=True)
     ratios = {"whole": theirs_s / ours_s}
     # A setting is what is recommended; of one seed's weights the best is luck. Both sides trained each setting.
@@ -249,13 +253,13 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=14)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="also write every point of both into this file")
+    parser.add_argument("--json", type=Path, help="also write every trial of both into this file")
     parser.add_argument("--again", type=Path, help="train nothing: print what such a file says")
     parser.add_argument("sweep", nargs="*", help="more overrides of frostline's sweep, after --")
     options = parser.parse_args()
     if options.again:
         kept = json.loads(options.again.read_text())
-        ours, theirs = ([Point(**point) for point in kept[side]] for side in "BA")
+        ours, theirs = ([TrialRecord(**trial) for trial in kept[side]] for side in "BA")
         for key, ratio in tell(ours, theirs, kept.get("B_s") or sum(p.seconds for p in ours)).items():
             print(f"{WORDS[key]}, A / B: {ratio:.2f}")
         return

@@ -95,7 +95,7 @@ def _record(folder: Path, tracking: TrackingSpec, parent: str, number: int) -> f
     rows = [json.loads(line) for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
     child = Child(
         parent=parent, name=f"{number:05d}", params={"freeze.depth": 5, "optimizer.lr": spec.optimizer.lr},
-        tags={"frostline.point": str(number)},
+        tags={"frostline.trial": str(number)},
     )  # fmt: skip
     began = time.perf_counter()
     recorder = MlflowRecorder(tracking, spec, folder, child=child)

@@ -30,7 +30,7 @@ from frostline.advisor import row_vector
 from frostline.decision import Axis, Decision, Noise, Run, Setting, Standing, decide, seed_prior
 from frostline.decision.rows import covariance
 from frostline.records.predictions import Evidence
-from frostline.records.trial import Point, ranked
+from frostline.records.trial import TrialRecord, ranked
 from frostline.report.significance import compare, interval_of_seeds
 from frostline.spec import TEST_SET, short_number
 from frostline.sweep.folder import SweepFolder, read_description
@@ -198,15 +198,15 @@ def _cells_in(plan: Plan, rows: int, *, tuned: bool, frozen: bool, rate: float |
         return {}
     seeds = read_description(folder)["plan"]["seeds"]
     find = evidence_in(folder, seeds)
-    best: dict[int, Point] = {}
-    for point in ranked(SweepFolder(folder).read_points(), True):
-        if rate is None or point.lr == rate:
-            best.setdefault(_NONE if point.depth is None else point.depth, point)
+    best: dict[int, TrialRecord] = {}
+    for trial in ranked(SweepFolder(folder).read_trials(), True):
+        if rate is None or trial.lr == rate:
+            best.setdefault(_NONE if trial.depth is None else trial.depth, trial)
     found: dict[int, Cell] = {}
-    for depth, point in best.items():
-        test = find(point, TEST_SET)
-        if test is not None and len(test.by_seed) == len(seeds) and point.lr is not None:
-            found[depth] = Cell(rows=rows, depth=depth, rate=point.lr, test=test)
+    for depth, trial in best.items():
+        test = find(trial, TEST_SET)
+        if test is not None and len(test.by_seed) == len(seeds) and trial.lr is not None:
+            found[depth] = Cell(rows=rows, depth=depth, rate=trial.lr, test=test)
     return found
 
 
@@ -230,7 +230,7 @@ def report(plan: Plan, tables: dict[bool, dict[tuple[int, int], Cell]]) -> str:
             cells = [tables[tuned].get((rows, depth)) for depth in depths]
             lines.append(f"| {rows} | " + " | ".join(_cells(cells, tuned=tuned)) + " |")
         lines.append("")
-    lines += ["### What tuning gains", "", "Tuned minus fixed, in points, on the same seeds and rows.", ""]
+    lines += ["### What tuning gains", "", "Tuned minus fixed, in trials, on the same seeds and rows.", ""]
     lines += ["| rows | " + " | ".join(map(_depth, depths)) + " |", "|---|" + "---|" * len(depths)]
     for rows in plan.sizes:
         gains = [_gain(tables[True].get((rows, depth)), tables[False].get((rows, depth))) for depth in depths]

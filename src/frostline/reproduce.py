@@ -28,7 +28,7 @@ RECORD_FILES = (SPEC_FILE, RESULT_FILE, METRICS_FILE)
 
 TOLERANCE = 0.01
 """Of `equivalent`, relative to the recorded value if that is above 1. Assumed: another seed moves an accuracy by more
-than a point, and a loss of 1 by more than a hundredth."""
+than a trial, and a loss of 1 by more than a hundredth."""
 
 _ROWS = 2.0  # so many held-out rows may be judged otherwise, however few there are (assumed)
 

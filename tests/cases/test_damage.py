@@ -21,7 +21,7 @@ from frostline import assets
 from frostline.hashes import hashes_of
 from frostline.records.run_folder import RECORDED_FILES
 from tests.conftest import rewrite
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, mlflow_runs, start, trials_in, wait_for
 from tests.unit.test_assets import FILES, index, model_spec, wheel  # noqa: F401
 
 FEW = ("training.max_steps=2", "training.epochs=null", "tracking=off")
@@ -64,7 +64,7 @@ def cut(path: Path, share: float = 0.5) -> None:
 
 def answer(home: Path) -> dict[str, object]:
     told = json.loads((home / "runs/s/report/recommended.json").read_text())
-    return {key: told[key] for key in ("point", "params") if key in told}
+    return {key: told[key] for key in ("trial", "params") if key in told}
 
 
 def one_line(done, code: int, *words: str) -> None:
@@ -127,20 +127,20 @@ def test_a9_a_metric_of_a_strangers_record_is_not_run(home):
 @pytest.mark.parametrize("journal", [True, False], ids=["journal", "no_journal"])
 def test_a5_a_trials_file_is_damaged_and_the_answer_stays(home, damage, journal):
     before = answer(home)
-    damage(home / "runs/s" / f"{before['point']:03d}" / "point.json")
+    damage(home / "runs/s" / f"{before['trial']:03d}" / "trial.json")
     if not journal:
         (home / "runs/s/journal.log").unlink()
     done = call("report", "s", cwd=home, timeout=60)
     assert done.returncode == 0, done.stderr
     assert answer(home) == before
-    assert f"{before['point']:03d}/point.json: is {'missing' if damage is Path.unlink else 'damaged'}" in done.stderr
+    assert f"{before['trial']:03d}/trial.json: is {'missing' if damage is Path.unlink else 'damaged'}" in done.stderr
     assert ("journal.log" if journal else "the results of its runs") in done.stderr
 
 
 def test_a5_a_trial_without_any_whole_record_gives_no_other_answer(home):
     before = answer(home)
-    for name in ("point.json", "result.json"):
-        cut(home / "runs/s" / f"{before['point']:03d}" / name)
+    for name in ("trial.json", "result.json"):
+        cut(home / "runs/s" / f"{before['trial']:03d}" / name)
     (home / "runs/s/journal.log").unlink()
     done = call("report", "s", cwd=home, timeout=60)
     assert done.returncode == 1, done.stderr
@@ -151,14 +151,14 @@ def test_a5_a_trial_without_any_whole_record_gives_no_other_answer(home):
 @pytest.mark.parametrize("share", [0.0, 0.33, 0.67, 0.9])
 def test_a4_a_journal_that_was_cut_gives_the_same_table(home, tiny_overrides, share):
     before = answer(home)
-    rows = (home / "runs/s/report/points.csv").read_text()
+    rows = (home / "runs/s/report/trials.csv").read_text()
     cut(home / "runs/s/journal.log", share)
     done = call("sweep", "lr_x_depth", *sweep_words(tiny_overrides), cwd=home, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "4 of 4 points are done" in done.stderr
     assert "rebuilt from" in done.stderr
     assert answer(home) == before
-    assert (home / "runs/s/report/points.csv").read_text() == rows
+    assert (home / "runs/s/report/trials.csv").read_text() == rows
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ def test_a2_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(trained, tm
     env = {"PYTHONPATH": str(Path(__file__).parents[1] / "e2e"), "FULL_DISK": str(full)}
     process = start("sweep", "lr_x_depth", *words, cwd=tmp_path, **env)
     folder = tmp_path / "runs/s"
-    wait_for(lambda: len(list(folder.glob("*/point.json"))) == 1)
+    wait_for(lambda: len(list(folder.glob("*/trial.json"))) == 1)
     full.write_text(str(process.pid) if where == "worker" else "")
     _, err = process.communicate(timeout=100)
     assert process.returncode == 2, err
@@ -281,7 +281,7 @@ def test_a2_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(trained, tm
     full.unlink()
     done = call("sweep", "lr_x_depth", *words, cwd=tmp_path, timeout=100, **env)
     assert done.returncode == 0, done.stderr
-    ours, theirs = points(folder), points(trained / "runs/s")
+    ours, theirs = trials_in(folder), trials_in(trained / "runs/s")
     assert [(p.params, p.state, p.by_seed) for p in ours] == [(p.params, p.state, p.by_seed) for p in theirs]
 
 
@@ -473,7 +473,7 @@ def test_a3_a_trial_whose_worker_was_killed_is_trained_again(tmp_path, tiny_over
     done = call("sweep", "lr_x_depth", *words, cwd=tmp_path, timeout=120, **env)
     assert done.returncode == 0, done.stderr
     assert "killed by signal 9 (out of memory?): trained again from its last checkpoint" in done.stderr
-    ours, theirs = points(tmp_path / "runs/s"), points(whole / "runs/s")
+    ours, theirs = trials_in(tmp_path / "runs/s"), trials_in(whole / "runs/s")
     assert [(p.params, p.state, p.by_seed) for p in ours] == [(p.params, p.state, p.by_seed) for p in theirs]
     assert [p.outcome.note is not None for p in ours] == [True, False, False, False]
 
@@ -482,7 +482,7 @@ def test_a5_a_trial_that_is_under_way_is_no_damage(home):
     before = answer(home)
     trial = home / "runs/s" / "004"
     shutil.copytree(home / "runs/s/000", trial / "s0")  # of two seeds the first has ended
-    (trial / "s0/point.json").unlink()
+    (trial / "s0/trial.json").unlink()
     done = call("report", "s", cwd=home, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert answer(home) == before
@@ -496,7 +496,7 @@ def test_a6_predictions_that_were_changed_are_left_out_of_a_report(home):
 
 
 def test_a6_a_damaged_recommended_model_is_trained_again(home, tiny_overrides):
-    weights = home / "runs/s" / f"{answer(home)['point']:03d}" / "model/model.safetensors"
+    weights = home / "runs/s" / f"{answer(home)['trial']:03d}" / "model/model.safetensors"
     before = weights.read_bytes()
     flip(weights)
     one_line(call("predict", "runs/s/" + weights.parts[-3], "a text", cwd=home, timeout=60), 2, "model.safetensors")

@@ -24,7 +24,7 @@ from frostline.tracking import reach
 from frostline.tracking.reach import knock
 from tests.cases.test_wrong_numbers import json_lines, rows_of
 from tests.conftest import fresh_store, save_tokenizer
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, end_what_was_started, points, start
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, end_what_was_started, start, trials_in
 
 client = importlib.import_module("frostline.tracking.client")  # the package names a function so, too
 
@@ -38,7 +38,7 @@ def test_15_files_of_the_users_own_are_not_taken_for_libraries(tmp_path, tiny_ov
     process = start(*sweep, *TRIALS_ALONE, "tracking=off", cwd=tmp_path, as_users_do=True)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, out + err
-    assert len(points(tmp_path / "runs" / "lr_x_depth")) == 2
+    assert len(trials_in(tmp_path / "runs" / "lr_x_depth")) == 2
     two = ("run", *tiny, "optimizer.lr=1e-3", "training.max_steps=2", "training.epochs=null", "runtime.num_processes=2")
     scratch = Path(tempfile.mkdtemp())
     process = start(*two, "runtime.threads=2", "tracking=off", cwd=tmp_path, as_users_do=True, TMPDIR=str(scratch))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cases.test_damage import FEW, TRIALS_ALONE
-from tests.e2e.sweep_tools import call, mlflow_runs, points
+from tests.e2e.sweep_tools import call, mlflow_runs, trials_in
 
 RECORDED = tuple(word for word in FEW if word != "tracking=off")
 
@@ -108,11 +108,11 @@ def test_the_same_content_by_another_path_is_the_same_data(project, tmp_path, ti
     given = [
         f"dataset.location={elsewhere}/data.csv" if word.startswith("dataset.location") else word for word in given
     ]
-    before = [(p.params, p.by_seed) for p in points(home / "runs/s")]
+    before = [(p.params, p.by_seed) for p in trials_in(home / "runs/s")]
     more = ("sweep.name=s", "sweep.n_trials=5", *TRIALS_ALONE)
     done = call("sweep", "lr_x_depth", *given, *more, cwd=home, timeout=100)
     assert done.returncode == 0, done.stderr
-    assert [(p.params, p.by_seed) for p in points(home / "runs/s")][:4] == before
+    assert [(p.params, p.by_seed) for p in trials_in(home / "runs/s")][:4] == before
     text = (elsewhere / "data.csv").read_text()
     (elsewhere / "data.csv").write_text(text.replace("film", "movie", 1) + "a wonderful film again,positive\n")
     done = call("sweep", "lr_x_depth", *given, *more, cwd=home, timeout=100)

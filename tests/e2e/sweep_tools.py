@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from frostline.records.trial import Point
+from frostline.records.trial import TrialRecord
 from frostline.sweep.folder import BASELINE_FOLDER, SweepFolder
 from tests.conftest import fresh_store
 from tests.e2e.forked import Forked, is_read_at_import
@@ -102,14 +102,14 @@ def wait_for(condition, limit_s: float = 180.0, what: str = "it"):
     raise AssertionError(f"{what} did not happen in {limit_s:g} s")
 
 
-def points(folder: Path) -> list[Point]:
+def trials_in(folder: Path) -> list[TrialRecord]:
     """The trials: without full fine-tuning, which is none."""
-    return [point for point in SweepFolder(folder).read_points() if not point.is_baseline]
+    return [trial for trial in SweepFolder(folder).read_trials() if not trial.is_baseline]
 
 
 def answer_rows(folder: Path) -> list[tuple]:
     """The final table: all that a sweep came to but times."""
-    with (folder / "report" / "points.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / "report" / "trials.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [tuple(value for key, value in row.items() if key != "train_s") for row in rows]
 

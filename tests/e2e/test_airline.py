@@ -8,7 +8,7 @@ import random
 import pytest
 
 from tests.conftest import NEGATIVE, POSITIVE, TINY
-from tests.e2e.sweep_tools import call, points
+from tests.e2e.sweep_tools import call, trials_in
 
 HEADER = (
     "tweet_id", "airline_sentiment", "airline_sentiment_confidence", "negativereason", "negativereason_confidence",
@@ -62,7 +62,7 @@ def test_a_sweep_over_the_file_as_it_is(arguments, tmp_path):
     done = call(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "best guess: nothing was learnt: all 2 runs gave one answer for all rows" in done.stdout
-    found = points(tmp_path / "runs" / "lr_x_depth")
+    found = trials_in(tmp_path / "runs" / "lr_x_depth")
     assert len(found) == 2
     config = (tmp_path / "runs" / "lr_x_depth").glob("*/model/config.json")
     assert '"1": "neutral"' in next(config).read_text()

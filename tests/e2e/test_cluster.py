@@ -21,7 +21,7 @@ from frostline.records.trial import State
 from frostline.sweep.folder import SweepFolder
 from tests.conftest import sentences
 from tests.e2e.pictures import save_images, save_model
-from tests.e2e.sweep_tools import RUNG, TRIALS_ALONE, call, mlflow_runs, points, start, wait_for
+from tests.e2e.sweep_tools import RUNG, TRIALS_ALONE, call, mlflow_runs, start, trials_in, wait_for
 
 ray = pytest.importorskip("ray")
 
@@ -95,7 +95,7 @@ def tiny(tiny_overrides):
 def table(folder: Path) -> list:
     return [
         (p.number, p.params, p.state, p.quality, p.stage, {seed: each.by_seed for seed, each in p.replicates.items()})
-        for p in SweepFolder(folder).read_points()
+        for p in SweepFolder(folder).read_trials()
     ]
 
 
@@ -114,16 +114,16 @@ def test_three_nodes_give_the_table_of_one_slot_here(tmp_path, nodes, tiny):
     assert there.returncode == 0, there.stderr
     folder = tmp_path / "there" / "runs" / "lr_x_depth"
     assert table(folder) == table(tmp_path / "here" / "runs" / "lr_x_depth")
-    assert {point.stage for point in points(folder)} == {1, 2}
-    assert any(point.replicates for point in points(folder))
+    assert {trial.stage for trial in trials_in(folder)} == {1, 2}
+    assert any(trial.replicates for trial in trials_in(folder))
     for run in [path.parent for path in folder.rglob("result.json")]:
         counterpart = tmp_path / "here" / "runs" / "lr_x_depth" / run.relative_to(folder)
         assert RunResult.read(run).weights_sha256 == RunResult.read(counterpart).weights_sha256
         assert (run / "metrics.jsonl").read_text() == (counterpart / "metrics.jsonl").read_text()
     runs = mlflow_runs(tmp_path / "there")
     assert sorted(run.info.status for run in runs)[:1] == ["FINISHED"]
-    assert {run.data.tags["frostline.point"] for run in runs if "frostline.point" in run.data.tags} >= {
-        str(point.number) for point in points(folder)
+    assert {run.data.tags["frostline.trial"] for run in runs if "frostline.trial" in run.data.tags} >= {
+        str(trial.number) for trial in trials_in(folder)
     }
     assert not [run for run in runs if run.info.status == "RUNNING"]
     assert not list((tmp_path / "node-0" / "cluster").glob("*/0*"))  # nothing of the sweep is left on the nodes
@@ -200,14 +200,14 @@ def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, no
     assert "Traceback" not in err
     assert " is gone (" in err
     assert "trained again from its last checkpoint" in err
-    found = points(folder)
-    assert [point.number for point in found] == list(range(8))
-    assert {point.state for point in found} == {State.COMPLETE}
+    found = trials_in(folder)
+    assert [trial.number for trial in found] == list(range(8))
+    assert {trial.state for trial in found} == {State.COMPLETE}
     assert third is not None
     assert (tmp_path / "node-2" / "cluster" / "inputs").is_dir()  # it was given something to do
     runs = mlflow_runs(tmp_path)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert sorted(run.data.tags["frostline.point"] for run in runs if "frostline.point" in run.data.tags) == [
+    assert sorted(run.data.tags["frostline.trial"] for run in runs if "frostline.trial" in run.data.tags) == [
         str(number) for number in range(8)
     ]
 
@@ -229,12 +229,12 @@ def test_a_trial_of_a_drained_node_resumes_on_another_one(tmp_path, nodes, tiny)
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert " is being drained: trained again from its last checkpoint" in err
-    found = points(folder)
-    assert [point.state for point in found] == [State.COMPLETE] * 2
-    assert sorted(point.outcome.resumed for point in found) == [0, 1]
+    found = trials_in(folder)
+    assert [trial.state for trial in found] == [State.COMPLETE] * 2
+    assert sorted(trial.outcome.resumed for trial in found) == [0, 1]
     runs = mlflow_runs(tmp_path)
     assert {run.info.status for run in runs} == {"FINISHED"}
-    assert sorted(run.data.tags["frostline.point"] for run in runs if "frostline.point" in run.data.tags) == ["0", "1"]
+    assert sorted(run.data.tags["frostline.trial"] for run in runs if "frostline.trial" in run.data.tags) == ["0", "1"]
 
 
 def test_a_parent_that_dies_leaves_nobody_and_the_same_command_resumes(tmp_path, nodes, tiny):
@@ -251,9 +251,9 @@ def test_a_parent_that_dies_leaves_nobody_and_the_same_command_resumes(tmp_path,
     done = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9]*/result.json")}
     again = call(*arguments, cwd=tmp_path, timeout=400)
     assert again.returncode == 0, again.stderr
-    assert len(points(folder)) == 6
-    assert {point.state for point in points(folder)} <= {State.COMPLETE, State.PRUNED}
-    promoted = {point.number for point in points(folder) if point.stage == 2}
+    assert len(trials_in(folder)) == 6
+    assert {trial.state for trial in trials_in(folder)} <= {State.COMPLETE, State.PRUNED}
+    promoted = {trial.number for trial in trials_in(folder) if trial.stage == 2}
     kept = [path for path in done if int(path.parent.name) not in promoted]
     assert all(path.stat().st_mtime_ns == done[path] for path in kept)  # what had ended is not trained again
 
@@ -321,8 +321,8 @@ def test_every_way_to_fail_is_recorded_where_all_nodes_see_one_file_system(tmp_p
         cwd=_with_plugin(tmp_path), timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = {round(1000 * p.params["optimizer.weight_decay"]): p for p in points(tmp_path / "runs" / "depth_only")}
-    assert {what: point.state for what, point in found.items()} == {
+    found = {round(1000 * p.params["optimizer.weight_decay"]): p for p in trials_in(tmp_path / "runs" / "depth_only")}
+    assert {what: trial.state for what, trial in found.items()} == {
         0: State.COMPLETE, 1: State.FAILED, 3: State.FAILED, 4: State.FAILED, 8: State.COMPLETE,
     }  # fmt: skip
     assert "ValueError: no such thing" in found[1].outcome.reason
@@ -351,8 +351,8 @@ def test_a_signal_checkpoints_what_runs_and_the_same_command_resumes(tmp_path, n
     assert list((stopped / "checkpoints").glob("step-*"))  # it came back
     again = call(*arguments, cwd=tmp_path, timeout=400)
     assert again.returncode == 0, again.stderr
-    assert [point.state for point in points(folder)] == [State.COMPLETE] * 3
-    assert points(folder)[int(stopped.name)].outcome.resumed == 1
+    assert [trial.state for trial in trials_in(folder)] == [State.COMPLETE] * 3
+    assert trials_in(folder)[int(stopped.name)].outcome.resumed == 1
 
 
 def test_no_module_of_the_current_folder_is_run(tmp_path, tiny):

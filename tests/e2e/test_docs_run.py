@@ -1,4 +1,4 @@
-"""Each command in a block of README and docs, run: on small models, few rows and few points, one block after the other.
+"""Each command in a block of README and docs, run: on small models, few rows and few trials, one block after the other.
 
 index.md is run as it stands (test_quickstart); commands in running text and tables are composed (test_docs).
 """

@@ -11,7 +11,7 @@ import pytest
 from frostline.records.result import RunResult, Status
 from frostline.records.trial import State
 from tests.e2e.services import installed
-from tests.e2e.sweep_tools import mlflow_runs, points, start, wait_for
+from tests.e2e.sweep_tools import mlflow_runs, start, trials_in, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -63,8 +63,8 @@ def test_a_preempted_job_checkpoints_is_queued_again_and_goes_on(tmp_path, tiny_
     log = (folder / "000" / "run.log").read_text()
     assert "resuming from" in log
     assert log.count("training on cpu") == 2
-    found = points(folder)
-    assert [point.state for point in found] == [State.COMPLETE] * 2
+    found = trials_in(folder)
+    assert [trial.state for trial in found] == [State.COMPLETE] * 2
     result = RunResult.read(folder / "000")
     assert result.status is Status.FINISHED
     steps = [line for line in metrics.read_text().splitlines() if "train/loss" in line]

@@ -117,6 +117,6 @@ def test_of_a_sweep_it_is_the_recommended_runs(frostline, tiny_overrides, in_tmp
     assert done.returncode == 0, done.stderr
     code, _, err = frostline("test", "st")
     assert code == 0
-    shown = json.loads((in_tmp / "runs" / "st" / "report" / "recommended.json").read_text())["point"]
+    shown = json.loads((in_tmp / "runs" / "st" / "report" / "recommended.json").read_text())["trial"]
     assert err.startswith(f"st: its recommended run, runs/st/{shown:03d}")
     assert [path.parent.name for path in (in_tmp / "runs").rglob("test.json")] == [f"{shown:03d}"]

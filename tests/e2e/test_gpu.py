@@ -19,7 +19,7 @@ from frostline.records.trial import State
 from frostline.train import run
 from tests.conftest import TINY
 from tests.e2e.pictures import save_images, save_model
-from tests.e2e.sweep_tools import call, points
+from tests.e2e.sweep_tools import call, trials_in
 from tests.e2e.test_tokens import save_sentences
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -216,13 +216,13 @@ def test_four_slots_share_one_gpu_and_a_trial_that_runs_out_of_its_memory_is_tri
     done = call("sweep", "depth_only", *tiny_overrides, *asked, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
-    found = {round(point.params["optimizer.weight_decay"] * 1000): point for point in points(folder)}
+    found = {round(trial.params["optimizer.weight_decay"] * 1000): trial for trial in trials_in(folder)}
     assert len(found) == 8
-    assert {point.state for point in found.values()} == {State.COMPLETE}, [p.outcome for p in found.values()]
-    notes = {decay for decay, point in found.items() if "half the batch" in (point.outcome.note or "")}
+    assert {trial.state for trial in found.values()} == {State.COMPLETE}, [p.outcome for p in found.values()]
+    notes = {decay for decay, trial in found.items() if "half the batch" in (trial.outcome.note or "")}
     assert notes == {1}
-    for decay, point in found.items():
-        run_folder = folder / f"{point.number:03d}"
+    for decay, trial in found.items():
+        run_folder = folder / f"{trial.number:03d}"
         result = json.loads((run_folder / "result.json").read_text())
         assert result["provenance"]["compute"]["device"] == "cuda"
         assert result["cost"]["peak_of"] == "cuda"
@@ -237,7 +237,7 @@ def test_as_many_trials_share_a_gpu_as_a_measurement_says(tiny_overrides, tmp_pa
     found = re.search(r"note: (\d+) trials side by side", done.stderr)
     assert found is not None, done.stderr
     assert 2 <= int(found.group(1)) <= 8  # so small a model leaves the GPU idle most of the time
-    assert {point.state for point in points(tmp_path / "runs" / "lr_x_depth")} == {State.COMPLETE}
+    assert {trial.state for trial in trials_in(tmp_path / "runs" / "lr_x_depth")} == {State.COMPLETE}
 
 
 @pytest.mark.parametrize("template", [None, "opened"])

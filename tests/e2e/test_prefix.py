@@ -22,7 +22,7 @@ from frostline.records.run_folder import NullMonitor, NullRecorder, Recorders, R
 from frostline.records.trial import State
 from frostline.train import run
 from tests.conftest import NEGATIVE, POSITIVE
-from tests.e2e.sweep_tools import RUNG, call, points
+from tests.e2e.sweep_tools import RUNG, call, trials_in
 
 BOUND = 1e-5
 """Stated in docs/reproducibility.md: losses of some 0.7, after 16 steps in fp32."""
@@ -460,15 +460,15 @@ def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
     logs = [path.read_text() for path in sorted((cached / "runs" / "lr_x_depth").glob("0*/run.log"))]
     filled = [line for text in logs for line in text.splitlines() if "rows in" in line]
     assert len(filled) == 2, filled
-    there = points(cached / "runs" / "lr_x_depth")
-    for one, other in zip(points(plain / "runs" / "lr_x_depth"), there, strict=True):
+    there = trials_in(cached / "runs" / "lr_x_depth")
+    for one, other in zip(trials_in(plain / "runs" / "lr_x_depth"), there, strict=True):
         assert one.params == other.params
         assert one.quality == pytest.approx(other.quality, abs=1 / 32)
-    for point in there:
-        result = RunResult.read(cached / "runs" / "lr_x_depth" / f"{point.number:03d}")
-        wanted = "off" if point.depth == 0 else f"depth {point.depth}"
+    for trial in there:
+        result = RunResult.read(cached / "runs" / "lr_x_depth" / f"{trial.number:03d}")
+        wanted = "off" if trial.depth == 0 else f"depth {trial.depth}"
         assert result.prefix_cache.startswith(wanted)
-        assert point.state in {State.COMPLETE, State.PRUNED}
+        assert trial.state in {State.COMPLETE, State.PRUNED}
 
 
 def test_one_filling_serves_all_folds_and_the_numbers_are_those_without(train, fills):

@@ -24,7 +24,7 @@ from frostline.tracking import pending as spool
 from tests.conftest import TINY, save_tokenizer, tiny_config
 from tests.e2e.forked import MARK
 from tests.e2e.services import free_port
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, interrupt, mlflow_runs, points, results, start, wait_for
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, interrupt, mlflow_runs, results, start, trials_in, wait_for
 from tests.e2e.test_tokens import save_sentences
 
 pytestmark = pytest.mark.slow
@@ -386,8 +386,8 @@ def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_o
     done = call("sweep", "depth_only", *quick, *swept, cwd=tmp_path, **PLUGIN)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
-    found = {round(p.params["optimizer.weight_decay"] * 1000): p for p in points(folder)}
-    assert {way: point.state for way, point in found.items()} == ways
+    found = {round(p.params["optimizer.weight_decay"] * 1000): p for p in trials_in(folder)}
+    assert {way: trial.state for way, trial in found.items()} == ways
     assert re.match(r"(process \d of 2: )?SystemExit: 5", found[2].outcome.reason)
     assert re.match(r"process \d of 2 was killed by signal 9", found[3].outcome.reason)
     assert "trained again from its last checkpoint" in found[3].outcome.note
@@ -409,8 +409,8 @@ def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick, mark):
     fixed = [override for override in quick if not override.startswith("optimizer.lr=")]
     done = call("sweep", "lr_only", *fixed, *swept, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = points(tmp_path / "runs" / "lr_only")
-    assert {point.state for point in found} == {State.COMPLETE, State.PRUNED}
+    found = trials_in(tmp_path / "runs" / "lr_only")
+    assert {trial.state for trial in found} == {State.COMPLETE, State.PRUNED}
     by_status = {run.data.tags.get("frostline.status") for run in mlflow_runs(tmp_path)}
     assert {"PRUNED", "FINISHED"} <= by_status
     assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]

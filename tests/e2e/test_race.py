@@ -13,7 +13,7 @@ import pytest
 from frostline.records.trial import State
 from frostline.sweep.folder import SweepFolder
 from frostline.sweep.predictions import evidence_in
-from tests.e2e.sweep_tools import call, mlflow_runs, points, results
+from tests.e2e.sweep_tools import call, mlflow_runs, results, trials_in
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
     done = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
-    trials = points(folder)
+    trials = trials_in(folder)
     assert [p.state for p in trials] == [State.COMPLETE] * 9
     assert sorted(p.depth for p in trials) == [0, 1, 2, 3, 3, 3, 4, 4, 4]
     replicates = {(p.number, seed) for p in trials for seed in p.replicates}
@@ -43,16 +43,16 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
         assert results(folder)[f"{number:03d}"]["data"]["eval_rows"] == 20
     assert done.stderr.count("[full fine-tuning] full lr") == 1
     assert done.stderr.count("[further seeds]") == len(replicates) + len(
-        SweepFolder(folder).read_points()[0].replicates
+        SweepFolder(folder).read_trials()[0].replicates
     )
     # one trial each in Optuna; a child run of its own in MLflow for each seed
     kinds = [run.data.tags.get("frostline.kind") for run in mlflow_runs(tmp_path)]
-    full = SweepFolder(folder).read_points()[0]
+    full = SweepFolder(folder).read_trials()[0]
     assert full.is_baseline
     # every run is known row by row: the answer knows which of them are hard
     find = evidence_in(folder, None)
-    for point in SweepFolder(folder).read_points():
-        assert set(find(point, "eval").rows) == set(point.by_seed), point.label()
+    for trial in SweepFolder(folder).read_trials():
+        assert set(find(trial, "eval").rows) == set(trial.by_seed), trial.label()
     spec = json.loads((folder / "baseline" / "spec.json").read_text())
     assert (spec["freeze"]["name"], spec["optimizer"]["lr"]) == ("none", full.params["optimizer.lr"])
     assert json.loads((folder / "baseline" / "result.json").read_text())["params"]["num_frozen"] == 0
@@ -61,7 +61,7 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
     assert [line.split()[0] for line in done.stdout.splitlines() if line[:6].strip() in {"none", "0"}] == ["none", "0"]
     # the recommended run's model alone is kept, and is what predict takes
     chosen = json.loads((folder / "report" / "recommended.json").read_text())
-    target = SweepFolder(folder).point_folder(chosen["point"])
+    target = SweepFolder(folder).trial_folder(chosen["trial"])
     assert [path.parent for path in folder.rglob("model")] == [target]
     asked = call("predict", "lr_x_depth", "good", cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr
@@ -71,14 +71,14 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
     shutil.rmtree(target / "model")
     healed = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
     assert (healed.returncode, healed.stdout) == (0, done.stdout)
-    assert f"training #{chosen['point']} " in healed.stderr
+    assert f"training #{chosen['trial']} " in healed.stderr
     assert (target / "model" / "model.safetensors").read_bytes() == weights
     # the same command trains nothing; a larger budget adds seeds and leaves the trials as they are
     again = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (0, done.stdout)
     more = call("sweep", "lr_x_depth", *tiny, *small, "sweep.settle=1.5", "sweep.margin=0.01", cwd=tmp_path)
     assert more.returncode == 0, more.stderr
-    added = points(folder)
+    added = trials_in(folder)
     assert [p.params for p in added] == [p.params for p in trials]
     assert {(p.number, seed) for p in added for seed in p.replicates} > replicates
     report = call("report", "lr_x_depth", cwd=tmp_path)

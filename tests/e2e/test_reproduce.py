@@ -14,7 +14,7 @@ import pytest
 from frostline.records.trial import State
 from frostline.tracking import client
 from tests.conftest import rewrite, sentences, write_csv
-from tests.e2e.sweep_tools import RUNG, call, mlflow_runs, points
+from tests.e2e.sweep_tools import RUNG, call, mlflow_runs, trials_in
 
 OTHER = "5.20.0"
 """A transformers that is not the one of constraints.txt."""
@@ -181,7 +181,7 @@ def test_runs_of_a_sweep_come_back_identical_from_mlflow_alone(frostline, in_tmp
     arguments += ["training.objective=loss", "training.direction=minimize"]
     done = call("sweep", "lr_x_depth", *own, *arguments, cwd=in_tmp)
     assert done.returncode == 0, done.stderr
-    found = points(in_tmp / "runs" / "lr_x_depth")
+    found = trials_in(in_tmp / "runs" / "lr_x_depth")
     assert {p.state for p in found} == {State.COMPLETE, State.PRUNED}
     assert any((p.outcome.reason or "").startswith("pruned") for p in found)
     assert any(p.outcome.resumed for p in found)

@@ -19,7 +19,7 @@ from frostline.records.result import Status
 from frostline.records.run_folder import NullRecorder, RunFolder
 from frostline.train import run
 from tests.conftest import sentences, write_csv
-from tests.e2e.sweep_tools import call, points
+from tests.e2e.sweep_tools import call, trials_in
 
 
 @pytest.fixture
@@ -163,12 +163,12 @@ def test_a_sweep_says_what_its_depths_are_worth_elsewhere_and_against_another_sw
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = {point.depth: point for point in points(tmp_path / "runs" / "ours")}
+    found = {trial.depth: trial for trial in trials_in(tmp_path / "runs" / "ours")}
     assert {name: sorted(values) for name, values in found[2].outcome.scores.items()} == {
         "test": [0, 1, 2], "other": [0, 1, 2],
     }  # fmt: skip
     result = json.loads((tmp_path / "runs" / "ours" / "000" / "s1" / "result.json").read_text())
-    assert points(tmp_path / "runs" / "ours")[0].outcome.scores["other"][1] == result["metrics"]["other/accuracy"]
+    assert trials_in(tmp_path / "runs" / "ours")[0].outcome.scores["other"][1] == result["metrics"]["other/accuracy"]
     assert re.search(r"freeze\.depth +eval +test +other", done.stdout)
     assert "negative transfer" in done.stdout
     assert "the head-only probe on any set" in done.stdout or "worse than the head-only probe" in done.stdout
@@ -180,8 +180,8 @@ def test_a_sweep_says_what_its_depths_are_worth_elsewhere_and_against_another_sw
     again = call("report", "ours", "--against", "scratch", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "worse than scratch (lr3e-03)" in again.stdout
-    scores = points(tmp_path / "runs" / "ours")[0].outcome.scores["other"]
-    with (tmp_path / "runs" / "ours" / "report" / "points.csv").open(newline="") as file:
+    scores = trials_in(tmp_path / "runs" / "ours")[0].outcome.scores["other"]
+    with (tmp_path / "runs" / "ours" / "report" / "trials.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert float(rows[0]["other"]) == pytest.approx(sum(scores.values()) / 3)
     elsewhere = call(

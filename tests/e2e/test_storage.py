@@ -16,11 +16,11 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from frostline.errors import UserError
-from frostline.records.trial import Outcome, State
+from frostline.records.trial import State, TrialOutcome
 from frostline.search import LockLostError, Study, open_locked, open_url, queue_of, storage_trouble
 from tests.e2e.forked import Forked
 from tests.e2e.services import free_port, mlflow_server, postgresql
-from tests.e2e.sweep_tools import RUNG, call, points, start, wait_for, worker_pids
+from tests.e2e.sweep_tools import RUNG, call, start, trials_in, wait_for, worker_pids
 from tests.unit.test_search import SPACE, make_plan
 
 pytestmark = pytest.mark.slow
@@ -84,8 +84,8 @@ def test_one_parent_at_a_time_works_on_a_server_and_another_machine_resumes(tmp_
         trials = trials_of(storage)
         assert len(trials) == TOTAL
         assert {trial.state.name for trial in trials} <= {"COMPLETE", "PRUNED"}
-        assert [point.number for point in points(second / "runs" / "lr_x_depth")] == list(range(TOTAL))
-        lines = (second / "runs" / "lr_x_depth" / "report" / "points.csv").read_text().splitlines()
+        assert [trial.number for trial in trials_in(second / "runs" / "lr_x_depth")] == list(range(TOTAL))
+        lines = (second / "runs" / "lr_x_depth" / "report" / "trials.csv").read_text().splitlines()
         assert len(lines) == TOTAL + 1
         client = MlflowClient(uri)
         runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
@@ -96,7 +96,7 @@ def test_one_parent_at_a_time_works_on_a_server_and_another_machine_resumes(tmp_
         assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
         for run in children:
             assert run.info.status == "FINISHED" or run.data.tags["frostline.reason"], run.data.tags
-        assert {run.data.tags["frostline.point"] for run in children} == {str(number) for number in range(TOTAL)}
+        assert {run.data.tags["frostline.trial"] for run in children} == {str(number) for number in range(TOTAL)}
         assert sum(run.info.status == "FINISHED" for run in children) == sum(t.state.name == "COMPLETE" for t in trials)
 
 
@@ -136,9 +136,9 @@ def test_a_database_that_restarts_is_waited_for_and_one_that_is_gone_is_one_line
             database.server.stop()
             back = threading.Timer(3, database.server.start)
             back.start()
-            study.tell(number, Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
+            study.tell(number, TrialOutcome(state=State.COMPLETE, by_seed={0: 0.5}))
             back.join()
-            assert next(point.state for point in study.points()) is State.COMPLETE
+            assert next(trial.state for trial in study.trials()) is State.COMPLETE
             assert caplog.text.count("does not answer: waiting for it") == 1
             database.server.stop()
             monkeypatch.setattr("frostline.search.storages._AWAY_S", 0.5)
@@ -170,4 +170,4 @@ def test_a_sweep_whose_database_is_gone_says_so_and_goes_on_later(tmp_path, tiny
         database.server.start()
         done = call(*arguments, cwd=tmp_path, SLOW_S="0", **PLUGIN)
         assert done.returncode == 0, done.stderr
-        assert len(points(folder)) == 5
+        assert len(trials_in(folder)) == 5

@@ -15,7 +15,7 @@ from frostline.records.result import RunResult
 from frostline.tracking import client
 from frostline.tracking import pending as spool
 from tests.e2e.services import free_port, mlflow_server, postgresql
-from tests.e2e.sweep_tools import RUNG, call, points, start, wait_for
+from tests.e2e.sweep_tools import RUNG, call, start, trials_in, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
     )
     assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
-    found = points(folder)
+    found = trials_in(folder)
     assert len(spool.pending([folder])) == 6
     kept = {path: spool.kept(path) for path in spool.pending([folder])}
     ours = f"tracking.uri=http://127.0.0.1:{port}"
@@ -115,8 +115,8 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
     with mlflow_server(tmp_path, port, database("mlflow") if database else None) as uri:
         done = [p for p in found if p.state.value == "COMPLETE"]
         best_point = max(done, key=lambda p: (p.quality, -p.number))
-        point = best_point if database else next(p for p in found if p.state.value == "PRUNED")
-        name = f"{point.number:03d}"
+        trial = best_point if database else next(p for p in found if p.state.value == "PRUNED")
+        name = f"{trial.number:03d}"
         (folder / name / "spec.json").rename(folder / name / "spec.away")
         sync = call("sync", ours, cwd=tmp_path)
         assert sync.returncode == 2
@@ -141,22 +141,22 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
         assert len(children) == 5
         best = next(run for run in children if run.info.run_id == parent.data.tags["frostline.best_run"])
         assert best.data.metrics["best/accuracy"] == max(p.quality for p in found if p.state.value == "COMPLETE")
-        by_point = {int(run.data.tags["frostline.point"]): run for run in children}
-        for point in found:
-            run = by_point[point.number]
-            assert run.data.metrics["best/accuracy"] == point.quality
-            assert run.data.tags["frostline.status"] == ("FINISHED" if point.state.value == "COMPLETE" else "PRUNED")
-            lines = (folder / f"{point.number:03d}" / "metrics.jsonl").read_text().splitlines()
+        by_point = {int(run.data.tags["frostline.trial"]): run for run in children}
+        for trial in found:
+            run = by_point[trial.number]
+            assert run.data.metrics["best/accuracy"] == trial.quality
+            assert run.data.tags["frostline.status"] == ("FINISHED" if trial.state.value == "COMPLETE" else "PRUNED")
+            lines = (folder / f"{trial.number:03d}" / "metrics.jsonl").read_text().splitlines()
             told = [(row["step"], row["train/loss"]) for row in map(json.loads, lines) if "train/loss" in row]
             history = made.get_metric_history(run.info.run_id, "train/loss")
             assert sorted((metric.step, metric.value) for metric in history) == told
-            assert run.data.params["freeze.depth"] == str(point.depth)
-            result = RunResult.read(folder / f"{point.number:03d}")
+            assert run.data.params["freeze.depth"] == str(trial.depth)
+            result = RunResult.read(folder / f"{trial.number:03d}")
             assert run.data.metrics["cost/train_s"] == result.cost.train_s
             assert bool(run.outputs.model_outputs) == (run.info.run_id == best.info.run_id)
             assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["moods"]
-        assert max(parent.data.metrics[name] for name in ("best/accuracy", "point/accuracy")) > 0
-        assert {item.path for item in made.list_artifacts(parent.info.run_id)} >= {"report.html", "points.csv"}
+        assert max(parent.data.metrics[name] for name in ("best/accuracy", "trial/accuracy")) > 0
+        assert {item.path for item in made.list_artifacts(parent.info.run_id)} >= {"report.html", "trials.csv"}
         assert call("sync", cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
         before = len(runs)
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import TINY
 from tests.e2e.forked import Forked
-from tests.e2e.sweep_tools import points, wait_for
+from tests.e2e.sweep_tools import trials_in, wait_for
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "frozen_layers.py"
 
@@ -53,22 +53,22 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
     assert code == 0, err
     sweeps = sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir())
     assert sweeps == ["s-n80-fixed", "s-n80-fixed-none", "s-n80-tuned", "s-n80-tuned-none"]
-    fixed, tuned = (points(tmp_path / "runs" / f"s-n80-{kind}") for kind in ("fixed", "tuned"))
+    fixed, tuned = (trials_in(tmp_path / "runs" / f"s-n80-{kind}") for kind in ("fixed", "tuned"))
     assert len(tuned) == 2 * 4
-    whole = [point for point in tuned if len(point.outcome.by_seed) == 3]
-    there = {point.depth for point in whole if point.lr == 5e-5}  # not run again
+    whole = [trial for trial in tuned if len(trial.outcome.by_seed) == 3]
+    there = {trial.depth for trial in whole if trial.lr == 5e-5}  # not run again
     rest = [depth for depth in (4, 2) if depth not in there]
     assert rest, "one depth at least must want another rate"
     assert [(p.depth, p.lr, sorted(p.outcome.by_seed)) for p in fixed] == [(depth, 5e-5, [0, 1, 2]) for depth in rest]
     assert len(whole) == 2  # the best rate of each depth with all seeds, chosen by the held-out rows
-    for point in whole:
-        rivals = [p for p in tuned if p.depth == point.depth]
+    for trial in whole:
+        rivals = [p for p in tuned if p.depth == trial.depth]
         learnt = [p for p in rivals if p.first.learnt] or rivals  # not what says the same for every row
-        assert point.outcome.by_seed[0] == max(rival.outcome.by_seed[0] for rival in learnt)
+        assert trial.outcome.by_seed[0] == max(rival.outcome.by_seed[0] for rival in learnt)
     table = (tmp_path / "runs" / "study.md").read_text()
     assert table in out
-    for point in whole:  # what stands there is the mean of the test rows, not of those it was chosen by
-        results = (tmp_path / "runs" / "s-n80-tuned" / f"{point.number:03d}" / f"s{seed}" for seed in (0, 1, 2))
+    for trial in whole:  # what stands there is the mean of the test rows, not of those it was chosen by
+        results = (tmp_path / "runs" / "s-n80-tuned" / f"{trial.number:03d}" / f"s{seed}" for seed in (0, 1, 2))
         test = [json.loads((path / "result.json").read_text())["metrics"]["test/accuracy"] for path in results]
         assert f"{statistics.fmean(test):.3f} +- " in table
     assert len(re.findall(r"^\| 80 \|", table, re.MULTILINE)) == 4
@@ -81,7 +81,7 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
     # Where the one rate is the best one, its runs are not made again: as if it were that which depth 4 took.
     study_of = runpy.run_path(str(SCRIPT))
     plan = study_of["Plan"](sizes=[80], depths=[2, 4], seeds=[0, 1, 2], prefix="s", quick=False, extra=[])
-    best = {point.depth: point for point in whole}
+    best = {trial.depth: trial for trial in whole}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(study_of["cells_of"].__globals__, "FIXED_RATE", best[4].lr)
     assert study_of["_not_yet_fixed"](plan, 80, (2, 4)) == ([] if best[2].lr == best[4].lr else [2])

@@ -28,9 +28,9 @@ from tests.e2e.sweep_tools import (
     call,
     interrupt,
     mlflow_runs,
-    points,
     results,
     start,
+    trials_in,
     wait_for,
     worker_pids,
 )
@@ -67,7 +67,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     done = call("sweep", "lr_x_depth", *tiny, *small(14, *learns), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
-    found = points(folder)
+    found = trials_in(folder)
     assert len(found) == 14
     assert {p.depth for p in found[:12]} == {0, 1, 3, 4}
     finished = [p for p in found if p.state is State.COMPLETE]
@@ -80,7 +80,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     names = {path.name for path in (folder / "report").iterdir()}
     assert names >= {
         "report.html",
-        "points.csv",
+        "trials.csv",
         "answer.png",
         "history.png",
         "quality_vs_cost.png",
@@ -91,7 +91,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     # models: of the recommended one alone; checkpoints: of nobody, after the end of those that went on
     best = ranked(found, True)[0]
     recommended = json.loads((folder / "report" / "recommended.json").read_text())
-    assert [path.parent.name for path in folder.glob("*/model")] == [f"{recommended['point']:03d}"]
+    assert [path.parent.name for path in folder.glob("*/model")] == [f"{recommended['trial']:03d}"]
     # every frozen tensor was looked at, in both stages
     for result in results(folder).values():
         assert result["audit"]["frozen_unchanged"]
@@ -129,7 +129,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     assert {column for column in state["selectedColumns"] if not column.startswith("tags.")} <= known
     assert link.group(1) in parent.data.tags["mlflow.note.content"]
     artifacts = {item.path for item in made.list_artifacts(parent.info.run_id)}
-    assert artifacts >= {"report.html", "points.csv", "journal.log", "sweep.json", "answer.png"}
+    assert artifacts >= {"report.html", "trials.csv", "journal.log", "sweep.json", "answer.png"}
 
     # the same command again trains nothing and says the same
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
@@ -169,7 +169,7 @@ def test_a_point_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
     done = call("sweep", "lr_x_depth", *tiny, *small(6, "runtime.slots=2"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
-    paused = [p for p in points(folder) if p.state is State.COMPLETE]
+    paused = [p for p in trials_in(folder) if p.state is State.COMPLETE]
     assert paused  # these were stopped after an epoch, and gone on with
     chosen = ranked(paused, True)[0]
     command = next(line for line in done.stdout.splitlines() if line.startswith("run it again: "))
@@ -190,19 +190,19 @@ def test_a_point_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
 def test_depth_only_lr_only_and_range(tmp_path, quiet):
     done = call("sweep", "depth_only", *quiet, "optimizer.lr=1e-3", "dataset.train_rows=64", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [p.depth for p in points(tmp_path / "runs" / "depth_only")] == [4, 3, 2, 1, 0]
+    assert [p.depth for p in trials_in(tmp_path / "runs" / "depth_only")] == [4, 3, 2, 1, 0]
     rows = ["freeze.depth=3", "optimizer.lr=tag(log,interval(1e-4,1e-2))", "optimizer.weight_decay=0,0,0.1"]
     done = call("sweep", "lr_only", *quiet, *small(6), *rows, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "optimizer.weight_decay: 0 stands there more than once" in done.stderr
-    found = points(tmp_path / "runs" / "lr_only")
+    found = trials_in(tmp_path / "runs" / "lr_only")
     assert {p.params["optimizer.weight_decay"] for p in found} <= {0, 0.1}
     assert all(1e-4 <= p.lr <= 1e-2 for p in found)
     # duplicates of a grid are one
     done = call("sweep", "depth_only", *quiet, "sweep.name=dups", "freeze.depth=range(0,2)", "dataset.train_rows=64",
                 "optimizer.lr=1e-3", cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert sorted(p.depth for p in points(tmp_path / "runs" / "dups")) == [0, 1]
+    assert sorted(p.depth for p in trials_in(tmp_path / "runs" / "dups")) == [0, 1]
 
 
 def test_the_axis_of_cost_may_be_any_numeric_key(tmp_path, quiet):
@@ -225,7 +225,7 @@ def test_pareto(tmp_path, quiet):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    found = points(tmp_path / "runs" / "pareto")
+    found = trials_in(tmp_path / "runs" / "pareto")
     assert len(found) == 8
     done_ones = [p for p in found if p.state is State.COMPLETE]
     assert all(p.outcome.cost["num_trainable"] > 0 and p.outcome.cost["flops"] > 0 for p in done_ones)
@@ -237,7 +237,7 @@ def test_seeds(tmp_path, tiny):
     name = ["sweep.name=seeds", "sweep.seeds=[0,1,2]"]
     done = call("sweep", "lr_x_depth", *tiny, *small(6, "training.epochs=1"), *name, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = points(tmp_path / "runs" / "seeds")
+    found = trials_in(tmp_path / "runs" / "seeds")
     finished = [p for p in found if p.state is State.COMPLETE]
     assert all(sorted(p.outcome.by_seed) == [0, 1, 2] for p in finished)
     assert all(sorted(p.outcome.by_seed) == [0] for p in found if p.state is State.PRUNED)
@@ -248,9 +248,9 @@ def test_seeds(tmp_path, tiny):
     _, children = pairs(tmp_path, "seeds")
     assert len(children) == len(runs)
     assert all(re.search(r" s\d$", run.info.run_name) for run in children)
-    first = {run.data.tags["frostline.point"]: run for run in children if run.info.run_name.endswith(" s0")}
-    assert {run.info.status for run in first.values()} == {"FINISHED"}  # they are; the points of some are not
-    assert {n: run.data.tags["frostline.point_state"] for n, run in first.items()} == {
+    first = {run.data.tags["frostline.trial"]: run for run in children if run.info.run_name.endswith(" s0")}
+    assert {run.info.status for run in first.values()} == {"FINISHED"}  # they are; the trials of some are not
+    assert {n: run.data.tags["frostline.trial_state"] for n, run in first.items()} == {
         str(p.number): p.state.value for p in found
     }
 
@@ -277,7 +277,7 @@ def test_models_x_depth_with_bounds_that_follow_the_model(tmp_path, quiet, tiny_
         "model=four,two", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = points(tmp_path / "runs" / "models_x_depth")
+    found = trials_in(tmp_path / "runs" / "models_x_depth")
     depths = {name: {p.depth for p in found if p.params["model"] == name} for name in ("two", "four")}
     assert max(depths["two"]) == 2
     assert max(depths["four"]) == 4
@@ -309,7 +309,7 @@ def test_a_gpu_that_torch_can_not_use_is_measured_in_vain_and_the_sweep_goes_on(
         "note: measuring what a trial takes of the GPU ...",
         "note: one trial at a time, 1 thread; runtime.slots=N changes that",
     ]
-    assert len(points(tmp_path / "runs" / "lr_x_depth")) == 6
+    assert len(trials_in(tmp_path / "runs" / "lr_x_depth")) == 6
 
 
 # -- faults of trials --
@@ -329,7 +329,7 @@ def test_every_way_to_fail_is_recorded_and_the_sweep_goes_on(tmp_path, tiny):
     done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, **PLUGIN)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
-    found = {round(p.params["optimizer.weight_decay"] * 1000): p for p in points(folder)}
+    found = {round(p.params["optimizer.weight_decay"] * 1000): p for p in trials_in(folder)}
     reasons = {key: p.outcome.reason for key, p in found.items() if p.state is State.FAILED}
     assert set(reasons) == {1, 2, 3, 4, 5}
     assert reasons[1] == "ValueError: no such thing"
@@ -344,19 +344,19 @@ def test_every_way_to_fail_is_recorded_and_the_sweep_goes_on(tmp_path, tiny):
     # a worker that died or hung can't tell MLflow: the parent does
     _, children = pairs(tmp_path, "depth_only")
     assert not [run for run in children if run.info.status == "RUNNING"]
-    by_point = {int(run.data.tags["frostline.point"]): run for run in children}
+    by_point = {int(run.data.tags["frostline.trial"]): run for run in children}
     assert len(by_point) == len(children) == 8
-    for point in found.values():
-        tags = by_point[point.number].data.tags
-        assert tags["frostline.status"] == ("FINISHED" if point.state is State.COMPLETE else "FAILED")
-        assert tags.get("frostline.reason") == point.outcome.reason
+    for trial in found.values():
+        tags = by_point[trial.number].data.tags
+        assert tags["frostline.status"] == ("FINISHED" if trial.state is State.COMPLETE else "FAILED")
+        assert tags.get("frostline.reason") == trial.outcome.reason
 
 
 def test_all_fail_is_one_line_with_the_first_reason(tmp_path, tiny):
     done = call("sweep", "depth_only", *tiny, *breaking(2, [1, 2]), cwd=tmp_path, **PLUGIN)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last == "frostline: every point failed; the first: ValueError: no such thing"
+    assert last == "frostline: every trial failed; the first: ValueError: no such thing"
     parent, _ = pairs(tmp_path, "depth_only")
     assert parent.info.status == "FAILED"
 
@@ -369,7 +369,7 @@ def test_the_first_three_alike_stop_it(tmp_path, quiet):
     done = call("sweep", "depth_only", *quiet, *arguments, cwd=tmp_path, **PLUGIN)
     assert done.returncode == 1
     assert "the first 3 points failed alike; the first: ValueError: no such thing" in done.stderr
-    states = [p.state for p in points(tmp_path / "runs" / "depth_only")]
+    states = [p.state for p in trials_in(tmp_path / "runs" / "depth_only")]
     assert states == [State.FAILED] * 3
 
 
@@ -382,7 +382,7 @@ def test_out_of_memory_is_first_answered_by_taking_hidden_states_off_the_device(
     done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, **env)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
-    found = points(folder)
+    found = trials_in(folder)
     assert {p.state for p in found} == {State.COMPLETE}
     off = "out of memory: retried with the prefix cache's hidden states off the GPU"
     assert [p.outcome.note for p in found] == [off, None, None]
@@ -399,7 +399,7 @@ def test_out_of_memory_is_retried_once_with_half_the_batch(tmp_path, tiny):
     done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, PIDS=str(tmp_path / "pids"), **PLUGIN)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
-    found = points(folder)
+    found = trials_in(folder)
     assert {p.state for p in found} == {State.COMPLETE}
     assert [bool(p.outcome.note) for p in found] == [True, False, False, False, False]
     spec = json.loads((folder / "000" / "spec.json").read_text())
@@ -447,12 +447,12 @@ def test_pruned_is_pruned_in_optuna_and_in_mlflow(tmp_path, tiny):
     ]  # fmt: skip
     done = call("sweep", "lr_only", *tiny, *small(8), *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    found = points(tmp_path / "runs" / "lr_only")
+    found = trials_in(tmp_path / "runs" / "lr_only")
     pruned = [p for p in found if p.state is State.PRUNED]
     assert pruned
     assert all(p.outcome.reason == "pruned after epoch 1" for p in pruned)
     _, children = pairs(tmp_path, "lr_only")
-    tagged = {run.data.tags["frostline.point"] for run in children if run.data.tags["frostline.status"] == "PRUNED"}
+    tagged = {run.data.tags["frostline.trial"] for run in children if run.data.tags["frostline.status"] == "PRUNED"}
     assert tagged == {str(p.number) for p in pruned}
     text = (tmp_path / "runs" / "lr_only" / "journal.log").read_text()
     assert text.count('"state":2') >= len(pruned)  # TrialState.PRUNED
@@ -467,11 +467,11 @@ def test_the_basic_launcher_trains_in_batches(tmp_path, tiny):
     home = {"FROSTLINE_HOME": str(tmp_path / "home")}
     done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr
-    found = points(tmp_path / "runs" / "lr_x_depth")
+    found = trials_in(tmp_path / "runs" / "lr_x_depth")
     assert [p.state for p in found] == [State.COMPLETE] * 4
-    for point in found:  # one epoch alone would not pay: the jobs know of each other
-        result = RunResult.read(tmp_path / "runs" / "lr_x_depth" / f"{point.number:03d}")
-        assert result.prefix_cache.startswith(f"depth {point.depth}" if point.depth else "off")
+    for trial in found:  # one epoch alone would not pay: the jobs know of each other
+        result = RunResult.read(tmp_path / "runs" / "lr_x_depth" / f"{trial.number:03d}")
+        assert result.prefix_cache.startswith(f"depth {trial.depth}" if trial.depth else "off")
     parent, children = pairs(tmp_path, "lr_x_depth")
     assert len(children) == 4
     assert {run.info.status for run in [parent, *children]} == {"FINISHED"}
@@ -481,14 +481,14 @@ def test_a_killed_batch_is_trained_again_in_the_same_mlflow_runs(tmp_path, tiny)
     arguments = ["hydra/launcher=basic", *small(2), "sweep.enqueue=none", "training.epochs=1"]
     arguments += ["plugins=[sweep_plugin]", "optimizer.name=slow"]
     process = start("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, SLOW_S="5", **PLUGIN)
-    wait_for(lambda: any("frostline.point" in run.data.tags for run in mlflow_runs(tmp_path)), what="the first run")
+    wait_for(lambda: any("frostline.trial" in run.data.tags for run in mlflow_runs(tmp_path)), what="the first run")
     process.kill()
     process.communicate()
     done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, SLOW_S="0", **PLUGIN)
     assert done.returncode == 0, done.stderr
     _, children = pairs(tmp_path, "lr_x_depth")
     assert {run.info.status for run in children} == {"FINISHED"}
-    assert sorted(run.data.tags["frostline.point"] for run in children) == ["0", "1"]
+    assert sorted(run.data.tags["frostline.trial"] for run in children) == ["0", "1"]
 
 
 def test_sqlite_storage_takes_one_writer_and_a_folder_one_parent(tmp_path, quiet):
@@ -528,7 +528,7 @@ def test_a_journal_elsewhere_takes_one_parent(tmp_path, quiet):
         first.communicate()
     again = call(*common, "hydra.sweep.dir=b/depth_only", cwd=tmp_path, SLOW_S="0", **PLUGIN)
     assert again.returncode == 0, again.stderr
-    assert [point.state for point in points(tmp_path / "b" / "depth_only")] == [State.COMPLETE] * 4
+    assert [trial.state for trial in trials_in(tmp_path / "b" / "depth_only")] == [State.COMPLETE] * 4
 
 
 def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, quiet):
@@ -557,12 +557,12 @@ def test_new_begins_afresh_under_a_new_name_and_learns_from_the_old(tmp_path, qu
     assert call(*arguments, cwd=tmp_path).returncode == 0
     new = call(*arguments, "sweep.new=true", "sweep.warm_start=lr_x_depth", "optimizer.weight_decay=0.2", cwd=tmp_path)
     assert new.returncode == 0, new.stderr
-    assert len(points(tmp_path / "runs" / "lr_x_depth-2")) == 4
+    assert len(trials_in(tmp_path / "runs" / "lr_x_depth-2")) == 4
     loss = ["training.objective=loss", "training.direction=minimize", "sweep.warm_start=lr_x_depth", "sweep.name=loss"]
     other = call(*arguments, *loss, cwd=tmp_path)
     assert other.returncode == 2
     assert "its objective is accuracy (maximize), this sweep's is loss (minimize)" in other.stderr
-    assert len(points(tmp_path / "runs" / "lr_x_depth")) == 4
+    assert len(trials_in(tmp_path / "runs" / "lr_x_depth")) == 4
 
 
 def test_what_changed_under_a_sweep_is_refused(tmp_path, tiny, tiny_csv, tiny_model):
@@ -586,10 +586,10 @@ def test_what_changed_under_a_sweep_is_refused(tmp_path, tiny, tiny_csv, tiny_mo
     assert changed.returncode == 2
     assert "dataset.location: another content" in changed.stderr
     folder = tmp_path / "runs" / "models_x_depth"
-    assert [p.state for p in points(folder)] == [State.COMPLETE] * 2
+    assert [p.state for p in trials_in(folder)] == [State.COMPLETE] * 2
     shutil.copyfile(tiny_csv, own_csv)
     assert call(*arguments, "sweep.n_trials=3", cwd=tmp_path).returncode == 0
-    assert [p.state for p in points(folder)] == [State.COMPLETE] * 3
+    assert [p.state for p in trials_in(folder)] == [State.COMPLETE] * 3
 
 
 def test_a_shared_study_of_another_config_is_refused(tmp_path, quiet):
@@ -624,7 +624,7 @@ def test_eight_workers_start_together(tmp_path, tiny):
     arguments = ["runtime.slots=8", "sweep.n_trials=8", "training.epochs=1", "dataset.train_rows=32"]
     done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert {p.state for p in points(tmp_path / "runs" / "lr_x_depth")} == {State.COMPLETE}
+    assert {p.state for p in trials_in(tmp_path / "runs" / "lr_x_depth")} == {State.COMPLETE}
     _, children = pairs(tmp_path, "lr_x_depth")
     assert {run.info.status for run in children} == {"FINISHED"}
 
@@ -658,7 +658,7 @@ def test_one_signal_finishes_the_step_and_the_same_command_goes_on(tmp_path, tin
     again = call(*arguments, cwd=tmp_path, SLOW_S="0", **PLUGIN)
     assert again.returncode == 0, again.stderr
     assert answer_rows(folder) == answer_rows(whole / "runs" / "lr_x_depth")
-    assert all(points(folder)[number].outcome.resumed >= 1 for number in (1, 2))
+    assert all(trials_in(folder)[number].outcome.resumed >= 1 for number in (1, 2))
     assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]
 
 
@@ -712,7 +712,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, quiet):
         os.utime(path, (4e9, 4e9))
     done = call(*arguments, "sweep.n_trials=5", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert [p.number for p in SweepFolder(folder).read_points()] == [0, 1, 2, 3, 4]
+    assert [p.number for p in SweepFolder(folder).read_trials()] == [0, 1, 2, 3, 4]
 
 
 def test_a_plan_is_told_before_anything_runs(tmp_path, tiny):

@@ -40,7 +40,7 @@ from tests.e2e.sweep_tools import call
         (["lr_x_depth", "sweep.storage=nonsense://x"], "sweep.storage=nonsense://x"),
         (["lr_x_depth", "sweep.storage=sqlite:////proc/nope/x.db"], "can't be written there"),
         pytest.param(["lr_x_depth", "sweep.storage=journal:/nowhere/x.log"], "can't be opened", marks=pytest.mark.slow),
-        (["lr_x_depth", "training.objective=choice(accuracy,f1)"], "points are compared by one objective"),
+        (["lr_x_depth", "training.objective=choice(accuracy,f1)"], "trials are compared by one objective"),
         (
             [
                 "lr_x_depth",

@@ -14,7 +14,7 @@ from frostline.records.result import RESULT_FILE
 from frostline.records.run_folder import CHECKPOINTS_FOLDER
 from frostline.records.trial import State
 from frostline.train.checkpoint import CheckpointStore
-from tests.e2e.sweep_tools import RUNG, answer_rows, call, mlflow_runs, points, results, start, worker_pids
+from tests.e2e.sweep_tools import RUNG, answer_rows, call, mlflow_runs, results, start, trials_in, worker_pids
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,7 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
     assert done.returncode == 0, done.stderr
     assert steps_in(whole) <= steps_in(torn) <= WASTE * steps_in(whole)
     assert answer_rows(folder) == answer_rows(whole / "runs" / "lr_x_depth")
-    assert [p.params for p in points(folder)] == [p.params for p in points(whole / "runs" / "lr_x_depth")]
+    assert [p.params for p in trials_in(folder)] == [p.params for p in trials_in(whole / "runs" / "lr_x_depth")]
     for name, stamp in finished.items():
         assert (folder / name / "spec.json").stat().st_mtime_ns == stamp, f"{name} was finished, and run again"
     for name in results(folder):
@@ -78,8 +78,8 @@ def test_killed_at_random_moments_it_ends_like_an_undisturbed_sweep(tmp_path, ti
     assert [run.info.status for run in parents].count("FINISHED") == 1
     trials = [run for run in runs if run.data.tags.get("frostline.kind") == "trial"]
     ended = [run for run in trials if run.data.tags["frostline.status"] in {"FINISHED", "PRUNED"}]
-    assert len({run.data.tags["frostline.point"] for run in ended}) == 9
-    assert any(p.replicates for p in points(folder))  # kills came in the race, too
+    assert len({run.data.tags["frostline.trial"] for run in ended}) == 9
+    assert any(p.replicates for p in trials_in(folder))  # kills came in the race, too
 
 
 def steps_in(cwd: Path) -> int:
@@ -120,7 +120,7 @@ def test_a_killed_worker_is_replaced_and_the_table_is_that_of_an_undisturbed_swe
     deadline = time.monotonic() + 120
     while len(killed) < WORKER_KILLS and time.monotonic() < deadline:
         time.sleep(0.1)
-        busy = [p.number for p in points(folder) if p.state is State.RUNNING] if folder.is_dir() else []
+        busy = [p.number for p in trials_in(folder) if p.state is State.RUNNING] if folder.is_dir() else []
         # The first as it begins, the others in the midst of their steps.
         wanted = [n for n in busy if n in {1, 4, 6} - killed and has_lines(folder / f"{n:03d}", 0 if n == 1 else 1)]
         if wanted:
@@ -134,13 +134,13 @@ def test_a_killed_worker_is_replaced_and_the_table_is_that_of_an_undisturbed_swe
     for number in killed:
         assert f"warning: #{number} " in err
     assert err.count("trained again from its last checkpoint") >= 3
-    found, undisturbed = points(folder), points(whole / "runs" / "lr_x_depth")
+    found, undisturbed = trials_in(folder), trials_in(whole / "runs" / "lr_x_depth")
     assert [(p.params, p.state, p.by_seed) for p in found] == [(p.params, p.state, p.by_seed) for p in undisturbed]
     assert all("killed by signal 9" in p.outcome.note for p in found if p.number in killed)
     runs = mlflow_runs(torn)
-    trials = [run for run in runs if "frostline.point" in run.data.tags]
+    trials = [run for run in runs if "frostline.trial" in run.data.tags]
     ended = [run for run in trials if run.data.tags["frostline.status"] in {"FINISHED", "PRUNED"}]
-    assert len({run.data.tags["frostline.point"] for run in ended}) == len(ended) == 10
+    assert len({run.data.tags["frostline.trial"] for run in ended}) == len(ended) == 10
     # A kill between MLflow's run and the folder's note of it leaves a run that the next attempt does not know.
     assert len(trials) <= 10 + len(killed)
     assert "RUNNING" not in {run.info.status for run in runs}

@@ -1,4 +1,4 @@
-"""A point whose worker was killed between its last file and the store."""
+"""A trial whose worker was killed between its last file and the store."""
 
 from __future__ import annotations
 

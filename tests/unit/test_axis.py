@@ -8,7 +8,7 @@ from frostline.advisor import Advisor, Question
 from frostline.decision import Setting
 from frostline.decision import State as LevelState
 from frostline.records.predictions import known
-from frostline.records.trial import Outcome, Point, State
+from frostline.records.trial import State, TrialOutcome, TrialRecord
 from frostline.report.answer import answer_of
 from frostline.report.terminal import transfer_table
 from frostline.search.promotion import finalists
@@ -31,12 +31,12 @@ def ask(*dimensions, **changes):
 
 def trial(number, params, value, replicates=None, state=State.COMPLETE, **more):
     cost = {"eval_rows": 2000.0, "train_rows": 1000.0, "train_s": 1.0, **more.pop("cost", {})}
-    outcome = Outcome(state=state, by_seed={} if value is None else {0: value}, cost=cost, **more)
-    return Point(number=number, params=params, state=state, outcome=outcome, replicates=replicates or {})
+    outcome = TrialOutcome(state=state, by_seed={} if value is None else {0: value}, cost=cost, **more)
+    return TrialRecord(number=number, params=params, state=state, outcome=outcome, replicates=replicates or {})
 
 
-def say(points, advisors):
-    return answer_of(points, "accuracy", advisors, maximize=True, num_blocks=4)
+def say(trials, advisors):
+    return answer_of(trials, "accuracy", advisors, maximize=True, num_blocks=4)
 
 
 def test_choices_of_a_config_group_have_a_decision_each():
@@ -50,13 +50,13 @@ def test_choices_of_a_config_group_have_a_decision_each():
     }  # fmt: skip
     advisors = advisors_of(description, known)
     assert {name: each.question.optimizer for name, each in advisors.items()} == {"sgd": "sgd", "adamw": "adamw"}
-    points = [
+    trials = [
         trial(number, {"optimizer": name, "freeze.depth": depth, "optimizer.lr": 1e-4}, value - 0.01 * depth)
         for number, (name, value, depth) in enumerate(
             (name, value, depth) for name, value in (("sgd", 0.55), ("adamw", 0.85)) for depth in range(5)
         )
     ]
-    answer = say(points, advisors)
+    answer = say(trials, advisors)
     assert answer.recommended.params["optimizer"] == "adamw"
     assert all(row.seeds == 1 for row in answer.rows)
     assert {row.group for row in answer.rows} == {"sgd", "adamw"}
@@ -66,7 +66,7 @@ def test_depths_beside_another_axis_are_told_by_their_own_runs():
     """Levels of the axis are numbers, too: 1, 2 and 4 epochs are no depths."""
     operations = {0: 100.0, 1: 80.0, 2: 60.0, 3: 45.0, 4: 30.0}
     places = [(1, depth) for depth in range(5)] + [(epochs, depth) for epochs in (2, 4) for depth in range(4, -1, -1)]
-    points = [
+    trials = [
         trial(
             number, {"freeze.depth": depth, "training.epochs": epochs}, 0.8 - 0.03 * depth + 0.01 * epochs,
             scores={"test": {0: 0.7 - 0.03 * depth + 0.01 * epochs}},
@@ -75,7 +75,7 @@ def test_depths_beside_another_axis_are_told_by_their_own_runs():
         for number, (epochs, depth) in enumerate(places)
     ]  # fmt: skip
     advisor = ask(DEPTH, EPOCHS, chosen_axis="training.epochs")
-    answer = say(points, {None: advisor})
+    answer = say(trials, {None: advisor})
     _, lines = transfer_table(answer)
     assert [line[2] for line in lines] == ["0.7400", "0.7100", "0.6800", "0.6500", "0.6200"]
     # What a level costs is what its row's setting costs, not the first run that had so many epochs.
@@ -84,24 +84,24 @@ def test_depths_beside_another_axis_are_told_by_their_own_runs():
     ]  # fmt: skip
     # Whole runs count whole, whatever they record; of one that failed at once nothing counts.
     whole = 5 * (1 + 0.5 + 0.25)
-    assert advisor.search_cost(points) == pytest.approx(whole)
+    assert advisor.search_cost(trials) == pytest.approx(whole)
     failed = trial(99, {"freeze.depth": 0, "training.epochs": 4}, None, state=State.FAILED)
-    assert advisor.search_cost([*points, failed]) == pytest.approx(whole)
+    assert advisor.search_cost([*trials, failed]) == pytest.approx(whole)
 
 
 def test_a_level_is_not_out_for_what_was_not_tried_there():
     """Tokens change nothing; 16 of them were tried with deep, poor settings alone."""
     best = [0.83, 0.83, 0.82, 0.78, 0.70]
-    points = []
+    trials = []
     for tokens, depths in ((64, (0, 1, 2, 4)), (16, (3, 4))):
         for depth in depths:
             more = {
-                seed: Outcome(state=State.COMPLETE, by_seed={seed: best[depth] + 0.003 * (-1) ** seed})
+                seed: TrialOutcome(state=State.COMPLETE, by_seed={seed: best[depth] + 0.003 * (-1) ** seed})
                 for seed in (1, 2)
             }
             params = {"freeze.depth": depth, "training.max_tokens": tokens}
-            points.append(trial(len(points), params, best[depth], more))
-    answer = say(points, {None: ask(DEPTH, TOKENS, chosen_axis="training.max_tokens")})
+            trials.append(trial(len(trials), params, best[depth], more))
+    answer = say(trials, {None: ask(DEPTH, TOKENS, chosen_axis="training.max_tokens")})
     assert [(row.level, row.state) for row in answer.rows] == [(64.0, LevelState.GOOD), (16.0, LevelState.OPEN)]
 
 
@@ -135,11 +135,13 @@ def test_the_ridge_starts_where_all_runs_are_frozen():
 )
 def test_the_best_of_each_level_of_the_axis_goes_beyond_the_rung(axis, key, values):
     plan = make_plan(finish=0.25, first_epochs=1, axis=axis)
-    points = []
+    trials = []
     for place, value in enumerate(values):
-        first = Outcome(state=State.COMPLETE, by_seed={0: 0.5 + 0.1 * place}, more=True, loss=1.0 - place / 10)
+        first = TrialOutcome(state=State.COMPLETE, by_seed={0: 0.5 + 0.1 * place}, more=True, loss=1.0 - place / 10)
         for _ in range(4):
-            params = {key: value, "optimizer.lr": 1e-4 * (1 + len(points))}
-            points.append(Point(number=len(points), params=params, state=State.PRUNED, outcome=first, first=first))
-    tasks = finalists(points, plan, True)
+            params = {key: value, "optimizer.lr": 1e-4 * (1 + len(trials))}
+            trials.append(
+                TrialRecord(number=len(trials), params=params, state=State.PRUNED, outcome=first, first=first)
+            )
+    tasks = finalists(trials, plan, True)
     assert {task.params[key] for task in tasks} == set(values)

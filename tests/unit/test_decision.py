@@ -61,7 +61,7 @@ def on_ridge(level, value, seed=0, chosen=True, offset=0.0):
 
 
 def sure(values, seeds=4):
-    """Runs with as many fresh seeds of each level, a tenth of a point apart."""
+    """Runs with as many fresh seeds of each level, a tenth of a trial apart."""
     return [
         on_ridge(level, value + 0.001 * ((seed * 7) % 5 - 2), seed, chosen=seed == 0)
         for level, value in enumerate(values)

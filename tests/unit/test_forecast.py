@@ -29,7 +29,7 @@ def test_one_stage_on_one_worker_is_the_sum(tmp_path):
     assert found.busy_s == pytest.approx(2 * (1 + 3 * 2) + 2 * (1 + 3 * 6) + 2 * (1 + 3 * 10))
     assert found.wall_s == pytest.approx(7 + 20 + found.busy_s)
     assert found.idle == pytest.approx(0)
-    assert (found.points, found.finalists) == (6, 0)
+    assert (found.trials, found.finalists) == (6, 0)
     assert found.by_depth[4] == (2, 7.0, 7.0)
     assert found.longest_s == 31.0
 
@@ -38,7 +38,7 @@ def test_two_stages_add_the_rest_of_the_best_share_and_of_the_best_at_each_depth
     plan = make_plan(n_trials=10, finish=0.2, first_epochs=1)
     found = forecast(plan, [], DEPTHS, 3.0, costs(fill_s=0.0, start_s=0.0), workers=1)
     first = sum(2 * (1 + 10 - 2 * depth) for depth in DEPTHS)
-    assert found.finalists == 2 + 4  # of five depths, four have no point in the share
+    assert found.finalists == 2 + 4  # of five depths, four have no trial in the share
     second = [1 + 2 * (10 - 2 * depth) for depth in (0, 1, 2, 3, 4, 0)]
     assert found.busy_s == pytest.approx(first + sum(second))
     assert found.by_depth[0] == (2, 11.0, 32.0)

@@ -13,7 +13,7 @@ from frostline.advisor import TOGETHER, Advisor, Question, row_vector, rows_to_s
 from frostline.decision import RaceEnd, Standing
 from frostline.decision import State as LevelState
 from frostline.records.predictions import Evidence, RowScores, known
-from frostline.records.trial import Outcome, Point, State
+from frostline.records.trial import State, TrialOutcome, TrialRecord
 from frostline.report.answer import answer_of
 from frostline.report.text import standing_lines
 from frostline.search import Ended, Journal, Study, queue_of, search
@@ -71,10 +71,10 @@ class Executor:
         if task.key in self.refused:
             return [Ended(number=task.number, seed=task.seed, outcome=None, fatal="it can't be had")]
         if task.key in self.broken:
-            return [Ended(number=task.number, seed=task.seed, outcome=Outcome(state=State.FAILED, reason="x"))]
+            return [Ended(number=task.number, seed=task.seed, outcome=TrialOutcome(state=State.FAILED, reason="x"))]
         cost = {"eval_rows": 20_000.0, "train_rows": 20_000.0, "train_s": 1.0}
         cost |= {"scored_rows": 20_000.0, "rows_at_hand": self.at_hand, "trained_per_scoring": 20_000.0}
-        outcome = Outcome(state=State.COMPLETE, by_seed={seed: self.value(task.params, seed)}, cost=cost)
+        outcome = TrialOutcome(state=State.COMPLETE, by_seed={seed: self.value(task.params, seed)}, cost=cost)
         return [Ended(number=task.number, seed=task.seed, outcome=outcome)]
 
     def answer(self, number, prune):
@@ -85,8 +85,8 @@ class Executor:
 
 
 class Watch(Quiet):
-    def replicated(self, point, seed):
-        self.lines.append(("replicated", point.number, seed))
+    def replicated(self, trial, seed):
+        self.lines.append(("replicated", trial.number, seed))
 
 
 def sweep(
@@ -98,30 +98,30 @@ def sweep(
     advisor = Advisor(question=asked or question(*dimensions), find=find)
     study = Study(
         Journal(folder / "journal.log").open(), "test", plan, space, maximize=True,
-        propose=lambda points, number: advisor.propose(points, number, total, plan.seed),
+        propose=lambda trials, number: advisor.propose(trials, number, total, plan.seed),
     )  # fmt: skip
     study.fill(queue_of(plan, space, None))
     race = SeedRace(advisor, settle, (0,)) if settle else None
     summary = search(plan, study, executor, listener or Watch(), maximize=True, total=total, race=race,
-                     baseline=advisor.baseline if full else lambda _points: None)  # fmt: skip
+                     baseline=advisor.baseline if full else lambda _trials: None)  # fmt: skip
     return summary, advisor
 
 
-def table(points):
-    return [(p.number, p.params, p.state, p.by_seed) for p in points]
+def table(trials):
+    return [(p.number, p.params, p.state, p.by_seed) for p in trials]
 
 
 def test_the_opening_then_the_search_then_fresh_seeds_until_it_is_settled(tmp_path):
     watch = Watch()
     summary, advisor = sweep(tmp_path / "a", Executor(), listener=watch)
-    assert [p.depth for p in summary.points[:9]] == [4, 4, 4, 3, 3, 3, 1, 0, 2]
+    assert [p.depth for p in summary.trials[:9]] == [4, 4, 4, 3, 3, 3, 1, 0, 2]
     assert summary.race is RaceEnd.SETTLED
-    decision, _ = advisor.decide(summary.points)
+    decision, _ = advisor.decide(summary.trials)
     assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, 3.0)
     raced = [line for line in watch.lines if line[0] == "replicated"]
-    assert len(raced) == sum(len(p.replicates) for p in summary.points) >= 8
-    assert all(sorted(p.replicates) == list(range(1, len(p.replicates) + 1)) for p in summary.points)
-    assert len(summary.points) == 9  # a further seed is no further trial
+    assert len(raced) == sum(len(p.replicates) for p in summary.trials) >= 8
+    assert all(sorted(p.replicates) == list(range(1, len(p.replicates) + 1)) for p in summary.trials)
+    assert len(summary.trials) == 9  # a further seed is no further trial
 
 
 @pytest.mark.slow
@@ -132,9 +132,9 @@ def test_killed_in_search_or_race_it_ends_in_the_same_table(tmp_path, kill_after
         sweep(tmp_path / "torn", Executor(kill_after=kill_after))
     rest = Executor()
     torn, _ = sweep(tmp_path / "torn", rest)
-    assert table(torn.points) == table(whole.points)
+    assert table(torn.trials) == table(whole.trials)
     again = Executor()
-    assert table(sweep(tmp_path / "torn", again)[0].points) == table(whole.points)
+    assert table(sweep(tmp_path / "torn", again)[0].trials) == table(whole.trials)
     assert again.done == []
 
 
@@ -155,9 +155,9 @@ def test_any_numeric_key_can_be_the_axis_and_its_least_good_value_is_found(tmp_p
     assert axis.relative_costs == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
     assert axis.positions == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
     summary, advisor = sweep(tmp_path / "a", Executor(value), (epochs, RATE), total=14, asked=asked)
-    decision, _ = advisor.decide(summary.points)
+    decision, _ = advisor.decide(summary.trials)
     assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, 3.0)
-    answer = answer_of(summary.points, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
+    answer = answer_of(summary.trials, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
     assert answer.recommended.params["training.epochs"] == 3
     # Beside a depth it is asked for by name; on a logarithmic range equal factors are equal steps.
     tokens = parse_dimension("training.max_tokens", {"low": 16, "high": 64, "step": 16})[0]
@@ -172,24 +172,24 @@ def test_full_fine_tuning_is_a_row_of_its_own_and_no_trial(tmp_path):
     better = lambda params, seed=0: quality(params, seed) + 0.06 * (params["freeze.depth"] is None)  # noqa: E731
     watch = Watch()
     summary, advisor = sweep(tmp_path / "a", Executor(better), listener=watch, full=True)
-    *trials, baseline = summary.points
+    *trials, baseline = summary.trials
     assert len(trials) == 9
     assert baseline.is_baseline
     assert baseline.params["freeze.depth"] is None
     assert 10**-4.3 < baseline.params["optimizer.lr"] < 10**-3.7  # the best rate of depth 0
     begun = [line[1] for line in watch.lines if line[0] == "begun"]
     assert begun.index(-1) == 9  # when the search is over, before any further seed
-    decision, _ = advisor.decide(summary.points)
+    decision, _ = advisor.decide(summary.trials)
     assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, -1.0)
     assert [level.level for level in decision.levels] == [-1, 0, 1, 2, 3, 4]
     assert len(baseline.replicates) >= 2
     # the same command trains nothing more, and a kill changes nothing
     again = Executor(better)
-    assert table(sweep(tmp_path / "a", again, full=True)[0].points) == table(summary.points)
+    assert table(sweep(tmp_path / "a", again, full=True)[0].trials) == table(summary.trials)
     assert again.done == []
     with pytest.raises(Killed):
         sweep(tmp_path / "b", Executor(better, kill_after=11), full=True)
-    assert table(sweep(tmp_path / "b", Executor(better), full=True)[0].points) == table(summary.points)
+    assert table(sweep(tmp_path / "b", Executor(better), full=True)[0].trials) == table(summary.trials)
 
 
 def test_further_seeds_need_not_wait_for_full_fine_tuning(tmp_path):
@@ -206,10 +206,10 @@ def test_further_seeds_need_not_wait_for_full_fine_tuning(tmp_path):
 def test_full_fine_tuning_that_fails_leaves_the_answer_as_it_is(tmp_path, way):
     plain, advisor = sweep(tmp_path / "plain", Executor())
     broken, _ = sweep(tmp_path / "broken", Executor(**{way: {(-1, None)}}), full=True)
-    assert (broken.points[-1].is_baseline, broken.points[-1].state) == (True, State.FAILED)
+    assert (broken.trials[-1].is_baseline, broken.trials[-1].state) == (True, State.FAILED)
     assert broken.complete
-    assert table(broken.points[:-1]) == table(plain.points)
-    first, second = (advisor.decide(each.points)[0] for each in (plain, broken))
+    assert table(broken.trials[:-1]) == table(plain.trials)
+    first, second = (advisor.decide(each.trials)[0] for each in (plain, broken))
     assert first.levels == second.levels
 
 
@@ -218,19 +218,19 @@ def test_a_lost_study_gets_its_full_fine_tuning_back(tmp_path):
     plan = make_plan(n_trials=9, sampler="frost", finish=1.0)
     space = Space(groups=(), variants={(): (DEPTH, RATE)})
     study = Study(Journal(tmp_path / "journal.log").open(), "test", plan, space, maximize=True)
-    study.rebuild(summary.points)
-    assert table(study.with_baseline()) == table(summary.points)
+    study.rebuild(summary.trials)
+    assert table(study.with_baseline()) == table(summary.trials)
 
 
 def test_more_seeds_are_added_to_a_finished_sweep(tmp_path):
     noisy = lambda params, seed=0: quality(params, seed) + 0.02 * math.sin(7 * seed + params["freeze.depth"])  # noqa: E731
     first, _ = sweep(tmp_path / "a", Executor(noisy), settle=0.0)
-    assert not any(p.replicates for p in first.points)
+    assert not any(p.replicates for p in first.trials)
     second, _ = sweep(tmp_path / "a", Executor(noisy), settle=1.0)
     third, _ = sweep(tmp_path / "a", Executor(noisy), settle=3.0)
-    counts = [sum(len(p.replicates) for p in each.points) for each in (first, second, third)]
+    counts = [sum(len(p.replicates) for p in each.trials) for each in (first, second, third)]
     assert counts[0] < counts[1] < counts[2]
-    assert [p.params for p in third.points] == [p.params for p in first.points]
+    assert [p.params for p in third.trials] == [p.params for p in first.trials]
     assert first.race is None
     assert second.race is RaceEnd.OUT_OF_BUDGET
 
@@ -257,7 +257,7 @@ def test_what_ends_last_may_begin_something_new(tmp_path):
     good = lambda params, seed=0: quality(params, seed) + 0.03 * (params["freeze.depth"] is None)  # noqa: E731
     for slots in (1, 2, 4):
         summary, advisor = sweep(tmp_path / str(slots), Slow(good, slots=slots), settle=4.0, full=True)
-        decision, _ = advisor.decide(summary.points)
+        decision, _ = advisor.decide(summary.trials)
         assert (summary.race, decision.standing) == (RaceEnd.SETTLED, Standing.SETTLED), slots
 
 
@@ -271,21 +271,21 @@ def test_a_contender_whose_further_seeds_come_to_nothing_does_not_eat_the_race(t
                 self.broken = (*self.broken, task.key)
             return super().wait()
 
-    def find(point, name):
-        nothing = [seed for seed in point.replicates if way == "learn nothing" and point.depth == 2]
-        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(nothing, DEAD))
+    def find(trial, name):
+        nothing = [seed for seed in trial.replicates if way == "learn nothing" and trial.depth == 2]
+        return Evidence(by_seed=trial.by_seed, rows=dict.fromkeys(nothing, DEAD))
 
     def value(params, seed=0):
         return quality(params, seed) + 0.02 * math.sin(7 * seed + params["freeze.depth"])
 
     summary, advisor = sweep(tmp_path / "a", Broken(value), settle=3.0, find=find)
-    given = {p.depth: len(p.replicates) for p in summary.points if p.replicates}
+    given = {p.depth: len(p.replicates) for p in summary.trials if p.replicates}
     assert given[2] == 2
     assert given[3] >= 2
-    decision, _ = advisor.decide(summary.points)
+    decision, _ = advisor.decide(summary.trials)
     level = next(level for level in decision.levels if level.level == 2)
     assert level.state is not LevelState.GOOD or way == "fail"
-    answer = answer_of(summary.points, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
+    answer = answer_of(summary.trials, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
     words = "\n".join(standing_lines(answer))
     assert ("further seeds failed: 2 of 2" if way == "fail" else "and are left out: 2 of depth 2") in words
 
@@ -293,11 +293,11 @@ def test_a_contender_whose_further_seeds_come_to_nothing_does_not_eat_the_race(t
 def test_a_level_that_no_run_tells_of_is_no_contender_and_is_named(tmp_path):
     """All runs at depth 0 learnt nothing: further seeds of the others can't settle what it would come to."""
 
-    def find(point, name):
-        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(point.by_seed, DEAD) if point.depth == 0 else {})
+    def find(trial, name):
+        return Evidence(by_seed=trial.by_seed, rows=dict.fromkeys(trial.by_seed, DEAD) if trial.depth == 0 else {})
 
     summary, advisor = sweep(tmp_path / "a", Executor(), settle=3.0, find=find)
-    answer = answer_of(summary.points, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
+    answer = answer_of(summary.trials, "accuracy", {None: advisor}, maximize=True, num_blocks=4, evidence=advisor.find)
     main = answer.main
     assert 0.0 not in {level.level for level in main.decision.contenders}
     assert 0.0 not in {level.level for level in main.decision.lacking_seeds}
@@ -309,33 +309,33 @@ def test_a_level_that_no_run_tells_of_is_no_contender_and_is_named(tmp_path):
 def test_of_a_trial_that_was_stopped_early_its_share_counts_in_the_budget(tmp_path):
     summary, advisor = sweep(tmp_path / "a", Executor(), settle=0.0)
     whole = [
-        replace(point, outcome=replace(point.outcome, cost={"flops": 4e9 * (5 - point.depth)}))
-        for point in summary.points
+        replace(trial, outcome=replace(trial.outcome, cost={"flops": 4e9 * (5 - trial.depth)}))
+        for trial in summary.trials
     ]
-    twice = [*whole, *(replace(point, number=100 + point.number) for point in whole)]
+    twice = [*whole, *(replace(trial, number=100 + trial.number) for trial in whole)]
     assert advisor.search_cost(twice) == pytest.approx(2 * advisor.search_cost(whole))
     stopped = [
         replace(
-            point, number=100 + point.number, state=State.PRUNED,
-            outcome=replace(point.outcome, state=State.PRUNED, cost={"flops": 1e9 * (5 - point.depth)}),
+            trial, number=100 + trial.number, state=State.PRUNED,
+            outcome=replace(trial.outcome, state=State.PRUNED, cost={"flops": 1e9 * (5 - trial.depth)}),
         )
-        for point in whole
+        for trial in whole
     ]  # fmt: skip
     assert advisor.search_cost([*whole, *stopped]) == pytest.approx(1.25 * advisor.search_cost(whole))
 
 
 def test_seeds_of_every_trial_count_in_the_budget_and_in_what_is_advised(tmp_path):
     summary, advisor = sweep(tmp_path / "a", Executor(), settle=0.0)
-    once = advisor.search_cost(summary.points)
+    once = advisor.search_cost(summary.trials)
     doubled = [
-        replace(point, outcome=replace(point.outcome, by_seed={0: point.quality, 1: point.quality}))
-        for point in summary.points
+        replace(trial, outcome=replace(trial.outcome, by_seed={0: trial.quality, 1: trial.quality}))
+        for trial in summary.trials
     ]
     assert advisor.search_cost(doubled) == pytest.approx(2 * once)
     for raced in (True, False):
         asked = replace(advisor.question, is_raced=raced, margin=0.01)
         answer = answer_of(
-            summary.points, "accuracy", {None: Advisor(question=asked, find=known)}, maximize=True, num_blocks=4
+            summary.trials, "accuracy", {None: Advisor(question=asked, find=known)}, maximize=True, num_blocks=4
         )
         assert answer.main.requirement.seeds is not None
         assert (answer.settle_needed is not None) == raced
@@ -344,12 +344,12 @@ def test_seeds_of_every_trial_count_in_the_budget_and_in_what_is_advised(tmp_pat
 def test_rows_that_are_all_right_are_not_certain(tmp_path):
     labels = np.arange(20) % 2
 
-    def find(point, name):
+    def find(trial, name):
         rows = RowScores(labels=labels, predicted=labels, losses=np.zeros(20))
-        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(point.by_seed, rows))
+        return Evidence(by_seed=trial.by_seed, rows=dict.fromkeys(trial.by_seed, rows))
 
     summary, advisor = sweep(tmp_path / "a", Executor(lambda params, seed=0: 1.0), settle=0.0, find=find)
-    decision, _ = advisor.decide(summary.points)
+    decision, _ = advisor.decide(summary.trials)
     assert all(level.low < 0.95 for level in decision.levels)
     assert decision.standing is Standing.NOT_SETTLED
 
@@ -358,20 +358,20 @@ def test_rows_that_are_all_right_are_not_certain(tmp_path):
 def test_what_is_assumed_of_seeds_does_not_depend_on_the_rows_where_only_values_are_known(tmp_path, train_rows):
     asked = question(DEPTH, RATE, metric="entity_f1")
     summary, advisor = sweep(tmp_path / "a", Executor(), settle=0.0, asked=asked)
-    points = [
-        replace(point, outcome=replace(point.outcome, cost={**point.outcome.cost, "train_rows": float(train_rows)}))
-        for point in summary.points
+    trials = [
+        replace(trial, outcome=replace(trial.outcome, cost={**trial.outcome.cost, "train_rows": float(train_rows)}))
+        for trial in summary.trials
     ]
-    spread = np.std([point.quality for point in points])
-    assert advisor.fit(points).noise.seed_sd == pytest.approx(0.9 * spread / 3)
+    spread = np.std([trial.quality for trial in trials])
+    assert advisor.fit(trials).noise.seed_sd == pytest.approx(0.9 * spread / 3)
 
 
 def test_a_run_that_found_no_entity_is_left_out(tmp_path):
     asked = question(DEPTH, RATE, metric="entity_f1")
     summary, advisor = sweep(tmp_path / "a", Executor(), settle=0.0, asked=asked)
-    last = summary.points[-1]
+    last = summary.trials[-1]
     nothing = replace(last, outcome=replace(last.outcome, by_seed={0: 0.0}))
-    decision, _ = advisor.decide([*summary.points[:-1], nothing])
+    decision, _ = advisor.decide([*summary.trials[:-1], nothing])
     assert [run.value for run in decision.collapsed] == [0.0]
 
 
@@ -380,10 +380,10 @@ def test_a_further_seed_that_fails_is_recorded_and_another_one_is_taken(tmp_path
     whole, _ = sweep(tmp_path / "whole", plain)
     victim = next(key for key in plain.done if key[1] is not None)
     summary, _ = sweep(tmp_path / "a", Executor(broken=[victim]))
-    point = summary.points[victim[0]]
-    assert point.replicates[victim[1]].state is State.FAILED
-    assert victim[1] not in point.by_seed
-    assert point.state is State.COMPLETE
+    trial = summary.trials[victim[0]]
+    assert trial.replicates[victim[1]].state is State.FAILED
+    assert victim[1] not in trial.by_seed
+    assert trial.state is State.COMPLETE
     assert summary.race in {RaceEnd.SETTLED, RaceEnd.OUT_OF_BUDGET}
     assert whole.race is RaceEnd.SETTLED
 
@@ -395,8 +395,8 @@ def test_the_smallest_lora_rank_within_the_margin(tmp_path):
 
     asked = question(RANK, freeze="lora")
     summary, advisor = sweep(tmp_path / "a", Executor(by_rank), (RANK,), total=5, asked=asked, settle=3.0)
-    assert sorted(p.params["freeze.rank"] for p in summary.points) == [1, 2, 4, 8, 16]
-    decision, fitted = advisor.decide(summary.points)
+    assert sorted(p.params["freeze.rank"] for p in summary.trials) == [1, 2, 4, 8, 16]
+    decision, fitted = advisor.decide(summary.trials)
     assert fitted.axis.levels == (16, 8, 4, 2, 1)
     assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, 4.0)
 
@@ -405,29 +405,29 @@ def test_the_smallest_lora_rank_within_the_margin(tmp_path):
 def test_further_keys_are_searched_along(tmp_path):
     dimensions = (DEPTH, RATE, DECAY, SCHEDULE)
     summary, advisor = sweep(tmp_path / "a", Executor(), dimensions, settle=0.0, total=14)
-    assert len({p.params["optimizer.weight_decay"] for p in summary.points}) > 8
-    assert {p.params["optimizer.schedule"] for p in summary.points} == {"linear", "cosine"}
-    for point in summary.points:
-        Space(groups=(), variants={(): dimensions}).check(point.params)
+    assert len({p.params["optimizer.weight_decay"] for p in summary.trials}) > 8
+    assert {p.params["optimizer.schedule"] for p in summary.trials} == {"linear", "cosine"}
+    for trial in summary.trials:
+        Space(groups=(), variants={(): dimensions}).check(trial.params)
     again, _ = sweep(tmp_path / "b", Executor(), dimensions, settle=0.0, total=14)
-    assert table(again.points) == table(summary.points)
-    assert advisor.decide(summary.points)[0].recommended.level in range(5)
+    assert table(again.trials) == table(summary.trials)
+    assert advisor.decide(summary.trials)[0].recommended.level in range(5)
 
 
 def test_a_rate_alone_a_discrete_one_and_another_optimizers(tmp_path):
     summary, _ = sweep(tmp_path / "a", Executor(), (RATE,), settle=0.0, total=6)
-    best = max(summary.points, key=lambda p: p.quality)
+    best = max(summary.trials, key=lambda p: p.quality)
     assert abs(math.log10(best.lr) + 4) < 0.4
     listed = parse_dimension("optimizer.lr", {"choices": [1e-5, 1e-4, 1e-3]})[0]
     summary, advisor = sweep(tmp_path / "b", Executor(), (DEPTH, listed), settle=0.0, total=12)
-    assert {p.lr for p in summary.points} <= {1e-5, 1e-4, 1e-3}
-    assert {p.depth for p in summary.points} == {0, 1, 2, 3, 4}
-    assert len({(p.depth, p.lr) for p in summary.points}) == 12  # no setting twice
+    assert {p.lr for p in summary.trials} <= {1e-5, 1e-4, 1e-3}
+    assert {p.depth for p in summary.trials} == {0, 1, 2, 3, 4}
+    assert len({(p.depth, p.lr) for p in summary.trials}) == 12  # no setting twice
     opening = advisor.opening()
     assert [each["freeze.depth"] for each in opening] == [4, 4, 3, 3, 1, 0, 2]
     nothing = parse_dimension("optimizer.lr", {"choices": [0.0, 1e-4]})[0]  # no decades between these
     summary, _ = sweep(tmp_path / "c", Executor(lambda params, seed: 0.5), (DEPTH, nothing), settle=0.0, total=6)
-    assert {p.lr for p in summary.points} <= {0.0, 1e-4}
+    assert {p.lr for p in summary.trials} <= {0.0, 1e-4}
     for blocks, optimizer in ((None, "adamw"), (4, "sgd")):
         axis = question(DEPTH, RATE, num_blocks=blocks, optimizer=optimizer).axis()
         assert axis.ridge.slope == 0.0
@@ -436,14 +436,14 @@ def test_a_rate_alone_a_discrete_one_and_another_optimizers(tmp_path):
 
 
 def test_where_nothing_learns_it_looks_elsewhere_and_never_at_the_same_place_twice(tmp_path):
-    def find(point, name):
-        return Evidence(by_seed=point.by_seed, rows=dict.fromkeys(point.by_seed, DEAD))
+    def find(trial, name):
+        return Evidence(by_seed=trial.by_seed, rows=dict.fromkeys(trial.by_seed, DEAD))
 
     summary, advisor = sweep(tmp_path / "a", Executor(lambda params, seed=0: 0.5), total=14, find=find)
-    assert len({tuple(p.params.values()) for p in summary.points}) == 14
-    assert not any(p.copy_of is not None or p.replicates for p in summary.points)
+    assert len({tuple(p.params.values()) for p in summary.trials}) == 14
+    assert not any(p.copy_of is not None or p.replicates for p in summary.trials)
     assert summary.race is RaceEnd.FUTILE
-    assert advisor.decide(summary.points) is None
+    assert advisor.decide(summary.trials) is None
 
 
 def test_an_axis_that_can_not_be_counted(tmp_path):
@@ -453,9 +453,9 @@ def test_an_axis_that_can_not_be_counted(tmp_path):
         return quality({"freeze.depth": 4 * params["freeze.fraction"], "optimizer.lr": params["optimizer.lr"]}, seed)
 
     summary, advisor = sweep(tmp_path / "a", Executor(by_fraction), (fraction, RATE), settle=0.0, total=15)
-    tried = {p.params["freeze.fraction"] for p in summary.points}
+    tried = {p.params["freeze.fraction"] for p in summary.trials}
     assert len(tried) == 9
-    decision, fitted = advisor.decide(summary.points)
+    decision, fitted = advisor.decide(summary.trials)
     assert set(fitted.axis.levels) == tried
     assert decision.recommended.level in tried
 
@@ -463,18 +463,18 @@ def test_an_axis_that_can_not_be_counted(tmp_path):
 def test_a_collapsed_run_is_not_raced_for(tmp_path):
     labels = np.arange(400) % 2
 
-    def find(point, name):
-        rng = np.random.default_rng(point.number)
+    def find(trial, name):
+        rng = np.random.default_rng(trial.number)
         rows = {}
-        for seed, value in point.by_seed.items():
+        for seed, value in trial.by_seed.items():
             right = rng.permutation(400) < round(400 * value)
-            predicted = np.zeros(400, dtype=int) if point.depth == 0 else np.where(right, labels, 1 - labels)
+            predicted = np.zeros(400, dtype=int) if trial.depth == 0 else np.where(right, labels, 1 - labels)
             rows[seed] = RowScores(labels=labels, predicted=predicted, losses=np.zeros(400))
-        return Evidence(by_seed=point.by_seed, rows=rows)
+        return Evidence(by_seed=trial.by_seed, rows=rows)
 
     summary, advisor = sweep(tmp_path / "a", Executor(), find=find, settle=1.0)
-    assert not any(p.replicates for p in summary.points if p.depth == 0)
-    decision, _ = advisor.decide(summary.points)
+    assert not any(p.replicates for p in summary.trials if p.depth == 0)
+    decision, _ = advisor.decide(summary.trials)
     assert {run.setting.level for run in decision.collapsed} == {0.0}
     assert not next(level for level in decision.levels if level.level == 0.0).tried
 
@@ -500,9 +500,9 @@ def test_what_more_rows_cost_comes_out_of_the_budget(tmp_path):
         executor = Executor(noisy, at_hand=at_hand)
         summary, advisor = sweep(tmp_path / str(at_hand), executor, settle=1.0)
         assert summary.race is RaceEnd.OUT_OF_BUDGET
-        fitted = advisor.fit(summary.points)
-        spent = sum(len(p.replicates) * fitted.axis.cost(p.depth) for p in summary.points)
-        return fitted.race_rows, spent * fitted.race_cost / advisor.search_cost(summary.points), spent
+        fitted = advisor.fit(summary.trials)
+        spent = sum(len(p.replicates) * fitted.axis.cost(p.depth) for p in summary.trials)
+        return fitted.race_rows, spent * fitted.race_cost / advisor.search_cost(summary.trials), spent
 
     rows, used, spent = counted(20_000)
     more_rows, more_used, more_spent = counted(60_000)
@@ -527,7 +527,7 @@ def test_what_more_rows_cost_comes_out_of_the_budget(tmp_path):
 )
 def test_importances_are_those_of_the_surface(tmp_path, value, expected):
     summary, advisor = sweep(tmp_path, Executor(value=value), settle=0, total=24)
-    found = advisor.importances(advisor.fit(summary.points))
+    found = advisor.importances(advisor.fit(summary.trials))
     assert list(found) == ["freeze.depth", "optimizer.lr", TOGETHER]
     assert sum(found.values()) == pytest.approx(1)
     for key, share in expected.items():
@@ -538,7 +538,7 @@ def test_importances_of_an_axis_that_cant_be_counted(tmp_path):
     fraction = parse_dimension("freeze.fraction", {"low": 0.0, "high": 1.0})[0]
     executor = Executor(value=lambda params, seed: 0.9 - params["freeze.fraction"] / 5)
     summary, advisor = sweep(tmp_path, executor, (fraction, RATE), settle=0, total=16)
-    found = advisor.importances(advisor.fit(summary.points))
+    found = advisor.importances(advisor.fit(summary.trials))
     assert found["freeze.fraction"] > 0.8
     assert sum(found.values()) == pytest.approx(1)
 
@@ -548,14 +548,14 @@ def test_a_key_of_many_values_without_effect_explains_nothing(tmp_path):
     warmup = parse_dimension("training.warmup_steps", {"low": 0, "high": 1000})[0]
     executor = Executor(value=lambda params, seed: params["freeze.depth"] / 10)
     summary, advisor = sweep(tmp_path, executor, (DEPTH, RATE, DECAY, warmup), settle=0, total=11)
-    found = advisor.importances(advisor.fit(summary.points))
+    found = advisor.importances(advisor.fit(summary.trials))
     assert found["training.warmup_steps"] < 0.05
     assert sum(found.values()) == pytest.approx(1)
 
 
 def test_importances_of_few_runs_are_none(tmp_path):
     summary, advisor = sweep(tmp_path, Executor(), settle=0, total=7)
-    assert advisor.importances(advisor.fit(summary.points)) == {}
+    assert advisor.importances(advisor.fit(summary.trials)) == {}
 
 
 @pytest.mark.slow
@@ -564,9 +564,9 @@ def test_importances_of_many_keys_and_of_none(tmp_path):
     value = {"linear": 0.0, "cosine": 0.2}
     executor = Executor(value=lambda params, seed: 0.5 + value[params["optimizer.schedule"]])
     summary, advisor = sweep(tmp_path / "many", executor, keys, settle=0, total=24)
-    assert advisor.importances(advisor.fit(summary.points))["optimizer.schedule"] > 0.8
+    assert advisor.importances(advisor.fit(summary.trials))["optimizer.schedule"] > 0.8
     summary, advisor = sweep(tmp_path / "one", Executor(), (DEPTH,), settle=0)
-    assert advisor.importances(advisor.fit(summary.points)) == {}
+    assert advisor.importances(advisor.fit(summary.trials)) == {}
 
 
 @pytest.mark.slow
@@ -594,10 +594,10 @@ def test_a_trial_that_a_kill_left_half_drawn_gets_the_rest(tmp_path):
     space = Space(groups=(), variants={(): (DEPTH, RATE)})
     study = Study(
         Journal(tmp_path / "journal.log").open(), "test", plan, space, maximize=True,
-        propose=lambda points, number: advisor.propose(points, number, 9, plan.seed),
+        propose=lambda trials, number: advisor.propose(trials, number, 9, plan.seed),
     )  # fmt: skip
     study.fill([])
-    first = whole.points[0].params
+    first = whole.trials[0].params
     asked = study._asking.ask()
     asked._suggest("freeze.depth", distribution(DEPTH))  # and here it was killed
     assert study.begin(9) == (0, first)
@@ -609,8 +609,8 @@ def many(count, seed):
     found = []
     for number in range(count):
         params = {"freeze.depth": number % 5 if number < 100 else 2, "optimizer.lr": 1e-5 * 10 ** (3 * number / count)}
-        outcome = Outcome(state=State.COMPLETE, by_seed={0: float(rng.uniform(0.5, 0.9))})
-        found.append(Point(number=number, params=params, state=State.COMPLETE, outcome=outcome))
+        outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: float(rng.uniform(0.5, 0.9))})
+        found.append(TrialRecord(number=number, params=params, state=State.COMPLETE, outcome=outcome))
     return found
 
 
@@ -618,26 +618,26 @@ def test_of_very_many_trials_as_many_of_each_depth_are_taken_whatever_they_came_
     advisor = Advisor(question=question(DEPTH, RATE), find=known)
     taken = []
     for seed in (1, 2):
-        points = many(300, seed)
-        further = Outcome(state=State.COMPLETE, by_seed={1: 0.7})
-        points[250] = replace(points[250], replicates={1: further})
-        fitted = advisor.fit(points, most=50)
+        trials = many(300, seed)
+        further = TrialOutcome(state=State.COMPLETE, by_seed={1: 0.7})
+        trials[250] = replace(trials[250], replicates={1: further})
+        fitted = advisor.fit(trials, most=50)
         assert fitted.num_left_out == 250
-        chosen = fitted.points.values()
-        taken.append([point.number for point in chosen])
-        depths = [point.params["freeze.depth"] for point in chosen]
+        chosen = fitted.trials.values()
+        taken.append([trial.number for trial in chosen])
+        depths = [trial.params["freeze.depth"] for trial in chosen]
         assert {depth: depths.count(depth) for depth in range(5)} == {0: 10, 1: 10, 2: 10, 3: 10, 4: 10}
         assert 250 in taken[-1]  # it has a further seed
-        own = sorted(point.number for point in chosen if point.params["freeze.depth"] == 2)
+        own = sorted(trial.number for trial in chosen if trial.params["freeze.depth"] == 2)
         assert len([number for number in own if number >= 100]) > 5  # from the whole course of the sweep
     assert taken[0] == taken[1]
-    assert advisor.fit(points).num_left_out == 0
+    assert advisor.fit(trials).num_left_out == 0
 
 
 def test_an_answer_says_how_many_trials_it_was_made_without():
     find = known
-    points = many(1100, 3)
-    answer = answer_of(points, "accuracy", {None: Advisor(question=question(DEPTH, RATE), find=find)}, maximize=True,
+    trials = many(1100, 3)
+    answer = answer_of(trials, "accuracy", {None: Advisor(question=question(DEPTH, RATE), find=find)}, maximize=True,
                        num_blocks=4, baselines=(), evidence=find)  # fmt: skip
     assert any(
         line.startswith("made without 100 of so many trials: as many at each depth") for line in standing_lines(answer)

@@ -13,7 +13,7 @@ import pytest
 from frostline.advisor import Advisor, Question
 from frostline.decision import Standing
 from frostline.records.predictions import Evidence, RowScores, known
-from frostline.records.trial import BASELINE_NUMBER, Outcome, Point, State
+from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome, TrialRecord
 from frostline.report import (
     Material,
     answer_of,
@@ -30,14 +30,14 @@ from frostline.report.text import cache_line
 from frostline.spec import CostName, parse_dimension
 
 
-def point(number, depth, quality, lr=1e-4, state=State.COMPLETE, train_s=10.0, seeds=None, rows=2500.0, **more):
+def trial(number, depth, quality, lr=1e-4, state=State.COMPLETE, train_s=10.0, seeds=None, rows=2500.0, **more):
     by_seed = seeds or ({} if quality is None else {0: quality})
     cost = {"train_s": train_s, "num_trainable": 1e6 * (7 - (depth or 0)), "eval_rows": rows}
-    outcome = Outcome(
+    outcome = TrialOutcome(
         state=state, by_seed=by_seed, cost=cost, reason=more.pop("reason", None), more=more.pop("more", False)
     )
     params = {"freeze.depth": depth, "optimizer.lr": lr, **more}
-    return Point(number=number, params=params, state=state, outcome=outcome)
+    return TrialRecord(number=number, params=params, state=state, outcome=outcome)
 
 
 BOTH = ("freeze.depth", "optimizer.lr")
@@ -53,32 +53,32 @@ def advisors(metric="accuracy", maximize=True, margin=0.01, groups=(None,), find
     return {group: Advisor(question=question, find=find) for group in groups}
 
 
-def say(points, metric="accuracy", maximize=True, num_blocks=6, **kwargs):
-    return answer_of(points, metric, advisors(metric, maximize, **kwargs), maximize=maximize, num_blocks=num_blocks)
+def say(trials, metric="accuracy", maximize=True, num_blocks=6, **kwargs):
+    return answer_of(trials, metric, advisors(metric, maximize, **kwargs), maximize=maximize, num_blocks=num_blocks)
 
 
 def clear_cut():
-    """Depths 0 to 3 are alike, deeper ones lose ten points for each block; five seeds, many rows."""
+    """Depths 0 to 3 are alike, deeper ones lose ten trials for each block; five seeds, many rows."""
     seeds = dict(enumerate((0.001, -0.001, 0.002, -0.002, 0.0)))
     own = [0.85, 0.851, 0.85, 0.849, 0.75, 0.65, 0.55]
-    points = [
-        point(depth, depth, None, lr=1e-4 * 10 ** (depth / 6), seeds={0: value + seeds[0]}, rows=20000.0)
+    trials = [
+        trial(depth, depth, None, lr=1e-4 * 10 ** (depth / 6), seeds={0: value + seeds[0]}, rows=20000.0)
         for depth, value in enumerate(own)
     ]
     return [
         replace(
             each,
             replicates={
-                seed: Outcome(state=State.COMPLETE, by_seed={seed: own[each.depth] + gap})
+                seed: TrialOutcome(state=State.COMPLETE, by_seed={seed: own[each.depth] + gap})
                 for seed, gap in seeds.items() if seed
             },
         )
-        for each in points
+        for each in trials
     ]  # fmt: skip
 
 
 def test_full_fine_tuning_that_failed_is_told_beside_the_answer():
-    failed = point(BASELINE_NUMBER, None, None, state=State.FAILED, reason="it is too large")
+    failed = trial(BASELINE_NUMBER, None, None, state=State.FAILED, reason="it is too large")
     lines = standing_lines(say([*clear_cut(), failed], margin=0.02))
     assert lines[:-1] == standing_lines(say(clear_cut(), margin=0.02))
     assert lines[-1] == "full fine-tuning has no row: it failed (it is too large)"
@@ -95,36 +95,36 @@ def test_the_deepest_depth_within_the_margin_is_recommended_when_the_runs_settle
 
 
 def test_one_seed_of_few_rows_settles_nothing_and_says_what_would():
-    points = [point(n, n, 0.80 - 0.002 * n, lr=1e-4 * 10 ** (n / 6), rows=256.0) for n in range(7)]
-    answer = say(points)
+    trials = [trial(n, n, 0.80 - 0.002 * n, lr=1e-4 * 10 ** (n / 6), rows=256.0) for n in range(7)]
+    answer = say(trials)
     assert answer.standing is Standing.NOT_SETTLED
     assert label(answer) == "best guess"
     lines = standing_lines(answer)
     assert lines[0].startswith("not settled at 1 point: depth ")
     assert "open: " in lines[0]
     assert "further seeds can't settle it" in lines[1] or "it would take about" in lines[1]
-    row = next(row for row in answer.rows if row.point is answer.recommended)
+    row = next(row for row in answer.rows if row.trial is answer.recommended)
     assert row.low < 0.80 < row.high
 
 
 def test_a_depth_that_was_not_tried_is_in_the_table_as_such():
-    points = [each for each in clear_cut() if each.depth != 2]
-    answer = say(points, margin=0.02)
+    trials = [each for each in clear_cut() if each.depth != 2]
+    answer = say(trials, margin=0.02)
     assert [row.level for row in answer.rows] == [0, 1, 2, 3, 4, 5, 6]
     untried = answer.rows[2]
-    assert (untried.point, untried.seeds, untried.state.value) == (None, 0, "open")
+    assert (untried.trial, untried.seeds, untried.state.value) == (None, 0, "open")
     assert "not tried to the end: 2" in " ".join(standing_lines(answer))
     table = level_table(answer)
     assert table.lines[2][table.head.index("")] == "not tried"
 
 
 def test_depths_of_two_models_are_not_compared():
-    points = [
-        point(0, 6, 0.90, train_s=100.0, model="big"), point(1, 0, 0.88, train_s=300.0, model="big"),
-        point(2, 6, 0.91, train_s=8.0, model="small"), point(3, 0, 0.912, train_s=20.0, model="small"),
+    trials = [
+        trial(0, 6, 0.90, train_s=100.0, model="big"), trial(1, 0, 0.88, train_s=300.0, model="big"),
+        trial(2, 6, 0.91, train_s=8.0, model="small"), trial(3, 0, 0.912, train_s=20.0, model="small"),
     ]  # fmt: skip
-    answer = say(points, num_blocks=None, groups=("big", "small"))
-    tried = [(row.group, row.level) for row in answer.rows if row.point is not None]
+    answer = say(trials, num_blocks=None, groups=("big", "small"))
+    tried = [(row.group, row.level) for row in answer.rows if row.trial is not None]
     assert tried == [("big", 0), ("big", 6), ("small", 0), ("small", 6)]
     assert answer.main.group == "small"
     assert answer.recommended.model == "small"
@@ -133,24 +133,24 @@ def test_depths_of_two_models_are_not_compared():
 @pytest.mark.slow
 def test_a_learning_curve_compares_depths_of_one_size(tmp_path):
     sizes = {"dataset.train_rows": 100}, {"dataset.train_rows": 1000}, {"dataset.train_rows": 500}
-    points = [
-        point(3 * index + depth // 3, depth, 0.6 + size["dataset.train_rows"] / 1e4 + depth / 1e3, **size)
+    trials = [
+        trial(3 * index + depth // 3, depth, 0.6 + size["dataset.train_rows"] / 1e4 + depth / 1e3, **size)
         for index, size in enumerate(sizes)
         for depth in (0, 3, 6)
     ]
     groups = tuple(f"{rows} rows" for rows in (100, 500, 1000))
-    answer = say(points, groups=groups)
-    assert [(row.group, row.level) for row in answer.rows if row.point is not None] == [
+    answer = say(trials, groups=groups)
+    assert [(row.group, row.level) for row in answer.rows if row.trial is not None] == [
         (group, depth) for group in groups for depth in (0, 3, 6)
     ]
     assert answer.main.group == "1000 rows"
     material = Material(
-        name="curve", points=points, answer=answer, cost=CostName.TRAIN_S, base={}, command="",
+        name="curve", trials=trials, answer=answer, cost=CostName.TRAIN_S, base={}, command="",
         status="9 points",
     )  # fmt: skip
     assert "learning_curve.png" in {path.name for path in write_report(material, tmp_path)}
-    one_size = say(points[:3], groups=groups[:1])
-    files = {path.name for path in write_report(replace(material, points=points[:3], answer=one_size), tmp_path / "1")}
+    one_size = say(trials[:3], groups=groups[:1])
+    files = {path.name for path in write_report(replace(material, trials=trials[:3], answer=one_size), tmp_path / "1")}
     assert "learning_curve.png" not in files
 
 
@@ -163,17 +163,17 @@ def test_a_run_that_says_one_class_for_all_rows_is_named_and_left_out():
     rng = np.random.default_rng(0)
     scores = {n: rows_of(rng.random(400) < 0.8) for n in range(3)}
     scores[1] = replace(scores[1], predicted=np.zeros(400, dtype=int))
-    points = [point(n, 2 * n, float((s.predicted == s.labels).mean()), rows=400.0) for n, s in scores.items()]
+    trials = [trial(n, 2 * n, float((s.predicted == s.labels).mean()), rows=400.0) for n, s in scores.items()]
 
     def find(each, name):
         return Evidence(by_seed=each.by_seed, rows={0: scores[each.number]})
 
-    answer = say(points, find=find)
+    answer = say(trials, find=find)
     assert "1 of 3 runs learnt nothing (one answer for all rows) and are left out: 1 of depth 2" in standing_lines(
         answer
     )
     row = answer.rows[2]
-    assert (row.point, row.collapsed) == (None, 1)
+    assert (row.trial, row.collapsed) == (None, 1)
     assert answer.main.fitted.baseline == 0.5
     assert answer.learnt
 
@@ -181,8 +181,8 @@ def test_a_run_that_says_one_class_for_all_rows_is_named_and_left_out():
 def test_at_chance_it_says_that_nothing_was_learnt():
     rng = np.random.default_rng(1)
     scores = {n: rows_of(rng.random(60) < 0.5) for n in range(3)}
-    points = [point(n, 2 * n, float((s.predicted == s.labels).mean()), rows=60.0) for n, s in scores.items()]
-    answer = say(points, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: scores[each.number]}))
+    trials = [trial(n, 2 * n, float((s.predicted == s.labels).mean()), rows=60.0) for n, s in scores.items()]
+    answer = say(trials, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: scores[each.number]}))
     assert answer.learnt is False
     assert headline(answer).startswith("nothing was learnt: ")
 
@@ -192,24 +192,24 @@ def test_one_depth_that_beats_the_constant_is_enough():
     rng = np.random.default_rng(2)
     shared = rng.random(3000)
     scores = {n: rows_of(shared + 0.01 * rng.random(3000) < 0.535 - 0.01 * n) for n in range(3)}
-    points = [point(n, 4 + n, float((s.predicted == s.labels).mean()), rows=3000.0) for n, s in scores.items()]
-    answer = say(points, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: scores[each.number]}))
+    trials = [trial(n, 4 + n, float((s.predicted == s.labels).mean()), rows=3000.0) for n, s in scores.items()]
+    answer = say(trials, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: scores[each.number]}))
     assert not answer.main.decision.best.tried
-    assert answer.main.decision.best.low < 0.5 < max(row.low for row in answer.rows if row.point is not None)
+    assert answer.main.decision.best.low < 0.5 < max(row.low for row in answer.rows if row.trial is not None)
     assert answer.learnt
 
 
 def test_where_every_run_says_one_class_nothing_was_learnt():
     labels = np.arange(40) % 2
     dead = RowScores(labels=labels, predicted=np.zeros(40, dtype=int), losses=np.zeros(40))
-    points = [point(n, n, 0.5, rows=40.0) for n in range(3)]
-    answer = say(points, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: dead}))
+    trials = [trial(n, n, 0.5, rows=40.0) for n in range(3)]
+    answer = say(trials, find=lambda each, name: Evidence(by_seed=each.by_seed, rows={0: dead}))
     assert (answer.main, answer.learnt, label(answer)) == (None, False, "best guess")
     assert headline(answer).startswith("nothing was learnt: all 3 runs gave one answer for all rows")
 
 
 def test_a_metric_that_rows_do_not_determine_is_said_of_these_rows():
-    answer = say([point(0, 0, 0.9, rows=None), point(1, 4, 0.89, rows=None)], metric="entity_f1")
+    answer = say([trial(0, 0, 0.9, rows=None), trial(1, 4, 0.89, rows=None)], metric="entity_f1")
     assert any(line.startswith("of these held-out rows alone: entity_f1") for line in standing_lines(answer))
 
 
@@ -217,17 +217,17 @@ def test_a_metric_that_rows_do_not_determine_is_said_of_these_rows():
 def test_a_metric_that_is_no_mean_over_rows_has_a_bootstrap():
     rng = np.random.default_rng(0)
     scores = {n: rows_of(rng.random(300) < 0.8) for n in range(3)}
-    points = [point(n, 2 * n, 0.8, rows=300.0) for n in scores]
+    trials = [trial(n, 2 * n, 0.8, rows=300.0) for n in scores]
     find = lambda each, name: Evidence(by_seed=each.by_seed, rows={0: scores[each.number]})  # noqa: E731
-    answer = say(points, metric="f1_macro", find=find)
+    answer = say(trials, metric="f1_macro", find=find)
     assert any("bootstrap" in line for line in standing_lines(answer))
-    by_mean = say(points, find=find)
+    by_mean = say(trials, find=find)
     assert np.diag(answer.main.fitted.noise.rows) == pytest.approx(np.diag(by_mean.main.fitted.noise.rows), rel=0.4)
 
 
 def test_less_can_be_better():
-    points = [point(0, 0, 0.40), point(1, 3, 0.35), point(2, 6, 0.90)]
-    answer = say(points, metric="loss", maximize=False, margin=0.05)
+    trials = [trial(0, 0, 0.40), trial(1, 3, 0.35), trial(2, 6, 0.90)]
+    answer = say(trials, metric="loss", maximize=False, margin=0.05)
     assert answer.best.number == 1
     assert answer.recommended.depth in {0, 3}
     by_level = {row.level: row for row in answer.rows}
@@ -236,56 +236,56 @@ def test_less_can_be_better():
 
 
 def test_what_stopped_early_is_not_compared():
-    points = [point(0, 0, 0.8), point(1, 0, 0.95, state=State.PRUNED), point(2, 3, 0.99, state=State.PRUNED, more=True)]
-    answer = say(points)
+    trials = [trial(0, 0, 0.8), trial(1, 0, 0.95, state=State.PRUNED), trial(2, 3, 0.99, state=State.PRUNED, more=True)]
+    answer = say(trials)
     by_level = {row.level: row for row in answer.rows}
-    assert (by_level[0].point.number, by_level[0].num_points) == (0, 2)
-    assert (by_level[3].point, by_level[3].num_points) == (None, 1)
+    assert (by_level[0].trial.number, by_level[0].num_trials) == (0, 2)
+    assert (by_level[3].trial, by_level[3].num_trials) == (None, 1)
     assert answer.recommended.depth == 0
 
 
 def test_failed_and_nan_points_are_never_the_best():
-    points = [point(0, 0, 0.5), point(1, 1, math.nan), point(2, 2, None, state=State.FAILED, reason="x")]
-    answer = say(points)
+    trials = [trial(0, 0, 0.5), trial(1, 1, math.nan), trial(2, 2, None, state=State.FAILED, reason="x")]
+    answer = say(trials)
     assert answer.best.number == answer.recommended.number == 0
 
 
 def test_no_depth_and_no_points():
-    lone = Point(
+    lone = TrialRecord(
         number=0,
         params={"optimizer.lr": 3e-4},
         state=State.COMPLETE,
-        outcome=Outcome(state=State.COMPLETE, by_seed={0: 0.7}),
+        outcome=TrialOutcome(state=State.COMPLETE, by_seed={0: 0.7}),
     )
     answer = say([lone], keys=("optimizer.lr",))
     assert headline(answer).startswith("optimizer.lr=3e-04: accuracy 0.700 (95 %: ")
     assert (answer.standing, answer.rows, standing_lines(answer)) == (None, [], [])
-    assert headline(say([])) == "no point was trained to its end"
+    assert headline(say([])) == "no trial was trained to its end"
 
 
 def test_the_pareto_front():
-    points = [
-        point(0, 0, 0.9, train_s=30),
-        point(1, 3, 0.88, train_s=12),
-        point(2, 4, 0.80, train_s=14),
-        point(3, 6, 0.7, train_s=5),
+    trials = [
+        trial(0, 0, 0.9, train_s=30),
+        trial(1, 3, 0.88, train_s=12),
+        trial(2, 4, 0.80, train_s=14),
+        trial(3, 6, 0.7, train_s=5),
     ]
-    assert [p.number for p in pareto(points, CostName.TRAIN_S, maximize=True)] == [3, 1, 0]
+    assert [p.number for p in pareto(trials, CostName.TRAIN_S, maximize=True)] == [3, 1, 0]
 
 
 def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp_path):
-    points = [point(n, n % 4, 0.7 + n / 100, lr=1e-5 * 3**n) for n in range(8)]
-    points.append(point(8, 1, 0.5, state=State.FAILED, reason="=cmd() <script>alert(1)</script>"))
-    points.append(point(9, 2, 0.6, state=State.PRUNED, more=True))
-    answer = say(points)
+    trials = [trial(n, n % 4, 0.7 + n / 100, lr=1e-5 * 3**n) for n in range(8)]
+    trials.append(trial(8, 1, 0.5, state=State.FAILED, reason="=cmd() <script>alert(1)</script>"))
+    trials.append(trial(9, 2, 0.6, state=State.PRUNED, more=True))
+    answer = say(trials)
     material = Material(
-        name="<b>x</b>", points=points, answer=answer,
+        name="<b>x</b>", trials=trials, answer=answer,
         cost=CostName.TRAIN_S, base={"seed": 0, "model.name": "<script>"}, command="frostline run <x>",
         status="10 points",
     )  # fmt: skip
     paths = write_report(material, tmp_path)
     assert {path.name for path in paths} == {
-        "report.html", "points.csv", "answer.png", "quality_vs_cost.png", "history.png", "importances.png",
+        "report.html", "trials.csv", "answer.png", "quality_vs_cost.png", "history.png", "importances.png",
     }  # fmt: skip
     page = paths[0].read_text(encoding="utf-8")
     assert "<script" not in page
@@ -294,7 +294,7 @@ def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp
     rows = list(csv.DictReader(io.StringIO(paths[1].read_text(encoding="utf-8"))))
     assert len(rows) == 10
     assert rows[8]["reason"].startswith("'=cmd()")
-    assert float(rows[3]["accuracy"]) == points[3].quality
+    assert float(rows[3]["accuracy"]) == trials[3].quality
     for path in paths[2:]:
         assert path.read_bytes().startswith(b"\x89PNG")
     first = [path.read_bytes() for path in paths]
@@ -302,7 +302,7 @@ def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp
 
 
 def test_the_terminal_says_the_same(capsys):
-    answer = say([point(0, 0, 0.86), point(1, 4, 0.85)])
+    answer = say([trial(0, 0, 0.86), trial(1, 4, 0.85)])
     print_answer(answer, make_console())
     out = capsys.readouterr().out
     assert f"<- {label(answer)}" in out
@@ -313,13 +313,13 @@ def test_the_terminal_says_the_same(capsys):
 
 
 def test_a_point_survives_its_file():
-    one = point(3, 2, 0.7, reason="why", more=True)
-    assert Point.from_json(one.to_json()) == one
+    one = trial(3, 2, 0.7, reason="why", more=True)
+    assert TrialRecord.from_json(one.to_json()) == one
     assert one.label() == "d2 lr1e-04"
 
 
 def test_what_the_cache_saved_is_added_up_once_for_each_point():
-    plain, shallow = point(0, 0, 0.85), point(1, 4, 0.85)
+    plain, shallow = trial(0, 0, 0.85), trial(1, 4, 0.85)
     assert cache_line(say([plain, shallow])) == ""
     cost = {**shallow.outcome.cost, "fill_s": 12.34, "saved_s": 240.6}
     cached = replace(shallow, outcome=replace(shallow.outcome, cost=cost))
@@ -330,9 +330,9 @@ def test_what_the_cache_saved_is_added_up_once_for_each_point():
 
 
 def test_the_price_of_a_depth_is_recorded_operations_and_the_median_time():
-    points = clear_cut()
+    trials = clear_cut()
     priced = []
-    for each in points:
+    for each in trials:
         flops = (7 - each.depth) * 1e12
         own = replace(each.outcome, cost={**each.outcome.cost, "flops": flops, "train_s": 100.0})  # a slow first run
         further = {
@@ -351,12 +351,14 @@ def test_the_price_of_a_depth_is_recorded_operations_and_the_median_time():
 def full_fine_tuning(quality, lr=1e-4):
     seeds = dict(enumerate((0.001, -0.001, 0.002, -0.002, 0.0)))
     cost = {"train_s": 12.0, "num_trainable": 8e6, "eval_rows": 20000.0}
-    outcome = Outcome(state=State.COMPLETE, by_seed={0: quality + seeds[0]}, cost=cost)
-    return Point(
+    outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: quality + seeds[0]}, cost=cost)
+    return TrialRecord(
         number=BASELINE_NUMBER, params={"freeze.depth": None, "optimizer.lr": lr}, state=State.COMPLETE,
         outcome=outcome,
         replicates={
-            seed: Outcome(state=State.COMPLETE, by_seed={seed: quality + gap}) for seed, gap in seeds.items() if seed
+            seed: TrialOutcome(state=State.COMPLETE, by_seed={seed: quality + gap})
+            for seed, gap in seeds.items()
+            if seed
         },
     )  # fmt: skip
 

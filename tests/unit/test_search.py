@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from frostline import paths
 from frostline.errors import SpecError, UserError
 from frostline.records.result import Cause
-from frostline.records.trial import Outcome, Point, State, ranked
+from frostline.records.trial import State, TrialOutcome, TrialRecord, ranked
 from frostline.search import (
     CorruptStudyError,
     Ended,
@@ -112,16 +112,16 @@ class FakeExecutor:
             reason = self.broken.get(task.number) or self.broken[task.number, task.stage]
             cause = reason if isinstance(reason, Cause) else Cause.ERROR
             error = reason.partition(":")[0] if cause is Cause.ERROR else None
-            return Outcome(state=State.FAILED, reason=str(reason), cause=cause, error=error)
+            return TrialOutcome(state=State.FAILED, reason=str(reason), cause=cause, error=error)
         if task.number in self.cut:
-            return Outcome(state=State.PRUNED, by_seed={0: self.value(task.params, 0, 1)}, reason="pruned")
+            return TrialOutcome(state=State.PRUNED, by_seed={0: self.value(task.params, 0, 1)}, reason="pruned")
         self.done.append((task.number, task.stage))
         epoch = self.plan.first_epochs if first and self.plan.first_epochs else EPOCHS
         seeds = self.plan.seeds or (0,)
         seeds = seeds[:1] if first else seeds
         by_seed = {seed: self.value(task.params, seed, epoch) for seed in seeds}
         cost = {"num_trainable": float(10 - task.params["freeze.depth"]), "train_s": 1.0}
-        return Outcome(state=State.COMPLETE, by_seed=by_seed, cost=cost, more=first)
+        return TrialOutcome(state=State.COMPLETE, by_seed=by_seed, cost=cost, more=first)
 
     def answer(self, key, prune):
         number = key[0]
@@ -144,11 +144,11 @@ class Quiet:
     def reported(self, number, step, value):
         pass
 
-    def ended(self, point, points):
-        self.lines.append(("ended", point.number, point.state))
+    def ended(self, trial, trials):
+        self.lines.append(("ended", trial.number, trial.state))
 
-    def pruned(self, point, points):
-        self.lines.append(("pruned", point.number, point.state))
+    def pruned(self, trial, trials):
+        self.lines.append(("pruned", trial.number, trial.state))
 
     def released(self, number):
         self.lines.append(("released", number))
@@ -166,16 +166,16 @@ def go(folder, plan, executor=None, total=None, listener=None, space=SPACE, expl
     return search(plan, study, executor, listener or Quiet(), maximize=True, total=total, **kwargs)
 
 
-def table(points):
-    return [(p.number, p.params, p.state, p.quality, p.stage) for p in points]
+def table(trials):
+    return [(p.number, p.params, p.state, p.quality, p.stage) for p in trials]
 
 
 def test_a_total_of_points_the_coarse_grid_first_and_the_deepest_of_it_first(tmp_path):
     summary = go(tmp_path, make_plan(n_trials=10))
     assert summary.complete
-    assert len(summary.points) == 10
+    assert len(summary.trials) == 10
     queue = queue_of(make_plan(n_trials=10), SPACE, None)
-    assert [p.params for p in summary.points[:6]] == queue
+    assert [p.params for p in summary.trials[:6]] == queue
     assert [params["freeze.depth"] for params in queue] == [4, 4, 2, 2, 0, 0]
 
 
@@ -190,17 +190,17 @@ def test_a_coarse_grid_that_is_too_large_is_thinned_in_every_direction(total):
 def test_the_best_quarter_and_the_best_at_each_depth_go_on_to_the_end(tmp_path):
     plan = make_plan(n_trials=16)
     summary = go(tmp_path, plan)
-    ended = [p for p in summary.points if p.state is State.COMPLETE]
-    waiting = [p for p in summary.points if p.state is State.PRUNED]
+    ended = [p for p in summary.trials if p.state is State.COMPLETE]
+    waiting = [p for p in summary.trials if p.state is State.PRUNED]
     assert len(ended) + len(waiting) == 16
     assert all(p.stage == 2 for p in ended)
-    assert {p.depth for p in ended} == {p.depth for p in summary.points}
-    by_first = sorted(summary.points, key=lambda p: -p.first_quality)
+    assert {p.depth for p in ended} == {p.depth for p in summary.trials}
+    by_first = sorted(summary.trials, key=lambda p: -p.first_quality)
     assert {p.number for p in by_first[:4]} <= {p.number for p in ended}
-    for point in waiting:
-        better = [p for p in ended if p.depth == point.depth]
-        assert max(p.first_quality for p in better) >= point.first_quality
-        assert point.quality == pytest.approx(quality(point.params, epoch=1))
+    for trial in waiting:
+        better = [p for p in ended if p.depth == trial.depth]
+        assert max(p.first_quality for p in better) >= trial.first_quality
+        assert trial.quality == pytest.approx(quality(trial.params, epoch=1))
     assert all(p.quality == pytest.approx(quality(p.params)) for p in ended)
 
 
@@ -225,7 +225,7 @@ def test_a_sweep_killed_anywhere_and_gone_on_with_ends_like_an_undisturbed_one(t
                 continue
             trained += executor.done
             break
-        assert table(summary.points) == table(whole.points)
+        assert table(summary.trials) == table(whole.trials)
         assert len(trained) == len(set(trained))  # what was told is never trained again
 
 
@@ -233,10 +233,10 @@ def test_raising_the_total_goes_on(tmp_path):
     first = go(tmp_path, make_plan(n_trials=8))
     executor = FakeExecutor(make_plan(n_trials=12))
     more = go(tmp_path, make_plan(n_trials=12), executor)
-    assert len(more.points) == 12
+    assert len(more.trials) == 12
     assert len([number for number, stage in executor.done if stage == 1]) == 4
-    finished = [row for row in table(first.points) if row[2] is State.COMPLETE]
-    assert [row for row in table(more.points) if row[0] in {number for number, *_ in finished}] == finished
+    finished = [row for row in table(first.trials) if row[2] is State.COMPLETE]
+    assert [row for row in table(more.trials) if row[0] in {number for number, *_ in finished}] == finished
 
 
 def test_slots_and_their_order_change_no_value(tmp_path):
@@ -244,9 +244,9 @@ def test_slots_and_their_order_change_no_value(tmp_path):
     for name, slots, order in (("one", 1, None), ("three", 3, random.Random(1))):
         (tmp_path / name).mkdir()
         summary = go(tmp_path / name, plan, FakeExecutor(plan, slots=slots, order=order))
-        assert len(summary.points) == 12
-        for point in summary.points:
-            assert point.quality == quality(point.params, epoch=EPOCHS if point.stage == 2 else 1)
+        assert len(summary.trials) == 12
+        for trial in summary.trials:
+            assert trial.quality == quality(trial.params, epoch=EPOCHS if trial.stage == 2 else 1)
 
 
 def test_a_study_is_held_by_one_parent_at_a_time(tmp_path):
@@ -276,9 +276,9 @@ def test_one_failed_point_of_ten_leaves_nine(tmp_path):
     plan = make_plan(n_trials=10)
     listener = Quiet()
     summary = go(tmp_path, plan, FakeExecutor(plan, broken={7: "ValueError: seven"}), listener=listener)
-    states = [p.state for p in summary.points]
+    states = [p.state for p in summary.trials]
     assert states.count(State.FAILED) == 1
-    assert summary.points[7].outcome.reason == "ValueError: seven"
+    assert summary.trials[7].outcome.reason == "ValueError: seven"
     assert summary.complete
     assert ("ended", 7, State.FAILED) in listener.lines
 
@@ -286,31 +286,31 @@ def test_one_failed_point_of_ten_leaves_nine(tmp_path):
 def test_a_point_that_fails_in_stage_2_is_failed_keeps_its_first_value_and_nobody_takes_its_place(tmp_path):
     plan = make_plan(n_trials=12)
     whole = go(tmp_path, plan)
-    victim = next(p for p in whole.points if p.stage == 2).number
+    victim = next(p for p in whole.trials if p.stage == 2).number
     for name in ("broken", "again"):
         (tmp_path / name).mkdir()
     listener, broken = Quiet(), {(victim, 2): "killed by signal 9"}
     summary = go(tmp_path / "broken", plan, FakeExecutor(plan, broken=broken), listener=listener)
-    point = summary.points[victim]
-    assert (point.state, point.stage, point.reason) == (State.FAILED, 2, "stage 2: killed by signal 9")
-    assert point.quality == point.first_quality == whole.points[victim].first_quality
+    trial = summary.trials[victim]
+    assert (trial.state, trial.stage, trial.reason) == (State.FAILED, 2, "stage 2: killed by signal 9")
+    assert trial.quality == trial.first_quality == whole.trials[victim].first_quality
     assert ("ended", victim, State.FAILED) in listener.lines
-    others = [row for row in table(whole.points) if row[0] != victim]
-    assert [row for row in table(summary.points) if row[0] != victim] == others
+    others = [row for row in table(whole.trials) if row[0] != victim]
+    assert [row for row in table(summary.trials) if row[0] != victim] == others
     executor = FakeExecutor(plan)
-    assert table(go(tmp_path / "broken", plan, executor).points) == table(summary.points)
+    assert table(go(tmp_path / "broken", plan, executor).trials) == table(summary.trials)
     assert executor.done == []  # the same command trains nothing more
     study = open_study(tmp_path / "again", plan)
-    study.rebuild(summary.points)
-    assert table(study.points()) == table(summary.points)
-    assert study.points()[victim].reason == "stage 2: killed by signal 9"
+    study.rebuild(summary.trials)
+    assert table(study.trials()) == table(summary.trials)
+    assert study.trials()[victim].reason == "stage 2: killed by signal 9"
     again = make_plan(n_trials=12, retry_failed=True)
     assert study.retry_failed() == 1
     executor = FakeExecutor(again)
     retried = search(again, study, executor, Quiet(), maximize=True, total=12 + study.num_extra)
     assert executor.done == [(12, 2)]  # stage 2 alone, and nobody else is promoted
-    assert retried.points[12].by_seed == whole.points[victim].by_seed
-    assert [row for row in table(retried.points) if row[0] not in {victim, 12}] == others
+    assert retried.trials[12].by_seed == whole.trials[victim].by_seed
+    assert [row for row in table(retried.trials) if row[0] not in {victim, 12}] == others
 
 
 @pytest.mark.slow
@@ -320,13 +320,13 @@ def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_pat
     summary = go(tmp_path, plan, FakeExecutor(plan, broken=reasons))
     assert summary.stopped == "the first 3 points failed alike"
     assert summary.too_many_failed
-    assert [p.state for p in summary.points[:4]] == [State.FAILED] * 3 + [State.WAITING]
+    assert [p.state for p in summary.trials[:4]] == [State.FAILED] * 3 + [State.WAITING]
     again = make_plan(n_trials=10, retry_failed=True)
     study = open_study(tmp_path, again)
     assert study.retry_failed() == 3
     summary = search(again, study, FakeExecutor(again), Quiet(), maximize=True, total=10 + study.num_extra)
     assert summary.complete
-    assert len([p for p in summary.points if p.state is not State.FAILED]) == 10
+    assert len([p for p in summary.trials if p.state is not State.FAILED]) == 10
 
 
 @pytest.mark.slow
@@ -339,7 +339,7 @@ def test_a_point_that_failed_twice_is_tried_once_more(tmp_path):
         assert study.retry_failed() == 1
         executor = FakeExecutor(plan, broken=broken)
         summary = search(plan, study, executor, Quiet(), maximize=True, total=2 + study.num_extra)
-    assert [p.state for p in summary.points] == [State.COMPLETE, State.FAILED, State.FAILED, State.COMPLETE]
+    assert [p.state for p in summary.trials] == [State.COMPLETE, State.FAILED, State.FAILED, State.COMPLETE]
 
 
 def test_points_lost_with_the_workers_template_do_not_stop_it(tmp_path):
@@ -362,7 +362,7 @@ def test_max_failures(tmp_path):
 
 @pytest.mark.parametrize("value", [None, "abc", "1.5", math.nan, math.inf, -math.inf, [], np.ones(2), True])
 def test_an_objective_that_is_no_finite_number_fails_its_point(value):
-    outcome = checked(Outcome(state=State.COMPLETE, by_seed={0: value}))
+    outcome = checked(TrialOutcome(state=State.COMPLETE, by_seed={0: value}))
     assert outcome.state is State.FAILED
     assert outcome.reason.startswith("the objective is ")
 
@@ -370,7 +370,7 @@ def test_an_objective_that_is_no_finite_number_fails_its_point(value):
 def test_a_tensor_or_array_of_one_number_is_taken_as_the_number():
     torch = pytest.importorskip("torch")
     for value in (torch.tensor(0.5), np.float32(0.5), np.array([0.5])[0], 1):
-        outcome = checked(Outcome(state=State.COMPLETE, by_seed={0: value}))
+        outcome = checked(TrialOutcome(state=State.COMPLETE, by_seed={0: value}))
         assert outcome.state is State.COMPLETE
         assert type(outcome.by_seed[0]) is float
 
@@ -379,9 +379,9 @@ def test_no_trial_is_left_running_by_a_bad_objective(tmp_path):
     plan = make_plan(n_trials=5, finish=1.0, first_epochs=None)
     bad = iter([None, "1.5", -math.inf, math.nan, 0.5])
     summary = go(tmp_path, plan, FakeExecutor(plan, value=lambda *_: next(bad) if _[2] == EPOCHS else 0.5))
-    assert [p.state for p in summary.points] == [State.FAILED] * 4 + [State.COMPLETE]
-    assert not [p for p in summary.points if p.state is State.RUNNING]
-    assert all(p.quality is None or math.isfinite(p.quality) for p in ranked(summary.points, True))
+    assert [p.state for p in summary.trials] == [State.FAILED] * 4 + [State.COMPLETE]
+    assert not [p for p in summary.trials if p.state is State.RUNNING]
+    assert all(p.quality is None or math.isfinite(p.quality) for p in ranked(summary.trials, True))
 
 
 def test_what_the_user_must_mend_stops_the_sweep_and_loses_nothing(tmp_path):
@@ -404,7 +404,7 @@ def test_an_interruption_and_a_time_limit(tmp_path):
     summary = go(tmp_path, plan, clock=lambda: next(clock))
     assert summary.stopped == "sweep.timeout_s=5 is over"
     assert not summary.too_many_failed
-    assert not [p for p in summary.points if p.state is State.RUNNING]
+    assert not [p for p in summary.trials if p.state is State.RUNNING]
     flags = iter([False, False, True, *[True] * 100])
     summary = go(tmp_path, make_plan(n_trials=8), should_stop=lambda: next(flags))
     assert summary.stopped == "interrupted"
@@ -421,7 +421,7 @@ def test_every_sampler_fills_its_total_and_is_repeatable(tmp_path, sampler):
     tables = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        tables.append(table(go(tmp_path / name, plan, explicit=()).points))
+        tables.append(table(go(tmp_path / name, plan, explicit=()).trials))
     assert tables[0] == tables[1]
     assert len(tables[0]) == 10
     assert len({json.dumps(row[1], sort_keys=True) for row in tables[0]}) == 10
@@ -433,7 +433,7 @@ def test_every_sampler_fills_its_total_and_is_repeatable(tmp_path, sampler):
 def test_the_gp_sampler_too(tmp_path):
     plan = make_plan(n_trials=14, sampler="gp", finish=1.0, first_epochs=None)
     summary = go(tmp_path, plan, explicit=())
-    assert max(p.quality for p in summary.points[10:]) > 0.75
+    assert max(p.quality for p in summary.trials[10:]) > 0.75
 
 
 def test_the_grid_is_all_of_the_space(tmp_path):
@@ -441,7 +441,7 @@ def test_the_grid_is_all_of_the_space(tmp_path):
     queue = queue_of(plan, SPACE, None)
     assert len(queue) == 5 * 2
     assert queue == sorted(queue, key=lambda params: -params["freeze.depth"])
-    assert len(go(tmp_path, plan, total=len(queue)).points) == 10
+    assert len(go(tmp_path, plan, total=len(queue)).trials) == 10
 
 
 @pytest.mark.slow
@@ -454,19 +454,19 @@ def test_a_grid_whose_total_is_raised_goes_on_with_the_grid(tmp_path):
         study.fill(queue)
         study.extend(queue, total or len(queue))
         search(plan, study, FakeExecutor(plan), Quiet(), maximize=True, total=total or len(queue))
-    assert [p.params for p in study.points()] == whole
+    assert [p.params for p in study.trials()] == whole
 
 
 def test_more_points_to_try_first_than_the_total_are_refused():
-    points = [{"freeze.depth": depth, "optimizer.lr": 1e-4} for depth in (0, 1, 2)]
+    trials = [{"freeze.depth": depth, "optimizer.lr": 1e-4} for depth in (0, 1, 2)]
     with pytest.raises(UserError, match="names 3 points"):
-        queue_of(make_plan(n_trials=2), SPACE, points)
+        queue_of(make_plan(n_trials=2), SPACE, trials)
 
 
 def waits(number, params, value, loss=None, learnt=True):
-    """A point at the end of its stage 1."""
-    first = Outcome(state=State.COMPLETE, by_seed={0: value}, more=True, loss=loss, learnt=learnt)
-    return Point(number=number, params=params, state=State.PRUNED, outcome=first, first=first)
+    """A trial at the end of its stage 1."""
+    first = TrialOutcome(state=State.COMPLETE, by_seed={0: value}, more=True, loss=loss, learnt=learnt)
+    return TrialRecord(number=number, params=params, state=State.PRUNED, outcome=first, first=first)
 
 
 def test_promotion_goes_by_loss_and_not_to_what_learnt_nothing():
@@ -496,11 +496,11 @@ def test_the_best_are_promoted_before_all_have_ended_stage_1(tmp_path):
     trials = open_study(tmp_path, plan)._study.get_trials(deepcopy=False)
     assert len(trials) == 16
     assert {trial.state for trial in trials} == {TrialState.COMPLETE, TrialState.PRUNED}
-    for trial, point in zip(trials, summary.points, strict=True):
+    for trial, trial in zip(trials, summary.trials, strict=True):
         ended = trial.state is TrialState.COMPLETE
-        assert ended == (point.stage == 2)
-        assert trial.value == pytest.approx(point.quality if ended else point.first_quality)
-        assert not point.is_paused
+        assert ended == (trial.stage == 2)
+        assert trial.value == pytest.approx(trial.quality if ended else trial.first_quality)
+        assert not trial.is_paused
 
 
 def test_a_share_is_not_one_more_for_a_rounding_error(tmp_path):
@@ -532,7 +532,7 @@ def test_pruners_prune_under_stages_and_with_a_cost(tmp_path, name, settings, co
     stages = {"finish": 0.25, "first_epochs": 3} if cost is None else {"finish": 1.0, "first_epochs": None}
     plan = make_plan(n_trials=24, sampler="random", cost=cost, pruner={"name": name, **settings}, **stages)
     summary = go(tmp_path, plan, FakeExecutor(plan), explicit=())
-    pruned = [p for p in summary.points if p.outcome.reason == "pruned"]
+    pruned = [p for p in summary.trials if p.outcome.reason == "pruned"]
     assert pruned
     assert len(pruned) < 24
 
@@ -546,13 +546,13 @@ def test_a_kill_right_after_a_verdict_does_not_change_it(tmp_path, name):
     )  # fmt: skip
     (tmp_path / "whole").mkdir()
     whole = go(tmp_path / "whole", plan, explicit=())
-    assert any(p.state is State.PRUNED for p in whole.points)
+    assert any(p.state is State.PRUNED for p in whole.trials)
     for kill in range(1, 40, 3):
         folder = tmp_path / f"killed-{kill}"
         folder.mkdir()
         with contextlib.suppress(Killed):
             go(folder, plan, FakeExecutor(plan, kill_after=kill), explicit=())
-        assert table(go(folder, plan, explicit=()).points) == table(whole.points), kill
+        assert table(go(folder, plan, explicit=()).trials) == table(whole.trials), kill
 
 
 @pytest.mark.parametrize(
@@ -569,8 +569,8 @@ def test_pruners_stop_the_worst(tmp_path, name, settings):
         n_trials=14, sampler="random", finish=1.0, first_epochs=None, pruner={"name": name.value, **settings}
     )
     summary = go(tmp_path, plan, explicit=())
-    pruned = [p for p in summary.points if p.state is State.PRUNED]
-    done = [p for p in summary.points if p.state is State.COMPLETE]
+    pruned = [p for p in summary.trials if p.state is State.PRUNED]
+    done = [p for p in summary.trials if p.state is State.COMPLETE]
     assert pruned
     assert done
     assert max(quality(p.params) for p in pruned) <= max(p.quality for p in done)
@@ -580,7 +580,7 @@ def test_the_patient_pruner_stops_what_gains_nothing(tmp_path):
     plan = make_plan(n_trials=3, finish=1.0, first_epochs=None, pruner={"name": "patient", "patience": 0})
     falling = FakeExecutor(plan, value=lambda params, seed, epoch: 0.9 - 0.1 * epoch)
     summary = go(tmp_path, plan, falling)
-    assert {p.state for p in summary.points} == {State.PRUNED}
+    assert {p.state for p in summary.trials} == {State.PRUNED}
 
 
 def test_wilcoxon_runs(tmp_path):
@@ -595,21 +595,21 @@ def test_two_objectives_and_pruning_within_a_depth(tmp_path):
     )  # fmt: skip
     summary = go(tmp_path, plan, explicit=())
     assert summary.complete
-    pruned = [p for p in summary.points if p.state is State.PRUNED]
+    pruned = [p for p in summary.trials if p.state is State.PRUNED]
     assert pruned
-    for point in pruned:  # never for being worse than another depth
-        alike = [p for p in summary.points if p.depth == point.depth and p.number < point.number]
-        assert any(p.history.get(1, -1) > point.history[1] for p in alike)
-    done = [p for p in summary.points if p.state is State.COMPLETE]
+    for trial in pruned:  # never for being worse than another depth
+        alike = [p for p in summary.trials if p.depth == trial.depth and p.number < trial.number]
+        assert any(p.history.get(1, -1) > trial.history[1] for p in alike)
+    done = [p for p in summary.trials if p.state is State.COMPLETE]
     assert all(p.cost(CostName.NUM_TRAINABLE) == 10 - p.depth for p in done)
 
 
 def test_seeds_are_averaged_and_bad_points_stop_after_the_first(tmp_path):
     plan = make_plan(n_trials=8, seeds=[0, 1, 2], first_epochs=None)
-    points = go(tmp_path, plan).points
-    done = [p for p in points if p.state is State.COMPLETE]
+    trials = go(tmp_path, plan).trials
+    done = [p for p in trials if p.state is State.COMPLETE]
     assert all(len(p.outcome.by_seed) == 3 for p in done)
-    assert all(len(p.outcome.by_seed) == 1 for p in points if p.state is State.PRUNED)
+    assert all(len(p.outcome.by_seed) == 1 for p in trials if p.state is State.PRUNED)
     assert done[0].quality == pytest.approx(quality(done[0].params, 1))
     assert done[0].spread == pytest.approx(0.003)
 
@@ -618,8 +618,8 @@ def test_the_sampler_is_told_the_quality_of_a_whole_first_seed(tmp_path):
     plan = make_plan(n_trials=8, seeds=[0, 1], first_epochs=None)
     go(tmp_path, plan)
     study = open_study(tmp_path, plan)
-    for trial, point in zip(study._trials.look().trials, study.points(), strict=False):
-        assert trial.intermediate_values[max(trial.intermediate_values)] == pytest.approx(point.first_quality)
+    for trial, trial in zip(study._trials.look().trials, study.trials(), strict=False):
+        assert trial.intermediate_values[max(trial.intermediate_values)] == pytest.approx(trial.first_quality)
         assert len(trial.intermediate_values) == EPOCHS
 
 
@@ -631,9 +631,9 @@ def test_like_points_are_trained_once(tmp_path):
     executor = FakeExecutor(plan)
     summary = go(tmp_path, plan, executor, space=small, explicit=())
     assert len(executor.done) == 2
-    copies = [p for p in summary.points if p.copy_of is not None]
+    copies = [p for p in summary.trials if p.copy_of is not None]
     assert len(copies) == 10
-    originals = {p.number: p for p in summary.points}
+    originals = {p.number: p for p in summary.trials}
     assert all(p.first_quality == originals[p.copy_of].first_quality for p in copies)
     assert all(p.quality == originals[p.copy_of].quality for p in copies)
 
@@ -645,18 +645,18 @@ def test_warm_start_teaches_the_sampler_and_is_not_counted(tmp_path):
     (tmp_path / "new").mkdir()
     old = go(tmp_path / "old", make_plan(n_trials=20, finish=1.0, first_epochs=None))
     study = open_study(tmp_path / "new", plan)
-    study.fill([], warm=old.points)
+    study.fill([], warm=old.trials)
     assert study.num_warm() == 20
     summary = search(plan, study, FakeExecutor(plan), Quiet(), maximize=True, total=4)
-    assert len(summary.points) == 4
+    assert len(summary.trials) == 4
     cold = [quality(params) for params in queue_of(plan, SPACE, None)]
-    assert max(p.quality for p in summary.points) > np.mean(cold)
+    assert max(p.quality for p in summary.trials) > np.mean(cold)
 
 
 def test_no_checkpoint_is_kept_that_nobody_can_need(tmp_path):
     plan = make_plan(n_trials=16)
-    points = go(tmp_path, plan, FakeExecutor(plan)).points
-    stage_1 = [replace(p, stage=1, state=State.PRUNED, outcome=p.first) for p in points]
+    trials = go(tmp_path, plan, FakeExecutor(plan)).trials
+    stage_1 = [replace(p, stage=1, state=State.PRUNED, outcome=p.first) for p in trials]
     gone = set(hopeless(stage_1, plan, True, 16))
     assert gone
     assert not gone & {task.number for task in finalists(stage_1, plan, True)}
@@ -673,22 +673,22 @@ def test_a_study_is_rebuilt_from_points_when_its_journal_is_lost(tmp_path):
     half.mkdir()
     with pytest.raises(Killed):
         go(half, plan, FakeExecutor(plan, kill_after=9))
-    points = [p for p in open_study(half, plan).points() if p.state is not State.WAITING]
+    trials = [p for p in open_study(half, plan).trials() if p.state is not State.WAITING]
     (half / "journal.log").unlink()
     study = open_study(half, plan)
-    study.rebuild([Point.from_json(p.to_json()) for p in points])
+    study.rebuild([TrialRecord.from_json(p.to_json()) for p in trials])
     study.fill(queue_of(plan, SPACE, None))
     executor = FakeExecutor(plan)
     summary = search(plan, study, executor, Quiet(), maximize=True, total=10)
-    assert table(summary.points) == table(whole.points)
-    done = {p.number for p in points if p.outcome is not None}
+    assert table(summary.trials) == table(whole.trials)
+    done = {p.number for p in trials if p.outcome is not None}
     assert not done & {number for number, stage in executor.done if stage == 1}
 
 
 @pytest.mark.slow
 def test_a_rebuilt_study_invents_no_points(tmp_path):
-    """Numbers between the points are those of an earlier study, of stage 2 and of retries."""
-    old = go(tmp_path, make_plan(n_trials=6, finish=1.0, first_epochs=None)).points
+    """Numbers between the trials are those of an earlier study, of stage 2 and of retries."""
+    old = go(tmp_path, make_plan(n_trials=6, finish=1.0, first_epochs=None)).trials
     folder = tmp_path / "new"
     folder.mkdir()
     for total, broken in ((6, {7: "ValueError: x"}), (9, {})):
@@ -699,13 +699,13 @@ def test_a_rebuilt_study_invents_no_points(tmp_path):
             assert study.retry_failed() == 1
         executor = FakeExecutor(plan, broken=broken)
         summary = search(plan, study, executor, Quiet(), maximize=True, total=total + study.num_extra)
-    before, extra = table(summary.points), study.num_extra
+    before, extra = table(summary.trials), study.num_extra
     assert extra == 1
     (folder / "journal.log").unlink()
     study = open_study(folder, plan)
-    study.rebuild([Point.from_json(p.to_json()) for p in summary.points], old)
+    study.rebuild([TrialRecord.from_json(p.to_json()) for p in summary.trials], old)
     study.fill(queue_of(plan, SPACE, None), old)
-    assert table(study.points()) == before
+    assert table(study.trials()) == before
     assert (study.num_extra, study.num_warm()) == (1, 6)
     executor = FakeExecutor(plan)
     search(plan, study, executor, Quiet(), maximize=True, total=9 + study.num_extra)
@@ -768,7 +768,7 @@ def test_a_study_with_another_direction_is_refused(tmp_path):
         ({"finish": 0.0}, "above 0"),
         ({"cost": "money"}, r"sweep\.cost=money"),
         ({"cost": "train_s"}, "give sweep.finish=1"),
-        ({"sampler": "gp"}, "learns from finished points only"),
+        ({"sampler": "gp"}, "learns from finished trials only"),
         ({"sampler": "cmaes", "cost": "flops", "finish": 1.0}, "one objective only"),
         ({"name": "a/b"}, r"sweep\.name"),
         ({"timeout_s": -1.0}, "seconds above 0"),
@@ -786,15 +786,15 @@ def test_ten_thousand_points_in_bounded_memory(tmp_path):
     plan = make_plan(n_trials=10_000, sampler="random", finish=1.0, first_epochs=None)
     study = open_study(tmp_path, plan)
     study.fill([])
-    points = [
-        Point(number=n, params={"freeze.depth": n % 5, "optimizer.lr": 1e-5 * (1 + n % 900)}, state=State.COMPLETE,
-              outcome=Outcome(state=State.COMPLETE, by_seed={0: n / 1e4}))
+    trials = [
+        TrialRecord(number=n, params={"freeze.depth": n % 5, "optimizer.lr": 1e-5 * (1 + n % 900)},
+                    state=State.COMPLETE, outcome=TrialOutcome(state=State.COMPLETE, by_seed={0: n / 1e4}))
         for n in range(9_990)
     ]  # fmt: skip
-    study.rebuild(points)
+    study.rebuild(trials)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     summary = search(plan, study, FakeExecutor(plan, slots=2), Quiet(), maximize=True, total=10_000)
-    assert len(summary.points) == 10_000
+    assert len(summary.trials) == 10_000
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mb < 300
 
@@ -834,9 +834,9 @@ def test_what_a_restarting_database_cut_off_is_asked_once_more(tmp_path, monkeyp
         return done
 
     monkeypatch.setattr(study._study._storage, "set_trial_state_values", break_off)
-    study.tell(number, Outcome(state=State.COMPLETE, by_seed={0: 0.5}))
-    (point,) = study.points()
-    assert (point.state, point.quality) == (State.COMPLETE, 0.5)
+    study.tell(number, TrialOutcome(state=State.COMPLETE, by_seed={0: 0.5}))
+    (trial,) = study.trials()
+    assert (trial.state, trial.quality) == (State.COMPLETE, 0.5)
     assert "server closed the connection unexpectedly; trying again" in caplog.text
 
     def broken(*arguments, **options):
@@ -844,4 +844,4 @@ def test_what_a_restarting_database_cut_off_is_asked_once_more(tmp_path, monkeyp
 
     monkeypatch.setattr(study._trials, "look", broken)
     with pytest.raises(StorageInternalError, match="it is gone"):
-        study.points()
+        study.trials()

@@ -126,17 +126,17 @@ def test_bounds_follow_the_group():
     model = Dimension(key="model", choices=("small", "large"))
     depths = {name: (dimension("freeze.depth", low=0, high=high),) for name, high in (("small", 1), ("large", 3))}
     both = Space(groups=(model,), variants={(name,): dims for name, dims in depths.items()})
-    points = list(both.grid(coarse=False))
-    assert len(points) == 2 + 4
-    assert {"model": "large", "freeze.depth": 3} in points
-    assert {"model": "small", "freeze.depth": 3} not in points
+    trials = list(both.grid(coarse=False))
+    assert len(trials) == 2 + 4
+    assert {"model": "large", "freeze.depth": 3} in trials
+    assert {"model": "small", "freeze.depth": 3} not in trials
     with pytest.raises(SpecError, match="outside of the space"):
         both.check({"model": "small", "freeze.depth": 3})
     assert Space.from_description(both.describe()).describe() == both.describe()
 
 
 @pytest.mark.parametrize(
-    ("point", "words"),
+    ("trial", "words"),
     [
         ({"optimizer.lr": 1e-4}, "freeze.depth is missing"),
         ({"optimizer.lr": 1e-4, "freeze.depth": 9}, "outside"),
@@ -144,10 +144,10 @@ def test_bounds_follow_the_group():
         ({"optimizer.lr": 1e-4, "freeze.depth": 1, "seed": 1}, "seed is not in sweep.space"),
     ],
 )
-def test_a_point_outside_of_the_space_is_refused(point, words):
+def test_a_point_outside_of_the_space_is_refused(trial, words):
     both = space(a=dimension("optimizer.lr", low=1e-5, high=1e-3, log=True), b=dimension("freeze.depth", low=0, high=4))
     with pytest.raises(SpecError, match=words):
-        both.check(point)
+        both.check(trial)
 
 
 @given(low=st.integers(-20, 20), width=st.integers(0, 30), limit=st.integers(1, 9))

@@ -3,7 +3,7 @@
 import yaml
 
 from frostline import paths
-from frostline.records.trial import Outcome, Point, State
+from frostline.records.trial import State, TrialOutcome, TrialRecord
 from frostline.spec import KeepModels, SweepSpec
 from frostline.spec.decode import decode
 from frostline.sweep.folder import SweepFolder
@@ -18,27 +18,27 @@ def a_plan(keep):
 
 def trained(folder, number):
     (folder / f"{number:03d}" / "model").mkdir(parents=True)
-    outcome = Outcome(state=State.COMPLETE, by_seed={0: 0.5 + 0.001 * number})
-    return Point(number=number, params={"freeze.depth": number % 7}, state=State.COMPLETE, outcome=outcome)
+    outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: 0.5 + 0.001 * number})
+    return TrialRecord(number=number, params={"freeze.depth": number % 7}, state=State.COMPLETE, outcome=outcome)
 
 
 def models_after(tmp_path, keep, count, judged):
     (tmp_path / "s").mkdir()
     with SweepFolder(tmp_path / "s") as folder:
         files = Files(folder, a_plan(keep), True, count, judged)
-        points = []
+        trials = []
         for number in range(count):
-            points.append(trained(folder.folder, number))
-            files.ended(points[-1], points)
+            trials.append(trained(folder.folder, number))
+            files.ended(trials[-1], trials)
     return sorted(int(path.parent.name) for path in (tmp_path / "s").glob("*/model"))
 
 
 def test_those_that_a_level_may_be_judged_by_stay_and_of_many_trials_they_are_seldom_asked_for(tmp_path):
     asked = []
 
-    def judged(points):
-        asked.append(len(points))
-        return points[-2:]
+    def judged(trials):
+        asked.append(len(trials))
+        return trials[-2:]
 
     left = models_after(tmp_path, KeepModels.RECOMMENDED, 300, judged)
     assert asked[:50] == list(range(1, 51))
@@ -48,4 +48,4 @@ def test_those_that_a_level_may_be_judged_by_stay_and_of_many_trials_they_are_se
 
 
 def test_only_the_best_one_stays(tmp_path):
-    assert models_after(tmp_path, KeepModels.BEST, 120, lambda points: points) == [119]
+    assert models_after(tmp_path, KeepModels.BEST, 120, lambda trials: trials) == [119]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from frostline.advisor.question import NOTHING_FROZEN, Question
 from frostline.advisor.rows import constant_prediction, is_collapsed, learnt_nothing, race_rows, row_vector
 from frostline.records.predictions import EvidenceOf, RowScores
-from frostline.records.trial import Point, State
+from frostline.records.trial import State, TrialRecord
 from frostline.spec import DEPTH_KEY, EVAL_SET, Params, ordinal
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Fitted:
         runs: All, those that collapsed too.
         noise: Of those that didn't.
         posterior: Of those; None if there are none.
-        points: Setting -> its trial.
+        trials: Setting -> its trial.
         baseline: Quality of a constant prediction (for an accuracy the majority class), in the metric's sign; None:
             unknown.
         rows: Held-out rows of the search's runs; 0 if unknown.
@@ -93,7 +93,7 @@ class Fitted:
     runs: list[Run]
     noise: Noise | None
     posterior: Posterior | None
-    points: dict[Setting, Point]
+    trials: dict[Setting, TrialRecord]
     baseline: float | None
     rows: int
     most_rows: int
@@ -116,11 +116,11 @@ class Advisor:
     find: EvidenceOf
     _vectors: dict[tuple[int, int], Array] = field(default_factory=dict)
 
-    def fit(self, points: Sequence[Point], *, grid: bool = False, most: int = _MOST_TRIALS) -> Fitted:
+    def fit(self, trials: Sequence[TrialRecord], *, grid: bool = False, most: int = _MOST_TRIALS) -> Fitted:
         """Returns the runs of the finished trials and their posterior.
 
         Args:
-            points: All of the sweep.
+            trials: All of the sweep.
             grid: Whether settings will be chosen by it: on an axis that can't be counted levels are added.
             most: Trials that it is made from, at most.
         """
@@ -138,32 +138,32 @@ class Advisor:
         counts: list[float] = []
         baselines: list[float] = []
         numbers: list[int] = []
-        own: dict[Setting, Point] = {}
+        own: dict[Setting, TrialRecord] = {}
         row_sds: list[float] = []
         least: list[float] = []
         finished = [
-            (point, setting)
-            for point in points
-            if point.state is State.COMPLETE
-            and point.copy_of is None
-            and (setting := question.setting(point.params)) is not None
+            (trial, setting)
+            for trial in trials
+            if trial.state is State.COMPLETE
+            and trial.copy_of is None
+            and (setting := question.setting(trial.params)) is not None
         ]
         taken = _part(finished, most)
-        for point, setting in taken:
-            evidence = self.find(point, EVAL_SET)
+        for trial, setting in taken:
+            evidence = self.find(trial, EVAL_SET)
             if evidence is None:
                 continue
-            own.setdefault(setting, point)
+            own.setdefault(setting, trial)
             for seed, value in sorted(evidence.by_seed.items()):
                 rows = evidence.rows.get(seed)
                 collapsed = learnt_nothing(question.metric, value) or (rows is not None and is_collapsed(rows))
-                chosen = seed not in point.replicates
+                chosen = seed not in trial.replicates
                 runs.append(Run(setting=setting, seed=seed, value=sign * value, chosen=chosen, collapsed=collapsed))
                 if rows is not None:
                     numbers.append(len(rows.labels))
                     baselines.append(constant_prediction(rows, question.metric))
                 if not collapsed:
-                    vector = self._vector(point.number, seed, rows)
+                    vector = self._vector(trial.number, seed, rows)
                     vectors.append(vector)
                     counts.append(0.0 if rows is None else float(len(rows.labels)))
                     folds.append(ordinal(seed, question.seeds) % question.num_folds)
@@ -175,7 +175,7 @@ class Advisor:
         alive = [run for run in runs if not run.collapsed]
         known = [value for value in baselines if math.isfinite(value)]
         fitted = Fitted(
-            axis=question.axis(levels, grid=grid), runs=runs, noise=None, posterior=None, points=own,
+            axis=question.axis(levels, grid=grid), runs=runs, noise=None, posterior=None, trials=own,
             baseline=known[0] if known else None, rows=min(numbers, default=0), most_rows=max(numbers, default=0),
             num_folds=question.num_folds, num_left_out=len(finished) - len(taken),
         )  # fmt: skip
@@ -220,11 +220,11 @@ class Advisor:
     # -- asking ------------------------------------------------------------------------------------------------------
 
     @_on_one_thread
-    def decide(self, points: Sequence[Point]) -> tuple[Decision, Fitted] | None:
+    def decide(self, trials: Sequence[TrialRecord]) -> tuple[Decision, Fitted] | None:
         """Returns the answer and what it was made from; None if no run learnt anything."""
         from frostline.decision import decide
 
-        fitted = self.fit(points, most=_MOST_AT_THE_END)
+        fitted = self.fit(trials, most=_MOST_AT_THE_END)
         if fitted.posterior is None or fitted.noise is None:
             return None
         decision = decide(
@@ -234,14 +234,14 @@ class Advisor:
         return decision, fitted
 
     @_on_one_thread
-    def judged(self, points: Sequence[Point]) -> list[Point]:
+    def judged(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Returns the trial that each level is judged by: one of them will be recommended."""
         from frostline.decision import representatives
 
-        fitted = self.fit(points)
+        fitted = self.fit(trials)
         if fitted.posterior is None:
             return []
-        return [fitted.points[setting] for setting, tried in representatives(fitted.posterior) if tried]
+        return [fitted.trials[setting] for setting, tried in representatives(fitted.posterior) if tried]
 
     @_on_one_thread
     def requirement(self, decision: Decision, fitted: Fitted) -> Requirement | None:
@@ -297,25 +297,25 @@ class Advisor:
             TOGETHER: max(0.0, 1 - sum(shares.values())),
         }
 
-    def search_cost(self, points: Sequence[Point]) -> float:
+    def search_cost(self, trials: Sequence[TrialRecord]) -> float:
         """Returns the relative cost of the search's runs that ended, of each seed of a trial.
 
         Of a trial that was stopped early its share counts, by the recorded operations of the longest run at its level;
         one that failed before it recorded any counts nothing.
         """
-        axis = self.question.axis([s.level for p in points if (s := self.question.setting(p.params)) is not None])
+        axis = self.question.axis([s.level for p in trials if (s := self.question.setting(p.params)) is not None])
         cost = 0.0
         longest: dict[float, float] = {}
         stopped: list[tuple[float, float, float]] = []
-        for point in points:
-            setting, outcome = self.question.setting(point.params), point.outcome
-            if setting is None or outcome is None or point.copy_of is not None or point.is_baseline:
+        for trial in trials:
+            setting, outcome = self.question.setting(trial.params), trial.outcome
+            if setting is None or outcome is None or trial.copy_of is not None or trial.is_baseline:
                 continue
             count = max(1, len(outcome.by_seed))
             whole = axis.cost(setting.level) * count
             operations = outcome.cost.get("flops", 0.0) / count
             longest[setting.level] = max(longest.get(setting.level, 0.0), operations)
-            if point.state is State.COMPLETE or (operations == 0 and point.state is State.PRUNED):
+            if trial.state is State.COMPLETE or (operations == 0 and trial.state is State.PRUNED):
                 cost += whole
             else:
                 stopped.append((setting.level, whole, operations))
@@ -323,42 +323,42 @@ class Advisor:
 
     @_on_one_thread
     def next_replicate(
-        self, points: Sequence[Point], running: Sequence[int], *, settle: float
-    ) -> tuple[Point, Replicate] | RaceEnd:
+        self, trials: Sequence[TrialRecord], running: Sequence[int], *, settle: float
+    ) -> tuple[TrialRecord, Replicate] | RaceEnd:
         """Returns which trial gets a further seed, or why none does.
 
         Args:
-            points: All of the sweep.
+            trials: All of the sweep.
             running: Numbers of the trials of which a further seed is under way, once for each seed.
             settle: The budget, in units of the search's own cost.
         """
         from frostline.decision import RaceEnd, Replicate, next_replicate
 
-        answer = self.decide(points)
+        answer = self.decide(trials)
         if answer is None:
             return RaceEnd.FUTILE
         decision, fitted = answer
         assert fitted.posterior is not None
         started = {
-            setting: len(point.replicates) + list(running).count(point.number)
-            for setting, point in fitted.points.items()
+            setting: len(trial.replicates) + list(running).count(trial.number)
+            for setting, trial in fitted.trials.items()
         }
         spent = sum(count * fitted.axis.cost(setting.level) for setting, count in started.items())
         found = next_replicate(
             decision, fitted.posterior, spent=spent, started=started,
-            budget=settle * self.search_cost(points) / fitted.race_cost, rows=fitted.rows or 1,
+            budget=settle * self.search_cost(trials) / fitted.race_cost, rows=fitted.rows or 1,
             new_rows=fitted.race_rows if fitted.rows else None,
         )  # fmt: skip
         if isinstance(found, Replicate):
-            return fitted.points[found.setting], found
+            return fitted.trials[found.setting], found
         return found
 
     @_on_one_thread
-    def baseline(self, points: Sequence[Point]) -> Params | None:
+    def baseline(self, trials: Sequence[TrialRecord]) -> Params | None:
         """Returns the parameters of full fine-tuning: those that promise most at the shallowest depth, nothing frozen.
 
         Args:
-            points: All of the study.
+            trials: All of the study.
 
         Returns:
             None if no frozen depth is swept, or nothing was learnt.
@@ -368,7 +368,7 @@ class Advisor:
         question = self.question
         if question.axis_key != DEPTH_KEY or question.freeze != "depth":
             return None
-        fitted = self.fit(points)
+        fitted = self.fit(trials)
         if fitted.posterior is None:
             return None
         template, _ = representatives(fitted.posterior)[0]
@@ -395,11 +395,11 @@ class Advisor:
     # -- proposing ---------------------------------------------------------------------------------------------------
 
     @_on_one_thread
-    def propose(self, points: Sequence[Point], number: int, total: int, seed: int) -> Params:
+    def propose(self, trials: Sequence[TrialRecord], number: int, total: int, seed: int) -> Params:
         """Returns the parameters of the next trial: the opening first, then expected improvement.
 
         Args:
-            points: All of the study, those that run or failed too, but for the one that asks.
+            trials: All of the study, those that run or failed too, but for the one that asks.
             number: Of the trial that asks.
             total: Trials that the sweep is to have.
             seed: The sweep's, for what is drawn.
@@ -409,10 +409,10 @@ class Advisor:
         from frostline.decision import next_opening, next_setting, rates_of, with_pending
 
         question = self.question
-        fitted = self.fit(points, grid=True)
+        fitted = self.fit(trials, grid=True)
         digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
         rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-        started = [setting for point in points if (setting := question.setting(point.params)) is not None]
+        started = [setting for trial in trials if (setting := question.setting(trial.params)) is not None]
         axis = fitted.axis if fitted.runs else question.axis([setting.level for setting in started], grid=True)
         places = [(setting.level, setting.rate) for setting in started]
         opening = next_opening(axis, places, fitted.posterior, question.listed_rates())
@@ -432,14 +432,14 @@ class Advisor:
         if fitted.posterior is None:  # nothing learnt anything yet: elsewhere, then
             fresh = [setting for setting in candidates if setting not in set(exclude)] or candidates
             return question.params(fresh[int(rng.integers(len(fresh)))])
-        running = [point.params for point in points if point.state is State.RUNNING]
+        running = [trial.params for trial in trials if trial.state is State.RUNNING]
         pending = [setting for params in running if (setting := question.setting(params)) is not None]
         posterior = with_pending(fitted.posterior, pending)
         chosen = next_setting(posterior, candidates, progress=len(started) / max(1, total), exclude=exclude)
         return question.params(chosen)
 
 
-def _part(finished: list[tuple[Point, Setting]], most: int) -> list[tuple[Point, Setting]]:
+def _part(finished: list[tuple[TrialRecord, Setting]], most: int) -> list[tuple[TrialRecord, Setting]]:
     """Returns as many trials of each level as of the others, chosen without a look at what they came to.
 
     Those with further seeds are always among them. A choice by value would believe luck.
@@ -447,9 +447,9 @@ def _part(finished: list[tuple[Point, Setting]], most: int) -> list[tuple[Point,
     if len(finished) <= most:
         return finished
     of_level: dict[float, list[tuple[bool, float, int]]] = {}
-    for point, setting in finished:
-        place = math.modf(point.number * _GOLDEN)[0]  # spread evenly over the course of the sweep
-        of_level.setdefault(setting.level, []).append((not point.replicates, place, point.number))
+    for trial, setting in finished:
+        place = math.modf(trial.number * _GOLDEN)[0]  # spread evenly over the course of the sweep
+        of_level.setdefault(setting.level, []).append((not trial.replicates, place, trial.number))
     order: list[tuple[bool, int, float, int]] = []
     for own in of_level.values():
         order += [(is_single, rank, place, number) for rank, (is_single, place, number) in enumerate(sorted(own))]
@@ -463,13 +463,13 @@ def _is_near(one: Setting, two: Setting) -> bool:
     return alike and abs(one.rate - two.rate) < _NEAR_RATE
 
 
-def _train_rows(point: Point) -> int | None:
-    rows = point.outcome.cost.get("train_rows") if point.outcome is not None else None
+def _train_rows(trial: TrialRecord) -> int | None:
+    rows = trial.outcome.cost.get("train_rows") if trial.outcome is not None else None
     return None if rows is None else int(rows)
 
 
 def _assumed(
-    values: Sequence[float], points: Mapping[Setting, Point], metric: str, train_rows: int
+    values: Sequence[float], trials: Mapping[Setting, TrialRecord], metric: str, train_rows: int
 ) -> tuple[Array | None, float]:
     """Returns the rows' covariance and a row's standard deviation where no predictions are at hand."""
     import numpy as np
@@ -482,7 +482,7 @@ def _assumed(
         # Seeds are then taken to make a third of what all runs differ by, however many rows they train on.
         return None, max(spread, 1e-9) / 3 * math.sqrt(train_rows)
     row_sd = math.sqrt(max(mean * (1 - mean), 1e-4))
-    numbers = [int(p.outcome.cost["eval_rows"]) for p in points.values() if p.outcome and "eval_rows" in p.outcome.cost]
+    numbers = [int(p.outcome.cost["eval_rows"]) for p in trials.values() if p.outcome and "eval_rows" in p.outcome.cost]
     if not numbers:
         return None, row_sd
     count = len(values)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.records.predictions import RowScores
-from frostline.records.trial import Point, State
+from frostline.records.trial import State, TrialRecord
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,17 +47,17 @@ def rows_to_settle(rows: int, at_hand: int, trained: float, settle_rows: int | N
     return min(at_hand, max(rows, int(_PASSES * trained)) if settle_rows is None else settle_rows)
 
 
-def race_rows(points: Sequence[Point], settle_rows: int | None) -> tuple[int | None, float]:
+def race_rows(trials: Sequence[TrialRecord], settle_rows: int | None) -> tuple[int | None, float]:
     """Returns the held-out rows that further seeds are scored on, and what such a run costs beside one of the search.
 
     Args:
-        points: All of the sweep.
+        trials: All of the sweep.
         settle_rows: See `rows_to_settle`.
 
     Returns:
         Rows, None if they are those of the search; and a factor.
     """
-    costs = (point.outcome.cost for point in points if point.state is State.COMPLETE and point.outcome is not None)
+    costs = (trial.outcome.cost for trial in trials if trial.state is State.COMPLETE and trial.outcome is not None)
     known = next((cost for cost in costs if "scored_rows" in cost), None)
     if known is None:
         return settle_rows, 1.0

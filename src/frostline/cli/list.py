@@ -22,18 +22,18 @@ _SAMPLERS = {
     SamplerName.RANDOM: "draws independently",
     SamplerName.GRID: "every combination of the values that are listed",
     SamplerName.QMC: "a quasi-random sequence, more even than random",
-    SamplerName.GP: "a Gaussian process; for few, dear points",
+    SamplerName.GP: "a Gaussian process; for few, dear trials",
     SamplerName.CMAES: "CMA-ES; for continuous keys",
     SamplerName.NSGAII: "NSGA-II; for two objectives",
 }
 _PRUNERS = {
-    PrunerName.NONE: "every point trains as far as its stage says",
-    PrunerName.MEDIAN: "ends a point that is worse than the median at its epoch",
-    PrunerName.PERCENTILE: "ends a point outside of the best sweep.pruner.percentile percent at its epoch",
+    PrunerName.NONE: "every trial trains as far as its stage says",
+    PrunerName.MEDIAN: "ends a trial that is worse than the median at its epoch",
+    PrunerName.PERCENTILE: "ends a trial outside of the best sweep.pruner.percentile percent at its epoch",
     PrunerName.HALVING: "asynchronous successive halving",
     PrunerName.HYPERBAND: "several brackets of successive halving",
     PrunerName.PATIENT: "waits sweep.pruner.patience evaluations without a better value",
-    PrunerName.WILCOXON: "ends a point that is worse than the best over the same seeds (a signed-rank test)",
+    PrunerName.WILCOXON: "ends a trial that is worse than the best over the same seeds (a signed-rank test)",
 }
 
 Entries = Iterator[tuple[str, str]]

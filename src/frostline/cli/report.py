@@ -11,10 +11,10 @@ from frostline.errors import RunFailedError, UserError, visible
 
 
 def main(arguments: list[str]) -> int:
-    """Prints the best point of each depth and the recommendation; writes the report's files anew."""
+    """Prints the best trial of each depth and the recommendation; writes the report's files anew."""
     parser = OneLineParser(
         prog="frostline report",
-        description="What a sweep says: the best point at each frozen depth, a recommendation, pictures; written to "
+        description="What a sweep says: the best trial at each frozen depth, a recommendation, pictures; written to "
         "STUDY/report/ as one HTML page, PNG and CSV.",
         epilog="example: frostline report lr_x_depth",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
         metavar="STUDY",
         action="append",
         default=[],
-        help="another sweep, to whose best point each depth is compared, on the same rows; may be given several times",
+        help="another sweep, to whose best trial each depth is compared, on the same rows; may be given several times",
     )
     options = parser.parse_args(arguments)
     folder = sweep_folder(options.study)
@@ -46,9 +46,9 @@ def main(arguments: list[str]) -> int:
             f"{folder}: no report: {len(recovery.lost)} of its trials can't be read; the sweep's own command trains "
             "them again"
         )
-    points = recovery.points
-    if not points:
-        raise UserError(f"{folder}: no point of this sweep has begun yet")
+    trials = recovery.trials
+    if not trials:
+        raise UserError(f"{folder}: no trial of this sweep has begun yet")
     baselines = []
     for other in options.against:
         there = sweep_folder(other)
@@ -60,11 +60,11 @@ def main(arguments: list[str]) -> int:
         others = other_rows(description["base"], known["base"])
         if others:
             raise UserError(f"--against {other}: was judged on other rows: {'; '.join(others)}")
-        baselines.append(baseline_of(other, there, recover(SweepFolder(there), known).points, known))
-    answer, paths, command = report_again(folder, description, points, baselines)
+        baselines.append(baseline_of(other, there, recover(SweepFolder(there), known).trials, known))
+    answer, paths, command = report_again(folder, description, trials, baselines)
     console = make_console()
     print_answer(answer, console)
-    console.print(standing(points, None), highlight=False, soft_wrap=True, markup=False)
+    console.print(standing(trials, None), highlight=False, soft_wrap=True, markup=False)
     if command:
         console.print(f"run it again: {command}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"report: {paths[0]}", highlight=False, soft_wrap=True, markup=False)

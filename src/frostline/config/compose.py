@@ -150,7 +150,7 @@ def _origin_of(group: str, name: str) -> dict[str, str]:
 
 
 _OTHER_SETS: dict[tuple[str, ...], dict[str, Any]] = {}
-"""By search path and name: a sweep composes the same ones for each of its points."""
+"""By search path and name: a sweep composes the same ones for each of its trials."""
 
 
 def _with_other_sets(values: dict[str, Any], searchpath: Sequence[str]) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _entity_metric(which: str) -> type[evaluate.Metric]:
 
 def _spearman(predictions: Any, references: Any) -> float:
     if len(predictions) < 2:
-        return float("nan")  # a correlation of one point is undefined
+        return float("nan")  # a correlation of one trial is undefined
     return float(stats.spearmanr(predictions, references).statistic)
 
 

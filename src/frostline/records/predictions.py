@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from frostline.records.trial import Point
+from frostline.records.trial import TrialRecord
 from frostline.spec import EVAL_SET
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ class Evidence:
         return statistics.fmean(self.by_seed.values())
 
 
-EvidenceOf = Callable[[Point, str], Evidence | None]
+EvidenceOf = Callable[[TrialRecord, str], Evidence | None]
 """A trial and the name of a set of rows -> what is known of its quality there."""
 
 
-def known(point: Point, name: str) -> Evidence | None:
+def known(trial: TrialRecord, name: str) -> Evidence | None:
     """Returns what a trial itself knows of a set: a number of each seed."""
-    outcome = point.outcome
-    values = None if outcome is None else point.by_seed if name == EVAL_SET else outcome.scores.get(name)
+    outcome = trial.outcome
+    values = None if outcome is None else trial.by_seed if name == EVAL_SET else outcome.scores.get(name)
     return Evidence(by_seed=values, rows={}) if values else None

@@ -1,4 +1,4 @@
-"""Owns: what a point of a sweep came to. Must not know: how points are chosen, trained or shown."""
+"""Owns: what a trial of a sweep came to. Must not know: how trials are chosen, trained or shown."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from frostline.records.result import Cause
 from frostline.spec import DEPTH_KEY, LR_KEY, MODEL_KEY, ROWS_KEY, CostName, Params, Value, short_number
 
 BASELINE_NUMBER = -1
-"""Of the point that trains everything (`freeze=none`), which is no trial: its depth is None, outside of the space."""
+"""Of the trial that trains everything (`freeze=none`), which is no trial: its depth is None, outside of the space."""
 
 
 class State(StrEnum):
-    """Where a point stands."""
+    """Where a trial stands."""
 
     WAITING = "WAITING"
     RUNNING = "RUNNING"
@@ -29,13 +29,13 @@ class State(StrEnum):
 
 
 RECOMMENDED_FILE = "recommended.json"
-"""In a sweep's report: names the recommended point, so that a command that takes the best one can say that there is
+"""In a sweep's report: names the recommended trial, so that a command that takes the best one can say that there is
 another."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What one stage of a point's work came to.
+class TrialOutcome:
+    """What one stage of a trial's work came to.
 
     Attributes:
         state: COMPLETE (to the end of what was asked), PRUNED (stopped by the pruner), FAILED.
@@ -90,7 +90,7 @@ class Outcome:
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> tuple[Outcome, int]:
+    def from_dict(cls, data: Mapping[str, Any]) -> tuple[TrialOutcome, int]:
         """Reads `to_dict`; returns the stage, too."""
         outcome = cls(
             state=State(data["state"]),
@@ -113,8 +113,8 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
-    """A point of a sweep.
+class TrialRecord:
+    """A trial of a sweep.
 
     Attributes:
         number: Its number in the study; its folder's name.
@@ -122,21 +122,21 @@ class Point:
         state: Where it stands.
         outcome: What it came to; None while it waits or runs. If stage 2 failed, what stage 1 came to, with the cause.
         history: Objective after each reported evaluation, by `seed index * epochs + epoch`.
-        copy_of: Number of the like point whose outcome it took over.
+        copy_of: Number of the like trial whose outcome it took over.
         stage: The last stage that was trained: 1 or 2.
-        first: What stage 1 came to, by which points were chosen for stage 2; None if there is one stage.
+        first: What stage 1 came to, by which trials were chosen for stage 2; None if there is one stage.
         replicates: What further seeds came to that were trained after the search, by seed.
     """
 
     number: int
     params: Params
     state: State
-    outcome: Outcome | None = None
+    outcome: TrialOutcome | None = None
     history: Mapping[int, float] = field(default_factory=dict)
     copy_of: int | None = None
     stage: int = 1
-    first: Outcome | None = None
-    replicates: Mapping[int, Outcome] = field(default_factory=dict)
+    first: TrialOutcome | None = None
+    replicates: Mapping[int, TrialOutcome] = field(default_factory=dict)
 
     @property
     def reason(self) -> str | None:
@@ -147,7 +147,7 @@ class Point:
 
     @property
     def first_quality(self) -> float | None:
-        """The quality at the end of stage 1, which all points have gone through; of one stage its own."""
+        """The quality at the end of stage 1, which all trials have gone through; of one stage its own."""
         return self.first.quality if self.first is not None else self.outcome.quality if self.outcome else None
 
     @property
@@ -188,8 +188,8 @@ class Point:
 
     @staticmethod
     def group_of(params: Params) -> str | None:
-        """Returns the group that a point of these parameters is of. See `group`."""
-        return Point(number=0, params=params, state=State.WAITING).group
+        """Returns the group that a trial of these parameters is of. See `group`."""
+        return TrialRecord(number=0, params=params, state=State.WAITING).group
 
     @property
     def model(self) -> str | None:
@@ -225,7 +225,7 @@ class Point:
         return label(self.params)
 
     def to_json(self) -> str:
-        """Returns what the point's folder keeps, so that a lost study can be rebuilt."""
+        """Returns what the trial's folder keeps, so that a lost study can be rebuilt."""
         data = {
             "number": self.number,
             "label": self.label(),
@@ -241,7 +241,7 @@ class Point:
         return sealed(data)
 
     @classmethod
-    def from_json(cls, text: str) -> Point:
+    def from_json(cls, text: str) -> TrialRecord:
         """Reads `to_json`.
 
         Raises:
@@ -253,15 +253,15 @@ class Point:
                 number=int(data["number"]),
                 params=dict(data["params"]),
                 state=State(data["state"]),
-                outcome=Outcome.from_dict(data["outcome"])[0] if data["outcome"] else None,
+                outcome=TrialOutcome.from_dict(data["outcome"])[0] if data["outcome"] else None,
                 history={int(step): float(value) for step, value in data["history"].items()},
                 copy_of=data["copy_of"],
                 stage=int(data["stage"]),
-                first=Outcome.from_dict(data["first"])[0] if data["first"] else None,
-                replicates={int(seed): Outcome.from_dict(each)[0] for seed, each in data["replicates"].items()},
+                first=TrialOutcome.from_dict(data["first"])[0] if data["first"] else None,
+                replicates={int(seed): TrialOutcome.from_dict(each)[0] for seed, each in data["replicates"].items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"this is no point.json: {type(error).__name__}: {error}") from error
+            raise UserError(f"this is no trial.json: {type(error).__name__}: {error}") from error
 
 
 def is_group(key: str) -> bool:
@@ -284,12 +284,12 @@ def label(params: Mapping[str, Value]) -> str:
     return " ".join(parts)
 
 
-def ranked(points: Iterable[Point], maximize: bool) -> list[Point]:
-    """Returns the points with a finite quality that were not stopped by a pruner, the best first; ties by number."""
+def ranked(trials: Iterable[TrialRecord], maximize: bool) -> list[TrialRecord]:
+    """Returns the trials with a finite quality that were not stopped by a pruner, the best first; ties by number."""
     sign = -1.0 if maximize else 1.0
     fit = [
-        point
-        for point in points
-        if point.quality is not None and math.isfinite(point.quality) and point.state is State.COMPLETE
+        trial
+        for trial in trials
+        if trial.quality is not None and math.isfinite(trial.quality) and trial.state is State.COMPLETE
     ]
-    return sorted(fit, key=lambda point: (sign * (point.quality or 0.0), point.number))
+    return sorted(fit, key=lambda trial: (sign * (trial.quality or 0.0), trial.number))

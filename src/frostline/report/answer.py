@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted
 from frostline.decision import Decision, Level, Requirement, Setting, Standing, State
 from frostline.records.predictions import EvidenceOf, known
-from frostline.records.trial import Point, ranked
 from frostline.records.trial import State as TrialState
+from frostline.records.trial import TrialRecord, ranked
 from frostline.report.significance import interval_of_seeds, interval_of_share
 from frostline.report.transfer import Baseline, Transfer, transfer_of
 from frostline.spec import DEPTH_KEY, CostName
@@ -38,7 +38,7 @@ class LevelRow:
         p_within: Probability that it is within the margin of the best level.
         state: What is known of it.
         seeds: Of the trial.
-        num_points: Trials at this level, those stopped early included.
+        num_trials: Trials at this level, those stopped early included.
         collapsed: Runs at this level that learnt nothing.
         operations: Of training, as recorded, beside those of the dearest level; None: unknown.
         seconds: Of training: the median over the runs at this level with the same further keys; None: unknown.
@@ -46,7 +46,7 @@ class LevelRow:
 
     level: float
     group: str | None
-    point: Point | None
+    trial: TrialRecord | None
     mean: float
     low: float
     high: float
@@ -54,7 +54,7 @@ class LevelRow:
     p_within: float
     state: State
     seeds: int
-    num_points: int
+    num_trials: int
     collapsed: int
     operations: float | None = None
     seconds: float | None = None
@@ -82,7 +82,7 @@ class GroupAnswer:
     decision: Decision
     fitted: Fitted
     rows: tuple[LevelRow, ...]
-    recommended: Point
+    recommended: TrialRecord
     recommended_row: LevelRow | None
     requirement: Requirement | None
     importances: Mapping[str, float] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Answer:
     maximize: bool
     axis_key: str | None
     num_blocks: int | None
-    best: Point | None
+    best: TrialRecord | None
     groups: tuple[GroupAnswer, ...]
     main: GroupAnswer | None
     learnt: bool | None
@@ -138,7 +138,7 @@ class Answer:
         return [row for each in self.groups for row in each.rows]
 
     @property
-    def recommended(self) -> Point | None:
+    def recommended(self) -> TrialRecord | None:
         """The trial to take: the best guess where nothing is settled; the best one where nothing can be decided."""
         return self.main.recommended if self.main is not None else self.best
 
@@ -148,8 +148,8 @@ class Answer:
         main = self.main
         if main is None or not main.is_raced or main.requirement is None or main.requirement.seeds is None:
             return None
-        axis, points = main.fitted.axis, main.fitted.points
-        spent = sum(axis.cost(setting.level) * len(point.replicates) for setting, point in points.items())
+        axis, trials = main.fitted.axis, main.fitted.trials
+        spent = sum(axis.cost(setting.level) * len(trial.replicates) for setting, trial in trials.items())
         needed = spent * main.fitted.race_cost + main.requirement.cost
         return math.ceil(needed / main.search_cost) if main.search_cost else None
 
@@ -160,7 +160,7 @@ class Answer:
 
 
 def answer_of(
-    points: Sequence[Point],
+    trials: Sequence[TrialRecord],
     metric: str,
     advisors: Mapping[str | None, Advisor],
     *,
@@ -172,7 +172,7 @@ def answer_of(
     """Returns what a sweep says.
 
     Args:
-        points: All of the study.
+        trials: All of the study.
         metric: The objective's name.
         advisors: Who answers the question of each group of trials (`Point.group`).
         maximize: Whether more of the objective is better.
@@ -183,16 +183,16 @@ def answer_of(
     find = evidence or known
     groups, num_collapsed = [], 0
     for name, advisor in advisors.items():
-        own = [point for point in points if point.group == name]
+        own = [trial for trial in trials if trial.group == name]
         found = _group(name, advisor, own, maximize)
         if found is not None:
             groups.append(found)
         else:
             num_collapsed += sum(run.collapsed for run in advisor.fit(own).runs)
-    finished = ranked(points, maximize)
+    finished = ranked(trials, maximize)
     main = max(groups, key=lambda each: each.decision.best.mean, default=None)
     key = next((advisor.question.axis_key for advisor in advisors.values()), None)
-    cached = [p.outcome for p in points if p.copy_of is None and p.outcome and "saved_s" in p.outcome.cost]
+    cached = [p.outcome for p in trials if p.copy_of is None and p.outcome and "saved_s" in p.outcome.cost]
     return Answer(
         metric=metric, maximize=maximize, axis_key=key, num_blocks=num_blocks,
         best=finished[0] if finished else None, groups=tuple(groups), main=main,
@@ -204,17 +204,17 @@ def answer_of(
         ),
         filled_s=sum(outcome.cost.get("fill_s", 0.0) for outcome in cached),
         saved_s=sum(outcome.cost["saved_s"] for outcome in cached), num_cached=len(cached),
-        num_trials=sum(p.outcome is not None and p.copy_of is None and not p.is_baseline for p in points),
-        baseline_failed=_why_no_baseline(points),
+        num_trials=sum(p.outcome is not None and p.copy_of is None and not p.is_baseline for p in trials),
+        baseline_failed=_why_no_baseline(trials),
     )  # fmt: skip
 
 
-def _why_no_baseline(points: Sequence[Point]) -> str | None:
-    failed = [point for point in points if point.is_baseline and point.state is TrialState.FAILED]
+def _why_no_baseline(trials: Sequence[TrialRecord]) -> str | None:
+    failed = [trial for trial in trials if trial.is_baseline and trial.state is TrialState.FAILED]
     return failed[0].reason or "unknown" if failed else None
 
 
-def _by_depth(finished: Sequence[Point], main: GroupAnswer | None) -> list[tuple[int, Point]]:
+def _by_depth(finished: Sequence[TrialRecord], main: GroupAnswer | None) -> list[tuple[int, TrialRecord]]:
     """Returns a trial for each frozen depth, to be compared on other rows: the one that the answer judges it by.
 
     A depth whose runs learnt nothing has its best trial: what it comes to elsewhere is worth knowing, too.
@@ -224,45 +224,45 @@ def _by_depth(finished: Sequence[Point], main: GroupAnswer | None) -> list[tuple
         main: The decision over depths, if there is one.
     """
     group = main.group if main is not None else finished[0].group if finished else None
-    judged = {row.level: row.point for row in (main.rows if main is not None else ()) if row.point is not None}
-    best: dict[int, Point] = {}
-    for point in finished:
-        if point.group == group and point.depth is not None:
-            best.setdefault(point.depth, judged.get(point.depth, point))
+    judged = {row.level: row.trial for row in (main.rows if main is not None else ()) if row.trial is not None}
+    best: dict[int, TrialRecord] = {}
+    for trial in finished:
+        if trial.group == group and trial.depth is not None:
+            best.setdefault(trial.depth, judged.get(trial.depth, trial))
     return sorted(best.items())
 
 
-def _group(name: str | None, advisor: Advisor, points: Sequence[Point], maximize: bool) -> GroupAnswer | None:
-    answer = advisor.decide(points)
+def _group(name: str | None, advisor: Advisor, trials: Sequence[TrialRecord], maximize: bool) -> GroupAnswer | None:
+    answer = advisor.decide(trials)
     if answer is None:
         return None
     decision, fitted = answer
     rows: tuple[LevelRow, ...] = ()
     if advisor.question.axis_key is not None:
-        tried = [advisor.question.setting(point.params) for point in points if point.outcome is not None]
+        tried = [advisor.question.setting(trial.params) for trial in trials if trial.outcome is not None]
         levels = [setting.level for setting in tried if setting is not None]
         rows = tuple(_row(level, name, fitted, levels.count(level.level), maximize) for level in decision.levels)
-        rows = _with_prices(rows, advisor, points)
+        rows = _with_prices(rows, advisor, trials)
     chosen = decision.levels.index(decision.recommended)
     return GroupAnswer(
         group=name, decision=decision, fitted=fitted, rows=rows,
-        recommended=fitted.points[decision.recommended.setting],
+        recommended=fitted.trials[decision.recommended.setting],
         recommended_row=rows[chosen] if rows else None,
         requirement=advisor.requirement(decision, fitted) if rows else None,
         importances=advisor.importances(fitted),
-        search_cost=advisor.search_cost(points), is_raced=advisor.question.is_raced,
+        search_cost=advisor.search_cost(trials), is_raced=advisor.question.is_raced,
         failed_seeds=_failed_seeds(fitted),
     )  # fmt: skip
 
 
 def _failed_seeds(fitted: Fitted) -> dict[float, int]:
     failed = Counter[float]()
-    for setting, point in fitted.points.items():
-        failed[setting.level] += sum(each.state is TrialState.FAILED for each in point.replicates.values())
+    for setting, trial in fitted.trials.items():
+        failed[setting.level] += sum(each.state is TrialState.FAILED for each in trial.replicates.values())
     return {level: number for level, number in sorted(failed.items()) if number}
 
 
-def _with_prices(rows: tuple[LevelRow, ...], advisor: Advisor, points: Sequence[Point]) -> tuple[LevelRow, ...]:
+def _with_prices(rows: tuple[LevelRow, ...], advisor: Advisor, trials: Sequence[TrialRecord]) -> tuple[LevelRow, ...]:
     """Returns the rows with what a run takes there: operations, and the median of the measured times.
 
     Of a level count the runs that differ from the row's trial by the learning rate alone: other keys may change the
@@ -270,11 +270,11 @@ def _with_prices(rows: tuple[LevelRow, ...], advisor: Advisor, points: Sequence[
     """
     seconds: dict[Setting, list[float]] = {}
     operations: dict[Setting, float] = {}
-    for point in points:
-        setting = _but_for_the_rate(advisor, point)
-        if setting is None or point.state is not TrialState.COMPLETE or point.copy_of is not None:
+    for trial in trials:
+        setting = _but_for_the_rate(advisor, trial)
+        if setting is None or trial.state is not TrialState.COMPLETE or trial.copy_of is not None:
             continue
-        for outcome in (point.outcome, *point.replicates.values()):
+        for outcome in (trial.outcome, *trial.replicates.values()):
             if outcome is None or not outcome.by_seed:
                 continue
             count = len(outcome.by_seed)
@@ -282,7 +282,7 @@ def _with_prices(rows: tuple[LevelRow, ...], advisor: Advisor, points: Sequence[
                 seconds.setdefault(setting, []).append(outcome.cost["train_s"] / count)
             if "flops" in outcome.cost:
                 operations.setdefault(setting, outcome.cost["flops"] / count)
-    own = [None if row.point is None else _but_for_the_rate(advisor, row.point) for row in rows]
+    own = [None if row.trial is None else _but_for_the_rate(advisor, row.trial) for row in rows]
     dearest = next((operations[each] for each in own if each is not None and operations.get(each)), None)
     return tuple(
         replace(
@@ -294,17 +294,17 @@ def _with_prices(rows: tuple[LevelRow, ...], advisor: Advisor, points: Sequence[
     )
 
 
-def _but_for_the_rate(advisor: Advisor, point: Point) -> Setting | None:
-    setting = advisor.question.setting(point.params)
+def _but_for_the_rate(advisor: Advisor, trial: TrialRecord) -> Setting | None:
+    setting = advisor.question.setting(trial.params)
     return None if setting is None else replace(setting, rate=0.0)
 
 
-def _row(level: Level, group: str | None, fitted: Fitted, num_points: int, maximize: bool) -> LevelRow:
+def _row(level: Level, group: str | None, fitted: Fitted, num_trials: int, maximize: bool) -> LevelRow:
     ends = (level.low, level.high) if maximize else (-level.high, -level.low)
     return LevelRow(
-        level=level.level, group=group, point=fitted.points.get(level.setting) if level.tried else None,
+        level=level.level, group=group, trial=fitted.trials.get(level.setting) if level.tried else None,
         mean=level.mean if maximize else -level.mean, low=ends[0], high=ends[1], most_loss=level.most_loss,
-        p_within=level.p_within, state=level.state, seeds=level.seeds, num_points=num_points,
+        p_within=level.p_within, state=level.state, seeds=level.seeds, num_trials=num_trials,
         collapsed=level.collapsed,
     )  # fmt: skip
 
@@ -321,10 +321,10 @@ def _seconds_per_cost(main: GroupAnswer | None) -> float | None:
     if main is None:
         return None
     seconds, cost = 0.0, 0.0
-    for setting, point in main.fitted.points.items():
-        if point.outcome is not None and "train_s" in point.outcome.cost:
-            seconds += point.outcome.cost["train_s"] + point.outcome.cost.get("eval_s", 0.0)
-            cost += main.fitted.axis.cost(setting.level) * max(1, len(point.outcome.by_seed))
+    for setting, trial in main.fitted.trials.items():
+        if trial.outcome is not None and "train_s" in trial.outcome.cost:
+            seconds += trial.outcome.cost["train_s"] + trial.outcome.cost.get("eval_s", 0.0)
+            cost += main.fitted.axis.cost(setting.level) * max(1, len(trial.outcome.by_seed))
     return seconds / cost if cost else None
 
 
@@ -333,31 +333,31 @@ def level_name(level: float) -> str:
     return "none" if level == NOTHING_FROZEN else f"{level:g}"
 
 
-def error_of(point: Point, metric: str) -> tuple[float | None, str]:
+def error_of(trial: TrialRecord, metric: str) -> tuple[float | None, str]:
     """Returns half the width of a value's own 95 % interval, and what it knows of.
 
     With several seeds it is Student's t over them: another seed, on the same rows. With one, of an accuracy, Wilson's
     for the held-out rows (its farther end): other rows, but nothing of what another seed would give.
     """
-    values = list(point.by_seed.values())
+    values = list(trial.by_seed.values())
     if len(values) > 1:
         return interval_of_seeds(values), f"{len(values)} seeds"
-    rows = point.outcome.cost.get("eval_rows") if point.outcome else None
-    quality = point.quality
+    rows = trial.outcome.cost.get("eval_rows") if trial.outcome else None
+    quality = trial.quality
     if metric == "accuracy" and rows and quality is not None and 0 <= quality <= 1:
         return interval_of_share(quality, rows), f"{rows:.0f} held-out rows"
     return None, ""
 
 
-def pareto(points: Sequence[Point], cost: CostName, *, maximize: bool) -> list[Point]:
-    """Returns the finished points that no other beats in both quality and cost, the cheapest first."""
+def pareto(trials: Sequence[TrialRecord], cost: CostName, *, maximize: bool) -> list[TrialRecord]:
+    """Returns the finished trials that no other beats in both quality and cost, the cheapest first."""
     sign = -1.0 if maximize else 1.0
-    known_cost = [point for point in ranked(points, maximize) if point.cost(cost) is not None]
-    known_cost.sort(key=lambda point: (point.cost(cost) or 0.0, sign * (point.quality or 0.0)))
-    front: list[Point] = []
-    for point in known_cost:
-        if not front or sign * (point.quality or 0.0) < sign * (front[-1].quality or 0.0):
-            front.append(point)
+    known_cost = [trial for trial in ranked(trials, maximize) if trial.cost(cost) is not None]
+    known_cost.sort(key=lambda trial: (trial.cost(cost) or 0.0, sign * (trial.quality or 0.0)))
+    front: list[TrialRecord] = []
+    for trial in known_cost:
+        if not front or sign * (trial.quality or 0.0) < sign * (front[-1].quality or 0.0):
+            front.append(trial)
     return front
 
 
@@ -374,6 +374,6 @@ def difference(gain: float, metric: str) -> str:
     return f"{shown.removesuffix('.0')} point{'' if shown == '1.0' else 's'}"
 
 
-def is_finite_trial(point: Point) -> bool:
+def is_finite_trial(trial: TrialRecord) -> bool:
     """Returns whether a trial ended with a value."""
-    return point.state is TrialState.COMPLETE and point.quality is not None and math.isfinite(point.quality)
+    return trial.state is TrialState.COMPLETE and trial.quality is not None and math.isfinite(trial.quality)

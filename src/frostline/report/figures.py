@@ -1,4 +1,4 @@
-"""Owns: points of a sweep -> pictures. Must not know: where they are shown."""
+"""Owns: trials of a sweep -> pictures. Must not know: where they are shown."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.decision import State
-from frostline.records.trial import Point, ranked
 from frostline.records.trial import State as TrialState
+from frostline.records.trial import TrialRecord, ranked
 from frostline.report.answer import Answer, level_name, pareto
 from frostline.report.text import label
 from frostline.spec import DEPTH_KEY, CostName
@@ -27,11 +27,11 @@ _COSTS = {
 }
 
 
-def make_figures(points: Sequence[Point], answer: Answer, cost: CostName) -> dict[str, bytes]:
-    """Returns PNG files by name; a picture that the points can't fill is left out.
+def make_figures(trials: Sequence[TrialRecord], answer: Answer, cost: CostName) -> dict[str, bytes]:
+    """Returns PNG files by name; a picture that the trials can't fill is left out.
 
     Args:
-        points: All of the study.
+        trials: All of the study.
         answer: What it says.
         cost: The cost axis.
     """
@@ -45,8 +45,8 @@ def make_figures(points: Sequence[Point], answer: Answer, cost: CostName) -> dic
     }  # fmt: skip
     drawings: dict[str, Callable[[Axes], bool]] = {
         "learning_curve": lambda axes: _learning_curve(axes, answer),
-        "quality_vs_cost": lambda axes: _quality_vs_cost(axes, points, answer, cost),
-        "history": lambda axes: _history(axes, points, answer),
+        "quality_vs_cost": lambda axes: _quality_vs_cost(axes, trials, answer, cost),
+        "history": lambda axes: _history(axes, trials, answer),
         "importances": lambda axes: _importances(axes, answer),
     }
     files = {}
@@ -96,10 +96,10 @@ def _posterior(axes: Axes, answer: Answer) -> bool:
     axes.axhspan(best, best + margin, color=_GREEN, alpha=0.12, lw=0)
     axes.axhline(best + margin, color=_GREEN, linewidth=1, linestyle="--", label="within the margin")
     for state, (color, words) in _STATE_LOOKS.items():
-        own = [row for row in rows if row.state is state and row.point is not None]
+        own = [row for row in rows if row.state is state and row.trial is not None]
         if own:
             axes.plot([row.level for row in own], [row.mean for row in own], "o", color=color, ms=8, label=words)
-    untried = [row for row in rows if row.point is None]
+    untried = [row for row in rows if row.trial is None]
     if untried:
         axes.plot([row.level for row in untried], [row.mean for row in untried], "o", mfc="none", color=_GREY,
                   ms=8, label="not tried")  # fmt: skip
@@ -174,9 +174,9 @@ def _axis_words(answer: Answer) -> str:
 
 
 def _learning_curve(axes: Axes, answer: Answer) -> bool:
-    """A line for each depth over the number of training rows, of one model: that of the best point."""
+    """A line for each depth over the number of training rows, of one model: that of the best trial."""
     model = answer.best.model if answer.best is not None else None
-    known = [(row, row.point.num_rows) for row in answer.rows if row.point is not None and row.point.model == model]
+    known = [(row, row.trial.num_rows) for row in answer.rows if row.trial is not None and row.trial.model == model]
     rows = [(row, number) for row, number in known if number is not None]
     if len({number for _, number in rows}) < 2:
         return False
@@ -196,8 +196,8 @@ def _learning_curve(axes: Axes, answer: Answer) -> bool:
     return True
 
 
-def _quality_vs_cost(axes: Axes, points: Sequence[Point], answer: Answer, cost: CostName) -> bool:
-    finished = [p for p in ranked(points, answer.maximize) if p.cost(cost) is not None]
+def _quality_vs_cost(axes: Axes, trials: Sequence[TrialRecord], answer: Answer, cost: CostName) -> bool:
+    finished = [p for p in ranked(trials, answer.maximize) if p.cost(cost) is not None]
     if len(finished) < 2:
         return False
     depths = [p.depth for p in finished]
@@ -209,7 +209,7 @@ def _quality_vs_cost(axes: Axes, points: Sequence[Point], answer: Answer, cost: 
         axes.figure.colorbar(dots, ax=axes, label="frozen blocks", shrink=0.85)
     else:
         axes.scatter(costs, values, color=_COLD, s=46, zorder=3)
-    front = pareto(points, cost, maximize=answer.maximize)
+    front = pareto(trials, cost, maximize=answer.maximize)
     axes.plot(
         [p.cost(cost) or 0.0 for p in front], [p.quality or 0.0 for p in front],
         color=_WARM, linewidth=2, drawstyle="steps-post", label="Pareto front",
@@ -224,10 +224,10 @@ def _quality_vs_cost(axes: Axes, points: Sequence[Point], answer: Answer, cost: 
     return True
 
 
-def _history(axes: Axes, points: Sequence[Point], answer: Answer) -> bool:
+def _history(axes: Axes, trials: Sequence[TrialRecord], answer: Answer) -> bool:
     from matplotlib.ticker import MaxNLocator
 
-    told = [p for p in points if p.outcome is not None]
+    told = [p for p in trials if p.outcome is not None]
     finished = [p for p in told if p.state is TrialState.COMPLETE and p.quality is not None]
     early = [p for p in told if p.state is TrialState.PRUNED and p.quality is not None]
     failed = [p for p in told if p.state is TrialState.FAILED]
@@ -244,14 +244,14 @@ def _history(axes: Axes, points: Sequence[Point], answer: Answer) -> bool:
         )
     steps: list[int] = []
     best: list[float] = []
-    for point in sorted(finished, key=lambda p: p.number):
-        quality = point.quality or 0.0
+    for trial in sorted(finished, key=lambda p: p.number):
+        quality = trial.quality or 0.0
         top = quality if not best else (max if answer.maximize else min)(best[-1], quality)
-        steps.append(point.number)
+        steps.append(trial.number)
         best.append(top)
     axes.plot(steps, best, color=_WARM, linewidth=2, drawstyle="steps-post", label="best so far")
     axes.set_title("History of the search")
-    axes.set_xlabel("point")
+    axes.set_xlabel("trial")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(answer.metric)
     axes.grid(alpha=0.25)

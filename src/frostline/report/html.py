@@ -1,4 +1,4 @@
-"""Owns: a sweep's report as files - one HTML page, PNG, CSV. Must not know: where the points come from."""
+"""Owns: a sweep's report as files - one HTML page, PNG, CSV. Must not know: where the trials come from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from frostline.files import write_atomically
-from frostline.records.trial import RECOMMENDED_FILE, Point, State, ranked
+from frostline.records.trial import RECOMMENDED_FILE, State, TrialRecord, ranked
 from frostline.report.answer import Answer, error_of
 from frostline.report.figures import make_figures
 from frostline.report.table import level_table
@@ -26,7 +26,7 @@ from frostline.spec import CostName
 _CAPTIONS = {
     "answer": "Quality to expect at each level with its 95 % band and the margin; beside it, at every rate.",
     "learning_curve": "What more rows bring, at each level.",
-    "quality_vs_cost": "Every finished point; on the line lie those that no other beats in both.",
+    "quality_vs_cost": "Every finished trial; on the line lie those that no other beats in both.",
     "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",
     "importances": "Of the surface that the answer draws: all runs together, so with few of them this is rough.",
 }
@@ -38,7 +38,7 @@ class Material:
 
     Attributes:
         name: Of the sweep.
-        points: All of the study.
+        trials: All of the study.
         answer: What it says.
         cost: The cost axis.
         base: What all runs share, by key.
@@ -47,7 +47,7 @@ class Material:
     """
 
     name: str
-    points: Sequence[Point]
+    trials: Sequence[TrialRecord]
     answer: Answer
     cost: CostName
     base: Mapping[str, Any]
@@ -56,16 +56,16 @@ class Material:
 
 
 def write_report(material: Material, folder: Path) -> list[Path]:
-    """Writes `report.html`, `points.csv` and a PNG for each picture; returns them, the page first.
+    """Writes `report.html`, `trials.csv` and a PNG for each picture; returns them, the page first.
 
     Args:
         material: What it is made of.
         folder: Created if it isn't there; files of an earlier report are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    trials = [point for point in material.points if not point.is_baseline]
+    trials = [trial for trial in material.trials if not trial.is_baseline]
     figures = make_figures(trials, material.answer, material.cost)
-    page, table = folder / "report.html", folder / "points.csv"
+    page, table = folder / "report.html", folder / "trials.csv"
     write_atomically(page, _page(material, figures))
     write_atomically(table, _csv(material))
     answer = material.answer
@@ -81,11 +81,11 @@ def write_report(material: Material, folder: Path) -> list[Path]:
 
 def recommendation(answer: Answer) -> dict[str, Any]:
     """Returns what `recommended.json` keeps of an answer: the trial to take and how sure that is."""
-    point = answer.recommended
-    assert point is not None
+    trial = answer.recommended
+    assert trial is not None
     found: dict[str, Any] = {
-        "point": point.number if point.copy_of is None else point.copy_of,
-        "params": dict(point.params),
+        "trial": trial.number if trial.copy_of is None else trial.copy_of,
+        "params": dict(trial.params),
         "metric": answer.metric,
         "standing": answer.standing.value if answer.standing is not None else None,
         "learnt": answer.learnt,
@@ -122,60 +122,60 @@ def _page(material: Material, figures: Mapping[str, bytes]) -> str:
             {"name": name, "data": base64.b64encode(data).decode(), "caption": _CAPTIONS[name]}
             for name, data in figures.items()
         ],
-        points_head=["#", *_keys(material.points), answer.metric, "+-", "training", "state", ""],
-        points=_point_rows(material),
+        trials_head=["#", *_keys(material.trials), answer.metric, "+-", "training", "state", ""],
+        trials=_trial_rows(material),
         base=material.base,
     )
 
 
-def _point_rows(material: Material) -> list[dict[str, Any]]:
-    """Returns a row for each point, the best first, those without a result last."""
+def _trial_rows(material: Material) -> list[dict[str, Any]]:
+    """Returns a row for each trial, the best first, those without a result last."""
     answer = material.answer
-    order = {point.number: rank for rank, point in enumerate(ranked(material.points, answer.maximize))}
+    order = {trial.number: rank for rank, trial in enumerate(ranked(material.trials, answer.maximize))}
     rows = []
-    for point in sorted(material.points, key=lambda point: (order.get(point.number, len(order)), point.number)):
-        error, _ = error_of(point, answer.metric)
-        seconds = point.cost(CostName.TRAIN_S)
+    for trial in sorted(material.trials, key=lambda trial: (order.get(trial.number, len(order)), trial.number)):
+        error, _ = error_of(trial, answer.metric)
+        seconds = trial.cost(CostName.TRAIN_S)
         cells = [
-            _number_of(point),
-            *(_value(point.params.get(key)) for key in _keys(material.points)),
-            number(point.quality) if point.quality is not None else "-",
+            _number_of(trial),
+            *(_value(trial.params.get(key)) for key in _keys(material.trials)),
+            number(trial.quality) if trial.quality is not None else "-",
             f"{error:.4f}" if error is not None else "-",
             f"{seconds:.1f} s" if seconds is not None else "-",
         ]
-        is_best = answer.best is not None and point.number == answer.best.number
-        rows.append({"cells": cells, "is_best": is_best, "state": point.state.value, "remark": _remark(point)})
+        is_best = answer.best is not None and trial.number == answer.best.number
+        rows.append({"cells": cells, "is_best": is_best, "state": trial.state.value, "remark": _remark(trial)})
     return rows
 
 
-def _number_of(point: Point) -> str:
-    return "baseline" if point.is_baseline else str(point.number)
+def _number_of(trial: TrialRecord) -> str:
+    return "baseline" if trial.is_baseline else str(trial.number)
 
 
-def _remark(point: Point) -> str:
-    parts = [f"as #{point.copy_of}"] if point.copy_of is not None else []
-    if point.outcome is not None:
-        parts += [text for text in (point.reason, point.outcome.note) if text]
-    if point.state is State.PRUNED and not parts:
+def _remark(trial: TrialRecord) -> str:
+    parts = [f"as #{trial.copy_of}"] if trial.copy_of is not None else []
+    if trial.outcome is not None:
+        parts += [text for text in (trial.reason, trial.outcome.note) if text]
+    if trial.state is State.PRUNED and not parts:
         parts.append("not among those that went on to the end")
     return "; ".join(parts)
 
 
 def _csv(material: Material) -> str:
-    keys = _keys(material.points)
+    keys = _keys(material.trials)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     head = ["number", *keys, material.answer.metric, "sd_over_seeds", "seeds", "stage", "state", "train_s", "flops"]
-    outcomes = [point.outcome for point in material.points if point.outcome is not None]
+    outcomes = [trial.outcome for trial in material.trials if trial.outcome is not None]
     sets = list(dict.fromkeys(name for outcome in outcomes for name in outcome.scores))  # means over the seeds
     writer.writerow([*head, "num_trainable", "fill_s", "saved_s", "copy_of", "reason", "note", *sets])
-    for point in material.points:
-        outcome = point.outcome
+    for trial in material.trials:
+        outcome = trial.outcome
         cost = outcome.cost if outcome else {}
-        row: list[Any] = [_number_of(point), *(point.params.get(key) for key in keys), point.quality, point.spread]
-        row += [len(outcome.by_seed) if outcome else 0, point.stage, point.state.value, cost.get("train_s")]
-        row += [cost.get("flops"), cost.get("num_trainable"), cost.get("fill_s"), cost.get("saved_s"), point.copy_of]
-        row += [point.reason, outcome.note if outcome else None]
+        row: list[Any] = [_number_of(trial), *(trial.params.get(key) for key in keys), trial.quality, trial.spread]
+        row += [len(outcome.by_seed) if outcome else 0, trial.stage, trial.state.value, cost.get("train_s")]
+        row += [cost.get("flops"), cost.get("num_trainable"), cost.get("fill_s"), cost.get("saved_s"), trial.copy_of]
+        row += [trial.reason, outcome.note if outcome else None]
         scores = [outcome.scores.get(name, {}) if outcome else {} for name in sets]
         row += [statistics.fmean(values.values()) if values else None for values in scores]
         writer.writerow([_harmless(cell) for cell in row])
@@ -187,8 +187,8 @@ def _harmless(cell: Any) -> Any:
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in {"=", "+", "-", "@", "\t", "\r"} else cell
 
 
-def _keys(points: Sequence[Point]) -> list[str]:
-    return list(dict.fromkeys(key for point in points for key in point.params))
+def _keys(trials: Sequence[TrialRecord]) -> list[str]:
+    return list(dict.fromkeys(key for trial in trials for key in trial.params))
 
 
 def _value(value: Any) -> str:

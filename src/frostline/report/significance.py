@@ -29,7 +29,7 @@ _Z = statistics.NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One point against another, on the same rows.
+    """One trial against another, on the same rows.
 
     Attributes:
         loss: By how much the second is worse than the first: positive is worse, whichever way the metric goes.

@@ -31,7 +31,7 @@ class LevelTable:
 def level_table(answer: Answer) -> LevelTable:
     """Returns the table of an answer; without lines if no axis of cost was swept."""
     rows = answer.rows
-    swept = dict.fromkeys(key for row in rows if row.point is not None for key in row.point.params)
+    swept = dict.fromkeys(key for row in rows if row.trial is not None for key in row.trial.params)
     keys = [key for key in swept if key != answer.axis_key]
     margin = "" if answer.main is None else difference(answer.main.decision.margin, answer.metric)
     names = [key.rpartition(".")[2] for key in (answer.axis_key or "", *keys)]
@@ -47,11 +47,11 @@ def level_table(answer: Answer) -> LevelTable:
 
 
 def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
-    point = row.point
-    params = {} if point is None else point.params
-    trained = None if point is None else point.cost(CostName.NUM_TRAINABLE)
+    trial = row.trial
+    params = {} if trial is None else trial.params
+    trained = None if trial is None else trial.cost(CostName.NUM_TRAINABLE)
     values = [_value(params.get(key), key) for key in keys]
-    if point is None:
+    if trial is None:
         values = [row.group or "-" if is_group(key) or key == ROWS_KEY else "-" for key in keys]
     return [
         level_name(row.level),
@@ -60,7 +60,7 @@ def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
         f"{_number(row.low)} - {_number(row.high)}",
         difference(row.most_loss, answer.metric),
         f"{row.p_within:.2f}",
-        row.state.value if point is not None else "not tried",
+        row.state.value if trial is not None else "not tried",
         str(row.seeds),
         "-" if trained is None else _millions(round(trained)),
         "-" if row.operations is None else f"{100 * row.operations:.0f} %",

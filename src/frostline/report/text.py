@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from frostline.advisor import NOTHING_FROZEN, is_mean_over_rows
 from frostline.decision import Requirement, Standing, State
-from frostline.records.trial import Point
+from frostline.records.trial import TrialRecord
 from frostline.report.answer import Answer, GroupAnswer, LevelRow, difference, is_share, level_name
 from frostline.report.significance import LEVEL, Comparison
 from frostline.spec import DEPTH_KEY, LR_KEY, short_number
@@ -13,14 +13,14 @@ from frostline.spec import DEPTH_KEY, LR_KEY, short_number
 def headline(answer: Answer) -> str:
     """Returns what to take, in one sentence."""
     if answer.best is None:
-        return "no point was trained to its end"
-    point = answer.recommended
-    assert point is not None
-    what = _what(point, answer)
+        return "no trial was trained to its end"
+    trial = answer.recommended
+    assert trial is not None
+    what = _what(trial, answer)
     if answer.main is None and answer.num_collapsed:
         return f"nothing was learnt: all {answer.num_collapsed} runs gave one answer for all rows ({what})"
     if answer.main is None:
-        return f"{what}: {answer.metric} {point.quality:.4g}"
+        return f"{what}: {answer.metric} {trial.quality:.4g}"
     low, mean, high = _interval(answer.main, answer)
     text = f"{what}: {answer.metric} {_number(mean)} (95 %: {_number(low)} to {_number(high)})"
     if answer.learnt is False:
@@ -78,7 +78,7 @@ def _requirement(needed: Requirement, main: GroupAnswer, answer: Answer) -> str:
         if main.fitted.num_folds > 1:
             where = f"on {main.fitted.num_folds} folds"
         chance = f"chance {needed.chance:.0%} with 32 of each"
-        untried = [row for row in main.rows if row.point is None and row.state is State.OPEN]
+        untried = [row for row in main.rows if row.trial is None and row.state is State.OPEN]
         other = f"try {_names(untried)}, too (sweep.n_trials)" if untried else "take more rows, or a wider margin"
         return f"further seeds can't settle it {where} ({chance}): {other}"
     unit = answer.seconds_per_cost
@@ -100,9 +100,9 @@ def _cautions(main: GroupAnswer, answer: Answer) -> list[str]:
             f"left out{': ' if counts else ''}{counts}"
         )
     guessed = "(their numbers are guesses from the others)"
-    if untried := [row for row in main.rows if row.point is None and not row.collapsed]:
+    if untried := [row for row in main.rows if row.trial is None and not row.collapsed]:
         lines.append(f"not tried to the end: {_names(untried)} {guessed}")
-    if nothing := [row for row in main.rows if row.point is None and row.collapsed]:
+    if nothing := [row for row in main.rows if row.trial is None and row.collapsed]:
         lines.append(f"all runs learnt nothing: {_names(nothing)} {guessed}")
     if left_out := main.fitted.num_left_out:
         lines.append(
@@ -156,28 +156,28 @@ def legend(answer: Answer) -> str:
 def against_words(comparison: Comparison, metric: str) -> str:
     """Returns a comparison in words: `0.8 points worse, 95 % interval -0.4 to 2.0, p 0.11`."""
     scale = 100.0 if is_share(metric) else 1.0
-    unit = " points" if is_share(metric) else ""
+    unit = " trials" if is_share(metric) else ""
     size = difference(abs(comparison.loss), metric)
     word = "worse" if comparison.loss >= 0 else "better"
     shown = [f"{scale * value:.1f}" if unit else f"{value:.3g}" for value in (comparison.low, comparison.high)]
     return f"{size} {word}, {100 * LEVEL:.0f} % interval {shown[0]} to {shown[1]}{unit} worse, p {comparison.p:.2g}"
 
 
-def _what(point: Point, answer: Answer) -> str:
-    params = dict(point.params)
+def _what(trial: TrialRecord, answer: Answer) -> str:
+    params = dict(trial.params)
     parts = []
-    if point.is_baseline:
+    if trial.is_baseline:
         params.pop(DEPTH_KEY)
         parts.append("train everything (freeze=none)")
-    elif answer.axis_key == DEPTH_KEY and point.depth is not None:
+    elif answer.axis_key == DEPTH_KEY and trial.depth is not None:
         params.pop(DEPTH_KEY)
         of = f" of {answer.num_blocks}" if answer.num_blocks is not None else ""
-        parts.append(f"freeze {point.depth}{of} blocks" if point.depth else "freeze no block, the embeddings alone")
+        parts.append(f"freeze {trial.depth}{of} blocks" if trial.depth else "freeze no block, the embeddings alone")
     elif answer.axis_key in params:
         parts.append(f"{answer.axis_key}={_shown(params.pop(answer.axis_key))}")
-    if parts and point.lr is not None:
+    if parts and trial.lr is not None:
         params.pop(LR_KEY)
-        parts.append(f"lr {short_number(point.lr)}")
+        parts.append(f"lr {short_number(trial.lr)}")
     parts += [f"{key}={_shown(value)}" for key, value in params.items()]
     return ", ".join(parts)
 

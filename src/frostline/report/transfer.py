@@ -1,6 +1,6 @@
-"""Owns: what points are worth on other rows than those they were chosen by. Must not know: how it is shown.
+"""Owns: what trials are worth on other rows than those they were chosen by. Must not know: how it is shown.
 
-A point is chosen by the held-out rows of its own data set. Test rows say what it is worth there without that choice;
+A trial is chosen by the held-out rows of its own data set. Test rows say what it is worth there without that choice;
 other data sets say what it is worth in other domains. Against a baseline - the head-only probe of the same sweep, a
 model trained from scratch - a significant loss is negative transfer.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from frostline.records.predictions import Evidence, EvidenceOf
-from frostline.records.trial import Point
+from frostline.records.trial import TrialRecord
 from frostline.report.significance import ALPHA, Comparison, compare, holm, interval_of_seeds
 from frostline.spec import EVAL_SET
 
@@ -31,7 +31,7 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """A point on a set of rows.
+    """A trial on a set of rows.
 
     Attributes:
         name: Of the set.
@@ -84,7 +84,7 @@ class Transfer:
 
 
 def transfer_of(
-    rows: Sequence[tuple[int, Point]],
+    rows: Sequence[tuple[int, TrialRecord]],
     baselines: Sequence[Baseline],
     find: EvidenceOf,
     metric: str,
@@ -96,29 +96,29 @@ def transfer_of(
     """Returns what rows come to on every set, and against baselines.
 
     Args:
-        rows: Depth and its best point, of one model.
+        rows: Depth and its best trial, of one model.
         baselines: Of elsewhere; the head-only probe is added, if it is among the rows.
-        find: What is known of a point on a set.
+        find: What is known of a trial on a set.
         metric: What is compared.
         maximize: Whether more of it is better.
         num_blocks: Of the model: where the head-only probe is.
         seed_sd: Standard deviation of the metric from seed to seed; None: unknown.
     """
-    names = dict.fromkeys(name for _, point in rows if point.outcome is not None for name in point.outcome.scores)
+    names = dict.fromkeys(name for _, trial in rows if trial.outcome is not None for name in trial.outcome.scores)
     sets = [EVAL_SET, *names]
     if not names and not baselines:
         return Transfer()
-    probe = next((point for depth, point in rows if depth == num_blocks), None)
+    probe = next((trial for depth, trial in rows if depth == num_blocks), None)
     every = list(baselines)
     if probe is not None:
         every.append(Baseline(name="the head-only probe", find=lambda name: find(probe, name)))
     found = []
     for baseline in every:
-        for depth, point in rows:
-            if point is probe and baseline is every[-1]:
+        for depth, trial in rows:
+            if trial is probe and baseline is every[-1]:
                 continue
             for name in sets:
-                first, second = baseline.find(name), find(point, name)
+                first, second = baseline.find(name), find(trial, name)
                 comparison = None
                 if first is not None and second is not None:
                     comparison = compare(first, second, metric, maximize=maximize, seed_sd=seed_sd)
@@ -130,7 +130,7 @@ def transfer_of(
     against = [replace(each, p=p) for each, p in zip(found, adjusted, strict=True)]
     if not names:
         return Transfer(against=against)
-    scores = [(depth, [_score(find(point, name), name) for name in sets]) for depth, point in rows]
+    scores = [(depth, [_score(find(trial, name), name) for name in sets]) for depth, trial in rows]
     return Transfer(sets=sets, scores=scores, against=against)
 
 

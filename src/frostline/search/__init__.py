@@ -14,7 +14,7 @@ from frostline.search.loop import (
 )
 from frostline.search.promotion import Key, Task, check_alike, hopeless, queue_of
 from frostline.search.storages import CorruptStudyError, Journal, open_url, storage_trouble, study_names
-from frostline.search.study import Study, read_points
+from frostline.search.study import Study, read_trials
 
 __all__ = [
     "CorruptStudyError",
@@ -38,7 +38,7 @@ __all__ = [
     "open_locked",
     "open_url",
     "queue_of",
-    "read_points",
+    "read_trials",
     "search",
     "storage_trouble",
     "study_names",

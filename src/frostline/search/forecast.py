@@ -35,9 +35,9 @@ class Forecast:
     """What a sweep will take.
 
     Attributes:
-        points: In all.
+        trials: In all.
         finalists: Of these, how many go on to stage 2.
-        by_depth: Frozen depth -> points, and seconds of one of them in stage 1 and to its end.
+        by_depth: Frozen depth -> trials, and seconds of one of them in stage 1 and to its end.
         busy_s: Seconds of all trials together.
         longest_s: Of the longest trial.
         wall_s: From the first node's start to the last one's end.
@@ -46,7 +46,7 @@ class Forecast:
         cache_bytes: On each node's disk.
     """
 
-    points: int
+    trials: int
     finalists: int
     by_depth: dict[int | None, tuple[int, float, float]]
     busy_s: float
@@ -67,12 +67,12 @@ def forecast(
 ) -> Forecast:
     """Schedules the trials of a sweep on its workers.
 
-    The points of the queue are known; those that a sampler chooses are spread evenly over the depths, and so are the
+    The trials of the queue are known; those that a sampler chooses are spread evenly over the depths, and so are the
     finalists, of which there is at least one at each depth. A pruner's savings are left out.
 
     Args:
         plan: The sweep.
-        queue: The points to try first.
+        queue: The trials to try first.
         depths: That the space has; `[None]` if depth is not swept.
         epochs: Of a whole run.
         costs: Measured.
@@ -107,7 +107,7 @@ def forecast(
     busy_s = sum(first) + sum(second)
     whole = {depth: stage_1(depth) + (stage_2(depth) if plan.has_stages else 0.0) for depth in counts}
     return Forecast(
-        points=total,
+        trials=total,
         finalists=len(finalists),
         by_depth={depth: (counts[depth], stage_1(depth), whole[depth]) for depth in counts},
         busy_s=busy_s,

@@ -1,4 +1,4 @@
-"""Owns: the ask/tell loop of a sweep over an injected executor. Must not know: how a point is trained, who watches.
+"""Owns: the ask/tell loop of a sweep over an injected executor. Must not know: how a trial is trained, who watches.
 
 `tests/unit/test_search.py` drives it with a fake executor.
 """
@@ -14,7 +14,7 @@ from typing import Protocol
 
 from frostline.decision import RaceEnd
 from frostline.records.result import Cause
-from frostline.records.trial import BASELINE_NUMBER, Outcome, Point, State
+from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome, TrialRecord
 from frostline.search.promotion import Key, Task, finalists, promotable
 from frostline.search.study import Study
 from frostline.spec import Params, SweepSpec
@@ -22,12 +22,12 @@ from frostline.spec import Params, SweepSpec
 log = logging.getLogger(__name__)
 
 _ALIKE = 3
-"""So many first points that fail for the same reason stop the sweep: the cause is not in the point."""
+"""So many first trials that fail for the same reason stop the sweep: the cause is not in the trial."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reported:
-    """A running point made an evaluation and waits to hear whether it should go on."""
+    """A running trial made an evaluation and waits to hear whether it should go on."""
 
     number: int
     step: int
@@ -40,15 +40,15 @@ class Ended:
     """A task came to its end.
 
     Attributes:
-        number: Of the point.
+        number: Of the trial.
         outcome: What it came to; None if it was interrupted and can go on later.
-        fatal: What the user must mend before any point can be trained, if that is why.
+        fatal: What the user must mend before any trial can be trained, if that is why.
         machine: Whether that is the machine's trouble, as a full disk.
-        seed: Of a further seed of a finished point.
+        seed: Of a further seed of a finished trial.
     """
 
     number: int
-    outcome: Outcome | None
+    outcome: TrialOutcome | None
     fatal: str | None = None
     machine: bool = False
     seed: int | None = None
@@ -78,36 +78,36 @@ class Executor(Protocol):
 
 
 class Listener(Protocol):
-    """Who watches: the live view, MLflow, the points' files."""
+    """Who watches: the live view, MLflow, the trials' files."""
 
     def begun(self, task: Task) -> None:
         """A task was handed to the executor."""
 
     def reported(self, number: int, step: int, value: float) -> None:
-        """A running point made an evaluation."""
+        """A running trial made an evaluation."""
 
-    def ended(self, point: Point, points: Sequence[Point]) -> None:
-        """A point's stage ended; `points` are all of the study."""
+    def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
+        """A trial's stage ended; `trials` are all of the study."""
 
-    def pruned(self, point: Point, points: Sequence[Point]) -> None:
-        """A point that had ended its stage 1 is not promoted."""
+    def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
+        """A trial that had ended its stage 1 is not promoted."""
 
-    def replicated(self, point: Point, seed: int) -> None:
-        """A further seed of a finished point ended."""
+    def replicated(self, trial: TrialRecord, seed: int) -> None:
+        """A further seed of a finished trial ended."""
 
     def released(self, number: int) -> None:
-        """A point was interrupted; it goes on with the next command."""
+        """A trial was interrupted; it goes on with the next command."""
 
 
 class Race(Protocol):
-    """Who gives further seeds to finished points."""
+    """Who gives further seeds to finished trials."""
 
-    def next(self, points: Sequence[Point], running: Sequence[Key]) -> tuple[Point, int] | RaceEnd:
-        """Returns a point and the seed that it is to be trained with, or why there is none.
+    def next(self, trials: Sequence[TrialRecord], running: Sequence[Key]) -> tuple[TrialRecord, int] | RaceEnd:
+        """Returns a trial and the seed that it is to be trained with, or why there is none.
 
         Args:
-            points: All of the study.
-            running: Further seeds that are under way: number of the point, and the seed.
+            trials: All of the study.
+            running: Further seeds that are under way: number of the trial, and the seed.
         """
 
 
@@ -116,15 +116,15 @@ class Summary:
     """How a sweep's command ended.
 
     Attributes:
-        points: All points of the study; the baseline, which is no trial, is the last one if it was trained.
+        trials: All trials of the study; the baseline, which is no trial, is the last one if it was trained.
         complete: Whether the total was reached and stage 2 is done.
         stopped: Why not, in one line.
         fatal: What the user must mend, if that is why.
         too_many_failed: Whether it stopped because trials failed.
-        race: Why no point got a further seed any more; None if there was no race, or it was stopped.
+        race: Why no trial got a further seed any more; None if there was no race, or it was stopped.
     """
 
-    points: Sequence[Point]
+    trials: Sequence[TrialRecord]
     complete: bool
     stopped: str | None = None
     fatal: str | None = None
@@ -141,11 +141,11 @@ def search(
     maximize: bool,
     total: int,
     race: Race | None = None,
-    baseline: Callable[[Sequence[Point]], Params | None] = lambda _points: None,
+    baseline: Callable[[Sequence[TrialRecord]], Params | None] = lambda _trials: None,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Summary:
-    """Trains points until the study has its total, then takes the best ones to the end.
+    """Trains trials until the study has its total, then takes the best ones to the end.
 
     Args:
         plan: The sweep.
@@ -153,21 +153,21 @@ def search(
         executor: Who trains.
         listener: Who watches.
         maximize: Whether more of the objective is better.
-        total: Points in all, those of earlier commands included.
-        race: Gives further seeds to finished points when the search is over; None: nobody does.
-        baseline: All points -> parameters of full fine-tuning, trained when the search is over; None: not trained.
+        total: Trials in all, those of earlier commands included.
+        race: Gives further seeds to finished trials when the search is over; None: nobody does.
+        baseline: All trials -> parameters of full fine-tuning, trained when the search is over; None: not trained.
         should_stop: Asked now and then; true ends the sweep as an interruption.
         clock: Seconds, for `timeout_s`; never the wall clock, which may jump.
     """
     course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock)
-    course.stage(course.next_point)
+    course.stage(course.next_trial)
     if course.stopped is None:
         course.choose_finalists()
         course.stage(course.next_finalist)
     if course.stopped is None:
         course.stage(lambda: course.next_baseline(baseline) or course.next_replicate(race))
     return Summary(
-        points=study.with_baseline(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal,
+        trials=study.with_baseline(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal,
         too_many_failed=course.too_many_failed, race=course.race_end if course.stopped is None else None,
     )  # fmt: skip
 
@@ -204,13 +204,13 @@ class _Course:
         self.too_many_failed = False
         self.fatal: str | None = None
 
-    def next_point(self) -> Task | None:
-        """Promotes a point that is among the best already, else begins the study's next one.
+    def next_trial(self) -> Task | None:
+        """Promotes a trial that is among the best already, else begins the study's next one.
 
-        Like points that are done already are not trained again.
+        Like trials that are done already are not trained again.
         """
         if self._plan.has_stages:
-            best = promotable(self._study.points(), self._plan, self._maximize)
+            best = promotable(self._study.trials(), self._plan, self._maximize)
             promoted = [task for task in best if task.key not in self._running]
             if promoted:
                 return promoted[0]
@@ -219,8 +219,8 @@ class _Course:
             if begun is None:
                 return None
             number, params = begun
-            points = self._study.points(fresh=False)
-            twin = next((p for p in points if p.number != number and p.params == params and _is_reusable(p)), None)
+            trials = self._study.trials(fresh=False)
+            twin = next((p for p in trials if p.number != number and p.params == params and _is_reusable(p)), None)
             if twin is None:
                 return Task(number=number, params=params, stage=1)
             assert twin.outcome is not None
@@ -228,37 +228,37 @@ class _Course:
                 self._study.report(number, step, value)
             outcome = twin.outcome
             if outcome.more:  # the like one may go on to stage 2, this one doesn't
-                outcome = replace(outcome, more=False, state=State.PRUNED, reason="like another point")
+                outcome = replace(outcome, more=False, state=State.PRUNED, reason="like another trial")
             self._study.tell(number, outcome, copy_of=twin.number)
             self._tell_listener(number)
 
     def choose_finalists(self) -> None:
         """Chooses what goes on to stage 2; the others are pruned."""
-        points = self._study.points()
-        self._finalists = finalists(points, self._plan, self._maximize)
+        trials = self._study.trials()
+        self._finalists = finalists(trials, self._plan, self._maximize)
         going = {task.number for task in self._finalists}
-        for point in points:
-            if point.is_paused and point.number not in going:
-                self._study.prune(point.number)
-                now = self._study.points()
-                self._listener.pruned(next(each for each in now if each.number == point.number), now)
+        for trial in trials:
+            if trial.is_paused and trial.number not in going:
+                self._study.prune(trial.number)
+                now = self._study.trials()
+                self._listener.pruned(next(each for each in now if each.number == trial.number), now)
 
     def next_finalist(self) -> Task | None:
-        """Returns the best point that waits."""
+        """Returns the best trial that waits."""
         return self._finalists.pop(0) if self._finalists else None
 
-    def next_baseline(self, baseline: Callable[[Sequence[Point]], Params | None]) -> Task | None:
+    def next_baseline(self, baseline: Callable[[Sequence[TrialRecord]], Params | None]) -> Task | None:
         """Returns full fine-tuning, unless it was trained, or is just now."""
         done = self._study.baseline()
         again = done is not None and done.state is State.FAILED and self._plan.retry_failed and not self._retried
         if (BASELINE_NUMBER, None) in self._running or (done is not None and not again):
             return None
         self._retried = True
-        params = baseline(self._study.points())
+        params = baseline(self._study.trials())
         return None if params is None else Task(number=BASELINE_NUMBER, params=params, stage=2)
 
     def next_replicate(self, race: Race | None) -> Task | None:
-        """Returns a further seed of a finished point, if the race has one to give."""
+        """Returns a further seed of a finished trial, if the race has one to give."""
         if race is None:
             return None
         further = [key for key in self._running if key[1] is not None]
@@ -266,8 +266,8 @@ class _Course:
         if isinstance(found, RaceEnd):
             self.race_end = found
             return None
-        point, seed = found
-        return Task(number=point.number, params=point.params, stage=3, seed=seed)
+        trial, seed = found
+        return Task(number=trial.number, params=trial.params, stage=3, seed=seed)
 
     def stage(self, next_task: Callable[[], Task | None]) -> None:
         """Keeps the executor busy until there is nothing left to begin and nothing runs."""
@@ -315,7 +315,7 @@ class _Course:
             return
         if task.number == BASELINE_NUMBER and event.fatal is not None and not event.machine:
             # What the sweep fixes may not go with it, as runtime.cache.mode=require: the trials are what they are.
-            refused = Outcome(state=State.FAILED, reason=event.fatal, cause=Cause.ERROR)
+            refused = TrialOutcome(state=State.FAILED, reason=event.fatal, cause=Cause.ERROR)
             event = replace(event, fatal=None, outcome=refused)
         if event.fatal is not None:
             self.fatal = self.fatal or event.fatal
@@ -350,15 +350,15 @@ class _Course:
             return
         outcome = checked(event.outcome)
         self._study.tell_replicate(task.number, seed, outcome)
-        point = next(point for point in self._study.with_baseline() if point.number == task.number)
-        self._listener.replicated(point, seed)
+        trial = next(trial for trial in self._study.with_baseline() if trial.number == task.number)
+        self._listener.replicated(trial, seed)
         if outcome.state is State.FAILED:
             self._count_failure()
 
     def _tell_listener(self, number: int) -> None:
-        points = self._study.with_baseline()
+        trials = self._study.with_baseline()
         # One that has just ended is mostly among the last ones.
-        self._listener.ended(next(point for point in reversed(points) if point.number == number), points)
+        self._listener.ended(next(trial for trial in reversed(trials) if trial.number == number), trials)
 
     def _count_failure(self) -> None:
         self._failures += 1
@@ -367,17 +367,17 @@ class _Course:
             self._stop(f"sweep.max_failures={limit} points failed", too_many_failed=True)
             return
         ended = sorted(
-            (p for p in self._study.points() if p.state not in {State.WAITING, State.RUNNING}), key=lambda p: p.number
+            (p for p in self._study.trials() if p.state not in {State.WAITING, State.RUNNING}), key=lambda p: p.number
         )[:_ALIKE]
         kinds = {(p.outcome.cause, p.outcome.error) for p in ended if p.state is State.FAILED and p.outcome}
-        succeeded = any(p.state in {State.COMPLETE, State.PRUNED} for p in self._study.points())
-        if {cause for cause, _ in kinds} == {Cause.TEMPLATE_DIED}:  # that says nothing of the points
+        succeeded = any(p.state in {State.COMPLETE, State.PRUNED} for p in self._study.trials())
+        if {cause for cause, _ in kinds} == {Cause.TEMPLATE_DIED}:  # that says nothing of the trials
             return
         if len(ended) == _ALIKE and all(p.state is State.FAILED for p in ended) and len(kinds) == 1 and not succeeded:
             self._stop(f"the first {_ALIKE} points failed alike", too_many_failed=True)
 
 
-def checked(outcome: Outcome) -> Outcome:
+def checked(outcome: TrialOutcome) -> TrialOutcome:
     """Returns the outcome, FAILED if a value of it is no finite number."""
     if outcome.state is State.FAILED:
         return outcome
@@ -406,6 +406,6 @@ def _number(value: object) -> float:
     return number
 
 
-def _is_reusable(point: Point) -> bool:
-    ended = point.state is State.COMPLETE or point.state is State.PRUNED
-    return ended and point.outcome is not None and point.copy_of is None
+def _is_reusable(trial: TrialRecord) -> bool:
+    ended = trial.state is State.COMPLETE or trial.state is State.PRUNED
+    return ended and trial.outcome is not None and trial.copy_of is None

@@ -1,4 +1,4 @@
-"""Owns: which points are tried first, and which go on to their end. Must not know: Optuna, how points are trained."""
+"""Owns: which trials are tried first, and which go on to their end. Must not know: Optuna, how trials are trained."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from frostline.errors import UserError
-from frostline.records.trial import Point, State, ranked
+from frostline.records.trial import State, TrialRecord, ranked
 from frostline.spec import COST_KEYS, DEPTH_KEY, Params, SamplerName, Space, SweepSpec
 
 Key = tuple[int, int | None]
-"""Number of a point, and the seed if a further one is trained."""
+"""Number of a trial, and the seed if a further one is trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A stage of a point's work, to be trained.
+    """A stage of a trial's work, to be trained.
 
     Attributes:
-        number: Of the point.
-        params: Of the point.
-        stage: 1 or 2; 3: a further seed of a finished point.
+        number: Of the trial.
+        params: Of the trial.
+        stage: 1 or 2; 3: a further seed of a finished trial.
         seed: Of stage 3.
     """
 
@@ -37,80 +37,80 @@ class Task:
         return self.number, self.seed
 
 
-def finalists(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[Task]:
-    """Returns the tasks of stage 2: the best share of the points that wait for it, and the best at each frozen depth.
+def finalists(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -> list[Task]:
+    """Returns the tasks of stage 2: the best share of the trials that wait for it, and the best at each frozen depth.
 
     "One epoch for all, then finish the best" matches Hyperband at far less compute (arXiv 2307.15422); the best at
     each depth is added so that a table over depths compares finished runs. The order is that of the ranks: if the time
     runs out, the best are done.
 
     Args:
-        points: All of the study.
+        trials: All of the study.
         plan: The sweep.
         maximize: Whether more of the objective is better.
     """
-    order = _by_rank(points, plan, maximize)
+    order = _by_rank(trials, plan, maximize)
     chosen = order[: _share(plan.finish, len(order))]
-    best: dict[object, Point] = {}
-    for point in order:
-        best.setdefault(_row(point.params, plan.axis), point)
-    going = {point.number for point in (*chosen, *best.values()) if point.is_paused}
-    return [Task(number=point.number, params=point.params, stage=2) for point in order if point.number in going]
+    best: dict[object, TrialRecord] = {}
+    for trial in order:
+        best.setdefault(_row(trial.params, plan.axis), trial)
+    going = {trial.number for trial in (*chosen, *best.values()) if trial.is_paused}
+    return [Task(number=trial.number, params=trial.params, stage=2) for trial in order if trial.number in going]
 
 
-def promotable(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[Task]:
+def promotable(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -> list[Task]:
     """Returns the trials to promote while stage 1 is still under way, the best first.
 
     The rule of asynchronous successive halving (Li et al. 2020, algorithm 2): a trial is promoted as soon as it is in
     the best share of the trials that have completed stage 1.
 
     Args:
-        points: All of the study.
+        trials: All of the study.
         plan: The sweep.
         maximize: Whether more of the objective is better.
     """
-    order = _by_rank(points, plan, maximize)
+    order = _by_rank(trials, plan, maximize)
     best = order[: math.floor(plan.finish * len(order) + 1e-9)]
-    return [Task(number=point.number, params=point.params, stage=2) for point in best if point.is_paused]
+    return [Task(number=trial.number, params=trial.params, stage=2) for trial in best if trial.is_paused]
 
 
-def _by_rank(points: Sequence[Point], plan: SweepSpec, maximize: bool) -> list[Point]:
-    """Returns the points that came to the end of stage 1, the best there first; ties by number.
+def _by_rank(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -> list[TrialRecord]:
+    """Returns the trials that came to the end of stage 1, the best there first; ties by number.
 
     After a few epochs they are compared by their loss, since many accuracies are equal then; whole runs of a first seed
     by the objective, as they are where a loss is not known. A run that learnt nothing comes after all that did.
     """
-    alive = [point.params for point in points if point.first is not None and point.state is not State.FAILED]
+    alive = [trial.params for trial in trials if trial.first is not None and trial.state is not State.FAILED]
     ended = [
-        point
-        for point in points
-        if point.first is not None
-        and point.copy_of is None
-        and (point.state is not State.FAILED or point.params not in alive)  # else it is retried under another number
+        trial
+        for trial in trials
+        if trial.first is not None
+        and trial.copy_of is None
+        and (trial.state is not State.FAILED or trial.params not in alive)  # else it is retried under another number
     ]
-    losses = {point.number: point.first.loss for point in ended if point.first is not None}
+    losses = {trial.number: trial.first.loss for trial in ended if trial.first is not None}
     by_loss = plan.first_epochs is not None and all(loss is not None for loss in losses.values())
 
-    def rank(point: Point) -> tuple[bool, float, int]:
-        assert point.first is not None
-        quality = point.first.quality or 0.0
-        loss = losses[point.number]
+    def rank(trial: TrialRecord) -> tuple[bool, float, int]:
+        assert trial.first is not None
+        quality = trial.first.quality or 0.0
+        loss = losses[trial.number]
         value = loss if by_loss and loss is not None else -quality if maximize else quality
-        return not point.first.learnt, value, point.number
+        return not trial.first.learnt, value, trial.number
 
     return sorted(ended, key=rank)
 
 
-def hopeless(points: Sequence[Point], plan: SweepSpec, maximize: bool, total: int) -> list[int]:
-    """Returns the numbers of waiting points that can't reach stage 2 any more: their checkpoints may go.
+def hopeless(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool, total: int) -> list[int]:
+    """Returns the numbers of waiting trials that can't reach stage 2 any more: their checkpoints may go.
 
     Args:
-        points: All of the study.
+        trials: All of the study.
         plan: The sweep.
         maximize: Whether more of the objective is better.
-        total: Points that the study is to have.
+        total: Trials that the study is to have.
     """
-    tasks = finalists(points, replace(plan, finish=1.0), maximize)
+    tasks = finalists(trials, replace(plan, finish=1.0), maximize)
     depth_best: dict[object, int] = {}
     for task in tasks:
         depth_best.setdefault(_row(task.params, plan.axis), task.number)
@@ -123,27 +123,27 @@ def _share(share: float, num: int) -> int:
 
 
 def _row(params: Params, axis: str | None) -> tuple[object, ...]:
-    """Returns the row of the answer's table that a point belongs to: depths of two models, or sizes, don't compare.
+    """Returns the row of the answer's table that a trial belongs to: depths of two models, or sizes, don't compare.
 
     Args:
-        params: Of the point.
+        params: Of the trial.
         axis: `sweep.axis`.
     """
     values = [params.get(key) for key in ((axis,) if axis is not None else COST_KEYS)]
-    # No two points of a range that can't be counted are of one row, so it has none.
-    return Point.group_of(params), *(value for value in values if isinstance(value, int))
+    # No two trials of a range that can't be counted are of one row, so it has none.
+    return TrialRecord.group_of(params), *(value for value in values if isinstance(value, int))
 
 
-def check_alike(points: Sequence[Point]) -> str | None:
-    """Returns the first reason if no point has a result, else None."""
-    failed = [point for point in points if point.state is State.FAILED]
-    if not failed or ranked(points, True) or any(point.state is State.PRUNED for point in points):
+def check_alike(trials: Sequence[TrialRecord]) -> str | None:
+    """Returns the first reason if no trial has a result, else None."""
+    failed = [trial for trial in trials if trial.state is State.FAILED]
+    if not failed or ranked(trials, True) or any(trial.state is State.PRUNED for trial in trials):
         return None
     return failed[0].reason or "unknown"
 
 
 def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -> list[Params]:
-    """Returns the points to try before the sampler is asked.
+    """Returns the trials to try before the sampler is asked.
 
     Args:
         plan: The sweep.
@@ -151,32 +151,32 @@ def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -
         explicit: The user's own; None: the coarse grid. With the grid sampler the whole grid follows them.
 
     Raises:
-        UserError: A point is outside of the space.
+        UserError: A trial is outside of the space.
     """
     grid = plan.sampler.value == "grid"
-    points = list(explicit) if explicit is not None else []
-    if explicit is not None and plan.n_trials is not None and len(points) > plan.n_trials:
-        raise UserError(f"sweep.enqueue: names {len(points)} points, sweep.n_trials={plan.n_trials}: raise it")
-    for params in points:
+    trials = list(explicit) if explicit is not None else []
+    if explicit is not None and plan.n_trials is not None and len(trials) > plan.n_trials:
+        raise UserError(f"sweep.enqueue: names {len(trials)} points, sweep.n_trials={plan.n_trials}: raise it")
+    for params in trials:
         space.check(params)
     if grid:
-        points += [params for params in space.grid(coarse=False) if params not in points]
+        trials += [params for params in space.grid(coarse=False) if params not in trials]
     elif explicit is None:
-        points = list(space.grid(coarse=True))
+        trials = list(space.grid(coarse=True))
     if explicit is None and plan.sampler is SamplerName.FROST:  # it has an opening of its own
         return []
     limit = plan.n_trials
-    if explicit is None and not grid and limit is not None and len(points) > limit:
+    if explicit is None and not grid and limit is not None and len(trials) > limit:
         # A drawing rather than a cut or a stride: else the first depths, or one learning rate, would be all there is.
-        drawn = set(random.Random(plan.seed).sample(range(len(points)), limit))
-        points = [params for index, params in enumerate(points) if index in drawn]
-    if plan.deep_first and any(DEPTH_KEY in params for params in points):
-        points.sort(key=lambda params: -_depth(params))
+        drawn = set(random.Random(plan.seed).sample(range(len(trials)), limit))
+        trials = [params for index, params in enumerate(trials) if index in drawn]
+    if plan.deep_first and any(DEPTH_KEY in params for params in trials):
+        trials.sort(key=lambda params: -_depth(params))
     if grid and limit is not None:
-        points = points[:limit]
-    if not points and grid:
+        trials = trials[:limit]
+    if not trials and grid:
         raise UserError("sweep.space: the grid is empty")
-    return points
+    return trials
 
 
 def _depth(params: Params) -> float:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from frostline.spec import Params
 
 _STARTUP = 10
-"""Random points before TPE and GP trust their model: Optuna's default. A coarse grid of as many takes their place."""
+"""Random trials before TPE and GP trust their model: Optuna's default. A coarse grid of as many takes their place."""
 
 
 class SeededSampler(BaseSampler):
@@ -165,7 +165,7 @@ def _make(name: SamplerName, seed: int, study_seed: int) -> BaseSampler:
             return samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False, consider_pruned_trials=True)
         if name is SamplerName.NSGAII:
             return samplers.NSGAIISampler(seed=seed, population_size=10)
-    # The grid's points are in the queue; what is asked beyond it is random.
+    # The grid's trials are in the queue; what is asked beyond it is random.
     return samplers.RandomSampler(seed=seed)
 
 
@@ -174,7 +174,7 @@ def make_pruner(spec: PrunerSpec, max_steps: int | None) -> BasePruner:
 
     Args:
         spec: Which, and its settings.
-        max_steps: How many reports a point makes at most, if that is known.
+        max_steps: How many reports a trial makes at most, if that is known.
     """
     pruners = optuna.pruners
     with warnings.catch_warnings():

@@ -38,7 +38,7 @@ _AWAY_S = 300.0
 
 
 class CorruptStudyError(Exception):
-    """The journal can't be read; the study can be rebuilt from the points' own files."""
+    """The journal can't be read; the study can be rebuilt from the trials' own files."""
 
 
 class Journal:

@@ -1,4 +1,4 @@
-"""Owns: a study in Optuna's storage - asked, told, read back as points. Must not know: how points are trained.
+"""Owns: a study in Optuna's storage - asked, told, read back as trials. Must not know: how trials are trained.
 
 Only the parent process of a sweep writes to the storage. Everything that a resumed sweep needs lies in it.
 """
@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from frostline import scratch
 from frostline.errors import UserError
-from frostline.records.trial import BASELINE_NUMBER, Outcome, Point, State
+from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome, TrialRecord
 from frostline.search import attributes
 from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import FrostSampler, PausedAsPruned, SeededSampler, distribution, make_pruner
@@ -44,7 +44,7 @@ class Study:
         plan: The sweep.
         space: What is swept.
         maximize: Whether more of the objective is better.
-        max_steps: How many reports a point makes at most, if known; for hyperband.
+        max_steps: How many reports a trial makes at most, if known; for hyperband.
         propose: For sampler `frost`: all trials but one, and the number of that -> its parameters.
 
     Raises:
@@ -60,14 +60,14 @@ class Study:
         *,
         maximize: bool,
         max_steps: int | None = None,
-        propose: Callable[[Sequence[Point], int], Params] | None = None,
+        propose: Callable[[Sequence[TrialRecord], int], Params] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._plan = plan
         self._space = space
         self._maximize = maximize
         self._active: set[int] = set()
-        self._read_before: dict[int, Point] = {}
+        self._read_before: dict[int, TrialRecord] = {}
         self._pruner = make_pruner(plan.pruner, max_steps)
         directions: list[Any] = ["maximize" if maximize else "minimize", *(["minimize"] if plan.cost else [])]
         self._storage = storage
@@ -104,7 +104,7 @@ class Study:
             return SeededSampler(self._plan.sampler, self._plan.seed)
 
         def proposed(number: int) -> Params:
-            return propose([point for point in self.points() if point.number != number], number)
+            return propose([trial for trial in self.trials() if trial.number != number], number)
 
         return FrostSampler(proposed, self._distributions({}))
 
@@ -112,8 +112,9 @@ class Study:
     def is_untouched(self) -> bool:
         """Whether nothing of it was trained yet: it may be made anew for another config."""
         return all(
-            trial.state is TrialState.WAITING or (trial.state is TrialState.RUNNING and not trial.intermediate_values)
-            for trial in self._trials.look().trials
+            frozen.state is TrialState.WAITING
+            or (frozen.state is TrialState.RUNNING and not frozen.intermediate_values)
+            for frozen in self._trials.look().frozen_trials
         )
 
     def reset(self) -> None:
@@ -153,176 +154,176 @@ class Study:
         """Whether the queue was filled."""
         return bool(self._study.user_attrs.get(attributes.READY))
 
-    def fill(self, queue: Sequence[Params], warm: Sequence[Point] = ()) -> None:
-        """Puts the points to try first into the study, after those of an earlier one to learn from. Once.
+    def fill(self, queue: Sequence[Params], warm: Sequence[TrialRecord] = ()) -> None:
+        """Puts the trials to try first into the study, after those of an earlier one to learn from. Once.
 
         Args:
             queue: In the order in which they are tried.
-            warm: Points of an earlier study.
+            warm: Trials of an earlier study.
         """
         if self.is_ready:
             return
-        present = {trial.number for trial in self._trials.look().trials}
-        rows = [self._warm_trial(point) for point in warm]
+        present = {frozen.number for frozen in self._trials.look().frozen_trials}
+        rows = [self._warm_trial(trial) for trial in warm]
         rows += [
             create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}) for params in queue
         ]
-        for number, trial in enumerate(rows):
+        for number, frozen in enumerate(rows):
             if number not in present:
-                self._study.add_trial(trial)
+                self._study.add_trial(frozen)
         self._study.set_user_attr(attributes.READY, True)
 
     def extend(self, queue: Sequence[Params], total: int) -> int:
-        """Puts the points of a queue that the study lacks behind its own: a grid whose total was raised.
+        """Puts the trials of a queue that the study lacks behind its own: a grid whose total was raised.
 
         Args:
             queue: All of it.
-            total: Points that the study is to have.
+            total: Trials that the study is to have.
 
         Returns:
             How many were added.
         """
-        points = self.points()
-        present = [point.params for point in points]
-        missing = [params for params in queue if params not in present][: max(0, total - len(points))]
+        trials = self.trials()
+        present = [trial.params for trial in trials]
+        missing = [params for params in queue if params not in present][: max(0, total - len(trials))]
         for params in missing:
             self._study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}))
         return len(missing)
 
     def retry_failed(self) -> int:
-        """Puts the points that failed into the queue once more, beyond the total; returns how many.
+        """Puts the trials that failed into the queue once more, beyond the total; returns how many.
 
         One that failed when it was promoted is promoted again: what stage 1 came to stands.
         """
-        points = self.points()
-        done = [point.params for point in points if point.state is not State.FAILED]
-        again: list[Point] = []
-        for point in points:
+        trials = self.trials()
+        done = [trial.params for trial in trials if trial.state is not State.FAILED]
+        again: list[TrialRecord] = []
+        for trial in trials:
             known = (*done, *(other.params for other in again))  # it may have failed twice
-            if point.state is State.FAILED and point.params not in known:
-                again.append(point)
-        for point in again:
-            if point.first is not None:
-                paused = replace(point, state=State.PRUNED, outcome=point.first, stage=1)
-                trial = self._rebuilt(paused)
-                trial.user_attrs = {**trial.user_attrs, attributes.RETRY: True}
+            if trial.state is State.FAILED and trial.params not in known:
+                again.append(trial)
+        for trial in again:
+            if trial.first is not None:
+                paused = replace(trial, state=State.PRUNED, outcome=trial.first, stage=1)
+                frozen = self._rebuilt(paused)
+                frozen.user_attrs = {**frozen.user_attrs, attributes.RETRY: True}
             else:
-                trial = create_trial(
+                frozen = create_trial(
                     state=TrialState.WAITING,
-                    system_attrs={"fixed_params": dict(point.params)},
+                    system_attrs={"fixed_params": dict(trial.params)},
                     user_attrs={attributes.RETRY: True},
                 )
-            self._study.add_trial(trial)
+            self._study.add_trial(frozen)
         if again:
             self._study.set_user_attr(attributes.EXTRA, self.num_extra + len(again))
         return len(again)
 
     @property
     def num_extra(self) -> int:
-        """Points beyond the total, because failed ones were tried again."""
+        """Trials beyond the total, because failed ones were tried again."""
         return int(self._study.user_attrs.get(attributes.EXTRA, 0))
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was put into it yet."""
-        return not self._trials.look().trials and not self.is_ready
+        return not self._trials.look().frozen_trials and not self.is_ready
 
-    def _warm_trial(self, point: Point) -> FrozenTrial:
-        assert point.outcome is not None
+    def _warm_trial(self, trial: TrialRecord) -> FrozenTrial:
+        assert trial.outcome is not None
         return create_trial(
             state=TrialState.COMPLETE,
-            values=self._values(point.outcome),
-            params=dict(point.params),
-            distributions=self._distributions(point.params),
-            user_attrs={attributes.WARM: True, attributes.OUTCOME: point.outcome.to_dict(point.stage)},
+            values=self._values(trial.outcome),
+            params=dict(trial.params),
+            distributions=self._distributions(trial.params),
+            user_attrs={attributes.WARM: True, attributes.OUTCOME: trial.outcome.to_dict(trial.stage)},
         )
 
-    def rebuild(self, points: Sequence[Point], warm: Sequence[Point] = ()) -> None:
-        """Puts recorded points into an empty study, each under its number.
+    def rebuild(self, trials: Sequence[TrialRecord], warm: Sequence[TrialRecord] = ()) -> None:
+        """Puts recorded trials into an empty study, each under its number.
 
-        A number without a point's file was that of an earlier study's point, or of one that had just been chosen: it
+        A number without a trial's file was that of an earlier study's trial, or of one that had just been chosen: it
         stays taken, and counts for nothing.
 
         Args:
-            points: By their own files.
-            warm: Points of an earlier study, which have the first numbers.
+            trials: By their own files.
+            warm: Trials of an earlier study, which have the first numbers.
         """
-        by_number = {point.number: point for point in points}
+        by_number = {trial.number: trial for trial in trials}
         baseline = by_number.get(BASELINE_NUMBER)
         if baseline is not None and baseline.outcome is not None:
             self.tell_baseline(baseline.params, baseline.outcome)
         for number in range(max(by_number, default=-1) + 1):
-            point = by_number.get(number)
-            if point is not None:
-                self._study.add_trial(self._rebuilt(point))
+            trial = by_number.get(number)
+            if trial is not None:
+                self._study.add_trial(self._rebuilt(trial))
             elif number < len(warm):
                 self._study.add_trial(self._warm_trial(warm[number]))
             else:
                 self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={attributes.SURPLUS: True}))
-        for point in points:
-            for seed, replicate in point.replicates.items():
-                self.tell_replicate(point.number, seed, replicate)
-        failed = [point for point in points if point.state is State.FAILED and not point.is_baseline]
-        retries = sum(any(p.params == f.params and p.number > f.number for p in points) for f in failed)
+        for trial in trials:
+            for seed, replicate in trial.replicates.items():
+                self.tell_replicate(trial.number, seed, replicate)
+        failed = [trial for trial in trials if trial.state is State.FAILED and not trial.is_baseline]
+        retries = sum(any(p.params == f.params and p.number > f.number for p in trials) for f in failed)
         if retries:
             self._study.set_user_attr(attributes.EXTRA, retries)
 
-    def _rebuilt(self, point: Point) -> FrozenTrial:
+    def _rebuilt(self, trial: TrialRecord) -> FrozenTrial:
         attrs: dict[str, Any] = {}
-        state, outcome = point.state, point.outcome
-        if point.copy_of is not None:
-            attrs[attributes.COPY] = point.copy_of
+        state, outcome = trial.state, trial.outcome
+        if trial.copy_of is not None:
+            attrs[attributes.COPY] = trial.copy_of
         if outcome is not None:
-            attrs[attributes.OUTCOME] = (point.first or outcome).to_dict(1)
-        if point.stage == 2 and outcome is not None:
+            attrs[attributes.OUTCOME] = (trial.first or outcome).to_dict(1)
+        if trial.stage == 2 and outcome is not None:
             attrs[attributes.FINAL] = outcome.to_dict(2)
-        if point.is_paused:
+        if trial.is_paused:
             state = State.RUNNING
         wanted = {value: key for key, value in _STATES.items()}[state]
         values = self._values(outcome) if wanted is TrialState.COMPLETE and outcome is not None else None
-        if wanted is TrialState.PRUNED and point.first_quality is not None and not self._plan.cost:
-            values = [point.first_quality]
+        if wanted is TrialState.PRUNED and trial.first_quality is not None and not self._plan.cost:
+            values = [trial.first_quality]
         return create_trial(
             state=wanted,
             values=values,
-            params=dict(point.params),
-            distributions=self._distributions(point.params),
+            params=dict(trial.params),
+            distributions=self._distributions(trial.params),
             user_attrs=attrs,
-            intermediate_values=dict(point.history),
+            intermediate_values=dict(trial.history),
         )
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
     @again_if_cut_off
     def begin(self, total: int) -> tuple[int, Params] | None:
-        """Returns the next point: one that was running when its process died, a waiting one, or a new one.
+        """Returns the next trial: one that was running when its process died, a waiting one, or a new one.
 
         Args:
-            total: How many points the study is to have.
+            total: How many trials the study is to have.
 
         Returns:
             Number and parameters; None when there are enough.
         """
-        points = self._trials.look().points
-        for trial in points:
-            is_begun = trial.state is TrialState.RUNNING and not is_paused(trial)
-            if is_begun and trial.number not in self._active:
-                return self._suggest(Trial(self._asking, trial._trial_id))
-        waiting = sum(trial.state is TrialState.WAITING for trial in points)
-        if len(points) - waiting >= total or (not waiting and len(points) >= total):
+        trials = self._trials.look().trials
+        for frozen in trials:
+            is_begun = frozen.state is TrialState.RUNNING and not is_paused(frozen)
+            if is_begun and frozen.number not in self._active:
+                return self._suggest(Trial(self._asking, frozen._trial_id))
+        waiting = sum(frozen.state is TrialState.WAITING for frozen in trials)
+        if len(trials) - waiting >= total or (not waiting and len(trials) >= total):
             return None
         with quiet():
             return self._suggest(self._asking.ask())
 
-    def _suggest(self, trial: Trial) -> tuple[int, Params]:
+    def _suggest(self, frozen: Trial) -> tuple[int, Params]:
         params: Params = {}
         with quiet():
             for group in self._space.groups:
-                params[group.key] = trial._suggest(group.key, distribution(group))
+                params[group.key] = frozen._suggest(group.key, distribution(group))
             for dimension in self._space.of(params):
-                params[dimension.key] = trial._suggest(dimension.key, distribution(dimension))
-        self._active.add(trial.number)
-        return trial.number, params
+                params[dimension.key] = frozen._suggest(dimension.key, distribution(dimension))
+        self._active.add(frozen.number)
+        return frozen.number, params
 
     @again_if_cut_off
     def settle(self, number: int, quality: float) -> None:
@@ -342,7 +343,7 @@ class Study:
     def report(self, number: int, step: int, value: float) -> bool:
         """Stores a report of a running trial and returns whether the pruner wants it stopped.
 
-        With several objectives Optuna prunes nothing; here the quality is compared among the points of its own depth.
+        With several objectives Optuna prunes nothing; here the quality is compared among the trials of its own depth.
 
         Args:
             number: Of the trial.
@@ -359,7 +360,7 @@ class Study:
         known = verdicts["steps"].get(str(step))
         if known is None:
             newest = self._frozen(number)
-            others = [trial for trial in self._trials.look().points if self._is_comparable(trial, newest)]
+            others = [other for other in self._trials.look().trials if self._is_comparable(other, newest)]
             known, attrs = ask_pruner(
                 self._pruner, newest, others,
                 name=self._study.study_name, maximize=self._maximize, noted=verdicts["attrs"],
@@ -369,13 +370,13 @@ class Study:
             self._study._storage.set_trial_user_attr(frozen._trial_id, attributes.VERDICTS, verdicts)
         return bool(known)
 
-    def _is_comparable(self, trial: FrozenTrial, frozen: FrozenTrial) -> bool:
-        if trial.number == frozen.number or not trial.intermediate_values:
+    def _is_comparable(self, other: FrozenTrial, frozen: FrozenTrial) -> bool:
+        if other.number == frozen.number or not other.intermediate_values:
             return False
-        return self._plan.cost is None or trial.params.get(DEPTH_KEY) == frozen.params.get(DEPTH_KEY)
+        return self._plan.cost is None or other.params.get(DEPTH_KEY) == frozen.params.get(DEPTH_KEY)
 
     @again_if_cut_off
-    def tell(self, number: int, outcome: Outcome, *, copy_of: int | None = None) -> None:
+    def tell(self, number: int, outcome: TrialOutcome, *, copy_of: int | None = None) -> None:
         """Ends a trial, or its stage 1: then it waits, until it is promoted or pruned.
 
         A value that is no finite number makes it FAILED: Optuna would take -inf for the best.
@@ -383,7 +384,7 @@ class Study:
         Args:
             number: Of the trial.
             outcome: What stage 1 came to.
-            copy_of: Number of the like point that it was taken from.
+            copy_of: Number of the like trial that it was taken from.
         """
         frozen = self._frozen(number)
         self._active.discard(number)
@@ -408,7 +409,7 @@ class Study:
         self._active.discard(number)
 
     @again_if_cut_off
-    def tell_final(self, number: int, outcome: Outcome) -> None:
+    def tell_final(self, number: int, outcome: TrialOutcome) -> None:
         """Ends a trial that was promoted.
 
         Args:
@@ -436,7 +437,7 @@ class Study:
         )
 
     @again_if_cut_off
-    def tell_replicate(self, number: int, seed: int, outcome: Outcome) -> None:
+    def tell_replicate(self, number: int, seed: int, outcome: TrialOutcome) -> None:
         """Keeps what a further seed of a finished trial came to: Optuna never changes a finished trial.
 
         Args:
@@ -447,7 +448,7 @@ class Study:
         self._study.set_user_attr(f"{attributes.REPLICATE}{number}.{seed}", outcome.to_dict(1))
 
     @again_if_cut_off
-    def tell_baseline(self, params: Params, outcome: Outcome) -> None:
+    def tell_baseline(self, params: Params, outcome: TrialOutcome) -> None:
         """Keeps what full fine-tuning came to, which lies outside of the space and is no trial.
 
         Args:
@@ -457,55 +458,55 @@ class Study:
         self._study.set_user_attr(attributes.BASELINE, {"params": params, "outcome": outcome.to_dict(1)})
 
     @again_if_cut_off
-    def baseline(self) -> Point | None:
+    def baseline(self) -> TrialRecord | None:
         """Returns what full fine-tuning came to; None if it was not trained."""
         return baseline_in(self._study)
 
-    def with_baseline(self) -> list[Point]:
-        """Returns all points, and the baseline behind them if it was trained."""
+    def with_baseline(self) -> list[TrialRecord]:
+        """Returns all trials, and the baseline behind them if it was trained."""
         baseline = self.baseline()
-        return self.points() if baseline is None else [*self.points(), baseline]
+        return self.trials() if baseline is None else [*self.trials(), baseline]
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
     @again_if_cut_off
-    def points(self, *, fresh: bool = True) -> list[Point]:
-        """Returns all points by number.
+    def trials(self, *, fresh: bool = True) -> list[TrialRecord]:
+        """Returns all trials by number.
 
         Args:
-            fresh: As the storage has them now; else as they were when a point was begun last.
+            fresh: As the storage has them now; else as they were when a trial was begun last.
         """
         look = self._trials.look() if fresh or self._trials.last is None else self._trials.last
         known = self._read_before
-        found = [known.get(trial.number) or self._read(trial) for trial in look.points]
+        found = [known.get(frozen.number) or self._read(frozen) for frozen in look.trials]
         replicates = replicates_in(self._study)
         if replicates:
             found = [
-                replace(point, replicates=dict(sorted(own.items()))) if (own := replicates.get(point.number)) else point
-                for point in found
+                replace(trial, replicates=dict(sorted(own.items()))) if (own := replicates.get(trial.number)) else trial
+                for trial in found
             ]
-        if all(point.copy_of is None for point in found):
+        if all(trial.copy_of is None for trial in found):
             return found
-        first = {point.number: point.first or point.outcome for point in found}
-        return [point if point.copy_of is None else replace(point, first=first.get(point.copy_of)) for point in found]
+        first = {trial.number: trial.first or trial.outcome for trial in found}
+        return [trial if trial.copy_of is None else replace(trial, first=first.get(trial.copy_of)) for trial in found]
 
-    def _read(self, trial: FrozenTrial) -> Point:
+    def _read(self, frozen: FrozenTrial) -> TrialRecord:
         """Reads a trial; a finished one, which never changes, only once: the loop asks for all at each event."""
-        point = _point(trial)
-        if trial.state.is_finished():
-            self._read_before[trial.number] = point
-        return point
+        trial = _record_of(frozen)
+        if frozen.state.is_finished():
+            self._read_before[frozen.number] = trial
+        return trial
 
     def num_warm(self) -> int:
-        """Returns how many points of an earlier study it learns from."""
-        return sum(kind_of(trial) is Kind.WARM for trial in self._trials.look().trials)
+        """Returns how many trials of an earlier study it learns from."""
+        return sum(kind_of(frozen) is Kind.WARM for frozen in self._trials.look().frozen_trials)
 
     def _frozen(self, number: int) -> FrozenTrial:
         storage = self._study._storage
         trial_id = storage.get_trial_id_from_study_id_trial_number(self._study._study_id, number)
         return storage.get_trial(trial_id)
 
-    def _values(self, outcome: Outcome) -> list[float]:
+    def _values(self, outcome: TrialOutcome) -> list[float]:
         assert outcome.quality is not None
         values = [outcome.quality]
         if self._plan.cost is not None:
@@ -517,8 +518,8 @@ class Study:
         return {dimension.key: distribution(dimension) for dimension in dimensions}
 
 
-def read_points(path: Path, name: str) -> list[Point]:
-    """Returns the points in a sweep's journal, the baseline first; nothing is written to it.
+def read_trials(path: Path, name: str) -> list[TrialRecord]:
+    """Returns the trials in a sweep's journal, the baseline first; nothing is written to it.
 
     Args:
         path: Of the journal; a process may be at work on it.
@@ -536,41 +537,41 @@ def read_points(path: Path, name: str) -> list[Point]:
         except (OSError, KeyError, CorruptStudyError):
             return []
         replicates = replicates_in(study)
-        points = [
-            replace(_point(trial), replicates=dict(sorted(replicates.get(trial.number, {}).items())))
-            for trial in study.get_trials(deepcopy=False)
-            if kind_of(trial) is Kind.POINT
+        trials = [
+            replace(_record_of(frozen), replicates=dict(sorted(replicates.get(frozen.number, {}).items())))
+            for frozen in study.get_trials(deepcopy=False)
+            if kind_of(frozen) is Kind.TRIAL
         ]
         baseline = baseline_in(study)
-    return points if baseline is None else [baseline, *points]
+    return trials if baseline is None else [baseline, *trials]
 
 
-def baseline_in(study: optuna.Study) -> Point | None:
+def baseline_in(study: optuna.Study) -> TrialRecord | None:
     """Returns what full fine-tuning came to; None if it was not trained."""
     data = study.user_attrs.get(attributes.BASELINE)
     if data is None:
         return None
-    outcome = Outcome.from_dict(data["outcome"])[0]
-    return Point(
+    outcome = TrialOutcome.from_dict(data["outcome"])[0]
+    return TrialRecord(
         number=BASELINE_NUMBER, params=dict(data["params"]), state=outcome.state, outcome=outcome,
         replicates=dict(sorted(replicates_in(study).get(BASELINE_NUMBER, {}).items())),
     )  # fmt: skip
 
 
-def replicates_in(study: optuna.Study) -> dict[int, dict[int, Outcome]]:
-    """Returns what further seeds came to, by number of the point and seed."""
-    found: dict[int, dict[int, Outcome]] = {}
+def replicates_in(study: optuna.Study) -> dict[int, dict[int, TrialOutcome]]:
+    """Returns what further seeds came to, by number of the trial and seed."""
+    found: dict[int, dict[int, TrialOutcome]] = {}
     for key, data in study.user_attrs.items():
         if key.startswith(attributes.REPLICATE):
             number, seed = key.removeprefix(attributes.REPLICATE).split(".")
-            found.setdefault(int(number), {})[int(seed)] = Outcome.from_dict(data)[0]
+            found.setdefault(int(number), {})[int(seed)] = TrialOutcome.from_dict(data)[0]
     return found
 
 
-def _point(trial: FrozenTrial) -> Point:
-    state, stage = _STATES[trial.state], 1
-    first = _outcome(trial, attributes.OUTCOME)
-    final = _outcome(trial, attributes.FINAL) if trial.state.is_finished() else None
+def _record_of(frozen: FrozenTrial) -> TrialRecord:
+    state, stage = _STATES[frozen.state], 1
+    first = _outcome(frozen, attributes.OUTCOME)
+    final = _outcome(frozen, attributes.FINAL) if frozen.state.is_finished() else None
     outcome = first
     if final is not None and first is not None:
         stage = 2
@@ -581,23 +582,23 @@ def _point(trial: FrozenTrial) -> Point:
             outcome = replace(
                 first, state=State.FAILED, reason=final.reason, cause=final.cause, error=final.error, more=False
             )
-    elif outcome is not None and outcome.more and is_paused(trial):
+    elif outcome is not None and outcome.more and is_paused(frozen):
         state = State.PRUNED  # unless it is promoted
     elif outcome is not None and outcome.more:
         outcome = replace(outcome, more=False)
-    params = trial.params or trial.system_attrs.get("fixed_params", {})
-    return Point(
-        number=trial.number,
+    params = frozen.params or frozen.system_attrs.get("fixed_params", {})
+    return TrialRecord(
+        number=frozen.number,
         params=dict(params),
         state=state,
         outcome=outcome,
-        history=dict(trial.intermediate_values),
-        copy_of=trial.user_attrs.get(attributes.COPY),
+        history=dict(frozen.intermediate_values),
+        copy_of=frozen.user_attrs.get(attributes.COPY),
         stage=stage,
         first=first if first is not None and first.more else None,
     )
 
 
-def _outcome(trial: FrozenTrial, mark: str) -> Outcome | None:
-    data = trial.user_attrs.get(mark)
-    return Outcome.from_dict(data)[0] if data else None
+def _outcome(frozen: FrozenTrial, mark: str) -> TrialOutcome | None:
+    data = frozen.user_attrs.get(mark)
+    return TrialOutcome.from_dict(data)[0] if data else None

@@ -17,22 +17,22 @@ class Kind(Enum):
     """What a trial is.
 
     Attributes:
-        POINT: A point of the sweep, at whatever stage.
-        WARM: A point of an earlier study, to learn from.
-        SURPLUS: A number of a rebuilt study that no point has.
+        POINT: A trial of the sweep, at whatever stage.
+        WARM: A trial of an earlier study, to learn from.
+        SURPLUS: A number of a rebuilt study that no trial has.
     """
 
-    POINT = auto()
+    TRIAL = auto()
     WARM = auto()
     SURPLUS = auto()
 
 
-def kind_of(trial: FrozenTrial) -> Kind:
+def kind_of(frozen: FrozenTrial) -> Kind:
     """Returns what a trial is."""
-    attrs = trial.user_attrs
+    attrs = frozen.user_attrs
     if attributes.SURPLUS in attrs:
         return Kind.SURPLUS
-    return Kind.WARM if attributes.WARM in attrs else Kind.POINT
+    return Kind.WARM if attributes.WARM in attrs else Kind.TRIAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class Look:
 
     Attributes:
         trials: All of them.
-        points: Those that are points.
+        trials: Those that are trials.
     """
 
+    frozen_trials: Sequence[FrozenTrial]
     trials: Sequence[FrozenTrial]
-    points: Sequence[FrozenTrial]
 
 
 class Trials:
@@ -63,22 +63,22 @@ class Trials:
 
     def look(self) -> Look:
         """Returns the trials as the storage has them now."""
-        trials = sorted(self._study.get_trials(deepcopy=False), key=attrgetter("number"))
+        frozen_trials = sorted(self._study.get_trials(deepcopy=False), key=attrgetter("number"))
         known = self._ended
-        points = [trial for trial in trials if (known.get(trial.number) or self._kind(trial)) is Kind.POINT]
-        self.last = Look(trials=trials, points=points)
+        trials = [frozen for frozen in frozen_trials if (known.get(frozen.number) or self._kind(frozen)) is Kind.TRIAL]
+        self.last = Look(frozen_trials=frozen_trials, trials=trials)
         return self.last
 
-    def _kind(self, trial: FrozenTrial) -> Kind:
-        kind = kind_of(trial)
-        if trial.state.is_finished():
-            self._ended[trial.number] = kind
+    def _kind(self, frozen: FrozenTrial) -> Kind:
+        kind = kind_of(frozen)
+        if frozen.state.is_finished():
+            self._ended[frozen.number] = kind
         return kind
 
 
-def is_paused(trial: FrozenTrial) -> bool:
+def is_paused(frozen: FrozenTrial) -> bool:
     """Returns whether it has ended stage 1 and waits to be promoted or pruned, or is trained in stage 2.
 
     Optuna has no state for that: it stays RUNNING, so that it is one trial from its beginning to its end.
     """
-    return trial.state is TrialState.RUNNING and bool((trial.user_attrs.get(attributes.OUTCOME) or {}).get("more"))
+    return frozen.state is TrialState.RUNNING and bool((frozen.user_attrs.get(attributes.OUTCOME) or {}).get("more"))

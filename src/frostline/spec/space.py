@@ -14,7 +14,7 @@ from frostline.spec.decode import decode
 
 Value = str | int | float | bool | None
 Params = dict[str, Value]
-"""A point of the space: `{'freeze.depth': 4, 'optimizer.lr': 1e-4}`."""
+"""A trial of the space: `{'freeze.depth': 4, 'optimizer.lr': 1e-4}`."""
 
 DEPTH_KEY = "freeze.depth"
 LR_KEY = "optimizer.lr"
@@ -205,7 +205,7 @@ class Space:
         return list(dict.fromkeys([*(group.key for group in self.groups), *rest]))
 
     def of(self, params: Mapping[str, Value]) -> tuple[Dimension, ...]:
-        """Returns the dimensions behind the groups, for a point that chose these groups.
+        """Returns the dimensions behind the groups, for a trial that chose these groups.
 
         Raises:
             SpecError: There is no such group.
@@ -216,7 +216,7 @@ class Space:
         return self.variants[chosen]
 
     def check(self, params: Mapping[str, Value]) -> None:
-        """Checks a whole point.
+        """Checks a whole trial.
 
         Raises:
             SpecError: A key is unknown, missing, or out of range.
@@ -227,11 +227,11 @@ class Space:
                 raise SpecError(f"sweep.enqueue: {key} is not in sweep.space ({', '.join(known)})")
         for key, dimension in known.items():
             if key not in params:
-                raise SpecError(f"sweep.enqueue: {key} is missing; a point names every key of sweep.space")
+                raise SpecError(f"sweep.enqueue: {key} is missing; a trial names every key of sweep.space")
             dimension.check(params[key])
 
     def grid(self, *, coarse: bool) -> Iterator[Params]:
-        """Yields every point of the grid.
+        """Yields every trial of the grid.
 
         Args:
             coarse: Thinned out to `Dimension.coarse` values of each range.

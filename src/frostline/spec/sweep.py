@@ -1,4 +1,4 @@
-"""Owns: what a sweep is - how many points, which sampler, which stages. Must not know: Optuna, Hydra.
+"""Owns: what a sweep is - how many trials, which sampler, which stages. Must not know: Optuna, Hydra.
 
 Values live in `sweeps/sweep/_base/`, so no field has a default.
 """
@@ -19,7 +19,7 @@ SWEEP_SCHEMA = 1
 
 
 class SamplerName(StrEnum):
-    """How the next point is chosen."""
+    """How the next trial is chosen."""
 
     FROST = "frost"
     TPE = "tpe"
@@ -61,7 +61,7 @@ class KeepModels(StrEnum):
 
 
 class Enqueue(StrEnum):
-    """Points to try before the sampler is asked."""
+    """Trials to try before the sampler is asked."""
 
     COARSE = "coarse"
     NONE = "none"
@@ -85,7 +85,7 @@ class PrunerSpec:
 
     Attributes:
         name: Which.
-        startup_trials: Points that are never pruned (median, percentile).
+        startup_trials: Trials that are never pruned (median, percentile).
         warmup_epochs: Evaluations in which no run is pruned (median, percentile).
         percentile: Share that may go on, in percent (percentile).
         reduction_factor: One in so many goes on at each rung (halving, hyperband).
@@ -112,22 +112,22 @@ class PrunerSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SweepSpec:
-    """A sweep's plan; the space and the points to try first are read apart. `sweeps/sweep/`.
+    """A sweep's plan; the space and the trials to try first are read apart. `sweeps/sweep/`.
 
     Attributes:
         name: Of the study, its folder and its MLflow run.
         new: Begin afresh under a new name although there is a sweep of this one.
-        n_trials: How many points in total, those of earlier commands included; None with sampler grid: all of it.
-        timeout_s: Seconds of wall time after which no further point is begun; None: no limit.
-        max_failures: Failed points of one command after which the sweep stops; None: no limit.
+        n_trials: How many trials in total, those of earlier commands included; None with sampler grid: all of it.
+        timeout_s: Seconds of wall time after which no further trial is begun; None: no limit.
+        max_failures: Failed trials of one command after which the sweep stops; None: no limit.
         trial_timeout_s: Seconds without a sign of life (a step, an evaluation) after which a run is killed.
-        retry_failed: Try the failed points of earlier commands once more.
-        sampler: How the next point is chosen.
+        retry_failed: Try the failed trials of earlier commands once more.
+        sampler: How the next trial is chosen.
         seed: Of the sampler. Apart from the runs' seeds.
         pruner: How a run is stopped after an evaluation.
-        seeds: A point is trained once with each; None: once, with the run's `seed`.
+        seeds: A trial is trained once with each; None: once, with the run's `seed`.
         first_epochs: Stage 1 is the first seed's first so many epochs; None: its whole run.
-        finish: Share of the points that goes on to stage 2, 0 < x <= 1; the best at each frozen depth does so, too.
+        finish: Share of the trials that goes on to stage 2, 0 < x <= 1; the best at each frozen depth does so, too.
         axis: The swept key that trades quality for cost: the cheapest value within the margin is recommended. None: the
             frozen depth or the rank, if one is swept. Of other keys less is cheaper.
         margin: A level this much below the best one still counts as good, in the unit of the objective.
@@ -140,8 +140,8 @@ class SweepSpec:
         folds: The rows are dealt into so many folds; the runs of a trial hold out one after the other, those of the
             race too, so that every row is held out once. None: all runs hold out the same rows.
         cost: A second objective to be small; None: quality alone.
-        deep_first: Whether points to try first are sorted by depth, the deepest, cheapest first.
-        warm_start: Name or folder of an earlier sweep, whose finished points of the same space the sampler learns from.
+        deep_first: Whether trials to try first are sorted by depth, the deepest, cheapest first.
+        warm_start: Name or folder of an earlier sweep, whose finished trials of the same space the sampler learns from.
         storage: An Optuna storage URL, on which one parent at a time works; None: a journal in the sweep's folder.
         keep_models: Whose `model/` stays on the disk.
         log_best_model: Whether the best run's model, if it is kept, becomes a model in MLflow when the sweep ends.
@@ -178,7 +178,7 @@ class SweepSpec:
         bad = not self.name or self.name in {".", ".."} or any(letter in self.name for letter in "/\\\0\n")
         require(not bad, "sweep.name", self.name, "a name that can be a folder's")
         if self.n_trials is None and self.sampler is not SamplerName.GRID:
-            raise SpecError("sweep.n_trials is null: give the total number of points (only sampler=grid has one)")
+            raise SpecError("sweep.n_trials is null: give the total number of trials (only sampler=grid has one)")
         require(self.n_trials is None or self.n_trials >= 1, "sweep.n_trials", self.n_trials, "1 or more")
         for key, number in (("timeout_s", self.timeout_s), ("trial_timeout_s", self.trial_timeout_s)):
             ok = number is None or (math.isfinite(number) and number > 0)
@@ -217,14 +217,14 @@ class SweepSpec:
             start = f"sweep.warm_start={self.warm_start}"
             raise SpecError(f"{start}: sampler frost learns from its own sweep alone; give sweep.sampler=tpe")
         if self.has_stages and self.sampler is SamplerName.GP:
-            # Checked in optuna 5.0: it learns from COMPLETE trials alone, and a point left at stage 1 is PRUNED.
-            raise SpecError("sweep.sampler=gp: learns from finished points only; give sweep.finish=1")
+            # Checked in optuna 5.0: it learns from COMPLETE trials alone, and a trial left at stage 1 is PRUNED.
+            raise SpecError("sweep.sampler=gp: learns from finished trials only; give sweep.finish=1")
         if self.cost is not None and self.has_stages:
-            raise SpecError("sweep.cost: points of two stages have different costs; give sweep.finish=1")
+            raise SpecError("sweep.cost: trials of two stages have different costs; give sweep.finish=1")
 
     @property
     def has_stages(self) -> bool:
-        """Whether some points may stay behind after stage 1."""
+        """Whether some trials may stay behind after stage 1."""
         return self.finish < 1 and (self.first_epochs is not None or (self.seeds is not None and len(self.seeds) > 1))
 
     def fold_of(self, seed: int, seeds: Sequence[int]) -> int:

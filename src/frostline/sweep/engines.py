@@ -23,7 +23,7 @@ from frostline.sweep.executors import (
     PoolExecutor,
     Runs,
     local_inputs,
-    num_points,
+    num_trials,
 )
 from frostline.sweep.folder import WORKERS_FOLDER, SweepFolder
 from frostline.sweep.read_config import Compose, Sweep
@@ -68,7 +68,7 @@ class Opener:
 
     Attributes:
         sweep: What is swept.
-        compose: Composes a point's config.
+        compose: Composes a trial's config.
         folder: The sweep's.
         launcher: Of Hydra, which trains in batches; None: warm workers do.
         parent: Returns the MLflow run id of the sweep, once there is one.
@@ -118,7 +118,7 @@ class Opener:
                 hang_s=sweep.plan.trial_timeout_s, template=TEMPLATE,
             )
         )  # fmt: skip
-        if wants_measuring(sweep, slots) and self.num_recorded() < num_points(sweep):
+        if wants_measuring(sweep, slots) and self.num_recorded() < num_trials(sweep):
             slots = slots_on_gpus(sweep, slots, self._footprint(pool))
             pool.grow(slots.count, slots.env())
         if sweep.job.slots is None:
@@ -155,7 +155,7 @@ class Opener:
 
         def name_of(key: Key) -> str:
             number, seed = key
-            target = self.folder.point_folder(number) if seed is None else runs.folder_of(number, seed)
+            target = self.folder.trial_folder(number) if seed is None else runs.folder_of(number, seed)
             return target.relative_to(folder).as_posix()
 
         def settled(key: Key, trial: TrialJob) -> None:

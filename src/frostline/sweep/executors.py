@@ -24,11 +24,11 @@ from frostline.errors import MACHINE_WAY_OUT, UserError, origin
 from frostline.provenance import redact
 from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_folder import RUN_FILE, Sharing
-from frostline.records.trial import Outcome, State, label
+from frostline.records.trial import State, TrialOutcome, label
 from frostline.search import Ended, Key, Reported, Task
 from frostline.search import Event as SearchEvent
 from frostline.spec import DEPTH_KEY, DatasetSpec, Format, Params, Progress, PrunerName, Source, Value
-from frostline.sweep.folder import POINT_FILE, SweepFolder
+from frostline.sweep.folder import TRIAL_FILE, SweepFolder
 from frostline.sweep.input_check import Inputs
 from frostline.sweep.lost import record_lost
 from frostline.sweep.read_config import Compose, Sweep, encode, is_full
@@ -55,7 +55,7 @@ class Runs:
 
     Args:
         sweep: What is swept.
-        compose: Composes a point's config.
+        compose: Composes a trial's config.
         folder: The sweep's.
         threads: CPU threads of a run that doesn't say; None leaves it to torch.
     """
@@ -70,7 +70,7 @@ class Runs:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seeds that a point is trained with."""
+        """The seeds that a trial is trained with."""
         return self._sweep.plan.seeds or (self._sweep.job.run.seed,)
 
     @property
@@ -82,7 +82,7 @@ class Runs:
         """Returns the runs of a task's stage, in the order of the seeds.
 
         Raises:
-            UserError: The point doesn't compose.
+            UserError: The trial doesn't compose.
         """
         plan = self._sweep.plan
         if task.seed is not None:
@@ -94,7 +94,7 @@ class Runs:
 
     def folder_of(self, number: int, seed: int) -> Path:
         """Returns the folder of a run."""
-        target = self._folder.point_folder(number)
+        target = self._folder.trial_folder(number)
         return target if self.seeds == (seed,) else target / f"s{seed}"
 
     def checked(self, number: int, params: Mapping[str, Value], end: TrialEnd, replicate: int | None = None) -> Ended:
@@ -129,7 +129,7 @@ class Runs:
         fold = plan.fold_of(seed, self.seeds)
         if fold or seed in self.seeds or plan.folds is not None:
             return {"dataset.fold": fold} if fold else {}
-        rows, _ = race_rows(self._folder.read_points(), plan.settle_rows)
+        rows, _ = race_rows(self._folder.read_trials(), plan.settle_rows)
         return {"dataset.eval_rows": rows} if rows is not None else {}
 
     def _seed_run(self, task: Task, seed: int, until: int | None) -> SeedRun:
@@ -142,7 +142,7 @@ class Runs:
         return SeedRun(job=job, folder=self.folder_of(task.number, seed), overrides=shown, until_epoch=until)
 
     def _composed(self, params: Mapping[str, Value], seed: int) -> DictConfig:
-        """Composes a point.
+        """Composes a trial.
 
         Hydra takes 0.2 s for it (measured), so it is asked once for each choice of groups; plain values are put in
         before interpolations are resolved, which comes to the same.
@@ -176,11 +176,11 @@ def sharing_of(sweep: Sweep, threads: int | None) -> Sharing:
         if dimension.key == DEPTH_KEY:
             found = dimension.choices or range(round(dimension.low), round(dimension.high) + 1)
             depths |= {depth for depth in found if isinstance(depth, int)}
-    num_runs = num_points(sweep) * len(sweep.plan.seeds or (0,))
+    num_runs = num_trials(sweep) * len(sweep.plan.seeds or (0,))
     return Sharing(num_runs=num_runs, depths=tuple(sorted(depths)), threads=threads)
 
 
-def num_points(sweep: Sweep) -> int:
+def num_trials(sweep: Sweep) -> int:
     """Returns how many trials a sweep is to have: its total, else its grid."""
     variants = sweep.space.variants.values()
     in_grid = sum(math.prod(len(dimension.values()) for dimension in dimensions) for dimensions in variants)
@@ -284,7 +284,7 @@ class PoolExecutor:
         cause = _CAUSES.get(event.kind, Cause.ERROR)
         record_lost(self._trials[event.key], reason, cause)
         self._settled(event.key, self._trials[event.key])
-        outcome = Outcome(state=State.FAILED, reason=reason, cause=cause)
+        outcome = TrialOutcome(state=State.FAILED, reason=reason, cause=cause)
         return [Ended(number=number, outcome=outcome, seed=seed)]
 
     def _retry(self, key: Key, reason: str) -> None:
@@ -368,7 +368,7 @@ class BatchExecutor:
 
     Args:
         launcher: Set up by Hydra, with frostline's task function.
-        size: Points in a batch.
+        size: Trials in a batch.
         sweep: What is swept.
         runs: Tasks -> runs.
         parent: MLflow run id of the sweep.
@@ -425,7 +425,7 @@ class BatchExecutor:
             name = label(task.params) + (f" s{spec.seed}" if several else "")
             tags = {
                 **self._sweep.job.tracking.tags,
-                "frostline.point": str(task.number),
+                "frostline.trial": str(task.number),
                 "frostline.kind": kind_of(task.number, task.seed),
             }
             parent = self._parent()
@@ -456,7 +456,7 @@ class BatchExecutor:
                     reason, where = f"{type(error).__name__}: {error}", origin(error)
                 else:
                     reason, where = "left no result", None
-                lost = Outcome(state=State.FAILED, reason=reason, cause=Cause.ERROR, error=where)
+                lost = TrialOutcome(state=State.FAILED, reason=reason, cause=Cause.ERROR, error=where)
                 return Ended(number=task.number, outcome=lost, seed=own)
             error = getattr(returns.get((task.number, seed)), "_return_value", None)
             if isinstance(error, UserError):
@@ -481,12 +481,12 @@ class BatchExecutor:
 
 
 def _empty(folder: Path) -> None:
-    """Removes what an earlier attempt left, but for what says which point and which MLflow run it is."""
+    """Removes what an earlier attempt left, but for what says which trial and which MLflow run it is."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
-        elif path.name not in {RUN_FILE, POINT_FILE}:
+        elif path.name not in {RUN_FILE, TRIAL_FILE}:
             path.unlink()
 
 

@@ -15,7 +15,7 @@ from frostline.preflight import num_blocks as blocks_of
 from frostline.provenance import redact
 from frostline.records.result import Status
 from frostline.records.run_folder import SPEC_FILE
-from frostline.records.trial import Point, State, ranked
+from frostline.records.trial import State, TrialRecord, ranked
 from frostline.report import (
     Answer,
     Baseline,
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def answer_for(sweep: Sweep, folder: SweepFolder, points: Sequence[Point]) -> Answer:
+def answer_for(sweep: Sweep, folder: SweepFolder, trials: Sequence[TrialRecord]) -> Answer:
     """Returns what a sweep says.
 
     Args:
         sweep: What was swept.
         folder: The sweep's.
-        points: All of the study.
+        trials: All of the study.
     """
     training = sweep.job.run.training
     find = evidence_in(folder.folder, sweep.plan.seeds)
     return answer_of(
-        points, training.objective, advisors_of(read_description(folder.folder), find),
+        trials, training.objective, advisors_of(read_description(folder.folder), find),
         maximize=training.direction is Direction.MAXIMIZE,
         num_blocks=None if "model" in sweep.space.keys else blocks_of(sweep.job.run.model), evidence=find,
     )  # fmt: skip
@@ -78,10 +78,10 @@ def conclude(
     Returns:
         Why the command failed, in one line; None if it didn't.
     """
-    points = summary.points
+    trials = summary.trials
     training = sweep.job.run.training
     maximize = training.direction is Direction.MAXIMIZE
-    status = standing(points, summary.stopped)
+    status = standing(trials, summary.stopped)
     command = ""
     chosen = answer.recommended
     if chosen is not None:
@@ -89,10 +89,10 @@ def conclude(
         trained = runs.folder_of(chosen.number if chosen.copy_of is None else chosen.copy_of, runs.seeds[0])
         command = "frostline run " + shlex.join(map(redact, [*overrides, *_threads_of(trained, overrides)]))
     paths: list[Path] = []
-    if any(point.quality is not None for point in points):
+    if any(trial.quality is not None for trial in trials):
         material = Material(
             name=folder.folder.name,
-            points=points,
+            trials=trials,
             answer=answer,
             cost=sweep.plan.cost or CostName.TRAIN_S,
             base=_shared(sweep),
@@ -100,16 +100,16 @@ def conclude(
             status=status,
         )
         paths = write_report(material, folder.folder / REPORT_FOLDER)
-    first_reason = check_alike(points)
+    first_reason = check_alike(trials)
     failed = None
     if interrupted or summary.fatal is not None:
         failed = None
     elif summary.too_many_failed:
-        failed = f"stopped: {summary.stopped}; the first: {_first_reason(points)}"
+        failed = f"stopped: {summary.stopped}; the first: {_first_reason(trials)}"
     elif first_reason is not None:
-        failed = f"every point failed; the first: {first_reason}"
-    elif summary.complete and answer.best is None and any(point.state is State.FAILED for point in points):
-        failed = f"no point was trained to its end; the first that failed: {_first_reason(points)}"
+        failed = f"every trial failed; the first: {first_reason}"
+    elif summary.complete and answer.best is None and any(trial.state is State.FAILED for trial in trials):
+        failed = f"no trial was trained to its end; the first that failed: {_first_reason(trials)}"
     view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
     _record(
         run,
@@ -118,7 +118,7 @@ def conclude(
         view,
         folder,
         answer,
-        points,
+        trials,
         summary,
         paths,
         status,
@@ -156,17 +156,17 @@ def with_settle(command: str, settle: int) -> str:
     return shlex.join([*words, f"sweep.settle={settle}"])
 
 
-def standing(points: Sequence[Point], stopped: str | None) -> str:
-    """Returns how many points came to what, in words."""
-    points = [point for point in points if not point.is_baseline]
-    counts = Counter(point.state for point in points)
+def standing(trials: Sequence[TrialRecord], stopped: str | None) -> str:
+    """Returns how many trials came to what, in words."""
+    trials = [trial for trial in trials if not trial.is_baseline]
+    counts = Counter(trial.state for trial in trials)
     names = {State.COMPLETE: "to the end", State.PRUNED: "stopped early", State.FAILED: "failed"}
     parts = [f"{counts[state]} {name}" for state, name in names.items() if counts[state]]
     left = counts[State.WAITING] + counts[State.RUNNING]
     parts += [f"{left} left"] if left else []
-    copies = sum(point.copy_of is not None for point in points)
-    parts += [f"{copies} taken over from like points"] if copies else []
-    return f"{len(points)} points: {', '.join(parts)}" + (f"; {stopped}" if stopped else "")
+    copies = sum(trial.copy_of is not None for trial in trials)
+    parts += [f"{copies} taken over from like trials"] if copies else []
+    return f"{len(trials)} points: {', '.join(parts)}" + (f"; {stopped}" if stopped else "")
 
 
 def _record(
@@ -176,7 +176,7 @@ def _record(
     view: str | None,
     folder: SweepFolder,
     answer: Answer,
-    points: Sequence[Point],
+    trials: Sequence[TrialRecord],
     summary: Summary,
     paths: Sequence[Path],
     status: str,
@@ -186,23 +186,23 @@ def _record(
 ) -> None:
     metric = answer.metric
     best_so_far: float | None = None
-    trials = [point for point in points if not point.is_baseline]
-    for point in sorted(ranked(trials, answer.maximize), key=lambda point: point.number):
-        quality = point.quality or 0.0
+    searched = [trial for trial in trials if not trial.is_baseline]
+    for trial in sorted(ranked(searched, answer.maximize), key=lambda trial: trial.number):
+        quality = trial.quality or 0.0
         if best_so_far is None or (quality > best_so_far if answer.maximize else quality < best_so_far):
             best_so_far = quality
-        run.log({f"best/{metric}": best_so_far}, point.number)
+        run.log({f"best/{metric}": best_so_far}, trial.number)
     for each in answer.groups:  # depths of two models or sizes don't compare: a curve for each
         end = f"/{each.group}" if len(answer.groups) > 1 else ""
         by = "by_depth" if answer.axis_key == DEPTH_KEY else f"by_{(answer.axis_key or '').rpartition('.')[2]}"
         # A step of MLflow is a whole number.
-        rows = [(int(row.level), row, row.point) for row in each.rows if row.level >= 0 and row.level.is_integer()]
-        tried = [(level, row, point) for level, row, point in rows if point is not None]
+        rows = [(int(row.level), row, row.trial) for row in each.rows if row.level >= 0 and row.level.is_integer()]
+        tried = [(level, row, trial) for level, row, trial in rows if trial is not None]
         run.log_by_step(f"{by}/{metric}{end}", {level: row.mean for level, row, _ in tried})
-        times = {level: point.cost(CostName.TRAIN_S) for level, _, point in tried}
+        times = {level: trial.cost(CostName.TRAIN_S) for level, _, trial in tried}
         run.log_by_step(f"{by}/train_s{end}", {level: value for level, value in times.items() if value is not None})
-    counts = Counter(point.state.value.lower() for point in points if not point.is_baseline)
-    run.log({f"points/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}, 0)
+    counts = Counter(trial.state.value.lower() for trial in trials if not trial.is_baseline)
+    run.log({f"trials/{name}": float(counts[name]) for name in ("complete", "pruned", "failed")}, 0)
     outcome = Status.KILLED if interrupted else Status.FAILED if failed or summary.fatal else Status.FINISHED
     tags: dict[str, str] = {"frostline.counts": status, "mlflow.note.content": _note(answer, status, view)}
     if summary.stopped is not None:
@@ -213,11 +213,11 @@ def _record(
         if answer.standing is not None:
             tags["frostline.standing"] = answer.standing.value
     told: dict[Path, dict[str, str]] = {}
-    if len(runs.seeds) > 1:  # the first seed's run went to its end, and so is FINISHED, of points that did not
+    if len(runs.seeds) > 1:  # the first seed's run went to its end, and so is FINISHED, of trials that did not
         told = {
-            runs.folder_of(point.number, runs.seeds[0]): {"frostline.point_state": point.state.value}
-            for point in points
-            if point.outcome is not None
+            runs.folder_of(trial.number, runs.seeds[0]): {"frostline.trial_state": trial.state.value}
+            for trial in trials
+            if trial.outcome is not None
         }
     best = None
     chosen = answer.recommended
@@ -227,7 +227,7 @@ def _record(
     own = [folder.folder / SWEEP_FILE, folder.folder / JOURNAL_FILE]
     files = [*paths, *(path for path in own if path.is_file())]
     with_model = sweep.plan.log_best_model and outcome is Status.FINISHED
-    run.finish(outcome, tags, files, best=best, with_model=with_model, points=told)
+    run.finish(outcome, tags, files, best=best, with_model=with_model, trials=told)
 
 
 def _note(answer: Answer, status: str, view: str | None) -> str:
@@ -235,7 +235,7 @@ def _note(answer: Answer, status: str, view: str | None) -> str:
     lines += [f"- {line}" for line in standing_lines(answer)]
     lines += ["", status, ""]
     if view is not None:
-        lines += [f"[The points side by side, the best first]({view})", ""]
+        lines += [f"[The trials side by side, the best first]({view})", ""]
     cells = level_table(answer)
     if cells.lines:
         head = [name or "state" for name in cells.head]
@@ -262,21 +262,21 @@ def _threads_of(run: Path, overrides: Sequence[str]) -> list[str]:
     return [f"runtime.threads={threads}"] if isinstance(threads, int) else []
 
 
-def _first_reason(points: Sequence[Point]) -> str:
-    failed = [point for point in points if point.state is State.FAILED and point.outcome is not None]
+def _first_reason(trials: Sequence[TrialRecord]) -> str:
+    failed = [trial for trial in trials if trial.state is State.FAILED and trial.outcome is not None]
     return (failed[0].reason if failed else None) or "unknown"
 
 
 def report_again(
-    folder: Path, description: Mapping[str, Any], points: Sequence[Point], baselines: Sequence[Baseline] = ()
+    folder: Path, description: Mapping[str, Any], trials: Sequence[TrialRecord], baselines: Sequence[Baseline] = ()
 ) -> tuple[Answer, list[Path], str]:
     """Makes the report of a sweep from its files alone.
 
     Args:
         folder: The sweep's.
         description: Its `sweep.json`.
-        points: From the points' files.
-        baselines: Points of other sweeps to compare with.
+        trials: From the trials' files.
+        baselines: Trials of other sweeps to compare with.
 
     Raises:
         UserError: What would be written is a link.
@@ -287,7 +287,7 @@ def report_again(
     num_blocks = description["num_blocks"]
     find = evidence_in(folder, description["plan"]["seeds"])
     answer = answer_of(
-        points, description["objective"], advisors_of(description, find), maximize=maximize, num_blocks=num_blocks,
+        trials, description["objective"], advisors_of(description, find), maximize=maximize, num_blocks=num_blocks,
         baselines=baselines, evidence=find,
     )  # fmt: skip
     cost = description["plan"]["cost"]
@@ -302,10 +302,10 @@ def report_again(
         number = chosen.number if chosen.copy_of is None else chosen.copy_of
         trained = folder / f"{number:03d}" / (f"s{seeds[0]}" if seeds and len(seeds) > 1 else "")
         command = "frostline run " + shlex.join([*overrides, *_threads_of(trained, overrides)])
-    status = standing(points, None)
+    status = standing(trials, None)
     material = Material(
         name=folder.name,
-        points=points,
+        trials=trials,
         answer=answer,
         cost=CostName(cost) if cost else CostName.TRAIN_S,
         base=description["base"],

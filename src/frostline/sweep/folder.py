@@ -1,4 +1,4 @@
-"""Owns: a sweep's folder - one parent at a time, what may not change, the points' own files. Must not know: Optuna."""
+"""Owns: a sweep's folder - one parent at a time, what may not change, the trials' own files. Must not know: Optuna."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from frostline.hashes import quick_sha256, sealed, unsealed
 from frostline.preflight import num_blocks
 from frostline.provenance import redact
 from frostline.records.run_folder import LOCK_FILE, METRICS_FILE, RUN_FILES
-from frostline.records.trial import BASELINE_NUMBER, RECOMMENDED_FILE, Point, ranked
+from frostline.records.trial import BASELINE_NUMBER, RECOMMENDED_FILE, TrialRecord, ranked
 from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source
 from frostline.sweep.read_config import Sweep
 
 SWEEP_FILE = "sweep.json"
 JOURNAL_FILE = "journal.log"
-POINT_FILE = "point.json"
+TRIAL_FILE = "trial.json"
 BASELINE_FOLDER = "baseline"
 REPORT_FOLDER = "report"
 WORKERS_FOLDER = "workers"
@@ -79,7 +79,7 @@ class SweepFolder:
             yield trial
             for run in (trial, *trial.glob("s[0-9]*")):
                 yield run
-                yield from (run / name for name in (POINT_FILE, *RUN_FILES))
+                yield from (run / name for name in (TRIAL_FILE, *RUN_FILES))
 
     def admit(self, description: Mapping[str, Any]) -> bool:
         """Records what the sweep is, or compares with what was recorded.
@@ -112,34 +112,34 @@ class SweepFolder:
         write_atomically(self.folder / SWEEP_FILE, sealed(record))
 
     def _has_trained(self) -> bool:
-        if any(point.outcome is not None for point in self.read_points()):
+        if any(trial.outcome is not None for trial in self.read_trials()):
             return True
         told = (*self.folder.glob(f"[0-9]*/{METRICS_FILE}"), *self.folder.glob(f"[0-9]*/s*/{METRICS_FILE}"))
         return any(path.stat().st_size for path in told)
 
     def _forget(self) -> None:
-        for path in self.folder.glob(f"*/{POINT_FILE}"):
+        for path in self.folder.glob(f"*/{TRIAL_FILE}"):
             shutil.rmtree(path.parent)
         for path in self.folder.glob(f"{JOURNAL_FILE}*"):
             path.unlink()
 
-    def point_folder(self, number: int) -> Path:
-        """Returns the folder of a point."""
+    def trial_folder(self, number: int) -> Path:
+        """Returns the folder of a trial."""
         return self.folder / (BASELINE_FOLDER if number == BASELINE_NUMBER else f"{number:03d}")
 
-    def write_point(self, point: Point) -> None:
-        """Keeps a point in its folder, so that a lost study can be rebuilt."""
-        target = self.point_folder(point.number)
+    def write_trial(self, trial: TrialRecord) -> None:
+        """Keeps a trial in its folder, so that a lost study can be rebuilt."""
+        target = self.trial_folder(trial.number)
         target.mkdir(parents=True, exist_ok=True)
-        write_atomically(target / POINT_FILE, point.to_json())
+        write_atomically(target / TRIAL_FILE, trial.to_json())
 
-    def read_points(self) -> list[Point]:
-        """Returns the points that have a file, by number, the baseline first; unreadable files are left out."""
-        points = []
-        for path in sorted(self.folder.glob(f"*/{POINT_FILE}")):
+    def read_trials(self) -> list[TrialRecord]:
+        """Returns the trials that have a file, by number, the baseline first; unreadable files are left out."""
+        trials = []
+        for path in sorted(self.folder.glob(f"*/{TRIAL_FILE}")):
             with contextlib.suppress(OSError, UnicodeDecodeError, UserError):
-                points.append(Point.from_json(path.read_text(encoding="utf-8")))
-        return sorted(points, key=lambda point: point.number)
+                trials.append(TrialRecord.from_json(path.read_text(encoding="utf-8")))
+        return sorted(trials, key=lambda trial: trial.number)
 
 
 def free_name(folder: Path, taken: Collection[str] = ()) -> Path:
@@ -229,7 +229,7 @@ def recommended_run_folder(folder: Path) -> Path:
     A sweep that has no answer yet has its best run instead.
 
     Raises:
-        UserError: It isn't a sweep's folder, or no point was trained to its end.
+        UserError: It isn't a sweep's folder, or no trial was trained to its end.
     """
     description = read_description(folder)
     try:
@@ -243,13 +243,13 @@ def recommended_run_folder(folder: Path) -> Path:
     recovery = recover(sweep, description)
     for note in notes_of(recovery):
         print(f"warning: {visible(note)}", file=sys.stderr)
-    best = ranked(recovery.points, maximize)
+    best = ranked(recovery.trials, maximize)
     if not best:
-        raise UserError(f"{folder}: no point of this sweep was trained to its end")
+        raise UserError(f"{folder}: no trial of this sweep was trained to its end")
     number, kind = _recommended(folder), "recommended"
     if number is None:
         number, kind = best[0].number if best[0].copy_of is None else best[0].copy_of, "best"
-    target = sweep.point_folder(number)
+    target = sweep.trial_folder(number)
     run = target / f"s{seeds[0]}" if seeds and len(seeds) > 1 else target
     print(f"{folder.name}: its {kind} run, {run}", file=sys.stderr)
     return run
@@ -257,7 +257,7 @@ def recommended_run_folder(folder: Path) -> Path:
 
 def _recommended(folder: Path) -> int | None:
     try:
-        return int(json.loads((folder / REPORT_FOLDER / RECOMMENDED_FILE).read_text(encoding="utf-8"))["point"])
+        return int(json.loads((folder / REPORT_FOLDER / RECOMMENDED_FILE).read_text(encoding="utf-8"))["trial"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -1,7 +1,7 @@
-"""Owns: whether all points of a sweep were trained from the same weights and rows. Must not know: how they are trained.
+"""Owns: whether all trials of a sweep were trained from the same weights and rows. Must not know: how they are trained.
 
 A config says where the data lie, not what they are: a file that was replaced between two commands of one sweep would
-put points of two data sets into one table.
+put trials of two data sets into one table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Inputs:
 
     Args:
         folder: The sweep's.
-        folder_of: Number of a point -> the folder of its first run.
+        folder_of: Number of a trial -> the folder of its first run.
     """
 
     def __init__(self, folder: SweepFolder, folder_of: Callable[[int], Path]) -> None:
@@ -35,21 +35,21 @@ class Inputs:
         """Returns what is wrong with a run that has just ended, in one line; its result is then no longer there.
 
         Args:
-            params: Of its point.
+            params: Of its trial.
             run: Its folder.
         """
         if self._first is None:
             self._first = {}
-            for point in self._folder.read_points():
-                if point.outcome is not None and point.copy_of is None:
-                    self._note(point.params, self._folder_of(point.number))
+            for trial in self._folder.read_trials():
+                if trial.outcome is not None and trial.copy_of is None:
+                    self._note(trial.params, self._folder_of(trial.number))
         found = self._note(params, run)
         if found is None:
             return None
-        with suppress(OSError):  # else the next command would take it for the point's
+        with suppress(OSError):  # else the next command would take it for the trial's
             (run / RESULT_FILE).unlink()
         return (
-            f"{found} are not those that this sweep's first points were trained with: put them back, or begin afresh "
+            f"{found} are not those that this sweep's first trials were trained with: put them back, or begin afresh "
             "with sweep.new=true"
         )
 

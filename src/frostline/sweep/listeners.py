@@ -1,4 +1,4 @@
-"""Owns: what a person, MLflow and the points' files hear of a sweep under way. Must not know: how it is searched."""
+"""Owns: what a person, MLflow and the trials' files hear of a sweep under way. Must not know: how it is searched."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from frostline.errors import visible
-from frostline.records.trial import Point, State, label, ranked
+from frostline.records.trial import State, TrialRecord, label, ranked
 from frostline.report import number
 from frostline.search import Listener, Task, hopeless
 from frostline.spec import KeepModels, SweepSpec
@@ -33,12 +33,12 @@ _BEST = 20
 
 
 class View:
-    """Shows a sweep: a bar and one line for each finished point on a terminal, plain lines elsewhere.
+    """Shows a sweep: a bar and one line for each finished trial on a terminal, plain lines elsewhere.
 
     Args:
         metric: The objective's name.
         maximize: Whether more of it is better.
-        total: Points in all.
+        total: Trials in all.
         slots: Trained side by side, for the time left.
         bar: Whether a person watches.
     """
@@ -50,7 +50,7 @@ class View:
         self._slots = slots
         self._running: dict[int, tuple[Task, float]] = {}
         self._seconds: list[float] = []
-        self._points: Sequence[Point] = ()
+        self._trials: Sequence[TrialRecord] = ()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         if bar:
@@ -83,10 +83,10 @@ class View:
         else:
             print(visible(text), file=sys.stderr, flush=True)
 
-    def resume(self, points: Sequence[Point]) -> None:
+    def resume(self, trials: Sequence[TrialRecord]) -> None:
         """Takes up what earlier commands did."""
-        self._points = points
-        done = sum(_is_done(point) for point in points)
+        self._trials = trials
+        done = sum(_is_done(trial) for trial in trials)
         if done:
             self.say(f"going on: {done} of {self._total} points are done")
         self._refresh()
@@ -99,32 +99,32 @@ class View:
     def reported(self, number: int, step: int, value: float) -> None:
         """See `Listener`."""
 
-    def ended(self, point: Point, points: Sequence[Point]) -> None:
+    def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
-        self._points = [each for each in points if not each.is_baseline]
-        task, began = self._running.pop(point.number, (None, time.monotonic()))
-        if task is not None and not point.is_baseline:
+        self._trials = [each for each in trials if not each.is_baseline]
+        task, began = self._running.pop(trial.number, (None, time.monotonic()))
+        if task is not None and not trial.is_baseline:
             self._seconds.append(time.monotonic() - began)
-        self.say(self._line(point))
+        self.say(self._line(trial))
         self._refresh()
 
-    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+    def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
-        self._points = points
+        self._trials = trials
         self._refresh()
 
-    def replicated(self, point: Point, seed: int) -> None:
+    def replicated(self, trial: TrialRecord, seed: int) -> None:
         """See `Listener`."""
-        self._running.pop(point.number, None)
-        outcome = point.replicates[seed]
-        name = point.label() if point.is_baseline else f"#{point.number} {point.label()}"
+        self._running.pop(trial.number, None)
+        outcome = trial.replicates[seed]
+        name = trial.label() if trial.is_baseline else f"#{trial.number} {trial.label()}"
         head = f"[further seeds] {name} s{seed}:"
         if outcome.quality is None:
             self.say(f"{head} FAILED: {outcome.reason}")
         else:
             self.say(
-                f"{head} {self._metric} {number(outcome.quality)} (mean of {len(point.by_seed)} seeds "
-                f"{number(point.quality or 0.0)}), {outcome.cost.get('train_s', 0.0):.0f} s"
+                f"{head} {self._metric} {number(outcome.quality)} (mean of {len(trial.by_seed)} seeds "
+                f"{number(trial.quality or 0.0)}), {outcome.cost.get('train_s', 0.0):.0f} s"
             )
         self._refresh()
 
@@ -133,33 +133,33 @@ class View:
         self._running.pop(number, None)
         self._refresh()
 
-    def _line(self, point: Point) -> str:
-        done = sum(_is_done(other) for other in self._points)
-        head = f"[{done}/{self._total}] #{point.number} {point.label()}:"
-        if point.is_baseline:
-            head = f"[full fine-tuning] {point.label()}:"
-        outcome = point.outcome
+    def _line(self, trial: TrialRecord) -> str:
+        done = sum(_is_done(other) for other in self._trials)
+        head = f"[{done}/{self._total}] #{trial.number} {trial.label()}:"
+        if trial.is_baseline:
+            head = f"[full fine-tuning] {trial.label()}:"
+        outcome = trial.outcome
         assert outcome is not None
-        if point.state is State.FAILED or outcome.quality is None:
-            return f"{head} FAILED: {point.reason}"
+        if trial.state is State.FAILED or outcome.quality is None:
+            return f"{head} FAILED: {trial.reason}"
         value = f"{self._metric} {number(outcome.quality)}"
-        if point.spread is not None:
-            value += f" (sd {number(point.spread)} over {len(outcome.by_seed)} seeds)"
+        if trial.spread is not None:
+            value += f" (sd {number(trial.spread)} over {len(outcome.by_seed)} seeds)"
         seconds = f", {outcome.cost['train_s']:.0f} s" if "train_s" in outcome.cost else ""
-        rest = f" - {outcome.reason}" if outcome.reason and point.state is State.PRUNED else ""
+        rest = f" - {outcome.reason}" if outcome.reason and trial.state is State.PRUNED else ""
         rest = " - may go on later" if outcome.more else rest
-        rest += f" (as #{point.copy_of})" if point.copy_of is not None else ""
+        rest += f" (as #{trial.copy_of})" if trial.copy_of is not None else ""
         rest += f" [{outcome.note}]" if outcome.note else ""
         return f"{head} {value}{seconds}{rest}"
 
     def _refresh(self) -> None:
         if self._progress is None or self._task is None:
             return
-        best = ranked(self._points, self._maximize)
-        waiting = [point for point in self._points if point.is_paused]
+        best = ranked(self._trials, self._maximize)
+        waiting = [trial for trial in self._trials if trial.is_paused]
         pool = best or sorted(
-            (point for point in waiting if point.quality is not None),
-            key=lambda point: point.quality or 0.0,
+            (trial for trial in waiting if trial.quality is not None),
+            key=lambda trial: trial.quality or 0.0,
             reverse=self._maximize,
         )
         parts = []
@@ -168,36 +168,36 @@ class View:
         parts.append("running " + (", ".join(label(task.params) for task, _ in self._running.values()) or "-"))
         counts = {
             "after stage 1": len(waiting),
-            "pruned": sum(point.state is State.PRUNED for point in self._points) - len(waiting),
-            "failed": sum(point.state is State.FAILED for point in self._points),
+            "pruned": sum(trial.state is State.PRUNED for trial in self._trials) - len(waiting),
+            "failed": sum(trial.state is State.FAILED for trial in self._trials),
         }
         parts += [f"{name} {count}" for name, count in counts.items() if count]
         left = self._time_left()
         if left is not None:
             parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left{' of stage 1' if waiting else ''}")
-        done = min(self._total, sum(_is_done(point) for point in self._points))
+        done = min(self._total, sum(_is_done(trial) for trial in self._trials))
         self._progress.update(self._task, completed=done, state=" · ".join(parts))
 
     def _time_left(self) -> float | None:
         if not self._seconds or any(task.stage == 2 for task, _ in self._running.values()):
             return None
-        left = self._total - sum(_is_done(point) for point in self._points)
+        left = self._total - sum(_is_done(trial) for trial in self._trials)
         return statistics.median(self._seconds) * max(0, left) / self._slots
 
 
-def _is_done(point: Point) -> bool:
-    return point.state is not State.WAITING and point.state is not State.RUNNING
+def _is_done(trial: TrialRecord) -> bool:
+    return trial.state is not State.WAITING and trial.state is not State.RUNNING
 
 
 class Files:
-    """Keeps a file for each point, and of models and checkpoints only those that may be wanted.
+    """Keeps a file for each trial, and of models and checkpoints only those that may be wanted.
 
     Args:
         folder: The sweep's.
         plan: The sweep's.
         maximize: Whether more of the objective is better.
-        total: Points in all.
-        judged: Which points a level may be judged by, so that one of them will be recommended.
+        total: Trials in all.
+        judged: Which trials a level may be judged by, so that one of them will be recommended.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Files:
         plan: SweepSpec,
         maximize: bool,
         total: int,
-        judged: Callable[[Sequence[Point]], Sequence[Point]],
+        judged: Callable[[Sequence[TrialRecord]], Sequence[TrialRecord]],
     ) -> None:
         self._folder = folder
         self._plan = plan
@@ -217,85 +217,85 @@ class Files:
         self._without_model: set[int] = set()
         self._num_ended = 0
         self._looked_at = 0
-        self._best_since: list[Point] = []
+        self._best_since: list[TrialRecord] = []
 
     def begun(self, task: Task) -> None:
         """See `Listener`."""
         if task.stage == 1:
-            self._folder.write_point(Point(number=task.number, params=task.params, state=State.RUNNING))
+            self._folder.write_trial(TrialRecord(number=task.number, params=task.params, state=State.RUNNING))
 
     def reported(self, number: int, step: int, value: float) -> None:
         """See `Listener`."""
 
-    def ended(self, point: Point, points: Sequence[Point]) -> None:
+    def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
-        self._folder.write_point(point)
-        self._tidy_checkpoints(points)
-        self._tidy_models(point, points)
+        self._folder.write_trial(trial)
+        self._tidy_checkpoints(trials)
+        self._tidy_models(trial, trials)
 
-    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+    def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
-        self._folder.write_point(point)
-        self._remove(point.number, "checkpoints")
+        self._folder.write_trial(trial)
+        self._remove(trial.number, "checkpoints")
 
-    def replicated(self, point: Point, seed: int) -> None:
+    def replicated(self, trial: TrialRecord, seed: int) -> None:
         """See `Listener`."""
-        self._folder.write_point(point)
+        self._folder.write_trial(trial)
         if self._plan.keep_models is not KeepModels.ALL:
-            shutil.rmtree(self._folder.point_folder(point.number) / f"s{seed}" / "model", ignore_errors=True)
+            shutil.rmtree(self._folder.trial_folder(trial.number) / f"s{seed}" / "model", ignore_errors=True)
 
     def released(self, number: int) -> None:
         """See `Listener`."""
 
-    def _tidy_checkpoints(self, points: Sequence[Point]) -> None:
+    def _tidy_checkpoints(self, trials: Sequence[TrialRecord]) -> None:
         if self._plan.has_stages:
-            for number in hopeless(points, self._plan, self._maximize, self._total):
+            for number in hopeless(trials, self._plan, self._maximize, self._total):
                 if number not in self._tidied:
                     self._tidied.add(number)
                     self._remove(number, "checkpoints")
 
-    def keep_only(self, point: Point, points: Sequence[Point]) -> None:
+    def keep_only(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """Removes all models but one, when the sweep is over."""
         if self._plan.keep_models is KeepModels.RECOMMENDED:
-            for other in points:
-                if other.number != point.number:
+            for other in trials:
+                if other.number != trial.number:
                     self._remove(other.number, "model")
 
-    def _tidy_models(self, point: Point, points: Sequence[Point]) -> None:
+    def _tidy_models(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         if self._plan.keep_models is KeepModels.ALL:
             return
         self._num_ended += 1
         if self._plan.keep_models is KeepModels.NONE:
             first = self._num_ended == 1  # an earlier command may have been killed
-            self._remove_models(points if first else [point], [])
+            self._remove_models(trials if first else [trial], [])
         elif self._plan.keep_models is KeepModels.BEST:
-            self._remove_models(points, ranked(points, self._maximize)[:1])
+            self._remove_models(trials, ranked(trials, self._maximize)[:1])
         elif self._looked_at < _FEW or self._num_ended >= _GROWN * self._looked_at:
             # Who is judged takes a fit of the trials: of many, one more changes little.
             self._looked_at, self._best_since = self._num_ended, []
-            self._remove_models(points, self._judged(points) or ranked(points, self._maximize)[:1])
+            self._remove_models(trials, self._judged(trials) or ranked(trials, self._maximize)[:1])
         else:  # a model that is missing in the end is trained once more
-            since = [*self._best_since, point]
+            since = [*self._best_since, trial]
             self._best_since = ranked(since, self._maximize)[:_BEST]
             self._remove_models(since, self._best_since)
 
-    def _remove_models(self, points: Sequence[Point], kept: Sequence[Point]) -> None:
-        numbers = {point.number for point in kept}
-        for point in points:
-            if point.outcome is None or point.outcome.more or point.number in numbers:
+    def _remove_models(self, trials: Sequence[TrialRecord], kept: Sequence[TrialRecord]) -> None:
+        numbers = {trial.number for trial in kept}
+        for trial in trials:
+            if trial.outcome is None or trial.outcome.more or trial.number in numbers:
                 continue
-            if point.number not in self._without_model:
-                self._without_model.add(point.number)
-                self._remove(point.number, "model")
+            if trial.number not in self._without_model:
+                self._without_model.add(trial.number)
+                self._remove(trial.number, "model")
 
     def _remove(self, number: int, name: str) -> None:
-        folder = self._folder.point_folder(number)
+        folder = self._folder.trial_folder(number)
         for target in (folder / name, *folder.glob(f"s*/{name}")):
             shutil.rmtree(target, ignore_errors=True)
 
 
 class MlflowView:
-    """Draws the sweep on its parent run's charts: points and the best so far over the number of the point.
+    """Draws the sweep on its parent run's charts: trials and the best so far over the number of the trial.
 
     Args:
         run: The parent run.
@@ -314,15 +314,15 @@ class MlflowView:
     def reported(self, number: int, step: int, value: float) -> None:
         """See `Listener`."""
 
-    def ended(self, point: Point, points: Sequence[Point]) -> None:
+    def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
-        if point.quality is not None and point.stage == 1 and not point.is_baseline:
-            self._run.log({f"point/{self._metric}": point.quality}, point.number)
+        if trial.quality is not None and trial.stage == 1 and not trial.is_baseline:
+            self._run.log({f"trial/{self._metric}": trial.quality}, trial.number)
 
-    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+    def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
 
-    def replicated(self, point: Point, seed: int) -> None:
+    def replicated(self, trial: TrialRecord, seed: int) -> None:
         """See `Listener`: the run itself is there."""
 
     def released(self, number: int) -> None:
@@ -343,17 +343,17 @@ class Listeners:
         """See `Listener`."""
         self._each(lambda listener: listener.reported(number, step, value))
 
-    def ended(self, point: Point, points: Sequence[Point]) -> None:
+    def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
-        self._each(lambda listener: listener.ended(point, points))
+        self._each(lambda listener: listener.ended(trial, trials))
 
-    def pruned(self, point: Point, points: Sequence[Point]) -> None:
+    def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
-        self._each(lambda listener: listener.pruned(point, points))
+        self._each(lambda listener: listener.pruned(trial, trials))
 
-    def replicated(self, point: Point, seed: int) -> None:
+    def replicated(self, trial: TrialRecord, seed: int) -> None:
         """See `Listener`."""
-        self._each(lambda listener: listener.replicated(point, seed))
+        self._each(lambda listener: listener.replicated(trial, seed))
 
     def released(self, number: int) -> None:
         """See `Listener`."""

@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 
 def record_lost(trial: TrialJob, reason: str, cause: Cause) -> None:
-    """Makes a point's folder and its MLflow run tell how it ended: the worker that should have done so is gone.
+    """Makes a trial's folder and its MLflow run tell how it ended: the worker that should have done so is gone.
 
-    A point's runs are trained in the order of their seeds. The first one without an end is the one that was lost; those
+    A trial's runs are trained in the order of their seeds. The first one without an end is the one that was lost; those
     before it have told their end, or died between two words of it, and those after it had not begun.
 
     Args:

@@ -51,7 +51,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     Args:
         cfg: The composed config of the multirun.
         arguments: The overrides of the job.
-        compose: Composes a point's config.
+        compose: Composes a trial's config.
         planning: What to forecast.
 
     Raises:
@@ -158,8 +158,8 @@ def _limit(found: Forecast, sweep: Sweep, workers: int) -> str:
     if found.cache_bytes > min(cache.max_bytes, free):
         room = "runtime.cache.max_bytes" if cache.max_bytes < free else "the free disk"
         return f"the prefix cache of all depths does not fit into {room}: only some depths would have one"
-    if workers >= found.points:
-        return f"the longest trial ({_time(found.longest_s)}): there are as many slots as points"
+    if workers >= found.trials:
+        return f"the longest trial ({_time(found.longest_s)}): there are as many slots as trials"
     if found.fill_s > 0.3 * found.wall_s:
         return f"filling the prefix cache ({_time(found.fill_s)} on each node): more slots save little"
     if found.idle > 0.3:
@@ -182,7 +182,7 @@ def _show(
 
     console = make_console()
     table = Table(box=None, pad_edge=False)
-    for name in ("frozen blocks", "points", "a point in stage 1" if sweep.plan.has_stages else "a point", "to its end"):
+    for name in ("frozen blocks", "trials", "a trial in stage 1" if sweep.plan.has_stages else "a trial", "to its end"):
         table.add_column(name, justify="right")
     by_depth = sorted(found.by_depth.items(), key=lambda row: -1 if row[0] is None else row[0])
     for depth, (count, first, whole) in by_depth:
@@ -191,7 +191,7 @@ def _show(
     stages = f", of which {found.finalists} go on to their end" if sweep.plan.has_stages else ""
     rows = f"{seen.train_rows} training rows, {seen.eval_rows} held out"
     lines = [
-        f"{found.points} points{stages}; {rows}",
+        f"{found.trials} points{stages}; {rows}",
         f"computing   {hours}",
         f"cache       {found.cache_bytes / 1e9:.2f} GB on each node, filled in {_time(found.fill_s)}",
         f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(nodes, 'node')}, idle "
@@ -206,14 +206,14 @@ def _show(
 
 def _assumed(sweep: Sweep, slots: int) -> list[str]:
     """Returns what the forecast takes for granted."""
-    assumed = ["points that the sampler will choose are spread evenly over the depths"]
+    assumed = ["trials that the sampler will choose are spread evenly over the depths"]
     if slots > 1:
         assumed.append("trials side by side are as fast as one alone")
     settings = sweep.job.run.flat()
-    # These may change how long a point takes, and one value was measured.
+    # These may change how long a trial takes, and one value was measured.
     varying = [key for key in sweep.space.keys if key.startswith(("training.", "dataset."))]
     if varying:
-        assumed.append("every point has " + ", ".join(f"{key}={settings.get(key)}" for key in varying))
+        assumed.append("every trial has " + ", ".join(f"{key}={settings.get(key)}" for key in varying))
     return assumed
 
 

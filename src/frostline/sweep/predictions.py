@@ -14,7 +14,7 @@ from frostline.hashes import DamagedError
 from frostline.records.predictions import Evidence, EvidenceOf, RowScores, known
 from frostline.records.result import RunResult
 from frostline.records.run_folder import PREDICTIONS_FILE, SPEC_FILE, check_files
-from frostline.records.trial import Point, ranked
+from frostline.records.trial import TrialRecord, ranked
 from frostline.report import Baseline
 from frostline.spec import Task
 from frostline.sweep.folder import SweepFolder
@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 
 def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
-    """Returns what finds a point's quality on a set of rows, row by row where its runs' files are at hand.
+    """Returns what finds a trial's quality on a set of rows, row by row where its runs' files are at hand.
 
     Args:
         folder: The sweep's.
-        seeds: With which a point is trained; None: one of its own.
+        seeds: With which a trial is trained; None: one of its own.
     """
     several = seeds is not None and len(seeds) > 1
     sweep = SweepFolder(folder)
@@ -36,14 +36,14 @@ def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
     def read(path: Path) -> dict[str, RowScores]:
         return _read(path)
 
-    def find(point: Point, name: str) -> Evidence | None:
-        plain = known(point, name)
+    def find(trial: TrialRecord, name: str) -> Evidence | None:
+        plain = known(trial, name)
         if plain is None:
             return None
-        number = point.number if point.copy_of is None else point.copy_of
-        own = sweep.point_folder(number)
+        number = trial.number if trial.copy_of is None else trial.copy_of
+        own = sweep.trial_folder(number)
         paths = {
-            seed: (own / f"s{seed}" if several or seed in point.replicates else own) / PREDICTIONS_FILE
+            seed: (own / f"s{seed}" if several or seed in trial.replicates else own) / PREDICTIONS_FILE
             for seed in plain.by_seed
         }
         rows = {seed: scores[name] for seed, path in paths.items() if name in (scores := read(path))}
@@ -52,16 +52,16 @@ def evidence_in(folder: Path, seeds: Sequence[int] | None) -> EvidenceOf:
     return find
 
 
-def baseline_of(study: str, folder: Path, points: Sequence[Point], description: dict[str, Any]) -> Baseline:
-    """Returns the best point of another sweep, for the rows of a sweep to be compared with.
+def baseline_of(study: str, folder: Path, trials: Sequence[TrialRecord], description: dict[str, Any]) -> Baseline:
+    """Returns the best trial of another sweep, for the rows of a sweep to be compared with.
 
     Raises:
         UserError: It has none.
     """
-    best = next(iter(ranked(points, description["direction"] == "maximize")), None)
+    best = next(iter(ranked(trials, description["direction"] == "maximize")), None)
     if best is None:
-        raise UserError(f"--against {study}: no point of that sweep was trained to its end")
-    find: Callable[[Point, str], Evidence | None] = evidence_in(folder, description["plan"]["seeds"])
+        raise UserError(f"--against {study}: no trial of that sweep was trained to its end")
+    find: Callable[[TrialRecord, str], Evidence | None] = evidence_in(folder, description["plan"]["seeds"])
     return Baseline(name=f"{folder.name} ({best.label()})", find=lambda name: find(best, name))
 
 

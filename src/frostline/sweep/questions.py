@@ -9,7 +9,7 @@ from typing import Any
 from frostline.advisor import Advisor, Question
 from frostline.decision import RaceEnd
 from frostline.records.predictions import EvidenceOf
-from frostline.records.trial import Point
+from frostline.records.trial import TrialRecord
 from frostline.spec import ROWS_KEY, Dimension, Direction, FreezeName, Params, Space, Value
 
 
@@ -84,11 +84,11 @@ def _fixed_position(settings: Mapping[str, Any], blocks: int | None) -> float:
 
 
 def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | None, Advisor]:
-    """Returns who answers a sweep's questions, by the group of the points that each is about (`Point.group`).
+    """Returns who answers a sweep's questions, by the group of the trials that each is about (`Trial.group`).
 
     Args:
         description: Of the sweep.
-        find: What is known of a point on a set of rows.
+        find: What is known of a trial on a set of rows.
     """
     space = Space.from_description(description["space"])
     names = [group.key for group in space.groups]
@@ -99,7 +99,7 @@ def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | 
             params: Params = dict(zip(names, chosen, strict=True))
             if number is not None:
                 params[ROWS_KEY] = number
-            group = Point.group_of(params)
+            group = TrialRecord.group_of(params)
             found[group] = Advisor(question=question, find=find)
     return found
 
@@ -110,7 +110,7 @@ def the_advisor(advisors: Mapping[str | None, Advisor]) -> Advisor | None:
 
 
 class SeedRace:
-    """Gives further seeds to the points that the answer depends on.
+    """Gives further seeds to the trials that the answer depends on.
 
     Args:
         advisor: Of the sweep.
@@ -123,15 +123,17 @@ class SeedRace:
         self._settle = settle
         self._seeds = tuple(seeds)
 
-    def next(self, points: Sequence[Point], running: Sequence[tuple[int, int | None]]) -> tuple[Point, int] | RaceEnd:
+    def next(
+        self, trials: Sequence[TrialRecord], running: Sequence[tuple[int, int | None]]
+    ) -> tuple[TrialRecord, int] | RaceEnd:
         """See `Race`."""
         numbers = [number for number, _ in running]
-        found = self._advisor.next_replicate(points, numbers, settle=self._settle)
+        found = self._advisor.next_replicate(trials, numbers, settle=self._settle)
         if isinstance(found, RaceEnd):
             return found
-        point, _ = found
-        taken = {*self._seeds, *point.replicates, *(seed for number, seed in running if number == point.number)}
+        trial, _ = found
+        taken = {*self._seeds, *trial.replicates, *(seed for number, seed in running if number == trial.number)}
         seed = self._seeds[0]
-        while seed in taken:  # the same numbers for every point: their runs are compared in pairs
+        while seed in taken:  # the same numbers for every trial: their runs are compared in pairs
             seed += 1
-        return point, seed
+        return trial, seed

@@ -54,8 +54,8 @@ class Sweep:
     Attributes:
         plan: How it is searched.
         space: What is swept.
-        enqueue: The user's points to try first; None: a coarse grid.
-        fixed: The overrides that all points share.
+        enqueue: The user's trials to try first; None: a coarse grid.
+        fixed: The overrides that all trials share.
         job: Composed with the first values of the space.
         variants: The run of each choice of config groups, in the order of `space.variants`.
         folder: As configured.
@@ -80,7 +80,7 @@ def read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Cal
     Args:
         cfg: The composed config, with `sweep` and `hydra` nodes.
         arguments: The overrides of the job, those that sweep included.
-        compose: Composes a point.
+        compose: Composes a trial.
         check: Called with the jobs at the ends of each dimension; raises `UserError` for a bad one.
 
     Raises:
@@ -131,8 +131,8 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
     jobs: list[Job] = []
     bases: list[RunSpec] = []
     for chosen in itertools.product(*(group.choices or () for group in groups)):
-        point = dict(zip((group.key for group in groups), chosen, strict=True))
-        composed = compose([*lines, *encode(point)])
+        trial = dict(zip((group.key for group in groups), chosen, strict=True))
+        composed = compose([*lines, *encode(trial)])
         job = decode_job(composed)
         bases.append(job.run)
         variants[chosen], more = _dimensions(composed, entries, swept, groups, job)
@@ -182,7 +182,7 @@ def _check_axis(axis: str | None, space: Space) -> None:
 
 
 def encode(params: Mapping[str, Value]) -> list[str]:
-    """Returns a point as Hydra overrides, encoded by type: a None is `null`, and no comma in a text makes a sweep.
+    """Returns a trial as Hydra overrides, encoded by type: a None is `null`, and no comma in a text makes a sweep.
 
     A frozen depth of None is that of the baseline: nothing is frozen.
     """
@@ -282,7 +282,7 @@ def _dimensions(
                 "run a sweep for each, or give sweep.folds=4"
             )
         if key in _JUDGES:
-            raise SpecError(f"sweep.space.{key}: points are compared by one objective; run a sweep for each")
+            raise SpecError(f"sweep.space.{key}: trials are compared by one objective; run a sweep for each")
         whole = isinstance(known[key], int) and not isinstance(known[key], bool)
         if key not in swept:
             now[key] = _with_blocks(key, now[key], job)
@@ -388,23 +388,23 @@ def _enqueue(raw: Any) -> tuple[Params, ...] | None:
     if isinstance(raw, str):
         if raw == Enqueue.COARSE.value:
             return None
-        raise SpecError(f"sweep.enqueue={raw}: give coarse, none, or a list of points; one of {listing(Enqueue)}")
+        raise SpecError(f"sweep.enqueue={raw}: give coarse, none, or a list of trials; one of {listing(Enqueue)}")
     if not isinstance(raw, list):
-        raise SpecError(f"sweep.enqueue={json.dumps(raw)}: give coarse, none, or a list of points")
-    points = []
+        raise SpecError(f"sweep.enqueue={json.dumps(raw)}: give coarse, none, or a list of trials")
+    trials = []
     for index, entry in enumerate(raw):
         if not isinstance(entry, Mapping):
-            raise SpecError(f"sweep.enqueue[{index}]: a point is a group of keys, as {{freeze.depth: 3}}")
-        points.append(_flat_point(entry))
-    return tuple(points)
+            raise SpecError(f"sweep.enqueue[{index}]: a trial is a group of keys, as {{freeze.depth: 3}}")
+        trials.append(_flat_trial(entry))
+    return tuple(trials)
 
 
-def _flat_point(entry: Mapping[Any, Any], prefix: str = "") -> Params:
+def _flat_trial(entry: Mapping[Any, Any], prefix: str = "") -> Params:
     flat: Params = {}
     for name, value in entry.items():
         key = f"{prefix}.{name}" if prefix else str(name)
         if isinstance(value, Mapping):
-            flat.update(_flat_point(value, key))
+            flat.update(_flat_trial(value, key))
         else:
             flat[key] = value
     return flat

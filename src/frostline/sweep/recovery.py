@@ -1,6 +1,6 @@
 """The trials of a sweep, from whichever record of them is whole: each trial's file, the study, the runs' results.
 
-A trial stands in three places: `point.json` in its folder, the study's journal, and the results of its runs. A kill,
+A trial stands in three places: `trial.json` in its folder, the study's journal, and the results of its runs. A kill,
 a full disk or a bad sector can take one of them; the others must not lead to another answer.
 """
 
@@ -18,9 +18,9 @@ from frostline.config import value_from_text
 from frostline.errors import UserError
 from frostline.records.result import RESULT_FILE, Cause, RunResult, Status
 from frostline.records.run_folder import OVERRIDES_FILE, check_files
-from frostline.records.trial import BASELINE_NUMBER, Outcome, Point, State
+from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome, TrialRecord
 from frostline.spec import Params
-from frostline.sweep.folder import BASELINE_FOLDER, JOURNAL_FILE, POINT_FILE, SweepFolder
+from frostline.sweep.folder import BASELINE_FOLDER, JOURNAL_FILE, TRIAL_FILE, SweepFolder
 from frostline.sweep.trial import outcome_of
 
 
@@ -29,12 +29,12 @@ class Recovery:
     """What is known of a sweep's trials.
 
     Attributes:
-        points: By number, the baseline first.
+        trials: By number, the baseline first.
         notes: What was damaged and is known from another record, a line each.
         lost: Folders of trials that were trained, and of which no whole record is left.
     """
 
-    points: Sequence[Point]
+    trials: Sequence[TrialRecord]
     notes: Sequence[str]
     lost: Sequence[Path]
 
@@ -46,57 +46,57 @@ def recover(sweep: SweepFolder, description: Mapping[str, Any]) -> Recovery:
         sweep: Its folder.
         description: Its `sweep.json`.
     """
-    points = {point.number: point for point in sweep.read_points()}
-    trained = [(number, folder) for number, folder in _trained(sweep) if number not in points]
-    trials = [number for number in points if number != BASELINE_NUMBER]
-    has_gaps = bool(trials) and len(trials) < max(trials) - min(trials) + 1
-    study: dict[int, Point] = {}
+    trials = {trial.number: trial for trial in sweep.read_trials()}
+    trained = [(number, folder) for number, folder in _trained(sweep) if number not in trials]
+    numbers = [number for number in trials if number != BASELINE_NUMBER]
+    has_gaps = bool(numbers) and len(numbers) < max(numbers) - min(numbers) + 1
+    study: dict[int, TrialRecord] = {}
     if trained or has_gaps:  # Optuna takes a second to import
-        study = {point.number: point for point in _points_in_journal(sweep.folder, str(description["name"]))}
+        study = {trial.number: trial for trial in _trials_in_journal(sweep.folder, str(description["name"]))}
     notes: list[str] = []
     lost: list[Path] = []
     for number, folder in trained:
-        is_there = (folder / POINT_FILE).exists()
+        is_there = (folder / TRIAL_FILE).exists()
         known, source = study.get(number), JOURNAL_FILE
         if known is None or known.outcome is None:
             known, source = _from_results(folder, number, description), "the results of its runs"
         if known is not None:
-            points[number] = known
+            trials[number] = known
             what = "is damaged" if is_there else "is missing"
-            notes.append(f"{folder / POINT_FILE}: {what}; the trial is taken from {source}")
+            notes.append(f"{folder / TRIAL_FILE}: {what}; the trial is taken from {source}")
         elif is_there or _has_damaged_result(folder):
             lost.append(folder)
         # else it is under way: not all of its runs have ended
-    for number, point in study.items():  # its whole folder is gone
-        if number not in points and point.outcome is not None and not sweep.point_folder(number).exists():
-            points[number] = point
-            notes.append(f"{sweep.point_folder(number)}: is missing; the trial is taken from {JOURNAL_FILE}")
-    return Recovery(points=sorted(points.values(), key=lambda point: point.number), notes=notes, lost=lost)
+    for number, trial in study.items():  # its whole folder is gone
+        if number not in trials and trial.outcome is not None and not sweep.trial_folder(number).exists():
+            trials[number] = trial
+            notes.append(f"{sweep.trial_folder(number)}: is missing; the trial is taken from {JOURNAL_FILE}")
+    return Recovery(trials=sorted(trials.values(), key=lambda trial: trial.number), notes=notes, lost=lost)
 
 
-def behind(study: Sequence[Point], recorded: Sequence[Point]) -> list[int]:
+def behind(study: Sequence[TrialRecord], recorded: Sequence[TrialRecord]) -> list[int]:
     """Returns the numbers of the trials of which a study knows less than their own records.
 
     Args:
         study: Its trials.
         recorded: From `recover`.
     """
-    known = {point.number: point for point in study}
-    return [point.number for point in recorded if _is_ahead(point, known.get(point.number))]
+    known = {trial.number: trial for trial in study}
+    return [trial.number for trial in recorded if _is_ahead(trial, known.get(trial.number))]
 
 
-def merged(study: Sequence[Point], recorded: Sequence[Point]) -> list[Point]:
+def merged(study: Sequence[TrialRecord], recorded: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Returns all trials, each from the record that knows more of it."""
-    points = {point.number: point for point in study if point.outcome is not None}
-    for point in recorded:
-        known = points.get(point.number)
-        if known is None or _is_ahead(point, known):
-            further = {**(known.replicates if known is not None else {}), **point.replicates}
-            points[point.number] = replace(point, replicates=further)
-    return sorted(points.values(), key=lambda point: point.number)
+    trials = {trial.number: trial for trial in study if trial.outcome is not None}
+    for trial in recorded:
+        known = trials.get(trial.number)
+        if known is None or _is_ahead(trial, known):
+            further = {**(known.replicates if known is not None else {}), **trial.replicates}
+            trials[trial.number] = replace(trial, replicates=further)
+    return sorted(trials.values(), key=lambda trial: trial.number)
 
 
-def _is_ahead(recorded: Point, known: Point | None) -> bool:
+def _is_ahead(recorded: TrialRecord, known: TrialRecord | None) -> bool:
     if recorded.outcome is None:
         return False
     if known is None or _progress(recorded) > _progress(known):
@@ -105,10 +105,10 @@ def _is_ahead(recorded: Point, known: Point | None) -> bool:
     return (same and recorded.params != known.params) or bool(recorded.replicates.keys() - known.replicates.keys())
 
 
-def _progress(point: Point) -> int:
-    if point.outcome is None:
+def _progress(trial: TrialRecord) -> int:
+    if trial.outcome is None:
         return 0
-    return 1 if point.is_paused else 2 if point.stage == 1 else 3
+    return 1 if trial.is_paused else 2 if trial.stage == 1 else 3
 
 
 def _trained(sweep: SweepFolder) -> list[tuple[int, Path]]:
@@ -120,7 +120,7 @@ def _trained(sweep: SweepFolder) -> list[tuple[int, Path]]:
         if number is None or folder.is_symlink() or not folder.is_dir():
             continue
         runs = [folder / RESULT_FILE, *folder.glob(f"s*/{RESULT_FILE}")]
-        if (folder / POINT_FILE).exists() or any(run.exists() for run in runs):
+        if (folder / TRIAL_FILE).exists() or any(run.exists() for run in runs):
             found.append((number, folder))
     return found
 
@@ -135,16 +135,16 @@ def _has_damaged_result(folder: Path) -> bool:
     return False
 
 
-def _points_in_journal(folder: Path, name: str) -> list[Point]:
+def _trials_in_journal(folder: Path, name: str) -> list[TrialRecord]:
     path = folder / JOURNAL_FILE
     if not path.is_file():
         return []
-    from frostline.search import read_points
+    from frostline.search import read_trials
 
-    return read_points(path, name)
+    return read_trials(path, name)
 
 
-def _from_results(folder: Path, number: int, description: Mapping[str, Any]) -> Point | None:
+def _from_results(folder: Path, number: int, description: Mapping[str, Any]) -> TrialRecord | None:
     """Returns a trial as its runs' results have it; None if they do not say what it came to."""
     if number == BASELINE_NUMBER:
         return None
@@ -166,7 +166,7 @@ def _from_results(folder: Path, number: int, description: Mapping[str, Any]) -> 
     if outcome is None:
         return None
     is_over = outcome.state is State.COMPLETE and not outcome.more
-    return Point(
+    return TrialRecord(
         number=number, params=params, state=State.PRUNED if outcome.more else outcome.state, outcome=outcome,
         stage=2 if is_over and float(plan.get("finish") or 1.0) < 1.0 else 1,
         replicates={seed: each for seed, each in further.items() if each is not None},
@@ -179,7 +179,7 @@ def _result(run: Path) -> tuple[int, RunResult]:
     return read_spec(run).seed, RunResult.read(run)
 
 
-def _outcome(results: Sequence[tuple[int, RunResult]], num_runs: int) -> Outcome | None:
+def _outcome(results: Sequence[tuple[int, RunResult]], num_runs: int) -> TrialOutcome | None:
     statuses = {result.status for _, result in results}
     if not results or Status.KILLED in statuses:
         return None

@@ -28,7 +28,7 @@ from frostline.preflight import preflight
 from frostline.provenance import redact
 from frostline.records.result import RESULT_FILE, RunResult, Status
 from frostline.records.run_folder import LOG_FILE, MODEL_FOLDER, check_files
-from frostline.records.trial import Outcome, Point, State
+from frostline.records.trial import State, TrialOutcome, TrialRecord
 from frostline.search import (
     CorruptStudyError,
     Ended,
@@ -60,7 +60,7 @@ from frostline.sweep.predictions import evidence_in
 from frostline.sweep.questions import SeedRace, advisors_of, the_advisor
 from frostline.sweep.read_config import Compose, Sweep, read
 from frostline.sweep.recovery import behind, merged, notes_of, recover
-from frostline.sweep.start import earlier_points, for_batches, renamed, sweep_log
+from frostline.sweep.start import for_batches, renamed, sweep_log, warm_start_trials_of
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -77,8 +77,8 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
     Args:
         cfg: The composed config of the multirun.
         arguments: The overrides of the job, those that sweep included.
-        compose: Composes a point's config.
-        launcher: Set up by Hydra. With warm workers (frostline_local) points run in a pool, with another in batches.
+        compose: Composes a trial's config.
+        launcher: Set up by Hydra. With warm workers (frostline_local) trials run in a pool, with another in batches.
         command: What the user typed, to be typed again.
 
     Returns:
@@ -94,7 +94,7 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
     if sweep.plan.new:
         sweep = renamed(sweep)
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
-    warm_points = earlier_points(sweep)
+    warm_start_trials = warm_start_trials_of(sweep)
     with ExitStack() as stack:
         folder = stack.enter_context(SweepFolder(sweep.folder))
         description = describe(sweep, sweep.space.keys)
@@ -102,14 +102,14 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
         stack.enter_context(sweep_log(folder.folder))
         course = _Course(sweep, compose, folder, launcher if not warm else None, goes_on, description, stack)
         try:
-            return course.go(queue, warm_points)
+            return course.go(queue, warm_start_trials)
         except UserError:
             raise
         except Exception as error:
             # What composes was composed before: this is no config error, and must not be told as one.
             log.exception("the sweep failed")
             raise RunFailedError(
-                f"{folder.folder}: the sweep failed ({type(error).__name__}: {redact(str(error))}); its points are "
+                f"{folder.folder}: the sweep failed ({type(error).__name__}: {redact(str(error))}); its trials are "
                 f"kept, the traceback is in {folder.folder / f'sweep-{LOG_FILE}'}"
             ) from error
 
@@ -176,12 +176,12 @@ class _Course:
         self._warned: set[str] = set()
         self._check_lock: Callable[[], None] = lambda: None
 
-    def go(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> int:
+    def go(self, queue: Sequence[Params], warm_start_trials: Sequence[TrialRecord]) -> int:
         """Returns the exit code.
 
         Args:
-            queue: Points to try first.
-            warm_points: Points of an earlier sweep.
+            queue: Trials to try first.
+            warm_start_trials: Trials of an earlier sweep.
         """
         from frostline.tracking import SweepRun
 
@@ -200,7 +200,7 @@ class _Course:
             ).open()  # fmt: skip
             executor, runs = training.executor, training.runs
             try:
-                study = self._open_study(queue, warm_points)
+                study = self._open_study(queue, warm_start_trials)
                 total = base_total + study.num_extra
                 view = View(self._metric, self._maximize, total, training.slots, bar)
                 self._stack.callback(view.close)
@@ -235,7 +235,7 @@ class _Course:
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
-    def _open_study(self, queue: Sequence[Params], warm_points: Sequence[Point]) -> Study:
+    def _open_study(self, queue: Sequence[Params], warm_start_trials: Sequence[TrialRecord]) -> Study:
         plan = self._sweep.plan
         journal = Journal(self._folder.folder / JOURNAL_FILE)
         recorded = self._recorded() if self._goes_on else []
@@ -245,12 +245,12 @@ class _Course:
             aside = journal.put_aside()
             log.warning("%s; put aside as %s", error, aside.name)
             study = self._study(journal.open())
-        trials = [point for point in recorded if not point.is_baseline]
+        trials = [trial for trial in recorded if not trial.is_baseline]
         if study.is_empty and trials:
             log.warning(
-                "the study is gone: rebuilt from the files of %d points in %s", len(trials), self._folder.folder
+                "the study is gone: rebuilt from the files of %d trials in %s", len(trials), self._folder.folder
             )
-            study.rebuild(recorded, warm_points)
+            study.rebuild(recorded, warm_start_trials)
         elif plan.storage is None and (late := behind(study.with_baseline(), recorded)):
             everything = merged(study.with_baseline(), recorded)
             aside = journal.put_aside()
@@ -259,9 +259,9 @@ class _Course:
                 journal.path, len(late), aside.name,
             )  # fmt: skip
             study = self._study(journal.open())
-            study.rebuild(everything, warm_points)
+            study.rebuild(everything, warm_start_trials)
         self._admit(study)
-        study.fill(queue, warm_points)
+        study.fill(queue, warm_start_trials)
         if plan.sampler is SamplerName.GRID:
             study.extend(queue, (plan.n_trials or len(queue)) + study.num_extra)
         if plan.retry_failed and self._goes_on:
@@ -278,12 +278,12 @@ class _Course:
         storage, self._check_lock = self._stack.enter_context(open_locked(url, self._sweep.plan.name))
         return storage
 
-    def _recorded(self) -> Sequence[Point]:
+    def _recorded(self) -> Sequence[TrialRecord]:
         """Returns the trials from their own records; logs a warning for each damaged one."""
         recovery = recover(self._folder, read_description(self._folder.folder))
         for note in notes_of(recovery):
             log.warning("%s", note)
-        return recovery.points
+        return recovery.trials
 
     def _admit(self, study: Study) -> None:
         """A storage may hold a study of this name that somebody made of another config."""
@@ -308,17 +308,17 @@ class _Course:
             maximize=self._maximize, max_steps=steps, propose=self._proposer(),
         )  # fmt: skip
 
-    def _proposer(self) -> Callable[[Sequence[Point], int], Params] | None:
+    def _proposer(self) -> Callable[[Sequence[TrialRecord], int], Params] | None:
         advisor, plan = self._advisor, self._sweep.plan
         if advisor is None or plan.sampler is not SamplerName.FROST:
             return None
-        return lambda points, number: advisor.propose(points, number, plan.n_trials or 1, plan.seed)
+        return lambda trials, number: advisor.propose(trials, number, plan.n_trials or 1, plan.seed)
 
-    def _judged(self, points: Sequence[Point]) -> list[Point]:
-        """Returns the points that levels are judged by, of all models and sizes."""
-        found: list[Point] = []
+    def _judged(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Returns the trials that levels are judged by, of all models and sizes."""
+        found: list[TrialRecord] = []
         for group, advisor in self._advisors.items():
-            found += advisor.judged([point for point in points if point.group == group])
+            found += advisor.judged([trial for trial in trials if trial.group == group])
         return found
 
     @property
@@ -326,11 +326,11 @@ class _Course:
         """Whether one question is asked, of an axis of cost."""
         return self._advisor is not None and self._advisor.question.is_raced
 
-    def _baseline(self, points: Sequence[Point]) -> Params | None:
+    def _baseline(self, trials: Sequence[TrialRecord]) -> Params | None:
         """Returns the parameters of full fine-tuning; None where it is not asked for, or nothing tells its rate."""
         if not self._sweep.plan.baseline or not self._is_decided_here or self._advisor is None:
             return None
-        return self._advisor.baseline(points)
+        return self._advisor.baseline(trials)
 
     def _race(self, runs: Runs) -> SeedRace | None:
         """Returns who gives further seeds; None where nobody does."""
@@ -341,12 +341,12 @@ class _Course:
         return SeedRace(self._advisor, plan.settle, runs.seeds)
 
     def _take_up(self, study: Study, view: View) -> None:
-        points = study.with_baseline()
-        stored = {point.number: point for point in self._folder.read_points()}
-        for point in points:  # a kill may have come between telling the study and writing the file
-            if point.outcome is not None and stored.get(point.number) != point:
-                self._folder.write_point(point)
-        view.resume(study.points())
+        trials = study.with_baseline()
+        stored = {trial.number: trial for trial in self._folder.read_trials()}
+        for trial in trials:  # a kill may have come between telling the study and writing the file
+            if trial.outcome is not None and stored.get(trial.number) != trial:
+                self._folder.write_trial(trial)
+        view.resume(study.trials())
 
     def _warn_of_batch(self, total: int, queue: Sequence[Any], view: View) -> None:
         if self._sweep.enqueue is None and len(queue) == total and self._sweep.plan.sampler.value not in {"grid"}:
@@ -387,11 +387,11 @@ class _Course:
 
     def _end(self, summary: Summary, runs: Runs, executor: Executor, files: Files) -> int:
         assert self._run is not None
-        answer = answer_for(self._sweep, self._folder, summary.points)
+        answer = answer_for(self._sweep, self._folder, summary.trials)
         if summary.complete and answer.recommended is not None:
             self._keep_model(answer.recommended, runs, executor)
-            files.keep_only(answer.recommended, summary.points)
-        # A signal that came when the last point was done interrupted nothing.
+            files.keep_only(answer.recommended, summary.trials)
+        # A signal that came when the last trial was done interrupted nothing.
         signum = None if summary.complete else self._signals.requested
         self._close_pool()
         failed = conclude(self._sweep, self._folder, self._run, runs, summary, answer, interrupted=signum is not None)
@@ -406,28 +406,28 @@ class _Course:
             self._say_how_to_go_on()
         return 0
 
-    def _keep_model(self, point: Point, runs: Runs, executor: Executor) -> None:
-        """Trains the recommended point once more if its model was not kept: the same spec gives the same weights.
+    def _keep_model(self, trial: TrialRecord, runs: Runs, executor: Executor) -> None:
+        """Trains the recommended trial once more if its model was not kept: the same spec gives the same weights.
 
-        While a sweep is under way it keeps the models of the points that levels are judged by; a later run can bring
+        While a sweep is under way it keeps the models of the trials that levels are judged by; a later run can bring
         back one that had been given up.
         """
-        folder = runs.folder_of(point.number, runs.seeds[0])
+        folder = runs.folder_of(trial.number, runs.seeds[0])
         is_wanted = self._sweep.plan.keep_models is KeepModels.RECOMMENDED
         pool = None if self._training is None else self._training.pool
         if is_wanted and isinstance(pool, ClusterPool) and not _has_whole_model(folder):
-            below = (folder / MODEL_FOLDER).relative_to(self._folder.point_folder(point.number))
-            pool.bring((point.number, None), below.as_posix())
+            below = (folder / MODEL_FOLDER).relative_to(self._folder.trial_folder(trial.number))
+            pool.bring((trial.number, None), below.as_posix())
         is_kept = not is_wanted or _has_whole_model(folder)
-        if is_kept or point.copy_of is not None:
+        if is_kept or trial.copy_of is not None:
             return
         why = "is damaged" if (folder / MODEL_FOLDER).is_dir() else "was not kept here"
-        self._view.say(f"training #{point.number} {point.label()} again: its model {why}")
+        self._view.say(f"training #{trial.number} {trial.label()} again: its model {why}")
         record = folder / RESULT_FILE
         before = record.read_bytes() if record.is_file() else None
         record.unlink(missing_ok=True)  # else the worker would take it for what was asked for
-        executor.submit(Task(number=point.number, params=point.params, stage=2 if self._sweep.plan.has_stages else 1))
-        outcome: Outcome | None = None
+        executor.submit(Task(number=trial.number, params=trial.params, stage=2 if self._sweep.plan.has_stages else 1))
+        outcome: TrialOutcome | None = None
         is_over = False
         while not is_over:
             for event in executor.wait():

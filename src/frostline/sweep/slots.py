@@ -16,7 +16,7 @@ from frostline.errors import SpecError
 from frostline.provenance import free_memory, num_cores
 from frostline.records.run_folder import Sharing
 from frostline.spec import DEPTH_KEY, Device, Engine, RunSpec, SamplerName
-from frostline.sweep.executors import num_points, sharing_of
+from frostline.sweep.executors import num_trials, sharing_of
 from frostline.sweep.read_config import Sweep, with_params
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def slots_here(sweep: Sweep) -> Slots:
     elif job.slots is not None:
         count = job.slots
     elif gpus:
-        count = min(len(gpus), num_points(sweep))
+        count = min(len(gpus), num_trials(sweep))
     elif _may_have_another_gpu(job.run.runtime.device):
         count = 1
     else:
@@ -170,7 +170,7 @@ def on_gpus(groups: int, takes: Footprint, most: int) -> int:
 
 
 def _most(sweep: Sweep) -> int:
-    total = num_points(sweep)
+    total = num_trials(sweep)
     return total if sweep.plan.sampler in _UNLEARNT else max(1, total // _ROUNDS)
 
 

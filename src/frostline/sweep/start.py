@@ -1,4 +1,4 @@
-"""Owns: what is settled before a sweep begins - name, launcher, earlier points, writers. Must not know: its course."""
+"""Owns: what is settled before a sweep begins - name, launcher, earlier trials, writers. Must not know: its course."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from frostline.errors import SpecError, UserError
 from frostline.records.run_folder import LOG_FILE
-from frostline.records.trial import Point, State
+from frostline.records.trial import State, TrialRecord
 from frostline.search import open_url, study_names
 from frostline.spec import PrunerName
 from frostline.sweep.folder import SweepFolder, free_name, read_description
@@ -34,12 +34,12 @@ def for_batches(sweep: Sweep, launcher: str) -> Sweep:
     plan, notices = sweep.plan, list(sweep.notices)
     if plan.pruner.name is not PrunerName.NONE or plan.has_stages:
         plan = replace(plan, pruner=replace(plan.pruner, name=PrunerName.NONE), first_epochs=None, finish=1.0)
-        notices.append(f"{launcher} trains in batches: every point is trained to its end, without pruner and stages")
+        notices.append(f"{launcher} trains in batches: every trial is trained to its end, without pruner and stages")
     return replace(sweep, plan=plan, notices=tuple(notices))
 
 
-def earlier_points(sweep: Sweep) -> list[Point]:
-    """Returns the finished points of an earlier sweep that lie in this one's space.
+def warm_start_trials_of(sweep: Sweep) -> list[TrialRecord]:
+    """Returns the finished trials of an earlier sweep that lie in this one's space.
 
     Raises:
         UserError: There are none.
@@ -48,13 +48,13 @@ def earlier_points(sweep: Sweep) -> list[Point]:
     if name is None:
         return []
     folder = Path(name) if Path(name).is_dir() else sweep.folder.parent / name
-    points: Sequence[Point] = []
+    trials: Sequence[TrialRecord] = []
     if folder.is_dir():
         recovery = recover(SweepFolder(folder), read_description(folder))
-        points = recovery.points
+        trials = recovery.trials
         for note in notes_of(recovery):
             log.warning("%s", note)
-    if points:
+    if trials:
         training, other = sweep.job.run.training, read_description(folder)
         theirs = (other["objective"], other["direction"])
         if theirs != (training.objective, training.direction.value):
@@ -63,14 +63,14 @@ def earlier_points(sweep: Sweep) -> list[Point]:
                 f"{training.objective} ({training.direction.value}): its values don't compare"
             )
     usable = []
-    for point in points:
-        is_finished = point.state is State.COMPLETE and point.outcome is not None
-        if is_finished and point.copy_of is None and not point.is_baseline:
+    for trial in trials:
+        is_finished = trial.state is State.COMPLETE and trial.outcome is not None
+        if is_finished and trial.copy_of is None and not trial.is_baseline:
             with contextlib.suppress(SpecError):
-                sweep.space.check(point.params)
-                usable.append(point)
+                sweep.space.check(trial.params)
+                usable.append(trial)
     if not usable:
-        raise UserError(f"sweep.warm_start={name}: no finished points of this space lie in {folder}")
+        raise UserError(f"sweep.warm_start={name}: no finished trials of this space lie in {folder}")
     return usable
 
 

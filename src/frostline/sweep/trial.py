@@ -1,4 +1,4 @@
-"""Owns: one stage of a point's work, in a worker process. Must not know: who chose the point.
+"""Owns: one stage of a trial's work, in a worker process. Must not know: who chose the trial.
 
 Importing this module costs nothing: the parent pickles its dataclasses, and only a worker imports torch.
 """
@@ -34,7 +34,7 @@ from frostline.records.run_folder import (
     Verdict,
     check_files,
 )  # fmt: skip
-from frostline.records.trial import BASELINE_NUMBER, Outcome, State
+from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome
 from frostline.registry import import_plugins
 from frostline.signals import Interrupted
 from frostline.spec import EVAL_SET, RunSpec, spec_diff
@@ -74,7 +74,7 @@ class _Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class SeedRun:
-    """One of a point's runs.
+    """One of a trial's runs.
 
     Attributes:
         job: What to train.
@@ -94,17 +94,17 @@ class TrialJob:
     """What the parent sends to a worker.
 
     Attributes:
-        number: Of the point.
+        number: Of the trial.
         name: Its coordinates.
         runs: In the order of the seeds.
         ask: Whether a pruner wants to be asked after each evaluation.
         more: Whether stage 2 follows.
-        several: Whether the point is trained with several seeds, in this stage or the next.
+        several: Whether the trial is trained with several seeds, in this stage or the next.
         steps_per_run: Reports that a run makes at most: a later seed's are counted on from there.
         parent: MLflow run id of the sweep, or None.
         params: The swept keys.
         sharing: What the sweep's runs have in common.
-        replicate: The seed, if this is a further one of a finished point.
+        replicate: The seed, if this is a further one of a finished trial.
         note: What is known of an earlier attempt, for the record.
         places: Path of each local file on the node, by its path in the config; None: the same path.
     """
@@ -164,7 +164,7 @@ class TrialEnd:
         machine: Whether that is the machine's trouble, as a full disk: no fault of what was to be trained.
     """
 
-    outcome: Outcome | None
+    outcome: TrialOutcome | None
     fatal: str | None = None
     machine: bool = False
 
@@ -223,7 +223,7 @@ class _ToParent(logging.Handler):
 
 
 def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialEnd | Footprint | None:
-    """Trains a point's runs one after the other; what is there already is taken as it is.
+    """Trains a trial's runs one after the other; what is there already is taken as it is.
 
     Args:
         trial: What to train, or to measure.
@@ -393,7 +393,7 @@ def kind_of(number: int, replicate: int | None) -> str:
     """Returns what a run of a sweep is, for the tag `frostline.kind`: `trial`, `baseline` or `replicate`.
 
     Args:
-        number: Of its point.
+        number: Of its trial.
         replicate: The seed, if it is a further one.
     """
     if replicate is not None:
@@ -402,16 +402,16 @@ def kind_of(number: int, replicate: int | None) -> str:
 
 
 def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child:
-    """Returns what one of a point's runs is in MLflow.
+    """Returns what one of a trial's runs is in MLflow.
 
     Args:
-        trial: The point.
+        trial: The trial.
         seed: Of the run.
         retried: What is done otherwise in this attempt, after one that ran out of memory; None: it is the first.
     """
     from frostline.tracking import Child
 
-    tags = {"frostline.point": str(trial.number), "frostline.kind": kind_of(trial.number, trial.replicate)}
+    tags = {"frostline.trial": str(trial.number), "frostline.kind": kind_of(trial.number, trial.replicate)}
     if retried is not None:
         tags["frostline.retried"] = retried
     name = f"{trial.name} s{seed}" if trial.several else trial.name
@@ -495,7 +495,7 @@ def _free_memory() -> None:
 
 def _outcome(
     results: Sequence[tuple[int, RunResult]], state: State, trial: TrialJob, resumed: int, note: str | None
-) -> Outcome:
+) -> TrialOutcome:
     return outcome_of(results, state, more=trial.more, resumed=resumed, note=note)
 
 
@@ -513,12 +513,12 @@ def _rows_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, float]:
 
 def outcome_of(
     results: Sequence[tuple[int, RunResult]], state: State, *, more: bool, resumed: int = 0, note: str | None = None
-) -> Outcome:
-    """Returns what a point's runs came to.
+) -> TrialOutcome:
+    """Returns what a trial's runs came to.
 
     Args:
         results: By seed.
-        state: Of the point.
+        state: Of the trial.
         more: Whether stage 2 follows if it is COMPLETE.
         resumed: How many runs went on from a checkpoint.
         note: For the record.
@@ -544,7 +544,7 @@ def outcome_of(
     if isinstance(trained_on, int):
         cost["train_rows"] = float(trained_on)
     last = results[-1][1]
-    return Outcome(
+    return TrialOutcome(
         state=state,
         by_seed={seed: result.objective.value for seed, result in results if result.objective is not None},
         scores=scores_of(results),

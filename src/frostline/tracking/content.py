@@ -48,7 +48,7 @@ class Child:
         parent: Run id of the other; None if that is not recorded in this store.
         name: Coordinates: the page cuts names at some 20 characters.
         params: The swept keys.
-        tags: Of the point.
+        tags: Of the trial.
         command: What started it.
     """
 

@@ -32,7 +32,7 @@ class View:
     """What the page of a sweep shows.
 
     Attributes:
-        parent: Run id of the sweep; its points are the rows.
+        parent: Run id of the sweep; its trials are the rows.
         metric: Of the objective, `best/accuracy`.
         maximize: Whether more of it is better: the best come first.
         keys: The swept keys, as params.
@@ -113,7 +113,7 @@ def _charts(view: View, axes: Sequence[str]) -> list[dict[str, Any]]:
     charts += [
         _chart("PARALLEL", "all at once", selectedParams=list(axes), selectedMetrics=[view.metric], showAllRuns=True),
         _chart("SCATTER", f"{name} by training time (s)", xaxis=cost, yaxis=metric),
-        _chart("BAR", f"{name} of each point", metricKey=view.metric),
+        _chart("BAR", f"{name} of each trial", metricKey=view.metric),
     ]
     return [{**chart, "uuid": f"frostline-{index}"} for index, chart in enumerate(charts)]
 

@@ -234,7 +234,7 @@ def _send_metrics(made: MlflowClient, run: Run, model_id: str, result: RunResult
     for key in kept:
         rows = made.get_metric_history(run_id, key)
         row = next((row for row in reversed(rows) if row.step == result.step or key not in result.metrics), None)
-        if row is not None:  # the very same point, or it would stand in the run twice
+        if row is not None:  # the very same trial, or it would stand in the run twice
             rows_of = data if key.startswith(("eval/", "best/")) else {}
             found.append(Metric(key, row.value, row.timestamp, row.step, model_id=model_id, run_id=run_id, **rows_of))
     if found:

@@ -85,7 +85,7 @@ class MlflowRecorder:
         self._run_id: str | None = None
         self._broken = False
         self._note = ""
-        # What to type for such a run; a point of a sweep is one like any other.
+        # What to type for such a run; a trial of a sweep is one like any other.
         self._command = child.command if child is not None and child.command != "frostline sweep" else "frostline run"
         self._pending: list[tuple[str, float, int, int]] = []
         self._flushed = time.monotonic()

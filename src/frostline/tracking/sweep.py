@@ -1,4 +1,4 @@
-"""Owns: a sweep's parent run in MLflow. Must not know: how points are chosen or trained."""
+"""Owns: a sweep's parent run in MLflow. Must not know: how trials are chosen or trained."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ class SweepRun:
         return recorded_run(folder, self._tracking.uri) if self._tracking.enabled else None
 
     def publish_view(self, metric: str, *, maximize: bool, keys: Sequence[str]) -> str | None:
-        """Makes a view of the sweep's points in MLflow's page; returns where it is, None if it could not be made.
+        """Makes a view of the sweep's trials in MLflow's page; returns where it is, None if it could not be made.
 
         Args:
             metric: The objective's name.
@@ -178,7 +178,7 @@ class SweepRun:
         *,
         best: Path | None = None,
         with_model: bool = False,
-        points: Mapping[Path, Mapping[str, str]] | None = None,
+        trials: Mapping[Path, Mapping[str, str]] | None = None,
     ) -> None:
         """Ends the run: status first, so that a kill during the upload doesn't leave it RUNNING.
 
@@ -190,7 +190,7 @@ class SweepRun:
             files: Artifacts.
             best: The folder of the best run.
             with_model: Make its model, if there is one in its folder, a model in MLflow.
-            points: More tags for the runs that lie in these folders.
+            trials: More tags for the runs that lie in these folders.
         """
         if not self._tracking.enabled:
             return
@@ -200,7 +200,7 @@ class SweepRun:
             "files": [self._relative(path) for path in files],
             "best": None if best is None else self._relative(best),
             "with_model": with_model,
-            "points": {self._relative(path): dict(more) for path, more in (points or {}).items()},
+            "trials": {self._relative(path): dict(more) for path, more in (trials or {}).items()},
         }
         if self._broken:
             self._keep("finish")
@@ -228,7 +228,7 @@ class SweepRun:
         run_id = self.recorded(best) if best is not None else None
         if run_id is not None:
             self._client.set_tag(self.run_id, BEST_TAG, run_id)
-        for folder, more in self._ending.get("points", {}).items():
+        for folder, more in self._ending.get("trials", {}).items():
             place = self._inside(folder)
             child = None if place is None else self.recorded(place)
             if child is not None:

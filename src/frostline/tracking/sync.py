@@ -59,7 +59,7 @@ class Replay:
         return spool.is_down(self._uri)
 
     def begin(self, folder: Path) -> None:
-        """Makes the parent run of a sweep, so that its points find it; does nothing for a run's folder.
+        """Makes the parent run of a sweep, so that its trials find it; does nothing for a run's folder.
 
         Raises:
             UserError: The store can't be reached.
