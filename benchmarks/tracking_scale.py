@@ -34,8 +34,7 @@ from frostline.provenance import capture
 from frostline.records.result import RunResult
 from frostline.records.run_folder import METRICS_FILE, SPEC_FILE, Recorders, RunFolder, RunStart
 from frostline.spec import TrackingSpec
-from frostline.tracking import Child, MlflowRecorder, client
-from frostline.tracking import pending as spool
+from frostline.tracking import Child, MlflowRecorder, client, pending
 
 STOPS = (10, 30, 100, 300, 1000, 3000, 10_000)
 _PORT = 5917
@@ -110,7 +109,7 @@ def _record(folder: Path, tracking: TrackingSpec, parent: str, number: int) -> f
         recorder.log({key: value for key, value in row.items() if key != "step"}, row["step"])
     recorder.finish(result)
     took = time.perf_counter() - began
-    if (missed := spool.kept(folder)) is not None:
+    if (missed := pending.load(folder)) is not None:
         raise SystemExit(f"trial {number} was not recorded: {missed['why']}")
     return took
 

@@ -155,7 +155,7 @@ def test_a4_a_journal_that_was_cut_gives_the_same_table(home, tiny_overrides, sh
     cut(home / "runs/s/journal.log", share)
     done = call("sweep", "lr_x_depth", *sweep_words(tiny_overrides), cwd=home, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "4 of 4 points are done" in done.stderr
+    assert "4 of 4 trials are done" in done.stderr
     assert "rebuilt from" in done.stderr
     assert answer(home) == before
     assert (home / "runs/s/report/trials.csv").read_text() == rows

@@ -73,5 +73,5 @@ def _as_a_stranger(place: Path, tiny_model: Path, tiny_csv: Path) -> None:
     call("predict", f"{place}/out/one", "a text")
     assert "verdict: identical" in call("reproduce", f"{place}/out/one", "tracking=off")
     sweep = ("sweep.n_trials=4", *TRIALS_ALONE, f"hydra.sweep.dir={place}/out/sweep")
-    assert "4 points: 4 to the end" in call("sweep", "lr_x_depth", *words, *sweep)
+    assert "4 trials: 4 to the end" in call("sweep", "lr_x_depth", *words, *sweep)
     call("predict", f"{place}/out/sweep", "a text")

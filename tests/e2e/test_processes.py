@@ -20,7 +20,7 @@ from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_folder import Recorders, RunFolder, Verdict
 from frostline.records.trial import State
 from frostline.registry import import_plugins
-from frostline.tracking import pending as spool
+from frostline.tracking import pending
 from tests.conftest import TINY, save_tokenizer, tiny_config
 from tests.e2e.forked import MARK
 from tests.e2e.services import free_port
@@ -309,7 +309,7 @@ def test_the_command_records_one_run(tmp_path, quick):
     assert again.returncode == 0, again.stdout + again.stderr
     assert "identical" in again.stdout
     assert again.stderr.count("does not answer as it should") == 1
-    assert len(spool.pending([tmp_path / "runs"])) == 1
+    assert len(pending.find_pending([tmp_path / "runs"])) == 1
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from frostline.records.result import RunResult
-from frostline.tracking import client
-from frostline.tracking import pending as spool
+from frostline.tracking import client, pending
 from tests.e2e.services import free_port, mlflow_server, postgresql
 from tests.e2e.sweep_tools import RUNG, call, start, trials_in, wait_for
 
@@ -64,7 +63,7 @@ def test_a_run_without_its_server_is_finished_and_told_once(tmp_path, tiny_overr
         warnings = [line for line in done.stderr.splitlines() if "MLflow" in line]
         assert len(warnings) == 1, done.stderr
         assert "frostline sync records it later" in warnings[0]
-        assert spool.kept(tmp_path / "runs" / "one")["kind"] == "run"
+        assert pending.load(tmp_path / "runs" / "one")["kind"] == "run"
         again = call("sync", f"tracking.uri={uri}", cwd=tmp_path, **QUICK)
         assert again.returncode == 2
         assert "runs/one: can't be recorded" in again.stderr
@@ -99,8 +98,8 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
     assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
     found = trials_in(folder)
-    assert len(spool.pending([folder])) == 6
-    kept = {path: spool.kept(path) for path in spool.pending([folder])}
+    assert len(pending.find_pending([folder])) == 6
+    kept = {path: pending.load(path) for path in pending.find_pending([folder])}
     ours = f"tracking.uri=http://127.0.0.1:{port}"
     foreign = call("sync", cwd=tmp_path, **QUICK)
     assert foreign.returncode == 2
@@ -110,7 +109,7 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
         assert early.returncode == 2
         assert len(early.stderr.splitlines()) <= 2, early.stderr
     for path, missed in kept.items():  # and an attempt that failed changes nothing
-        assert {**spool.kept(path), "why": ""} == {**missed, "why": ""}
+        assert {**pending.load(path), "why": ""} == {**missed, "why": ""}
 
     with mlflow_server(tmp_path, port, database("mlflow") if database else None) as uri:
         done = [p for p in found if p.state.value == "COMPLETE"]

@@ -135,7 +135,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
     again = call("sweep", "lr_x_depth", *tiny, *small(14, *learns), cwd=tmp_path)
     assert again.returncode == 0
-    assert "going on: 14 of 14 points are done" in again.stderr
+    assert "going on: 14 of 14 trials are done" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")} == before
     assert again.stdout == done.stdout
     # and the report alone, from the files
@@ -368,7 +368,7 @@ def test_the_first_three_alike_stop_it(tmp_path, quiet):
     ]  # fmt: skip
     done = call("sweep", "depth_only", *quiet, *arguments, cwd=tmp_path, **PLUGIN)
     assert done.returncode == 1
-    assert "the first 3 points failed alike; the first: ValueError: no such thing" in done.stderr
+    assert "the first 3 trials failed alike; the first: ValueError: no such thing" in done.stderr
     states = [p.state for p in trials_in(tmp_path / "runs" / "depth_only")]
     assert states == [State.FAILED] * 3
 
@@ -540,7 +540,7 @@ def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, quiet
     (folder / "journal.log").unlink()
     again = call(*arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "the study is gone: rebuilt from the files of 5 points" in again.stderr
+    assert "the study is gone: rebuilt from the files of 5 trials" in again.stderr
     lines = (folder / "journal.log").read_bytes().splitlines(keepends=True)
     lines[3] = b"\xff\xfe\n"
     (folder / "journal.log").write_bytes(b"".join(lines))
@@ -719,7 +719,7 @@ def test_a_plan_is_told_before_anything_runs(tmp_path, tiny):
     home = {"FROSTLINE_HOME": str(tmp_path / "home")}
     done = call("plan", "lr_x_depth", *tiny, *small(12), "runtime.slots=2", "--nodes", "3", cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr
-    assert "12 points, of which" in done.stdout
+    assert "12 trials, of which" in done.stdout
     assert "with 6 slots on 3 nodes" in done.stdout
     assert "limited by" in done.stdout
     assert not (tmp_path / "runs").exists()

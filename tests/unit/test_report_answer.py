@@ -146,7 +146,7 @@ def test_a_learning_curve_compares_depths_of_one_size(tmp_path):
     assert answer.main.group == "1000 rows"
     material = Material(
         name="curve", trials=trials, answer=answer, cost=CostName.TRAIN_S, base={}, command="",
-        status="9 points",
+        status="9 trials",
     )  # fmt: skip
     assert "learning_curve.png" in {path.name for path in write_report(material, tmp_path)}
     one_size = say(trials[:3], groups=groups[:1])
@@ -281,7 +281,7 @@ def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp
     material = Material(
         name="<b>x</b>", trials=trials, answer=answer,
         cost=CostName.TRAIN_S, base={"seed": 0, "model.name": "<script>"}, command="frostline run <x>",
-        status="10 points",
+        status="10 trials",
     )  # fmt: skip
     paths = write_report(material, tmp_path)
     assert {path.name for path in paths} == {

@@ -318,7 +318,7 @@ def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_pat
     plan = make_plan(n_trials=10)
     reasons = {n: f"OSError: no space left after {n} bytes" for n in range(10)}
     summary = go(tmp_path, plan, FakeExecutor(plan, broken=reasons))
-    assert summary.stopped == "the first 3 points failed alike"
+    assert summary.stopped == "the first 3 trials failed alike"
     assert summary.too_many_failed
     assert [p.state for p in summary.trials[:4]] == [State.FAILED] * 3 + [State.WAITING]
     again = make_plan(n_trials=10, retry_failed=True)
@@ -356,7 +356,7 @@ def test_three_different_failures_do_not_stop_it(tmp_path):
 def test_max_failures(tmp_path):
     plan = make_plan(n_trials=10, max_failures=2)
     summary = go(tmp_path, plan, FakeExecutor(plan, broken={4: "ValueError: x", 6: "KeyError: y"}))
-    assert summary.stopped == "sweep.max_failures=2 points failed"
+    assert summary.stopped == "sweep.max_failures=2 trials failed"
     assert summary.too_many_failed
 
 
@@ -459,7 +459,7 @@ def test_a_grid_whose_total_is_raised_goes_on_with_the_grid(tmp_path):
 
 def test_more_points_to_try_first_than_the_total_are_refused():
     trials = [{"freeze.depth": depth, "optimizer.lr": 1e-4} for depth in (0, 1, 2)]
-    with pytest.raises(UserError, match="names 3 points"):
+    with pytest.raises(UserError, match="names 3 trials"):
         queue_of(make_plan(n_trials=2), SPACE, trials)
 
 

@@ -37,9 +37,9 @@ def main(arguments: list[str]) -> int:
         if not folder.is_dir() and folder != RUNS:
             raise UserError(f"{folder}: no such folder; give the one that the runs lie in")
     from frostline.config import spec_from_json
-    from frostline.tracking import Replay, pending
+    from frostline.tracking import Replay, find_pending
 
-    found = pending(folders)
+    found = find_pending(folders)
     if not found:
         print("nothing is pending: MLflow has it all")
         return 0

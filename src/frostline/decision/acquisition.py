@@ -1,4 +1,4 @@
-"""Which setting to try next: where the ridge lies, a trial on it for each level, then expected improvement."""
+"""Which setting to try next: where the ridge lies, one setting on it for each level, then expected improvement."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SAME_RATE = 0.02
 """Decades within which two rates are one: what is left of a rate that was rounded to three digits."""
 
 _STEP = 0.1
-"""Distance of the rates that are considered, in decades: a twentieth of a trial where the loss is 5 points per decade
+"""Distance of the rates that are considered, in decades: a twentieth of a point where the loss is 5 points per decade
 squared."""
 
 

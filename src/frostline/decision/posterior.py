@@ -342,7 +342,7 @@ class _Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """One trial of the grid of hyperparameters, and what follows from it.
+    """One point of the grid of hyperparameters, and what follows from it.
 
     Attributes:
         shape: Of `f`.

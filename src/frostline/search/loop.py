@@ -364,7 +364,7 @@ class _Course:
         self._failures += 1
         limit = self._plan.max_failures
         if limit is not None and self._failures >= limit:
-            self._stop(f"sweep.max_failures={limit} points failed", too_many_failed=True)
+            self._stop(f"sweep.max_failures={limit} trials failed", too_many_failed=True)
             return
         ended = sorted(
             (p for p in self._study.trials() if p.state not in {State.WAITING, State.RUNNING}), key=lambda p: p.number
@@ -374,7 +374,7 @@ class _Course:
         if {cause for cause, _ in kinds} == {Cause.TEMPLATE_DIED}:  # that says nothing of the trials
             return
         if len(ended) == _ALIKE and all(p.state is State.FAILED for p in ended) and len(kinds) == 1 and not succeeded:
-            self._stop(f"the first {_ALIKE} points failed alike", too_many_failed=True)
+            self._stop(f"the first {_ALIKE} trials failed alike", too_many_failed=True)
 
 
 def checked(outcome: TrialOutcome) -> TrialOutcome:

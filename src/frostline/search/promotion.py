@@ -156,7 +156,7 @@ def queue_of(plan: SweepSpec, space: Space, explicit: Sequence[Params] | None) -
     grid = plan.sampler.value == "grid"
     trials = list(explicit) if explicit is not None else []
     if explicit is not None and plan.n_trials is not None and len(trials) > plan.n_trials:
-        raise UserError(f"sweep.enqueue: names {len(trials)} points, sweep.n_trials={plan.n_trials}: raise it")
+        raise UserError(f"sweep.enqueue: names {len(trials)} trials, sweep.n_trials={plan.n_trials}: raise it")
     for params in trials:
         space.check(params)
     if grid:

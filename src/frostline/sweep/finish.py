@@ -166,7 +166,7 @@ def standing(trials: Sequence[TrialRecord], stopped: str | None) -> str:
     parts += [f"{left} left"] if left else []
     copies = sum(trial.copy_of is not None for trial in trials)
     parts += [f"{copies} taken over from like trials"] if copies else []
-    return f"{len(trials)} points: {', '.join(parts)}" + (f"; {stopped}" if stopped else "")
+    return f"{len(trials)} trials: {', '.join(parts)}" + (f"; {stopped}" if stopped else "")
 
 
 def _record(

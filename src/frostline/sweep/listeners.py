@@ -88,7 +88,7 @@ class View:
         self._trials = trials
         done = sum(_is_done(trial) for trial in trials)
         if done:
-            self.say(f"going on: {done} of {self._total} points are done")
+            self.say(f"going on: {done} of {self._total} trials are done")
         self._refresh()
 
     def begun(self, task: Task) -> None:

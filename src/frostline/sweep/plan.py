@@ -191,7 +191,7 @@ def _show(
     stages = f", of which {found.finalists} go on to their end" if sweep.plan.has_stages else ""
     rows = f"{seen.train_rows} training rows, {seen.eval_rows} held out"
     lines = [
-        f"{found.trials} points{stages}; {rows}",
+        f"{found.trials} trials{stages}; {rows}",
         f"computing   {hours}",
         f"cache       {found.cache_bytes / 1e9:.2f} GB on each node, filled in {_time(found.fill_s)}",
         f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(nodes, 'node')}, idle "

@@ -350,7 +350,7 @@ class _Course:
 
     def _warn_of_batch(self, total: int, queue: Sequence[Any], view: View) -> None:
         if self._sweep.enqueue is None and len(queue) == total and self._sweep.plan.sampler.value not in {"grid"}:
-            view.say(f"note: the coarse grid takes all {total} points, the sampler none: raise sweep.n_trials for more")
+            view.say(f"note: the coarse grid takes all {total} trials, the sampler none: raise sweep.n_trials for more")
 
     def _params(self) -> dict[str, Any]:
         sweep, plan = self._sweep, self._sweep.plan

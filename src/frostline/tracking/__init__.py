@@ -16,7 +16,7 @@ from frostline.tracking.client import (
 )
 from frostline.tracking.content import Child
 from frostline.tracking.orphans import reconcile
-from frostline.tracking.pending import pending
+from frostline.tracking.pending import find_pending
 from frostline.tracking.run import MlflowRecorder
 from frostline.tracking.sweep import SweepRun
 from frostline.tracking.sync import OtherStoreError, Replay, publish_run
@@ -33,7 +33,7 @@ __all__ = [
     "add_numbers",
     "client",
     "fetch_files",
-    "pending",
+    "find_pending",
     "preload",
     "publish_run",
     "reconcile",

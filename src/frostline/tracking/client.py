@@ -24,7 +24,7 @@ from frostline.spec import TrackingSpec
 from frostline.tracking.database import follow_move, is_half_made, make_anew, make_database, migration_lock
 from frostline.tracking.model import download_model, model_id_of
 from frostline.tracking.names import batches
-from frostline.tracking.pending import check_up, reason_of
+from frostline.tracking.pending import check_reachable, reason_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -70,7 +70,7 @@ def client(uri: str) -> MlflowClient:
     Raises:
         OSError: Nobody answers there, or the file of a SQLite store can't be made.
     """
-    check_up(uri)
+    check_reachable(uri)
     # No usage data to MLflow's makers, and no minutes of retries when a server is down.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # standard output is frostline's

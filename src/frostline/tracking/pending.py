@@ -32,14 +32,14 @@ _warned: set[str] = set()
 """Stores that this process has warned about."""
 
 
-def keep(folder: Path, missed: Mapping[str, Any]) -> None:
+def save(folder: Path, missed: Mapping[str, Any]) -> None:
     """Keeps what a store has missed; a folder that can't be written loses it, as it loses everything else."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / PENDING_FILE, json.dumps(missed) + "\n")
 
 
-def kept(folder: Path) -> dict[str, Any] | None:
+def load(folder: Path) -> dict[str, Any] | None:
     """Returns what a store has missed of a folder; None if it has it all."""
     try:
         data = json.loads((folder / PENDING_FILE).read_text(encoding="utf-8"))
@@ -48,19 +48,19 @@ def kept(folder: Path) -> dict[str, Any] | None:
     return data if isinstance(data, dict) else None
 
 
-def forget(folder: Path) -> None:
+def clear(folder: Path) -> None:
     """The store has it now."""
     with suppress(OSError):
         (folder / PENDING_FILE).unlink(missing_ok=True)
 
 
-def pending(roots: Iterable[Path]) -> list[Path]:
+def find_pending(roots: Iterable[Path]) -> list[Path]:
     """Returns the folders below `roots` that a store has missed something of; sweeps come before their runs."""
     found = {path.parent for root in roots for path in root.rglob(PENDING_FILE)}
     return sorted(found)
 
 
-def mark_down(uri: str, error: BaseException) -> None:
+def mark_unreachable(uri: str, error: BaseException) -> None:
     """Notes that a server did not answer; files and databases are asked each time."""
     words = ("API request", "HTTPConnection", "HTTPSConnection", "Connection", "timed out", "Max retries")
     silent = isinstance(error, (ConnectionError, TimeoutError)) or any(word in str(error) for word in words)
@@ -68,7 +68,7 @@ def mark_down(uri: str, error: BaseException) -> None:
         _down[uri] = time.monotonic() + _DOWN_S, str(error)
 
 
-def place(tracking: TrackingSpec) -> dict[str, Any]:
+def location_of(tracking: TrackingSpec) -> dict[str, Any]:
     """Returns where something was to be recorded, without user and password."""
     return {
         "uri": redact(tracking.uri),
@@ -78,23 +78,23 @@ def place(tracking: TrackingSpec) -> dict[str, Any]:
     }
 
 
-def is_down(uri: str) -> bool:
+def is_unreachable(uri: str) -> bool:
     """Returns whether a server did not answer a moment ago."""
     return _down.get(uri, (0.0, ""))[0] > time.monotonic()
 
 
-def check_up(uri: str) -> None:
+def check_reachable(uri: str) -> None:
     """Raises within seconds for a store that does not answer, and at once if it did not a moment ago.
 
     Raises:
         OSError: With the reason.
     """
-    if is_down(uri):
+    if is_unreachable(uri):
         raise ConnectionError(_down[uri][1])  # the same text: a sweep prints equal warnings of its runs once
     try:
         knock(uri)
     except OSError as error:
-        mark_down(uri, error)
+        mark_unreachable(uri, error)
         raise
 
 

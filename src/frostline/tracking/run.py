@@ -17,7 +17,7 @@ from frostline.files import regular_files
 from frostline.records.result import RunResult
 from frostline.records.run_folder import MODEL_FOLDER, RunStart, metrics_up_to
 from frostline.spec import RunSpec, TrackingSpec
-from frostline.tracking import pending as spool
+from frostline.tracking import pending
 from frostline.tracking.client import (
     CLEANED_TAG,
     PARENT_TAG,
@@ -145,7 +145,11 @@ class MlflowRecorder:
         """Sends what is left, the files of the run's folder, and the status: never FINISHED for what isn't."""
         if self._broken:
             with suppress(Exception):  # told already; at least the status should be true if the store is back
-                if self._client is not None and self._run_id is not None and not spool.is_down(self._tracking.uri):
+                if (
+                    self._client is not None
+                    and self._run_id is not None
+                    and not pending.is_unreachable(self._tracking.uri)
+                ):
                     self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
             return
         with self._forgiving("finish"):
@@ -168,7 +172,7 @@ class MlflowRecorder:
             # The status first: a kill while the model is uploaded must not leave the run RUNNING for ever.
             self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
             self._log_files()
-            spool.forget(self._folder)
+            pending.clear(self._folder)
 
     def bury(self, result: RunResult, start: RunStart | None = None) -> bool:
         """Ends the run of a process that is gone, with what its folder holds; makes the run if there was none yet.
@@ -182,7 +186,7 @@ class MlflowRecorder:
         """
         with self._forgiving("end"):
             earlier = reopenable(self._folder, self._tracking.uri)
-            missed = spool.kept(self._folder) is not None
+            missed = pending.load(self._folder) is not None
             if start is not None:
                 self._note = note_of(start, self._command)
             params = params_of(self._spec, start.freeze if start is not None else None, self._child)
@@ -280,12 +284,12 @@ class MlflowRecorder:
         except Exception as error:  # noqa: BLE001 - recording must not end a run
             self._broken = True
             self._unwatch()
-            spool.mark_down(self._tracking.uri, error)
+            pending.mark_unreachable(self._tracking.uri, error)
             child = None if self._child is None else asdict(self._child)
-            why = f"{what}: {spool.reason_of(error)}"
-            missed = {"kind": "run", "tracking": spool.place(self._tracking), "child": child, "why": why}
-            spool.keep(self._folder, missed)
-            spool.warn(self._tracking.uri, spool.reason_of(error))
+            why = f"{what}: {pending.reason_of(error)}"
+            missed = {"kind": "run", "tracking": pending.location_of(self._tracking), "child": child, "why": why}
+            pending.save(self._folder, missed)
+            pending.warn(self._tracking.uri, pending.reason_of(error))
 
 
 def _has_heard(run: Run, result: RunResult) -> bool:

@@ -13,7 +13,7 @@ from frostline.provenance import redact, without_user
 from frostline.records.result import Status
 from frostline.records.run_folder import MODEL_FOLDER
 from frostline.spec import TrackingSpec
-from frostline.tracking import pending as spool
+from frostline.tracking import pending
 from frostline.tracking.client import (
     BEST_TAG,
     CLEANED_TAG,
@@ -93,7 +93,7 @@ class SweepRun:
                 send_params(made, earlier[1].info.run_id, self._params, earlier[1].data.params)
             else:
                 self._create(made)
-            for key, step, value in (spool.kept(self._folder) or {}).get("metrics", ()):
+            for key, step, value in (pending.load(self._folder) or {}).get("metrics", ()):
                 self.log({key: value}, step)  # what an earlier command could not send
 
     def _create(self, made: MlflowClient) -> None:
@@ -137,7 +137,7 @@ class SweepRun:
 
     def num_missed(self) -> int:
         """Returns how many of the sweep's runs, its own included, the store has missed something of."""
-        return len(spool.pending([self._folder])) if self._tracking.enabled else 0
+        return len(pending.find_pending([self._folder])) if self._tracking.enabled else 0
 
     def recorded(self, folder: Path) -> str | None:
         """Returns the MLflow run that the folder of a run is recorded in, or None."""
@@ -205,7 +205,11 @@ class SweepRun:
         if self._broken:
             self._keep("finish")
             with suppress(Exception):  # told already; at least the status should be true if the store is back
-                if self._client is not None and self.run_id is not None and not spool.is_down(self._tracking.uri):
+                if (
+                    self._client is not None
+                    and self.run_id is not None
+                    and not pending.is_unreachable(self._tracking.uri)
+                ):
                     self._client.set_terminated(self.run_id, status=status.value)
             return
         if self._client is None or self.run_id is None:
@@ -240,11 +244,11 @@ class SweepRun:
         with_model = self._ending.get("with_model") and best is not None and (best / MODEL_FOLDER).is_dir()
         if best is not None and run_id is not None and with_model:
             log_model(self._client, run_id, best)
-        if best is not None and run_id is None and spool.kept(best) is not None:
+        if best is not None and run_id is None and pending.load(best) is not None:
             self._is_whole = False  # this run names its best one: it is to be told again when that one is there
             self._keep("its best run is not recorded yet")
         else:
-            spool.forget(self._folder)
+            pending.clear(self._folder)
 
     def _relative(self, path: Path) -> str:
         """Returns a path below the sweep's folder as it is kept: the folder may be moved."""
@@ -263,7 +267,7 @@ class SweepRun:
         """Records what a store has missed of a sweep's parent run.
 
         Args:
-            missed: What `spool.kept` returned.
+            missed: What `pending.load` returned.
 
         Returns:
             Whether MLflow has it now.
@@ -280,17 +284,17 @@ class SweepRun:
         return not self._broken and self._is_whole
 
     def _keep(self, why: str) -> None:
-        before = (spool.kept(self._folder) or {}).get("metrics", ())
+        before = (pending.load(self._folder) or {}).get("metrics", ())
         known = {**{(key, step): value for key, step, value in before}, **self._known}
         metrics = [[key, step, value] for (key, step), value in known.items()]
         missed = {
             "kind": "sweep",
-            "tracking": spool.place(self._tracking),
+            "tracking": pending.location_of(self._tracking),
             "name": self._name,
             "params": self._params,
             "view": self._view,
         }
-        spool.keep(self._folder, {**missed, "metrics": metrics, "ending": self._ending or None, "why": why})
+        pending.save(self._folder, {**missed, "metrics": metrics, "ending": self._ending or None, "why": why})
 
     @contextmanager
     def _forgiving(self, what: str) -> Iterator[None]:
@@ -298,8 +302,8 @@ class SweepRun:
             yield
         except Exception as error:  # noqa: BLE001 - recording must not end a sweep
             self._broken = True
-            spool.mark_down(self._tracking.uri, error)
-            reason = spool.reason_of(error)
+            pending.mark_unreachable(self._tracking.uri, error)
+            reason = pending.reason_of(error)
             self._keep(f"{what}: {reason}")
-            self.warning = spool.warning(self._tracking.uri, reason)
-            spool.warn(self._tracking.uri, reason)
+            self.warning = pending.warning(self._tracking.uri, reason)
+            pending.warn(self._tracking.uri, reason)

@@ -24,7 +24,7 @@ from frostline.records.run_folder import (
     check_files,
 )
 from frostline.spec import RunSpec, TrackingSpec
-from frostline.tracking import pending as spool
+from frostline.tracking import pending
 from frostline.tracking.client import recorded_run
 from frostline.tracking.content import Child
 from frostline.tracking.run import MlflowRecorder
@@ -56,7 +56,7 @@ class Replay:
     @property
     def is_out(self) -> bool:
         """Whether the store that was asked last does not answer: the others needn't be tried."""
-        return spool.is_down(self._uri)
+        return pending.is_unreachable(self._uri)
 
     def begin(self, folder: Path) -> None:
         """Makes the parent run of a sweep, so that its trials find it; does nothing for a run's folder.
@@ -73,7 +73,7 @@ class Replay:
         _check(folder, missed, done=run.warning is None)
 
     def record(self, folder: Path) -> bool:
-        """Records what was missed of a folder, from `spool.pending`.
+        """Records what was missed of a folder, from `pending.find_pending`.
 
         Returns:
             False if a process is still at work there: it is left alone.
@@ -147,17 +147,17 @@ def publish_run(tracking: TrackingSpec, spec: RunSpec, folder: Path, result: Run
 
 
 def _missed(folder: Path) -> dict[str, Any]:
-    missed = spool.kept(folder)
+    missed = pending.load(folder)
     if missed is None or missed.get("kind") not in {"run", "sweep"} or not isinstance(missed.get("tracking"), dict):
-        raise UserError(f"{folder / spool.PENDING_FILE}: is damaged; the folder itself holds the run")
+        raise UserError(f"{folder / pending.PENDING_FILE}: is damaged; the folder itself holds the run")
     return missed
 
 
 def _check(folder: Path, missed: Mapping[str, Any], *, done: bool) -> None:
     if not done:
-        why = (spool.kept(folder) or {}).get("why", "")
+        why = (pending.load(folder) or {}).get("why", "")
         # An attempt that failed must change nothing of what is kept: how a sweep ended, and where it belongs.
-        spool.keep(folder, {**missed, "why": why})
+        pending.save(folder, {**missed, "why": why})
         raise UserError(f"{folder}: can't be recorded: {why}")
 
 
