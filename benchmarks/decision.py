@@ -49,11 +49,11 @@ from scipy.special import ndtri
 
 from frostline import paths
 from frostline.advisor import Advisor, Question
-from frostline.decision import RaceEnd, Standing, State
+from frostline.decision import LevelState, RaceEnd, Standing
 from frostline.records.predictions import Evidence, RowScores
-from frostline.records.trial import State as TrialState
+from frostline.records.trial import LevelState as TrialState
 from frostline.records.trial import TrialOutcome, TrialRecord, ranked
-from frostline.search import Ended, Study, Task, queue_of, search
+from frostline.search import Study, TrialEnded, TrialTask, queue_of, search
 from frostline.spec import EVAL_SET, Params, SamplerName, Space, SweepSpec, parse_dimension
 from frostline.spec.decode import decode
 from frostline.sweep.questions import SeedRace
@@ -180,7 +180,7 @@ class Simulation:
         self.seconds = 0.0
         self.half_point = math.inf
         self.best = best_of(world)
-        self._running: list[tuple[float, int, Task]] = []
+        self._running: list[tuple[float, int, TrialTask]] = []
         self._order = itertools.count()
         self._scores: dict[tuple[int, int], RowScores] = {}
         rng = np.random.default_rng([index, 23])
@@ -194,16 +194,16 @@ class Simulation:
         """See `Executor`."""
         return self._slots - len(self._running)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: TrialTask) -> None:
         """See `Executor`."""
         heapq.heappush(self._running, (self.seconds + self._takes(task), next(self._order), task))
 
-    def wait(self) -> Sequence[Ended]:
+    def wait(self) -> Sequence[TrialEnded]:
         """See `Executor`."""
         self.seconds, _, task = heapq.heappop(self._running)
         depth, rate = int(task.params["freeze.depth"]), math.log10(float(task.params["optimizer.lr"]))  # type: ignore[arg-type]
         seed = 0 if task.seed is None else task.seed
-        first = task.stage == 1 and self.plan.has_stages
+        first = task.rung == 1 and self.plan.has_rungs
         value = self._run(task.number, seed, depth, rate)
         if first:  # an early accuracy says little of the last one: a rank correlation of some 0.8
             rng = np.random.default_rng([self.index, task.number, 5])
@@ -215,13 +215,13 @@ class Simulation:
             "eval_rows": float(self.rows),
             "train_rows": float(_train_rows(self.world)),
         }
-        outcome = TrialOutcome(state=TrialState.COMPLETE, by_seed={seed: value}, cost=cost, more=first)
-        return [Ended(number=task.number, outcome=outcome, seed=task.seed)]
+        outcome = TrialOutcome(state=TrialState.COMPLETE, by_seed={seed: value}, cost=cost, paused=first)
+        return [TrialEnded(number=task.number, outcome=outcome, seed=task.seed)]
 
-    def _takes(self, task: Task) -> float:
+    def _takes(self, task: TrialTask) -> float:
         """Returns the seconds of a task."""
-        first = task.stage == 1 and self.plan.has_stages
-        share = 1 / EPOCHS if first else 1 - 1 / EPOCHS if task.stage == 2 else 1.0
+        first = task.rung == 1 and self.plan.has_rungs
+        share = 1 / EPOCHS if first else 1 - 1 / EPOCHS if task.rung == 2 else 1.0
         return self.world.cost(int(task.params["freeze.depth"])) * share  # type: ignore[arg-type]
 
     def answer(self, key: object, prune: bool) -> None:
@@ -257,7 +257,7 @@ class Simulation:
 class Unwatched:
     """Hears nothing."""
 
-    def begun(self, task: Task) -> None:
+    def begun(self, task: TrialTask) -> None:
         """See `Listener`."""
 
     def reported(self, number: int, step: int, value: float) -> None:
@@ -325,7 +325,7 @@ def simulate(options: argparse.Namespace, index: int) -> Sweep:
     if options.rule == "frost":
         changes |= {"timeout_s": options.budget / (1 + options.settle) / options.slots, "settle": options.settle}
     else:
-        changes |= {"sampler": "tpe", "finish": 0.25, "n_trials": 28, "settle": 0.0}
+        changes |= {"sampler": "tpe", "promote_fraction": 0.25, "n_trials": 28, "settle": 0.0}
     plan = shipped_plan("lr_x_depth", **changes)
     maximize = options.metric != "loss"
     simulation = Simulation(world, options.rows, plan, options.metric, index, options.slots)
@@ -392,7 +392,7 @@ def judged(
         covers=best - true <= level.most_loss + 1e-9, bias=level.mean + shift - true,
         interval_covers=level.low + shift <= true <= level.high + shift,
         equal_called_out=any(
-            each.state is State.OUT and best - tops[int(each.level)] < 5e-4 for each in decision.levels
+            each.state is LevelState.OUT and best - tops[int(each.level)] < 5e-4 for each in decision.levels
         ),
         too_shallow=level.level < deepest, **common,
     )  # fmt: skip

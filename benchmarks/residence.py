@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from frostline.prefix_cache.entry import Rows, Shape
-from frostline.prefix_cache.gpu_memory import Resident
-from frostline.train.sampling import LikeLengthSampler
+from frostline.prefix_cache.entry import FileShape, HiddenStates
+from frostline.prefix_cache.gpu_memory import StatesOnGpu
+from frostline.train.sampling import LengthGroupedSampler
 
 
 def main() -> None:
@@ -38,18 +38,18 @@ def main() -> None:
     options = parser.parse_args()
     rng, device = np.random.default_rng(0), torch.device(options.device)
     lengths = np.clip(rng.lognormal(3.15, 0.5, options.rows).astype(np.int64), 5, 128)
-    shape = Shape(lengths=lengths, width=options.width, dtype="float32")
-    sampler = LikeLengthSampler(lengths, options.batch_size, 0)
+    shape = FileShape(lengths=lengths, width=options.width, dtype="float32")
+    sampler = LengthGroupedSampler(lengths, options.batch_size, 0)
     order = np.fromiter(iter(sampler), dtype=np.int64)
     batches = [order[at : at + options.batch_size] for at in range(0, len(order), options.batch_size)]
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "rows.bin"
         rng.standard_normal((int(lengths.sum()), options.width), dtype=np.float32).tofile(path)
-        rows = Rows(np.memmap(path, dtype="<f4", mode="r").reshape(-1, options.width), shape, "all")
-        none = Rows(np.zeros((0, options.width), np.float32), Shape(lengths=lengths[:0], width=options.width,
-                                                                    dtype="float32"), "none")  # fmt: skip
+        rows = HiddenStates(np.memmap(path, dtype="<f4", mode="r").reshape(-1, options.width), shape, "all")
+        empty = FileShape(lengths=lengths[:0], width=options.width, dtype="float32")
+        none = HiddenStates(np.zeros((0, options.width), np.float32), empty, "none")
         began = time.perf_counter()
-        resident = Resident(rows, none, device, lambda: None)
+        resident = StatesOnGpu(rows, none, device, lambda: None)
         synchronize(device)
         print(f"{resident.num_bytes / 1e6:.0f} MB to {device}: {time.perf_counter() - began:.2f} s")
         pinned = resident.data.cpu().pin_memory() if device.type == "cuda" else resident.data

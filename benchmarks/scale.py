@@ -38,8 +38,8 @@ import yaml
 
 from frostline import paths
 from frostline.provenance import capture
-from frostline.records.trial import State, TrialOutcome, TrialRecord
-from frostline.search import Ended, Study, Task, attributes, open_url, queue_of, search
+from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
+from frostline.search import Study, TrialEnded, TrialTask, attributes, open_url, queue_of, search
 from frostline.search.samplers import distribution
 from frostline.spec import Space, SweepSpec, parse_dimension
 from frostline.spec.decode import decode
@@ -57,7 +57,7 @@ class Sleepers:
 
     def __init__(self, plan: SweepSpec, workers: int, sleep_s: float) -> None:
         self._plan, self._workers, self._sleep_s = plan, workers, sleep_s
-        self._asleep: list[tuple[float, int, Task]] = []
+        self._asleep: list[tuple[float, int, TrialTask]] = []
         self._rng = random.Random(0)
         self.waited_s = 0.0
 
@@ -66,21 +66,21 @@ class Sleepers:
         """See `Executor`."""
         return self._workers - len(self._asleep)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: TrialTask) -> None:
         """See `Executor`."""
         until = time.perf_counter() + self._sleep_s * self._rng.uniform(0.5, 1.5)
         heapq.heappush(self._asleep, (until, task.number, task))
 
-    def wait(self) -> Sequence[Ended]:
+    def wait(self) -> Sequence[TrialEnded]:
         """See `Executor`."""
         until, _, task = heapq.heappop(self._asleep)
         began = time.perf_counter()
         time.sleep(max(0.0, until - began))
         self.waited_s += time.perf_counter() - began
         value = worth(task.params)
-        more = task.stage == 1 and self._plan.has_stages
-        outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: value + self._rng.gauss(0, 0.01)}, more=more)
-        return [Ended(number=task.number, outcome=outcome)]
+        more = task.rung == 1 and self._plan.has_rungs
+        outcome = TrialOutcome(state=TrialState.COMPLETE, by_seed={0: value + self._rng.gauss(0, 0.01)}, paused=more)
+        return [TrialEnded(number=task.number, outcome=outcome)]
 
     def answer(self, key: object, prune: bool) -> None:
         """Nobody asks."""
@@ -99,7 +99,7 @@ class Watch:
         self._began = self._last = time.perf_counter()
         self._last_ended, self._last_waited = 0, 0.0
 
-    def begun(self, task: Task) -> None:
+    def begun(self, task: TrialTask) -> None:
         """See `Listener`."""
 
     def reported(self, number: int, step: int, value: float) -> None:
@@ -153,7 +153,12 @@ def make(options: argparse.Namespace) -> tuple[SweepSpec, Space]:
     values: dict[str, Any] = yaml.safe_load(text)["sweep"]
     values.pop("space")
     values.pop("enqueue")
-    values |= {"name": "scale", "n_trials": options.trials, "sampler": options.sampler, "finish": options.finish}
+    values |= {
+        "name": "scale",
+        "n_trials": options.trials,
+        "sampler": options.sampler,
+        "promote_fraction": options.promote_fraction,
+    }
     depth = parse_dimension("freeze.depth", {"low": 0, "high": 12, "coarse": 4})[0]
     rate = parse_dimension("optimizer.lr", {"low": 1e-5, "high": 3e-3, "log": True, "coarse": 3})[0]
     return decode(SweepSpec, values, "sweep"), Space(groups=(), variants={(): (depth, rate)})
@@ -174,7 +179,7 @@ def fill(study: optuna.Study, space: Space, count: int, *, marked: bool) -> None
     for _ in range(count):
         params = {"freeze.depth": rng.randrange(13), "optimizer.lr": 10 ** rng.uniform(-5, math.log10(3e-3))}
         value = worth(params) + rng.gauss(0, 0.01)
-        outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: value})
+        outcome = TrialOutcome(state=TrialState.COMPLETE, by_seed={0: value})
         attrs = {attributes.OUTCOME: outcome.to_dict(1)} if marked else {}
         study.add_trial(
             optuna.create_trial(values=[value], params=params, distributions=distributions, user_attrs=attrs)
@@ -193,7 +198,7 @@ def ours(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -
     summary = search(plan, study, executor, watch, maximize=True, total=options.trials)
     watch.tell()
     assert len(summary.trials) == options.trials
-    done = sum(p.state is State.COMPLETE for p in summary.trials)
+    done = sum(p.state is TrialState.COMPLETE for p in summary.trials)
     print(f"trials {len(summary.trials)}, to the end {done}", flush=True)
 
 
@@ -214,11 +219,11 @@ def plain(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) 
                 "optimizer.lr": trial.suggest_float("optimizer.lr", 1e-5, 3e-3, log=True),
             }
             asked[trial.number] = trial
-            executor.submit(Task(number=trial.number, params=params, stage=2))
+            executor.submit(TrialTask(number=trial.number, params=params, rung=2))
         (event,) = executor.wait()
         assert event.outcome is not None
         study.tell(asked.pop(event.number), event.outcome.quality)
-        watch.ended(TrialRecord(number=event.number, params={}, state=State.COMPLETE), ())
+        watch.ended(TrialRecord(number=event.number, params={}, state=TrialState.COMPLETE), ())
     watch.tell()
 
 
@@ -267,7 +272,7 @@ def main() -> None:
     parser.add_argument("--sleep", type=float, default=4.0, help="seconds that a trial sleeps, half more or less")
     parser.add_argument("--storage")
     parser.add_argument("--sampler", default="tpe")
-    parser.add_argument("--finish", type=float, default=1.0)
+    parser.add_argument("--promote-fraction", type=float, default=1.0)
     parser.add_argument("--filled", type=int, default=0, help="trials that have ended before it begins")
     parser.add_argument("--plain", action="store_true")
     parser.add_argument("--command", action="store_true")

@@ -7,9 +7,9 @@ import os
 import random
 import time
 
-from frostline.records.trial import State, TrialOutcome
+from frostline.records.trial import TrialOutcome, TrialState
 from frostline.sweep import engines
-from frostline.sweep.trial import TrialEnd, TrialJob
+from frostline.sweep.trial import TrialJob, TrialReply
 from frostline.workers.pool import Channel
 
 engines.RUN_TRIAL = "sleeping_trials:sleep"
@@ -17,7 +17,7 @@ engines.TEMPLATE = "sleeping_trials_template"
 engines.WARM = None
 
 
-def sleep(trial: TrialJob, channel: Channel) -> TrialEnd:
+def sleep(trial: TrialJob, channel: Channel) -> TrialReply:
     """Takes its time and comes to a value, better in the middle of the learning rates and at shallow depths."""
     del channel
     time.sleep(float(os.environ["SLEEP_S"]))
@@ -25,4 +25,4 @@ def sleep(trial: TrialJob, channel: Channel) -> TrialEnd:
     rate = abs(math.log10(float(trial.params["optimizer.lr"])) + 4)
     value = 0.9 - 0.02 * float(trial.params["freeze.depth"]) - 0.1 * rate + rng.gauss(0, 0.01)
     seed = trial.runs[0].job.run.seed
-    return TrialEnd(outcome=TrialOutcome(state=State.COMPLETE, by_seed={seed: min(0.999, value)}))
+    return TrialReply(outcome=TrialOutcome(state=TrialState.COMPLETE, by_seed={seed: min(0.999, value)}))

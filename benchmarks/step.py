@@ -44,7 +44,7 @@ from frostline.spec import Every, Precision, RunSpec
 from frostline.train import prepare, run
 from frostline.train.device import seed_everything
 from frostline.train.loss import BatchLoss
-from frostline.train.sampling import LikeLengthSampler
+from frostline.train.sampling import LengthGroupedSampler
 
 SHARING = Sharing(num_runs=100)
 
@@ -60,7 +60,7 @@ def raw(spec: RunSpec, *, compiled: bool = False) -> float:
     loader: Any = DataLoader(
         range(len(tables.train)),
         batch_size=rows,
-        sampler=LikeLengthSampler(tables.train.lengths, rows, spec.seed),
+        sampler=LengthGroupedSampler(tables.train.lengths, rows, spec.seed),
         collate_fn=Collator(tables.train, tables.evaluation, padding, setup.cached.hidden),
         pin_memory=setup.machine.device == "cuda",
     )

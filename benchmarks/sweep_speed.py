@@ -41,7 +41,7 @@ from frostline.records.run_folder import RunFolder, Sharing
 from frostline.spec import CacheMode, LastBlock, RunSpec, Sampling
 from frostline.sweep.slots import slot_env
 from frostline.train import run
-from frostline.workers.pool import Kind, Pool
+from frostline.workers.pool import EventKind, Pool
 
 LEVERS = ("cache", "length", "position")
 
@@ -131,8 +131,8 @@ class Workers:
                 self._pool.submit(*waiting.pop(0))
                 running += 1
             for event in self._pool.poll(0.05):
-                assert event.kind in {Kind.DONE, Kind.MESSAGE}, event.value
-                running -= event.kind is Kind.DONE
+                assert event.kind in {EventKind.DONE, EventKind.MESSAGE}, event.value
+                running -= event.kind is EventKind.DONE
 
     def forget(self) -> None:
         """Empties the GPU's memory of hidden states: the next sweep computes its own."""

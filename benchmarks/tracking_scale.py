@@ -34,7 +34,7 @@ from frostline.provenance import capture
 from frostline.records.result import RunResult
 from frostline.records.run_folder import METRICS_FILE, SPEC_FILE, Recorders, RunFolder, RunStart
 from frostline.spec import TrackingSpec
-from frostline.tracking import Child, MlflowRecorder, client, pending
+from frostline.tracking import ChildRun, MlflowRecorder, client, pending
 
 STOPS = (10, 30, 100, 300, 1000, 3000, 10_000)
 _PORT = 5917
@@ -92,7 +92,7 @@ def _record(folder: Path, tracking: TrackingSpec, parent: str, number: int) -> f
     spec = spec_from_text((folder / SPEC_FILE).read_text(encoding="utf-8"))
     result = RunResult.read(folder)
     rows = [json.loads(line) for line in (folder / METRICS_FILE).read_text(encoding="utf-8").splitlines()]
-    child = Child(
+    child = ChildRun(
         parent=parent, name=f"{number:05d}", params={"freeze.depth": 5, "optimizer.lr": spec.optimizer.lr},
         tags={"frostline.trial": str(number)},
     )  # fmt: skip

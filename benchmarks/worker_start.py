@@ -21,7 +21,7 @@ from pathlib import Path
 
 from frostline.sweep.executors import TEMPLATE, WARM
 from frostline.sweep.slots import slot_env, visible_gpus
-from frostline.workers.pool import Channel, Kind, Pool
+from frostline.workers.pool import Channel, EventKind, Pool
 
 
 def main() -> None:
@@ -89,7 +89,7 @@ def measure(slots: int, template: str | None, *, gpu: bool) -> dict[str, float]:
         pids: set[int] = set()
         while len(pids) < slots:
             for event in pool.poll(1.0):
-                assert event.kind is Kind.DONE, event
+                assert event.kind is EventKind.DONE, event
                 pids.add(event.value)
         wall_s = time.monotonic() - began
         memory = sum(pss_bytes(pid) for pid in family(os.getpid()))

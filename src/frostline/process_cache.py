@@ -14,7 +14,7 @@ _MOST = 4
 """Things of one kind that are kept (assumed: a sweep has one or two data sets and models)."""
 
 
-class Kept(Generic[Value]):
+class LruCache(Generic[Value]):
     """The last few things that were made.
 
     Args:

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from frostline.tracking import absolute, client
-from frostline.tracking.names import MAX_NAME, Cleaner, clean_name
+from frostline.tracking.names import MAX_NAME, Sanitizer, clean_name
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_cleaned_name_passes_mlflows_own_checks(name):
 @settings(max_examples=60)
 @given(st.lists(st.text(alphabet="a()#./", max_size=4), unique=True, max_size=30))
 def test_names_that_would_become_one_are_kept_apart(names):
-    cleaner = Cleaner()
+    cleaner = Sanitizer()
     clean = [cleaner.name("metric", name) for name in names]
     assert len(set(clean)) == len(names)
     assert clean == [cleaner.name("metric", name) for name in names]

@@ -74,7 +74,7 @@ def test_a_pruned_trial_takes_its_last_report_as_its_value(study):
 
 
 def test_the_gp_sampler_learns_from_complete_trials_only():
-    """Why sweep.sampler=gp refuses stages."""
+    """Why sweep.sampler=gp refuses rungs."""
     import inspect
 
     from optuna.samplers._gp import sampler

@@ -21,14 +21,14 @@ from transformers import (
 )
 
 from frostline.data import rows_sha256
-from frostline.models.blocks import dissect
+from frostline.models.blocks import find_blocks
 from frostline.prefix_cache import compute
-from frostline.prefix_cache.compute import OverflowInPrefixError, canonical_batches, fill
+from frostline.prefix_cache.compute import OverflowInPrefixError, canonical_batches, compute_hidden_states
 from frostline.prefix_cache.entry import CacheError
 from frostline.prefix_cache.last_block import read_block
-from frostline.prefix_cache.open_or_compute import Prefix, Table, is_there, provide
+from frostline.prefix_cache.open_or_compute import Prefix, RowsToCompute, is_cached, open_or_compute
 from frostline.prefix_cache.store import PrefixStore
-from frostline.prefix_cache.suffix import HIDDEN, Suffix, TrainedPart, read_position
+from frostline.prefix_cache.suffix import HIDDEN, Suffix, TrainableModel, read_position
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -82,13 +82,13 @@ def table(name, num_rows=23, seed=0):
 
     lengths = np.array([len(row) for row in ids], dtype=np.int64)
     sha256 = rows_sha256({"input_ids": (lengths, np.concatenate(ids))})
-    return Table(name="rows", lengths=lengths, sha256=sha256, collate=collate)
+    return RowsToCompute(name="rows", lengths=lengths, sha256=sha256, collate=collate)
 
 
 def prefix_of(model, name):
     from contextlib import nullcontext
 
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     position = read_position(anatomy)
     return Prefix(
         anatomy=anatomy, facts={"weights": name}, about={}, width=32, dtype="float32", position=position,
@@ -115,7 +115,7 @@ def batch_of(made, rows, cached, position=None):
 def test_which_position_the_head_reads_is_found_without_touching_the_generator(name):
     model = make(name)
     before = torch.get_rng_state()
-    assert read_position(dissect(model)) == READS[name]
+    assert read_position(find_blocks(model)) == READS[name]
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert "forward" not in model.__dict__
@@ -126,7 +126,7 @@ def test_logits_losses_and_gradients_are_those_of_the_whole_model(tmp_path, name
     model, made = make(name), table(name)
     prefix = prefix_of(model, name)
     store = PrefixStore(tmp_path, 10**7)
-    cached = provide(store, prefix, depth, (), made, lambda: None).rows
+    cached = open_or_compute(store, prefix, depth, (), made, lambda: None).rows
     position = prefix.position if prefix.is_read(depth) else None
     rows = [3, 17, 8, 11]
     batch, short = batch_of(made, rows, cached, position)
@@ -155,32 +155,34 @@ def test_logits_losses_and_gradients_are_those_of_the_whole_model(tmp_path, name
 def test_one_pass_gives_every_depth_the_same_bits_as_its_own_pass(tmp_path, name):
     made, depths = table(name), (1, 3, 4)
     together = PrefixStore(tmp_path / "together", 10**7)
-    provide(together, prefix_of(make(name), name), 1, depths, made, lambda: None)
+    open_or_compute(together, prefix_of(make(name), name), 1, depths, made, lambda: None)
     for depth in depths:
         prefix = prefix_of(make(name), name)
-        alone = provide(PrefixStore(tmp_path / f"alone{depth}", 10**7), prefix, depth, (), made, lambda: None).rows
-        assert is_there(together, prefix, depth, [made])
-        both = provide(together, prefix, depth, (), made, lambda: None).rows
+        alone = open_or_compute(
+            PrefixStore(tmp_path / f"alone{depth}", 10**7), prefix, depth, (), made, lambda: None
+        ).rows
+        assert is_cached(together, prefix, depth, [made])
+        both = open_or_compute(together, prefix, depth, (), made, lambda: None).rows
         assert all(np.array_equal(alone[row], both[row]) for row in range(len(made.lengths)))
 
 
 def test_a_deeper_depth_starts_from_a_shallower_one_in_the_same_bits(tmp_path, name, monkeypatch):
     made, model = table(name), make(name)
     prefix, store = prefix_of(model, name), PrefixStore(tmp_path / "both", 10**7)
-    first = provide(store, prefix, 2, (), made, lambda: None)
+    first = open_or_compute(store, prefix, 2, (), made, lambda: None)
     assert first.fill_s > first.pass_s > 0
     lowest, real = prefix.anatomy.blocks[0][1], type(prefix.anatomy.blocks[0][1]).forward
     runs = []
     monkeypatch.setattr(type(lowest), "forward", lambda self, *a, **k: (runs.append(self), real(self, *a, **k))[1])
     for depth in (3, 4):
-        deeper = provide(store, prefix, depth, (), made, lambda: None)
+        deeper = open_or_compute(store, prefix, depth, (), made, lambda: None)
         assert runs.count(lowest) <= 2  # probes
         assert deeper.pass_s > first.pass_s  # from token ids on
         runs.clear()
-        alone = provide(PrefixStore(tmp_path / f"{depth}", 10**7), prefix, depth, (), made, lambda: None).rows
+        alone = open_or_compute(PrefixStore(tmp_path / f"{depth}", 10**7), prefix, depth, (), made, lambda: None).rows
         assert all(np.array_equal(alone[row], deeper.rows[row]) for row in range(len(made.lengths)))
         runs.clear()
-    again = provide(store, prefix, 3, (), made, lambda: None)
+    again = open_or_compute(store, prefix, 3, (), made, lambda: None)
     assert (again.fill_s, runs) == (0, [])
     assert not [key for key, module in model.named_modules() if "forward" in module.__dict__]
 
@@ -188,7 +190,7 @@ def test_a_deeper_depth_starts_from_a_shallower_one_in_the_same_bits(tmp_path, n
 def test_the_same_batch_gives_the_same_bits_as_the_whole_model(name):
     """With hidden states of that very batch, what is left is the same computation."""
     model, made = make(name), table(name)
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     model.eval()
     seen = {}
     batch = dict(made.collate([1, 2, 5]))
@@ -209,10 +211,10 @@ def test_a_hidden_state_that_is_not_finite_is_noticed_while_filling(tmp_path, na
     with torch.no_grad():
         next(prefix.anatomy.blocks[1][1].parameters()).fill_(float("inf"))
     with pytest.raises(OverflowInPrefixError, match="after block 2"):
-        fill(prefix.anatomy, made.lengths, made.collate, [1, 2], lambda *_: None)
+        compute_hidden_states(prefix.anatomy, made.lengths, made.collate, [1, 2], lambda *_: None)
     store = PrefixStore(tmp_path, 10**7)
     with pytest.raises(CacheError, match="not finite"):
-        provide(store, prefix, 2, (), made, lambda: None)
+        open_or_compute(store, prefix, 2, (), made, lambda: None)
     assert not list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob(".*.tmp"))
     assert model.training
 
@@ -225,7 +227,7 @@ def test_bfloat16_hidden_states_are_kept_as_the_numbers_that_they_are(tmp_path, 
     model, made = make(name), table(name)
     half = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
     prefix = replace(prefix_of(model, name), autocast=half)
-    cached = provide(PrefixStore(tmp_path, 10**7), prefix, 2, (), made, lambda: None).rows
+    cached = open_or_compute(PrefixStore(tmp_path, 10**7), prefix, 2, (), made, lambda: None).rows
     rows = [3, 17, 8, 11]
     batch, short = batch_of(made, rows, cached)
     model.eval()
@@ -244,13 +246,13 @@ def test_seconds_are_those_of_the_passes(name, tmp_path):
     prefix, store = prefix_of(model, name), PrefixStore(tmp_path, 10**7)
     began = time.perf_counter()
     for depth in (1, 2, 4):
-        provided = provide(store, prefix, depth, (), made, lambda: None)
+        provided = open_or_compute(store, prefix, depth, (), made, lambda: None)
         assert 0 < provided.pass_s < time.perf_counter() - began, depth
 
 
 def test_a_device_is_warmed_up_before_a_pass_is_measured(monkeypatch):
     model, made = make("bert"), table("bert")
-    anatomy, calls = dissect(model), []
+    anatomy, calls = find_blocks(model), []
     monkeypatch.setattr(compute, "_BATCH_TOKENS", {"cpu": 64})
     model.base_model.register_forward_hook(lambda *_: calls.append(1))
     taken = {}
@@ -258,7 +260,9 @@ def test_a_device_is_warmed_up_before_a_pass_is_measured(monkeypatch):
         monkeypatch.setattr(compute, "_SLOW_AT_FIRST", slow)
         calls.clear()
         got = taken[bool(slow)] = []
-        took = fill(anatomy, made.lengths, made.collate, [1, 2], lambda *batch, got=got: got.append(batch))
+        took = compute_hidden_states(
+            anatomy, made.lengths, made.collate, [1, 2], lambda *batch, got=got: got.append(batch)
+        )
         assert set(took) == {1, 2}
         assert len(calls) == 1 + len(got) // 2 + len(slow)  # it is looked at once
     assert len(taken[True]) > 2
@@ -288,9 +292,9 @@ def test_any_change_is_a_miss(tmp_path, change):
     from dataclasses import replace
 
     store, prefix, made = PrefixStore(tmp_path, 10**7), prefix_of(make("bert"), "bert"), table("bert")
-    provide(store, prefix, 2, (), made, lambda: None)
-    assert is_there(store, prefix, 2, [made])
-    assert not is_there(store, prefix, 3, [made])
+    open_or_compute(store, prefix, 2, (), made, lambda: None)
+    assert is_cached(store, prefix, 2, [made])
+    assert not is_cached(store, prefix, 3, [made])
     other = replace(prefix, **{key: value for key, value in change.items() if key in {"facts", "dtype"}})
     if "rows" in change:
         made = table("bert", seed=1)
@@ -301,7 +305,7 @@ def test_any_change_is_a_miss(tmp_path, change):
         one, other_rows = (rows_sha256({"input_ids": (np.array(cut), np.arange(5))}) for cut in ([2, 3], [3, 2]))
         assert one != other_rows
         return
-    assert not is_there(store, other, 2, [made])
+    assert not is_cached(store, other, 2, [made])
 
 
 @pytest.fixture
@@ -328,7 +332,7 @@ known_layouts = pytest.mark.parametrize("name", sorted(CONFIGS.keys() - WHOLE_LA
 def test_the_last_block_at_the_read_position_is_the_whole_blocks(name, attention, padded):
     model = make(name)
     model.set_attn_implementation(attention)
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     block = read_block(anatomy, READS[name])
     assert block is not None
     trained = [(key, p) for key, p in model.named_parameters() if p.requires_grad]
@@ -351,14 +355,14 @@ def test_the_last_block_at_the_read_position_is_the_whole_blocks(name, attention
 
 @pytest.mark.parametrize("name", sorted(WHOLE_LAST))
 def test_a_layout_that_is_not_known_is_left_alone(name):
-    assert read_block(dissect(make(name)), READS[name]) is None
+    assert read_block(find_blocks(make(name)), READS[name]) is None
 
 
 @known_layouts
 def test_the_last_block_drops_out_what_the_whole_one_does(name, padded):
     """Where dropout leaves nothing there is nothing random: each of the block's dropouts alone, then all."""
     model = make(name)
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     block = read_block(anatomy, READS[name])
     probabilities(model, 0.0)
     model.train()
@@ -381,10 +385,10 @@ def test_the_last_block_drops_out_what_the_whole_one_does(name, padded):
 @known_layouts
 def test_half_dropped_weights_are_scaled_up(name, padded):
     model = make(name)
-    block = read_block(dissect(model), READS[name])
+    block = read_block(find_blocks(model), READS[name])
     probabilities(model, 0.0)
     wanted = model(**padded).logits
-    for part in dissect(model).blocks[-1][1].modules():
+    for part in find_blocks(model).blocks[-1][1].modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.3
     torch.manual_seed(0)
@@ -397,7 +401,7 @@ def test_half_dropped_weights_are_scaled_up(name, padded):
 def test_a_block_whose_parts_are_not_known_or_act_otherwise_is_computed_whole(caplog):
     caplog.set_level("INFO")
     model = make("bert")
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     assert read_block(anatomy, None) is None
     assert "its head does not read one position of every row" in caplog.text
     real = type(anatomy.blocks[-1][1]).forward
@@ -420,18 +424,18 @@ def test_a_causal_block_is_not_read_at_its_first_position(caplog):
     caplog.set_level("INFO")
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(BertConfig(**SMALL, is_decoder=True))
-    assert read_position(dissect(model)) == "first"
-    assert read_block(dissect(model), "first") is None
+    assert read_position(find_blocks(model)) == "first"
+    assert read_block(find_blocks(model), "first") is None
     assert "at the first position alone it gives other logits" in caplog.text
 
 
 def test_what_is_trained_is_a_model_of_its_own_under_the_same_names(name):
     model = make(name)
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     for _, module in anatomy.prefix(2):
         module.requires_grad_(False)
     wanted = {key for key, p in model.named_parameters() if p.requires_grad}
-    part = TrainedPart(anatomy, 2)
+    part = TrainableModel(anatomy, 2)
     assert {key for key, _ in part.named_parameters()} == wanted
     assert all(p is dict(model.named_parameters())[key] for key, p in part.named_parameters())
     part.eval()

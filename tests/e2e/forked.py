@@ -236,12 +236,12 @@ def _module(arguments: list[str], cwd: str, env: dict[str, str], out: int, err: 
     """What `python -m MODULE ARGUMENTS` does, in a fork: `accelerate launch`, or a process that it starts."""
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 
-    from frostline.train.worker_setup import be_own_process
+    from frostline.train.worker_setup import reseed_fork
 
     signal.signal(PREEMPTED, signal.SIG_IGN)  # as `launch` has it: the parent alone answers a scheduler
     _begin(cwd, env, out, err)
     mark_process()
-    be_own_process()
+    reseed_fork()
     subprocess_handler.Popen = WarmPython
     sys.argv[:] = arguments
     _end(arguments[0])

@@ -22,7 +22,7 @@ TWO_EPOCHS = ("training.epochs=2",)
 TRIALS_ALONE = ("sweep.settle=0", "sweep.baseline=false")
 """No further seeds, no full fine-tuning: for tests of what trials do."""
 
-RUNG = ("sweep.sampler=tpe", "sweep.finish=0.25", *TRIALS_ALONE)
+RUNG = ("sweep.sampler=tpe", "sweep.promote_fraction=0.25", *TRIALS_ALONE)
 """A coarse grid, then TPE; one epoch for all, the rest for the best quarter."""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from frostline.records.result import RunResult, Status
-from frostline.records.trial import State
+from frostline.records.trial import TrialState
 from frostline.sweep.folder import SweepFolder
 from tests.conftest import sentences
 from tests.e2e.pictures import save_images, save_model
@@ -94,7 +94,7 @@ def tiny(tiny_overrides):
 
 def table(folder: Path) -> list:
     return [
-        (p.number, p.params, p.state, p.quality, p.stage, {seed: each.by_seed for seed, each in p.replicates.items()})
+        (p.number, p.params, p.state, p.quality, p.rung, {seed: each.by_seed for seed, each in p.replicates.items()})
         for p in SweepFolder(folder).read_trials()
     ]
 
@@ -103,7 +103,11 @@ def test_three_nodes_give_the_table_of_one_slot_here(tmp_path, nodes, tiny):
     for _ in range(3):
         nodes.add()
     shared = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=6", "sweep.enqueue=coarse", "training.epochs=8"]
-    shared += ["sweep.sampler=tpe", "sweep.finish=0.25", "sweep.first_epochs=4"]  # promotion, race, full fine-tuning
+    shared += [
+        "sweep.sampler=tpe",
+        "sweep.promote_fraction=0.25",
+        "sweep.rung_epochs=4",
+    ]  # promotion, race, full fine-tuning
     shared += ["training.batch_size=8", "dataset.train_rows=128"]
     shared += ["sweep.pruner.name=median", "sweep.pruner.startup_trials=2"]
     for name in ("here", "there"):
@@ -114,7 +118,7 @@ def test_three_nodes_give_the_table_of_one_slot_here(tmp_path, nodes, tiny):
     assert there.returncode == 0, there.stderr
     folder = tmp_path / "there" / "runs" / "lr_x_depth"
     assert table(folder) == table(tmp_path / "here" / "runs" / "lr_x_depth")
-    assert {trial.stage for trial in trials_in(folder)} == {1, 2}
+    assert {trial.rung for trial in trials_in(folder)} == {1, 2}
     assert any(trial.replicates for trial in trials_in(folder))
     for run in [path.parent for path in folder.rglob("result.json")]:
         counterpart = tmp_path / "here" / "runs" / "lr_x_depth" / run.relative_to(folder)
@@ -202,7 +206,7 @@ def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, no
     assert "trained again from its last checkpoint" in err
     found = trials_in(folder)
     assert [trial.number for trial in found] == list(range(8))
-    assert {trial.state for trial in found} == {State.COMPLETE}
+    assert {trial.state for trial in found} == {TrialState.COMPLETE}
     assert third is not None
     assert (tmp_path / "node-2" / "cluster" / "inputs").is_dir()  # it was given something to do
     runs = mlflow_runs(tmp_path)
@@ -230,7 +234,7 @@ def test_a_trial_of_a_drained_node_resumes_on_another_one(tmp_path, nodes, tiny)
     assert process.returncode == 0, err
     assert " is being drained: trained again from its last checkpoint" in err
     found = trials_in(folder)
-    assert [trial.state for trial in found] == [State.COMPLETE] * 2
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 2
     assert sorted(trial.outcome.resumed for trial in found) == [0, 1]
     runs = mlflow_runs(tmp_path)
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -252,8 +256,8 @@ def test_a_parent_that_dies_leaves_nobody_and_the_same_command_resumes(tmp_path,
     again = call(*arguments, cwd=tmp_path, timeout=400)
     assert again.returncode == 0, again.stderr
     assert len(trials_in(folder)) == 6
-    assert {trial.state for trial in trials_in(folder)} <= {State.COMPLETE, State.PRUNED}
-    promoted = {trial.number for trial in trials_in(folder) if trial.stage == 2}
+    assert {trial.state for trial in trials_in(folder)} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    promoted = {trial.number for trial in trials_in(folder) if trial.rung == 2}
     kept = [path for path in done if int(path.parent.name) not in promoted]
     assert all(path.stat().st_mtime_ns == done[path] for path in kept)  # what had ended is not trained again
 
@@ -323,7 +327,8 @@ def test_every_way_to_fail_is_recorded_where_all_nodes_see_one_file_system(tmp_p
     assert done.returncode == 0, done.stderr
     found = {round(1000 * p.params["optimizer.weight_decay"]): p for p in trials_in(tmp_path / "runs" / "depth_only")}
     assert {what: trial.state for what, trial in found.items()} == {
-        0: State.COMPLETE, 1: State.FAILED, 3: State.FAILED, 4: State.FAILED, 8: State.COMPLETE,
+        0: TrialState.COMPLETE, 1: TrialState.FAILED, 3: TrialState.FAILED, 4: TrialState.FAILED,
+        8: TrialState.COMPLETE,
     }  # fmt: skip
     assert "ValueError: no such thing" in found[1].outcome.reason
     assert "killed by signal 9" in found[3].outcome.reason
@@ -351,7 +356,7 @@ def test_a_signal_checkpoints_what_runs_and_the_same_command_resumes(tmp_path, n
     assert list((stopped / "checkpoints").glob("step-*"))  # it came back
     again = call(*arguments, cwd=tmp_path, timeout=400)
     assert again.returncode == 0, again.stderr
-    assert [trial.state for trial in trials_in(folder)] == [State.COMPLETE] * 3
+    assert [trial.state for trial in trials_in(folder)] == [TrialState.COMPLETE] * 3
     assert trials_in(folder)[int(stopped.name)].outcome.resumed == 1
 
 

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from frostline.errors import ModelError
 from frostline.inference import embeddings
-from frostline.inference.embeddings import Encoder, Pool
+from frostline.inference.embeddings import Encoder, Pooling
 
 
 def alone(folder, texts, pool, block=None):
@@ -96,9 +96,9 @@ def test_a_trained_runs_model_on_its_own_rows_and_on_others(frostline, tiny_over
 
 
 def test_a_models_pooler_output_is_its_pooler_on_the_first_token(tiny_model):
-    encoder = Encoder(tiny_model, Pool.POOLER)
+    encoder = Encoder(tiny_model, Pooling.POOLER)
     inputs = {"input_ids": torch.tensor([[2, 7, 9, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
-    hidden = torch.from_numpy(Encoder(tiny_model, Pool.FIRST).encode(inputs))
+    hidden = torch.from_numpy(Encoder(tiny_model, Pooling.FIRST).encode(inputs))
     pooler = encoder.model.pooler
     with torch.no_grad():
         by_hand = torch.tanh(pooler.dense(hidden))
@@ -113,7 +113,7 @@ def test_minilms_pooler_output_is_its_pooler_on_cls(real_home):
     folder = model_folder(compose_run(["model=minilm"]).model)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     inputs = tokenizer(["a wonderful film", "two hours I will not get back"], padding=True, return_tensors="pt")
-    encoder, first = Encoder(folder, Pool.POOLER), Encoder(folder, Pool.FIRST)
+    encoder, first = Encoder(folder, Pooling.POOLER), Encoder(folder, Pooling.FIRST)
     with torch.no_grad():
         by_hand = torch.tanh(encoder.model.pooler.dense(torch.from_numpy(first.encode(inputs))))
     assert np.array_equal(encoder.encode(inputs), by_hand.numpy())
@@ -175,7 +175,7 @@ def test_after_the_last_block_is_before_the_final_norm(tmp_path):
         model.ln_f.weight.mul_(3)
     model.save_pretrained(tmp_path)
     inputs = {"input_ids": torch.tensor([[2, 7, 9, 3]])}
-    last, normed = Encoder(tmp_path, Pool.FIRST, 3).encode(inputs), Encoder(tmp_path, Pool.FIRST).encode(inputs)
+    last, normed = Encoder(tmp_path, Pooling.FIRST, 3).encode(inputs), Encoder(tmp_path, Pooling.FIRST).encode(inputs)
     with torch.no_grad():
         by_hand = model.ln_f(torch.from_numpy(last))
     assert by_hand.numpy() == pytest.approx(normed, abs=1e-5)
@@ -189,5 +189,5 @@ def test_a_model_without_a_trained_pooler(tmp_path):
 
     BertModel(tiny_config(), add_pooling_layer=False).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="has no trained pooler"):
-        Encoder(tmp_path, Pool.POOLER)
-    Encoder(tmp_path, Pool.MEAN)
+        Encoder(tmp_path, Pooling.POOLER)
+    Encoder(tmp_path, Pooling.MEAN)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from frostline.records.result import RunResult, Status
-from frostline.records.trial import State
+from frostline.records.trial import TrialState
 from tests.e2e.services import installed
 from tests.e2e.sweep_tools import mlflow_runs, start, trials_in, wait_for
 
@@ -64,7 +64,7 @@ def test_a_preempted_job_checkpoints_is_queued_again_and_goes_on(tmp_path, tiny_
     assert "resuming from" in log
     assert log.count("training on cpu") == 2
     found = trials_in(folder)
-    assert [trial.state for trial in found] == [State.COMPLETE] * 2
+    assert [trial.state for trial in found] == [TrialState.COMPLETE] * 2
     result = RunResult.read(folder / "000")
     assert result.status is Status.FINISHED
     steps = [line for line in metrics.read_text().splitlines() if "train/loss" in line]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from frostline.prefix_cache import gpu_memory
 from frostline.records.result import Status
 from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
-from frostline.records.trial import State
+from frostline.records.trial import TrialState
 from frostline.train import run
 from tests.conftest import TINY
 from tests.e2e.pictures import save_images, save_model
@@ -218,7 +218,7 @@ def test_four_slots_share_one_gpu_and_a_trial_that_runs_out_of_its_memory_is_tri
     folder = tmp_path / "runs" / "depth_only"
     found = {round(trial.params["optimizer.weight_decay"] * 1000): trial for trial in trials_in(folder)}
     assert len(found) == 8
-    assert {trial.state for trial in found.values()} == {State.COMPLETE}, [p.outcome for p in found.values()]
+    assert {trial.state for trial in found.values()} == {TrialState.COMPLETE}, [p.outcome for p in found.values()]
     notes = {decay for decay, trial in found.items() if "half the batch" in (trial.outcome.note or "")}
     assert notes == {1}
     for decay, trial in found.items():
@@ -237,7 +237,7 @@ def test_as_many_trials_share_a_gpu_as_a_measurement_says(tiny_overrides, tmp_pa
     found = re.search(r"note: (\d+) trials side by side", done.stderr)
     assert found is not None, done.stderr
     assert 2 <= int(found.group(1)) <= 8  # so small a model leaves the GPU idle most of the time
-    assert {trial.state for trial in trials_in(tmp_path / "runs" / "lr_x_depth")} == {State.COMPLETE}
+    assert {trial.state for trial in trials_in(tmp_path / "runs" / "lr_x_depth")} == {TrialState.COMPLETE}
 
 
 @pytest.mark.parametrize("template", [None, "opened"])
@@ -291,7 +291,7 @@ def test_images(kind, precision, train, tmp_path):
 
 @pytest.mark.parametrize("way", ["gradual", "lp_ft", "lora"])
 def test_stages_and_adapters(way, train):
-    """From hidden states in the GPU's memory, of each stage's depth, and without: the same but for rounding."""
+    """From hidden states in the GPU's memory, of each rung's depth, and without: the same but for rounding."""
     given = [f"freeze={way}", "training.epochs=4", "training.precision=fp32", "optimizer.lr=5e-4"]
     given += ["freeze.depth=2"] if way != "lp_ft" else []
     plain, _ = train(*given, "runtime.cache=off")
@@ -307,7 +307,7 @@ def test_vectors_and_test_rows(train, tiny_overrides, tmp_path, frostline):
     import numpy as np
     import pyarrow.parquet as pq
 
-    from frostline.inference.embeddings import Encoder, Pool
+    from frostline.inference.embeddings import Encoder, Pooling
 
     result, folder = train("freeze.depth=2", "dataset.test_fraction=0.2", "training.precision=fp32")
     assert result.status is Status.FINISHED, result.reason
@@ -318,12 +318,12 @@ def test_vectors_and_test_rows(train, tiny_overrides, tmp_path, frostline):
     code, text, err = frostline("test", str(folder))
     assert code == 0, err
     assert "(32 rows)" in text
-    encoder = Encoder(folder / "model", Pool("mean"), device="cpu")
+    encoder = Encoder(folder / "model", Pooling("mean"), device="cpu")
     from transformers import AutoTokenizer
 
     words = "the film was good"
     found = encoder.encode(AutoTokenizer.from_pretrained(folder / "model")([words], return_tensors="pt"))
-    on_gpu = Encoder(folder / "model", Pool("mean")).encode(
+    on_gpu = Encoder(folder / "model", Pooling("mean")).encode(
         AutoTokenizer.from_pretrained(folder / "model")([words], return_tensors="pt")
     )
     assert np.allclose(found, on_gpu, atol=1e-3)

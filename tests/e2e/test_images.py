@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoModel, AutoModelForImageClassification, Dinov2Config, Dinov2Model, SwinConfig, SwinModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from frostline.models.blocks import dissect
+from frostline.models.blocks import find_blocks
 from frostline.models.loading import load_image_processor
 from frostline.records.result import RunResult
 from frostline.train.flops import flops_per_epoch
@@ -64,7 +64,7 @@ def test_a_frozen_depth(train, models, kind):
     assert result.audit.absent_from_optimizer
     trained = AutoModelForImageClassification.from_pretrained(made / "model")
     before, after = AutoModel.from_pretrained(models[kind]).state_dict(), trained.state_dict()
-    anatomy = dissect(trained)
+    anatomy = find_blocks(trained)
     assert anatomy.num_blocks == 4
     frozen = tuple(f"{name}." for name, _ in anatomy.prefix(2))
     moved, kept = 0, 0
@@ -338,7 +338,7 @@ def test_operations_are_counted(models, kind):
         with FlopCounterMode(display=False) as real:
             model(**sample, labels=torch.tensor([0])).loss.backward()
         assert 3 * once == pytest.approx(real.get_total_flops(), rel=0.1)
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     for _, module in anatomy.prefix(4):
         module.requires_grad_(False)
     assert flops_per_epoch(model, 3, anatomy.prefix(4), sample) == pytest.approx(3 * once, rel=0.05)

@@ -11,9 +11,9 @@ from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BigBirdConfig, DistilBertConfig, GPT2Config
 
 from frostline.data import Padding, Tokenized, TokenTable
-from frostline.models.blocks import dissect
+from frostline.models.blocks import find_blocks
 from frostline.models.loading import LoadedModel
-from frostline.prefix_cache.probe_model import look
+from frostline.prefix_cache.probe_model import probe_model
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 99}
 
@@ -30,7 +30,7 @@ def loader(config):
         torch.manual_seed(0)
         model = AutoModelForSequenceClassification.from_config(config)
         calls.append(model)
-        return LoadedModel(model=model, processor=None, weights_sha256="", fresh=()), dissect(model)
+        return LoadedModel(model=model, processor=None, weights_sha256="", fresh=()), find_blocks(model)
 
     return load, calls
 
@@ -39,13 +39,13 @@ def test_a_model_that_exchanges_its_modules_is_left_as_it_is_in_every_run():
     config = BigBirdConfig(**SMALL, attention_type="block_sparse", max_position_embeddings=64, pad_token_id=0)
     load, calls = loader(config)
     for run in (1, 2):
-        looked = look(load, rows([5, 6, 7]), wanted=True)
-        assert (looked.position, looked.reading, looked.is_steady) == (None, None, False)
-        assert looked.loaded.model is calls[-1]
-        assert looked.loaded.model.bert.attention_type == "block_sparse"
+        probe = probe_model(load, rows([5, 6, 7]), wanted=True)
+        assert (probe.position, probe.reading, probe.is_steady) == (None, None, False)
+        assert probe.loaded.model is calls[-1]
+        assert probe.loaded.model.bert.attention_type == "block_sparse"
         assert len(calls) == 1 + run  # loaded again after the first look, and no second look
     fresh, calls = loader(config)
-    assert look(fresh, rows([5, 6, 7]), wanted=False).loaded.model.bert.attention_type == "block_sparse"
+    assert probe_model(fresh, rows([5, 6, 7]), wanted=False).loaded.model.bert.attention_type == "block_sparse"
     assert len(calls) == 1
 
 
@@ -53,12 +53,12 @@ def test_rows_without_tokens_have_no_position_to_read():
     """GPT-2's tokenizer makes nothing of an empty text: whole blocks give finite gradients for such rows."""
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=0, bos_token_id=1, eos_token_id=1)
     load, _ = loader(config)
-    looked = look(load, rows([5, 6, 7], []), wanted=True)
-    assert (looked.position, looked.reading, looked.is_steady) == (None, None, True)
-    assert look(load, rows([5, 6, 7]), wanted=True).position == "last"
+    probe = probe_model(load, rows([5, 6, 7], []), wanted=True)
+    assert (probe.position, probe.reading, probe.is_steady) == (None, None, True)
+    assert probe_model(load, rows([5, 6, 7]), wanted=True).position == "last"
     table, padding = rows([], []).train, Padding(values={}, default=0, has_mask=True)
     assert table.inputs([0, 1], padding)["input_ids"].shape == (2, 1)
-    model = looked.loaded.model
+    model = probe.loaded.model
     batch = rows([5, 6, 7], []).train.inputs([0, 1], padding)
     model(**batch, labels=torch.tensor([0, 1])).loss.backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)

@@ -14,7 +14,7 @@ from mlflow.entities import Dataset, DatasetInput
 from frostline.records.result import Frozen, RunResult, Status
 from frostline.records.run_folder import RunStart
 from frostline.spec import TrackingSpec
-from frostline.tracking import Child, MlflowRecorder, client
+from frostline.tracking import ChildRun, MlflowRecorder, client
 from frostline.tracking.client import send_inputs
 from tests.e2e.sweep_tools import call, mlflow_runs, start, wait_for
 
@@ -48,7 +48,7 @@ def tracking(folder, **tags):
 def test_odd_names_long_values_and_no_numbers_are_cleaned_with_a_record(tmp_path, make_spec, caplog):
     spec = make_spec()
     params = {f"extra.{n}": n for n in range(248)} | {"long": "y" * 7000, "odd (key)": "z"}
-    child = Child(parent=None, name="d0", params=params, tags={"t" * 300: "v" * 9000})
+    child = ChildRun(parent=None, name="d0", params=params, tags={"t" * 300: "v" * 9000})
     recorder = MlflowRecorder(tracking(tmp_path, team="nlp"), spec, tmp_path / "run", child=child)
     recorder._create(params, {})
     recorder.log(ODD, 1)
@@ -104,10 +104,10 @@ def test_a_run_that_is_gone_on_with_is_not_taken_for_dead(tmp_path, monkeypatch)
     ],
 )
 def test_a_sweeps_child_says_how_it_was_frozen(make_spec, choice, params):
-    from frostline.tracking.content import Child, params_of
+    from frostline.tracking.content import ChildRun, params_of
 
     spec = make_spec(*choice)
-    child = Child(parent=None, name="x", params={"freeze": "?"}, tags={})
+    child = ChildRun(parent=None, name="x", params={"freeze": "?"}, tags={})
     found = params_of(spec, None, child)
     own = {key: value for key, value in found.items() if key.startswith("freeze.") and key != "freeze.embeddings"}
     assert own == params

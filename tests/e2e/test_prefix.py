@@ -19,7 +19,7 @@ from frostline.prefix_cache import compute, gpu_memory, open_or_compute
 from frostline.prefix_cache.collate import Collator
 from frostline.records.result import RunResult, Status
 from frostline.records.run_folder import NullMonitor, NullRecorder, Recorders, RunFolder, Sharing
-from frostline.records.trial import State
+from frostline.records.trial import TrialState
 from frostline.train import run
 from tests.conftest import NEGATIVE, POSITIVE
 from tests.e2e.sweep_tools import RUNG, call, trials_in
@@ -37,7 +37,7 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def fills(monkeypatch):
     """The depths of each pass over the rows."""
-    real, found = compute.fill, []
+    real, found = compute.compute_hidden_states, []
 
     def counted(anatomy, lengths, collate, depths, take, **more):
         found.append((len(lengths), tuple(depths)))
@@ -142,12 +142,12 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
     from transformers import AutoModelForSequenceClassification, GPT2Config
 
     from frostline.data import Tokenized, TokenTable
-    from frostline.models.blocks import dissect
+    from frostline.models.blocks import find_blocks
     from frostline.prefix_cache.probe_model import _of_every_row
     from frostline.prefix_cache.suffix import read_position
 
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=7, bos_token_id=7, eos_token_id=7)
-    anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
+    anatomy = find_blocks(AutoModelForSequenceClassification.from_config(config))
     plain = TokenTable(Dataset.from_dict({"input_ids": [[1, 2, 3], [7, 4]]}))
     other = TokenTable(Dataset.from_dict({"input_ids": [[1, 2], [4, 7]]})) if ends_in_padding else plain
     tables = Tokenized(train=plain, evaluation=other, others={}, truncated={})
@@ -468,7 +468,7 @@ def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
         result = RunResult.read(cached / "runs" / "lr_x_depth" / f"{trial.number:03d}")
         wanted = "off" if trial.depth == 0 else f"depth {trial.depth}"
         assert result.prefix_cache.startswith(wanted)
-        assert trial.state in {State.COMPLETE, State.PRUNED}
+        assert trial.state in {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 def test_one_filling_serves_all_folds_and_the_numbers_are_those_without(train, fills):

@@ -17,8 +17,8 @@ import torch
 from frostline.errors import UserError
 from frostline.launch import run
 from frostline.records.result import Cause, RunResult, Status
-from frostline.records.run_folder import Recorders, RunFolder, Verdict
-from frostline.records.trial import State
+from frostline.records.run_folder import Recorders, RunControl, RunFolder
+from frostline.records.trial import TrialState
 from frostline.registry import import_plugins
 from frostline.tracking import pending
 from tests.conftest import TINY, save_tokenizer, tiny_config
@@ -192,7 +192,7 @@ class Prune:
 
     def evaluated(self, epoch, value):
         self.asked.append((epoch, value))
-        return Verdict.PRUNE
+        return RunControl.PRUNE
 
 
 def test_a_pruned_run_ends_on_all_processes(train, mark):
@@ -241,7 +241,7 @@ class Stopper:
     def evaluated(self, epoch, value):
         if epoch == 1.0:
             os.kill(os.getpid(), signal.SIGINT)
-        return Verdict.GO
+        return RunControl.GO
 
 
 def test_bad_input_that_only_the_processes_find_is_one_line(train, tmp_path, mark):
@@ -376,7 +376,14 @@ def test_no_process_outlives_a_killed_parent_and_its_run_is_ended_by_the_next_st
 
 def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_on(tmp_path, quick, mark):
     (tmp_path / "hungry.txt").write_text("hungry")
-    ways = {0: State.COMPLETE, 2: State.FAILED, 3: State.FAILED, 4: State.FAILED, 7: State.COMPLETE, 8: State.COMPLETE}
+    ways = {
+        0: TrialState.COMPLETE,
+        2: TrialState.FAILED,
+        3: TrialState.FAILED,
+        4: TrialState.FAILED,
+        7: TrialState.COMPLETE,
+        8: TrialState.COMPLETE,
+    }
     swept = [
         *TRIALS_ALONE, "plugins=[sweep_plugin]", "optimizer.name=breaking", "sweep.sampler=grid",
         f"sweep.n_trials={len(ways)}",
@@ -402,7 +409,7 @@ def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_o
 
 def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick, mark):
     swept = [
-        *TRIALS_ALONE, "sweep.n_trials=3", "sweep.first_epochs=null", "sweep.pruner.name=percentile",
+        *TRIALS_ALONE, "sweep.n_trials=3", "sweep.rung_epochs=null", "sweep.pruner.name=percentile",
         "sweep.pruner.startup_trials=1",
         "sweep.pruner.percentile=1.0", "freeze.depth=0", "training.objective=loss", "training.direction=minimize",
     ]  # fmt: skip
@@ -410,7 +417,7 @@ def test_a_sweep_prunes_trials_of_several_processes(tmp_path, quick, mark):
     done = call("sweep", "lr_only", *fixed, *swept, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = trials_in(tmp_path / "runs" / "lr_only")
-    assert {trial.state for trial in found} == {State.COMPLETE, State.PRUNED}
+    assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
     by_status = {run.data.tags.get("frostline.status") for run in mlflow_runs(tmp_path)}
     assert {"PRUNED", "FINISHED"} <= by_status
     assert not [run for run in mlflow_runs(tmp_path) if run.info.status == "RUNNING"]

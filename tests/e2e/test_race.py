@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.records.trial import State
+from frostline.records.trial import TrialState
 from frostline.sweep.folder import SweepFolder
 from frostline.sweep.predictions import evidence_in
 from tests.e2e.sweep_tools import call, mlflow_runs, results, trials_in
@@ -29,7 +29,7 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
     trials = trials_in(folder)
-    assert [p.state for p in trials] == [State.COMPLETE] * 9
+    assert [p.state for p in trials] == [TrialState.COMPLETE] * 9
     assert sorted(p.depth for p in trials) == [0, 1, 2, 3, 3, 3, 4, 4, 4]
     replicates = {(p.number, seed) for p in trials for seed in p.replicates}
     assert replicates

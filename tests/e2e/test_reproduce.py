@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.records.trial import State
+from frostline.records.trial import TrialState
 from frostline.tracking import client
 from tests.conftest import rewrite, sentences, write_csv
 from tests.e2e.sweep_tools import RUNG, call, mlflow_runs, trials_in
@@ -176,13 +176,13 @@ def test_bad_input_is_one_line(frostline, in_tmp, tiny_overrides, arguments, wor
 def test_runs_of_a_sweep_come_back_identical_from_mlflow_alone(frostline, in_tmp, own):
     """Paused, pruned, gone on with, and trained in two slots."""
     own = [o for o in own if not o.startswith("optimizer.lr=")]
-    arguments = ["sweep.n_trials=8", "training.epochs=3", "sweep.first_epochs=2", "runtime.slots=2", *RUNG]
+    arguments = ["sweep.n_trials=8", "training.epochs=3", "sweep.rung_epochs=2", "runtime.slots=2", *RUNG]
     arguments += ["sweep.pruner.name=halving", "sweep.pruner.reduction_factor=2"]
     arguments += ["training.objective=loss", "training.direction=minimize"]
     done = call("sweep", "lr_x_depth", *own, *arguments, cwd=in_tmp)
     assert done.returncode == 0, done.stderr
     found = trials_in(in_tmp / "runs" / "lr_x_depth")
-    assert {p.state for p in found} == {State.COMPLETE, State.PRUNED}
+    assert {p.state for p in found} == {TrialState.COMPLETE, TrialState.PRUNED}
     assert any((p.outcome.reason or "").startswith("pruned") for p in found)
     assert any(p.outcome.resumed for p in found)
     code, out, err = frostline("reproduce", "lr_x_depth", "tracking=off")  # its best

@@ -156,7 +156,7 @@ def test_a_sweep_says_what_its_depths_are_worth_elsewhere_and_against_another_sw
     common = [
         "--config-dir", str(tmp_path / "own"), *tiny, "dataset.test_fraction=0.3", "dataset.test_at_end=true",
         "dataset.also_evaluate=[other]", "dataset.train_rows=null", "dataset.test_rows=null", "training.max_steps=20",
-        "sweep.finish=1", "sweep.space.optimizer.lr=[3e-3]", "tracking=off",
+        "sweep.promote_fraction=1", "sweep.space.optimizer.lr=[3e-3]", "tracking=off",
     ]  # fmt: skip
     done = call(
         "sweep", "study", *common, "sweep.name=ours", "sweep.space.freeze.depth=[0,2,4]", "sweep.seeds=[0,1,2]",

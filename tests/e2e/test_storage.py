@@ -16,7 +16,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from frostline.errors import UserError
-from frostline.records.trial import State, TrialOutcome
+from frostline.records.trial import TrialOutcome, TrialState
 from frostline.search import LockLostError, Study, open_locked, open_url, queue_of, storage_trouble
 from tests.e2e.forked import Forked
 from tests.e2e.services import free_port, mlflow_server, postgresql
@@ -126,7 +126,7 @@ def test_a_lock_on_a_server_dies_with_its_connection_and_is_taken_again(monkeypa
 
 
 def test_a_database_that_restarts_is_waited_for_and_one_that_is_gone_is_one_line(tmp_path, monkeypatch, caplog):
-    plan = make_plan(n_trials=4, finish=1.0, first_epochs=None)
+    plan = make_plan(n_trials=4, promote_fraction=1.0, rung_epochs=None)
     with postgresql("optuna") as database:
         storage = open_url(database("optuna"))
         try:
@@ -136,9 +136,9 @@ def test_a_database_that_restarts_is_waited_for_and_one_that_is_gone_is_one_line
             database.server.stop()
             back = threading.Timer(3, database.server.start)
             back.start()
-            study.tell(number, TrialOutcome(state=State.COMPLETE, by_seed={0: 0.5}))
+            study.tell(number, TrialOutcome(state=TrialState.COMPLETE, by_seed={0: 0.5}))
             back.join()
-            assert next(trial.state for trial in study.trials()) is State.COMPLETE
+            assert next(trial.state for trial in study.trials()) is TrialState.COMPLETE
             assert caplog.text.count("does not answer: waiting for it") == 1
             database.server.stop()
             monkeypatch.setattr("frostline.search.storages._AWAY_S", 0.5)

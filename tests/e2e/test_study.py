@@ -63,7 +63,7 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
     assert len(whole) == 2  # the best rate of each depth with all seeds, chosen by the held-out rows
     for trial in whole:
         rivals = [p for p in tuned if p.depth == trial.depth]
-        learnt = [p for p in rivals if p.first.learnt] or rivals  # not what says the same for every row
+        learnt = [p for p in rivals if p.first_rung.learnt] or rivals  # not what says the same for every row
         assert trial.outcome.by_seed[0] == max(rival.outcome.by_seed[0] for rival in learnt)
     table = (tmp_path / "runs" / "study.md").read_text()
     assert table in out

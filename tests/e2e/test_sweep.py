@@ -17,7 +17,7 @@ import pytest
 
 from frostline.provenance import num_cores
 from frostline.records.result import RunResult, Status
-from frostline.records.trial import State, ranked
+from frostline.records.trial import TrialState, ranked
 from frostline.sweep.folder import SweepFolder
 from frostline.sweep.slots import Slots, on_cores
 from tests.conftest import sentences, write_csv
@@ -70,7 +70,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     found = trials_in(folder)
     assert len(found) == 14
     assert {p.depth for p in found[:12]} == {0, 1, 3, 4}
-    finished = [p for p in found if p.state is State.COMPLETE]
+    finished = [p for p in found if p.state is TrialState.COMPLETE]
     assert len(finished) >= 4
     assert {p.depth for p in finished} == {p.depth for p in found}
     words = r"(recommended|best guess): (nothing was learnt: )?freeze .*, lr \S+: accuracy 0\.\d{3} \(95 %: "
@@ -92,7 +92,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     best = ranked(found, True)[0]
     recommended = json.loads((folder / "report" / "recommended.json").read_text())
     assert [path.parent.name for path in folder.glob("*/model")] == [f"{recommended['trial']:03d}"]
-    # every frozen tensor was looked at, in both stages
+    # every frozen tensor was looked at, in both rungs
     for result in results(folder).values():
         assert result["audit"]["frozen_unchanged"]
         assert result["audit"]["absent_from_optimizer"]
@@ -102,7 +102,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     assert len(children) == 14
     assert {run.info.status for run in children} == {"FINISHED", "KILLED"}
     states = [run.data.tags["frostline.status"] for run in children]
-    assert states.count("PRUNED") == len([p for p in found if p.state is State.PRUNED])
+    assert states.count("PRUNED") == len([p for p in found if p.state is TrialState.PRUNED])
     assert states.count("FINISHED") == len(finished)
     assert all(re.match(r"d\d lr", run.info.run_name) for run in children)
     assert all(len(run.data.params) <= 10 and "freeze.depth" in run.data.params for run in children)
@@ -169,7 +169,7 @@ def test_a_point_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
     done = call("sweep", "lr_x_depth", *tiny, *small(6, "runtime.slots=2"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
-    paused = [p for p in trials_in(folder) if p.state is State.COMPLETE]
+    paused = [p for p in trials_in(folder) if p.state is TrialState.COMPLETE]
     assert paused  # these were stopped after an epoch, and gone on with
     chosen = ranked(paused, True)[0]
     command = next(line for line in done.stdout.splitlines() if line.startswith("run it again: "))
@@ -221,13 +221,13 @@ def test_pareto(tmp_path, quiet):
         "sweep",
         "pareto",
         *quiet,
-        *small(8, "sweep.finish=1", "sweep.pruner.name=median", "sweep.pruner.startup_trials=1"),
+        *small(8, "sweep.promote_fraction=1", "sweep.pruner.name=median", "sweep.pruner.startup_trials=1"),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     found = trials_in(tmp_path / "runs" / "pareto")
     assert len(found) == 8
-    done_ones = [p for p in found if p.state is State.COMPLETE]
+    done_ones = [p for p in found if p.state is TrialState.COMPLETE]
     assert all(p.outcome.cost["num_trainable"] > 0 and p.outcome.cost["flops"] > 0 for p in done_ones)
     deep, shallow = min(done_ones, key=lambda p: -p.depth), min(done_ones, key=lambda p: p.depth)
     assert deep.outcome.cost["flops"] < shallow.outcome.cost["flops"]
@@ -238,9 +238,9 @@ def test_seeds(tmp_path, tiny):
     done = call("sweep", "lr_x_depth", *tiny, *small(6, "training.epochs=1"), *name, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = trials_in(tmp_path / "runs" / "seeds")
-    finished = [p for p in found if p.state is State.COMPLETE]
+    finished = [p for p in found if p.state is TrialState.COMPLETE]
     assert all(sorted(p.outcome.by_seed) == [0, 1, 2] for p in finished)
-    assert all(sorted(p.outcome.by_seed) == [0] for p in found if p.state is State.PRUNED)
+    assert all(sorted(p.outcome.by_seed) == [0] for p in found if p.state is TrialState.PRUNED)
     assert all(p.quality == pytest.approx(sum(p.outcome.by_seed.values()) / 3) for p in finished)
     assert "posterior mean of all " in done.stdout
     runs = results(tmp_path / "runs" / "seeds")
@@ -330,14 +330,14 @@ def test_every_way_to_fail_is_recorded_and_the_sweep_goes_on(tmp_path, tiny):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
     found = {round(p.params["optimizer.weight_decay"] * 1000): p for p in trials_in(folder)}
-    reasons = {key: p.outcome.reason for key, p in found.items() if p.state is State.FAILED}
+    reasons = {key: p.outcome.reason for key, p in found.items() if p.state is TrialState.FAILED}
     assert set(reasons) == {1, 2, 3, 4, 5}
     assert reasons[1] == "ValueError: no such thing"
     assert reasons[2] == "SystemExit: 5"
     assert "killed by signal 9" in reasons[3]
     assert reasons[4].startswith("timeout")
     assert re.fullmatch(r"diverged at step \d+: the loss is not finite", reasons[5])
-    assert all(found[key].state is State.COMPLETE for key in (0, 6, 7))
+    assert all(found[key].state is TrialState.COMPLETE for key in (0, 6, 7))
     assert "Traceback" in (folder / f"{found[1].number:03d}" / "run.log").read_text()
     for key in reasons:
         assert RunResult.read(folder / f"{found[key].number:03d}").status is Status.FAILED
@@ -348,7 +348,7 @@ def test_every_way_to_fail_is_recorded_and_the_sweep_goes_on(tmp_path, tiny):
     assert len(by_point) == len(children) == 8
     for trial in found.values():
         tags = by_point[trial.number].data.tags
-        assert tags["frostline.status"] == ("FINISHED" if trial.state is State.COMPLETE else "FAILED")
+        assert tags["frostline.status"] == ("FINISHED" if trial.state is TrialState.COMPLETE else "FAILED")
         assert tags.get("frostline.reason") == trial.outcome.reason
 
 
@@ -370,7 +370,7 @@ def test_the_first_three_alike_stop_it(tmp_path, quiet):
     assert done.returncode == 1
     assert "the first 3 trials failed alike; the first: ValueError: no such thing" in done.stderr
     states = [p.state for p in trials_in(tmp_path / "runs" / "depth_only")]
-    assert states == [State.FAILED] * 3
+    assert states == [TrialState.FAILED] * 3
 
 
 @pytest.mark.slow
@@ -383,7 +383,7 @@ def test_out_of_memory_is_first_answered_by_taking_hidden_states_off_the_device(
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
     found = trials_in(folder)
-    assert {p.state for p in found} == {State.COMPLETE}
+    assert {p.state for p in found} == {TrialState.COMPLETE}
     off = "out of memory: retried with the prefix cache's hidden states off the GPU"
     assert [p.outcome.note for p in found] == [off, None, None]
     _, children = pairs(tmp_path, "depth_only")
@@ -400,7 +400,7 @@ def test_out_of_memory_is_retried_once_with_half_the_batch(tmp_path, tiny):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "depth_only"
     found = trials_in(folder)
-    assert {p.state for p in found} == {State.COMPLETE}
+    assert {p.state for p in found} == {TrialState.COMPLETE}
     assert [bool(p.outcome.note) for p in found] == [True, False, False, False, False]
     spec = json.loads((folder / "000" / "spec.json").read_text())
     assert (spec["training"]["batch_size"], spec["training"]["accumulation_steps"]) == (8, 2)
@@ -442,13 +442,13 @@ def test_a_metric_that_is_not_produced_stops_the_sweep_with_one_line(tmp_path, q
 
 def test_pruned_is_pruned_in_optuna_and_in_mlflow(tmp_path, tiny):
     arguments = [
-        "sweep.finish=1.0", "sweep.pruner.name=percentile", "sweep.pruner.startup_trials=2",
+        "sweep.promote_fraction=1.0", "sweep.pruner.name=percentile", "sweep.pruner.startup_trials=2",
         "sweep.pruner.percentile=10.0", "freeze.depth=0", "training.objective=loss", "training.direction=minimize",
     ]  # fmt: skip
     done = call("sweep", "lr_only", *tiny, *small(8), *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = trials_in(tmp_path / "runs" / "lr_only")
-    pruned = [p for p in found if p.state is State.PRUNED]
+    pruned = [p for p in found if p.state is TrialState.PRUNED]
     assert pruned
     assert all(p.outcome.reason == "pruned after epoch 1" for p in pruned)
     _, children = pairs(tmp_path, "lr_only")
@@ -468,7 +468,7 @@ def test_the_basic_launcher_trains_in_batches(tmp_path, tiny):
     done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr
     found = trials_in(tmp_path / "runs" / "lr_x_depth")
-    assert [p.state for p in found] == [State.COMPLETE] * 4
+    assert [p.state for p in found] == [TrialState.COMPLETE] * 4
     for trial in found:  # one epoch alone would not pay: the jobs know of each other
         result = RunResult.read(tmp_path / "runs" / "lr_x_depth" / f"{trial.number:03d}")
         assert result.prefix_cache.startswith(f"depth {trial.depth}" if trial.depth else "off")
@@ -528,7 +528,7 @@ def test_a_journal_elsewhere_takes_one_parent(tmp_path, quiet):
         first.communicate()
     again = call(*common, "hydra.sweep.dir=b/depth_only", cwd=tmp_path, SLOW_S="0", **PLUGIN)
     assert again.returncode == 0, again.stderr
-    assert [trial.state for trial in trials_in(tmp_path / "b" / "depth_only")] == [State.COMPLETE] * 4
+    assert [trial.state for trial in trials_in(tmp_path / "b" / "depth_only")] == [TrialState.COMPLETE] * 4
 
 
 def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, quiet):
@@ -553,7 +553,7 @@ def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, quiet
 
 
 def test_new_begins_afresh_under_a_new_name_and_learns_from_the_old(tmp_path, quiet):
-    arguments = ["sweep", "lr_x_depth", *quiet, *small(4), "sweep.finish=1.0", "sweep.enqueue=none"]
+    arguments = ["sweep", "lr_x_depth", *quiet, *small(4), "sweep.promote_fraction=1.0", "sweep.enqueue=none"]
     assert call(*arguments, cwd=tmp_path).returncode == 0
     new = call(*arguments, "sweep.new=true", "sweep.warm_start=lr_x_depth", "optimizer.weight_decay=0.2", cwd=tmp_path)
     assert new.returncode == 0, new.stderr
@@ -586,10 +586,10 @@ def test_what_changed_under_a_sweep_is_refused(tmp_path, tiny, tiny_csv, tiny_mo
     assert changed.returncode == 2
     assert "dataset.location: another content" in changed.stderr
     folder = tmp_path / "runs" / "models_x_depth"
-    assert [p.state for p in trials_in(folder)] == [State.COMPLETE] * 2
+    assert [p.state for p in trials_in(folder)] == [TrialState.COMPLETE] * 2
     shutil.copyfile(tiny_csv, own_csv)
     assert call(*arguments, "sweep.n_trials=3", cwd=tmp_path).returncode == 0
-    assert [p.state for p in trials_in(folder)] == [State.COMPLETE] * 3
+    assert [p.state for p in trials_in(folder)] == [TrialState.COMPLETE] * 3
 
 
 def test_a_shared_study_of_another_config_is_refused(tmp_path, quiet):
@@ -624,7 +624,7 @@ def test_eight_workers_start_together(tmp_path, tiny):
     arguments = ["runtime.slots=8", "sweep.n_trials=8", "training.epochs=1", "dataset.train_rows=32"]
     done = call("sweep", "lr_x_depth", *tiny, *arguments, cwd=tmp_path, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert {p.state for p in trials_in(tmp_path / "runs" / "lr_x_depth")} == {State.COMPLETE}
+    assert {p.state for p in trials_in(tmp_path / "runs" / "lr_x_depth")} == {TrialState.COMPLETE}
     _, children = pairs(tmp_path, "lr_x_depth")
     assert {run.info.status for run in children} == {"FINISHED"}
 

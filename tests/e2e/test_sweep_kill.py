@@ -12,7 +12,7 @@ import pytest
 
 from frostline.records.result import RESULT_FILE
 from frostline.records.run_folder import CHECKPOINTS_FOLDER
-from frostline.records.trial import State
+from frostline.records.trial import TrialState
 from frostline.train.checkpoint import CheckpointStore
 from tests.e2e.sweep_tools import RUNG, answer_rows, call, mlflow_runs, results, start, trials_in, worker_pids
 
@@ -120,7 +120,7 @@ def test_a_killed_worker_is_replaced_and_the_table_is_that_of_an_undisturbed_swe
     deadline = time.monotonic() + 120
     while len(killed) < WORKER_KILLS and time.monotonic() < deadline:
         time.sleep(0.1)
-        busy = [p.number for p in trials_in(folder) if p.state is State.RUNNING] if folder.is_dir() else []
+        busy = [p.number for p in trials_in(folder) if p.state is TrialState.RUNNING] if folder.is_dir() else []
         # The first as it begins, the others in the midst of their steps.
         wanted = [n for n in busy if n in {1, 4, 6} - killed and has_lines(folder / f"{n:03d}", 0 if n == 1 else 1)]
         if wanted:

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from frostline.config import compose_job
 from frostline.records.run_folder import Sharing
-from frostline.records.trial import State
+from frostline.records.trial import TrialState
 from frostline.sweep.trial import SeedRun, TrialJob, run_trial
 from tests.e2e.sweep_tools import mlflow_runs
 
@@ -32,10 +32,11 @@ def test_it_is_not_trained_again_but_told_again(tiny_overrides, in_tmp, tmp_path
     job = compose_job([*tiny_overrides, "training.epochs=1", f"tracking.uri={store}"])
     run = SeedRun(job=job, folder=folder, overrides=(), until_epoch=None)
     trial = TrialJob(
-        number=0, name="d0", runs=(run,), ask=False, more=False, several=False, steps_per_run=1, parent=None, params={},
+        number=0, name="d0", runs=(run,), ask=False, pauses=False, several=False,
+        steps_per_run=1, parent=None, params={},
         sharing=Sharing(),
     )  # fmt: skip
-    assert run_trial(trial, Channel()).outcome.state is State.COMPLETE
+    assert run_trial(trial, Channel()).outcome.state is TrialState.COMPLETE
     (told,) = mlflow_runs(Path.cwd())
     assert (told.info.status, told.data.tags["frostline.status"]) == ("FINISHED", "FINISHED")
     stamp = (folder / "result.json").stat().st_mtime_ns
@@ -43,7 +44,7 @@ def test_it_is_not_trained_again_but_told_again(tiny_overrides, in_tmp, tmp_path
     client.set_tag(told.info.run_id, "frostline.status", "KILLED")
     client.set_tag(told.info.run_id, "frostline.reason", "its process died")
     client.set_terminated(told.info.run_id, status="KILLED")
-    assert run_trial(trial, Channel()).outcome.state is State.COMPLETE
+    assert run_trial(trial, Channel()).outcome.state is TrialState.COMPLETE
     (again,) = mlflow_runs(Path.cwd())
     assert again.info.run_id == told.info.run_id
     assert (again.info.status, again.data.tags["frostline.status"]) == ("FINISHED", "FINISHED")

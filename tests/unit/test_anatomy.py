@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from frostline.errors import ModelError
-from frostline.models.blocks import count, count_at, dissect, num_blocks_of, undivided
+from frostline.models.blocks import count, count_at, find_blocks, num_blocks_of, whole_as_head
 
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -45,14 +45,14 @@ def model(request):
 
 
 def test_every_parameter_has_one_place(model):
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     assert anatomy.num_blocks == 3
     assert sum(count(modules) for _, modules in anatomy.groups()) == sum(p.numel() for p in model.parameters())
 
 
 def test_the_parts_run_in_the_order_that_the_structure_says(model):
     """The rule goes by registration; the forward pass has the last word."""
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     called = []
     for part, modules in anatomy.groups():
         for _, module in modules:
@@ -67,7 +67,7 @@ def test_the_parts_run_in_the_order_that_the_structure_says(model):
 
 def test_what_is_below_a_depth_does_not_feel_what_is_above(model):
     """Gradients stop where the prefix ends: the parts really are a stack."""
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     for _, module in anatomy.prefix(2):
         module.requires_grad_(False)
     model(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
@@ -89,7 +89,7 @@ def test_what_every_block_reads_is_frozen_with_the_embeddings(name, shared, devi
         model = AutoModelForSequenceClassification.from_config(ARCHITECTURES[name])
     model.train()
     before = torch.get_rng_state()
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
     assert [part for part, _ in anatomy.below[1:]] == shared
@@ -97,7 +97,7 @@ def test_what_every_block_reads_is_frozen_with_the_embeddings(name, shared, devi
 
 
 def test_counts_at_each_depth(model):
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     total = sum(p.numel() for p in model.parameters())
     assert count_at(anatomy, None).num_frozen == 0
     frozen = [count_at(anatomy, depth).num_frozen for depth in range(4)]
@@ -130,7 +130,7 @@ def test_berts_199_named_parameters():
 def test_distilberts_table():
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(DistilBertConfig())
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     named = {name: p.numel() for name, p in model.named_parameters()}
     assert named["distilbert.embeddings.word_embeddings.weight"] == 23_440_896
     assert named["distilbert.embeddings.position_embeddings.weight"] == 393_216
@@ -161,8 +161,8 @@ def test_what_has_no_depth_is_refused_with_the_reason(config, message):
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     with pytest.raises(ModelError, match=message):
-        dissect(model)
-    whole = undivided(model)
+        find_blocks(model)
+    whole = whole_as_head(model)
     assert count_at(whole, None).num_trainable == sum(p.numel() for p in model.parameters())
 
 
@@ -170,15 +170,15 @@ def test_what_has_no_depth_is_refused_with_the_reason(config, message):
     "name", ["ViT", "DeiT", "Dinov2", "Beit", "Swin", "ConvNext", "ConvNextV2", "ResNet", "RegNet"]
 )
 def test_models_of_images(name):
-    """Of transformers layers are the blocks, of networks in stages the stages; all above the last one is the head."""
+    """Of transformers layers are the blocks, of networks in rungs the rungs; all above the last one is the head."""
     config_class = getattr(transformers, f"{name}Config")
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
-    stages = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 2, 1]}
+    rungs = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 2, 1]}
     settings = {
         "Swin": {"embed_dim": 8, "depths": [1, 1, 2], "num_heads": [1, 1, 2], "window_size": 4},
-        "ConvNext": stages, "ConvNextV2": stages,
-        "ResNet": {**stages, "embedding_size": 8},
-        "RegNet": {**stages, "embedding_size": 8, "groups_width": 8},
+        "ConvNext": rungs, "ConvNextV2": rungs,
+        "ResNet": {**rungs, "embedding_size": 8},
+        "RegNet": {**rungs, "embedding_size": 8, "groups_width": 8},
     }.get(name, {**sizes, "patch_size": 8})  # fmt: skip
     if "image_size" in config_class().to_dict():
         settings["image_size"] = 64
@@ -186,7 +186,7 @@ def test_models_of_images(name):
         model = AutoModelForImageClassification.from_config(
             config_class(architectures=[f"{name}ForImageClassification"], **settings)
         )
-    anatomy = dissect(model)
+    anatomy = find_blocks(model)
     assert anatomy.num_blocks == (4 if "hidden_sizes" in settings else 3) == num_blocks_of(model.config)
     above = [name for name, module in anatomy.above if any(True for _ in module.parameters())]
     assert above[-1].startswith(("classifier", "cls_classifier"))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from frostline.advisor import Advisor, Question
-from frostline.decision import Setting
-from frostline.decision import State as LevelState
+from frostline.decision import LevelState, Setting
 from frostline.records.predictions import known
-from frostline.records.trial import State, TrialOutcome, TrialRecord
+from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.report.answer import answer_of
 from frostline.report.terminal import transfer_table
-from frostline.search.promotion import finalists
+from frostline.search.promotion import promoted
 from frostline.spec import Space, parse_dimension
 from frostline.sweep.questions import advisors_of
 from tests.unit.test_search import make_plan
@@ -29,7 +28,7 @@ def ask(*dimensions, **changes):
     )
 
 
-def trial(number, params, value, replicates=None, state=State.COMPLETE, **more):
+def trial(number, params, value, replicates=None, state=TrialState.COMPLETE, **more):
     cost = {"eval_rows": 2000.0, "train_rows": 1000.0, "train_s": 1.0, **more.pop("cost", {})}
     outcome = TrialOutcome(state=state, by_seed={} if value is None else {0: value}, cost=cost, **more)
     return TrialRecord(number=number, params=params, state=state, outcome=outcome, replicates=replicates or {})
@@ -85,7 +84,7 @@ def test_depths_beside_another_axis_are_told_by_their_own_runs():
     # Whole runs count whole, whatever they record; of one that failed at once nothing counts.
     whole = 5 * (1 + 0.5 + 0.25)
     assert advisor.search_cost(trials) == pytest.approx(whole)
-    failed = trial(99, {"freeze.depth": 0, "training.epochs": 4}, None, state=State.FAILED)
+    failed = trial(99, {"freeze.depth": 0, "training.epochs": 4}, None, state=TrialState.FAILED)
     assert advisor.search_cost([*trials, failed]) == pytest.approx(whole)
 
 
@@ -96,7 +95,7 @@ def test_a_level_is_not_out_for_what_was_not_tried_there():
     for tokens, depths in ((64, (0, 1, 2, 4)), (16, (3, 4))):
         for depth in depths:
             more = {
-                seed: TrialOutcome(state=State.COMPLETE, by_seed={seed: best[depth] + 0.003 * (-1) ** seed})
+                seed: TrialOutcome(state=TrialState.COMPLETE, by_seed={seed: best[depth] + 0.003 * (-1) ** seed})
                 for seed in (1, 2)
             }
             params = {"freeze.depth": depth, "training.max_tokens": tokens}
@@ -134,14 +133,16 @@ def test_the_ridge_starts_where_all_runs_are_frozen():
     [("training.max_tokens", "training.max_tokens", (16, 32, 64)), (None, "freeze.rank", (2, 4, 8))],
 )
 def test_the_best_of_each_level_of_the_axis_goes_beyond_the_rung(axis, key, values):
-    plan = make_plan(finish=0.25, first_epochs=1, axis=axis)
+    plan = make_plan(promote_fraction=0.25, rung_epochs=1, axis=axis)
     trials = []
     for place, value in enumerate(values):
-        first = TrialOutcome(state=State.COMPLETE, by_seed={0: 0.5 + 0.1 * place}, more=True, loss=1.0 - place / 10)
+        first = TrialOutcome(
+            state=TrialState.COMPLETE, by_seed={0: 0.5 + 0.1 * place}, paused=True, loss=1.0 - place / 10
+        )
         for _ in range(4):
             params = {key: value, "optimizer.lr": 1e-4 * (1 + len(trials))}
             trials.append(
-                TrialRecord(number=len(trials), params=params, state=State.PRUNED, outcome=first, first=first)
+                TrialRecord(number=len(trials), params=params, state=TrialState.PRUNED, outcome=first, first_rung=first)
             )
-    tasks = finalists(trials, plan, True)
+    tasks = promoted(trials, plan, True)
     assert {task.params[key] for task in tasks} == set(values)

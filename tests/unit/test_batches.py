@@ -17,7 +17,7 @@ from frostline.data.fillers import is_row
 from frostline.prefix_cache.collate import Collator
 from frostline.spec import Task
 from frostline.train.loss import summed_loss
-from frostline.train.sampling import FilledSampler, LikeLengthSampler
+from frostline.train.sampling import LengthGroupedSampler, PaddedSampler
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_row_can_be_cut_to_the_token_that_the_head_reads(tokenizer):
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=300), st.integers(1, 40), st.integers(0, 3), st.integers(0, 2))
 def test_each_epoch_holds_each_row_once_and_depends_on_seed_and_epoch_alone(lengths, size, seed, epoch):
     array = np.array(lengths)
-    sampler, again = LikeLengthSampler(array, size, seed), LikeLengthSampler(array, size, seed)
+    sampler, again = LengthGroupedSampler(array, size, seed), LengthGroupedSampler(array, size, seed)
     again.set_epoch(epoch + 1)
     list(again)
     sampler.set_epoch(epoch)
@@ -72,7 +72,7 @@ def test_each_epoch_holds_each_row_once_and_depends_on_seed_and_epoch_alone(leng
 def test_rows_of_a_step_are_of_like_length_and_meet_others_each_epoch():
     rng = np.random.default_rng(0)
     lengths = rng.geometric(1 / 27, 4000) + 2
-    sampler = LikeLengthSampler(lengths, 32, 0)
+    sampler = LengthGroupedSampler(lengths, 32, 0)
 
     def steps():
         order = np.array(list(sampler))
@@ -94,7 +94,7 @@ def test_rows_of_a_step_are_of_like_length_and_meet_others_each_epoch():
 
 def test_accumulation_only_cuts_the_same_steps(tokenizer):
     lengths = np.arange(1, 101)
-    whole, halves = LikeLengthSampler(lengths, 16, 3), LikeLengthSampler(lengths, 8 * 2, 3)
+    whole, halves = LengthGroupedSampler(lengths, 16, 3), LengthGroupedSampler(lengths, 8 * 2, 3)
     assert list(whole) == list(halves)
 
 
@@ -124,9 +124,9 @@ def test_fillers_are_rows_that_no_loss_counts(tokenizer, labels, task):
 @given(total=st.integers(1, 50), size=st.integers(1, 8), ranks=st.integers(1, 4), epoch=st.integers(0, 3))
 def test_each_process_gets_its_share_of_the_very_batches_of_one(total, size, ranks, epoch):
     lengths = np.random.default_rng(0).integers(1, 20, total)
-    alone = LikeLengthSampler(lengths, size * ranks, seed=1)
+    alone = LengthGroupedSampler(lengths, size * ranks, seed=1)
     alone.set_epoch(epoch)
-    filled = FilledSampler(LikeLengthSampler(lengths, size * ranks, seed=1), size * ranks, filler=total)
+    filled = PaddedSampler(LengthGroupedSampler(lengths, size * ranks, seed=1), size * ranks, filler=total)
     filled.set_epoch(epoch)
     batches = BatchSampler(filled, size, drop_last=False)
     shards = [list(BatchSamplerShard(batches, ranks, rank)) for rank in range(ranks)]

@@ -13,6 +13,7 @@ import pytest
 
 from frostline.decision import (
     Axis,
+    LevelState,
     Noise,
     Posterior,
     RaceEnd,
@@ -21,7 +22,6 @@ from frostline.decision import (
     Run,
     Setting,
     Standing,
-    State,
     chance_of_settling,
     decide,
     next_opening,
@@ -259,7 +259,7 @@ def test_clear_differences_are_settled_and_the_deepest_good_level_is_taken():
     decision = decide(runs, AXIS, QUIET, margin=0.02, confidence=0.9)
     assert decision.standing is Standing.SETTLED
     assert decision.recommended.level == 3.0
-    assert [level.state for level in decision.levels] == [State.GOOD] * 4 + [State.OUT] * 3
+    assert [level.state for level in decision.levels] == [LevelState.GOOD] * 4 + [LevelState.OUT] * 3
     assert decision == decide(runs, AXIS, QUIET, margin=0.02, confidence=0.9)
     assert requirement(decision, Posterior(runs, AXIS, QUIET), rows=512) is None
 

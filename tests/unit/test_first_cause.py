@@ -18,12 +18,12 @@ CAUSE = "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed."
 def ended(rank, at, reason):
     cause = Cause.LOST_PEER if reason == LOST else Cause.ERROR
     result = RunResult(name="x", status=Status.FAILED, reason=reason, cause=cause, spec_digest="0")
-    return messages.Heard(rank=rank, message=messages.Ended(result=result), at=at)
+    return messages.Envelope(rank=rank, message=messages.RankEnded(result=result), at=at)
 
 
 @pytest.fixture
 def parent():
-    made = object.__new__(distributed_run._Course)
+    made = object.__new__(distributed_run.DistributedRun)
     made._processes = SimpleNamespace(heard=queue.Queue(), size=2)
     made._spec = SimpleNamespace(name=lambda: "x", digest=lambda: "0")
     made._ended, made._known, made._someone_was_killed = {0}, {}, False

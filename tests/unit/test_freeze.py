@@ -7,7 +7,7 @@ from transformers import AutoModelForSequenceClassification, DebertaConfig, Llam
 from frostline.errors import SpecError
 from frostline.freezing.drift import Drift
 from frostline.freezing.freeze import freeze
-from frostline.models.blocks import dissect
+from frostline.models.blocks import find_blocks
 from frostline.spec import FreezeName, FreezeSpec
 from tests.conftest import tiny_config
 
@@ -15,7 +15,7 @@ from tests.conftest import tiny_config
 @pytest.fixture
 def anatomy():
     torch.manual_seed(0)
-    return dissect(AutoModelForSequenceClassification.from_config(tiny_config()))
+    return find_blocks(AutoModelForSequenceClassification.from_config(tiny_config()))
 
 
 def depth(k):
@@ -132,7 +132,7 @@ def test_a_model_without_biases_has_none_to_train():
     config = LlamaConfig(
         vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, pad_token_id=0
     )
-    anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
+    anatomy = find_blocks(AutoModelForSequenceClassification.from_config(config))
     with pytest.raises(SpecError, match="LlamaForSequenceClassification has no biases below its head"):
         freeze(anatomy, choice("bias_only"))
     assert (
@@ -144,7 +144,7 @@ def test_norms_are_told_by_layers_and_not_by_the_names_of_blocks():
     config = RobertaPreLayerNormConfig(
         vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )
-    anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
+    anatomy = find_blocks(AutoModelForSequenceClassification.from_config(config))
     freeze(anatomy, choice("norm_only"))
     parts = [*anatomy.below, *anatomy.blocks]
     inside = {key for part, module in parts for key, p in module.named_parameters(part) if p.requires_grad}
@@ -157,7 +157,7 @@ def test_every_kind_of_bias_is_one():
         vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         relative_attention=True, pos_att_type=["c2p", "p2c"],
     )  # fmt: skip
-    anatomy = dissect(AutoModelForSequenceClassification.from_config(config))
+    anatomy = find_blocks(AutoModelForSequenceClassification.from_config(config))
     freeze(anatomy, choice("bias_only"))
     trained = {name for name, p in anatomy.model.named_parameters() if p.requires_grad}
     assert {"deberta.encoder.layer.0.attention.self.q_bias", "deberta.encoder.layer.1.attention.self.v_bias"} <= trained

@@ -10,13 +10,12 @@ import pytest
 from sklearn.metrics import f1_score
 
 from frostline.advisor import TOGETHER, Advisor, Question, row_vector, rows_to_settle
-from frostline.decision import RaceEnd, Standing
-from frostline.decision import State as LevelState
+from frostline.decision import LevelState, RaceEnd, Standing
 from frostline.records.predictions import Evidence, RowScores, known
-from frostline.records.trial import State, TrialOutcome, TrialRecord
+from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.report.answer import answer_of
 from frostline.report.text import standing_lines
-from frostline.search import Ended, Journal, Study, queue_of, search
+from frostline.search import Journal, Study, TrialEnded, queue_of, search
 from frostline.search.samplers import distribution
 from frostline.spec import Space, parse_dimension
 from frostline.sweep.questions import SeedRace
@@ -69,13 +68,17 @@ class Executor:
         self.done.append(task.key)
         seed = 0 if task.seed is None else task.seed
         if task.key in self.refused:
-            return [Ended(number=task.number, seed=task.seed, outcome=None, fatal="it can't be had")]
+            return [TrialEnded(number=task.number, seed=task.seed, outcome=None, fatal="it can't be had")]
         if task.key in self.broken:
-            return [Ended(number=task.number, seed=task.seed, outcome=TrialOutcome(state=State.FAILED, reason="x"))]
+            return [
+                TrialEnded(
+                    number=task.number, seed=task.seed, outcome=TrialOutcome(state=TrialState.FAILED, reason="x")
+                )
+            ]
         cost = {"eval_rows": 20_000.0, "train_rows": 20_000.0, "train_s": 1.0}
         cost |= {"scored_rows": 20_000.0, "rows_at_hand": self.at_hand, "trained_per_scoring": 20_000.0}
-        outcome = TrialOutcome(state=State.COMPLETE, by_seed={seed: self.value(task.params, seed)}, cost=cost)
-        return [Ended(number=task.number, seed=task.seed, outcome=outcome)]
+        outcome = TrialOutcome(state=TrialState.COMPLETE, by_seed={seed: self.value(task.params, seed)}, cost=cost)
+        return [TrialEnded(number=task.number, seed=task.seed, outcome=outcome)]
 
     def answer(self, number, prune):
         pass
@@ -93,7 +96,7 @@ def sweep(
     folder, executor, dimensions=(DEPTH, RATE), settle=2.0, total=9, asked=None, find=known, listener=None, full=False
 ):
     folder.mkdir(exist_ok=True)
-    plan = make_plan(n_trials=total, sampler="frost", finish=1.0, settle=settle)
+    plan = make_plan(n_trials=total, sampler="frost", promote_fraction=1.0, settle=settle)
     space = Space(groups=(), variants={(): tuple(dimensions)})
     advisor = Advisor(question=asked or question(*dimensions), find=find)
     study = Study(
@@ -198,7 +201,7 @@ def test_further_seeds_need_not_wait_for_full_fine_tuning(tmp_path):
     assert summary.complete
     begun = [line[1] for line in watch.lines if line[0] == "begun"]
     first = begun.index(-1)
-    assert watch.lines.index(("ended", -1, State.COMPLETE)) > watch.lines.index(("begun", begun[first + 1], 3))
+    assert watch.lines.index(("ended", -1, TrialState.COMPLETE)) > watch.lines.index(("begun", begun[first + 1], 3))
 
 
 @pytest.mark.slow
@@ -206,7 +209,7 @@ def test_further_seeds_need_not_wait_for_full_fine_tuning(tmp_path):
 def test_full_fine_tuning_that_fails_leaves_the_answer_as_it_is(tmp_path, way):
     plain, advisor = sweep(tmp_path / "plain", Executor())
     broken, _ = sweep(tmp_path / "broken", Executor(**{way: {(-1, None)}}), full=True)
-    assert (broken.trials[-1].is_baseline, broken.trials[-1].state) == (True, State.FAILED)
+    assert (broken.trials[-1].is_baseline, broken.trials[-1].state) == (True, TrialState.FAILED)
     assert broken.complete
     assert table(broken.trials[:-1]) == table(plain.trials)
     first, second = (advisor.decide(each.trials)[0] for each in (plain, broken))
@@ -215,7 +218,7 @@ def test_full_fine_tuning_that_fails_leaves_the_answer_as_it_is(tmp_path, way):
 
 def test_a_lost_study_gets_its_full_fine_tuning_back(tmp_path):
     summary, _ = sweep(tmp_path / "a", Executor(), full=True)
-    plan = make_plan(n_trials=9, sampler="frost", finish=1.0)
+    plan = make_plan(n_trials=9, sampler="frost", promote_fraction=1.0)
     space = Space(groups=(), variants={(): (DEPTH, RATE)})
     study = Study(Journal(tmp_path / "journal.log").open(), "test", plan, space, maximize=True)
     study.rebuild(summary.trials)
@@ -316,8 +319,8 @@ def test_of_a_trial_that_was_stopped_early_its_share_counts_in_the_budget(tmp_pa
     assert advisor.search_cost(twice) == pytest.approx(2 * advisor.search_cost(whole))
     stopped = [
         replace(
-            trial, number=100 + trial.number, state=State.PRUNED,
-            outcome=replace(trial.outcome, state=State.PRUNED, cost={"flops": 1e9 * (5 - trial.depth)}),
+            trial, number=100 + trial.number, state=TrialState.PRUNED,
+            outcome=replace(trial.outcome, state=TrialState.PRUNED, cost={"flops": 1e9 * (5 - trial.depth)}),
         )
         for trial in whole
     ]  # fmt: skip
@@ -381,9 +384,9 @@ def test_a_further_seed_that_fails_is_recorded_and_another_one_is_taken(tmp_path
     victim = next(key for key in plain.done if key[1] is not None)
     summary, _ = sweep(tmp_path / "a", Executor(broken=[victim]))
     trial = summary.trials[victim[0]]
-    assert trial.replicates[victim[1]].state is State.FAILED
+    assert trial.replicates[victim[1]].state is TrialState.FAILED
     assert victim[1] not in trial.by_seed
-    assert trial.state is State.COMPLETE
+    assert trial.state is TrialState.COMPLETE
     assert summary.race in {RaceEnd.SETTLED, RaceEnd.OUT_OF_BUDGET}
     assert whole.race is RaceEnd.SETTLED
 
@@ -590,7 +593,7 @@ def test_rows_that_may_have_several_classes_are_scored_class_by_class():
 
 def test_a_trial_that_a_kill_left_half_drawn_gets_the_rest(tmp_path):
     whole, advisor = sweep(tmp_path / "whole", Executor(), settle=0.0)
-    plan = make_plan(n_trials=9, sampler="frost", finish=1.0, settle=0.0)
+    plan = make_plan(n_trials=9, sampler="frost", promote_fraction=1.0, settle=0.0)
     space = Space(groups=(), variants={(): (DEPTH, RATE)})
     study = Study(
         Journal(tmp_path / "journal.log").open(), "test", plan, space, maximize=True,
@@ -609,8 +612,8 @@ def many(count, seed):
     found = []
     for number in range(count):
         params = {"freeze.depth": number % 5 if number < 100 else 2, "optimizer.lr": 1e-5 * 10 ** (3 * number / count)}
-        outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: float(rng.uniform(0.5, 0.9))})
-        found.append(TrialRecord(number=number, params=params, state=State.COMPLETE, outcome=outcome))
+        outcome = TrialOutcome(state=TrialState.COMPLETE, by_seed={0: float(rng.uniform(0.5, 0.9))})
+        found.append(TrialRecord(number=number, params=params, state=TrialState.COMPLETE, outcome=outcome))
     return found
 
 
@@ -619,7 +622,7 @@ def test_of_very_many_trials_as_many_of_each_depth_are_taken_whatever_they_came_
     taken = []
     for seed in (1, 2):
         trials = many(300, seed)
-        further = TrialOutcome(state=State.COMPLETE, by_seed={1: 0.7})
+        further = TrialOutcome(state=TrialState.COMPLETE, by_seed={1: 0.7})
         trials[250] = replace(trials[250], replicates={1: further})
         fitted = advisor.fit(trials, most=50)
         assert fitted.num_left_out == 250

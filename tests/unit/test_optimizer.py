@@ -6,13 +6,13 @@ from frostline.config import compose_run
 from frostline.errors import SpecError, UserError
 from frostline.freezing.freeze import freeze
 from frostline.models import optimizer
-from frostline.models.blocks import dissect
+from frostline.models.blocks import find_blocks
 from tests.conftest import tiny_config
 
 
 def levels_of(depth=None):
     torch.manual_seed(0)
-    anatomy = dissect(AutoModelForSequenceClassification.from_config(tiny_config()))
+    anatomy = find_blocks(AutoModelForSequenceClassification.from_config(tiny_config()))
     if depth is not None:
         freeze(anatomy, compose_run([f"freeze.depth={depth}"]).freeze)
     return anatomy, [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.workers.pool import Kind, Pool
+from frostline.workers.pool import EventKind, Pool
 
 HERE = str(Path(__file__).parent)
 
@@ -20,9 +20,9 @@ def collect(pool, num, limit_s=30.0, on_message=None):
     while ended < num and time.monotonic() < deadline:
         for event in pool.poll(0.2):
             events.append(event)
-            if event.kind is Kind.MESSAGE and on_message is not None:
+            if event.kind is EventKind.MESSAGE and on_message is not None:
                 on_message(event)
-            ended += event.kind is not Kind.MESSAGE
+            ended += event.kind is not EventKind.MESSAGE
     assert ended == num, events
     return events
 
@@ -90,7 +90,7 @@ def test_an_exception_or_exit_ends_the_job_not_the_worker(make_pool):
         for key, what in enumerate(("raise", "exit", "unpicklable")):
             pool.submit(key, {"do": what})
             event = collect(pool, 1)[0]
-            assert event.kind is Kind.ERROR
+            assert event.kind is EventKind.ERROR
             assert "\n" not in event.value
             pool.submit(10 + key, {"do": "pid"})
             pids.append(collect(pool, 1)[0].value)
@@ -102,23 +102,23 @@ def test_a_dead_worker_is_noticed_and_replaced(make_pool, what, words):
     with make_pool() as pool:
         pool.submit(1, {"do": what})
         event = collect(pool, 1)[0]
-        assert (event.kind, event.key) == (Kind.DIED, 1)
+        assert (event.kind, event.key) == (EventKind.DIED, 1)
         assert words in event.value
         pool.submit(2, {"do": "pid"})
-        assert collect(pool, 1)[0].kind is Kind.DONE
+        assert collect(pool, 1)[0].kind is EventKind.DONE
 
 
 @pytest.mark.slow
 def test_a_hung_worker_is_killed_but_a_slow_one_is_not(make_pool):
     with make_pool(hang_s=1.5) as pool:
         pool.submit(1, {"do": "slow", "seconds": 3.0})  # longer than the limit, but it gives signs of life
-        assert collect(pool, 1)[0].kind is Kind.DONE
+        assert collect(pool, 1)[0].kind is EventKind.DONE
         pool.submit(2, {"do": "hang"})
         event = collect(pool, 1)[0]
-        assert event.kind is Kind.TIMEOUT
+        assert event.kind is EventKind.TIMEOUT
         assert "timeout" in event.value
         pool.submit(3, {"do": "pid"})
-        assert collect(pool, 1)[0].kind is Kind.DONE
+        assert collect(pool, 1)[0].kind is EventKind.DONE
 
 
 def test_a_worker_that_dies_while_idle_is_replaced(make_pool):
@@ -128,14 +128,14 @@ def test_a_worker_that_dies_while_idle_is_replaced(make_pool):
         time.sleep(0.5)
         pool.poll(0.1)
         pool.submit(2, {"do": "pid"})
-        assert collect(pool, 1)[0].kind is Kind.DONE
+        assert collect(pool, 1)[0].kind is EventKind.DONE
 
 
 def test_a_job_may_have_its_process_replaced(make_pool):
     with make_pool() as pool:
         pool.submit(1, {"do": "retire"})
         first = collect(pool, 1)[0]
-        assert first.kind is Kind.DONE
+        assert first.kind is EventKind.DONE
         pool.submit(2, {"do": "pid"})
         second = collect(pool, 1)[0].value
         pool.submit(3, {"do": "pid"})
@@ -145,7 +145,7 @@ def test_a_job_may_have_its_process_replaced(make_pool):
 PARENT = f"""
 import multiprocessing.forkserver, os, signal, sys, time
 sys.path.insert(0, {HERE!r})
-from frostline.workers.pool import Kind, Pool
+from frostline.workers.pool import EventKind, Pool
 
 def started(slots=2, template="colorsys"):
     return Pool(slots, "pool_jobs:job", path=[{HERE!r}], template=template).__enter__()
@@ -237,7 +237,7 @@ def test_a_signal_to_all_processes_ends_neither_template_nor_forks(tmp_path, sig
         "pool = started(template='slow_template')\n"
         "for key in range(4):\n"
         "    pool.submit(key, {'do': 'pid'})\n"
-        "    assert events(pool, 1)[0].kind is Kind.DONE\n"
+        "    assert events(pool, 1)[0].kind is EventKind.DONE\n"
         "    if key == 1:\n"
         "        first = template()\n"
         f"        os.killpg(0, {int(signum)})\n"

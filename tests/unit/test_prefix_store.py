@@ -16,11 +16,11 @@ import time
 import numpy as np
 import pytest
 
-from frostline.prefix_cache.entry import CacheError, Shape
+from frostline.prefix_cache.entry import CacheError, FileShape
 from frostline.prefix_cache.store import PrefixStore
 
 LENGTHS = np.array([3, 1, 4, 2], dtype=np.int64)
-SHAPE = Shape(lengths=LENGTHS, width=5, dtype="float32")
+SHAPE = FileShape(lengths=LENGTHS, width=5, dtype="float32")
 KEY = {"weights_sha256": "a", "rows_sha256": "b"}
 
 
@@ -65,9 +65,9 @@ def test_what_was_put_comes_back_and_nothing_else_lies_there(store, entry):
 @pytest.mark.parametrize(
     "other",
     [
-        Shape(lengths=LENGTHS[::-1].copy(), width=5, dtype="float32"),
-        Shape(lengths=LENGTHS, width=5, dtype="float16"),
-        Shape(lengths=LENGTHS[:3], width=5, dtype="float32"),
+        FileShape(lengths=LENGTHS[::-1].copy(), width=5, dtype="float32"),
+        FileShape(lengths=LENGTHS, width=5, dtype="float16"),
+        FileShape(lengths=LENGTHS[:3], width=5, dtype="float32"),
     ],
 )
 def test_a_file_of_another_form_is_not_handed_out(entry, other, caplog):
@@ -161,7 +161,7 @@ def test_a_real_full_disk(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mount)], capture_output=True).returncode:
         pytest.skip("this user can't mount a tmpfs")
     try:
-        big = Shape(lengths=np.full(100, 100, dtype=np.int64), width=64, dtype="float32")
+        big = FileShape(lengths=np.full(100, 100, dtype=np.int64), width=64, dtype="float32")
         made = PrefixStore(mount / "prefix", 10**9).entry(KEY)
         full = pytest.raises(CacheError, match="the disk is full")
         with full, made.building(), made.writing({"depth-001": big}):
@@ -175,9 +175,9 @@ def test_a_real_full_disk(tmp_path):
 BUILDER = """
 import os, signal, sys, time
 import numpy as np
-from frostline.prefix_cache.entry import Shape
+from frostline.prefix_cache.entry import FileShape
 from frostline.prefix_cache.store import PrefixStore
-shape = Shape(lengths=np.array([3, 1, 4, 2]), width=5, dtype="float32")
+shape = FileShape(lengths=np.array([3, 1, 4, 2]), width=5, dtype="float32")
 entry = PrefixStore({root!r}, 10**6).entry({key!r})
 with entry.building(), entry.writing({{"depth-001": shape}}) as (writers, _):
     writers["depth-001"].put(0, np.zeros((3, 5), np.float32))

@@ -13,9 +13,9 @@ import pytest
 from frostline.advisor import Advisor, Question
 from frostline.decision import Standing
 from frostline.records.predictions import Evidence, RowScores, known
-from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome, TrialRecord
+from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialRecord, TrialState
 from frostline.report import (
-    Material,
+    ReportData,
     answer_of,
     headline,
     label,
@@ -30,11 +30,11 @@ from frostline.report.text import cache_line
 from frostline.spec import CostName, parse_dimension
 
 
-def trial(number, depth, quality, lr=1e-4, state=State.COMPLETE, train_s=10.0, seeds=None, rows=2500.0, **more):
+def trial(number, depth, quality, lr=1e-4, state=TrialState.COMPLETE, train_s=10.0, seeds=None, rows=2500.0, **more):
     by_seed = seeds or ({} if quality is None else {0: quality})
     cost = {"train_s": train_s, "num_trainable": 1e6 * (7 - (depth or 0)), "eval_rows": rows}
     outcome = TrialOutcome(
-        state=state, by_seed=by_seed, cost=cost, reason=more.pop("reason", None), more=more.pop("more", False)
+        state=state, by_seed=by_seed, cost=cost, reason=more.pop("reason", None), paused=more.pop("paused", False)
     )
     params = {"freeze.depth": depth, "optimizer.lr": lr, **more}
     return TrialRecord(number=number, params=params, state=state, outcome=outcome)
@@ -69,7 +69,7 @@ def clear_cut():
         replace(
             each,
             replicates={
-                seed: TrialOutcome(state=State.COMPLETE, by_seed={seed: own[each.depth] + gap})
+                seed: TrialOutcome(state=TrialState.COMPLETE, by_seed={seed: own[each.depth] + gap})
                 for seed, gap in seeds.items() if seed
             },
         )
@@ -78,7 +78,7 @@ def clear_cut():
 
 
 def test_full_fine_tuning_that_failed_is_told_beside_the_answer():
-    failed = trial(BASELINE_NUMBER, None, None, state=State.FAILED, reason="it is too large")
+    failed = trial(BASELINE_NUMBER, None, None, state=TrialState.FAILED, reason="it is too large")
     lines = standing_lines(say([*clear_cut(), failed], margin=0.02))
     assert lines[:-1] == standing_lines(say(clear_cut(), margin=0.02))
     assert lines[-1] == "full fine-tuning has no row: it failed (it is too large)"
@@ -144,7 +144,7 @@ def test_a_learning_curve_compares_depths_of_one_size(tmp_path):
         (group, depth) for group in groups for depth in (0, 3, 6)
     ]
     assert answer.main.group == "1000 rows"
-    material = Material(
+    material = ReportData(
         name="curve", trials=trials, answer=answer, cost=CostName.TRAIN_S, base={}, command="",
         status="9 trials",
     )  # fmt: skip
@@ -236,7 +236,11 @@ def test_less_can_be_better():
 
 
 def test_what_stopped_early_is_not_compared():
-    trials = [trial(0, 0, 0.8), trial(1, 0, 0.95, state=State.PRUNED), trial(2, 3, 0.99, state=State.PRUNED, more=True)]
+    trials = [
+        trial(0, 0, 0.8),
+        trial(1, 0, 0.95, state=TrialState.PRUNED),
+        trial(2, 3, 0.99, state=TrialState.PRUNED, paused=True),
+    ]
     answer = say(trials)
     by_level = {row.level: row for row in answer.rows}
     assert (by_level[0].trial.number, by_level[0].num_trials) == (0, 2)
@@ -245,7 +249,7 @@ def test_what_stopped_early_is_not_compared():
 
 
 def test_failed_and_nan_points_are_never_the_best():
-    trials = [trial(0, 0, 0.5), trial(1, 1, math.nan), trial(2, 2, None, state=State.FAILED, reason="x")]
+    trials = [trial(0, 0, 0.5), trial(1, 1, math.nan), trial(2, 2, None, state=TrialState.FAILED, reason="x")]
     answer = say(trials)
     assert answer.best.number == answer.recommended.number == 0
 
@@ -254,8 +258,8 @@ def test_no_depth_and_no_points():
     lone = TrialRecord(
         number=0,
         params={"optimizer.lr": 3e-4},
-        state=State.COMPLETE,
-        outcome=TrialOutcome(state=State.COMPLETE, by_seed={0: 0.7}),
+        state=TrialState.COMPLETE,
+        outcome=TrialOutcome(state=TrialState.COMPLETE, by_seed={0: 0.7}),
     )
     answer = say([lone], keys=("optimizer.lr",))
     assert headline(answer).startswith("optimizer.lr=3e-04: accuracy 0.700 (95 %: ")
@@ -275,10 +279,10 @@ def test_the_pareto_front():
 
 def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp_path):
     trials = [trial(n, n % 4, 0.7 + n / 100, lr=1e-5 * 3**n) for n in range(8)]
-    trials.append(trial(8, 1, 0.5, state=State.FAILED, reason="=cmd() <script>alert(1)</script>"))
-    trials.append(trial(9, 2, 0.6, state=State.PRUNED, more=True))
+    trials.append(trial(8, 1, 0.5, state=TrialState.FAILED, reason="=cmd() <script>alert(1)</script>"))
+    trials.append(trial(9, 2, 0.6, state=TrialState.PRUNED, paused=True))
     answer = say(trials)
-    material = Material(
+    material = ReportData(
         name="<b>x</b>", trials=trials, answer=answer,
         cost=CostName.TRAIN_S, base={"seed": 0, "model.name": "<script>"}, command="frostline run <x>",
         status="10 trials",
@@ -313,7 +317,7 @@ def test_the_terminal_says_the_same(capsys):
 
 
 def test_a_point_survives_its_file():
-    one = trial(3, 2, 0.7, reason="why", more=True)
+    one = trial(3, 2, 0.7, reason="why", paused=True)
     assert TrialRecord.from_json(one.to_json()) == one
     assert one.label() == "d2 lr1e-04"
 
@@ -351,12 +355,12 @@ def test_the_price_of_a_depth_is_recorded_operations_and_the_median_time():
 def full_fine_tuning(quality, lr=1e-4):
     seeds = dict(enumerate((0.001, -0.001, 0.002, -0.002, 0.0)))
     cost = {"train_s": 12.0, "num_trainable": 8e6, "eval_rows": 20000.0}
-    outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: quality + seeds[0]}, cost=cost)
+    outcome = TrialOutcome(state=TrialState.COMPLETE, by_seed={0: quality + seeds[0]}, cost=cost)
     return TrialRecord(
-        number=BASELINE_NUMBER, params={"freeze.depth": None, "optimizer.lr": lr}, state=State.COMPLETE,
+        number=BASELINE_NUMBER, params={"freeze.depth": None, "optimizer.lr": lr}, state=TrialState.COMPLETE,
         outcome=outcome,
         replicates={
-            seed: TrialOutcome(state=State.COMPLETE, by_seed={seed: quality + gap})
+            seed: TrialOutcome(state=TrialState.COMPLETE, by_seed={seed: quality + gap})
             for seed, gap in seeds.items()
             if seed
         },

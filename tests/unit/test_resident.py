@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from frostline.models.blocks import dissect
+from frostline.models.blocks import find_blocks
 from frostline.prefix_cache import gpu_memory
 from frostline.prefix_cache.compute import at_position
-from frostline.prefix_cache.entry import Rows, Shape
-from frostline.prefix_cache.gpu_memory import Places
-from frostline.prefix_cache.open_or_compute import Prefix, Table
+from frostline.prefix_cache.entry import FileShape, HiddenStates
+from frostline.prefix_cache.gpu_memory import RowOffsets
+from frostline.prefix_cache.open_or_compute import Prefix, RowsToCompute
 from tests.conftest import tiny_config
 
 LENGTHS = {"training": np.array([3, 1, 5, 2]), "held-out": np.array([4, 2])}
@@ -28,15 +28,15 @@ def vectors_of(lengths, width=4, seed=0):
 
 @pytest.mark.parametrize("is_train", [True, False])
 def test_places_point_to_what_files_would_bring(is_train):
-    shapes = [Shape(lengths=lengths, width=4, dtype="float32") for lengths in LENGTHS.values()]
+    shapes = [FileShape(lengths=lengths, width=4, dtype="float32") for lengths in LENGTHS.values()]
     both = [vectors_of(shape.lengths, seed=seed) for seed, shape in enumerate(shapes)]
-    places, which = Places(*shapes), 0 if is_train else 1
+    places, which = RowOffsets(*shapes), 0 if is_train else 1
     data = torch.from_numpy(np.concatenate([np.zeros((1, 4), np.float32), *both]))
     assert places.num_vectors == len(data)
     numbers = np.array([2, 0, 2, 3]) if is_train else np.array([1, 0])
-    brought = Rows(both[which], shapes[which]).padded(numbers, 6)
+    brought = HiddenStates(both[which], shapes[which]).padded(numbers, 6)
     assert torch.equal(data[places.at(numbers, 6, is_train=is_train)], torch.from_numpy(brought))
-    flat = np.concatenate([Rows(both[which], shapes[which])[row] for row in numbers])
+    flat = np.concatenate([HiddenStates(both[which], shapes[which])[row] for row in numbers])
     assert torch.equal(data[places.flat(numbers, is_train=is_train)], torch.from_numpy(flat))
 
 
@@ -56,7 +56,7 @@ def prefix():
     torch.manual_seed(0)
     model = BertForSequenceClassification(tiny_config()).eval()
     return Prefix(
-        anatomy=dissect(model), facts={"weights": "bert"}, about={}, width=32, dtype="float32", position="first",
+        anatomy=find_blocks(model), facts={"weights": "bert"}, about={}, width=32, dtype="float32", position="first",
         reading=None, autocast=nullcontext, threads=1,
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ def tables():
             mask = (torch.arange(width) < torch.from_numpy(lengths[list(rows)])[:, None]).long()
             return {"input_ids": torch.full_like(mask, 7) * mask, "attention_mask": mask}
 
-        return Table(name=name, lengths=lengths, sha256=name, collate=collate)
+        return RowsToCompute(name=name, lengths=lengths, sha256=name, collate=collate)
 
     return [table(name, lengths) for name, lengths in LENGTHS.items()]
 
@@ -84,7 +84,7 @@ def _fresh(monkeypatch):
 
 
 def hold(prefix, depth, tables):
-    return gpu_memory.hold(prefix, depth, tables, lambda: None)
+    return gpu_memory.keep_on_gpu(prefix, depth, tables, lambda: None)
 
 
 @torch.no_grad()

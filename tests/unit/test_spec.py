@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from frostline.config import compose_run, spec_from_text, spec_to_yaml
 from frostline.errors import SpecError
-from frostline.spec import RunSpec, short_number, spec_diff, written_out
+from frostline.spec import RunSpec, expand_cache_shorthand, short_number, spec_diff
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_ways_of_freezing_have_names_and_are_recorded(overrides, label):
 
 def test_a_word_for_the_cache_leaves_its_keys_to_be_given():
     more = ["runtime.cache=${x}", "+runtime.cache=off", "runtime.cache.max_bytes=1"]
-    assert written_out(["runtime.cache=off,auto", *more]) == ["runtime.cache.mode=off,auto", *more]
-    assert written_out(["runtime.cache=off", "freeze.depth=1"]) == ["runtime.cache=off", "freeze.depth=1"]
+    assert expand_cache_shorthand(["runtime.cache=off,auto", *more]) == ["runtime.cache.mode=off,auto", *more]
+    assert expand_cache_shorthand(["runtime.cache=off", "freeze.depth=1"]) == ["runtime.cache=off", "freeze.depth=1"]
     cache = compose_run(["runtime.cache=require", "runtime.cache.max_bytes=1e9"]).runtime.cache
     assert (cache.mode.value, cache.max_bytes) == ("require", 1e9)

@@ -3,11 +3,11 @@
 import yaml
 
 from frostline import paths
-from frostline.records.trial import State, TrialOutcome, TrialRecord
+from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.spec import KeepModels, SweepSpec
 from frostline.spec.decode import decode
 from frostline.sweep.folder import SweepFolder
-from frostline.sweep.listeners import Files
+from frostline.sweep.listeners import TrialFiles
 
 
 def a_plan(keep):
@@ -18,14 +18,14 @@ def a_plan(keep):
 
 def trained(folder, number):
     (folder / f"{number:03d}" / "model").mkdir(parents=True)
-    outcome = TrialOutcome(state=State.COMPLETE, by_seed={0: 0.5 + 0.001 * number})
-    return TrialRecord(number=number, params={"freeze.depth": number % 7}, state=State.COMPLETE, outcome=outcome)
+    outcome = TrialOutcome(state=TrialState.COMPLETE, by_seed={0: 0.5 + 0.001 * number})
+    return TrialRecord(number=number, params={"freeze.depth": number % 7}, state=TrialState.COMPLETE, outcome=outcome)
 
 
 def models_after(tmp_path, keep, count, judged):
     (tmp_path / "s").mkdir()
     with SweepFolder(tmp_path / "s") as folder:
-        files = Files(folder, a_plan(keep), True, count, judged)
+        files = TrialFiles(folder, a_plan(keep), True, count, judged)
         trials = []
         for number in range(count):
             trials.append(trained(folder.folder, number))

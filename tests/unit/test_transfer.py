@@ -3,7 +3,7 @@
 import pytest
 
 from frostline.cluster import transfer
-from frostline.cluster.transfer import Input, Inputs, Piece, Sent, input_pieces, pieces, stamps, write
+from frostline.cluster.transfer import Inputs, LocalInput, Piece, Sent, input_pieces, pieces, stamps, write
 from frostline.errors import UserError
 
 
@@ -73,12 +73,12 @@ def test_inputs_are_known_by_content_and_name(tmp_path):
         (tmp_path / folder / "model").mkdir(parents=True)
         (tmp_path / folder / "model" / "config.json").write_text("{}")
     inputs = Inputs()
-    inputs.add("one/model", Input(path=tmp_path / "one" / "model"))
-    inputs.add("two/model", Input(path=tmp_path / "two" / "model"))
+    inputs.add("one/model", LocalInput(path=tmp_path / "one" / "model"))
+    inputs.add("two/model", LocalInput(path=tmp_path / "two" / "model"))
     assert inputs.digests["one/model"] == inputs.digests["two/model"]
     (tmp_path / "two" / "model" / "config.json").write_text("{ }")
     changed = Inputs()
-    changed.add("two/model", Input(path=tmp_path / "two" / "model"))
+    changed.add("two/model", LocalInput(path=tmp_path / "two" / "model"))
     assert changed.digests["two/model"] != inputs.digests["two/model"]
     for piece in input_pieces(inputs.known["one/model"]):
         write(tmp_path / "node", piece)
@@ -91,10 +91,10 @@ def test_a_table_takes_the_images_along_that_it_names(tmp_path):
     (folder / "pictures" / "a" / "0.png").write_bytes(b"a picture")
     (folder / "other.png").write_bytes(b"named by nobody")
     (folder / "table.csv").write_text("image,label\npictures/a/0.png,dark\n")
-    table = Input(path=folder / "table.csv", beside=("pictures/a/0.png",))
+    table = LocalInput(path=folder / "table.csv", beside=("pictures/a/0.png",))
     inputs, alone = Inputs(), Inputs()
     inputs.add("table.csv", table)
-    alone.add("table.csv", Input(path=folder / "table.csv"))
+    alone.add("table.csv", LocalInput(path=folder / "table.csv"))
     assert inputs.digests != alone.digests  # another picture under the same name is another input
     for piece in input_pieces(table):
         write(tmp_path / "node", piece)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from frostline.advisor.question import NOTHING_FROZEN, Question
 from frostline.advisor.rows import constant_prediction, is_collapsed, learnt_nothing, race_rows, row_vector
 from frostline.records.predictions import EvidenceOf, RowScores
-from frostline.records.trial import State, TrialRecord
+from frostline.records.trial import TrialRecord, TrialState
 from frostline.spec import DEPTH_KEY, EVAL_SET, Params, ordinal
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Advisor:
         finished = [
             (trial, setting)
             for trial in trials
-            if trial.state is State.COMPLETE
+            if trial.state is TrialState.COMPLETE
             and trial.copy_of is None
             and (setting := question.setting(trial.params)) is not None
         ]
@@ -315,7 +315,7 @@ class Advisor:
             whole = axis.cost(setting.level) * count
             operations = outcome.cost.get("flops", 0.0) / count
             longest[setting.level] = max(longest.get(setting.level, 0.0), operations)
-            if trial.state is State.COMPLETE or (operations == 0 and trial.state is State.PRUNED):
+            if trial.state is TrialState.COMPLETE or (operations == 0 and trial.state is TrialState.PRUNED):
                 cost += whole
             else:
                 stopped.append((setting.level, whole, operations))
@@ -432,7 +432,7 @@ class Advisor:
         if fitted.posterior is None:  # nothing learnt anything yet: elsewhere, then
             fresh = [setting for setting in candidates if setting not in set(exclude)] or candidates
             return question.params(fresh[int(rng.integers(len(fresh)))])
-        running = [trial.params for trial in trials if trial.state is State.RUNNING]
+        running = [trial.params for trial in trials if trial.state is TrialState.RUNNING]
         pending = [setting for params in running if (setting := question.setting(params)) is not None]
         posterior = with_pending(fitted.posterior, pending)
         chosen = next_setting(posterior, candidates, progress=len(started) / max(1, total), exclude=exclude)

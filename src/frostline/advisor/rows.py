@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.records.predictions import RowScores
-from frostline.records.trial import State, TrialRecord
+from frostline.records.trial import TrialRecord, TrialState
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def race_rows(trials: Sequence[TrialRecord], settle_rows: int | None) -> tuple[i
     Returns:
         Rows, None if they are those of the search; and a factor.
     """
-    costs = (trial.outcome.cost for trial in trials if trial.state is State.COMPLETE and trial.outcome is not None)
+    costs = (trial.outcome.cost for trial in trials if trial.state is TrialState.COMPLETE and trial.outcome is not None)
     known = next((cost for cost in costs if "scored_rows" in cost), None)
     if known is None:
         return settle_rows, 1.0

@@ -94,7 +94,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     from frostline.console import configure_logging
     from frostline.data import NO_PADDING, ImageInput, Padding, RowTable, token_table
     from frostline.data.label_rule import class_words
-    from frostline.inference.embeddings import Encoder, ParquetWriter, Pool, SafetensorsWriter, Writer
+    from frostline.inference.embeddings import Encoder, ParquetWriter, Pooling, SafetensorsWriter, VectorWriter
     from frostline.models import loading
     from frostline.spec import Init, Task
     from frostline.train.data import load_data, load_pixel_table
@@ -112,7 +112,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     source = folder if folder is not None else assets.model_folder(spec.model, progress=bar)
     if folder is None:
         loading.check_weights(spec.model, source)
-    encoder = Encoder(source, Pool(options.pool), options.block)
+    encoder = Encoder(source, Pooling(options.pool), options.block)
     rows, _ = load_data(replace(spec, dataset=replace(spec.dataset, also_evaluate=())), bar)
     processor, _ = load_processor(spec, source)
     every: dict[str, Dataset | None] = {"train": rows.train, "eval": rows.evaluation, "test": rows.test}
@@ -131,7 +131,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     was_there = options.out.exists()
     aside = options.out.with_name(f".{options.out.name}.writing")
     try:
-        writer: Writer
+        writer: VectorWriter
         if options.out.suffix == ".parquet":
             writer = ParquetWriter(aside, width, about, named=named, with_text=options.text)
         else:

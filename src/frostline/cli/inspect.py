@@ -46,7 +46,7 @@ def examine(spec: RunSpec) -> dict[str, Any]:
     """
     from frostline.freezing.freeze import freeze
     from frostline.models import lora
-    from frostline.models.blocks import count, count_at, dissect, undivided
+    from frostline.models.blocks import count, count_at, find_blocks, whole_as_head
     from frostline.models.loading import fresh_tensors, skeleton
 
     names = spec.dataset.label_names or ("LABEL_0", "LABEL_1")
@@ -57,9 +57,9 @@ def examine(spec: RunSpec) -> dict[str, Any]:
     except ModelError as error:  # its parts can be counted all the same
         fresh, missing = (), str(error)
     try:
-        anatomy, trouble = dissect(model), None
+        anatomy, trouble = find_blocks(model), None
     except ModelError as error:
-        anatomy, trouble = undivided(model), str(error)
+        anatomy, trouble = whole_as_head(model), str(error)
     spec.check_depth(anatomy.num_blocks if trouble is None else None)
     base = model.base_model
     whole = count_at(anatomy, None)

@@ -27,7 +27,7 @@ _SAMPLERS = {
     SamplerName.NSGAII: "NSGA-II; for two objectives",
 }
 _PRUNERS = {
-    PrunerName.NONE: "every trial trains as far as its stage says",
+    PrunerName.NONE: "every trial trains as far as its rung says",
     PrunerName.MEDIAN: "ends a trial that is worse than the median at its epoch",
     PrunerName.PERCENTILE: "ends a trial outside of the best sweep.pruner.percentile percent at its epoch",
     PrunerName.HALVING: "asynchronous successive halving",

@@ -18,7 +18,7 @@ from frostline.cli.common import OneLineParser
 from frostline.console import report_error
 from frostline.errors import MACHINE_WAY_OUT, MachineError, RunFailedError, UserError, machine_trouble
 from frostline.provenance import redact
-from frostline.spec import written_out
+from frostline.spec import expand_cache_shorthand
 
 _COMMANDS = {
     "run": "train one model, or with -m one for each combination of values",
@@ -100,7 +100,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"note: ignored, since the config decides: {listed}", file=sys.stderr)
     scratch.remove_left()
     command = importlib.import_module(f"frostline.cli.{arguments[0]}")
-    return int(command.main(written_out(arguments[1:])))
+    return int(command.main(expand_cache_shorthand(arguments[1:])))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
     folder = sweep_folder(options.study)
     from frostline.console import configure_logging
     from frostline.report import make_console, print_answer
-    from frostline.sweep.finish import report_again, standing
+    from frostline.sweep.finish import progress_line, report_again
     from frostline.sweep.folder import SweepFolder, read_description
     from frostline.sweep.predictions import baseline_of, other_rows
     from frostline.sweep.recovery import notes_of, recover
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     answer, paths, command = report_again(folder, description, trials, baselines)
     console = make_console()
     print_answer(answer, console)
-    console.print(standing(trials, None), highlight=False, soft_wrap=True, markup=False)
+    console.print(progress_line(trials, None), highlight=False, soft_wrap=True, markup=False)
     if command:
         console.print(f"run it again: {command}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"report: {paths[0]}", highlight=False, soft_wrap=True, markup=False)

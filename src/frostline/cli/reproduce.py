@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from frostline.records.run_folder import RunStart
     from frostline.reproduce import Recorded, Verdict
     from frostline.spec import RunSpec
-    from frostline.tracking import Child
+    from frostline.tracking import ChildRun
 
 _BESIDE = ("tracking", "plugins")
 
@@ -252,15 +252,15 @@ class _Watch:
         """See `Recorder`."""
 
 
-def _child(recorded: Recorded, spec: RunSpec, run_id: str | None) -> Child:
-    from frostline.tracking import Child
+def _child(recorded: Recorded, spec: RunSpec, run_id: str | None) -> ChildRun:
+    from frostline.tracking import ChildRun
 
     tags = {
         "frostline.kind": "reproduction",
         "frostline.reproduces": run_id or recorded.source,
         "frostline.reproduces_digest": recorded.result.spec_digest,
     }
-    return Child(parent=run_id, name=f"again {spec.name()}", params={}, tags=tags, command="frostline reproduce")
+    return ChildRun(parent=run_id, name=f"again {spec.name()}", params={}, tags=tags, command="frostline reproduce")
 
 
 def _tell_mlflow(job: Job, folder: Path, verdict: Verdict) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from frostline.spec import RunSpec
     from frostline.sweep.plan import PlanRequest
-    from frostline.tracking import Child
+    from frostline.tracking import ChildRun
 
 
 _PLACE_IN_SWEEP = (
@@ -163,16 +163,16 @@ def _why_none(folder: Path) -> str:
     return "no whole checkpoint there; start the run anew, in another folder, as hydra.run.dir=runs/NEW"
 
 
-def _child(job: Job) -> Child | None:
+def _child(job: Job) -> ChildRun | None:
     """Returns the run's place in a sweep, if the config says that it has one."""
-    from frostline.tracking import Child
+    from frostline.tracking import ChildRun
 
     tracking = job.tracking
     if tracking.parent_run is None and tracking.run_name is None:
         return None
     flat = job.run.flat()
     params = {key: flat.get(key) for key in tracking.params}
-    return Child(parent=tracking.parent_run, name=tracking.run_name or job.run.name(), params=params, tags={})
+    return ChildRun(parent=tracking.parent_run, name=tracking.run_name or job.run.name(), params=params, tags={})
 
 
 def _show(result: RunResult, out_dir: Path) -> None:

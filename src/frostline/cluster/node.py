@@ -17,7 +17,7 @@ from typing import Any
 
 from frostline.assets import home
 from frostline.cluster.transfer import Piece, Sent, Stamp, pieces, remove, stamps, write
-from frostline.workers.pool import Event, Kind, Pool, resolve
+from frostline.workers.pool import EventKind, Pool, WorkerEvent, resolve
 
 _SCAN_S = 1.0
 """Seconds between two scans of the running trial's folder for new files."""
@@ -92,7 +92,7 @@ class Slot:
         self._is_shared = (settings.folder / settings.token).is_file()
         self._root = home() / "cluster" / settings.study
         self._commands: queue.Queue[Callable[[Pool], None]] = queue.Queue()
-        self._news: queue.Queue[Event | Piece] = queue.Queue(maxsize=4 * _AT_ONCE)
+        self._news: queue.Queue[WorkerEvent | Piece] = queue.Queue(maxsize=4 * _AT_ONCE)
         self._sent: Sent | None = None
         self._ended = threading.Event()
         self._broken: BaseException | None = None
@@ -197,13 +197,13 @@ class Slot:
         """Sends a signal to the worker."""
         self._commands.put(lambda pool: pool.signal_all(signum))
 
-    def poll(self, wait_s: float) -> list[Event | Piece]:
+    def poll(self, wait_s: float) -> list[WorkerEvent | Piece]:
         """Returns what happened, in its order, after a while at most; a job's end comes behind all of its files.
 
         Raises:
             RuntimeError: The slot can't go on, as where the node's disk is full.
         """
-        found: list[Event | Piece] = []
+        found: list[WorkerEvent | Piece] = []
         if self._broken is not None:
             raise RuntimeError(f"{type(self._broken).__name__}: {self._broken}") from self._broken
         with suppress(queue.Empty):
@@ -249,10 +249,10 @@ class Slot:
                     scanned = time.monotonic()
                     self._tell(*self._sent.changes())
                 self._tell(*events)
-                if any(event.kind is not Kind.MESSAGE for event in events):
+                if any(event.kind is not EventKind.MESSAGE for event in events):
                     self._sent = None
 
-    def _tell(self, *news: Event | Piece) -> None:
+    def _tell(self, *news: WorkerEvent | Piece) -> None:
         for each in news:
             while not self._ended.is_set():
                 with suppress(queue.Full):  # the parent takes its time; the worker is not held up by it

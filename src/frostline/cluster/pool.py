@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from frostline import scratch
 from frostline.cluster.node import About, Slot, SlotSettings, versions
-from frostline.cluster.transfer import Input, Inputs, Piece, input_pieces, pieces, stamps, write
+from frostline.cluster.transfer import Inputs, LocalInput, Piece, input_pieces, pieces, stamps, write
 from frostline.errors import MachineError, UserError
-from frostline.workers.pool import Event, Kind
+from frostline.workers.pool import EventKind, WorkerEvent
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ _OF_RAY = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class ClusterSettings:
     """What a sweep asks of the cluster.
 
     Attributes:
@@ -94,8 +94,8 @@ class _Placed:
 
 @contextmanager
 def open_pool(
-    settings: Settings,
-    inputs_of: Callable[[Any], Mapping[str, Input]],
+    settings: ClusterSettings,
+    inputs_of: Callable[[Any], Mapping[str, LocalInput]],
     name_of: Callable[[Any], str],
     near_of: Callable[[Any], Any],
     is_cut_short: Callable[[Any], bool],
@@ -131,7 +131,7 @@ def open_pool(
         ray.shutdown()
 
 
-def _join(ray: Any, settings: Settings) -> None:
+def _join(ray: Any, settings: ClusterSettings) -> None:
     address = settings.address
     host = urlsplit(address if address is None or "://" in address else f"//{address}")
     if address not in {None, "auto", "local"}:
@@ -179,8 +179,8 @@ class ClusterPool:
     def __init__(
         self,
         ray: Any,
-        settings: Settings,
-        inputs_of: Callable[[Any], Mapping[str, Input]],
+        settings: ClusterSettings,
+        inputs_of: Callable[[Any], Mapping[str, LocalInput]],
         name_of: Callable[[Any], str],
         near_of: Callable[[Any], Any],
         is_cut_short: Callable[[Any], bool],
@@ -241,7 +241,7 @@ class ClusterPool:
         self._waiting.append((key, payload))
         self._hand_out()
 
-    def poll(self, timeout_s: float) -> list[Event]:
+    def poll(self, timeout_s: float) -> list[WorkerEvent]:
         """See `Workers`.
 
         Raises:
@@ -434,7 +434,7 @@ class ClusterPool:
     def _ask(self, ref: Any) -> Any:
         return self._ray.get(ref, timeout=_REPLY_S)
 
-    def _hear(self, placed: _Placed, ref: Any) -> list[Event]:
+    def _hear(self, placed: _Placed, ref: Any) -> list[WorkerEvent]:
         try:
             news = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:  # the node lives, and its slot can't go on
@@ -445,7 +445,7 @@ class ClusterPool:
             key, host = placed.key, placed.about.host if placed.about is not None else "a node"
             self._drop(placed)
             self._next_look = 0.0
-            return [] if key is None else [Event(Kind.GONE, key, f"{host} is gone ({type(error).__name__})")]
+            return [] if key is None else [WorkerEvent(EventKind.GONE, key, f"{host} is gone ({type(error).__name__})")]
         placed.pending = placed.actor.poll.remote(_POLL_S)
         events = []
         for each in news:
@@ -454,12 +454,12 @@ class ClusterPool:
                 continue
             if placed.key is None:
                 continue
-            event = Event(each.kind, placed.key, each.value)
-            if placed.is_leaving and each.kind is Kind.DONE and self._is_cut_short(each.value):
+            event = WorkerEvent(each.kind, placed.key, each.value)
+            if placed.is_leaving and each.kind is EventKind.DONE and self._is_cut_short(each.value):
                 host = placed.about.host if placed.about is not None else "a node"
-                event = Event(Kind.GONE, placed.key, f"{host} is being drained")
+                event = WorkerEvent(EventKind.GONE, placed.key, f"{host} is being drained")
             events.append(event)
-            if each.kind is not Kind.MESSAGE:
+            if each.kind is not EventKind.MESSAGE:
                 placed.key = None
         if placed.is_leaving and placed.key is None:
             self._drop(placed)

@@ -132,7 +132,7 @@ class Sent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class LocalInput:
     """A local file or folder that trials read.
 
     Attributes:
@@ -164,9 +164,9 @@ class Inputs:
     """
 
     digests: dict[str, str] = field(default_factory=dict)
-    known: dict[str, Input] = field(default_factory=dict)
+    known: dict[str, LocalInput] = field(default_factory=dict)
 
-    def add(self, given: str, found: Input) -> None:
+    def add(self, given: str, found: LocalInput) -> None:
         """Adds one.
 
         Args:
@@ -181,7 +181,7 @@ class Inputs:
             self.known[given] = found
 
 
-def _content(found: Input) -> str:
+def _content(found: LocalInput) -> str:
     digest = hashlib.sha256(found.path.name.encode())
     for name in found.names():
         digest.update(name.encode())
@@ -190,7 +190,7 @@ def _content(found: Input) -> str:
     return digest.hexdigest()
 
 
-def input_pieces(found: Input) -> Iterator[Piece]:
+def input_pieces(found: LocalInput) -> Iterator[Piece]:
     """Yields the parts of an input, under their names relative to its folder."""
     yield from pieces(found.folder, found.names())
 

@@ -24,7 +24,7 @@ from frostline import paths
 from frostline.config.errors import one_line_errors
 from frostline.config.recorded import refuse_code
 from frostline.errors import SpecError, listing, nearest
-from frostline.spec import Engine, RaySpec, RunSpec, Source, TrackingSpec, written_out
+from frostline.spec import Engine, RaySpec, RunSpec, Source, TrackingSpec, expand_cache_shorthand
 from frostline.spec.decode import decode
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def compose_job(overrides: Sequence[str] = (), config_dir: str | None = None) ->
     """
     extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
     with one_line_errors(), _hydra_initialized():
-        return decode_job(compose("config", overrides=[*written_out(overrides), *extra]), extra)
+        return decode_job(compose("config", overrides=[*expand_cache_shorthand(overrides), *extra]), extra)
 
 
 def compose_run(overrides: Sequence[str] = ()) -> RunSpec:

@@ -50,11 +50,11 @@ class Rows:
     identities: Mapping[str, str]
     report: dict[str, Any]
     warnings: tuple[str, ...]
-    pool: Pool | None = None
+    pool: FoldPool | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool:
+class FoldPool:
     """Rows that were dealt into folds: the same ones, in the same order, whichever fold is held out.
 
     Attributes:
@@ -150,7 +150,7 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         warnings=warnings,
         pool=None
         if pool is None
-        else Pool(
+        else FoldPool(
             rows=table.select(pool.indices).remove_columns("key"),
             fingerprint=digest_of([*content, "pool", *_choice(replace(spec, fold=0))]),
             train=np.flatnonzero(np.isin(pool.indices, parts["train"].indices)),

@@ -54,7 +54,7 @@ class Standing(StrEnum):
     NOT_SETTLED = "not settled"
 
 
-class State(StrEnum):
+class LevelState(StrEnum):
     """What is known of a level."""
 
     GOOD = "good"  # within the margin of the best, with the confidence asked for
@@ -93,7 +93,7 @@ class Level:
     expected_loss: float
     most_loss: float
     p_within: float
-    state: State
+    state: LevelState
     seeds: int
     fresh: int
     collapsed: int
@@ -150,7 +150,7 @@ class Decision:
     @property
     def open_levels(self) -> tuple[Level, ...]:
         """Those of which it is not known whether they are within the margin."""
-        return tuple(level for level in self.levels if level.state is State.OPEN)
+        return tuple(level for level in self.levels if level.state is LevelState.OPEN)
 
     @property
     def lacking_seeds(self) -> tuple[Level, ...]:
@@ -160,7 +160,7 @@ class Decision:
     @property
     def contenders(self) -> tuple[Level, ...]:
         """Those that further seeds can tell of: what was never trained has no setting to train again."""
-        return tuple(level for level in self.levels if level.state is not State.OUT and level.tried)
+        return tuple(level for level in self.levels if level.state is not LevelState.OUT and level.tried)
 
 
 def decide(
@@ -214,8 +214,8 @@ def decide(
     for index, (setting, tried) in enumerate(targets):
         state = _state(loss[:, index], draws - could[:, [index]], margin, confidence)
         # What was never trained can't be taken, and what mostly learns nothing is no good.
-        if state is State.GOOD and (not tried or failing[setting] > seeds[setting]):
-            state = State.OPEN
+        if state is LevelState.GOOD and (not tried or failing[setting] > seeds[setting]):
+            state = LevelState.OPEN
         levels.append(
             Level(
                 level=setting.level, setting=setting, tried=tried, mean=float(draws[:, index].mean()),
@@ -281,7 +281,7 @@ def representatives(posterior: Posterior) -> list[tuple[Setting, bool]]:
     return targets
 
 
-def _state(loss: Array, gaps: Array, margin: float, confidence: float) -> State:
+def _state(loss: Array, gaps: Array, margin: float, confidence: float) -> LevelState:
     """Returns what draws say of a level.
 
     Args:
@@ -292,24 +292,24 @@ def _state(loss: Array, gaps: Array, margin: float, confidence: float) -> State:
         confidence: Of the statement.
     """
     if float((loss <= margin).mean()) >= confidence:
-        return State.GOOD
-    return State.OUT if float((gaps > margin / 2).mean(axis=0).max()) >= confidence else State.OPEN
+        return LevelState.GOOD
+    return LevelState.OUT if float((gaps > margin / 2).mean(axis=0).max()) >= confidence else LevelState.OPEN
 
 
 def _lacks_seeds(level: Level) -> bool:
-    return level.tried and level.state is not State.OUT and level.fresh < _FRESH_SEEDS
+    return level.tried and level.state is not LevelState.OUT and level.fresh < _FRESH_SEEDS
 
 
 def _stand(levels: Sequence[Level], margin: float) -> tuple[Standing, Level]:
     """Returns the standing and the level to take; `levels` go from the dearest to the cheapest."""
-    good = [level for level in levels if level.state is State.GOOD]
+    good = [level for level in levels if level.state is LevelState.GOOD]
     if not good:
         near = [level for level in levels if level.tried and level.expected_loss <= margin]
         guess = near[-1] if near else min((v for v in levels if v.tried), key=lambda level: level.expected_loss)
         return Standing.NOT_SETTLED, guess
     recommended = good[-1]
     cheaper = levels[levels.index(recommended) + 1 :]
-    is_open = any(level.state is State.OPEN for level in cheaper)
+    is_open = any(level.state is LevelState.OPEN for level in cheaper)
     lacks = any(map(_lacks_seeds, levels))
     return (Standing.AT_LEAST if is_open or lacks else Standing.SETTLED), recommended
 
@@ -392,7 +392,7 @@ def chance_of_settling(
         future = []
         for index, level in enumerate(decision.levels):
             state = _state(loss[:, index], draws - draws[:, [index]], decision.margin, decision.confidence)
-            state = State.OPEN if state is State.GOOD and not level.tried else state
+            state = LevelState.OPEN if state is LevelState.GOOD and not level.tried else state
             future.append(replace(level, state=state, fresh=fresh[index]))
         settled += _stand(future, decision.margin)[0] is Standing.SETTLED
     return settled / _FORECASTS

@@ -20,7 +20,7 @@ from frostline.errors import SpecError
 from frostline.models.blocks import Anatomy, NamedModule
 from frostline.models.lora import MARK
 from frostline.records.result import Audit, Frozen, ParamCount
-from frostline.spec import STAGED, FreezeName, FreezeSpec
+from frostline.spec import PHASED, FreezeName, FreezeSpec
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -158,7 +158,7 @@ def _choose(anatomy: Anatomy, spec: FreezeSpec) -> _Chosen:
             prefix_depth=depth,
             words=f"the embeddings and {depth} of {total} blocks" if depth else "the embeddings",
         )
-    if spec.name is FreezeName.NONE or spec.name in STAGED:  # of those, what is frozen to the end
+    if spec.name is FreezeName.NONE or spec.name in PHASED:  # of those, what is frozen to the end
         return _Chosen(modules=(), loose=(), prefix_depth=None, words="nothing")
     if spec.blocks is not None:
         numbers = spec.frozen_blocks()

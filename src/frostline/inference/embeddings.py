@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from frostline.data import Padding, RowTable
 from frostline.errors import ModelError, SpecError
 from frostline.models import timm_models
-from frostline.models.blocks import dissect, num_blocks_of
+from frostline.models.blocks import find_blocks, num_blocks_of
 
 _CHUNK = 64
 """Batches whose rows are sorted by length before they are cut: little padding, and few rows in memory (assumed)."""
@@ -32,7 +32,7 @@ _CHUNK = 64
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 
-class Pool(StrEnum):
+class Pooling(StrEnum):
     """How the hidden states of a row become one vector."""
 
     FIRST = "first"
@@ -42,7 +42,7 @@ class Pool(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class EmbeddedRows:
     """Some rows of a set, embedded.
 
     Attributes:
@@ -75,7 +75,7 @@ class Encoder:
         SpecError: It has no such block.
     """
 
-    def __init__(self, folder: Path, pool: Pool, block: int | None = None, device: str | None = None) -> None:
+    def __init__(self, folder: Path, pool: Pooling, block: int | None = None, device: str | None = None) -> None:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
         try:
@@ -89,7 +89,7 @@ class Encoder:
         fresh = [name for name in info["missing_keys"] if "pooler" not in name]
         if fresh:
             raise ModelError(f"{folder}: the weights file lacks {len(fresh)} tensors, as {fresh[0]}")
-        if pool is Pool.POOLER:
+        if pool is Pooling.POOLER:
             if block is not None:
                 raise SpecError("--pool=pooler: is made of the last hidden state; it takes no --block")
             if not hasattr(self.model, "pooler") or self.model.pooler is None or len(info["missing_keys"]):
@@ -105,7 +105,7 @@ class Encoder:
         self._after: list[torch.Tensor] = []
         if block:
             # Not from `hidden_states`: the last of them is behind a final norm, if the model has one.
-            dissect(self.model).blocks[block - 1][1].register_forward_hook(self._keep)
+            find_blocks(self.model).blocks[block - 1][1].register_forward_hook(self._keep)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self._device).eval()
 
@@ -133,7 +133,7 @@ class Encoder:
         batch = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         self._after.clear()
         output = self.model(**batch, output_hidden_states=self._block == 0)
-        if self._pool is Pool.POOLER:
+        if self._pool is Pooling.POOLER:
             return self._numbers(output.pooler_output.flatten(1))
         hidden = output.last_hidden_state
         if self._block is not None:
@@ -143,10 +143,10 @@ class Encoder:
         mask = batch.get("attention_mask")
         if mask is None:
             mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
-        if self._pool is Pool.FIRST:
+        if self._pool is Pooling.FIRST:
             return self._numbers(hidden[:, 0])
         lengths = mask.sum(1)
-        if self._pool is Pool.LAST:
+        if self._pool is Pooling.LAST:
             return self._numbers(hidden[torch.arange(len(hidden), device=hidden.device), lengths - 1])
         return self._numbers((hidden * mask[..., None]).sum(1) / lengths[:, None])
 
@@ -154,7 +154,7 @@ class Encoder:
         del module, inputs
         self._after.append(output[0] if isinstance(output, tuple) else output)
 
-    def embed(self, name: str, table: RowTable, padding: Padding, batch_size: int) -> Iterator[Part]:
+    def embed(self, name: str, table: RowTable, padding: Padding, batch_size: int) -> Iterator[EmbeddedRows]:
         """Yields the vectors of a table in order, some batches at a time.
 
         Args:
@@ -176,17 +176,17 @@ class Encoder:
                         "end: blocks of different widths can't be asked for"
                     )
                 vectors[some - first] = found
-            yield Part(name=name, first=first, vectors=vectors)
+            yield EmbeddedRows(name=name, first=first, vectors=vectors)
 
     @staticmethod
     def _numbers(tensor: torch.Tensor) -> Vectors:
         return tensor.float().cpu().numpy()
 
 
-class Writer(Protocol):
+class VectorWriter(Protocol):
     """Takes vectors one part after the other."""
 
-    def write(self, part: Part, labels: Sequence[Any], texts: Sequence[str] | None) -> None:
+    def write(self, part: EmbeddedRows, labels: Sequence[Any], texts: Sequence[str] | None) -> None:
         """Writes some rows."""
 
     def close(self) -> None:
@@ -212,7 +212,7 @@ class ParquetWriter:
         self._width = width
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
 
-    def write(self, part: Part, labels: Sequence[Any], texts: Sequence[str] | None) -> None:
+    def write(self, part: EmbeddedRows, labels: Sequence[Any], texts: Sequence[str] | None) -> None:
         """Writes some rows as a row group."""
         count = len(part.vectors)
         columns = [[part.name] * count, list(range(part.first, part.first + count)), list(labels)]
@@ -262,7 +262,7 @@ class SafetensorsWriter:
         self._start = self._file.tell()
         self._file.truncate(self._start + offset)
 
-    def write(self, part: Part, labels: Sequence[Any], texts: Sequence[str] | None) -> None:
+    def write(self, part: EmbeddedRows, labels: Sequence[Any], texts: Sequence[str] | None) -> None:
         """Writes some rows to their places."""
         del texts
         row_bytes = part.vectors.shape[1] * 4

@@ -97,7 +97,7 @@ def run(
         "bar": spec.runtime.progress is Progress.ON or (spec.runtime.progress is Progress.AUTO and sys.stderr.isatty()),
     }
     with Processes(spec, job, out_dir, threads) as processes:
-        return _Course(spec, recorder, monitor or NullMonitor(), processes).go()
+        return DistributedRun(spec, recorder, monitor or NullMonitor(), processes).go()
 
 
 def _check_config(name: str) -> None:
@@ -130,7 +130,7 @@ def _own_threads() -> int:
     return num_cores()
 
 
-class _Course:
+class DistributedRun:
     """What the processes tell, in order, until the run is over."""
 
     def __init__(self, spec: RunSpec, recorder: Recorder, monitor: Monitor, processes: Processes) -> None:
@@ -179,7 +179,7 @@ class _Course:
             if (result := self._take(heard)) is None:
                 continue
             # Of a run that is being stopped the first process may fail because another one has left already.
-            left = heard.rank != 0 or isinstance(heard.message, messages.Gone) or self._someone_was_killed
+            left = heard.rank != 0 or isinstance(heard.message, messages.Disconnected) or self._someone_was_killed
             if told and result.status is Status.FAILED and left:
                 return self._stopped(guard)
             if told and result.status is Status.KILLED:
@@ -187,36 +187,36 @@ class _Course:
                 return replace(result, reason=stopped.reason, cause=stopped.cause)
             return result
 
-    def _take(self, heard: messages.Heard) -> RunResult | None:
+    def _take(self, heard: messages.Envelope) -> RunResult | None:
         """Passes a message on; returns the result if it was the last one."""
         message = heard.message
-        if isinstance(message, messages.Ended):
+        if isinstance(message, messages.RankEnded):
             self._ended.add(heard.rank)
             self._someone_was_killed |= message.result.status is Status.KILLED
             if message.result.status is Status.FAILED or heard.rank == 0:
                 return self._first_cause(heard)
-        elif isinstance(message, messages.Gone):
+        elif isinstance(message, messages.Disconnected):
             if heard.rank not in self._ended:
                 self._processes.end(GRACE_S)
                 return self._died(heard.rank)
         elif isinstance(message, messages.Refused):
             raise UserError(message.text)
-        elif isinstance(message, messages.Started):
+        elif isinstance(message, messages.RunStarted):
             self._known = {"data": message.run.data, "provenance": message.run.provenance}
             self._recorder.start(replace(message.run, spec=self._spec))
-        elif isinstance(message, messages.Logged):
+        elif isinstance(message, messages.MetricsLogged):
             self._recorder.log(message.metrics, message.step)
-        elif isinstance(message, messages.Asked):
+        elif isinstance(message, messages.Evaluated):
             self._processes.answer(heard.rank, self._monitor.evaluated(message.epoch, message.value))
-        elif isinstance(message, messages.Alive):
+        elif isinstance(message, messages.Heartbeat):
             self._monitor.alive()
-        elif isinstance(message, messages.Drawn):
+        elif isinstance(message, messages.ProgressText):
             print(message.text, end="", file=sys.stderr, flush=True)
-        elif isinstance(message, messages.Said):
+        elif isinstance(message, messages.LogLine):
             logging.getLogger(message.logger).log(message.level, "%s", message.text, extra={TELL: message.tell})
         return None
 
-    def _first_cause(self, heard: messages.Heard) -> RunResult:
+    def _first_cause(self, heard: messages.Envelope) -> RunResult:
         """Returns the result; of a failure the first process's to fail, or of one that died without a word."""
         result: RunResult = heard.message.result
         if result.status is not Status.FAILED:
@@ -232,19 +232,21 @@ class _Course:
                 other = self._processes.heard.get(timeout=left)
             except queue.Empty:
                 break
-            if isinstance(other.message, messages.Gone) and other.rank not in self._ended:
+            if isinstance(other.message, messages.Disconnected) and other.rank not in self._ended:
                 self._processes.end(GRACE_S)
                 # `accelerate launch` itself ends the others when one has left: that is no cause.
                 if self._processes.exit_code(other.rank) in {None, -signal.SIGTERM}:
                     self._ended.add(other.rank)
                     continue
                 return self._died(other.rank)
-            if isinstance(other.message, messages.Ended):
+            if isinstance(other.message, messages.RankEnded):
                 self._ended.add(other.rank)
                 self._someone_was_killed |= other.message.result.status is Status.KILLED
                 if other.message.result.status is Status.FAILED:
                     failed.append(other)
-            elif isinstance(other.message, (messages.Refused, messages.Said, messages.Logged, messages.Started)):
+            elif isinstance(
+                other.message, (messages.Refused, messages.LogLine, messages.MetricsLogged, messages.RunStarted)
+            ):
                 self._take(other)
         causes = [each for each in failed if not _lost_peer(each.message.result)]
         first = min(causes or failed, key=lambda each: each.at)

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from frostline.records.result import RunResult
-from frostline.records.run_folder import TELL, RunStart, Verdict
+from frostline.records.run_folder import TELL, RunControl, RunStart
 
 _ALIVE_EVERY_S = 0.5
 EXIT_CODES_VARIABLE = "FROSTLINE_EXIT_CODES"
@@ -33,26 +33,26 @@ class Hello:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alive:
+class Heartbeat:
     """A process is at work."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class ProgressText:
     """A piece of a progress bar."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Started:
+class RunStarted:
     """The run begins."""
 
     run: RunStart
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logged:
+class MetricsLogged:
     """Numbers of a step."""
 
     metrics: dict[str, float]
@@ -60,7 +60,7 @@ class Logged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class LogLine:
     """A line for the log."""
 
     logger: str
@@ -70,7 +70,7 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Evaluated:
     """An evaluation: should the run go on?"""
 
     epoch: float
@@ -78,7 +78,7 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class RankEnded:
     """A process has done its part; the first one's result is the run's, another's counts where it failed."""
 
     result: RunResult
@@ -92,12 +92,12 @@ class Refused:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gone:
+class Disconnected:
     """A process is there no more: its end of the wire is closed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class Envelope:
     """A message, and when and from whom it came."""
 
     rank: int
@@ -105,7 +105,7 @@ class Heard:
     at: float = field(default_factory=time.monotonic)
 
 
-class Wire:
+class ParentConnection:
     """A process's end of the wire. When the other end is gone, so is this process.
 
     Args:
@@ -116,7 +116,7 @@ class Wire:
     def __init__(self, connection: Connection, rank: int) -> None:
         self._connection = connection
         self._lock = threading.Lock()
-        self._answers: queue.Queue[Verdict] = queue.Queue()
+        self._answers: queue.Queue[RunControl] = queue.Queue()
         self._next_alive = 0.0
         self.rank = rank
         self.send(Hello(rank=rank, pid=os.getpid()))
@@ -134,11 +134,11 @@ class Wire:
         """Tells the parent now and then that this process is at work."""
         if time.monotonic() >= self._next_alive:
             self._next_alive = time.monotonic() + _ALIVE_EVERY_S
-            self.send(Alive())
+            self.send(Heartbeat())
 
-    def ask(self, epoch: float, value: float) -> Verdict:
+    def ask(self, epoch: float, value: float) -> RunControl:
         """Asks the parent and waits for its answer."""
-        self.send(Asked(epoch=epoch, value=value))
+        self.send(Evaluated(epoch=epoch, value=value))
         return self._answers.get()
 
     def _listen(self) -> None:
@@ -149,51 +149,51 @@ class Wire:
                 os._exit(LOST_PARENT)
 
 
-class WireRecorder:
+class ParentRecorder:
     """Tells the parent what is to be recorded: all of it the first process, the others only how they ended."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: ParentConnection) -> None:
         self._wire = wire
 
     def start(self, run: RunStart) -> None:
         """See `Recorder`."""
         if self._wire.rank == 0:
-            self._wire.send(Started(run=run))
+            self._wire.send(RunStarted(run=run))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """See `Recorder`."""
         if self._wire.rank == 0:
-            self._wire.send(Logged(metrics=dict(metrics), step=step))
+            self._wire.send(MetricsLogged(metrics=dict(metrics), step=step))
 
     def finish(self, result: RunResult) -> None:
         """See `Recorder`."""
-        self._wire.send(Ended(result=result))
+        self._wire.send(RankEnded(result=result))
 
 
-class WireMonitor:
+class ParentMonitor:
     """Asks the parent whether to go on."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: ParentConnection) -> None:
         self._wire = wire
 
     def alive(self) -> None:
         """See `Monitor`."""
         self._wire.alive()
 
-    def evaluated(self, epoch: float, value: float) -> Verdict:
+    def evaluated(self, epoch: float, value: float) -> RunControl:
         """See `Monitor`."""
         return self._wire.ask(epoch, value)
 
 
-class WireScreen(io.TextIOBase):
+class ParentScreen(io.TextIOBase):
     """A stderr whose text appears on the parent's: the first process's progress bars."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: ParentConnection) -> None:
         self._wire = wire
 
     def write(self, text: str) -> int:
         """Sends."""
-        self._wire.send(Drawn(text=text))
+        self._wire.send(ProgressText(text=text))
         return len(text)
 
     def isatty(self) -> bool:
@@ -201,10 +201,10 @@ class WireScreen(io.TextIOBase):
         return True
 
 
-class WireHandler(logging.Handler):
+class ParentLogHandler(logging.Handler):
     """Sends the first process's log to the parent, which has the run's."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: ParentConnection) -> None:
         super().__init__(logging.INFO)
         self._wire = wire
 
@@ -215,4 +215,4 @@ class WireHandler(logging.Handler):
             if record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
             tell = bool(getattr(record, TELL, False))
-            self._wire.send(Said(logger=record.name, level=record.levelno, text=text, tell=tell))
+            self._wire.send(LogLine(logger=record.name, level=record.levelno, text=text, tell=tell))

@@ -86,7 +86,7 @@ class Processes:
         self._job = job
         self._log = out_dir / RANKS_LOG
         self._threads = threads
-        self.heard: queue.Queue[messages.Heard] = queue.Queue()
+        self.heard: queue.Queue[messages.Envelope] = queue.Queue()
         self.pids: dict[int, int] = {}
         self._alive: dict[int, int] = {}
         """Of those whose wire is open: a number that is free again may be another process's."""
@@ -247,6 +247,6 @@ class Processes:
                 message = connection.recv()
             except (EOFError, OSError):
                 self._alive.pop(rank, None)
-                self.heard.put(messages.Heard(rank=rank, message=messages.Gone()))
+                self.heard.put(messages.Envelope(rank=rank, message=messages.Disconnected()))
                 return
-            self.heard.put(messages.Heard(rank=rank, message=message))
+            self.heard.put(messages.Envelope(rank=rank, message=message))

@@ -17,7 +17,14 @@ from typing import Any
 from frostline import assets
 from frostline.config import spec_from_text
 from frostline.errors import UserError
-from frostline.launch.messages import Refused, Wire, WireHandler, WireMonitor, WireRecorder, WireScreen
+from frostline.launch.messages import (
+    ParentConnection,
+    ParentLogHandler,
+    ParentMonitor,
+    ParentRecorder,
+    ParentScreen,
+    Refused,
+)
 from frostline.records.result import Status
 from frostline.records.run_folder import Sharing
 from frostline.registry import import_plugins
@@ -41,13 +48,13 @@ def main(job_file: Path) -> int:
     job: dict[str, Any] = json.loads(job_file.read_text(encoding="utf-8"))
     sys.path[:] = list(dict.fromkeys([*job["path"], *sys.path]))
     key = bytes.fromhex(os.environ.pop(KEY_VARIABLE))
-    wire = Wire(Client(job["address"], family="AF_UNIX", authkey=key), int(os.environ["RANK"]))
+    wire = ParentConnection(Client(job["address"], family="AF_UNIX", authkey=key), int(os.environ["RANK"]))
     logger = logging.getLogger("frostline")
     logger.setLevel(logging.INFO)
     logger.propagate = False
-    logger.addHandler(WireHandler(wire))
+    logger.addHandler(ParentLogHandler(wire))
     if job["bar"] and wire.rank == 0:
-        sys.stderr = WireScreen(wire)
+        sys.stderr = ParentScreen(wire)
     try:
         return _train(job, wire)
     except UserError as error:
@@ -55,9 +62,9 @@ def main(job_file: Path) -> int:
         return 2
 
 
-def _train(job: dict[str, Any], wire: Wire) -> int:
+def _train(job: dict[str, Any], wire: ParentConnection) -> int:
     from frostline.train import run
-    from frostline.train.distributed import Ranks
+    from frostline.train.distributed import World
 
     import_plugins(job["plugins"])
     assets.set_places(job["places"])
@@ -67,14 +74,14 @@ def _train(job: dict[str, Any], wire: Wire) -> int:
     try:
         result = run(
             replace(spec, runtime=replace(spec.runtime, progress=progress)),
-            WireRecorder(wire),
+            ParentRecorder(wire),
             Path(job["out_dir"]),
             overrides=job["overrides"],
             resume_from=None if resume is None else Path(resume),
-            monitor=WireMonitor(wire),
+            monitor=ParentMonitor(wire),
             until_step=job["until_step"],
             sharing=Sharing(num_runs=sharing["num_runs"], depths=tuple(sharing["depths"]), threads=sharing["threads"]),
-            ranks=Ranks.from_environment(),
+            world=World.from_environment(),
         )
     except Interrupted:  # when the last step was done: the parent had the signal too
         return 0

@@ -59,7 +59,7 @@ class Anatomy:
         yield "head", self.above
 
 
-def dissect(model: PreTrainedModel) -> Anatomy:
+def find_blocks(model: PreTrainedModel) -> Anatomy:
     """Finds embeddings, blocks and head of a model.
 
     Args:
@@ -246,6 +246,6 @@ def _check_whole(anatomy: Anatomy, name: str) -> None:
         )
 
 
-def undivided(model: nn.Module) -> Anatomy:
+def whole_as_head(model: nn.Module) -> Anatomy:
     """Returns the anatomy of a model that can't be dissected: all of it is head. Enough where nothing is frozen."""
     return Anatomy(model=model, below=(), blocks=(), above=tuple(model.named_children()))

@@ -20,12 +20,19 @@ from frostline.models.loading import config_sha256
 from frostline.prefix_cache.collate import Collator, HiddenRows
 from frostline.prefix_cache.compute import OverflowInPrefixError, batch_tokens
 from frostline.prefix_cache.entry import CacheError
-from frostline.prefix_cache.gpu_memory import fits, hold
-from frostline.prefix_cache.open_or_compute import Prefix, Provided, Table, is_there, num_bytes, provide
+from frostline.prefix_cache.gpu_memory import fits, keep_on_gpu
+from frostline.prefix_cache.open_or_compute import (
+    Prefix,
+    RowsToCompute,
+    TableOnDisk,
+    is_cached,
+    num_bytes,
+    open_or_compute,
+)
 from frostline.prefix_cache.policy import num_passes, reason_to_skip
-from frostline.prefix_cache.probe_model import Looked
+from frostline.prefix_cache.probe_model import ModelProbe
 from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
-from frostline.prefix_cache.suffix import Suffix, TrainedPart, hidden_size, vectors_of_image
+from frostline.prefix_cache.suffix import Suffix, TrainableModel, hidden_size, vectors_of_image
 from frostline.records.result import CacheUse
 from frostline.records.run_folder import TELL, Sharing
 from frostline.spec import CacheMode, Precision, RunSpec
@@ -48,7 +55,7 @@ _BY_TOKEN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cached:
+class CachedPrefix:
     """A run that begins at its frozen depth.
 
     Attributes:
@@ -62,7 +69,7 @@ class Cached:
         pass_s: Seconds that one pass through the frozen blocks took when they were: training rows, held-out rows.
     """
 
-    part: TrainedPart
+    part: TrainableModel
     hidden: HiddenRows
     others: Mapping[str, HiddenRows]
     detach: Callable[[], None]
@@ -77,7 +84,7 @@ class Cached:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class CacheRequest:
     """What a cache is asked for.
 
     Attributes:
@@ -95,7 +102,7 @@ class Request:
 
     spec: RunSpec
     machine: Machine
-    looked: Looked
+    probe: ModelProbe
     depth: int | None
     tables: Tokenized
     padding: Padding
@@ -105,7 +112,7 @@ class Request:
     alive: Callable[[], None]
 
 
-def open_cache(request: Request) -> Cached | None:
+def open_cache(request: CacheRequest) -> CachedPrefix | None:
     """Lets a run begin at its frozen depth, if `runtime.cache` wants that and it can be had.
 
     Raises:
@@ -116,7 +123,7 @@ def open_cache(request: Request) -> Cached | None:
         log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
     if mode is CacheMode.OFF if resumed is None else not resumed.is_on:
         return None
-    why_not = _cannot(request.looked, request.depth, request.spec.training.frozen_dropout)
+    why_not = _cannot(request.probe, request.depth, request.spec.training.frozen_dropout)
     if why_not is None:
         assert request.depth is not None
         try:
@@ -135,7 +142,7 @@ def open_cache(request: Request) -> Cached | None:
     return None
 
 
-def cache_use(cached: Cached | None, resumed: CacheUse | None) -> CacheUse:
+def cache_use(cached: CachedPrefix | None, resumed: CacheUse | None) -> CacheUse:
     """Returns how a run uses the cache, including a cache that was dropped when it was resumed."""
     if cached is not None:
         return cached.use
@@ -144,16 +151,16 @@ def cache_use(cached: Cached | None, resumed: CacheUse | None) -> CacheUse:
     return replace(resumed, dropped=True) if resumed.is_on else resumed
 
 
-def _cannot(looked: Looked, depth: int | None, dropout: bool) -> str | None:
+def _cannot(probe: ModelProbe, depth: int | None, dropout: bool) -> str | None:
     if depth is None:
-        return "the embeddings are trained, or some of them" if looked.anatomy.blocks else "it has no blocks"
+        return "the embeddings are trained, or some of them" if probe.anatomy.blocks else "it has no blocks"
     if depth == 0:
         return "no block is frozen together with all that is below it"
     if dropout:
         return "the frozen part drops out at random (training.frozen_dropout=true)"
-    if not looked.is_steady:
+    if not probe.is_steady:
         return "the model's forward changes the model"
-    anatomy = looked.anatomy
+    anatomy = probe.anatomy
     if getattr(anatomy.model.config, "layerdrop", 0.0):
         return "the model drops whole blocks at random (layerdrop)"
     if hasattr(anatomy.model.config, "hidden_sizes"):
@@ -167,9 +174,9 @@ _CHECKED: set[str] = set()
 """What this process has compared already."""
 
 
-def _open(request: Request, depth: int) -> Cached:
-    spec, machine, looked, sharing = request.spec, request.machine, request.looked, request.sharing
-    anatomy = looked.anatomy
+def _open(request: CacheRequest, depth: int) -> CachedPrefix:
+    spec, machine, probe, sharing = request.spec, request.machine, request.probe, request.sharing
+    anatomy = probe.anatomy
     tables = (request.tables.train, request.tables.evaluation)
     if any((table.lengths == 0).any() for table in request.tables.every):
         raise CacheError("a row has no tokens")
@@ -186,7 +193,7 @@ def _open(request: Request, depth: int) -> Cached:
     per_image = 1 if position is not None else int(two[0].lengths[0])
     held, others, others_s = None, dict[str, HiddenRows](), 0.0
     if fits(prefix, depth, two) and (request.resumed is not None or _is_read_again(spec, sharing, two)):
-        held = hold(prefix, depth, two, request.alive)
+        held = keep_on_gpu(prefix, depth, two, request.alive)
     if held is not None:
         hidden = HiddenRows(states=held.resident.places, position=position, per_image=per_image)
         suffix, fill_s, pass_s = Suffix(anatomy, depth, held.resident.take), held.fill_s, held.resident.pass_s
@@ -202,9 +209,9 @@ def _open(request: Request, depth: int) -> Cached:
     if checked not in _CHECKED:
         _check(request, suffix, hidden)
         _CHECKED.add(checked)
-    part = TrainedPart(anatomy, depth)
+    part = TrainableModel(anatomy, depth)
     suffix.attach()
-    return Cached(
+    return CachedPrefix(
         part=part,
         hidden=hidden,
         others=others,
@@ -216,7 +223,9 @@ def _open(request: Request, depth: int) -> Cached:
     )
 
 
-def _others(request: Request, prefix: Prefix, depth: int, position: str | None) -> tuple[dict[str, HiddenRows], float]:
+def _others(
+    request: CacheRequest, prefix: Prefix, depth: int, position: str | None
+) -> tuple[dict[str, HiddenRows], float]:
     """Returns hidden states of the other rows that a run is scored on, and the seconds of computing them.
 
     Each run reads them once, so that they are cached only if several runs will.
@@ -229,20 +238,20 @@ def _others(request: Request, prefix: Prefix, depth: int, position: str | None) 
         table = _table(name, rows, request)
         if sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None:
             continue
-        provided = provide(store, prefix, depth, also, table, request.alive)
+        provided = open_or_compute(store, prefix, depth, also, table, request.alive)
         per_image = 1 if position is not None else int(table.lengths[0])
         found[name] = HiddenRows(states=(provided.rows, provided.rows), position=position, per_image=per_image)
         seconds += provided.fill_s
     return found, seconds
 
 
-def _prefix(request: Request, threads: int) -> Prefix:
+def _prefix(request: CacheRequest, threads: int) -> Prefix:
     """Returns what computes hidden states."""
-    spec, machine, looked = request.spec, request.machine, request.looked
-    model = looked.anatomy.model
+    spec, machine, probe = request.spec, request.machine, request.probe
+    model = probe.anatomy.model
     is_gpu = machine.device == "cuda"
     return Prefix(
-        anatomy=looked.anatomy,
+        anatomy=probe.anatomy,
         facts={
             **request.facts,
             "filling": _FILLING,
@@ -256,14 +265,14 @@ def _prefix(request: Request, threads: int) -> Prefix:
         about={"model": spec.model_name, "dataset": spec.dataset_name},
         width=hidden_size(model),
         dtype="float32",
-        position=looked.position,
-        reading=looked.reading,
+        position=probe.position,
+        reading=probe.reading,
         autocast=partial(_autocast, machine),
         threads=threads,
     )
 
 
-def _is_read_again(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> bool:
+def _is_read_again(spec: RunSpec, sharing: Sharing, tables: Sequence[RowsToCompute]) -> bool:
     """Returns whether computing hidden states in a GPU's memory pays.
 
     They are computed in larger batches than a step's and nothing is written: once is no more than it would be anyway.
@@ -272,12 +281,14 @@ def _is_read_again(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> 
     return spec.runtime.cache.mode is CacheMode.REQUIRE or _passes(spec, own, tables) >= 1
 
 
-def _passes(spec: RunSpec, sharing: Sharing, tables: Sequence[Table]) -> float:
+def _passes(spec: RunSpec, sharing: Sharing, tables: Sequence[RowsToCompute]) -> float:
     train, evaluation = (int(table.lengths.sum()) for table in tables)
     return num_passes(spec, sharing, len(tables[0].lengths), (train, evaluation))
 
 
-def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) -> tuple[Provided, Provided]:
+def _from_files(
+    request: CacheRequest, prefix: Prefix, depth: int, two: list[RowsToCompute]
+) -> tuple[TableOnDisk, TableOnDisk]:
     """Returns hidden states from files, of training and held-out rows.
 
     Raises:
@@ -294,7 +305,7 @@ def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) 
     # Before a look at what is cached already: the same spec decides the same, whatever ran before.
     if may_skip and (reason := reason_to_skip(passes)) is not None:
         raise CacheError(reason)
-    there = is_there(store, prefix, depth, stored)
+    there = is_cached(store, prefix, depth, stored)
     size = num_bytes(prefix, [depth], two)
     if not there:
         if (trouble := store.room_for(size)) is not None:
@@ -312,30 +323,30 @@ def _from_files(request: Request, prefix: Prefix, depth: int, two: list[Table]) 
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
         depth, num_blocks, size / 1e6, how, extra={TELL: not there},
     )  # fmt: skip
-    found = [provide(store, prefix, depth, also, table, request.alive, stored) for table in stored]
+    found = [open_or_compute(store, prefix, depth, also, table, request.alive, stored) for table in stored]
     if places is not None:
         found = _by_fold(found[0], places)
     train, evaluation = found
     return train, evaluation
 
 
-def _by_fold(provided: Provided, places: tuple[Indices, Indices]) -> list[Provided]:
+def _by_fold(provided: TableOnDisk, places: tuple[Indices, Indices]) -> list[TableOnDisk]:
     """Returns the training and the held-out rows of all that were dealt; the seconds go with the rows."""
     share = len(places[0]) / (len(places[0]) + len(places[1]))
     return [
-        Provided(rows=provided.rows.select(part), pass_s=provided.pass_s * own, fill_s=provided.fill_s * own)
+        TableOnDisk(rows=provided.rows.select(part), pass_s=provided.pass_s * own, fill_s=provided.fill_s * own)
         for part, own in zip(places, (share, 1 - share), strict=True)
     ]
 
 
 @torch.no_grad()
-def _check(request: Request, suffix: Suffix, hidden: HiddenRows) -> None:
+def _check(request: CacheRequest, suffix: Suffix, hidden: HiddenRows) -> None:
     """Compares the suffix with the whole model on the shortest and the longest row, padded to one length.
 
     Raises:
         CacheError: They differ by more than other padding explains: rows of this model depend on their padding.
     """
-    model: Any = request.looked.anatomy.model
+    model: Any = request.probe.anatomy.model
     machine, train = request.machine, request.tables.train
     two = [int(train.lengths.argmin()), int(train.lengths.argmax())]
     plain = train.inputs(two, request.padding)
@@ -364,7 +375,7 @@ def _check(request: Request, suffix: Suffix, hidden: HiddenRows) -> None:
         )
 
 
-def _table(name: str, table: RowTable, request: Request) -> Table:
+def _table(name: str, table: RowTable, request: CacheRequest) -> RowsToCompute:
     # What hidden states are computed from does not depend on a run's precision.
     plain = replace(request.padding, multiple_of=1)
 
@@ -373,8 +384,8 @@ def _table(name: str, table: RowTable, request: Request) -> Table:
 
     lengths = table.lengths
     if isinstance(table, PixelTable):
-        lengths = lengths * vectors_of_image(request.looked.anatomy)
-    return Table(name=name, lengths=lengths, sha256=table.sha256, collate=collate)
+        lengths = lengths * vectors_of_image(request.probe.anatomy)
+    return RowsToCompute(name=name, lengths=lengths, sha256=table.sha256, collate=collate)
 
 
 def _autocast(machine: Machine) -> AbstractContextManager[Any]:

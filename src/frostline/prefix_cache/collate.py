@@ -11,8 +11,8 @@ import torch
 
 from frostline.data import Padding, PixelTable, RowTable
 from frostline.data.fillers import mark_fillers
-from frostline.prefix_cache.entry import Rows
-from frostline.prefix_cache.gpu_memory import Places
+from frostline.prefix_cache.entry import HiddenStates
+from frostline.prefix_cache.gpu_memory import RowOffsets
 from frostline.prefix_cache.suffix import HIDDEN, HIDDEN_AT
 
 
@@ -26,7 +26,7 @@ class HiddenRows:
         per_image: Vectors of each row, if rows are images.
     """
 
-    states: tuple[Rows, Rows] | Places
+    states: tuple[HiddenStates, HiddenStates] | RowOffsets
     position: str | None
     per_image: int = 1
 
@@ -74,7 +74,7 @@ class Collator:
             else:
                 batch = table.inputs(rows, self.padding)
             length = batch["input_ids"].shape[1] if "input_ids" in batch else hidden.per_image
-            if isinstance(hidden.states, Places):
+            if isinstance(hidden.states, RowOffsets):
                 batch[HIDDEN_AT] = hidden.states.at(rows, length, is_train=is_train)
             else:
                 states = hidden.states[0 if is_train else 1]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from frostline.models.blocks import Anatomy
-from frostline.prefix_cache.entry import Rows
+from frostline.prefix_cache.entry import HiddenStates
 from frostline.prefix_cache.suffix import HIDDEN, Suffix, as_output, num_outputs, replaced
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
@@ -59,14 +59,14 @@ def canonical_batches(lengths: np.ndarray[Any, Any], num_tokens: int) -> Iterato
 
 
 @torch.no_grad()
-def fill(
+def compute_hidden_states(
     anatomy: Anatomy,
     lengths: np.ndarray[Any, Any],
     collate: Collate,
     depths: Sequence[int],
     take: Take,
     *,
-    start: tuple[int, Rows] | None = None,
+    start: tuple[int, HiddenStates] | None = None,
     autocast: AbstractContextManager[Any] | None = None,
     alive: Callable[[], None] | None = None,
 ) -> dict[int, float]:

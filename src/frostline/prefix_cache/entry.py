@@ -44,7 +44,7 @@ _STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.d
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class FileShape:
     """The form of one file.
 
     Attributes:
@@ -77,7 +77,7 @@ class Shape:
         return {"num_rows": len(self.lengths), "lengths": lengths, "width": self.width, "dtype": self.dtype}
 
 
-class Rows:
+class HiddenStates:
     """Hidden states of every row, read from a mapped file.
 
     Args:
@@ -85,16 +85,16 @@ class Rows:
         shape: Their form.
     """
 
-    def __init__(self, data: np.ndarray[Any, Any], shape: Shape) -> None:
+    def __init__(self, data: np.ndarray[Any, Any], shape: FileShape) -> None:
         self._data = np.asarray(data)  # a view: np.memmap does much at each access
         offsets = shape.offsets()
         self._first, self._last = offsets[:-1], offsets[1:]
         self.shape = shape
 
-    def select(self, places: np.ndarray[Any, np.dtype[np.int64]]) -> Rows:
+    def select(self, places: np.ndarray[Any, np.dtype[np.int64]]) -> HiddenStates:
         """Returns some of the rows; nothing is copied."""
-        part = Rows(
-            self._data, Shape(lengths=self.shape.lengths[places], width=self.shape.width, dtype=self.shape.dtype)
+        part = HiddenStates(
+            self._data, FileShape(lengths=self.shape.lengths[places], width=self.shape.width, dtype=self.shape.dtype)
         )
         part._first, part._last = self._first[places], self._last[places]
         return part
@@ -120,7 +120,7 @@ class Rows:
         return np.asarray(vectors, dtype=np.float32)
 
 
-class Writer:
+class EntryWriter:
     """Takes the rows of one file, in any order.
 
     Args:
@@ -128,7 +128,7 @@ class Writer:
         shape: Its form.
     """
 
-    def __init__(self, fd: int, shape: Shape) -> None:
+    def __init__(self, fd: int, shape: FileShape) -> None:
         self._fd = fd
         self._shape = shape
         self._offsets = shape.offsets()
@@ -157,7 +157,7 @@ class Writer:
         return not self._missing.any()
 
 
-class Entry:
+class CacheEntry:
     """The files of one key.
 
     Args:
@@ -169,11 +169,11 @@ class Entry:
         self.folder = folder
         self._key = dict(key)
 
-    def has(self, name: str, shape: Shape) -> bool:
+    def has(self, name: str, shape: FileShape) -> bool:
         """Returns whether a file is there and fits; it is not read yet."""
         return self._trouble(name, shape) is None
 
-    def open(self, name: str, shape: Shape, alive: Callable[[], None] | None = None) -> Rows | None:
+    def open(self, name: str, shape: FileShape, alive: Callable[[], None] | None = None) -> HiddenStates | None:
         """Returns a file's rows; None if it isn't there. A damaged one is told and taken for absent: never handed out.
 
         Args:
@@ -192,7 +192,7 @@ class Entry:
                     if trouble is None:
                         data = np.memmap(file, dtype=_STORED[shape.dtype], mode="r").reshape(-1, shape.width)
                         os.utime(manifest)  # it was used: the oldest ones go first when room is needed
-                        return Rows(data, shape)
+                        return HiddenStates(data, shape)
         except (OSError, ValueError) as error:  # removed by somebody who needed room, or the disk is ill
             trouble = str(error)
         log.warning("prefix cache: %s is damaged (%s): it is computed again", path, trouble)
@@ -249,7 +249,7 @@ class Entry:
             lock.release()
 
     @contextmanager
-    def writing(self, shapes: Mapping[str, Shape]) -> Iterator[tuple[dict[str, Writer], dict[str, float]]]:
+    def writing(self, shapes: Mapping[str, FileShape]) -> Iterator[tuple[dict[str, EntryWriter], dict[str, float]]]:
         """Makes files, all of them or none: they exist when the context ends well and every row was put.
 
         Args:
@@ -268,7 +268,7 @@ class Entry:
                 fds[name] = os.open(paths[name], os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
                 if shape.num_bytes:
                     _reserve(fds[name], shape.num_bytes)
-            writers = {name: Writer(fds[name], shape) for name, shape in shapes.items()}
+            writers = {name: EntryWriter(fds[name], shape) for name, shape in shapes.items()}
             seconds: dict[str, float] = {}
             yield writers, seconds
             for name, shape in shapes.items():
@@ -283,7 +283,7 @@ class Entry:
             for path in paths.values():
                 path.unlink(missing_ok=True)
 
-    def _publish(self, name: str, path: Path, shape: Shape, seconds: float) -> None:
+    def _publish(self, name: str, path: Path, shape: FileShape, seconds: float) -> None:
         self.remove(name)
         with path.open("rb") as file:
             sha256 = _sha256(file)
@@ -299,7 +299,7 @@ class Entry:
             return {}
         return data if isinstance(data, dict) else {}
 
-    def _trouble(self, name: str, shape: Shape) -> str | None:
+    def _trouble(self, name: str, shape: FileShape) -> str | None:
         manifest = self._manifest(name)
         if not manifest:
             return "no readable manifest"

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from frostline.prefix_cache.compute import at_position, fill
-from frostline.prefix_cache.entry import Shape
-from frostline.prefix_cache.open_or_compute import Prefix, Table
+from frostline.prefix_cache.compute import at_position, compute_hidden_states
+from frostline.prefix_cache.entry import FileShape
+from frostline.prefix_cache.open_or_compute import Prefix, RowsToCompute
 from frostline.records.run_folder import TELL
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ _SHARE = 0.125
 """Of the GPU's free memory, for all that is kept (assumed: what a step needs is not known before the first one)."""
 
 
-class Places:
+class RowOffsets:
     """Where each row's vectors lie on the device: all that a batch's maker has to know, also in another process.
 
     Args:
@@ -37,7 +37,7 @@ class Places:
         evaluation: The form of the held-out rows'.
     """
 
-    def __init__(self, train: Shape, evaluation: Shape) -> None:
+    def __init__(self, train: FileShape, evaluation: FileShape) -> None:
         in_train, in_evaluation = train.offsets(), evaluation.offsets()
         # The first vector is what fills a batch up.
         self._offsets = {True: 1 + in_train, False: 1 + int(in_train[-1]) + in_evaluation}
@@ -71,7 +71,7 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resident:
+class StatesOnGpu:
     """Hidden states on a device.
 
     Attributes:
@@ -80,7 +80,7 @@ class Resident:
         pass_s: Seconds that computing them took: training rows, held-out rows.
     """
 
-    places: Places
+    places: RowOffsets
     data: torch.Tensor
     pass_s: tuple[float, float]
 
@@ -90,7 +90,7 @@ class Resident:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class OpenedStates:
     """What a run is given.
 
     Attributes:
@@ -98,25 +98,27 @@ class Held:
         fill_s: Seconds in which they were computed just now; 0 if they were there.
     """
 
-    resident: Resident
+    resident: StatesOnGpu
     fill_s: float
 
 
-_KEPT: OrderedDict[str, Resident] = OrderedDict()
+_KEPT: OrderedDict[str, StatesOnGpu] = OrderedDict()
 """What this process has on its device, the oldest use first."""
 
 _given_up = False
 """Whether a run of this process ran out of memory beside them."""
 
 
-def fits(prefix: Prefix, depth: int, tables: Sequence[Table]) -> bool:
+def fits(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute]) -> bool:
     """Returns whether hidden states may live on the model's device."""
     if _given_up:
         return False
     return _key(prefix, depth, tables) in _KEPT or _num_bytes(prefix, depth, tables) <= _room(prefix)
 
 
-def hold(prefix: Prefix, depth: int, tables: Sequence[Table], alive: Callable[[], None]) -> Held | None:
+def keep_on_gpu(
+    prefix: Prefix, depth: int, tables: Sequence[RowsToCompute], alive: Callable[[], None]
+) -> OpenedStates | None:
     """Returns hidden states on the model's device: those of an earlier run, or computed now; None if it is too full.
 
     Args:
@@ -131,7 +133,7 @@ def hold(prefix: Prefix, depth: int, tables: Sequence[Table], alive: Callable[[]
     key = _key(prefix, depth, tables)
     if (found := _KEPT.get(key)) is not None:
         _KEPT.move_to_end(key)
-        return Held(resident=found, fill_s=0.0)
+        return OpenedStates(resident=found, fill_s=0.0)
     size = _num_bytes(prefix, depth, tables)
     room, is_first = _room(prefix), not _KEPT
     while _KEPT and size + sum(each.data.nbytes for each in _KEPT.values()) > room:
@@ -149,7 +151,7 @@ def hold(prefix: Prefix, depth: int, tables: Sequence[Table], alive: Callable[[]
         "prefix cache: on, in the GPU's memory: blocks 1 to %d of %d, %.0f MB, computed in %.1f s",
         depth, prefix.anatomy.num_blocks, size / 1e6, took, extra={TELL: is_first},
     )  # fmt: skip
-    return Held(resident=made, fill_s=took)
+    return OpenedStates(resident=made, fill_s=took)
 
 
 def forget() -> None:
@@ -166,9 +168,9 @@ def give_up() -> bool:
     return had
 
 
-def _make(prefix: Prefix, depth: int, tables: Sequence[Table], alive: Callable[[], None]) -> Resident:
+def _make(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute], alive: Callable[[], None]) -> StatesOnGpu:
     train, evaluation = tables
-    places = Places(prefix.shape(depth, train.lengths), prefix.shape(depth, evaluation.lengths))
+    places = RowOffsets(prefix.shape(depth, train.lengths), prefix.shape(depth, evaluation.lengths))
     device = next(prefix.anatomy.model.parameters()).device
     data = torch.zeros((places.num_vectors, prefix.width), dtype=torch.float32, device=device)
     position = prefix.position if prefix.is_read(depth) else None
@@ -188,20 +190,20 @@ def _make(prefix: Prefix, depth: int, tables: Sequence[Table], alive: Callable[[
                 vectors, _ = at_position(vectors, counts, position)
                 data[places.flat(rows, is_train=is_train).to(device)] = vectors.float()
 
-            took = fill(
+            took = compute_hidden_states(
                 prefix.anatomy, table.lengths, table.collate, [depth], take, autocast=prefix.autocast(), alive=alive
             )
             seconds.append(took[depth])
-    return Resident(places=places, data=data, pass_s=(seconds[0], seconds[1]))
+    return StatesOnGpu(places=places, data=data, pass_s=(seconds[0], seconds[1]))
 
 
-def _key(prefix: Prefix, depth: int, tables: Sequence[Table]) -> str:
+def _key(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute]) -> str:
     device = str(next(prefix.anatomy.model.parameters()).device)
     rows = [table.sha256 for table in tables]
     return json.dumps([dict(prefix.facts), prefix.name(depth), rows, device], sort_keys=True)
 
 
-def _num_bytes(prefix: Prefix, depth: int, tables: Sequence[Table]) -> int:
+def _num_bytes(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute]) -> int:
     return sum(prefix.shape(depth, table.lengths).num_bytes for table in tables)
 
 

@@ -58,7 +58,7 @@ class _Parts:
     after: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-class ReadBlock:
+class LastBlockAtPosition:
     """Takes the place of a model's last block.
 
     Args:
@@ -107,7 +107,7 @@ class ReadBlock:
         return as_output(read, self._num_outputs)
 
 
-def read_block(anatomy: Anatomy, position: str | None, *, is_checked: bool = False) -> ReadBlock | None:
+def read_block(anatomy: Anatomy, position: str | None, *, is_checked: bool = False) -> LastBlockAtPosition | None:
     """Returns what gives the last block's output at the position that the head reads; None, and a line why, if nothing.
 
     Args:
@@ -118,7 +118,7 @@ def read_block(anatomy: Anatomy, position: str | None, *, is_checked: bool = Fal
     try:
         if position is None:
             raise LookupError("its head does not read one position of every row")
-        block = ReadBlock(anatomy, position)
+        block = LastBlockAtPosition(anatomy, position)
         if not is_checked:
             _check(anatomy, block, position)
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -182,7 +182,7 @@ def _kept(mask: torch.Tensor, is_first: bool) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _check(anatomy: Anatomy, block: ReadBlock, position: str) -> None:
+def _check(anatomy: Anatomy, block: LastBlockAtPosition, position: str) -> None:
     """Compares logits with and without, on rows with padding and, since then there may be no mask at all, without.
 
     Raises:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from frostline.models.blocks import Anatomy
-from frostline.prefix_cache.compute import Collate, OverflowInPrefixError, at_position, fill
-from frostline.prefix_cache.entry import CacheError, Entry, Rows, Shape
-from frostline.prefix_cache.last_block import ReadBlock
+from frostline.prefix_cache.compute import Collate, OverflowInPrefixError, at_position, compute_hidden_states
+from frostline.prefix_cache.entry import CacheEntry, CacheError, FileShape, HiddenStates
+from frostline.prefix_cache.last_block import LastBlockAtPosition
 from frostline.prefix_cache.store import PrefixStore
 from frostline.records.run_folder import TELL
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class RowsToCompute:
     """Tokenized rows.
 
     Attributes:
@@ -61,7 +61,7 @@ class Prefix:
     width: int
     dtype: str
     position: str | None
-    reading: ReadBlock | None
+    reading: LastBlockAtPosition | None
     autocast: Callable[[], AbstractContextManager[Any]]
     threads: int
 
@@ -83,26 +83,26 @@ class Prefix:
         """Whether only the position that the head reads is kept: nothing else of the last block is needed."""
         return depth == self.anatomy.num_blocks and self.position is not None
 
-    def shape(self, depth: int, lengths: np.ndarray[Any, Any]) -> Shape:
+    def shape(self, depth: int, lengths: np.ndarray[Any, Any]) -> FileShape:
         """Returns the form of a depth's file."""
-        return Shape(
+        return FileShape(
             lengths=np.ones_like(lengths) if self.is_read(depth) else lengths, width=self.width, dtype=self.dtype
         )
 
 
-def num_bytes(prefix: Prefix, depths: Sequence[int], tables: Sequence[Table]) -> int:
+def num_bytes(prefix: Prefix, depths: Sequence[int], tables: Sequence[RowsToCompute]) -> int:
     """Returns what depths of some tables take on the disk."""
     return sum(prefix.shape(depth, table.lengths).num_bytes for depth in depths for table in tables)
 
 
-def is_there(store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[Table]) -> bool:
+def is_cached(store: PrefixStore, prefix: Prefix, depth: int, tables: Sequence[RowsToCompute]) -> bool:
     """Returns whether all of a depth is in the store; it is not checked for damage yet."""
     name = prefix.name(depth)
     return all(_entry(store, prefix, table).has(name, prefix.shape(depth, table.lengths)) for table in tables)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Provided:
+class TableOnDisk:
     """Hidden states, and what they cost.
 
     Attributes:
@@ -111,20 +111,20 @@ class Provided:
         fill_s: Seconds in which this process computed and wrote them just now; 0 if they were there, or if it waited.
     """
 
-    rows: Rows
+    rows: HiddenStates
     pass_s: float
     fill_s: float
 
 
-def provide(
+def open_or_compute(
     store: PrefixStore,
     prefix: Prefix,
     depth: int,
     also: Sequence[int],
-    table: Table,
+    table: RowsToCompute,
     alive: Callable[[], None],
-    keep: Sequence[Table] = (),
-) -> Provided:
+    keep: Sequence[RowsToCompute] = (),
+) -> TableOnDisk:
     """Returns the hidden states of a table after a depth; computes them, and other depths in the same pass, if need be.
 
     Args:
@@ -144,7 +144,7 @@ def provide(
     shapes = {each: prefix.shape(each, lengths) for each in sorted({depth, *also})}
     rows = entry.open(prefix.name(depth), shapes[depth], alive)
     if rows is not None:
-        return Provided(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=0.0)
+        return TableOnDisk(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=0.0)
     name = prefix.name(depth)
     kept = {(_entry(store, prefix, each).folder, name) for each in (*keep, table)}
     with entry.building(alive):
@@ -162,12 +162,12 @@ def provide(
             rows = entry.open(name, shapes[depth], alive)
     if rows is None:
         raise CacheError(f"{entry.folder} was written and can't be read back")
-    return Provided(rows=rows, pass_s=entry.seconds(name), fill_s=fill_s)
+    return TableOnDisk(rows=rows, pass_s=entry.seconds(name), fill_s=fill_s)
 
 
 def _start(
-    prefix: Prefix, entry: Entry, lowest: int, lengths: np.ndarray[Any, Any], alive: Callable[[], None]
-) -> tuple[int, Rows] | None:
+    prefix: Prefix, entry: CacheEntry, lowest: int, lengths: np.ndarray[Any, Any], alive: Callable[[], None]
+) -> tuple[int, HiddenStates] | None:
     """Returns the deepest depth below the lowest that is missing which is there, with its hidden states."""
     for depth in range(lowest - 1, 0, -1):
         shape = prefix.shape(depth, lengths)
@@ -178,18 +178,18 @@ def _start(
     return None
 
 
-def _entry(store: PrefixStore, prefix: Prefix, table: Table) -> Entry:
+def _entry(store: PrefixStore, prefix: Prefix, table: RowsToCompute) -> CacheEntry:
     key = {**prefix.facts, "rows_sha256": table.sha256, "width": prefix.width, "dtype": prefix.dtype}
     return store.entry(key, {**prefix.about, "rows": f"{len(table.lengths)} {table.name}"})
 
 
 def _make(
     prefix: Prefix,
-    entry: Entry,
-    shapes: Mapping[int, Shape],
-    table: Table,
+    entry: CacheEntry,
+    shapes: Mapping[int, FileShape],
+    table: RowsToCompute,
     alive: Callable[[], None],
-    start: tuple[int, Rows] | None,
+    start: tuple[int, HiddenStates] | None,
 ) -> None:
     began = time.monotonic()
     reading = prefix.reading.attached() if prefix.reading is not None and any(map(prefix.is_read, shapes)) else None
@@ -203,7 +203,7 @@ def _make(
             for row, own in zip(rows, torch.split(on_host, list(counts)), strict=True):
                 by_depth[depth].put(int(row), own.numpy())
 
-        took = fill(
+        took = compute_hidden_states(
             prefix.anatomy,
             table.lengths,
             table.collate,

@@ -14,15 +14,15 @@ from torch import nn
 from frostline.data import Tokenized, TokenTable
 from frostline.models.blocks import Anatomy
 from frostline.models.loading import LoadedModel, config_sha256
-from frostline.prefix_cache.last_block import ReadBlock, position_of, read_block
+from frostline.prefix_cache.last_block import LastBlockAtPosition, position_of, read_block
 from frostline.prefix_cache.suffix import reads_images
-from frostline.process_cache import Kept
+from frostline.process_cache import LruCache
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
+class ModelProbe:
     """A model and what was found.
 
     Attributes:
@@ -38,17 +38,17 @@ class Looked:
     anatomy: Anatomy
     kind: str
     position: str | None = None
-    reading: ReadBlock | None = None
+    reading: LastBlockAtPosition | None = None
     is_steady: bool = True
 
 
-_POSITIONS: Kept[str | None] = Kept()
+_POSITIONS: LruCache[str | None] = LruCache()
 _CHECKED: set[str] = set()
 """Kinds whose last block was found to be the same at the read position alone."""
 _UNSTEADY: set[str] = set()
 
 
-def look(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokenized, *, wanted: bool) -> Looked:
+def probe_model(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokenized, *, wanted: bool) -> ModelProbe:
     """Loads a model and runs it on a few tokens.
 
     Args:
@@ -59,7 +59,7 @@ def look(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokenized, *, 
     loaded, anatomy = load()
     kind = f"{type(loaded.model).__name__} {config_sha256(loaded.model.config)}"
     if not wanted or not anatomy.blocks or kind in _UNSTEADY:
-        return Looked(loaded=loaded, anatomy=anatomy, kind=kind, is_steady=kind not in _UNSTEADY)
+        return ModelProbe(loaded=loaded, anatomy=anatomy, kind=kind, is_steady=kind not in _UNSTEADY)
     before = _modules(loaded.model)
     position = _of_every_row(_POSITIONS.get(kind, lambda: position_of(anatomy)), anatomy, tables)
     reading = None if reads_images(anatomy) else read_block(anatomy, position, is_checked=kind in _CHECKED)
@@ -67,10 +67,10 @@ def look(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokenized, *, 
         log.info("%s exchanges its own modules when it is run: it is trained as it is", type(loaded.model).__name__)
         _UNSTEADY.add(kind)
         loaded, anatomy = load()
-        return Looked(loaded=loaded, anatomy=anatomy, kind=kind, is_steady=False)
+        return ModelProbe(loaded=loaded, anatomy=anatomy, kind=kind, is_steady=False)
     if reading is not None:
         _CHECKED.add(kind)
-    return Looked(loaded=loaded, anatomy=anatomy, kind=kind, position=position, reading=reading)
+    return ModelProbe(loaded=loaded, anatomy=anatomy, kind=kind, position=position, reading=reading)
 
 
 def _of_every_row(position: str | None, anatomy: Anatomy, tables: Tokenized) -> str | None:

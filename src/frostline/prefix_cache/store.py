@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from frostline.prefix_cache.entry import KEY_FILE, LOCK_FILE, SCHEMA_VERSION, CacheError, Entry
+from frostline.prefix_cache.entry import KEY_FILE, LOCK_FILE, SCHEMA_VERSION, CacheEntry, CacheError
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class PrefixStore:
         self.root = root
         self._max_bytes = max_bytes
 
-    def entry(self, key: Mapping[str, Any], about: Mapping[str, str] | None = None) -> Entry:
+    def entry(self, key: Mapping[str, Any], about: Mapping[str, str] | None = None) -> CacheEntry:
         """Returns the entry of a key.
 
         Args:
@@ -44,7 +44,9 @@ class PrefixStore:
             about: What a person should read beside it.
         """
         text = json.dumps({"schema": SCHEMA_VERSION, **key}, sort_keys=True)
-        return Entry(self.root / hashlib.sha256(text.encode()).hexdigest()[:32], {**key, "about": dict(about or {})})
+        return CacheEntry(
+            self.root / hashlib.sha256(text.encode()).hexdigest()[:32], {**key, "about": dict(about or {})}
+        )
 
     def listing(self) -> list[tuple[Path, dict[str, Any], dict[str, int], float]]:
         """Returns folder, key, bytes by name and time of last use of each entry, the one used last first.

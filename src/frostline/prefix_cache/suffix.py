@@ -119,7 +119,7 @@ def _put(module: nn.Module, forward: Any) -> None:
         module.forward = forward
 
 
-class TrainedPart(nn.Module):
+class TrainableModel(nn.Module):
     """What of a model is trained, as a model of its own: its parameters alone, under the names of the whole model.
 
     What walks over modules and parameters - the optimizer's clipping, `zero_grad`, `train()`, checkpoints - then comes
@@ -150,7 +150,7 @@ class TrainedPart(nn.Module):
         """Returns what the whole model returns for a batch with `prefix_hidden`."""
         return self._whole[0](**inputs)
 
-    def train(self, mode: bool = True) -> TrainedPart:
+    def train(self, mode: bool = True) -> TrainableModel:
         """Sets the mode of what is trained, and of the containers around it."""
         super().train(mode)
         for module in self._between:

@@ -31,7 +31,7 @@ class Status(StrEnum):
 class Cause(StrEnum):
     """Why a run is not FINISHED, for decisions; `reason` says it to people."""
 
-    PAUSED = "paused"  # PRUNED at the end of stage 1: it goes on if the sweep promotes it
+    PAUSED = "paused"  # PRUNED at the end of rung 1: it goes on if the sweep promotes it
     PRUNED = "pruned"  # PRUNED by a pruner
     DIVERGED = "diverged"  # FAILED: the loss was not finite
     OUT_OF_MEMORY = "out of memory"  # FAILED

@@ -118,7 +118,7 @@ class NullRecorder:
         """Does nothing."""
 
 
-class Verdict(StrEnum):
+class RunControl(StrEnum):
     """What a monitor says after an evaluation."""
 
     GO = "go"
@@ -132,7 +132,7 @@ class Monitor(Protocol):
     def alive(self) -> None:
         """Called after each optimizer step and now and then before the first."""
 
-    def evaluated(self, epoch: float, value: float) -> Verdict:
+    def evaluated(self, epoch: float, value: float) -> RunControl:
         """Called with the objective of each evaluation; `epoch` counts what is trained so far."""
 
 
@@ -161,9 +161,9 @@ class NullMonitor:
     def alive(self) -> None:
         """Does nothing."""
 
-    def evaluated(self, epoch: float, value: float) -> Verdict:
+    def evaluated(self, epoch: float, value: float) -> RunControl:
         """Says go."""
-        return Verdict.GO
+        return RunControl.GO
 
 
 class Recorders:

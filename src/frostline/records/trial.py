@@ -18,7 +18,7 @@ BASELINE_NUMBER = -1
 """Of the trial that trains everything (`freeze=none`), which is no trial: its depth is None, outside of the space."""
 
 
-class State(StrEnum):
+class TrialState(StrEnum):
     """Where a trial stands."""
 
     WAITING = "WAITING"
@@ -35,7 +35,7 @@ another."""
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOutcome:
-    """What one stage of a trial's work came to.
+    """What one rung of a trial's work came to.
 
     Attributes:
         state: COMPLETE (to the end of what was asked), PRUNED (stopped by the pruner), FAILED.
@@ -46,21 +46,21 @@ class TrialOutcome:
         reason: Why it isn't COMPLETE, for people.
         cause: The same for decisions.
         error: Of a failure by an exception: see `RunResult.error`.
-        more: Whether there is a stage 2 left to train.
+        paused: Whether its rung 2 is left to train.
         loss: The mean over the seeds of the evaluation loss; None if it isn't known.
         learnt: Whether any run does better than a constant prediction could by chance; True where nobody can tell.
         resumed: How often its runs went on from a checkpoint.
         note: Something to know about it, as a retry.
     """
 
-    state: State
+    state: TrialState
     by_seed: Mapping[int, float] = field(default_factory=dict)
     scores: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     cause: Cause | None = None
     error: str | None = None
-    more: bool = False
+    paused: bool = False
     resumed: int = 0
     note: str | None = None
     loss: float | None = None
@@ -71,8 +71,8 @@ class TrialOutcome:
         """The mean of the seeds' objectives."""
         return statistics.fmean(self.by_seed.values()) if self.by_seed else None
 
-    def to_dict(self, stage: int) -> dict[str, Any]:
-        """Returns JSON values, with the stage that it belongs to."""
+    def to_dict(self, rung: int) -> dict[str, Any]:
+        """Returns JSON values, with the rung that it belongs to."""
         return {
             "state": self.state.value,
             "by_seed": {str(seed): value for seed, value in self.by_seed.items()},
@@ -81,19 +81,19 @@ class TrialOutcome:
             "reason": self.reason,
             "cause": self.cause.value if self.cause else None,
             "error": self.error,
-            "more": self.more,
+            "paused": self.paused,
             "resumed": self.resumed,
             "note": self.note,
             "loss": self.loss,
             "learnt": self.learnt,
-            "stage": stage,
+            "rung": rung,
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> tuple[TrialOutcome, int]:
-        """Reads `to_dict`; returns the stage, too."""
+        """Reads `to_dict`; returns the rung, too."""
         outcome = cls(
-            state=State(data["state"]),
+            state=TrialState(data["state"]),
             by_seed={int(seed): float(value) for seed, value in data["by_seed"].items()},
             scores={
                 str(name): {int(seed): float(value) for seed, value in values.items()}
@@ -103,13 +103,13 @@ class TrialOutcome:
             reason=data["reason"],
             cause=Cause(data["cause"]) if data["cause"] else None,
             error=data["error"],
-            more=bool(data["more"]),
+            paused=bool(data["paused"]),
             resumed=int(data["resumed"]),
             note=data["note"],
             loss=data["loss"],
             learnt=bool(data["learnt"]),
         )
-        return outcome, int(data["stage"])
+        return outcome, int(data["rung"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,40 +120,42 @@ class TrialRecord:
         number: Its number in the study; its folder's name.
         params: What was chosen.
         state: Where it stands.
-        outcome: What it came to; None while it waits or runs. If stage 2 failed, what stage 1 came to, with the cause.
+        outcome: What it came to; None while it waits or runs. If rung 2 failed, what rung 1 came to, with the cause.
         history: Objective after each reported evaluation, by `seed index * epochs + epoch`.
         copy_of: Number of the like trial whose outcome it took over.
-        stage: The last stage that was trained: 1 or 2.
-        first: What stage 1 came to, by which trials were chosen for stage 2; None if there is one stage.
+        rung: The last rung that was trained: 1 or 2.
+        first_rung: What rung 1 came to, by which trials were chosen for rung 2; None if there is one rung.
         replicates: What further seeds came to that were trained after the search, by seed.
     """
 
     number: int
     params: Params
-    state: State
+    state: TrialState
     outcome: TrialOutcome | None = None
     history: Mapping[int, float] = field(default_factory=dict)
     copy_of: int | None = None
-    stage: int = 1
-    first: TrialOutcome | None = None
+    rung: int = 1
+    first_rung: TrialOutcome | None = None
     replicates: Mapping[int, TrialOutcome] = field(default_factory=dict)
 
     @property
     def reason(self) -> str | None:
-        """Why it isn't COMPLETE, for people; of a second stage that failed it says so."""
+        """Why it isn't COMPLETE, for people; of a second rung that failed it says so."""
         reason = self.outcome.reason if self.outcome else None
-        failed_later = reason and self.state is State.FAILED and self.first is not None and self.stage > 1
-        return f"stage 2: {reason}" if failed_later else reason
+        failed_later = reason and self.state is TrialState.FAILED and self.first_rung is not None and self.rung > 1
+        return f"rung 2: {reason}" if failed_later else reason
 
     @property
     def first_quality(self) -> float | None:
-        """The quality at the end of stage 1, which all trials have gone through; of one stage its own."""
-        return self.first.quality if self.first is not None else self.outcome.quality if self.outcome else None
+        """The quality at the end of rung 1, which all trials have gone through; of one rung its own."""
+        return (
+            self.first_rung.quality if self.first_rung is not None else self.outcome.quality if self.outcome else None
+        )
 
     @property
     def is_paused(self) -> bool:
-        """Whether it has ended stage 1 and may be promoted."""
-        return self.outcome is not None and self.outcome.more
+        """Whether it has ended rung 1 and may be promoted."""
+        return self.outcome is not None and self.outcome.paused
 
     @property
     def is_baseline(self) -> bool:
@@ -189,7 +191,7 @@ class TrialRecord:
     @staticmethod
     def group_of(params: Params) -> str | None:
         """Returns the group that a trial of these parameters is of. See `group`."""
-        return TrialRecord(number=0, params=params, state=State.WAITING).group
+        return TrialRecord(number=0, params=params, state=TrialState.WAITING).group
 
     @property
     def model(self) -> str | None:
@@ -231,11 +233,11 @@ class TrialRecord:
             "label": self.label(),
             "params": self.params,
             "state": self.state.value,
-            "outcome": self.outcome.to_dict(self.stage) if self.outcome else None,
+            "outcome": self.outcome.to_dict(self.rung) if self.outcome else None,
             "history": {str(step): value for step, value in self.history.items()},
             "copy_of": self.copy_of,
-            "stage": self.stage,
-            "first": self.first.to_dict(1) if self.first else None,
+            "rung": self.rung,
+            "first_rung": self.first_rung.to_dict(1) if self.first_rung else None,
             "replicates": {str(seed): outcome.to_dict(1) for seed, outcome in self.replicates.items()},
         }
         return sealed(data)
@@ -252,12 +254,12 @@ class TrialRecord:
             return cls(
                 number=int(data["number"]),
                 params=dict(data["params"]),
-                state=State(data["state"]),
+                state=TrialState(data["state"]),
                 outcome=TrialOutcome.from_dict(data["outcome"])[0] if data["outcome"] else None,
                 history={int(step): float(value) for step, value in data["history"].items()},
                 copy_of=data["copy_of"],
-                stage=int(data["stage"]),
-                first=TrialOutcome.from_dict(data["first"])[0] if data["first"] else None,
+                rung=int(data["rung"]),
+                first_rung=TrialOutcome.from_dict(data["first_rung"])[0] if data["first_rung"] else None,
                 replicates={int(seed): TrialOutcome.from_dict(each)[0] for seed, each in data["replicates"].items()},
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -290,6 +292,6 @@ def ranked(trials: Iterable[TrialRecord], maximize: bool) -> list[TrialRecord]:
     fit = [
         trial
         for trial in trials
-        if trial.quality is not None and math.isfinite(trial.quality) and trial.state is State.COMPLETE
+        if trial.quality is not None and math.isfinite(trial.quality) and trial.state is TrialState.COMPLETE
     ]
     return sorted(fit, key=lambda trial: (sign * (trial.quality or 0.0), trial.number))

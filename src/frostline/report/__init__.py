@@ -1,7 +1,7 @@
 """Owns: results -> tables, figures, one HTML page. Must not know: MLflow, torch, where results come from."""
 
 from frostline.report.answer import Answer, GroupAnswer, LevelRow, answer_of
-from frostline.report.html import Material, write_report
+from frostline.report.html import ReportData, write_report
 from frostline.report.reproduction import print_differences, print_verdict
 from frostline.report.table import level_table
 from frostline.report.terminal import (
@@ -23,7 +23,7 @@ __all__ = [
     "Baseline",
     "GroupAnswer",
     "LevelRow",
-    "Material",
+    "ReportData",
     "Row",
     "answer_of",
     "headline",

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted
-from frostline.decision import Decision, Level, Requirement, Setting, Standing, State
+from frostline.decision import Decision, Level, LevelState, Requirement, Setting, Standing
 from frostline.records.predictions import EvidenceOf, known
-from frostline.records.trial import State as TrialState
-from frostline.records.trial import TrialRecord, ranked
+from frostline.records.trial import TrialRecord, TrialState, ranked
 from frostline.report.significance import interval_of_seeds, interval_of_share
 from frostline.report.transfer import Baseline, Transfer, transfer_of
 from frostline.spec import DEPTH_KEY, CostName
@@ -52,7 +51,7 @@ class LevelRow:
     high: float
     most_loss: float
     p_within: float
-    state: State
+    state: LevelState
     seeds: int
     num_trials: int
     collapsed: int

@@ -6,9 +6,8 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from frostline.decision import State
-from frostline.records.trial import State as TrialState
-from frostline.records.trial import TrialRecord, ranked
+from frostline.decision import LevelState
+from frostline.records.trial import TrialRecord, TrialState, ranked
 from frostline.report.answer import Answer, level_name, pareto
 from frostline.report.text import label
 from frostline.spec import DEPTH_KEY, CostName
@@ -18,7 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INK, _COLD, _WARM, _GREY, _GREEN = "#1b2a38", "#2b6ca3", "#d1622b", "#9aa7b2", "#2e7d32"
-_STATE_LOOKS = {State.GOOD: (_GREEN, "good"), State.OPEN: ("#e0a526", "open"), State.OUT: ("#b3261e", "out")}
+_STATE_LOOKS = {
+    LevelState.GOOD: (_GREEN, "good"),
+    LevelState.OPEN: ("#e0a526", "open"),
+    LevelState.OUT: ("#b3261e", "out"),
+}
 _MAP = "YlGnBu"
 _COSTS = {
     CostName.TRAIN_S: "training time (s)",

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from frostline.files import write_atomically
-from frostline.records.trial import RECOMMENDED_FILE, State, TrialRecord, ranked
+from frostline.records.trial import RECOMMENDED_FILE, TrialRecord, TrialState, ranked
 from frostline.report.answer import Answer, error_of
 from frostline.report.figures import make_figures
 from frostline.report.table import level_table
@@ -33,7 +33,7 @@ _CAPTIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
+class ReportData:
     """What a report is made of.
 
     Attributes:
@@ -55,7 +55,7 @@ class Material:
     status: str
 
 
-def write_report(material: Material, folder: Path) -> list[Path]:
+def write_report(material: ReportData, folder: Path) -> list[Path]:
     """Writes `report.html`, `trials.csv` and a PNG for each picture; returns them, the page first.
 
     Args:
@@ -100,7 +100,7 @@ def recommendation(answer: Answer) -> dict[str, Any]:
     return found
 
 
-def _page(material: Material, figures: Mapping[str, bytes]) -> str:
+def _page(material: ReportData, figures: Mapping[str, bytes]) -> str:
     answer = material.answer
     environment = Environment(loader=PackageLoader("frostline.report", ""), autoescape=True, undefined=StrictUndefined)
     transfer_head, transfer_lines = transfer_table(answer)
@@ -128,7 +128,7 @@ def _page(material: Material, figures: Mapping[str, bytes]) -> str:
     )
 
 
-def _trial_rows(material: Material) -> list[dict[str, Any]]:
+def _trial_rows(material: ReportData) -> list[dict[str, Any]]:
     """Returns a row for each trial, the best first, those without a result last."""
     answer = material.answer
     order = {trial.number: rank for rank, trial in enumerate(ranked(material.trials, answer.maximize))}
@@ -156,16 +156,16 @@ def _remark(trial: TrialRecord) -> str:
     parts = [f"as #{trial.copy_of}"] if trial.copy_of is not None else []
     if trial.outcome is not None:
         parts += [text for text in (trial.reason, trial.outcome.note) if text]
-    if trial.state is State.PRUNED and not parts:
+    if trial.state is TrialState.PRUNED and not parts:
         parts.append("not among those that went on to the end")
     return "; ".join(parts)
 
 
-def _csv(material: Material) -> str:
+def _csv(material: ReportData) -> str:
     keys = _keys(material.trials)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    head = ["number", *keys, material.answer.metric, "sd_over_seeds", "seeds", "stage", "state", "train_s", "flops"]
+    head = ["number", *keys, material.answer.metric, "sd_over_seeds", "seeds", "rung", "state", "train_s", "flops"]
     outcomes = [trial.outcome for trial in material.trials if trial.outcome is not None]
     sets = list(dict.fromkeys(name for outcome in outcomes for name in outcome.scores))  # means over the seeds
     writer.writerow([*head, "num_trainable", "fill_s", "saved_s", "copy_of", "reason", "note", *sets])
@@ -173,7 +173,7 @@ def _csv(material: Material) -> str:
         outcome = trial.outcome
         cost = outcome.cost if outcome else {}
         row: list[Any] = [_number_of(trial), *(trial.params.get(key) for key in keys), trial.quality, trial.spread]
-        row += [len(outcome.by_seed) if outcome else 0, trial.stage, trial.state.value, cost.get("train_s")]
+        row += [len(outcome.by_seed) if outcome else 0, trial.rung, trial.state.value, cost.get("train_s")]
         row += [cost.get("flops"), cost.get("num_trainable"), cost.get("fill_s"), cost.get("saved_s"), trial.copy_of]
         row += [trial.reason, outcome.note if outcome else None]
         scores = [outcome.scores.get(name, {}) if outcome else {} for name in sets]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from frostline.decision import State
+from frostline.decision import LevelState
 from frostline.records.trial import is_group
 from frostline.report.answer import Answer, LevelRow, difference, level_name
 from frostline.spec import LR_KEY, ROWS_KEY, CostName, Value, short_number
@@ -25,7 +25,7 @@ class LevelTable:
     head: Sequence[str]
     lines: Sequence[Sequence[str]]
     recommended: int | None
-    states: Sequence[State]
+    states: Sequence[LevelState]
 
 
 def level_table(answer: Answer) -> LevelTable:

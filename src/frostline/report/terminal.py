@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from frostline.decision import State
+from frostline.decision import LevelState
 from frostline.errors import visible
 from frostline.records.result import RunResult, Status
 from frostline.report.answer import Answer
@@ -151,7 +151,7 @@ def print_answer(answer: Answer, console: Console | None = None) -> None:
         for index, (line, state) in enumerate(zip(cells.lines, cells.states, strict=True)):
             chosen = index == cells.recommended
             mark = f"<- {label(answer)}" if chosen else ""
-            style = "bold" if chosen else "dim" if state is State.OUT else None
+            style = "bold" if chosen else "dim" if state is LevelState.OUT else None
             table.add_row(*map(escape, line), mark, style=style)
         console.print(table)
         console.print(escape(legend(answer)), highlight=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from frostline.advisor import NOTHING_FROZEN, is_mean_over_rows
-from frostline.decision import Requirement, Standing, State
+from frostline.decision import LevelState, Requirement, Standing
 from frostline.records.trial import TrialRecord
 from frostline.report.answer import Answer, GroupAnswer, LevelRow, difference, is_share, level_name
 from frostline.report.significance import LEVEL, Comparison
@@ -46,7 +46,7 @@ def standing_lines(answer: Answer) -> list[str]:
     name = _named(row, answer)
     chance = f"within {margin} of the best with probability {row.p_within:.2f}"
     most = f"at most {difference(row.most_loss, answer.metric)} worse ({100 * LEVEL:.0f} %)"
-    open_names = _names([each for each in main.rows if each.state is State.OPEN])
+    open_names = _names([each for each in main.rows if each.state is LevelState.OPEN])
     lines = []
     if decision.standing is Standing.SETTLED:
         lines.append(f"settled at {margin}: {name} is {chance}, {most}; everything cheaper is worse")
@@ -78,7 +78,7 @@ def _requirement(needed: Requirement, main: GroupAnswer, answer: Answer) -> str:
         if main.fitted.num_folds > 1:
             where = f"on {main.fitted.num_folds} folds"
         chance = f"chance {needed.chance:.0%} with 32 of each"
-        untried = [row for row in main.rows if row.trial is None and row.state is State.OPEN]
+        untried = [row for row in main.rows if row.trial is None and row.state is LevelState.OPEN]
         other = f"try {_names(untried)}, too (sweep.n_trials)" if untried else "take more rows, or a wider margin"
         return f"further seeds can't settle it {where} ({chance}): {other}"
     unit = answer.seconds_per_cost

@@ -45,7 +45,7 @@ class Score:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Against:
+class BaselineComparison:
     """A depth against a baseline on a set of rows.
 
     Attributes:
@@ -80,7 +80,7 @@ class Transfer:
 
     sets: Sequence[str] = ()
     scores: Sequence[tuple[int, Sequence[Score | None]]] = ()
-    against: Sequence[Against] = ()
+    against: Sequence[BaselineComparison] = ()
 
 
 def transfer_of(
@@ -124,7 +124,9 @@ def transfer_of(
                     comparison = compare(first, second, metric, maximize=maximize, seed_sd=seed_sd)
                 if comparison is not None:
                     found.append(
-                        Against(depth=depth, name=name, baseline=baseline.name, comparison=comparison, p=comparison.p)
+                        BaselineComparison(
+                            depth=depth, name=name, baseline=baseline.name, comparison=comparison, p=comparison.p
+                        )
                     )
     adjusted = holm([each.p for each in found])
     against = [replace(each, p=p) for each, p in zip(found, adjusted, strict=True)]

@@ -3,24 +3,22 @@
 from frostline.search.forecast import Costs, Forecast, forecast
 from frostline.search.lock import LockLostError, open_locked
 from frostline.search.loop import (
-    Ended,
-    Event,
     Executor,
     Listener,
     Race,
-    Reported,
-    Summary,
+    SearchSummary,
+    TrialEnded,
+    TrialEvent,
+    TrialReported,
     search,
 )
-from frostline.search.promotion import Key, Task, check_alike, hopeless, queue_of
+from frostline.search.promotion import Key, TrialTask, check_alike, eliminated, queue_of
 from frostline.search.storages import CorruptStudyError, Journal, open_url, storage_trouble, study_names
 from frostline.search.study import Study, read_trials
 
 __all__ = [
     "CorruptStudyError",
     "Costs",
-    "Ended",
-    "Event",
     "Executor",
     "Forecast",
     "Journal",
@@ -28,13 +26,15 @@ __all__ = [
     "Listener",
     "LockLostError",
     "Race",
-    "Reported",
+    "SearchSummary",
     "Study",
-    "Summary",
-    "Task",
+    "TrialEnded",
+    "TrialEvent",
+    "TrialReported",
+    "TrialTask",
     "check_alike",
+    "eliminated",
     "forecast",
-    "hopeless",
     "open_locked",
     "open_url",
     "queue_of",

@@ -36,8 +36,8 @@ class Forecast:
 
     Attributes:
         trials: In all.
-        finalists: Of these, how many go on to stage 2.
-        by_depth: Frozen depth -> trials, and seconds of one of them in stage 1 and to its end.
+        finalists: Of these, how many go on to rung 2.
+        by_depth: Frozen depth -> trials, and seconds of one of them in rung 1 and to its end.
         busy_s: Seconds of all trials together.
         longest_s: Of the longest trial.
         wall_s: From the first node's start to the last one's end.
@@ -47,7 +47,7 @@ class Forecast:
     """
 
     trials: int
-    finalists: int
+    num_promoted: int
     by_depth: dict[int | None, tuple[int, float, float]]
     busy_s: float
     longest_s: float
@@ -82,34 +82,34 @@ def forecast(
     chosen = [_depth_of(params, depths) for params in queue[:total]]
     chosen += [depths[number % len(depths)] for number in range(total - len(chosen))]
     seeds = len(plan.seeds) if plan.seeds else 1
-    first_epochs = epochs if plan.first_epochs is None else float(plan.first_epochs)
+    rung_epochs = epochs if plan.rung_epochs is None else float(plan.rung_epochs)
 
-    def stage_1(depth: int | None) -> float:
-        if not plan.has_stages:
+    def rung_1(depth: int | None) -> float:
+        if not plan.has_rungs:
             return seeds * (costs.trial_s + epochs * costs.epoch_s(depth))
-        return costs.trial_s + first_epochs * costs.epoch_s(depth)
+        return costs.trial_s + rung_epochs * costs.epoch_s(depth)
 
-    def stage_2(depth: int | None) -> float:
-        rest = costs.trial_s + (epochs - first_epochs) * costs.epoch_s(depth)
-        return (rest if epochs > first_epochs else 0.0) + (seeds - 1) * (costs.trial_s + epochs * costs.epoch_s(depth))
+    def rung_2(depth: int | None) -> float:
+        rest = costs.trial_s + (epochs - rung_epochs) * costs.epoch_s(depth)
+        return (rest if epochs > rung_epochs else 0.0) + (seeds - 1) * (costs.trial_s + epochs * costs.epoch_s(depth))
 
     counts = Counter(chosen)
-    finalists: list[int | None] = []
-    if plan.has_stages:
-        share = math.ceil(plan.finish * total - 1e-9)
+    num_promoted: list[int | None] = []
+    if plan.has_rungs:
+        share = math.ceil(plan.promote_fraction * total - 1e-9)
         # The best share is expected to hold the best of that share of the depths: the other depths' best come to it.
-        number = min(total, share + round(len(counts) * (1 - plan.finish)))
+        number = min(total, share + round(len(counts) * (1 - plan.promote_fraction)))
         order = sorted(counts, key=lambda depth: -1 if depth is None else depth)
-        finalists = [order[index % len(order)] for index in range(number)]
-    first = [stage_1(depth) for depth in chosen]
-    second = [stage_2(depth) for depth in finalists]
+        num_promoted = [order[index % len(order)] for index in range(number)]
+    first = [rung_1(depth) for depth in chosen]
+    second = [rung_2(depth) for depth in num_promoted]
     makespan = _makespan(first, workers) + _makespan(second, workers)
     busy_s = sum(first) + sum(second)
-    whole = {depth: stage_1(depth) + (stage_2(depth) if plan.has_stages else 0.0) for depth in counts}
+    whole = {depth: rung_1(depth) + (rung_2(depth) if plan.has_rungs else 0.0) for depth in counts}
     return Forecast(
         trials=total,
-        finalists=len(finalists),
-        by_depth={depth: (counts[depth], stage_1(depth), whole[depth]) for depth in counts},
+        num_promoted=len(num_promoted),
+        by_depth={depth: (counts[depth], rung_1(depth), whole[depth]) for depth in counts},
         busy_s=busy_s,
         longest_s=max(whole.values(), default=0.0),
         wall_s=costs.start_s + costs.fill_s + makespan,

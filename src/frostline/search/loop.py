@@ -14,8 +14,8 @@ from typing import Protocol
 
 from frostline.decision import RaceEnd
 from frostline.records.result import Cause
-from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome, TrialRecord
-from frostline.search.promotion import Key, Task, finalists, promotable
+from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialRecord, TrialState
+from frostline.search.promotion import Key, TrialTask, promotable, promoted
 from frostline.search.study import Study
 from frostline.spec import Params, SweepSpec
 
@@ -26,7 +26,7 @@ _ALIKE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reported:
+class TrialReported:
     """A running trial made an evaluation and waits to hear whether it should go on."""
 
     number: int
@@ -36,7 +36,7 @@ class Reported:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class TrialEnded:
     """A task came to its end.
 
     Attributes:
@@ -54,7 +54,7 @@ class Ended:
     seed: int | None = None
 
 
-Event = Reported | Ended
+TrialEvent = TrialReported | TrialEnded
 
 
 class Executor(Protocol):
@@ -64,10 +64,10 @@ class Executor(Protocol):
     def free(self) -> int:
         """How many more tasks it takes now."""
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: TrialTask) -> None:
         """Begins a task."""
 
-    def wait(self) -> Sequence[Event]:
+    def wait(self) -> Sequence[TrialEvent]:
         """Returns what happened, after a moment at most; may be empty."""
 
     def answer(self, key: Key, prune: bool) -> None:
@@ -80,17 +80,17 @@ class Executor(Protocol):
 class Listener(Protocol):
     """Who watches: the live view, MLflow, the trials' files."""
 
-    def begun(self, task: Task) -> None:
+    def begun(self, task: TrialTask) -> None:
         """A task was handed to the executor."""
 
     def reported(self, number: int, step: int, value: float) -> None:
         """A running trial made an evaluation."""
 
     def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """A trial's stage ended; `trials` are all of the study."""
+        """A trial's rung ended; `trials` are all of the study."""
 
     def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """A trial that had ended its stage 1 is not promoted."""
+        """A trial that had ended its rung 1 is not promoted."""
 
     def replicated(self, trial: TrialRecord, seed: int) -> None:
         """A further seed of a finished trial ended."""
@@ -112,12 +112,12 @@ class Race(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class SearchSummary:
     """How a sweep's command ended.
 
     Attributes:
         trials: All trials of the study; the baseline, which is no trial, is the last one if it was trained.
-        complete: Whether the total was reached and stage 2 is done.
+        complete: Whether the total was reached and rung 2 is done.
         stopped: Why not, in one line.
         fatal: What the user must mend, if that is why.
         too_many_failed: Whether it stopped because trials failed.
@@ -144,7 +144,7 @@ def search(
     baseline: Callable[[Sequence[TrialRecord]], Params | None] = lambda _trials: None,
     should_stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.monotonic,
-) -> Summary:
+) -> SearchSummary:
     """Trains trials until the study has its total, then takes the best ones to the end.
 
     Args:
@@ -159,20 +159,20 @@ def search(
         should_stop: Asked now and then; true ends the sweep as an interruption.
         clock: Seconds, for `timeout_s`; never the wall clock, which may jump.
     """
-    course = _Course(plan, study, executor, listener, maximize, total, should_stop, clock)
-    course.stage(course.next_trial)
+    course = SearchLoop(plan, study, executor, listener, maximize, total, should_stop, clock)
+    course.drain(course.next_trial)
     if course.stopped is None:
-        course.choose_finalists()
-        course.stage(course.next_finalist)
+        course.promote()
+        course.drain(course.next_promoted)
     if course.stopped is None:
-        course.stage(lambda: course.next_baseline(baseline) or course.next_replicate(race))
-    return Summary(
+        course.drain(lambda: course.next_baseline(baseline) or course.next_replicate(race))
+    return SearchSummary(
         trials=study.with_baseline(), complete=course.stopped is None, stopped=course.stopped, fatal=course.fatal,
         too_many_failed=course.too_many_failed, race=course.race_end if course.stopped is None else None,
     )  # fmt: skip
 
 
-class _Course:
+class SearchLoop:
     """One command's way through a study."""
 
     def __init__(
@@ -186,7 +186,7 @@ class _Course:
         should_stop: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
-        self._finalists: list[Task] = []
+        self._promoted: list[TrialTask] = []
         self._plan = plan
         self._study = study
         self._executor = executor
@@ -196,7 +196,7 @@ class _Course:
         self._should_stop = should_stop
         self._clock = clock
         self._deadline = math.inf if plan.timeout_s is None else clock() + plan.timeout_s
-        self._running: dict[Key, Task] = {}
+        self._running: dict[Key, TrialTask] = {}
         self.race_end: RaceEnd | None = None
         self._retried = False
         self._failures = 0
@@ -204,12 +204,12 @@ class _Course:
         self.too_many_failed = False
         self.fatal: str | None = None
 
-    def next_trial(self) -> Task | None:
+    def next_trial(self) -> TrialTask | None:
         """Promotes a trial that is among the best already, else begins the study's next one.
 
         Like trials that are done already are not trained again.
         """
-        if self._plan.has_stages:
+        if self._plan.has_rungs:
             best = promotable(self._study.trials(), self._plan, self._maximize)
             promoted = [task for task in best if task.key not in self._running]
             if promoted:
@@ -222,42 +222,42 @@ class _Course:
             trials = self._study.trials(fresh=False)
             twin = next((p for p in trials if p.number != number and p.params == params and _is_reusable(p)), None)
             if twin is None:
-                return Task(number=number, params=params, stage=1)
+                return TrialTask(number=number, params=params, rung=1)
             assert twin.outcome is not None
             for step, value in sorted(twin.history.items()):
                 self._study.report(number, step, value)
             outcome = twin.outcome
-            if outcome.more:  # the like one may go on to stage 2, this one doesn't
-                outcome = replace(outcome, more=False, state=State.PRUNED, reason="like another trial")
+            if outcome.paused:  # the like one may go on to rung 2, this one doesn't
+                outcome = replace(outcome, paused=False, state=TrialState.PRUNED, reason="like another trial")
             self._study.tell(number, outcome, copy_of=twin.number)
             self._tell_listener(number)
 
-    def choose_finalists(self) -> None:
-        """Chooses what goes on to stage 2; the others are pruned."""
+    def promote(self) -> None:
+        """Chooses what goes on to rung 2; the others are pruned."""
         trials = self._study.trials()
-        self._finalists = finalists(trials, self._plan, self._maximize)
-        going = {task.number for task in self._finalists}
+        self._promoted = promoted(trials, self._plan, self._maximize)
+        going = {task.number for task in self._promoted}
         for trial in trials:
             if trial.is_paused and trial.number not in going:
                 self._study.prune(trial.number)
                 now = self._study.trials()
                 self._listener.pruned(next(each for each in now if each.number == trial.number), now)
 
-    def next_finalist(self) -> Task | None:
+    def next_promoted(self) -> TrialTask | None:
         """Returns the best trial that waits."""
-        return self._finalists.pop(0) if self._finalists else None
+        return self._promoted.pop(0) if self._promoted else None
 
-    def next_baseline(self, baseline: Callable[[Sequence[TrialRecord]], Params | None]) -> Task | None:
+    def next_baseline(self, baseline: Callable[[Sequence[TrialRecord]], Params | None]) -> TrialTask | None:
         """Returns full fine-tuning, unless it was trained, or is just now."""
         done = self._study.baseline()
-        again = done is not None and done.state is State.FAILED and self._plan.retry_failed and not self._retried
+        again = done is not None and done.state is TrialState.FAILED and self._plan.retry_failed and not self._retried
         if (BASELINE_NUMBER, None) in self._running or (done is not None and not again):
             return None
         self._retried = True
         params = baseline(self._study.trials())
-        return None if params is None else Task(number=BASELINE_NUMBER, params=params, stage=2)
+        return None if params is None else TrialTask(number=BASELINE_NUMBER, params=params, rung=2)
 
-    def next_replicate(self, race: Race | None) -> Task | None:
+    def next_replicate(self, race: Race | None) -> TrialTask | None:
         """Returns a further seed of a finished trial, if the race has one to give."""
         if race is None:
             return None
@@ -267,9 +267,9 @@ class _Course:
             self.race_end = found
             return None
         trial, seed = found
-        return Task(number=trial.number, params=trial.params, stage=3, seed=seed)
+        return TrialTask(number=trial.number, params=trial.params, rung=3, seed=seed)
 
-    def stage(self, next_task: Callable[[], Task | None]) -> None:
+    def drain(self, next_task: Callable[[], TrialTask | None]) -> None:
         """Keeps the executor busy until there is nothing left to begin and nothing runs."""
         while True:
             self._look_at_limits()
@@ -283,7 +283,7 @@ class _Course:
             if not self._running:
                 return
             for event in self._executor.wait():
-                if isinstance(event, Reported):
+                if isinstance(event, TrialReported):
                     self._on_report(event)
                 else:
                     self._on_end(event)
@@ -300,7 +300,7 @@ class _Course:
             self.stopped, self.too_many_failed = reason, too_many_failed
         self._executor.stop()
 
-    def _on_report(self, event: Reported) -> None:
+    def _on_report(self, event: TrialReported) -> None:
         if event.seed is not None or event.number == BASELINE_NUMBER:  # no trial: no pruner is asked
             self._executor.answer((event.number, event.seed), False)
             return
@@ -308,14 +308,14 @@ class _Course:
         prune = math.isfinite(event.value) and self._study.report(event.number, event.step, event.value)
         self._executor.answer((event.number, None), prune)
 
-    def _on_end(self, event: Ended) -> None:
+    def _on_end(self, event: TrialEnded) -> None:
         task = self._running.pop((event.number, event.seed))
         if task.seed is not None:
             self._on_replicate(task, task.seed, event)
             return
         if task.number == BASELINE_NUMBER and event.fatal is not None and not event.machine:
             # What the sweep fixes may not go with it, as runtime.cache.mode=require: the trials are what they are.
-            refused = TrialOutcome(state=State.FAILED, reason=event.fatal, cause=Cause.ERROR)
+            refused = TrialOutcome(state=TrialState.FAILED, reason=event.fatal, cause=Cause.ERROR)
             event = replace(event, fatal=None, outcome=refused)
         if event.fatal is not None:
             self.fatal = self.fatal or event.fatal
@@ -330,18 +330,18 @@ class _Course:
         outcome = checked(event.outcome)
         if task.number == BASELINE_NUMBER:
             self._study.tell_baseline(task.params, outcome)
-        elif task.stage == 2:
+        elif task.rung == 2:
             self._study.tell_final(task.number, outcome)
         else:
-            if outcome.more:
+            if outcome.paused:
                 assert outcome.quality is not None
                 self._study.settle(task.number, outcome.quality)
             self._study.tell(task.number, outcome)
         self._tell_listener(task.number)
-        if outcome.state is State.FAILED and task.number != BASELINE_NUMBER:
+        if outcome.state is TrialState.FAILED and task.number != BASELINE_NUMBER:
             self._count_failure()
 
-    def _on_replicate(self, task: Task, seed: int, event: Ended) -> None:
+    def _on_replicate(self, task: TrialTask, seed: int, event: TrialEnded) -> None:
         if event.fatal is not None:
             self.fatal = self.fatal or event.fatal
             self._stop(event.fatal)
@@ -352,7 +352,7 @@ class _Course:
         self._study.tell_replicate(task.number, seed, outcome)
         trial = next(trial for trial in self._study.with_baseline() if trial.number == task.number)
         self._listener.replicated(trial, seed)
-        if outcome.state is State.FAILED:
+        if outcome.state is TrialState.FAILED:
             self._count_failure()
 
     def _tell_listener(self, number: int) -> None:
@@ -367,21 +367,27 @@ class _Course:
             self._stop(f"sweep.max_failures={limit} trials failed", too_many_failed=True)
             return
         ended = sorted(
-            (p for p in self._study.trials() if p.state not in {State.WAITING, State.RUNNING}), key=lambda p: p.number
+            (p for p in self._study.trials() if p.state not in {TrialState.WAITING, TrialState.RUNNING}),
+            key=lambda p: p.number,
         )[:_ALIKE]
-        kinds = {(p.outcome.cause, p.outcome.error) for p in ended if p.state is State.FAILED and p.outcome}
-        succeeded = any(p.state in {State.COMPLETE, State.PRUNED} for p in self._study.trials())
+        kinds = {(p.outcome.cause, p.outcome.error) for p in ended if p.state is TrialState.FAILED and p.outcome}
+        succeeded = any(p.state in {TrialState.COMPLETE, TrialState.PRUNED} for p in self._study.trials())
         if {cause for cause, _ in kinds} == {Cause.TEMPLATE_DIED}:  # that says nothing of the trials
             return
-        if len(ended) == _ALIKE and all(p.state is State.FAILED for p in ended) and len(kinds) == 1 and not succeeded:
+        if (
+            len(ended) == _ALIKE
+            and all(p.state is TrialState.FAILED for p in ended)
+            and len(kinds) == 1
+            and not succeeded
+        ):
             self._stop(f"the first {_ALIKE} trials failed alike", too_many_failed=True)
 
 
 def checked(outcome: TrialOutcome) -> TrialOutcome:
     """Returns the outcome, FAILED if a value of it is no finite number."""
-    if outcome.state is State.FAILED:
+    if outcome.state is TrialState.FAILED:
         return outcome
-    failed = replace(outcome, state=State.FAILED, by_seed={}, more=False, cause=Cause.NO_OBJECTIVE)
+    failed = replace(outcome, state=TrialState.FAILED, by_seed={}, paused=False, cause=Cause.NO_OBJECTIVE)
     by_seed = {}
     for seed, value in outcome.by_seed.items():
         try:
@@ -407,5 +413,5 @@ def _number(value: object) -> float:
 
 
 def _is_reusable(trial: TrialRecord) -> bool:
-    ended = trial.state is State.COMPLETE or trial.state is State.PRUNED
+    ended = trial.state is TrialState.COMPLETE or trial.state is TrialState.PRUNED
     return ended and trial.outcome is not None and trial.copy_of is None

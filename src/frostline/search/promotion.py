@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from frostline.errors import UserError
-from frostline.records.trial import State, TrialRecord, ranked
+from frostline.records.trial import TrialRecord, TrialState, ranked
 from frostline.spec import COST_KEYS, DEPTH_KEY, Params, SamplerName, Space, SweepSpec
 
 Key = tuple[int, int | None]
@@ -16,19 +16,19 @@ Key = tuple[int, int | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
-    """A stage of a trial's work, to be trained.
+class TrialTask:
+    """A rung of a trial's work, to be trained.
 
     Attributes:
         number: Of the trial.
         params: Of the trial.
-        stage: 1 or 2; 3: a further seed of a finished trial.
-        seed: Of stage 3.
+        rung: 1 or 2; 3: a further seed of a finished trial.
+        seed: Of rung 3.
     """
 
     number: int
     params: Params
-    stage: int
+    rung: int
     seed: int | None = None
 
     @property
@@ -37,8 +37,8 @@ class Task:
         return self.number, self.seed
 
 
-def finalists(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -> list[Task]:
-    """Returns the tasks of stage 2: the best share of the trials that wait for it, and the best at each frozen depth.
+def promoted(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -> list[TrialTask]:
+    """Returns the tasks of rung 2: the best share of the trials that wait for it, and the best at each frozen depth.
 
     "One epoch for all, then finish the best" matches Hyperband at far less compute (arXiv 2307.15422); the best at
     each depth is added so that a table over depths compares finished runs. The order is that of the ranks: if the time
@@ -50,19 +50,19 @@ def finalists(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) ->
         maximize: Whether more of the objective is better.
     """
     order = _by_rank(trials, plan, maximize)
-    chosen = order[: _share(plan.finish, len(order))]
+    chosen = order[: _share(plan.promote_fraction, len(order))]
     best: dict[object, TrialRecord] = {}
     for trial in order:
         best.setdefault(_row(trial.params, plan.axis), trial)
     going = {trial.number for trial in (*chosen, *best.values()) if trial.is_paused}
-    return [Task(number=trial.number, params=trial.params, stage=2) for trial in order if trial.number in going]
+    return [TrialTask(number=trial.number, params=trial.params, rung=2) for trial in order if trial.number in going]
 
 
-def promotable(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -> list[Task]:
-    """Returns the trials to promote while stage 1 is still under way, the best first.
+def promotable(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -> list[TrialTask]:
+    """Returns the trials to promote while rung 1 is still under way, the best first.
 
     The rule of asynchronous successive halving (Li et al. 2020, algorithm 2): a trial is promoted as soon as it is in
-    the best share of the trials that have completed stage 1.
+    the best share of the trials that have completed rung 1.
 
     Args:
         trials: All of the study.
@@ -70,39 +70,41 @@ def promotable(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -
         maximize: Whether more of the objective is better.
     """
     order = _by_rank(trials, plan, maximize)
-    best = order[: math.floor(plan.finish * len(order) + 1e-9)]
-    return [Task(number=trial.number, params=trial.params, stage=2) for trial in best if trial.is_paused]
+    best = order[: math.floor(plan.promote_fraction * len(order) + 1e-9)]
+    return [TrialTask(number=trial.number, params=trial.params, rung=2) for trial in best if trial.is_paused]
 
 
 def _by_rank(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -> list[TrialRecord]:
-    """Returns the trials that came to the end of stage 1, the best there first; ties by number.
+    """Returns the trials that came to the end of rung 1, the best there first; ties by number.
 
     After a few epochs they are compared by their loss, since many accuracies are equal then; whole runs of a first seed
     by the objective, as they are where a loss is not known. A run that learnt nothing comes after all that did.
     """
-    alive = [trial.params for trial in trials if trial.first is not None and trial.state is not State.FAILED]
+    alive = [trial.params for trial in trials if trial.first_rung is not None and trial.state is not TrialState.FAILED]
     ended = [
         trial
         for trial in trials
-        if trial.first is not None
+        if trial.first_rung is not None
         and trial.copy_of is None
-        and (trial.state is not State.FAILED or trial.params not in alive)  # else it is retried under another number
+        and (
+            trial.state is not TrialState.FAILED or trial.params not in alive
+        )  # else it is retried under another number
     ]
-    losses = {trial.number: trial.first.loss for trial in ended if trial.first is not None}
-    by_loss = plan.first_epochs is not None and all(loss is not None for loss in losses.values())
+    losses = {trial.number: trial.first_rung.loss for trial in ended if trial.first_rung is not None}
+    by_loss = plan.rung_epochs is not None and all(loss is not None for loss in losses.values())
 
     def rank(trial: TrialRecord) -> tuple[bool, float, int]:
-        assert trial.first is not None
-        quality = trial.first.quality or 0.0
+        assert trial.first_rung is not None
+        quality = trial.first_rung.quality or 0.0
         loss = losses[trial.number]
         value = loss if by_loss and loss is not None else -quality if maximize else quality
-        return not trial.first.learnt, value, trial.number
+        return not trial.first_rung.learnt, value, trial.number
 
     return sorted(ended, key=rank)
 
 
-def hopeless(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool, total: int) -> list[int]:
-    """Returns the numbers of waiting trials that can't reach stage 2 any more: their checkpoints may go.
+def eliminated(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool, total: int) -> list[int]:
+    """Returns the numbers of waiting trials that can't reach rung 2 any more: their checkpoints may go.
 
     Args:
         trials: All of the study.
@@ -110,11 +112,11 @@ def hopeless(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool, tot
         maximize: Whether more of the objective is better.
         total: Trials that the study is to have.
     """
-    tasks = finalists(trials, replace(plan, finish=1.0), maximize)
+    tasks = promoted(trials, replace(plan, promote_fraction=1.0), maximize)
     depth_best: dict[object, int] = {}
     for task in tasks:
         depth_best.setdefault(_row(task.params, plan.axis), task.number)
-    room = _share(plan.finish, total)
+    room = _share(plan.promote_fraction, total)
     return [task.number for rank, task in enumerate(tasks) if rank >= room and task.number not in depth_best.values()]
 
 
@@ -136,8 +138,8 @@ def _row(params: Params, axis: str | None) -> tuple[object, ...]:
 
 def check_alike(trials: Sequence[TrialRecord]) -> str | None:
     """Returns the first reason if no trial has a result, else None."""
-    failed = [trial for trial in trials if trial.state is State.FAILED]
-    if not failed or ranked(trials, True) or any(trial.state is State.PRUNED for trial in trials):
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED]
+    if not failed or ranked(trials, True) or any(trial.state is TrialState.PRUNED for trial in trials):
         return None
     return failed[0].reason or "unknown"
 

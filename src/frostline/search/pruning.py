@@ -7,9 +7,10 @@ from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
 
-from frostline.records.trial import State
+from frostline.records.trial import TrialState
 from frostline.search.attributes import OUTCOME, VERDICTS
 from frostline.search.storages import quiet
 
@@ -26,7 +27,7 @@ def ask_pruner(
     """Asks a pruner in a copy of the study in which it can decide.
 
     Optuna's pruners compare with COMPLETE trials only, and never prune a study of several objectives. In the copy a
-    trial that came to the end of stage 1 is COMPLETE, and there is the quality alone. The numbers are those of the
+    trial that came to the end of rung 1 is COMPLETE, and there is the quality alone. The numbers are those of the
     study, since Hyperband's brackets depend on them.
 
     Args:
@@ -60,12 +61,12 @@ def ask_pruner(
 def _copy(trial: FrozenTrial | None) -> FrozenTrial:
     """Returns a trial as a pruner is to see it; None: a number that plays no part."""
     if trial is None:
-        return create_trial(state=TrialState.FAIL)
+        return create_trial(state=OptunaState.FAIL)
     outcome = trial.user_attrs.get(OUTCOME)
-    ended = outcome is not None and outcome["state"] == State.COMPLETE.value
-    state = TrialState.COMPLETE if ended else TrialState.PRUNED
+    ended = outcome is not None and outcome["state"] == TrialState.COMPLETE.value
+    state = OptunaState.COMPLETE if ended else OptunaState.PRUNED
     if not trial.state.is_finished():  # its reports so far count for halving
-        state = TrialState.PRUNED
+        state = OptunaState.PRUNED
     last = trial.intermediate_values[max(trial.intermediate_values)]
     return create_trial(
         state=state,

@@ -81,7 +81,7 @@ class SeededSampler(BaseSampler):
 
 
 class PausedAsPruned:
-    """A storage as a sampler is to see it: what waits after stage 1 is PRUNED, so that its value counts.
+    """A storage as a sampler is to see it: what waits after rung 1 is PRUNED, so that its value counts.
 
     Everything else is the storage's own.
 

@@ -14,24 +14,25 @@ from typing import Any
 import optuna
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from optuna.trial import FrozenTrial, Trial, create_trial
+from optuna.trial import TrialState as OptunaState
 
 from frostline import scratch
 from frostline.errors import UserError
-from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome, TrialRecord
+from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialRecord, TrialState
 from frostline.search import attributes
 from frostline.search.pruning import ask_pruner
 from frostline.search.samplers import FrostSampler, PausedAsPruned, SeededSampler, distribution, make_pruner
 from frostline.search.storages import CorruptStudyError, Journal, again_if_cut_off, quiet
-from frostline.search.study_view import Kind, Trials, is_paused, kind_of
+from frostline.search.study_view import StudyView, TrialKind, is_paused, kind_of
 from frostline.spec import DEPTH_KEY, Params, PrunerName, SamplerName, Space, SweepSpec
 
 _STATES = {
-    TrialState.WAITING: State.WAITING,
-    TrialState.RUNNING: State.RUNNING,
-    TrialState.COMPLETE: State.COMPLETE,
-    TrialState.PRUNED: State.PRUNED,
-    TrialState.FAIL: State.FAILED,
+    OptunaState.WAITING: TrialState.WAITING,
+    OptunaState.RUNNING: TrialState.RUNNING,
+    OptunaState.COMPLETE: TrialState.COMPLETE,
+    OptunaState.PRUNED: TrialState.PRUNED,
+    OptunaState.FAIL: TrialState.FAILED,
 }
 
 
@@ -75,7 +76,7 @@ class Study:
         self._directions = directions
         self._study = self._open(name)
         self._asking = self._with_paused()
-        self._trials = Trials(self._study)
+        self._trials = StudyView(self._study)
         found = [direction.name.lower() for direction in self._study.directions]
         if found != directions:
             raise UserError(f"study {name}: is there already, to {' and '.join(found)}; give another sweep.name")
@@ -112,8 +113,8 @@ class Study:
     def is_untouched(self) -> bool:
         """Whether nothing of it was trained yet: it may be made anew for another config."""
         return all(
-            frozen.state is TrialState.WAITING
-            or (frozen.state is TrialState.RUNNING and not frozen.intermediate_values)
+            frozen.state is OptunaState.WAITING
+            or (frozen.state is OptunaState.RUNNING and not frozen.intermediate_values)
             for frozen in self._trials.look().frozen_trials
         )
 
@@ -123,7 +124,7 @@ class Study:
         optuna.delete_study(study_name=name, storage=self._storage)
         self._study = self._open(name)
         self._asking = self._with_paused()
-        self._trials = Trials(self._study)
+        self._trials = StudyView(self._study)
         self._active.clear()
         self._read_before.clear()
 
@@ -166,7 +167,7 @@ class Study:
         present = {frozen.number for frozen in self._trials.look().frozen_trials}
         rows = [self._warm_trial(trial) for trial in warm]
         rows += [
-            create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}) for params in queue
+            create_trial(state=OptunaState.WAITING, system_attrs={"fixed_params": dict(params)}) for params in queue
         ]
         for number, frozen in enumerate(rows):
             if number not in present:
@@ -187,29 +188,29 @@ class Study:
         present = [trial.params for trial in trials]
         missing = [params for params in queue if params not in present][: max(0, total - len(trials))]
         for params in missing:
-            self._study.add_trial(create_trial(state=TrialState.WAITING, system_attrs={"fixed_params": dict(params)}))
+            self._study.add_trial(create_trial(state=OptunaState.WAITING, system_attrs={"fixed_params": dict(params)}))
         return len(missing)
 
     def retry_failed(self) -> int:
         """Puts the trials that failed into the queue once more, beyond the total; returns how many.
 
-        One that failed when it was promoted is promoted again: what stage 1 came to stands.
+        One that failed when it was promoted is promoted again: what rung 1 came to stands.
         """
         trials = self.trials()
-        done = [trial.params for trial in trials if trial.state is not State.FAILED]
+        done = [trial.params for trial in trials if trial.state is not TrialState.FAILED]
         again: list[TrialRecord] = []
         for trial in trials:
             known = (*done, *(other.params for other in again))  # it may have failed twice
-            if trial.state is State.FAILED and trial.params not in known:
+            if trial.state is TrialState.FAILED and trial.params not in known:
                 again.append(trial)
         for trial in again:
-            if trial.first is not None:
-                paused = replace(trial, state=State.PRUNED, outcome=trial.first, stage=1)
+            if trial.first_rung is not None:
+                paused = replace(trial, state=TrialState.PRUNED, outcome=trial.first_rung, rung=1)
                 frozen = self._rebuilt(paused)
                 frozen.user_attrs = {**frozen.user_attrs, attributes.RETRY: True}
             else:
                 frozen = create_trial(
-                    state=TrialState.WAITING,
+                    state=OptunaState.WAITING,
                     system_attrs={"fixed_params": dict(trial.params)},
                     user_attrs={attributes.RETRY: True},
                 )
@@ -231,11 +232,11 @@ class Study:
     def _warm_trial(self, trial: TrialRecord) -> FrozenTrial:
         assert trial.outcome is not None
         return create_trial(
-            state=TrialState.COMPLETE,
+            state=OptunaState.COMPLETE,
             values=self._values(trial.outcome),
             params=dict(trial.params),
             distributions=self._distributions(trial.params),
-            user_attrs={attributes.WARM: True, attributes.OUTCOME: trial.outcome.to_dict(trial.stage)},
+            user_attrs={attributes.WARM: True, attributes.OUTCOME: trial.outcome.to_dict(trial.rung)},
         )
 
     def rebuild(self, trials: Sequence[TrialRecord], warm: Sequence[TrialRecord] = ()) -> None:
@@ -259,11 +260,11 @@ class Study:
             elif number < len(warm):
                 self._study.add_trial(self._warm_trial(warm[number]))
             else:
-                self._study.add_trial(create_trial(state=TrialState.FAIL, user_attrs={attributes.SURPLUS: True}))
+                self._study.add_trial(create_trial(state=OptunaState.FAIL, user_attrs={attributes.SURPLUS: True}))
         for trial in trials:
             for seed, replicate in trial.replicates.items():
                 self.tell_replicate(trial.number, seed, replicate)
-        failed = [trial for trial in trials if trial.state is State.FAILED and not trial.is_baseline]
+        failed = [trial for trial in trials if trial.state is TrialState.FAILED and not trial.is_baseline]
         retries = sum(any(p.params == f.params and p.number > f.number for p in trials) for f in failed)
         if retries:
             self._study.set_user_attr(attributes.EXTRA, retries)
@@ -274,14 +275,14 @@ class Study:
         if trial.copy_of is not None:
             attrs[attributes.COPY] = trial.copy_of
         if outcome is not None:
-            attrs[attributes.OUTCOME] = (trial.first or outcome).to_dict(1)
-        if trial.stage == 2 and outcome is not None:
+            attrs[attributes.OUTCOME] = (trial.first_rung or outcome).to_dict(1)
+        if trial.rung == 2 and outcome is not None:
             attrs[attributes.FINAL] = outcome.to_dict(2)
         if trial.is_paused:
-            state = State.RUNNING
+            state = TrialState.RUNNING
         wanted = {value: key for key, value in _STATES.items()}[state]
-        values = self._values(outcome) if wanted is TrialState.COMPLETE and outcome is not None else None
-        if wanted is TrialState.PRUNED and trial.first_quality is not None and not self._plan.cost:
+        values = self._values(outcome) if wanted is OptunaState.COMPLETE and outcome is not None else None
+        if wanted is OptunaState.PRUNED and trial.first_quality is not None and not self._plan.cost:
             values = [trial.first_quality]
         return create_trial(
             state=wanted,
@@ -306,10 +307,10 @@ class Study:
         """
         trials = self._trials.look().trials
         for frozen in trials:
-            is_begun = frozen.state is TrialState.RUNNING and not is_paused(frozen)
+            is_begun = frozen.state is OptunaState.RUNNING and not is_paused(frozen)
             if is_begun and frozen.number not in self._active:
                 return self._suggest(Trial(self._asking, frozen._trial_id))
-        waiting = sum(frozen.state is TrialState.WAITING for frozen in trials)
+        waiting = sum(frozen.state is OptunaState.WAITING for frozen in trials)
         if len(trials) - waiting >= total or (not waiting and len(trials) >= total):
             return None
         with quiet():
@@ -327,13 +328,13 @@ class Study:
 
     @again_if_cut_off
     def settle(self, number: int, quality: float) -> None:
-        """Makes the last report of a trial that waits for stage 2 its quality: what samplers compare it by.
+        """Makes the last report of a trial that waits for rung 2 its quality: what samplers compare it by.
 
         A run keeps its best epoch, and doesn't report its last one.
         """
         frozen = self._frozen(number)
         last = max(frozen.intermediate_values, default=0)
-        reported = self._plan.first_epochs is not None and last >= self._plan.first_epochs
+        reported = self._plan.rung_epochs is not None and last >= self._plan.rung_epochs
         step = last if reported else last + 1
         self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, quality)
 
@@ -351,7 +352,7 @@ class Study:
             value: The objective.
         """
         frozen = self._frozen(number)
-        if frozen.state is not TrialState.RUNNING or is_paused(frozen):  # nobody prunes what was promoted
+        if frozen.state is not OptunaState.RUNNING or is_paused(frozen):  # nobody prunes what was promoted
             return False
         self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
         if self._plan.pruner.name is PrunerName.NONE:
@@ -377,31 +378,31 @@ class Study:
 
     @again_if_cut_off
     def tell(self, number: int, outcome: TrialOutcome, *, copy_of: int | None = None) -> None:
-        """Ends a trial, or its stage 1: then it waits, until it is promoted or pruned.
+        """Ends a trial, or its rung 1: then it waits, until it is promoted or pruned.
 
         A value that is no finite number makes it FAILED: Optuna would take -inf for the best.
 
         Args:
             number: Of the trial.
-            outcome: What stage 1 came to.
+            outcome: What rung 1 came to.
             copy_of: Number of the like trial that it was taken from.
         """
         frozen = self._frozen(number)
         self._active.discard(number)
-        if frozen.state is not TrialState.RUNNING:
+        if frozen.state is not OptunaState.RUNNING:
             return
         storage = self._study._storage
         with quiet():
             storage.set_trial_user_attr(frozen._trial_id, attributes.OUTCOME, outcome.to_dict(1))
             if copy_of is not None:
                 storage.set_trial_user_attr(frozen._trial_id, attributes.COPY, copy_of)
-            if outcome.more:
+            if outcome.paused:
                 return
-            values, state = None, TrialState.FAIL
-            if outcome.state is State.COMPLETE:
-                values, state = self._values(outcome), TrialState.COMPLETE
-            elif outcome.state is State.PRUNED:
-                state = TrialState.PRUNED
+            values, state = None, OptunaState.FAIL
+            if outcome.state is TrialState.COMPLETE:
+                values, state = self._values(outcome), OptunaState.COMPLETE
+            elif outcome.state is TrialState.PRUNED:
+                state = OptunaState.PRUNED
             self._study.tell(number, values=values, state=state, skip_if_finished=True)
 
     def release(self, number: int) -> None:
@@ -414,15 +415,15 @@ class Study:
 
         Args:
             number: Of the trial.
-            outcome: What stage 2 came to.
+            outcome: What rung 2 came to.
         """
         frozen = self._frozen(number)
         storage = self._study._storage
         if frozen.state.is_finished():  # told before, by a call that was cut off
             return
         storage.set_trial_user_attr(frozen._trial_id, attributes.FINAL, outcome.to_dict(2))
-        done = outcome.state is State.COMPLETE
-        state = TrialState.COMPLETE if done else TrialState.FAIL
+        done = outcome.state is TrialState.COMPLETE
+        state = OptunaState.COMPLETE if done else OptunaState.FAIL
         storage.set_trial_state_values(frozen._trial_id, state, self._values(outcome) if done else None)
 
     @again_if_cut_off
@@ -433,7 +434,7 @@ class Study:
             return
         value = frozen.intermediate_values.get(max(frozen.intermediate_values, default=0))
         self._study._storage.set_trial_state_values(
-            frozen._trial_id, TrialState.PRUNED, None if value is None else [value]
+            frozen._trial_id, OptunaState.PRUNED, None if value is None else [value]
         )
 
     @again_if_cut_off
@@ -487,8 +488,10 @@ class Study:
             ]
         if all(trial.copy_of is None for trial in found):
             return found
-        first = {trial.number: trial.first or trial.outcome for trial in found}
-        return [trial if trial.copy_of is None else replace(trial, first=first.get(trial.copy_of)) for trial in found]
+        first = {trial.number: trial.first_rung or trial.outcome for trial in found}
+        return [
+            trial if trial.copy_of is None else replace(trial, first_rung=first.get(trial.copy_of)) for trial in found
+        ]
 
     def _read(self, frozen: FrozenTrial) -> TrialRecord:
         """Reads a trial; a finished one, which never changes, only once: the loop asks for all at each event."""
@@ -499,7 +502,7 @@ class Study:
 
     def num_warm(self) -> int:
         """Returns how many trials of an earlier study it learns from."""
-        return sum(kind_of(frozen) is Kind.WARM for frozen in self._trials.look().frozen_trials)
+        return sum(kind_of(frozen) is TrialKind.WARM for frozen in self._trials.look().frozen_trials)
 
     def _frozen(self, number: int) -> FrozenTrial:
         storage = self._study._storage
@@ -540,7 +543,7 @@ def read_trials(path: Path, name: str) -> list[TrialRecord]:
         trials = [
             replace(_record_of(frozen), replicates=dict(sorted(replicates.get(frozen.number, {}).items())))
             for frozen in study.get_trials(deepcopy=False)
-            if kind_of(frozen) is Kind.TRIAL
+            if kind_of(frozen) is TrialKind.TRIAL
         ]
         baseline = baseline_in(study)
     return trials if baseline is None else [baseline, *trials]
@@ -569,23 +572,23 @@ def replicates_in(study: optuna.Study) -> dict[int, dict[int, TrialOutcome]]:
 
 
 def _record_of(frozen: FrozenTrial) -> TrialRecord:
-    state, stage = _STATES[frozen.state], 1
+    state, rung = _STATES[frozen.state], 1
     first = _outcome(frozen, attributes.OUTCOME)
     final = _outcome(frozen, attributes.FINAL) if frozen.state.is_finished() else None
     outcome = first
     if final is not None and first is not None:
-        stage = 2
+        rung = 2
         outcome = final
-        if final.state is State.FAILED:
-            # It keeps its stage 1 result, is not retried, and no other trial is promoted instead: a resumed sweep must
+        if final.state is TrialState.FAILED:
+            # It keeps its rung 1 result, is not retried, and no other trial is promoted instead: a resumed sweep must
             # end in the same table as an undisturbed one.
             outcome = replace(
-                first, state=State.FAILED, reason=final.reason, cause=final.cause, error=final.error, more=False
+                first, state=TrialState.FAILED, reason=final.reason, cause=final.cause, error=final.error, paused=False
             )
-    elif outcome is not None and outcome.more and is_paused(frozen):
-        state = State.PRUNED  # unless it is promoted
-    elif outcome is not None and outcome.more:
-        outcome = replace(outcome, more=False)
+    elif outcome is not None and outcome.paused and is_paused(frozen):
+        state = TrialState.PRUNED  # unless it is promoted
+    elif outcome is not None and outcome.paused:
+        outcome = replace(outcome, paused=False)
     params = frozen.params or frozen.system_attrs.get("fixed_params", {})
     return TrialRecord(
         number=frozen.number,
@@ -594,8 +597,8 @@ def _record_of(frozen: FrozenTrial) -> TrialRecord:
         outcome=outcome,
         history=dict(frozen.intermediate_values),
         copy_of=frozen.user_attrs.get(attributes.COPY),
-        stage=stage,
-        first=first if first is not None and first.more else None,
+        rung=rung,
+        first_rung=first if first is not None and first.paused else None,
     )
 
 

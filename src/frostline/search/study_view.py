@@ -13,11 +13,11 @@ from optuna.trial import FrozenTrial, TrialState
 from frostline.search import attributes
 
 
-class Kind(Enum):
+class TrialKind(Enum):
     """What a trial is.
 
     Attributes:
-        POINT: A trial of the sweep, at whatever stage.
+        POINT: A trial of the sweep, at whatever rung.
         WARM: A trial of an earlier study, to learn from.
         SURPLUS: A number of a rebuilt study that no trial has.
     """
@@ -27,16 +27,16 @@ class Kind(Enum):
     SURPLUS = auto()
 
 
-def kind_of(frozen: FrozenTrial) -> Kind:
+def kind_of(frozen: FrozenTrial) -> TrialKind:
     """Returns what a trial is."""
     attrs = frozen.user_attrs
     if attributes.SURPLUS in attrs:
-        return Kind.SURPLUS
-    return Kind.WARM if attributes.WARM in attrs else Kind.TRIAL
+        return TrialKind.SURPLUS
+    return TrialKind.WARM if attributes.WARM in attrs else TrialKind.TRIAL
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class StudySnapshot:
     """The trials of a study at one moment, by number.
 
     Attributes:
@@ -48,7 +48,7 @@ class Look:
     trials: Sequence[FrozenTrial]
 
 
-class Trials:
+class StudyView:
     """The trials of a study, looked at again and again: what has ended never changes, and is sorted once.
 
     Args:
@@ -57,19 +57,21 @@ class Trials:
 
     def __init__(self, study: optuna.Study) -> None:
         self._study = study
-        self._ended: dict[int, Kind] = {}
-        self.last: Look | None = None
+        self._ended: dict[int, TrialKind] = {}
+        self.last: StudySnapshot | None = None
         """The newest look: a look reads all that has not ended from the storage, a few times for each trial."""
 
-    def look(self) -> Look:
+    def look(self) -> StudySnapshot:
         """Returns the trials as the storage has them now."""
         frozen_trials = sorted(self._study.get_trials(deepcopy=False), key=attrgetter("number"))
         known = self._ended
-        trials = [frozen for frozen in frozen_trials if (known.get(frozen.number) or self._kind(frozen)) is Kind.TRIAL]
-        self.last = Look(frozen_trials=frozen_trials, trials=trials)
+        trials = [
+            frozen for frozen in frozen_trials if (known.get(frozen.number) or self._kind(frozen)) is TrialKind.TRIAL
+        ]
+        self.last = StudySnapshot(frozen_trials=frozen_trials, trials=trials)
         return self.last
 
-    def _kind(self, frozen: FrozenTrial) -> Kind:
+    def _kind(self, frozen: FrozenTrial) -> TrialKind:
         kind = kind_of(frozen)
         if frozen.state.is_finished():
             self._ended[frozen.number] = kind
@@ -77,8 +79,8 @@ class Trials:
 
 
 def is_paused(frozen: FrozenTrial) -> bool:
-    """Returns whether it has ended stage 1 and waits to be promoted or pruned, or is trained in stage 2.
+    """Returns whether it has ended rung 1 and waits to be promoted or pruned, or is trained in rung 2.
 
     Optuna has no state for that: it stays RUNNING, so that it is one trial from its beginning to its end.
     """
-    return frozen.state is TrialState.RUNNING and bool((frozen.user_attrs.get(attributes.OUTCOME) or {}).get("more"))
+    return frozen.state is TrialState.RUNNING and bool((frozen.user_attrs.get(attributes.OUTCOME) or {}).get("paused"))

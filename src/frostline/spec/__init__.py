@@ -1,7 +1,7 @@
 """Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
 
 from frostline.spec.data import EVAL_SET, TEST_SET, DatasetSpec
-from frostline.spec.freeze import STAGED, FreezeName, FreezeSpec, Stage
+from frostline.spec.freeze import PHASED, FreezeName, FreezePhase, FreezeSpec
 from frostline.spec.parts import (
     CACHE_MAX_BYTES,
     Balance,
@@ -28,7 +28,7 @@ from frostline.spec.parts import (
     Task,
     TrackingSpec,
     TrainingSpec,
-    written_out,
+    expand_cache_shorthand,
 )
 from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, check_schema, short_number, spec_diff
 from frostline.spec.space import (
@@ -63,9 +63,9 @@ __all__ = [
     "EVAL_SET",
     "LR_KEY",
     "MODEL_KEY",
+    "PHASED",
     "ROWS_KEY",
     "SCHEMA_VERSION",
-    "STAGED",
     "SWEEP_SCHEMA",
     "TEST_SET",
     "Balance",
@@ -81,6 +81,7 @@ __all__ = [
     "Every",
     "Format",
     "FreezeName",
+    "FreezePhase",
     "FreezeSpec",
     "HeadChoice",
     "Init",
@@ -103,17 +104,16 @@ __all__ = [
     "Scalar",
     "Source",
     "Space",
-    "Stage",
     "SweepSpec",
     "Task",
     "TrackingSpec",
     "TrainingSpec",
     "Value",
     "check_schema",
+    "expand_cache_shorthand",
     "flat_entries",
     "ordinal",
     "parse_dimension",
     "short_number",
     "spec_diff",
-    "written_out",
 ]

@@ -44,7 +44,7 @@ _OWN_KEYS: dict[FreezeName, tuple[str, ...]] = {
 _MAY_BE_NULL = {FreezeName.GRADUAL: ("depth",), FreezeName.LP_FT: ("depth",)}
 """Own keys that mean something when they are null."""
 
-STAGED = frozenset({FreezeName.GRADUAL, FreezeName.LP_FT})
+PHASED = frozenset({FreezeName.GRADUAL, FreezeName.LP_FT})
 """Ways in which less is frozen as a run goes on."""
 
 _MOST_LABEL = 40
@@ -67,7 +67,7 @@ _MISSING = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Stage:
+class FreezePhase:
     """A part of a run in which the same is frozen.
 
     Attributes:
@@ -164,17 +164,20 @@ class FreezeSpec:
             return num_blocks - self.last
         return self.depth
 
-    def stages(self, num_blocks: int) -> tuple[Stage, ...]:
+    def phases(self, num_blocks: int) -> tuple[FreezePhase, ...]:
         """Returns what is frozen when, of the ways in which that changes; else nothing."""
         if self.name is FreezeName.LP_FT:
             assert self.probe_epochs is not None
-            return (Stage(first_epoch=0, depth=num_blocks), Stage(first_epoch=self.probe_epochs, depth=self.depth))
+            return (
+                FreezePhase(first_epoch=0, depth=num_blocks),
+                FreezePhase(first_epoch=self.probe_epochs, depth=self.depth),
+            )
         if self.name is not FreezeName.GRADUAL:
             return ()
         assert self.every is not None
         depths: list[int | None] = list(range(num_blocks, (self.depth or 0) - 1, -1))
         depths += [None] if self.depth is None else []
-        return tuple(Stage(first_epoch=index * self.every, depth=depth) for index, depth in enumerate(depths))
+        return tuple(FreezePhase(first_epoch=index * self.every, depth=depth) for index, depth in enumerate(depths))
 
     def frozen_blocks(self) -> tuple[int, ...]:
         """Returns the numbers of `blocks`, in order."""
@@ -186,7 +189,7 @@ class FreezeSpec:
         whole_trained = {FreezeName.NONE, FreezeName.BIAS_ONLY, FreezeName.NORM_ONLY}
         return (
             self.name not in whole_trained
-            and self.name not in STAGED
+            and self.name not in PHASED
             and self.depth != 0
             and self.embeddings is not False
         )
@@ -212,7 +215,7 @@ class FreezeSpec:
 
     def label(self) -> str:
         """Returns the short form used in names: `d4`, `none`, `head`, `b0-2+5`."""
-        if self.name in STAGED:
+        if self.name in PHASED:
             first = f"gradual{self.every}" if self.name is FreezeName.GRADUAL else f"lpft{self.probe_epochs}"
             return f"{first}-{'none' if self.depth is None else f'd{self.depth}'}"
         if self.name is FreezeName.LORA:

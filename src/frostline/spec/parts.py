@@ -327,7 +327,7 @@ class CacheSpec:
         return {"mode": word, "max_bytes": CACHE_MAX_BYTES}
 
 
-def written_out(overrides: Sequence[str]) -> list[str]:
+def expand_cache_shorthand(overrides: Sequence[str]) -> list[str]:
     """Returns overrides as Hydra takes them.
 
     `runtime.cache=require` becomes `runtime.cache.mode=require` where others of its keys are given: those could not be

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.errors import SpecError
 from frostline.spec.data import DatasetSpec, last_part
 from frostline.spec.decode import decode
-from frostline.spec.freeze import STAGED, FreezeName, FreezeSpec
+from frostline.spec.freeze import PHASED, FreezeName, FreezeSpec
 from frostline.spec.parts import (
     Init,
     ModelSpec,
@@ -63,7 +63,7 @@ class RunSpec:
         self.check_depth(self.model.num_blocks)
         if self.model.init is Init.RANDOM and self.freeze.name is not FreezeName.NONE:
             raise SpecError("model.init=random: what is frozen would stay random; give freeze=none")
-        self._check_stages()
+        self._check_phases()
         batch_size, processes = self.training.batch_size, self.runtime.num_processes
         if batch_size % processes:
             raise SpecError(
@@ -80,8 +80,8 @@ class RunSpec:
         if num_blocks is not None:
             self.freeze.check(num_blocks, self.model_name)
 
-    def _check_stages(self) -> None:
-        if self.freeze.name not in STAGED:
+    def _check_phases(self) -> None:
+        if self.freeze.name not in PHASED:
             return
         name = self.freeze.name.value
         if self.runtime.num_processes > 1:

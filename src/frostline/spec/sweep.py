@@ -1,4 +1,4 @@
-"""Owns: what a sweep is - how many trials, which sampler, which stages. Must not know: Optuna, Hydra.
+"""Owns: what a sweep is - how many trials, which sampler, which rungs. Must not know: Optuna, Hydra.
 
 Values live in `sweeps/sweep/_base/`, so no field has a default.
 """
@@ -126,8 +126,8 @@ class SweepSpec:
         seed: Of the sampler. Apart from the runs' seeds.
         pruner: How a run is stopped after an evaluation.
         seeds: A trial is trained once with each; None: once, with the run's `seed`.
-        first_epochs: Stage 1 is the first seed's first so many epochs; None: its whole run.
-        finish: Share of the trials that goes on to stage 2, 0 < x <= 1; the best at each frozen depth does so, too.
+        first_epochs: Rung 1 is the first seed's first so many epochs; None: its whole run.
+        finish: Share of the trials that goes on to rung 2, 0 < x <= 1; the best at each frozen depth does so, too.
         axis: The swept key that trades quality for cost: the cheapest value within the margin is recommended. None: the
             frozen depth or the rank, if one is swept. Of other keys less is cheaper.
         margin: A level this much below the best one still counts as good, in the unit of the objective.
@@ -158,8 +158,8 @@ class SweepSpec:
     seed: int
     pruner: PrunerSpec
     seeds: tuple[int, ...] | None
-    first_epochs: int | None
-    finish: float
+    rung_epochs: int | None
+    promote_fraction: float
     axis: str | None
     margin: float
     confidence: float
@@ -187,10 +187,10 @@ class SweepSpec:
             self.max_failures is None or self.max_failures >= 1, "sweep.max_failures", self.max_failures, "1 or more"
         )
         require(0 <= self.seed < 2**32, "sweep.seed", self.seed, "0 or more and below 2**32")
-        require(0 < self.finish <= 1, "sweep.finish", self.finish, "above 0 and at most 1")
         require(
-            self.first_epochs is None or self.first_epochs >= 1, "sweep.first_epochs", self.first_epochs, "1 or more"
+            0 < self.promote_fraction <= 1, "sweep.promote_fraction", self.promote_fraction, "above 0 and at most 1"
         )
+        require(self.rung_epochs is None or self.rung_epochs >= 1, "sweep.rung_epochs", self.rung_epochs, "1 or more")
         require(math.isfinite(self.margin) and self.margin > 0, "sweep.margin", self.margin, "above 0")
         require(0.5 < self.confidence < 1, "sweep.confidence", self.confidence, "above 0.5 and below 1")
         require(math.isfinite(self.settle) and self.settle >= 0, "sweep.settle", self.settle, "0 or more")
@@ -216,16 +216,18 @@ class SweepSpec:
         if self.warm_start is not None and self.sampler is SamplerName.FROST:
             start = f"sweep.warm_start={self.warm_start}"
             raise SpecError(f"{start}: sampler frost learns from its own sweep alone; give sweep.sampler=tpe")
-        if self.has_stages and self.sampler is SamplerName.GP:
-            # Checked in optuna 5.0: it learns from COMPLETE trials alone, and a trial left at stage 1 is PRUNED.
-            raise SpecError("sweep.sampler=gp: learns from finished trials only; give sweep.finish=1")
-        if self.cost is not None and self.has_stages:
-            raise SpecError("sweep.cost: trials of two stages have different costs; give sweep.finish=1")
+        if self.has_rungs and self.sampler is SamplerName.GP:
+            # Checked in optuna 5.0: it learns from COMPLETE trials alone, and a trial left at rung 1 is PRUNED.
+            raise SpecError("sweep.sampler=gp: learns from finished trials only; give sweep.promote_fraction=1")
+        if self.cost is not None and self.has_rungs:
+            raise SpecError("sweep.cost: trials of two rungs have different costs; give sweep.promote_fraction=1")
 
     @property
-    def has_stages(self) -> bool:
-        """Whether some trials may stay behind after stage 1."""
-        return self.finish < 1 and (self.first_epochs is not None or (self.seeds is not None and len(self.seeds) > 1))
+    def has_rungs(self) -> bool:
+        """Whether some trials may stay behind after rung 1."""
+        return self.promote_fraction < 1 and (
+            self.rung_epochs is not None or (self.seeds is not None and len(self.seeds) > 1)
+        )
 
     def fold_of(self, seed: int, seeds: Sequence[int]) -> int:
         """Returns which fold a run holds out: a trial's runs take one after the other, further seeds count on.
@@ -248,8 +250,8 @@ class SweepSpec:
             "deep_first": self.deep_first,
             "warm_start": self.warm_start,
             "seeds": seeds,
-            "first_epochs": self.first_epochs,
-            "finish": self.finish,
+            "rung_epochs": self.rung_epochs,
+            "promote_fraction": self.promote_fraction,
             "folds": self.folds,
             "axis": self.axis,
             "cost": self.cost.value if self.cost else None,

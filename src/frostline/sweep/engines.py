@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.cluster import ClusterPool, Settings, open_pool
+from frostline.cluster import ClusterPool, ClusterSettings, open_pool
 from frostline.records.run_folder import MODEL_FOLDER
 from frostline.search import Key
 from frostline.spec import DEPTH_KEY, Device, Engine, KeepModels
@@ -21,7 +21,7 @@ from frostline.sweep.executors import (
     WARM,
     BatchExecutor,
     PoolExecutor,
-    Runs,
+    TrialRuns,
     local_inputs,
     num_trials,
 )
@@ -34,8 +34,8 @@ from frostline.sweep.slots import (
     slots_on_gpus,
     wants_measuring,
 )
-from frostline.sweep.trial import Measure, TrialEnd, TrialJob, is_reached_from_elsewhere, publish
-from frostline.workers.pool import Kind, Pool, Workers
+from frostline.sweep.trial import Measure, TrialJob, TrialReply, is_reached_from_elsewhere, publish
+from frostline.workers.pool import EventKind, Pool, Workers
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -57,13 +57,13 @@ class Training:
     """
 
     executor: BatchExecutor | PoolExecutor
-    runs: Runs
+    runs: TrialRuns
     slots: int
     pool: Workers | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opener:
+class EngineOpener:
     """Opens what `runtime.engine` names.
 
     Attributes:
@@ -100,8 +100,8 @@ class Opener:
             return self._on_cluster()
         return self._on_this_machine()
 
-    def _runs(self, threads: int | None) -> Runs:
-        return Runs(self.sweep, self.compose, self.folder, threads)
+    def _runs(self, threads: int | None) -> TrialRuns:
+        return TrialRuns(self.sweep, self.compose, self.folder, threads)
 
     def _with_launcher(self, launcher: Launcher) -> Training:
         slots, runs = self.sweep.job.slots or 1, self._runs(self.sweep.job.run.runtime.threads)
@@ -134,10 +134,10 @@ class Opener:
         pool.submit("measure", Measure(specs=tuple(specs), sharing=sharing, plugins=self.sweep.job.plugins))
         while not self.is_stopping():
             for event in pool.poll(0.5):
-                if event.kind is Kind.DONE:
+                if event.kind is EventKind.DONE:
                     found: Footprint | None = event.value
                     return found
-                if event.kind is not Kind.MESSAGE:
+                if event.kind is not EventKind.MESSAGE:
                     log.warning("what a trial takes of the GPU could not be measured: %s", event.value)
                     return None
         return None
@@ -147,7 +147,7 @@ class Opener:
         runtime = job.run.runtime
         threads = job.ray.cpus_per_trial or runtime.threads or runtime.num_processes
         runs = self._runs(threads)
-        settings = Settings(
+        settings = ClusterSettings(
             address=job.ray.address, slots=job.slots, cpus=threads, memory_bytes=job.ray.memory_per_trial,
             gpus=0.0 if runtime.device is Device.CPU else job.gpus_per_trial, processes=runtime.num_processes,
             shared=job.ray.shared,
@@ -176,5 +176,5 @@ class Opener:
         return Training(executor=executor, runs=runs, slots=pool.num_slots, pool=pool)
 
 
-def _is_cut_short(end: TrialEnd) -> bool:
+def _is_cut_short(end: TrialReply) -> bool:
     return end.outcome is None and end.fatal is None

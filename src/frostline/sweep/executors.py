@@ -18,31 +18,30 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline import assets
 from frostline.advisor import race_rows
-from frostline.cluster import Input
+from frostline.cluster import LocalInput
 from frostline.config import Job, decode_job, without_hydra
 from frostline.errors import MACHINE_WAY_OUT, UserError, origin
 from frostline.provenance import redact
 from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_folder import RUN_FILE, Sharing
-from frostline.records.trial import State, TrialOutcome, label
-from frostline.search import Ended, Key, Reported, Task
-from frostline.search import Event as SearchEvent
+from frostline.records.trial import TrialOutcome, TrialState, label
+from frostline.search import Key, TrialEnded, TrialEvent, TrialReported, TrialTask
 from frostline.spec import DEPTH_KEY, DatasetSpec, Format, Params, Progress, PrunerName, Source, Value
 from frostline.sweep.folder import TRIAL_FILE, SweepFolder
-from frostline.sweep.input_check import Inputs
-from frostline.sweep.lost import record_lost
+from frostline.sweep.input_check import InputCheck
+from frostline.sweep.lost import record_worker_death
 from frostline.sweep.read_config import Compose, Sweep, encode, is_full
-from frostline.sweep.trial import Report, SeedRun, TrialEnd, TrialJob, Warned, is_whole, kind_of, outcome_of
-from frostline.workers.pool import Event, Kind, Workers
+from frostline.sweep.trial import Evaluated, SeedRun, TrialJob, TrialReply, WarningText, is_whole, kind_of, outcome_of
+from frostline.workers.pool import EventKind, WorkerEvent, Workers
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
 
 _POLL_S = 0.2
 _CAUSES = {
-    Kind.DIED: Cause.WORKER_DIED,
-    Kind.TEMPLATE_DIED: Cause.TEMPLATE_DIED,
-    Kind.TIMEOUT: Cause.TIMED_OUT,
+    EventKind.DIED: Cause.WORKER_DIED,
+    EventKind.TEMPLATE_DIED: Cause.TEMPLATE_DIED,
+    EventKind.TIMEOUT: Cause.TIMED_OUT,
 }
 RELOCATE = "frostline.sweep.trial:relocated"
 RUN_TRIAL = "frostline.sweep.trial:run_trial"
@@ -50,7 +49,7 @@ WARM = "frostline.sweep.trial:warm"
 TEMPLATE = "frostline.sweep.worker_template"
 
 
-class Runs:
+class TrialRuns:
     """A task -> the runs that it is made of.
 
     Args:
@@ -66,7 +65,7 @@ class Runs:
         self._folder = folder
         self._threads = threads
         self._bases: dict[tuple[Value, ...], DictConfig] = {}
-        self._inputs = Inputs(folder, lambda number: self.folder_of(number, self.seeds[0]))
+        self._inputs = InputCheck(folder, lambda number: self.folder_of(number, self.seeds[0]))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -78,8 +77,8 @@ class Runs:
         """How many reports a run makes at most."""
         return max(1, round(self._sweep.job.run.training.epochs or 1))
 
-    def of(self, task: Task) -> tuple[SeedRun, ...]:
-        """Returns the runs of a task's stage, in the order of the seeds.
+    def of(self, task: TrialTask) -> tuple[SeedRun, ...]:
+        """Returns the runs of a task's rung, in the order of the seeds.
 
         Raises:
             UserError: The trial doesn't compose.
@@ -87,8 +86,8 @@ class Runs:
         plan = self._sweep.plan
         if task.seed is not None:
             return (self._seed_run(task, task.seed, None),)
-        first_only = task.stage == 1 and plan.has_stages
-        until = plan.first_epochs if first_only else None
+        first_only = task.rung == 1 and plan.has_rungs
+        until = plan.rung_epochs if first_only else None
         seeds = self.seeds[:1] if first_only else self.seeds
         return tuple(self._seed_run(task, seed, until) for seed in seeds)
 
@@ -97,10 +96,12 @@ class Runs:
         target = self._folder.trial_folder(number)
         return target if self.seeds == (seed,) else target / f"s{seed}"
 
-    def checked(self, number: int, params: Mapping[str, Value], end: TrialEnd, replicate: int | None = None) -> Ended:
+    def checked(
+        self, number: int, params: Mapping[str, Value], end: TrialReply, replicate: int | None = None
+    ) -> TrialEnded:
         """Returns how a task ended, with what is wrong if it was trained from other weights or rows than the others."""
         trouble = None
-        if end.outcome is not None and end.outcome.state is not State.FAILED:
+        if end.outcome is not None and end.outcome.state is not TrialState.FAILED:
             trouble = next(
                 (
                     words
@@ -109,7 +110,7 @@ class Runs:
                 ),
                 None,
             )
-        return Ended(
+        return TrialEnded(
             number=number, outcome=None if trouble else end.outcome, fatal=trouble or end.fatal,
             machine=end.machine and trouble is None, seed=replicate,
         )  # fmt: skip
@@ -132,7 +133,7 @@ class Runs:
         rows, _ = race_rows(self._folder.read_trials(), plan.settle_rows)
         return {"dataset.eval_rows": rows} if rows is not None else {}
 
-    def _seed_run(self, task: Task, seed: int, until: int | None) -> SeedRun:
+    def _seed_run(self, task: TrialTask, seed: int, until: int | None) -> SeedRun:
         overrides = self.overrides(task.params, seed)
         config = self._composed(task.params, seed)
         for key, value in self._rows_of(seed).items():
@@ -204,7 +205,7 @@ class PoolExecutor:
         self,
         pool: Workers,
         sweep: Sweep,
-        runs: Runs,
+        runs: TrialRuns,
         parent: Callable[[], str | None],
         warn: Callable[[str], None],
         threads: int | None,
@@ -218,7 +219,7 @@ class PoolExecutor:
         self._warn = warn
         self._trials: dict[Key, TrialJob] = {}
         self._retried: set[Key] = set()
-        self._ready: list[SearchEvent] = []
+        self._ready: list[TrialEvent] = []
         self._stopping = False
         self._sharing = sharing_of(sweep, threads)
         self.stop_signal = signal.SIGINT
@@ -228,12 +229,12 @@ class PoolExecutor:
         """See `Executor`."""
         return 0 if self._stopping else self._pool.free
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: TrialTask) -> None:
         """See `Executor`."""
         try:
             runs = self._runs.of(task)
         except UserError as error:
-            self._ready.append(Ended(number=task.number, outcome=None, fatal=str(error), seed=task.seed))
+            self._ready.append(TrialEnded(number=task.number, outcome=None, fatal=str(error), seed=task.seed))
             return
         plan = self._sweep.plan
         job = TrialJob(
@@ -241,7 +242,7 @@ class PoolExecutor:
             name=label(task.params),
             runs=runs,
             ask=plan.pruner.name is not PrunerName.NONE,
-            more=task.stage == 1 and plan.has_stages,
+            pauses=task.rung == 1 and plan.has_rungs,
             several=len(self._runs.seeds) > 1 or task.seed is not None,
             steps_per_run=self._runs.steps_per_run,
             parent=self._parent(),
@@ -252,40 +253,40 @@ class PoolExecutor:
         self._trials[task.key] = job
         self._pool.submit(task.key, job)
 
-    def wait(self) -> Sequence[SearchEvent]:
+    def wait(self) -> Sequence[TrialEvent]:
         """See `Executor`."""
         events, self._ready = self._ready, []
         for event in self._pool.poll(0.0 if events else _POLL_S):
             events += self._translate(event)
         return events
 
-    def _translate(self, event: Event) -> list[SearchEvent]:
+    def _translate(self, event: WorkerEvent) -> list[TrialEvent]:
         number, seed = event.key
-        if event.kind is Kind.MESSAGE:
-            if isinstance(event.value, Warned):
+        if event.kind is EventKind.MESSAGE:
+            if isinstance(event.value, WarningText):
                 self._warn(event.value.text)
                 return []
-            assert isinstance(event.value, Report)
-            return [Reported(number=number, step=event.value.step, value=event.value.value, seed=seed)]
-        if event.kind is Kind.DONE:
-            assert isinstance(event.value, TrialEnd)
+            assert isinstance(event.value, Evaluated)
+            return [TrialReported(number=number, step=event.value.step, value=event.value.value, seed=seed)]
+        if event.kind is EventKind.DONE:
+            assert isinstance(event.value, TrialReply)
             self._settled(event.key, self._trials[event.key])
             return [self._runs.checked(number, self._trials[event.key].params, event.value, seed)]
-        died = event.kind in {Kind.DIED, Kind.TEMPLATE_DIED}
-        if self._stopping and (died or event.kind is Kind.GONE):  # the signal came between two runs
-            return [Ended(number=number, outcome=None, seed=seed)]
+        died = event.kind in {EventKind.DIED, EventKind.TEMPLATE_DIED}
+        if self._stopping and (died or event.kind is EventKind.GONE):  # the signal came between two runs
+            return [TrialEnded(number=number, outcome=None, seed=seed)]
         reason = str(event.value)
-        if event.kind is Kind.GONE:  # as often as need be: it says nothing of the trial
+        if event.kind is EventKind.GONE:  # as often as need be: it says nothing of the trial
             self._retry(event.key, reason)
             return []
         if died and event.key not in self._retried:
             self._retry(event.key, reason)
             return []
         cause = _CAUSES.get(event.kind, Cause.ERROR)
-        record_lost(self._trials[event.key], reason, cause)
+        record_worker_death(self._trials[event.key], reason, cause)
         self._settled(event.key, self._trials[event.key])
-        outcome = TrialOutcome(state=State.FAILED, reason=reason, cause=cause)
-        return [Ended(number=number, outcome=outcome, seed=seed)]
+        outcome = TrialOutcome(state=TrialState.FAILED, reason=reason, cause=cause)
+        return [TrialEnded(number=number, outcome=outcome, seed=seed)]
 
     def _retry(self, key: Key, reason: str) -> None:
         """Gives a trial whose process died to another one: it goes on from its last checkpoint."""
@@ -305,22 +306,22 @@ class PoolExecutor:
         self._pool.signal_all(self.stop_signal)
 
 
-def local_inputs(trial: TrialJob) -> dict[str, Input]:
+def local_inputs(trial: TrialJob) -> dict[str, LocalInput]:
     """Returns the local files that a trial reads, by the path in the config; of plugins by `plugin:NAME`.
 
     Raises:
         UserError: It reads some that can't be sent to another machine.
     """
-    found: dict[str, Input] = {}
+    found: dict[str, LocalInput] = {}
     for spec in (run.job.run for run in trial.runs):
         if spec.runtime.accelerate_config is not None:
             name = spec.runtime.accelerate_config
-            found[name] = Input(path=assets.local_file(name, "runtime.accelerate_config"))
+            found[name] = LocalInput(path=assets.local_file(name, "runtime.accelerate_config"))
         if spec.model.source is Source.PATH:
-            found[spec.model.location] = Input(path=assets.model_folder(spec.model))
+            found[spec.model.location] = LocalInput(path=assets.model_folder(spec.model))
         for data in (spec.dataset, *spec.dataset.also_evaluate):
             if data.source is Source.HUB and (copied := assets.local_path(data.location)).exists():
-                found[data.location] = Input(path=copied.absolute())
+                found[data.location] = LocalInput(path=copied.absolute())
             if data.source is not Source.PATH:
                 continue
             found[data.location] = _with_images(data, assets.data_file(data))
@@ -331,10 +332,10 @@ def local_inputs(trial: TrialJob) -> dict[str, Input]:
     return found
 
 
-def _with_images(data: DatasetSpec, path: Path) -> Input:
+def _with_images(data: DatasetSpec, path: Path) -> LocalInput:
     """Returns a file or folder of data; with a table the images that it names."""
     if not data.is_image or path.is_dir() or data.format is Format.PIXELS:
-        return Input(path=path)
+        return LocalInput(path=path)
     names = _images_of(path, data)
     for name in names:
         if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -342,7 +343,7 @@ def _with_images(data: DatasetSpec, path: Path) -> Input:
                 f"{path.name}: names the image {name}, which can't be sent to a node that shares no file system with "
                 "this machine: name images below the table's own folder"
             )
-    return Input(path=path, beside=tuple(name for name in names if (path.parent / name).is_file()))
+    return LocalInput(path=path, beside=tuple(name for name in names if (path.parent / name).is_file()))
 
 
 @functools.cache
@@ -352,12 +353,12 @@ def _images_of(path: Path, data: DatasetSpec) -> tuple[str, ...]:
     return tuple(image_names(path, data, assets.home() / "datasets"))
 
 
-def _plugin(name: str) -> dict[str, Input]:
+def _plugin(name: str) -> dict[str, LocalInput]:
     """Returns the file or package of a plugin that lies in the current folder; others are installed on all nodes."""
     first = name.partition(".")[0]
     for path in (Path.cwd() / f"{first}.py", Path.cwd() / first):
         if path.exists():
-            return {f"plugin:{first}": Input(path=path)}
+            return {f"plugin:{first}": LocalInput(path=path)}
     return {}
 
 
@@ -375,14 +376,14 @@ class BatchExecutor:
     """
 
     def __init__(
-        self, launcher: Launcher, size: int, sweep: Sweep, runs: Runs, parent: Callable[[], str | None]
+        self, launcher: Launcher, size: int, sweep: Sweep, runs: TrialRuns, parent: Callable[[], str | None]
     ) -> None:
         self._launcher = launcher
         self._size = size
         self._sweep = sweep
         self._runs = runs
         self._parent = parent
-        self._batch: list[Task] = []
+        self._batch: list[TrialTask] = []
         self._stopping = False
         self._sharing = sharing_of(sweep, None)  # jobs may lie on several machines: each computes on its own threads
 
@@ -391,15 +392,15 @@ class BatchExecutor:
         """See `Executor`."""
         return 0 if self._stopping else self._size - len(self._batch)
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: TrialTask) -> None:
         """See `Executor`."""
         self._batch.append(task)
 
-    def wait(self) -> Sequence[SearchEvent]:
+    def wait(self) -> Sequence[TrialEvent]:
         """See `Executor`."""
         batch, self._batch = self._batch, []
-        events: list[SearchEvent] = []
-        todo: list[tuple[Task, int, list[str]]] = []
+        events: list[TrialEvent] = []
+        todo: list[tuple[TrialTask, int, list[str]]] = []
         for task in batch:
             todo += [(task, seed, overrides) for seed, overrides in self._missing(task)]
         returns: dict[tuple[int, int], Any] = {}
@@ -411,7 +412,7 @@ class BatchExecutor:
             events.append(self._end_of(task, returns))
         return events
 
-    def _missing(self, task: Task) -> list[tuple[int, list[str]]]:
+    def _missing(self, task: TrialTask) -> list[tuple[int, list[str]]]:
         rows = []
         for seed_run in self._runs.of(task):
             folder, spec = seed_run.folder, seed_run.job.run
@@ -441,7 +442,7 @@ class BatchExecutor:
             rows.append((spec.seed, [*self._runs.overrides(task.params, spec.seed), *where]))
         return rows
 
-    def _end_of(self, task: Task, returns: Mapping[tuple[int, int], Any]) -> Ended:
+    def _end_of(self, task: TrialTask, returns: Mapping[tuple[int, int], Any]) -> TrialEnded:
         results: list[tuple[int, RunResult]] = []
         own = task.seed
         for seed in self._runs.seeds if own is None else (own,):
@@ -451,25 +452,27 @@ class BatchExecutor:
             except UserError:
                 error = getattr(returns.get((task.number, seed)), "_return_value", None)
                 if isinstance(error, UserError):
-                    return Ended(number=task.number, outcome=None, fatal=str(error), seed=own)
+                    return TrialEnded(number=task.number, outcome=None, fatal=str(error), seed=own)
                 if isinstance(error, BaseException):
                     reason, where = f"{type(error).__name__}: {error}", origin(error)
                 else:
                     reason, where = "left no result", None
-                lost = TrialOutcome(state=State.FAILED, reason=reason, cause=Cause.ERROR, error=where)
-                return Ended(number=task.number, outcome=lost, seed=own)
+                lost = TrialOutcome(state=TrialState.FAILED, reason=reason, cause=Cause.ERROR, error=where)
+                return TrialEnded(number=task.number, outcome=lost, seed=own)
             error = getattr(returns.get((task.number, seed)), "_return_value", None)
             if isinstance(error, UserError):
-                return Ended(number=task.number, outcome=None, fatal=str(error), seed=own)
+                return TrialEnded(number=task.number, outcome=None, fatal=str(error), seed=own)
             results.append((seed, result))
             if result.status is Status.KILLED:
-                return Ended(number=task.number, outcome=None, seed=own)
+                return TrialEnded(number=task.number, outcome=None, seed=own)
             if result.cause is Cause.MACHINE:
                 fatal = f"{folder}: {result.reason}; {MACHINE_WAY_OUT}"
-                return Ended(number=task.number, outcome=None, fatal=fatal, machine=True, seed=own)
+                return TrialEnded(number=task.number, outcome=None, fatal=fatal, machine=True, seed=own)
             if result.status is not Status.FINISHED:
-                return Ended(number=task.number, outcome=outcome_of(results, State.FAILED, more=False), seed=own)
-        end = TrialEnd(outcome=outcome_of(results, State.COMPLETE, more=False))
+                return TrialEnded(
+                    number=task.number, outcome=outcome_of(results, TrialState.FAILED, paused=False), seed=own
+                )
+        end = TrialReply(outcome=outcome_of(results, TrialState.COMPLETE, paused=False))
         return self._runs.checked(task.number, task.params, end, own)
 
     def answer(self, key: Key, prune: bool) -> None:

@@ -15,11 +15,11 @@ from frostline.preflight import num_blocks as blocks_of
 from frostline.provenance import redact
 from frostline.records.result import Status
 from frostline.records.run_folder import SPEC_FILE
-from frostline.records.trial import State, TrialRecord, ranked
+from frostline.records.trial import TrialRecord, TrialState, ranked
 from frostline.report import (
     Answer,
     Baseline,
-    Material,
+    ReportData,
     answer_of,
     headline,
     label,
@@ -29,9 +29,9 @@ from frostline.report import (
     standing_lines,
     write_report,
 )
-from frostline.search import Summary, check_alike
+from frostline.search import SearchSummary, check_alike
 from frostline.spec import DEPTH_KEY, CostName, Direction
-from frostline.sweep.executors import Runs
+from frostline.sweep.executors import TrialRuns
 from frostline.sweep.folder import JOURNAL_FILE, REPORT_FOLDER, SWEEP_FILE, SweepFolder, read_description
 from frostline.sweep.predictions import evidence_in
 from frostline.sweep.questions import advisors_of
@@ -62,7 +62,14 @@ def answer_for(sweep: Sweep, folder: SweepFolder, trials: Sequence[TrialRecord])
 
 
 def conclude(
-    sweep: Sweep, folder: SweepFolder, run: SweepRun, runs: Runs, summary: Summary, answer: Answer, *, interrupted: bool
+    sweep: Sweep,
+    folder: SweepFolder,
+    run: SweepRun,
+    runs: TrialRuns,
+    summary: SearchSummary,
+    answer: Answer,
+    *,
+    interrupted: bool,
 ) -> str | None:
     """Writes the report, ends the MLflow run, prints the answer.
 
@@ -81,7 +88,7 @@ def conclude(
     trials = summary.trials
     training = sweep.job.run.training
     maximize = training.direction is Direction.MAXIMIZE
-    status = standing(trials, summary.stopped)
+    status = progress_line(trials, summary.stopped)
     command = ""
     chosen = answer.recommended
     if chosen is not None:
@@ -90,7 +97,7 @@ def conclude(
         command = "frostline run " + shlex.join(map(redact, [*overrides, *_threads_of(trained, overrides)]))
     paths: list[Path] = []
     if any(trial.quality is not None for trial in trials):
-        material = Material(
+        material = ReportData(
             name=folder.folder.name,
             trials=trials,
             answer=answer,
@@ -108,7 +115,7 @@ def conclude(
         failed = f"stopped: {summary.stopped}; the first: {_first_reason(trials)}"
     elif first_reason is not None:
         failed = f"every trial failed; the first: {first_reason}"
-    elif summary.complete and answer.best is None and any(trial.state is State.FAILED for trial in trials):
+    elif summary.complete and answer.best is None and any(trial.state is TrialState.FAILED for trial in trials):
         failed = f"no trial was trained to its end; the first that failed: {_first_reason(trials)}"
     view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
     _record(
@@ -156,13 +163,13 @@ def with_settle(command: str, settle: int) -> str:
     return shlex.join([*words, f"sweep.settle={settle}"])
 
 
-def standing(trials: Sequence[TrialRecord], stopped: str | None) -> str:
+def progress_line(trials: Sequence[TrialRecord], stopped: str | None) -> str:
     """Returns how many trials came to what, in words."""
     trials = [trial for trial in trials if not trial.is_baseline]
     counts = Counter(trial.state for trial in trials)
-    names = {State.COMPLETE: "to the end", State.PRUNED: "stopped early", State.FAILED: "failed"}
+    names = {TrialState.COMPLETE: "to the end", TrialState.PRUNED: "stopped early", TrialState.FAILED: "failed"}
     parts = [f"{counts[state]} {name}" for state, name in names.items() if counts[state]]
-    left = counts[State.WAITING] + counts[State.RUNNING]
+    left = counts[TrialState.WAITING] + counts[TrialState.RUNNING]
     parts += [f"{left} left"] if left else []
     copies = sum(trial.copy_of is not None for trial in trials)
     parts += [f"{copies} taken over from like trials"] if copies else []
@@ -172,12 +179,12 @@ def standing(trials: Sequence[TrialRecord], stopped: str | None) -> str:
 def _record(
     run: SweepRun,
     sweep: Sweep,
-    runs: Runs,
+    runs: TrialRuns,
     view: str | None,
     folder: SweepFolder,
     answer: Answer,
     trials: Sequence[TrialRecord],
-    summary: Summary,
+    summary: SearchSummary,
     paths: Sequence[Path],
     status: str,
     *,
@@ -263,7 +270,7 @@ def _threads_of(run: Path, overrides: Sequence[str]) -> list[str]:
 
 
 def _first_reason(trials: Sequence[TrialRecord]) -> str:
-    failed = [trial for trial in trials if trial.state is State.FAILED and trial.outcome is not None]
+    failed = [trial for trial in trials if trial.state is TrialState.FAILED and trial.outcome is not None]
     return (failed[0].reason if failed else None) or "unknown"
 
 
@@ -302,8 +309,8 @@ def report_again(
         number = chosen.number if chosen.copy_of is None else chosen.copy_of
         trained = folder / f"{number:03d}" / (f"s{seeds[0]}" if seeds and len(seeds) > 1 else "")
         command = "frostline run " + shlex.join([*overrides, *_threads_of(trained, overrides)])
-    status = standing(trials, None)
-    material = Material(
+    status = progress_line(trials, None)
+    material = ReportData(
         name=folder.name,
         trials=trials,
         answer=answer,

@@ -18,7 +18,7 @@ from frostline.sweep.folder import SweepFolder
 _PARTS = {"dataset": ("data_fingerprint", "rows"), "model": ("weights_sha256", "weights")}
 
 
-class Inputs:
+class InputCheck:
     """Compares each run's weights and rows with those of the first run that should have had the same.
 
     Args:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from frostline.errors import visible
-from frostline.records.trial import State, TrialRecord, label, ranked
+from frostline.records.trial import TrialRecord, TrialState, label, ranked
 from frostline.report import number
-from frostline.search import Listener, Task, hopeless
+from frostline.search import Listener, TrialTask, eliminated
 from frostline.spec import KeepModels, SweepSpec
 from frostline.sweep.folder import SweepFolder
 
@@ -32,7 +32,7 @@ _BEST = 20
 """So many of the best trials keep their models until the next time."""
 
 
-class View:
+class ProgressView:
     """Shows a sweep: a bar and one line for each finished trial on a terminal, plain lines elsewhere.
 
     Args:
@@ -48,7 +48,7 @@ class View:
         self._maximize = maximize
         self._total = total
         self._slots = slots
-        self._running: dict[int, tuple[Task, float]] = {}
+        self._running: dict[int, tuple[TrialTask, float]] = {}
         self._seconds: list[float] = []
         self._trials: Sequence[TrialRecord] = ()
         self._progress: Progress | None = None
@@ -91,7 +91,7 @@ class View:
             self.say(f"going on: {done} of {self._total} trials are done")
         self._refresh()
 
-    def begun(self, task: Task) -> None:
+    def begun(self, task: TrialTask) -> None:
         """See `Listener`."""
         self._running[task.number] = (task, time.monotonic())
         self._refresh()
@@ -140,14 +140,14 @@ class View:
             head = f"[full fine-tuning] {trial.label()}:"
         outcome = trial.outcome
         assert outcome is not None
-        if trial.state is State.FAILED or outcome.quality is None:
+        if trial.state is TrialState.FAILED or outcome.quality is None:
             return f"{head} FAILED: {trial.reason}"
         value = f"{self._metric} {number(outcome.quality)}"
         if trial.spread is not None:
             value += f" (sd {number(trial.spread)} over {len(outcome.by_seed)} seeds)"
         seconds = f", {outcome.cost['train_s']:.0f} s" if "train_s" in outcome.cost else ""
-        rest = f" - {outcome.reason}" if outcome.reason and trial.state is State.PRUNED else ""
-        rest = " - may go on later" if outcome.more else rest
+        rest = f" - {outcome.reason}" if outcome.reason and trial.state is TrialState.PRUNED else ""
+        rest = " - may go on later" if outcome.paused else rest
         rest += f" (as #{trial.copy_of})" if trial.copy_of is not None else ""
         rest += f" [{outcome.note}]" if outcome.note else ""
         return f"{head} {value}{seconds}{rest}"
@@ -167,29 +167,29 @@ class View:
             parts.append(f"best {number(pool[0].quality or 0.0)} ({pool[0].label()})")
         parts.append("running " + (", ".join(label(task.params) for task, _ in self._running.values()) or "-"))
         counts = {
-            "after stage 1": len(waiting),
-            "pruned": sum(trial.state is State.PRUNED for trial in self._trials) - len(waiting),
-            "failed": sum(trial.state is State.FAILED for trial in self._trials),
+            "after rung 1": len(waiting),
+            "pruned": sum(trial.state is TrialState.PRUNED for trial in self._trials) - len(waiting),
+            "failed": sum(trial.state is TrialState.FAILED for trial in self._trials),
         }
         parts += [f"{name} {count}" for name, count in counts.items() if count]
         left = self._time_left()
         if left is not None:
-            parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left{' of stage 1' if waiting else ''}")
+            parts.append(f"{int(left) // 60}:{int(left) % 60:02d} left{' of rung 1' if waiting else ''}")
         done = min(self._total, sum(_is_done(trial) for trial in self._trials))
         self._progress.update(self._task, completed=done, state=" · ".join(parts))
 
     def _time_left(self) -> float | None:
-        if not self._seconds or any(task.stage == 2 for task, _ in self._running.values()):
+        if not self._seconds or any(task.rung == 2 for task, _ in self._running.values()):
             return None
         left = self._total - sum(_is_done(trial) for trial in self._trials)
         return statistics.median(self._seconds) * max(0, left) / self._slots
 
 
 def _is_done(trial: TrialRecord) -> bool:
-    return trial.state is not State.WAITING and trial.state is not State.RUNNING
+    return trial.state is not TrialState.WAITING and trial.state is not TrialState.RUNNING
 
 
-class Files:
+class TrialFiles:
     """Keeps a file for each trial, and of models and checkpoints only those that may be wanted.
 
     Args:
@@ -219,10 +219,10 @@ class Files:
         self._looked_at = 0
         self._best_since: list[TrialRecord] = []
 
-    def begun(self, task: Task) -> None:
+    def begun(self, task: TrialTask) -> None:
         """See `Listener`."""
-        if task.stage == 1:
-            self._folder.write_trial(TrialRecord(number=task.number, params=task.params, state=State.RUNNING))
+        if task.rung == 1:
+            self._folder.write_trial(TrialRecord(number=task.number, params=task.params, state=TrialState.RUNNING))
 
     def reported(self, number: int, step: int, value: float) -> None:
         """See `Listener`."""
@@ -248,8 +248,8 @@ class Files:
         """See `Listener`."""
 
     def _tidy_checkpoints(self, trials: Sequence[TrialRecord]) -> None:
-        if self._plan.has_stages:
-            for number in hopeless(trials, self._plan, self._maximize, self._total):
+        if self._plan.has_rungs:
+            for number in eliminated(trials, self._plan, self._maximize, self._total):
                 if number not in self._tidied:
                     self._tidied.add(number)
                     self._remove(number, "checkpoints")
@@ -282,7 +282,7 @@ class Files:
     def _remove_models(self, trials: Sequence[TrialRecord], kept: Sequence[TrialRecord]) -> None:
         numbers = {trial.number for trial in kept}
         for trial in trials:
-            if trial.outcome is None or trial.outcome.more or trial.number in numbers:
+            if trial.outcome is None or trial.outcome.paused or trial.number in numbers:
                 continue
             if trial.number not in self._without_model:
                 self._without_model.add(trial.number)
@@ -294,7 +294,7 @@ class Files:
             shutil.rmtree(target, ignore_errors=True)
 
 
-class MlflowView:
+class MlflowListener:
     """Draws the sweep on its parent run's charts: trials and the best so far over the number of the trial.
 
     Args:
@@ -308,7 +308,7 @@ class MlflowView:
         self._metric = metric
         self._maximize = maximize
 
-    def begun(self, task: Task) -> None:
+    def begun(self, task: TrialTask) -> None:
         """See `Listener`."""
 
     def reported(self, number: int, step: int, value: float) -> None:
@@ -316,7 +316,7 @@ class MlflowView:
 
     def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
         """See `Listener`."""
-        if trial.quality is not None and trial.stage == 1 and not trial.is_baseline:
+        if trial.quality is not None and trial.rung == 1 and not trial.is_baseline:
             self._run.log({f"trial/{self._metric}": trial.quality}, trial.number)
 
     def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
@@ -335,7 +335,7 @@ class Listeners:
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = tuple(listeners)
 
-    def begun(self, task: Task) -> None:
+    def begun(self, task: TrialTask) -> None:
         """See `Listener`."""
         self._each(lambda listener: listener.begun(task))
 

@@ -6,12 +6,12 @@ import logging
 
 from frostline.files import write_atomically
 from frostline.records.result import RESULT_FILE, Cause, RunResult, Status
-from frostline.sweep.trial import TrialJob, adopt_retry, bury, finished
+from frostline.sweep.trial import TrialJob, adopt_retry, close_run, finished_result
 
 log = logging.getLogger(__name__)
 
 
-def record_lost(trial: TrialJob, reason: str, cause: Cause) -> None:
+def record_worker_death(trial: TrialJob, reason: str, cause: Cause) -> None:
     """Makes a trial's folder and its MLflow run tell how it ended: the worker that should have done so is gone.
 
     A trial's runs are trained in the order of their seeds. The first one without an end is the one that was lost; those
@@ -24,7 +24,7 @@ def record_lost(trial: TrialJob, reason: str, cause: Cause) -> None:
     """
     for seed_run in trial.runs:
         spec, _ = adopt_retry(seed_run)
-        result = finished(seed_run, spec)
+        result = finished_result(seed_run, spec)
         lost = result is None
         if result is None:
             result = RunResult(
@@ -35,6 +35,6 @@ def record_lost(trial: TrialJob, reason: str, cause: Cause) -> None:
                 write_atomically(seed_run.folder / RESULT_FILE, result.to_json())
             except OSError as error:
                 log.warning("%s: its end can't be written there (%s)", seed_run.folder, error.strerror)
-        bury(trial, seed_run, spec, result)
+        close_run(trial, seed_run, spec, result)
         if lost:
             return

@@ -163,9 +163,7 @@ def _limit(found: Forecast, sweep: Sweep, workers: int) -> str:
     if found.fill_s > 0.3 * found.wall_s:
         return f"filling the prefix cache ({_time(found.fill_s)} on each node): more slots save little"
     if found.idle > 0.3:
-        return (
-            f"idle slots ({found.idle:.0%} of their time): trials are of unlike length, and stage 2 waits for stage 1"
-        )
+        return f"idle slots ({found.idle:.0%} of their time): trials are of unlike length, and rung 2 waits for rung 1"
     return "computing: with twice the slots it would take about half"
 
 
@@ -182,16 +180,16 @@ def _show(
 
     console = make_console()
     table = Table(box=None, pad_edge=False)
-    for name in ("frozen blocks", "trials", "a trial in stage 1" if sweep.plan.has_stages else "a trial", "to its end"):
+    for name in ("frozen blocks", "trials", "a trial in rung 1" if sweep.plan.has_rungs else "a trial", "to its end"):
         table.add_column(name, justify="right")
     by_depth = sorted(found.by_depth.items(), key=lambda row: -1 if row[0] is None else row[0])
     for depth, (count, first, whole) in by_depth:
         table.add_row("-" if depth is None else str(depth), str(count), _time(first), _time(whole))
     console.print(table)
-    stages = f", of which {found.finalists} go on to their end" if sweep.plan.has_stages else ""
+    rungs = f", of which {found.num_promoted} go on to their end" if sweep.plan.has_rungs else ""
     rows = f"{seen.train_rows} training rows, {seen.eval_rows} held out"
     lines = [
-        f"{found.trials} trials{stages}; {rows}",
+        f"{found.trials} trials{rungs}; {rows}",
         f"computing   {hours}",
         f"cache       {found.cache_bytes / 1e9:.2f} GB on each node, filled in {_time(found.fill_s)}",
         f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(nodes, 'node')}, idle "

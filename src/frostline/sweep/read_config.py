@@ -41,7 +41,7 @@ _SAME_HELD_OUT = frozenset({"dataset.train_rows", "dataset.balance"})
 """Keys of a data set that leave the held-out rows and their labels as they are."""
 
 _LENGTHS = frozenset({"training", "training.epochs", "training.max_steps", "training.evaluate"})
-"""Keys that decide how long a run is: if they are swept there is no common end of stage 1."""
+"""Keys that decide how long a run is: if they are swept there is no common end of rung 1."""
 
 Compose = Callable[[Sequence[str]], DictConfig]
 """Composes the job's config from overrides."""
@@ -356,22 +356,22 @@ def _corners(spec: RunSpec, dimensions: Sequence[Dimension]) -> list[RunSpec]:
 
 
 def _fitted(plan: SweepSpec, spec: RunSpec, space: Space) -> tuple[SweepSpec, list[str]]:
-    """Returns the plan with stages that the runs can have, and what was changed."""
+    """Returns the plan with rungs that the runs can have, and what was changed."""
     notices = []
     epochs, every = spec.training.epochs, spec.training.evaluate.value
     lengths = sorted(_LENGTHS & set(space.keys))
-    if lengths and plan.first_epochs is not None:
-        plan = replace(plan, first_epochs=None)
-        if plan.finish < 1 and not plan.has_stages:
-            notices.append(f"one stage only: {lengths[0]} is swept, so that runs have no common first epochs")
-    if plan.first_epochs is not None and (epochs is None or epochs <= plan.first_epochs or every == "never"):
-        plan = replace(plan, first_epochs=None)
-        if plan.finish < 1 and not plan.has_stages:
+    if lengths and plan.rung_epochs is not None:
+        plan = replace(plan, rung_epochs=None)
+        if plan.promote_fraction < 1 and not plan.has_rungs:
+            notices.append(f"one rung only: {lengths[0]} is swept, so that runs have no common first epochs")
+    if plan.rung_epochs is not None and (epochs is None or epochs <= plan.rung_epochs or every == "never"):
+        plan = replace(plan, rung_epochs=None)
+        if plan.promote_fraction < 1 and not plan.has_rungs:
             why = (
                 "training.evaluate=never" if every == "never" else f"training.epochs={epochs:g}" if epochs else "steps"
             )
-            notices.append(f"one stage only: runs of {why} can't pause after sweep.first_epochs")
-    reports = plan.has_stages or (plan.seeds is not None and len(plan.seeds) > 1)
+            notices.append(f"one rung only: runs of {why} can't pause after sweep.rung_epochs")
+    reports = plan.has_rungs or (plan.seeds is not None and len(plan.seeds) > 1)
     if plan.pruner.name is not PrunerName.NONE and not reports and (epochs is None or epochs <= 1 or every == "never"):
         raise SpecError(
             f"sweep.pruner={plan.pruner.name.value}: a run of one evaluation can't be pruned; "

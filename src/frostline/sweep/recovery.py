@@ -18,7 +18,7 @@ from frostline.config import value_from_text
 from frostline.errors import UserError
 from frostline.records.result import RESULT_FILE, Cause, RunResult, Status
 from frostline.records.run_folder import OVERRIDES_FILE, check_files
-from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome, TrialRecord
+from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialRecord, TrialState
 from frostline.spec import Params
 from frostline.sweep.folder import BASELINE_FOLDER, JOURNAL_FILE, TRIAL_FILE, SweepFolder
 from frostline.sweep.trial import outcome_of
@@ -108,7 +108,7 @@ def _is_ahead(recorded: TrialRecord, known: TrialRecord | None) -> bool:
 def _progress(trial: TrialRecord) -> int:
     if trial.outcome is None:
         return 0
-    return 1 if trial.is_paused else 2 if trial.stage == 1 else 3
+    return 1 if trial.is_paused else 2 if trial.rung == 1 else 3
 
 
 def _trained(sweep: SweepFolder) -> list[tuple[int, Path]]:
@@ -165,10 +165,10 @@ def _from_results(folder: Path, number: int, description: Mapping[str, Any]) -> 
         return None
     if outcome is None:
         return None
-    is_over = outcome.state is State.COMPLETE and not outcome.more
+    is_over = outcome.state is TrialState.COMPLETE and not outcome.paused
     return TrialRecord(
-        number=number, params=params, state=State.PRUNED if outcome.more else outcome.state, outcome=outcome,
-        stage=2 if is_over and float(plan.get("finish") or 1.0) < 1.0 else 1,
+        number=number, params=params, state=TrialState.PRUNED if outcome.paused else outcome.state, outcome=outcome,
+        rung=2 if is_over and float(plan.get("promote_fraction") or 1.0) < 1.0 else 1,
         replicates={seed: each for seed, each in further.items() if each is not None},
     )  # fmt: skip
 
@@ -184,11 +184,11 @@ def _outcome(results: Sequence[tuple[int, RunResult]], num_runs: int) -> TrialOu
     if not results or Status.KILLED in statuses:
         return None
     if Status.FAILED in statuses:
-        return outcome_of(results, State.FAILED, more=False)
+        return outcome_of(results, TrialState.FAILED, paused=False)
     paused = any(result.cause is Cause.PAUSED for _, result in results)
     if Status.PRUNED in statuses and not paused:
-        return outcome_of(results, State.PRUNED, more=False)
-    return outcome_of(results, State.COMPLETE, more=paused) if len(results) == num_runs else None
+        return outcome_of(results, TrialState.PRUNED, paused=False)
+    return outcome_of(results, TrialState.COMPLETE, paused=paused) if len(results) == num_runs else None
 
 
 def _params_of(run: Path, description: Mapping[str, Any]) -> Params:

@@ -28,24 +28,24 @@ from frostline.preflight import preflight
 from frostline.provenance import redact
 from frostline.records.result import RESULT_FILE, RunResult, Status
 from frostline.records.run_folder import LOG_FILE, MODEL_FOLDER, check_files
-from frostline.records.trial import State, TrialOutcome, TrialRecord
+from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.search import (
     CorruptStudyError,
-    Ended,
     Executor,
     Journal,
     LockLostError,
+    SearchSummary,
     Study,
-    Summary,
-    Task,
+    TrialEnded,
+    TrialTask,
     open_locked,
     queue_of,
     search,
     storage_trouble,
 )
 from frostline.spec import Direction, KeepModels, Params, Progress, SamplerName
-from frostline.sweep.engines import Opener, Training
-from frostline.sweep.executors import PoolExecutor, Runs
+from frostline.sweep.engines import EngineOpener, Training
+from frostline.sweep.executors import PoolExecutor, TrialRuns
 from frostline.sweep.finish import answer_for, conclude
 from frostline.sweep.folder import (
     JOURNAL_FILE,
@@ -55,7 +55,7 @@ from frostline.sweep.folder import (
     read_description,
     refusal,
 )
-from frostline.sweep.listeners import Files, Listeners, MlflowView, View
+from frostline.sweep.listeners import Listeners, MlflowListener, ProgressView, TrialFiles
 from frostline.sweep.predictions import evidence_in
 from frostline.sweep.questions import SeedRace, advisors_of, the_advisor
 from frostline.sweep.read_config import Compose, Sweep, read
@@ -100,7 +100,7 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
         description = describe(sweep, sweep.space.keys)
         goes_on = folder.admit(description)
         stack.enter_context(sweep_log(folder.folder))
-        course = _Course(sweep, compose, folder, launcher if not warm else None, goes_on, description, stack)
+        course = SweepCommand(sweep, compose, folder, launcher if not warm else None, goes_on, description, stack)
         try:
             return course.go(queue, warm_start_trials)
         except UserError:
@@ -145,7 +145,7 @@ class _Signals:
         print("stopping after the step; once more stops at once", file=sys.stderr, flush=True)
 
 
-class _Course:
+class SweepCommand:
     """One command's sweep."""
 
     def __init__(
@@ -192,7 +192,7 @@ class _Course:
             print(f"note: {notice}", file=sys.stderr, flush=True)
         with self._signals.held():
             self._run = SweepRun(sweep.job.tracking, plan.name, self._folder.folder, self._params())
-            training = self._training = Opener(
+            training = self._training = EngineOpener(
                 sweep=sweep, compose=self._compose, folder=self._folder, launcher=self._launcher,
                 parent=lambda: None if self._run is None else self._run.run_id, warn=self._warn,
                 num_recorded=lambda: len(self._recorded()) if self._goes_on else 0,
@@ -202,15 +202,15 @@ class _Course:
             try:
                 study = self._open_study(queue, warm_start_trials)
                 total = base_total + study.num_extra
-                view = View(self._metric, self._maximize, total, training.slots, bar)
+                view = ProgressView(self._metric, self._maximize, total, training.slots, bar)
                 self._stack.callback(view.close)
                 self._view = view
                 if not self._goes_on:
                     self._warn_of_batch(total, queue, view)
                 self._start_run(study)
-                files = Files(self._folder, plan, self._maximize, total, self._judged)
+                files = TrialFiles(self._folder, plan, self._maximize, total, self._judged)
                 self._take_up(study, view)
-                mlflow = MlflowView(self._run, self._metric, self._maximize)
+                mlflow = MlflowListener(self._run, self._metric, self._maximize)
                 summary = search(
                     plan, study, executor, Listeners([files, mlflow, view]),
                     maximize=self._maximize, total=total, race=self._race(runs), baseline=self._baseline,
@@ -332,7 +332,7 @@ class _Course:
             return None
         return self._advisor.baseline(trials)
 
-    def _race(self, runs: Runs) -> SeedRace | None:
+    def _race(self, runs: TrialRuns) -> SeedRace | None:
         """Returns who gives further seeds; None where nobody does."""
         plan = self._sweep.plan
         if not self._is_decided_here or plan.settle == 0:
@@ -340,7 +340,7 @@ class _Course:
         assert self._advisor is not None
         return SeedRace(self._advisor, plan.settle, runs.seeds)
 
-    def _take_up(self, study: Study, view: View) -> None:
+    def _take_up(self, study: Study, view: ProgressView) -> None:
         trials = study.with_baseline()
         stored = {trial.number: trial for trial in self._folder.read_trials()}
         for trial in trials:  # a kill may have come between telling the study and writing the file
@@ -348,7 +348,7 @@ class _Course:
                 self._folder.write_trial(trial)
         view.resume(study.trials())
 
-    def _warn_of_batch(self, total: int, queue: Sequence[Any], view: View) -> None:
+    def _warn_of_batch(self, total: int, queue: Sequence[Any], view: ProgressView) -> None:
         if self._sweep.enqueue is None and len(queue) == total and self._sweep.plan.sampler.value not in {"grid"}:
             view.say(f"note: the coarse grid takes all {total} trials, the sampler none: raise sweep.n_trials for more")
 
@@ -385,7 +385,7 @@ class _Course:
 
     # -- ending ------------------------------------------------------------------------------------------------------
 
-    def _end(self, summary: Summary, runs: Runs, executor: Executor, files: Files) -> int:
+    def _end(self, summary: SearchSummary, runs: TrialRuns, executor: Executor, files: TrialFiles) -> int:
         assert self._run is not None
         answer = answer_for(self._sweep, self._folder, summary.trials)
         if summary.complete and answer.recommended is not None:
@@ -406,7 +406,7 @@ class _Course:
             self._say_how_to_go_on()
         return 0
 
-    def _keep_model(self, trial: TrialRecord, runs: Runs, executor: Executor) -> None:
+    def _keep_model(self, trial: TrialRecord, runs: TrialRuns, executor: Executor) -> None:
         """Trains the recommended trial once more if its model was not kept: the same spec gives the same weights.
 
         While a sweep is under way it keeps the models of the trials that levels are judged by; a later run can bring
@@ -426,16 +426,18 @@ class _Course:
         record = folder / RESULT_FILE
         before = record.read_bytes() if record.is_file() else None
         record.unlink(missing_ok=True)  # else the worker would take it for what was asked for
-        executor.submit(Task(number=trial.number, params=trial.params, stage=2 if self._sweep.plan.has_stages else 1))
+        executor.submit(
+            TrialTask(number=trial.number, params=trial.params, rung=2 if self._sweep.plan.has_rungs else 1)
+        )
         outcome: TrialOutcome | None = None
         is_over = False
         while not is_over:
             for event in executor.wait():
-                if isinstance(event, Ended):
+                if isinstance(event, TrialEnded):
                     outcome, is_over = event.outcome, True
             if self._should_stop(executor):
                 executor.stop()
-        if (outcome is None or outcome.state is not State.COMPLETE) and before is not None:
+        if (outcome is None or outcome.state is not TrialState.COMPLETE) and before is not None:
             record.write_bytes(before)  # the trial itself has ended well
             self._view.say("warning: it did not come to its end; the same command tries again")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from frostline.errors import SpecError, UserError
 from frostline.records.run_folder import LOG_FILE
-from frostline.records.trial import State, TrialRecord
+from frostline.records.trial import TrialRecord, TrialState
 from frostline.search import open_url, study_names
 from frostline.spec import PrunerName
 from frostline.sweep.folder import SweepFolder, free_name, read_description
@@ -30,11 +30,11 @@ def renamed(sweep: Sweep) -> Sweep:
 
 
 def for_batches(sweep: Sweep, launcher: str) -> Sweep:
-    """Returns the sweep as a launcher that trains in batches can do it: without pruner and stages."""
+    """Returns the sweep as a launcher that trains in batches can do it: without pruner and rungs."""
     plan, notices = sweep.plan, list(sweep.notices)
-    if plan.pruner.name is not PrunerName.NONE or plan.has_stages:
-        plan = replace(plan, pruner=replace(plan.pruner, name=PrunerName.NONE), first_epochs=None, finish=1.0)
-        notices.append(f"{launcher} trains in batches: every trial is trained to its end, without pruner and stages")
+    if plan.pruner.name is not PrunerName.NONE or plan.has_rungs:
+        plan = replace(plan, pruner=replace(plan.pruner, name=PrunerName.NONE), rung_epochs=None, promote_fraction=1.0)
+        notices.append(f"{launcher} trains in batches: every trial is trained to its end, without pruner and rungs")
     return replace(sweep, plan=plan, notices=tuple(notices))
 
 
@@ -64,7 +64,7 @@ def warm_start_trials_of(sweep: Sweep) -> list[TrialRecord]:
             )
     usable = []
     for trial in trials:
-        is_finished = trial.state is State.COMPLETE and trial.outcome is not None
+        is_finished = trial.state is TrialState.COMPLETE and trial.outcome is not None
         if is_finished and trial.copy_of is None and not trial.is_baseline:
             with contextlib.suppress(SpecError):
                 sweep.space.check(trial.params)

@@ -1,4 +1,4 @@
-"""Owns: one stage of a trial's work, in a worker process. Must not know: who chose the trial.
+"""Owns: one rung of a trial's work, in a worker process. Must not know: who chose the trial.
 
 Importing this module costs nothing: the parent pickles its dataclasses, and only a worker imports torch.
 """
@@ -29,18 +29,18 @@ from frostline.records.run_folder import (
     TELL,
     Recorder,
     Recorders,
+    RunControl,
     RunFolder,
     Sharing,
-    Verdict,
     check_files,
 )  # fmt: skip
-from frostline.records.trial import BASELINE_NUMBER, State, TrialOutcome
+from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialState
 from frostline.registry import import_plugins
 from frostline.signals import Interrupted
 from frostline.spec import EVAL_SET, RunSpec, spec_diff
 
 if TYPE_CHECKING:
-    from frostline.tracking import Child
+    from frostline.tracking import ChildRun
     from frostline.train import Footprint
     from frostline.workers.pool import Channel
 
@@ -98,8 +98,8 @@ class TrialJob:
         name: Its coordinates.
         runs: In the order of the seeds.
         ask: Whether a pruner wants to be asked after each evaluation.
-        more: Whether stage 2 follows.
-        several: Whether the trial is trained with several seeds, in this stage or the next.
+        pauses: Whether rung 2 follows.
+        several: Whether the trial is trained with several seeds, in this rung or the next.
         steps_per_run: Reports that a run makes at most: a later seed's are counted on from there.
         parent: MLflow run id of the sweep, or None.
         params: The swept keys.
@@ -113,7 +113,7 @@ class TrialJob:
     name: str
     runs: tuple[SeedRun, ...]
     ask: bool
-    more: bool
+    pauses: bool
     several: bool
     steps_per_run: int
     parent: str | None
@@ -140,7 +140,7 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class Evaluated:
     """An evaluation, told to the parent."""
 
     step: int
@@ -148,14 +148,14 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warned:
+class WarningText:
     """A warning, told to the parent: a worker's own terminal is a file. Or what it decided of the prefix cache."""
 
     text: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialEnd:
+class TrialReply:
     """What comes back to the parent.
 
     Attributes:
@@ -175,8 +175,8 @@ def warm() -> None:
     import frostline.train
 
     frostline.tracking.preload()
-    frostline.train.settle()
-    frostline.train.be_own_process()
+    frostline.train.freeze_gc()
+    frostline.train.reseed_fork()
 
 
 class _ChannelMonitor:
@@ -192,19 +192,19 @@ class _ChannelMonitor:
         """Tells, now and then."""
         self._channel.alive()
 
-    def evaluated(self, epoch: float, value: float) -> Verdict:
-        """Reports whole epochs; the pruner is asked before the stage's end is looked at."""
+    def evaluated(self, epoch: float, value: float) -> RunControl:
+        """Reports whole epochs; the pruner is asked before the rung's end is looked at."""
         step = round(epoch)
         if abs(epoch - step) > 1e-6 or step < 1:
-            return Verdict.GO
-        report = Report(step=self._offset + step, value=value)
+            return RunControl.GO
+        report = Evaluated(step=self._offset + step, value=value)
         if self._ask:
             if self._channel.ask(report):
-                return Verdict.PRUNE
+                return RunControl.PRUNE
         else:
             self._channel.send(report)
         until = self._seed_run.until_epoch
-        return Verdict.PAUSE if until is not None and step >= until else Verdict.GO
+        return RunControl.PAUSE if until is not None and step >= until else RunControl.GO
 
 
 class _ToParent(logging.Handler):
@@ -217,12 +217,12 @@ class _ToParent(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if record.levelno >= logging.WARNING:
             if record.exc_info is None:  # an exception's reason comes with the outcome
-                self._channel.send(Warned(text=f"warning: {record.getMessage()}"))
+                self._channel.send(WarningText(text=f"warning: {record.getMessage()}"))
         elif getattr(record, TELL, False):
-            self._channel.send(Warned(text=record.getMessage()))
+            self._channel.send(WarningText(text=record.getMessage()))
 
 
-def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialEnd | Footprint | None:
+def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialReply | Footprint | None:
     """Trains a trial's runs one after the other; what is there already is taken as it is.
 
     Args:
@@ -245,13 +245,13 @@ def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialEnd | Footpri
         return _run_all(trial, channel)
     except UserError as error:
         if isinstance(error, MachineError):
-            return TrialEnd(outcome=None, fatal=f"{error}; {MACHINE_WAY_OUT}", machine=True)
-        return TrialEnd(outcome=None, fatal=str(error))
+            return TrialReply(outcome=None, fatal=f"{error}; {MACHINE_WAY_OUT}", machine=True)
+        return TrialReply(outcome=None, fatal=str(error))
     except Exception as error:
         trouble = machine_trouble(error)
         if trouble is None:
             raise
-        return TrialEnd(outcome=None, fatal=f"{trouble}; {MACHINE_WAY_OUT}", machine=True)
+        return TrialReply(outcome=None, fatal=f"{trouble}; {MACHINE_WAY_OUT}", machine=True)
     finally:
         logging.getLogger("frostline").removeHandler(handler)
 
@@ -297,7 +297,7 @@ def publish(trial: TrialJob) -> None:
                 publish_run(seed_run.job.tracking, spec, seed_run.folder, result, child)
 
 
-def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
+def _run_all(trial: TrialJob, channel: Channel) -> TrialReply:
     results: list[tuple[int, RunResult]] = []
     resumed = 0
     note = trial.note
@@ -310,28 +310,30 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialEnd:
         if trained.retry is Retry.HALF_BATCH or (result is not None and result.cause is Cause.OUT_OF_MEMORY):
             channel.retire()  # what it left in the device's memory must not be the next trial's trouble
         if result is None or result.status is Status.KILLED:
-            return TrialEnd(outcome=None)
+            return TrialReply(outcome=None)
         if result.cause is Cause.MACHINE:
-            return TrialEnd(outcome=None, fatal=f"{seed_run.folder}: {result.reason}; {MACHINE_WAY_OUT}", machine=True)
+            return TrialReply(
+                outcome=None, fatal=f"{seed_run.folder}: {result.reason}; {MACHINE_WAY_OUT}", machine=True
+            )
         results.append((seed_run.job.run.seed, result))
         if result.status is Status.FAILED:
-            return TrialEnd(outcome=_outcome(results, State.FAILED, trial, resumed, note))
+            return TrialReply(outcome=_outcome(results, TrialState.FAILED, trial, resumed, note))
         if result.status is Status.PRUNED and result.cause is not Cause.PAUSED:
-            return TrialEnd(outcome=_outcome(results, State.PRUNED, trial, resumed, note))
+            return TrialReply(outcome=_outcome(results, TrialState.PRUNED, trial, resumed, note))
         last = index == len(trial.runs) - 1
         if len(trial.runs) > 1 and not last and result.objective is not None and trial.ask:
             step = (index + 1) * trial.steps_per_run
-            if channel.ask(Report(step=step, value=result.objective.value)):
-                return TrialEnd(outcome=_outcome(results, State.PRUNED, trial, resumed, note))
-    return TrialEnd(outcome=_outcome(results, State.COMPLETE, trial, resumed, note))
+            if channel.ask(Evaluated(step=step, value=result.objective.value)):
+                return TrialReply(outcome=_outcome(results, TrialState.PRUNED, trial, resumed, note))
+    return TrialReply(outcome=_outcome(results, TrialState.COMPLETE, trial, resumed, note))
 
 
 def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> _Trained:
     """Trains a run, again where that helps."""
     spec, retry = adopt_retry(seed_run)
-    done = finished(seed_run, spec)
+    done = finished_result(seed_run, spec)
     if done is not None:
-        bury(trial, seed_run, spec, done)  # it may have been killed between its last file and the store
+        close_run(trial, seed_run, spec, done)  # it may have been killed between its last file and the store
         return _Trained(result=done, resumed=False, retry=retry, note=retry.value if retry else None)
     cause = ""
     result, resumed = _train(trial, seed_run, spec, monitor)
@@ -401,7 +403,7 @@ def kind_of(number: int, replicate: int | None) -> str:
     return "baseline" if number == BASELINE_NUMBER else "trial"
 
 
-def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child:
+def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> ChildRun:
     """Returns what one of a trial's runs is in MLflow.
 
     Args:
@@ -409,26 +411,26 @@ def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child
         seed: Of the run.
         retried: What is done otherwise in this attempt, after one that ran out of memory; None: it is the first.
     """
-    from frostline.tracking import Child
+    from frostline.tracking import ChildRun
 
     tags = {"frostline.trial": str(trial.number), "frostline.kind": kind_of(trial.number, trial.replicate)}
     if retried is not None:
         tags["frostline.retried"] = retried
     name = f"{trial.name} s{seed}" if trial.several else trial.name
-    return Child(parent=trial.parent, name=name, params=trial.params, tags=tags)
+    return ChildRun(parent=trial.parent, name=name, params=trial.params, tags=tags)
 
 
-def bury(trial: TrialJob, seed_run: SeedRun, spec: RunSpec, result: RunResult) -> None:
+def close_run(trial: TrialJob, seed_run: SeedRun, spec: RunSpec, result: RunResult) -> None:
     """Tells MLflow how a run ended whose process did not: nothing if it has heard it."""
     if not seed_run.job.tracking.enabled:
         return
     from frostline.tracking import MlflowRecorder
 
     child = child_of(trial, spec.seed)
-    MlflowRecorder(seed_run.job.tracking, spec, seed_run.folder, child=child, reopen=True).bury(result)
+    MlflowRecorder(seed_run.job.tracking, spec, seed_run.folder, child=child, reopen=True).close_run(result)
 
 
-def finished(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
+def finished_result(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
     """Returns the recorded result if the folder holds the very run, to its end: it is never trained again."""
     try:
         result = RunResult.read(seed_run.folder)
@@ -494,9 +496,9 @@ def _free_memory() -> None:
 
 
 def _outcome(
-    results: Sequence[tuple[int, RunResult]], state: State, trial: TrialJob, resumed: int, note: str | None
+    results: Sequence[tuple[int, RunResult]], state: TrialState, trial: TrialJob, resumed: int, note: str | None
 ) -> TrialOutcome:
-    return outcome_of(results, state, more=trial.more, resumed=resumed, note=note)
+    return outcome_of(results, state, paused=trial.pauses, resumed=resumed, note=note)
 
 
 def _rows_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, float]:
@@ -512,14 +514,19 @@ def _rows_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, float]:
 
 
 def outcome_of(
-    results: Sequence[tuple[int, RunResult]], state: State, *, more: bool, resumed: int = 0, note: str | None = None
+    results: Sequence[tuple[int, RunResult]],
+    state: TrialState,
+    *,
+    paused: bool,
+    resumed: int = 0,
+    note: str | None = None,
 ) -> TrialOutcome:
     """Returns what a trial's runs came to.
 
     Args:
         results: By seed.
         state: Of the trial.
-        more: Whether stage 2 follows if it is COMPLETE.
+        paused: Whether rung 2 follows if it is COMPLETE.
         resumed: How many runs went on from a checkpoint.
         note: For the record.
     """
@@ -549,10 +556,10 @@ def outcome_of(
         by_seed={seed: result.objective.value for seed, result in results if result.objective is not None},
         scores=scores_of(results),
         cost=cost,
-        reason=last.reason if state is not State.COMPLETE else None,
-        cause=last.cause if state is not State.COMPLETE else None,
-        error=last.error if state is not State.COMPLETE else None,
-        more=more and state is State.COMPLETE,
+        reason=last.reason if state is not TrialState.COMPLETE else None,
+        cause=last.cause if state is not TrialState.COMPLETE else None,
+        error=last.error if state is not TrialState.COMPLETE else None,
+        paused=paused and state is TrialState.COMPLETE,
         resumed=resumed,
         note=note,
         loss=_mean_of("eval/loss", results),

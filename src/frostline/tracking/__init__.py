@@ -14,7 +14,7 @@ from frostline.tracking.client import (
     tag_run,
     ui_command,
 )
-from frostline.tracking.content import Child
+from frostline.tracking.content import ChildRun
 from frostline.tracking.orphans import reconcile
 from frostline.tracking.pending import find_pending
 from frostline.tracking.run import MlflowRecorder
@@ -24,7 +24,7 @@ from frostline.tracking.sync import OtherStoreError, Replay, publish_run
 __all__ = [
     "MODEL_FOLDER",
     "RUN_DIR_TAG",
-    "Child",
+    "ChildRun",
     "MlflowRecorder",
     "OtherStoreError",
     "Replay",

@@ -389,7 +389,7 @@ def _seen_from(folder: Path, uri: str) -> str:
     return f"sqlite:///{os.path.relpath(os.path.realpath(path), os.path.realpath(folder))}"
 
 
-def remember(folder: Path, uri: str, run_id: str) -> None:
+def save_run_id(folder: Path, uri: str, run_id: str) -> None:
     """Keeps in a folder which MLflow run it is recorded in."""
     text = json.dumps({"uri": _seen_from(folder, uri), "run_id": run_id}) + "\n"
     folder.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ _CHILD_PARAMS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Child:
+class ChildRun:
     """What makes a run the child of another: of a sweep, or of the run that it reproduces.
 
     Attributes:
@@ -59,7 +59,7 @@ class Child:
     command: str = "frostline sweep"
 
 
-def params_of(spec: RunSpec, freeze: Frozen | None, child: Child | None) -> dict[str, Any]:
+def params_of(spec: RunSpec, freeze: Frozen | None, child: ChildRun | None) -> dict[str, Any]:
     """Returns the params of a run.
 
     Args:

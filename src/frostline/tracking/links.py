@@ -28,7 +28,7 @@ _LOG_LR = "optimizer.log10_lr"  # charts draw rates on a linear axis
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class RunListView:
     """What the page of a sweep shows.
 
     Attributes:
@@ -44,7 +44,7 @@ class View:
     keys: Sequence[str]
 
 
-def publish(made: MlflowClient, experiment_id: str, view: View) -> str:
+def publish(made: MlflowClient, experiment_id: str, view: RunListView) -> str:
     """Keeps a view in the experiment; returns the part of its address behind the server's.
 
     Args:
@@ -59,7 +59,7 @@ def publish(made: MlflowClient, experiment_id: str, view: View) -> str:
     return f"/#/experiments/{experiment_id}/runs?{mode}&viewStateShareKey={quote(key)}"
 
 
-def state_of(view: View) -> dict[str, Any]:
+def state_of(view: RunListView) -> dict[str, Any]:
     """Returns the page's state: rows, columns, their order, charts."""
     axes = [_LOG_LR if key == "optimizer.lr" else key for key in view.keys]
     return {
@@ -90,7 +90,7 @@ def state_of(view: View) -> dict[str, Any]:
     }
 
 
-def _rows(view: View) -> dict[str, Any]:
+def _rows(view: RunListView) -> dict[str, Any]:
     return {
         "searchFilter": f"tags.`mlflow.parentRunId` = '{view.parent}'",
         "orderByKey": f"metrics.`{view.metric}`",
@@ -102,7 +102,7 @@ def _rows(view: View) -> dict[str, Any]:
     }
 
 
-def _charts(view: View, axes: Sequence[str]) -> list[dict[str, Any]]:
+def _charts(view: RunListView, axes: Sequence[str]) -> list[dict[str, Any]]:
     metric = _axis(view.metric, "METRIC")
     name = view.metric.rpartition("/")[2]
     charts = [_chart("SCATTER", f"{name} by {_short(axis)}", xaxis=_axis(axis), yaxis=metric) for axis in axes[:2]]

@@ -32,7 +32,7 @@ def clean_name(name: str) -> str:
     return clean if len(clean) <= MAX_NAME else f"{clean[: MAX_NAME - 9]}_{_hash(name)}"
 
 
-class Cleaner:
+class Sanitizer:
     """Cleans what one run records, and knows what it changed.
 
     Two odd names that would become one are kept apart.

@@ -22,7 +22,7 @@ from frostline.tracking.client import (
     client,
     recorded_run,
 )
-from frostline.tracking.names import Cleaner, batches
+from frostline.tracking.names import Sanitizer, batches
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -106,7 +106,7 @@ def _send_rest(made: MlflowClient, uri: str, run: Run) -> None:
     except (UserError, OSError):
         return
     told = {key: max(metric.step for metric in made.get_metric_history(run_id, key)) for key in run.data.metrics}
-    cleaner = Cleaner()
+    cleaner = Sanitizer()
     found = []
     for step, values in rows:
         for name, number in values.items():

@@ -27,15 +27,15 @@ from frostline.tracking.client import (
     client,
     experiment_of,
     mlflow_status,
-    remember,
     reopen,
     reopenable,
+    save_run_id,
     send_inputs,
     send_params,
     source_tags,
 )
 from frostline.tracking.content import (
-    Child,
+    ChildRun,
     final_metrics,
     final_tags,
     inputs_of,
@@ -45,7 +45,7 @@ from frostline.tracking.content import (
     tags_of,
 )
 from frostline.tracking.model import log_model
-from frostline.tracking.names import Cleaner, batches
+from frostline.tracking.names import Sanitizer, batches
 from frostline.tracking.orphans import reconcile
 
 if TYPE_CHECKING:
@@ -71,7 +71,13 @@ class MlflowRecorder:
     """
 
     def __init__(
-        self, tracking: TrackingSpec, spec: RunSpec, folder: Path, *, child: Child | None = None, reopen: bool = False
+        self,
+        tracking: TrackingSpec,
+        spec: RunSpec,
+        folder: Path,
+        *,
+        child: ChildRun | None = None,
+        reopen: bool = False,
     ) -> None:
         self._tracking = tracking
         self._spec = spec
@@ -80,7 +86,7 @@ class MlflowRecorder:
         self._reopen = reopen
         self._recorded: dict[str, int] = {}
         self._told: dict[tuple[str, int], float] = {}
-        self._cleaner = Cleaner()
+        self._cleaner = Sanitizer()
         self._client: MlflowClient | None = None
         self._run_id: str | None = None
         self._broken = False
@@ -174,7 +180,7 @@ class MlflowRecorder:
             self._log_files()
             pending.clear(self._folder)
 
-    def bury(self, result: RunResult, start: RunStart | None = None) -> bool:
+    def close_run(self, result: RunResult, start: RunStart | None = None) -> bool:
         """Ends the run of a process that is gone, with what its folder holds; makes the run if there was none yet.
 
         Args:
@@ -226,7 +232,7 @@ class MlflowRecorder:
         name = child.name if child is not None else self._spec.name()
         run = self._client.create_run(experiment_id, run_name=name, tags=everything)
         self._run_id = run.info.run_id
-        remember(self._folder, self._tracking.uri, self._run_id)
+        save_run_id(self._folder, self._tracking.uri, self._run_id)
         self._send_params(params, {})
 
     def _finish_metrics(self, metrics: Mapping[str, float], step: int) -> None:

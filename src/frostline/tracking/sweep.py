@@ -22,15 +22,15 @@ from frostline.tracking.client import (
     client,
     experiment_of,
     recorded_run,
-    remember,
     reopen,
     reopenable,
+    save_run_id,
     send_params,
     source_tags,
 )
-from frostline.tracking.links import View, publish
+from frostline.tracking.links import RunListView, publish
 from frostline.tracking.model import log_model
-from frostline.tracking.names import Cleaner, clean_name
+from frostline.tracking.names import Sanitizer, clean_name
 from frostline.tracking.orphans import end_dead_runs, end_runs_below, reconcile
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class SweepRun:
         self._tracking = tracking
         self._name = name
         self._folder = folder
-        self._cleaner = Cleaner()
+        self._cleaner = Sanitizer()
         self._params = self._cleaner.params(params)
         self._client: MlflowClient | None = None
         self._known: dict[tuple[str, int], float] = {}
@@ -84,7 +84,7 @@ class SweepRun:
             reconcile(self._tracking.uri, self._experiment_id)
             earlier = reopenable(self._folder, self._tracking.uri)
             if earlier is None and known is not None:
-                remember(self._folder, self._tracking.uri, known)
+                save_run_id(self._folder, self._tracking.uri, known)
                 earlier = reopenable(self._folder, self._tracking.uri)  # None: it is of another store
                 if earlier is not None:
                     end_runs_below(self._tracking.uri, known, "its machine is gone")
@@ -105,7 +105,7 @@ class SweepRun:
         }
         run = made.create_run(self._experiment_id, run_name=self._name, tags=tags)
         self.run_id = run.info.run_id
-        remember(self._folder, self._tracking.uri, self.run_id)
+        save_run_id(self._folder, self._tracking.uri, self.run_id)
         send_params(made, self.run_id, self._params, {})
 
     def _open(self, made: MlflowClient, run: Run) -> None:
@@ -158,7 +158,7 @@ class SweepRun:
         if self._client is None or self.run_id is None or self._broken:
             return None
         try:
-            path = publish(self._client, self._experiment_id, View(parent=self.run_id, **self._view))
+            path = publish(self._client, self._experiment_id, RunListView(parent=self.run_id, **self._view))
         except Exception as error:  # noqa: BLE001 - a view is a convenience: the record doesn't depend on it
             log.info("MLflow: no view of the sweep (%s)", type(error).__name__)
             return None
@@ -279,7 +279,7 @@ class SweepRun:
             # A process that was killed in the midst left no word of its end.
             self._ending = missed["ending"] or {"status": Status.KILLED.value, "tags": {}, "files": []}
             if missed.get("view") and self._client is not None and self.run_id is not None:
-                publish(self._client, self._experiment_id, View(parent=self.run_id, **missed["view"]))
+                publish(self._client, self._experiment_id, RunListView(parent=self.run_id, **missed["view"]))
             self._end()
         return not self._broken and self._is_whole
 

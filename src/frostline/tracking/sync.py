@@ -26,7 +26,7 @@ from frostline.records.run_folder import (
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import pending
 from frostline.tracking.client import recorded_run
-from frostline.tracking.content import Child
+from frostline.tracking.content import ChildRun
 from frostline.tracking.run import MlflowRecorder
 from frostline.tracking.sweep import SweepRun
 
@@ -129,10 +129,10 @@ class Replay:
         if result.files:  # one whose process died has none
             check_files(folder, result, *(name for name in RECORDED_FILES if name != MODEL_FOLDER))
         recorder = MlflowRecorder(tracking, spec, folder, child=_child(folder, tracking, missed), reopen=True)
-        return recorder.bury(result, _start(folder, spec, result))
+        return recorder.close_run(result, _start(folder, spec, result))
 
 
-def publish_run(tracking: TrackingSpec, spec: RunSpec, folder: Path, result: RunResult, child: Child) -> None:
+def publish_run(tracking: TrackingSpec, spec: RunSpec, folder: Path, result: RunResult, child: ChildRun) -> None:
     """Records in MLflow, from its folder, a run that was trained on another machine. Never raises for a store's error.
 
     Args:
@@ -143,7 +143,7 @@ def publish_run(tracking: TrackingSpec, spec: RunSpec, folder: Path, result: Run
         child: Its place in a sweep.
     """
     recorder = MlflowRecorder(tracking, spec, folder, child=child, reopen=True)
-    recorder.bury(result, _start(folder, spec, result))
+    recorder.close_run(result, _start(folder, spec, result))
 
 
 def _missed(folder: Path) -> dict[str, Any]:
@@ -185,14 +185,14 @@ def _held(folder: Path) -> Iterator[bool]:
         lock.release()
 
 
-def _child(folder: Path, tracking: TrackingSpec, missed: Mapping[str, Any]) -> Child | None:
+def _child(folder: Path, tracking: TrackingSpec, missed: Mapping[str, Any]) -> ChildRun | None:
     """Returns the run's place in its sweep; the sweep's own run may have been made only just now."""
     child = missed.get("child")
     if child is None:
         return None
     parents = (recorded_run(above, tracking.uri) for above in (folder.parent, folder.parent.parent))
     parent = child["parent"] or next((run_id for run_id in parents if run_id is not None), None)
-    return Child(
+    return ChildRun(
         parent=parent, name=child["name"], params=child["params"], tags=child["tags"], command=child["command"]
     )
 

@@ -4,17 +4,17 @@ from frostline.signals import Interrupted
 from frostline.train.probe import Footprint, Probe, footprint, probe
 from frostline.train.run import run
 from frostline.train.setup import prepare
-from frostline.train.worker_setup import be_own_process, can_be_forked, settle
+from frostline.train.worker_setup import can_be_forked, freeze_gc, reseed_fork
 
 __all__ = [
     "Footprint",
     "Interrupted",
     "Probe",
-    "be_own_process",
     "can_be_forked",
     "footprint",
+    "freeze_gc",
     "prepare",
     "probe",
+    "reseed_fork",
     "run",
-    "settle",
 ]

@@ -19,15 +19,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from frostline.records.run_folder import INPUTS, Monitor, Recorder, Verdict
+from frostline.records.run_folder import INPUTS, Monitor, Recorder, RunControl
 from frostline.signals import SignalGuard
 from frostline.spec import Direction, Every, TrainingSpec
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import RngState
-from frostline.train.distributed import Ranks
+from frostline.train.distributed import World
 from frostline.train.loss import BatchLoss, DivergedError
 from frostline.train.loss_window import LossWindow
-from frostline.train.sampling import FilledSampler
+from frostline.train.sampling import PaddedSampler
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ _TIMING = (
 
 
 @dataclass
-class Best:
+class BestWeights:
     """The best evaluation so far.
 
     Attributes:
@@ -63,7 +63,7 @@ class Best:
 
 
 @dataclass
-class Ledger:
+class TrainLog:
     """What the callbacks of one run find out.
 
     Attributes:
@@ -77,14 +77,14 @@ class Ledger:
         verdict: What the monitor said last.
     """
 
-    best: Best = field(default_factory=Best)
+    best: BestWeights = field(default_factory=BestWeights)
     last_eval_step: int | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
     last_logits: np.ndarray[Any, Any] | None = None
     eval_s: float = 0.0
     num_evals: int = 0
     fill_s: float = 0.0
-    verdict: Verdict = Verdict.GO
+    verdict: RunControl = RunControl.GO
     _carried: tuple[float, float] = (0.0, 0.0)
     _began: float | None = None
     _ended: float | None = None
@@ -145,9 +145,9 @@ class EvaluationCallback(TrainerCallback):
     than one that doesn't: their state is put back.
     """
 
-    def __init__(self, spec: TrainingSpec, ledger: Ledger, recorder: Recorder, model: nn.Module) -> None:
+    def __init__(self, spec: TrainingSpec, train_log: TrainLog, recorder: Recorder, model: nn.Module) -> None:
         self._spec = spec
-        self._ledger = ledger
+        self._train_log = train_log
         self._recorder = recorder
         self._model = model
         self._trained = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
@@ -170,22 +170,24 @@ class EvaluationCallback(TrainerCallback):
         """Records the evaluation."""
         assert self._rng is not None, "before() comes before every evaluation"
         self._rng.restore()
-        ledger = self._ledger
-        ledger.eval_s += time.monotonic() - self._started
-        ledger.num_evals += 1
+        train_log = self._train_log
+        train_log.eval_s += time.monotonic() - self._started
+        train_log.num_evals += 1
         values = evaluation_metrics(kwargs["metrics"])
         step = state.global_step
-        ledger.last_eval_step, ledger.last_metrics = step, values
+        train_log.last_eval_step, train_log.last_metrics = step, values
         self._recorder.log({**values, "train/epoch": float(state.epoch or 0.0)}, step)
         if not math.isfinite(values["eval/loss"]):
             raise DivergedError(step, f"the evaluation loss is {values['eval/loss']}")
         value = values.get(f"eval/{self._spec.objective}", math.nan)
         if self._is_better(value):
             weights = trained_weights(self._model, self._trained)
-            ledger.best = Best(step=step, value=value, metrics=values, weights=weights, logits=ledger.last_logits)
+            train_log.best = BestWeights(
+                step=step, value=value, metrics=values, weights=weights, logits=train_log.last_logits
+            )
 
     def _is_better(self, value: float) -> bool:
-        best = self._ledger.best
+        best = self._train_log.best
         if best.step is None or math.isnan(best.value):
             return True
         return value > best.value if self._spec.direction is Direction.MAXIMIZE else value < best.value
@@ -218,9 +220,9 @@ class RecordCallback(TrainerCallback):
 class MonitorCallback(TrainerCallback):
     """Tells the monitor how the run goes, and stops it if the monitor wants that. Comes after `EvaluationCallback`."""
 
-    def __init__(self, monitor: Monitor, ledger: Ledger, objective: str, every: Every) -> None:
+    def __init__(self, monitor: Monitor, train_log: TrainLog, objective: str, every: Every) -> None:
         self._monitor = monitor
-        self._ledger = ledger
+        self._train_log = train_log
         self._objective = objective
         self._every = every
 
@@ -232,17 +234,21 @@ class MonitorCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Asks whether to go on; after the last step there is nothing to stop."""
-        if state.global_step >= state.max_steps or state.global_step == 0 or self._ledger.verdict is not Verdict.GO:
+        if (
+            state.global_step >= state.max_steps
+            or state.global_step == 0
+            or self._train_log.verdict is not RunControl.GO
+        ):
             return
-        self._ledger.verdict = ask_monitor(self._monitor, self._ledger, self._objective, state.epoch or 0.0)
-        if self._ledger.verdict is not Verdict.GO:
+        self._train_log.verdict = ask_monitor(self._monitor, self._train_log, self._objective, state.epoch or 0.0)
+        if self._train_log.verdict is not RunControl.GO:
             control.should_training_stop = True
-            control.should_save = self._ledger.verdict is Verdict.PAUSE
+            control.should_save = self._train_log.verdict is RunControl.PAUSE
 
 
-def ask_monitor(monitor: Monitor, ledger: Ledger, objective: str, epoch: float) -> Verdict:
+def ask_monitor(monitor: Monitor, train_log: TrainLog, objective: str, epoch: float) -> RunControl:
     """Returns the verdict on the newest evaluation."""
-    return monitor.evaluated(epoch, ledger.last_metrics.get(f"eval/{objective}", math.nan))
+    return monitor.evaluated(epoch, train_log.last_metrics.get(f"eval/{objective}", math.nan))
 
 
 class CheckpointCallback(TrainerCallback):
@@ -251,16 +257,16 @@ class CheckpointCallback(TrainerCallback):
     def __init__(
         self,
         store: CheckpointStore,
-        ledger: Ledger,
+        train_log: TrainLog,
         window: LossWindow,
         spec_digest: str,
         provenance: Mapping[str, Any],
-        ranks: Ranks,
+        world: World,
     ) -> None:
-        self._ranks = ranks
+        self._world = world
         self._store = store
         self._provenance = provenance
-        self._ledger = ledger
+        self._train_log = train_log
         self._window = window
         self._spec_digest = spec_digest
 
@@ -274,25 +280,25 @@ class CheckpointCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Trainer has written all files of this step, once all processes have."""
         window = self._window.read()
-        window["loss"] = self._ranks.mean(window["loss"])
-        self._ranks.wait()
-        if self._ranks.is_first:
+        window["loss"] = self._world.mean(window["loss"])
+        self._world.wait()
+        if self._world.is_main:
             self._publish(state, window)
-        self._ranks.wait()
+        self._world.wait()
 
     def _publish(self, state: TrainerState, window: Mapping[str, Any]) -> None:
-        best = self._ledger.best
+        best = self._train_log.best
         if best.weights is not None:
             save_file(best.weights, self._store.writing / f"checkpoint-{state.global_step}" / _BEST_FILE)
         extra = {
             "spec_digest": self._spec_digest,
             "best": {"step": best.step, "value": best.value, "metrics": best.metrics},
-            "last": {"step": self._ledger.last_eval_step, "metrics": self._ledger.last_metrics},
+            "last": {"step": self._train_log.last_eval_step, "metrics": self._train_log.last_metrics},
             "cost": {
-                "train_s": self._ledger.train_s,
-                "eval_s": self._ledger.eval_s,
-                "num_evals": self._ledger.num_evals,
-                "fill_s": self._ledger.fill_s,
+                "train_s": self._train_log.train_s,
+                "eval_s": self._train_log.eval_s,
+                "num_evals": self._train_log.num_evals,
+                "fill_s": self._train_log.fill_s,
             },
             "inputs": {key: self._provenance[key] for key in INPUTS if key in self._provenance},
             "precision": self._provenance["compute"]["precision"],
@@ -300,33 +306,33 @@ class CheckpointCallback(TrainerCallback):
             "window": window,
             "versions": dict(self._provenance["versions"]),
             "prefix_cache": self._provenance["compute"]["prefix_cache"],
-            "processes": self._ranks.size,
+            "processes": self._world.size,
         }
         self._store.publish(state.global_step, extra)
 
 
-class DrawCallback(TrainerCallback):
+class RankSeedCallback(TrainerCallback):
     """Lets each process of a run draw its own dropout: Trainer seeds them alike, and they have other rows."""
 
-    def __init__(self, seed: int, ranks: Ranks) -> None:
+    def __init__(self, seed: int, world: World) -> None:
         self._seed = seed
-        self._ranks = ranks
+        self._world = world
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The first process draws what one alone would; a resumed run gets its own state after this."""
-        if not self._ranks.is_first:
-            torch.manual_seed(self._seed + self._ranks.rank * 2**32)
+        if not self._world.is_main:
+            torch.manual_seed(self._seed + self._world.rank * 2**32)
 
 
-class OrderCallback(TrainerCallback):
+class SamplerEpochCallback(TrainerCallback):
     """Tells the sampler of a run on several processes which epoch it is.
 
     Accelerate does not reach it in an epoch that is gone on with: its order would silently be that of another epoch.
     """
 
-    def __init__(self, sampler: FilledSampler) -> None:
+    def __init__(self, sampler: PaddedSampler) -> None:
         self._sampler = sampler
 
     def on_epoch_begin(
@@ -339,13 +345,13 @@ class OrderCallback(TrainerCallback):
 class StopCallback(TrainerCallback):
     """Ends training after the step in which a signal came, to whichever process, with a checkpoint."""
 
-    def __init__(self, guard: SignalGuard, every: Every, ranks: Ranks) -> None:
+    def __init__(self, guard: SignalGuard, every: Every, world: World) -> None:
         self._guard = guard
         self._every = every
-        self._ranks = ranks
+        self._world = world
 
     def _is_requested(self) -> bool:
-        [signum] = self._ranks.largest([self._guard.requested or 0])
+        [signum] = self._world.all_reduce_max([self._guard.requested or 0])
         if signum and self._guard.requested is None:
             self._guard.requested = signum
         return signum != 0
@@ -377,17 +383,17 @@ class StopCallback(TrainerCallback):
             control.should_save = whole and self._every is not Every.NEVER
 
 
-class UntilCallback(TrainerCallback):
+class StopAtStepCallback(TrainerCallback):
     """Ends training after a given step; the schedule stays that of the whole run."""
 
-    def __init__(self, step: int, ledger: Ledger) -> None:
+    def __init__(self, step: int, train_log: TrainLog) -> None:
         self._step = step
-        self._ledger = ledger
+        self._train_log = train_log
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Looks at the step."""
         if state.global_step >= self._step and state.global_step < state.max_steps:
-            self._ledger.verdict = Verdict.PAUSE
+            self._train_log.verdict = RunControl.PAUSE
             control.should_training_stop = True
             control.should_save = False
 
@@ -395,7 +401,7 @@ class UntilCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Trainer comes here after every stop; only a whole epoch is evaluated here."""
-        if self._ledger.verdict is Verdict.PAUSE:
+        if self._train_log.verdict is RunControl.PAUSE:
             control.should_evaluate = control.should_evaluate and _epoch_is_whole(state)
             control.should_save = False
 
@@ -444,13 +450,13 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
         put_back(model, {name: tensor for name, tensor in load_file(path).items() if name in names})
 
 
-def restore_ledger(ledger: Ledger, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
+def restore_train_log(train_log: TrainLog, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
     """Fills a ledger with what a checkpoint knows of the evaluations before it."""
     best, last = manifest["best"], manifest["last"]
-    ledger.last_eval_step, ledger.last_metrics = last["step"], dict(last["metrics"])
-    ledger.carry(manifest["cost"])
+    train_log.last_eval_step, train_log.last_metrics = last["step"], dict(last["metrics"])
+    train_log.carry(manifest["cost"])
     if best["step"] is not None:
-        ledger.best = Best(
+        train_log.best = BestWeights(
             step=best["step"],
             value=float(best["value"]),
             metrics=dict(best["metrics"]),

@@ -139,8 +139,8 @@ def _inspect(path: Path) -> tuple[str | None, dict[str, Any]]:
 def _required(manifest: dict[str, Any]) -> list[str]:
     """Returns the files without which nothing is resumed: each process of a run has random numbers of its own."""
     processes = manifest.get("processes", 1)
-    several = isinstance(processes, int) and 1 < processes <= 2**16
-    own = [f"rng_state_{rank}.pth" for rank in range(processes)] if several else ["rng_state.pth"]
+    is_distributed = isinstance(processes, int) and 1 < processes <= 2**16
+    own = [f"rng_state_{rank}.pth" for rank in range(processes)] if is_distributed else ["rng_state.pth"]
     return [*_REQUIRED, *own]
 
 

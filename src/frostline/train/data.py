@@ -17,14 +17,14 @@ from frostline.data.build_rows import keys_of
 from frostline.data.image_files import image_files
 from frostline.data.pixel_table import pixel_tables
 from frostline.errors import AssetError, DataError, UserError, listing
-from frostline.process_cache import Kept
+from frostline.process_cache import LruCache
 from frostline.spec import EVAL_SET, TEST_SET, DatasetSpec, Format, RunSpec, Source
 
 log = logging.getLogger(__name__)
 
-_ROWS: Kept[Rows] = Kept(8)
-_OVERLAPS: Kept[int] = Kept(32)
-_TABLES: Kept[Tokenized] = Kept()
+_ROWS: LruCache[Rows] = LruCache(8)
+_OVERLAPS: LruCache[int] = LruCache(32)
+_TABLES: LruCache[Tokenized] = LruCache()
 
 
 def load_data(spec: RunSpec, bar: bool) -> tuple[Rows, dict[str, Rows]]:

@@ -14,36 +14,36 @@ from torch import Tensor
 
 from frostline.machine import Machine, _precision, device_of
 from frostline.spec import RunSpec
-from frostline.train.distributed import Ranks
+from frostline.train.distributed import World
 
 
-def set_up(spec: RunSpec, ranks: Ranks | None = None) -> Machine:
+def set_up(spec: RunSpec, world: World | None = None) -> Machine:
     """Decides device and precision, sets threads and determinism, forgets what an earlier run of this process set.
 
     Args:
         spec: What to train.
-        ranks: The processes of the run; they share its threads, and meet here.
+        world: The processes of the run; they share its threads, and meet here.
 
     Raises:
         SpecError: The device isn't there, or can't compute in the precision.
     """
-    ranks = ranks or Ranks()
+    world = world or World()
     AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's precision holds for all
     GradientState._reset_state()
     device = device_of(spec)
     if spec.runtime.threads is not None:
-        torch.set_num_threads(max(1, spec.runtime.threads // ranks.size))
+        torch.set_num_threads(max(1, spec.runtime.threads // world.size))
     if spec.runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(spec.runtime.deterministic)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    ranks.join(device)
+    world.join(device)
     return Machine(
         device=device,
         precision=_precision(spec.training.precision, device),
         threads=torch.get_num_threads(),
-        processes=ranks.size,
+        processes=world.size,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from frostline.records.run_folder import Monitor, Verdict
+from frostline.records.run_folder import Monitor, RunControl
 
 Value = TypeVar("Value")
 
@@ -26,7 +26,7 @@ _COLLECTIVE = ("torch.distributed", "torch.autograd.graph")
 """Modules that call into collectives."""
 
 
-class Ranks:
+class World:
     """The processes of a run. One alone is a group of its own, in which everything returns at once.
 
     Args:
@@ -41,18 +41,18 @@ class Ranks:
         self.local_rank = local_rank
 
     @classmethod
-    def from_environment(cls) -> Ranks:
+    def from_environment(cls) -> World:
         """Returns what `accelerate launch` tells of this process."""
         rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         return cls(rank=rank, size=max(1, size), local_rank=local)
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that records."""
         return self.rank == 0
 
     @property
-    def several(self) -> bool:
+    def is_distributed(self) -> bool:
         """Whether there are others."""
         return self.size > 1
 
@@ -62,7 +62,7 @@ class Ranks:
         Args:
             device: `cpu`, `cuda` or `mps`.
         """
-        if not self.several or distributed.is_initialized():
+        if not self.is_distributed or distributed.is_initialized():
             return
         if device == "cuda":
             torch.cuda.set_device(self.local_rank)
@@ -70,15 +70,15 @@ class Ranks:
 
     def shared(self, value: Value | None) -> Value:
         """Returns the first process's value; what the others give is not looked at."""
-        if self.several:
-            box = [value if self.is_first else None]
+        if self.is_distributed:
+            box = [value if self.is_main else None]
             distributed.broadcast_object_list(box, src=0)
             value = box[0]
         return value  # type: ignore[return-value]  # the first one gives one
 
-    def largest(self, values: Sequence[int]) -> list[int]:
+    def all_reduce_max(self, values: Sequence[int]) -> list[int]:
         """Returns, for each place, the largest number that any process has there."""
-        if not self.several:
+        if not self.is_distributed:
             return list(values)
         tensor = torch.tensor(list(values), dtype=torch.long)
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
@@ -86,7 +86,7 @@ class Ranks:
 
     def mean(self, value: float) -> float:
         """Returns the mean of all processes' numbers."""
-        if not self.several:
+        if not self.is_distributed:
             return value
         tensor = torch.tensor([value], dtype=torch.float64)
         distributed.all_reduce(tensor)
@@ -94,10 +94,10 @@ class Ranks:
 
     def wait(self) -> None:
         """Returns when all have come here."""
-        if self.several:
-            self.largest([0])
+        if self.is_distributed:
+            self.all_reduce_max([0])
 
-    def check_same(self, text: str, what: str) -> None:
+    def assert_equal(self, text: str, what: str) -> None:
         """Checks that all have the same text.
 
         Args:
@@ -107,8 +107,8 @@ class Ranks:
         Raises:
             RuntimeError: They have not; on every process.
         """
-        differs = self.several and text != self.shared(text)
-        if self.largest([int(differs)])[0]:
+        differs = self.is_distributed and text != self.shared(text)
+        if self.all_reduce_max([int(differs)])[0]:
             raise RuntimeError(f"the {self.size} processes of the run do not agree on {what}")
 
 
@@ -129,17 +129,17 @@ class SharedMonitor:
 
     Args:
         monitor: The first process's.
-        ranks: All of them.
+        world: All of them.
     """
 
-    def __init__(self, monitor: Monitor, ranks: Ranks) -> None:
+    def __init__(self, monitor: Monitor, world: World) -> None:
         self._monitor = monitor
-        self._ranks = ranks
+        self._world = world
 
     def alive(self) -> None:
         """See `Monitor`."""
         self._monitor.alive()
 
-    def evaluated(self, epoch: float, value: float) -> Verdict:
+    def evaluated(self, epoch: float, value: float) -> RunControl:
         """See `Monitor`."""
-        return self._ranks.shared(self._monitor.evaluated(epoch, value) if self._ranks.is_first else None)
+        return self._world.shared(self._monitor.evaluated(epoch, value) if self._world.is_main else None)

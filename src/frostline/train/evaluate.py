@@ -29,7 +29,7 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class EvaluatedRows:
     """Rows and what the model says of them.
 
     Attributes:
@@ -43,9 +43,9 @@ class Scored:
     logits: Array
 
 
-def score(
-    spec: RunSpec, setup: Setup, assembly: Assembly, kept: callbacks.Best
-) -> tuple[list[Scored], dict[str, float]]:
+def evaluate_tables(
+    spec: RunSpec, setup: Setup, assembly: Assembly, kept: callbacks.BestWeights
+) -> tuple[list[EvaluatedRows], dict[str, float]]:
     """Looks at every set that the run is scored on, with the weights that are in the model now.
 
     Args:
@@ -62,7 +62,7 @@ def score(
     """
     tables = setup.tables
     if kept.logits is not None:
-        held_out = Scored(name=EVAL_SET, labels=tables.evaluation.all_labels(), logits=kept.logits)
+        held_out = EvaluatedRows(name=EVAL_SET, labels=tables.evaluation.all_labels(), logits=kept.logits)
     else:
         held_out, _ = _look(spec, setup, assembly, EVAL_SET, tables.evaluation)
     found, metrics = [held_out], dict[str, float]()
@@ -77,7 +77,7 @@ def score(
 
 def _look(
     spec: RunSpec, setup: Setup, assembly: Assembly, name: str, table: RowTable
-) -> tuple[Scored, dict[str, float]]:
+) -> tuple[EvaluatedRows, dict[str, float]]:
     """Runs the model over a table: from its hidden states if they are kept, else the whole model."""
     trainer, before, cached = assembly.trainer, assembly.collator, setup.cached
     hidden = None
@@ -99,10 +99,10 @@ def _look(
     logits = np.empty_like(raw)
     logits[order] = raw
     values = callbacks.evaluation_metrics(output.metrics or {}, name)
-    return Scored(name=name, labels=table.all_labels(), logits=logits), values
+    return EvaluatedRows(name=name, labels=table.all_labels(), logits=logits), values
 
 
-def write_predictions(sets: list[Scored], task: Task, folder: Path) -> None:
+def write_predictions(sets: list[EvaluatedRows], task: Task, folder: Path) -> None:
     """Writes `predictions.parquet`: `set`, `row` (in the set's seeded order), `label`, `predicted`, `loss`.
 
     Args:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from frostline.data import NO_LABEL
 from frostline.data.fillers import is_row
 from frostline.spec import Task
-from frostline.train.distributed import Ranks
+from frostline.train.distributed import World
 
 _LAST_STEP = 2**48
 
@@ -56,8 +56,8 @@ def losses_of(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: 
     if task is Task.REGRESSION:
         squared: np.ndarray[Any, Any] = (logits[:, 0] - labels) ** 2
         return squared
-    largest = logits.max(-1, keepdims=True)
-    log_sum = np.log(np.exp(logits - largest).sum(-1)) + largest[:, 0]
+    all_reduce_max = logits.max(-1, keepdims=True)
+    log_sum = np.log(np.exp(logits - all_reduce_max).sum(-1)) + all_reduce_max[:, 0]
     of_rows: np.ndarray[Any, Any] = log_sum - logits[np.arange(len(labels)), labels]
     return of_rows
 
@@ -118,17 +118,17 @@ class BatchLoss:
 
     Args:
         task: Cross entropy for classification, squared error for regression.
-        ranks: The processes of the run.
+        world: The processes of the run.
         weights: Of the classes, in training, `[C]`; None: all weigh alike.
 
     Attributes:
         step: The optimizer step under way; the training callback sets it.
     """
 
-    def __init__(self, task: Task, ranks: Ranks | None = None, weights: torch.Tensor | None = None) -> None:
+    def __init__(self, task: Task, world: World | None = None, weights: torch.Tensor | None = None) -> None:
         self._task = task
         self._weights = weights
-        self._ranks = ranks or Ranks()
+        self._world = world or World()
         self.step = 1
         self._first_bad: torch.Tensor | None = None
 
@@ -142,15 +142,15 @@ class BatchLoss:
             labels: `[B]`.
             num_items_in_batch: Rows of the whole optimizer step; None (evaluation) takes this batch's.
         """
-        logits, several = outputs["logits"], self._ranks.several
+        logits, is_distributed = outputs["logits"], self._world.is_distributed
         if num_items_in_batch is None:
             by_word = self._task is Task.TOKEN_CLASSIFICATION
             total = is_row(labels).sum().clamp(min=1) if by_word else len(labels)
-            return summed_loss(logits, labels, self._task, several) / total
+            return summed_loss(logits, labels, self._task, is_distributed) / total
         weights = self._weights
         if weights is not None and weights.device != logits.device:
             weights = self._weights = weights.to(logits.device)
-        summed = summed_loss(logits, labels, self._task, several, weights)
+        summed = summed_loss(logits, labels, self._task, is_distributed, weights)
         loss = summed / num_items_in_batch
         self._note(loss.detach())
         return loss
@@ -173,6 +173,6 @@ class BatchLoss:
             DivergedError: With the first such step.
         """
         step = 0 if self._first_bad is None else int(self._first_bad)
-        [ahead] = self._ranks.largest([_LAST_STEP - step if step else 0])  # the first step has most before it
+        [ahead] = self._world.all_reduce_max([_LAST_STEP - step if step else 0])  # the first step has most before it
         if ahead:
             raise DivergedError(_LAST_STEP - ahead)

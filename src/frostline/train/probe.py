@@ -17,7 +17,7 @@ from frostline.files import write_atomically
 from frostline.prefix_cache.suffix import hidden_size
 from frostline.records.result import Cost, RunResult, Status
 from frostline.records.run_folder import SPEC_FILE, NullRecorder, Recorder, Sharing
-from frostline.spec import STAGED, CacheMode, Every, FreezeName, FreezeSpec, Progress, RunSpec
+from frostline.spec import PHASED, CacheMode, Every, FreezeName, FreezeSpec, Progress, RunSpec
 from frostline.train.data import load_only
 from frostline.train.run import run
 from frostline.train.setup import prepare
@@ -160,7 +160,7 @@ def _cost(result: RunResult) -> Cost:
 
 def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:
     training, choice = spec.training, spec.freeze
-    if choice.name in STAGED:  # measured as what is frozen to the end: dearer than the stages before
+    if choice.name in PHASED:  # measured as what is frozen to the end: dearer than the stages before
         name = FreezeName.NONE if choice.depth is None else FreezeName.DEPTH
         choice = FreezeSpec(name=name, depth=choice.depth)
     return replace(

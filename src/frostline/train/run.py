@@ -17,7 +17,7 @@ from frostline.errors import ModelError, UserError, listing, machine_trouble, or
 from frostline.freezing.freeze import trained_sha256
 from frostline.machine import device_of
 from frostline.models import lora
-from frostline.prefix_cache.attach import Cached
+from frostline.prefix_cache.attach import CachedPrefix
 from frostline.provenance import PeakMemory
 from frostline.records.result import (
     CacheUse,
@@ -35,23 +35,23 @@ from frostline.records.run_folder import (
     Monitor,
     NullMonitor,
     Recorder,
+    RunControl,
     RunStart,
     Sharing,
-    Verdict,
     metrics_up_to,
 )
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import FreezeName, Keep, RunSpec
 from frostline.train import callbacks
 from frostline.train.checkpoint import CheckpointStore
-from frostline.train.distributed import Ranks, SharedMonitor, is_of_collective
-from frostline.train.evaluate import score, write_predictions
+from frostline.train.distributed import SharedMonitor, World, is_of_collective
+from frostline.train.evaluate import evaluate_tables, write_predictions
 from frostline.train.flops import flops_per_epoch, sample_of
 from frostline.train.loss import DivergedError
 from frostline.train.setup import Setup, prepare
 from frostline.train.trainer import Assembly, assemble
-from frostline.train.unfreezing import Stages
-from frostline.train.worker_setup import settle
+from frostline.train.unfreezing import UnfreezeSchedule
+from frostline.train.worker_setup import freeze_gc
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def run(
     monitor: Monitor | None = None,
     until_step: int | None = None,
     sharing: Sharing | None = None,
-    ranks: Ranks | None = None,
+    world: World | None = None,
 ) -> RunResult:
     """Trains one model as its spec says.
 
@@ -84,7 +84,7 @@ def run(
         monitor: Who may stop the run after an evaluation; None: nobody.
         until_step: Stop after this optimizer step, as PRUNED, everything before it computed as in the whole run.
         sharing: Who else will want what the frozen blocks compute; None: nobody.
-        ranks: The processes that train it together, each by a call of its own; None: this one alone. What is recorded
+        world: The processes that train it together, each by a call of its own; None: this one alone. What is recorded
             and asked is the first one's: the others' recorders are told no numbers.
 
     Raises:
@@ -94,11 +94,11 @@ def run(
     """
     draft: dict[str, Any] = {"name": spec.name(), "spec_digest": spec.digest()}
     memory = PeakMemory()
-    ranks = ranks or Ranks()
-    watch = SharedMonitor(monitor or NullMonitor(), ranks)
+    world = world or World()
+    watch = SharedMonitor(monitor or NullMonitor(), world)
     sharing = sharing or Sharing(num_runs=spec.runtime.num_runs)
-    course = _Course(spec, recorder, out_dir, memory, watch, until_step, sharing, ranks)
-    with SignalGuard(patient=ranks.several) as guard:
+    course = TrainingRun(spec, recorder, out_dir, memory, watch, until_step, sharing, world)
+    with SignalGuard(patient=world.is_distributed) as guard:
         try:
             result = course.go(guard, draft, tuple(overrides), resume_from)
         except UserError as error:
@@ -116,7 +116,7 @@ def run(
         except (Exception, SystemExit) as error:  # an exit inside a run ends this run, not the sweep
             log.exception("%s failed", spec.name())
             result = RunResult(
-                status=Status.FAILED, reason=_reason(error), cause=_cause(error, ranks), error=origin(error), **draft,
+                status=Status.FAILED, reason=_reason(error), cause=_cause(error, world), error=origin(error), **draft,
                 cost=course.cost(),
             )  # fmt: skip
         guard.defer()  # a signal now must not leave a half-written record
@@ -127,7 +127,7 @@ def run(
     return result
 
 
-class _Course:
+class TrainingRun:
     """The steps of one run, in order, and the clock beside them."""
 
     def __init__(
@@ -139,10 +139,10 @@ class _Course:
         monitor: Monitor,
         until_step: int | None,
         sharing: Sharing,
-        ranks: Ranks,
+        world: World,
     ) -> None:
         self._sharing = sharing
-        self._ranks = ranks
+        self._world = world
         self._spec = spec
         self._until_step = until_step
         self._recorder = recorder
@@ -154,8 +154,8 @@ class _Course:
         self._flops_per_epoch: float | None = None
         self._assembly: Assembly | None = None
         self._device = "cpu"
-        self._cached: Cached | None = None
-        self._stages: Stages | None = None
+        self._cached: CachedPrefix | None = None
+        self._phases: UnfreezeSchedule | None = None
         self._epoch = 0.0
         self._steps: int | None = None
         """The step, if nothing was trained because the checkpoint lay at a step where the monitor says stop."""
@@ -167,14 +167,14 @@ class _Course:
     ) -> RunResult:
         """Prepares, trains, audits, saves. `draft` collects what is known, for a result if this is cut short."""
         spec = self._spec
-        settle()
+        freeze_gc()
         store = CheckpointStore(self._out_dir)
         checkpoint = _find_checkpoint(spec, resume_from)
         resumed = read_cache_uses(checkpoint[1]["prefix_cache"]) if checkpoint is not None else None
         setup = self._prepare(resumed)
         if checkpoint is not None:
             _check_inputs(checkpoint[1]["inputs"], setup.provenance, resume_from)
-        self._device, self._cached, self._stages = setup.machine.device, setup.cached, setup.stages
+        self._device, self._cached, self._phases = setup.machine.device, setup.cached, setup.phases
         draft |= {
             "params": setup.frozen.params,
             "freeze": setup.frozen.frozen,
@@ -192,19 +192,19 @@ class _Course:
                 provenance=setup.provenance,
             )
         )
-        assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard, self._monitor, self._ranks)
+        assembly = self._assembly = assemble(spec, setup, store, self._recorder, guard, self._monitor, self._world)
         if self._until_step is not None:
-            assembly.trainer.add_callback(callbacks.UntilCallback(self._until_step, assembly.ledger))
+            assembly.trainer.add_callback(callbacks.StopAtStepCallback(self._until_step, assembly.train_log))
         self._flops_per_epoch = _flops_per_epoch(setup)
         if checkpoint is not None:
             _tell_precision(checkpoint[1]["precision"], setup.machine.precision.value)
-            _tell_processes(int(checkpoint[1]["processes"]), self._ranks.size)
+            _tell_processes(int(checkpoint[1]["processes"]), self._world.size)
             _tell_versions(checkpoint[1]["versions"], setup.provenance["versions"])
             _carry_over(checkpoint, assembly, resume_from, self._recorder)
         if setup.cached is not None:
-            assembly.ledger.fill_s += setup.cached.fill_s
-        if setup.stages is not None:
-            assembly.ledger.fill_s += setup.stages.fill_s
+            assembly.train_log.fill_s += setup.cached.fill_s
+        if setup.phases is not None:
+            assembly.train_log.fill_s += setup.phases.fill_s
         log.info(
             "%s: training on %s (%s, %d threads), %d rows, recorded in %s",
             spec.name(), setup.machine.device, setup.machine.precision.value, setup.machine.threads,
@@ -212,12 +212,12 @@ class _Course:
         )  # fmt: skip
         self._train(assembly, checkpoint, guard)
         kept = self._keep(assembly, setup)
-        if setup.stages is not None:
-            setup.stages.leave()
+        if setup.phases is not None:
+            setup.phases.leave()
             assembly.collator.hidden = None
         audit = setup.frozen.audit(setup.optimizer)
         weights_sha256 = trained_sha256(setup.loaded.model)
-        self._ranks.check_same(weights_sha256, "the trained weights")
+        self._world.assert_equal(weights_sha256, "the trained weights")
         draft |= {
             "metrics": kept.metrics,
             "step": kept.step,
@@ -229,16 +229,16 @@ class _Course:
         if not (audit.frozen_unchanged and audit.absent_from_optimizer and in_eval):
             raise RuntimeError(f"the frozen part was not frozen: {audit}")
         objective = _objective(spec, kept.metrics)
-        if assembly.ledger.verdict is not Verdict.GO:
-            cause = Cause.PAUSED if assembly.ledger.verdict is Verdict.PAUSE else Cause.PRUNED
+        if assembly.train_log.verdict is not RunControl.GO:
+            cause = Cause.PAUSED if assembly.train_log.verdict is RunControl.PAUSE else Cause.PRUNED
             reason = f"{cause} after epoch {self._epoch:g}"
             return RunResult(
                 status=Status.PRUNED, reason=reason, cause=cause, objective=objective, **draft, cost=self.cost()
             )
         self._monitor.alive()
-        sets, others = score(spec, setup, assembly, kept)
+        sets, others = evaluate_tables(spec, setup, assembly, kept)
         draft["metrics"] = kept.metrics | others
-        if self._ranks.is_first:
+        if self._world.is_main:
             if others:
                 self._recorder.log(others, kept.step or 0)
             write_predictions(sets, spec.dataset.task, self._out_dir)
@@ -249,88 +249,88 @@ class _Course:
 
     def _prepare(self, resumed: Sequence[CacheUse] | None) -> Setup:
         """Prepares the first process before the others: they find what it fetched and computed, and keep to it."""
-        ranks, spec, sharing, alive = self._ranks, self._spec, self._sharing, self._monitor.alive
-        if not ranks.several:
+        world, spec, sharing, alive = self._world, self._spec, self._sharing, self._monitor.alive
+        if not world.is_distributed:
             return prepare(spec, sharing, resumed, alive)
-        ranks.join(device_of(spec))
-        setup = prepare(spec, sharing, resumed, alive, ranks) if ranks.is_first else None
-        uses = ranks.shared(setup.provenance["compute"]["prefix_cache"] if setup is not None else None)
+        world.join(device_of(spec))
+        setup = prepare(spec, sharing, resumed, alive, world) if world.is_main else None
+        uses = world.shared(setup.provenance["compute"]["prefix_cache"] if setup is not None else None)
         if setup is None:
-            setup = prepare(spec, sharing, read_cache_uses(uses), alive, ranks)
+            setup = prepare(spec, sharing, read_cache_uses(uses), alive, world)
             if setup.provenance["compute"]["prefix_cache"] != uses:
                 used = describe_cache_uses(read_cache_uses(uses))
-                raise RuntimeError(f"process {ranks.rank} can't use the prefix cache that the first one uses ({used})")
+                raise RuntimeError(f"process {world.rank} can't use the prefix cache that the first one uses ({used})")
         return setup
 
     def _train(self, assembly: Assembly, checkpoint: tuple[Path, dict[str, Any]] | None, guard: SignalGuard) -> None:
         self._setup_s = time.monotonic() - self._began
-        ledger = assembly.ledger
-        if checkpoint is not None and ledger.last_eval_step == checkpoint[1]["step"]:
+        train_log = assembly.train_log
+        if checkpoint is not None and train_log.last_eval_step == checkpoint[1]["step"]:
             # Killed between this evaluation's checkpoint and the end that the monitor wanted: it is asked again.
             self._epoch = float(checkpoint[1]["epoch"] or 0.0)
             objective = self._spec.training.objective
-            ledger.verdict = callbacks.ask_monitor(self._monitor, ledger, objective, self._epoch)
-            if ledger.verdict is not Verdict.GO:
+            train_log.verdict = callbacks.ask_monitor(self._monitor, train_log, objective, self._epoch)
+            if train_log.verdict is not RunControl.GO:
                 self._steps = int(checkpoint[1]["step"])
                 assert assembly.trainer.model is not None
                 callbacks.load_weights(assembly.trainer.model, checkpoint[0])
                 return
-        ledger.begin()
+        train_log.begin()
         try:
             assembly.trainer.train(resume_from_checkpoint=str(checkpoint[0]) if checkpoint else None)
         finally:
             assembly.progress.close()
-            ledger.end()
+            train_log.end()
             self._epoch = assembly.trainer.state.epoch or 0.0
         state = assembly.trainer.state
-        stopped_early = ledger.verdict is Verdict.GO and state.global_step < state.max_steps
+        stopped_early = train_log.verdict is RunControl.GO and state.global_step < state.max_steps
         if guard.requested is not None and stopped_early:
             raise Interrupted(guard.requested)
         # All steps are done: what is left is an evaluation and writing files, which a first signal lets pass.
 
-    def _keep(self, assembly: Assembly, setup: Setup) -> callbacks.Best:
+    def _keep(self, assembly: Assembly, setup: Setup) -> callbacks.BestWeights:
         """Evaluates what isn't evaluated yet and leaves the kept weights in the model."""
-        trainer, ledger = assembly.trainer, assembly.ledger
+        trainer, train_log = assembly.trainer, assembly.train_log
         step = self._steps if self._steps is not None else trainer.state.global_step
-        if ledger.last_eval_step != step:
+        if train_log.last_eval_step != step:
             assembly.evaluation.before()
             trainer.evaluate()
-            ledger.end()
+            train_log.end()
         if self._spec.training.keep is Keep.LAST:
-            return callbacks.Best(step=step, metrics=ledger.last_metrics, logits=ledger.last_logits)
-        assert ledger.best.weights is not None, "there was an evaluation"
-        if ledger.best.step != step:
-            callbacks.put_back(setup.loaded.model, ledger.best.weights)
-        return ledger.best
+            return callbacks.BestWeights(step=step, metrics=train_log.last_metrics, logits=train_log.last_logits)
+        assert train_log.best.weights is not None, "there was an evaluation"
+        if train_log.best.step != step:
+            callbacks.put_back(setup.loaded.model, train_log.best.weights)
+        return train_log.best
 
     def clean_up(self) -> None:
         """Removes what an aborted writing left behind."""
-        if not self._ranks.is_first:
+        if not self._world.is_main:
             return
         shutil.rmtree(_aside(self._out_dir / MODEL_FOLDER), ignore_errors=True)
         shutil.rmtree(CheckpointStore(self._out_dir).writing, ignore_errors=True)
 
     def cost(self) -> Cost:
         """Returns what it took so far."""
-        ledger = self._assembly.ledger if self._assembly else callbacks.Ledger()
+        train_log = self._assembly.train_log if self._assembly else callbacks.TrainLog()
         steps = self._assembly.trainer.state.global_step if self._assembly else 0
         on_gpu = self._device == "cuda"
         flops = None if self._flops_per_epoch is None else self._flops_per_epoch * self._epoch
-        saved_s = None if self._cached is None else self._cached.saved_s(self._epoch, ledger.num_evals)
-        if self._stages is not None:
-            flops, saved_s = self._stages.flops(self._epoch), self._stages.saved_s(self._epoch)
+        saved_s = None if self._cached is None else self._cached.saved_s(self._epoch, train_log.num_evals)
+        if self._phases is not None:
+            flops, saved_s = self._phases.flops(self._epoch), self._phases.saved_s(self._epoch)
         return Cost(
-            train_s=ledger.train_s,
-            eval_s=ledger.eval_s,
+            train_s=train_log.train_s,
+            eval_s=train_log.eval_s,
             setup_s=self._setup_s if self._setup_s is not None else time.monotonic() - self._began,
             steps=self._steps if self._steps is not None else steps,
             peak_bytes=torch.cuda.max_memory_allocated() if on_gpu else self._memory.read(),
             peak_of="cuda" if on_gpu else "process",
             flops=flops,
-            fill_s=None if saved_s is None else ledger.fill_s,
+            fill_s=None if saved_s is None else train_log.fill_s,
             saved_s=saved_s,
             epochs=self._epoch,
-            num_evals=ledger.num_evals,
+            num_evals=train_log.num_evals,
         )
 
 
@@ -403,9 +403,9 @@ def _carry_over(
 ) -> None:
     """Takes the best evaluation and the recorded numbers up to the checkpoint over from the interrupted run."""
     path, manifest = checkpoint
-    callbacks.restore_ledger(assembly.ledger, path, manifest)
+    callbacks.restore_train_log(assembly.train_log, path, manifest)
     assembly.window.carry(manifest["window"])
-    best = assembly.ledger.best
+    best = assembly.train_log.best
     log.info("resuming from %s (best so far: %s)", path, best.value if best.step is not None else "none")
     assert resume_from is not None
     for step, values in metrics_up_to(resume_from, manifest["step"]):
@@ -450,11 +450,11 @@ def _reason(error: BaseException) -> str:
     return text if isinstance(error, DivergedError) else f"{type(error).__name__}: {text}"
 
 
-def _cause(error: BaseException, ranks: Ranks) -> Cause:
+def _cause(error: BaseException, world: World) -> Cause:
     if isinstance(error, torch.OutOfMemoryError):
         return Cause.OUT_OF_MEMORY
     if machine_trouble(error) is not None:
         return Cause.MACHINE
-    if ranks.several and is_of_collective(error):
+    if world.is_distributed and is_of_collective(error):
         return Cause.LOST_PEER
     return Cause.DIVERGED if isinstance(error, DivergedError) else Cause.ERROR

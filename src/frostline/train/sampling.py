@@ -15,7 +15,7 @@ transformers' `LengthGroupedSampler`: enough to save nearly all padding, little 
 epoch."""
 
 
-class RowNumbers(Sequence[int]):
+class IndexDataset(Sequence[int]):
     """The numbers of the training rows, as Trainer's data set; a sampler may name a filler, which is one past the end.
 
     Args:
@@ -35,7 +35,7 @@ class RowNumbers(Sequence[int]):
         return iter(range(self._total))
 
 
-class FilledSampler(Sampler[int]):
+class PaddedSampler(Sampler[int]):
     """Another sampler's rows, then fillers, so that every process of a run gets as many rows in the last step too.
 
     Without them Accelerate repeats rows of the epoch's beginning, which would count twice.
@@ -64,7 +64,7 @@ class FilledSampler(Sampler[int]):
         yield from [self._filler] * self._missing
 
 
-class LikeLengthSampler(Sampler[int]):
+class LengthGroupedSampler(Sampler[int]):
     """Row numbers of an epoch, so that the rows of a step are of like length.
 
     The rows are shuffled, sorted by length within parts, cut into steps, and the steps shuffled; rows that are left

@@ -25,32 +25,32 @@ from frostline.machine import Machine
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
 from frostline.models import loading, lora, optimizer
-from frostline.models.blocks import Anatomy, dissect, num_blocks_of, undivided
+from frostline.models.blocks import Anatomy, find_blocks, num_blocks_of, whole_as_head
 from frostline.models.loading import LoadedModel
-from frostline.prefix_cache.attach import Cached, Request, cache_use, open_cache
-from frostline.prefix_cache.probe_model import look
-from frostline.process_cache import Kept
+from frostline.prefix_cache.attach import CachedPrefix, CacheRequest, cache_use, open_cache
+from frostline.prefix_cache.probe_model import probe_model
+from frostline.process_cache import LruCache
 from frostline.records.result import CacheUse
 from frostline.records.run_folder import Sharing
 from frostline.registry import plugins_sha256
 from frostline.spec import (
     EVAL_SET,
-    STAGED,
+    PHASED,
     TEST_SET,
     CacheMode,
     FreezeName,
+    FreezePhase,
     FreezeSpec,
     Init,
     LastBlock,
     RunSpec,
-    Stage,
     Task,
 )
 from frostline.train.data import load_data, load_pixels, load_tables, overlap, warn_once
 from frostline.train.device import seed_everything, set_up
-from frostline.train.distributed import Ranks
+from frostline.train.distributed import World
 from frostline.train.progress import wants_bar
-from frostline.train.unfreezing import Stages, open_stages, reached
+from frostline.train.unfreezing import UnfreezeSchedule, open_phases, phases_reached
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Setup:
         optimizer: Over the trained part.
         metrics: Logits and labels -> numbers.
         cached: If the frozen prefix comes from the cache, throughout the run.
-        stages: If what is frozen changes.
+        phases: If what is frozen changes.
         data: The data report, truncation counted.
         provenance: Versions, platform, hashes.
     """
@@ -82,8 +82,8 @@ class Setup:
     tables: Tokenized
     optimizer: Any
     metrics: ComputeMetrics
-    cached: Cached | None
-    stages: Stages | None
+    cached: CachedPrefix | None
+    phases: UnfreezeSchedule | None
     data: dict[str, Any]
     provenance: dict[str, Any]
 
@@ -93,7 +93,7 @@ def prepare(
     sharing: Sharing | None = None,
     resumed: Sequence[CacheUse] | None = None,
     alive: Callable[[], None] = lambda: None,
-    ranks: Ranks | None = None,
+    world: World | None = None,
 ) -> Setup:
     """Fetches, loads, tokenizes and freezes, cheap checks first.
 
@@ -102,14 +102,14 @@ def prepare(
         sharing: Who else will want the same frozen prefix; None: nobody.
         resumed: How each phase of the interrupted run used the prefix cache; None: a new run.
         alive: Called now and then.
-        ranks: The processes of the run; None: this one alone.
+        world: The processes of the run; None: this one alone.
 
     Raises:
         UserError: Something the user can mend.
     """
     optimizer.check(spec.optimizer)
     check_metrics(spec.training, spec.dataset.task)
-    machine = set_up(spec, ranks)
+    machine = set_up(spec, world)
     bar = wants_bar(spec.runtime.progress)
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
     folder = assets.model_folder(spec.model, progress=bar)
@@ -148,17 +148,17 @@ def prepare(
             loading.check_fresh(loaded.fresh, [n for n, _ in anatomy.prefix(anatomy.num_blocks)], folder)
         return loaded, anatomy
 
-    looked = look(load, tables, wanted=_wants_look(spec, resumed))
+    probe = probe_model(load, tables, wanted=_wants_look(spec, resumed))
     if spec.freeze.name is FreezeName.LORA:
-        blocks = looked.anatomy.blocks[spec.freeze.depth or 0 :]
+        blocks = probe.anatomy.blocks[spec.freeze.depth or 0 :]
         if blocks:
-            lora.inject(looked.loaded.model, blocks, spec.freeze, spec.seed)
-            looked = replace(looked, reading=None)  # it reads the layers' own weights, not what is beside them
-    loaded, anatomy, reading = looked.loaded, looked.anatomy, looked.reading
-    origin, dropout = f"{loaded.weights_sha256} {looked.kind}", spec.training.frozen_dropout
-    stages = reached(spec, anatomy.num_blocks, len(rows.train))
-    if stages:
-        frozen = _frozen_to_the_end(spec, stages, origin, loaded, anatomy)
+            lora.inject(probe.loaded.model, blocks, spec.freeze, spec.seed)
+            probe = replace(probe, reading=None)  # it reads the layers' own weights, not what is beside them
+    loaded, anatomy, reading = probe.loaded, probe.anatomy, probe.reading
+    origin, dropout = f"{loaded.weights_sha256} {probe.kind}", spec.training.frozen_dropout
+    phases = phases_reached(spec, anatomy.num_blocks, len(rows.train))
+    if phases:
+        frozen = _frozen_to_the_end(spec, phases, origin, loaded, anatomy)
     else:
         frozen = freeze(anatomy, spec.freeze, origin, fresh=loaded.changed, dropout=dropout)
     seen = {
@@ -175,11 +175,11 @@ def prepare(
     reads = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
     if reading is not None and reads:
         reading.attach()
-    request = Request(
+    request = CacheRequest(
         spec=spec,
         machine=machine,
         depth=frozen.prefix_depth,
-        looked=looked,
+        probe=probe,
         tables=tables,
         padding=padding_of(loaded),
         facts=_prefix_facts(seen),
@@ -187,9 +187,9 @@ def prepare(
         resumed=resumed[0] if resumed is not None else None,
         alive=alive,
     )
-    cached, staged = None, None
-    if stages:
-        staged, uses = open_stages(request, stages, resumed)
+    cached, unfreezing = None, None
+    if phases:
+        unfreezing, uses = open_phases(request, phases, resumed)
     else:
         cached = open_cache(request)
         uses = (cache_use(cached, request.resumed),)
@@ -204,7 +204,7 @@ def prepare(
         optimizer=optimizer.build(spec.optimizer, optimizer.param_groups(levels, spec.optimizer)),
         metrics=metrics,
         cached=cached,
-        stages=staged,
+        phases=unfreezing,
         data={
             "name": spec.dataset_name,
             "label_names": list(rows.label_names),
@@ -218,7 +218,7 @@ def prepare(
             "compute": {
                 **machine.describe(),
                 "prefix_cache": [asdict(use) for use in uses],
-                "last_block": f"{looked.position} position" if reads else "whole",
+                "last_block": f"{probe.position} position" if reads else "whole",
             },
         },
     )
@@ -227,7 +227,7 @@ def prepare(
 def _wants_look(spec: RunSpec, resumed: Sequence[CacheUse] | None) -> bool:
     """Returns whether anything depends on where the model's head reads."""
     has_cache = spec.runtime.cache.mode is not CacheMode.OFF or resumed is not None
-    has_prefix = spec.freeze.may_freeze_a_prefix or spec.freeze.name in STAGED
+    has_prefix = spec.freeze.may_freeze_a_prefix or spec.freeze.name in PHASED
     reads = spec.training.last_block is LastBlock.READ_POSITION and not spec.dataset.is_image
     return reads or (has_prefix and has_cache)
 
@@ -240,10 +240,10 @@ def _of_others(rows: Rows, others: Mapping[str, Rows]) -> dict[str, dict[str, in
 
 
 def _frozen_to_the_end(
-    spec: RunSpec, stages: tuple[Stage, ...], origin: str, loaded: LoadedModel, anatomy: Anatomy
+    spec: RunSpec, phases: tuple[FreezePhase, ...], origin: str, loaded: LoadedModel, anatomy: Anatomy
 ) -> FrozenPart:
     """Freezes what stays frozen in a run with stages."""
-    depth = stages[-1].depth
+    depth = phases[-1].depth
     name = FreezeName.NONE if depth is None else FreezeName.DEPTH
     frozen = freeze(anatomy, FreezeSpec(name=name, depth=depth), origin, fresh=loaded.changed)
     first = "all but the head at first"
@@ -261,10 +261,10 @@ def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) ->
     """Computes the metrics once on made-up numbers: whether a foreign metric gives the objective is known only then."""
     labels = np.arange(4) % max(2, num_labels)
     logits = np.eye(max(2, num_labels))[labels][:, :num_labels]
-    several = spec.dataset.task is Task.MULTI_LABEL
+    is_distributed = spec.dataset.task is Task.MULTI_LABEL
     if spec.dataset.task is Task.TOKEN_CLASSIFICATION:
         logits, labels = logits[None], labels[None]
-    given = metrics(logits, 1 << labels if several else labels)
+    given = metrics(logits, 1 << labels if is_distributed else labels)
     if spec.training.objective not in {*given, "loss"}:
         raise SpecError(
             f"training.objective={spec.training.objective}: is not computed; training.metrics gives "
@@ -274,13 +274,13 @@ def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) ->
 
 def _anatomy(loaded: LoadedModel, spec: RunSpec) -> Anatomy:
     try:
-        anatomy = dissect(loaded.model)
+        anatomy = find_blocks(loaded.model)
     except ModelError as error:
         if spec.freeze.name not in {FreezeName.NONE, FreezeName.PATTERN}:
             raise
         if spec.optimizer.layer_decay != 1:
             raise ModelError(f"optimizer.layer_decay needs blocks: {error}") from error
-        return undivided(loaded.model)
+        return whole_as_head(loaded.model)
     spec.check_depth(anatomy.num_blocks)
     if spec.model.num_blocks not in {None, anatomy.num_blocks}:
         raise ModelError(f"model.num_blocks={spec.model.num_blocks}: {spec.model_name} has {anatomy.num_blocks} blocks")
@@ -325,8 +325,8 @@ def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase
     return tokenizer, sha256
 
 
-_TOKENIZERS: Kept[PreTrainedTokenizerBase] = Kept()
-_PROCESSORS: Kept[BaseImageProcessor] = Kept()
+_TOKENIZERS: LruCache[PreTrainedTokenizerBase] = LruCache()
+_PROCESSORS: LruCache[BaseImageProcessor] = LruCache()
 
 
 def _tokenizer_sha256(folder: Path) -> str:

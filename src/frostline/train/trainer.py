@@ -21,21 +21,21 @@ from transformers import (
 from frostline.data import RowTable
 from frostline.data.fillers import is_row
 from frostline.machine import Machine
-from frostline.prefix_cache.attach import Cached
+from frostline.prefix_cache.attach import CachedPrefix
 from frostline.prefix_cache.collate import Collator
 from frostline.records.run_folder import Monitor, Recorder
 from frostline.signals import SignalGuard
 from frostline.spec import Balance, Every, FreezeName, Precision, RunSpec, Sampling, Task, TrainingSpec
 from frostline.train import callbacks
 from frostline.train.checkpoint import CheckpointStore
-from frostline.train.distributed import Ranks
+from frostline.train.distributed import World
 from frostline.train.loss import BatchLoss, class_weights, summed_loss
 from frostline.train.loss_window import LossWindow
 from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
-from frostline.train.sampling import FilledSampler, LikeLengthSampler, RowNumbers
+from frostline.train.sampling import IndexDataset, LengthGroupedSampler, PaddedSampler
 from frostline.train.setup import Setup, padding_of
-from frostline.train.unfreezing import StageCallback, Stages, make_scheduler
+from frostline.train.unfreezing import UnfreezeCallback, UnfreezeSchedule, make_scheduler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Assembly:
 
     Attributes:
         trainer: Ready for `train()`.
-        ledger: What the callbacks find out.
+        train_log: What the callbacks find out.
         window: What `train/loss` is a mean over.
         evaluation: To be told of evaluations that Trainer doesn't start by itself.
         progress: To be closed when training ends badly.
@@ -52,7 +52,7 @@ class Assembly:
     """
 
     trainer: Trainer
-    ledger: callbacks.Ledger
+    train_log: callbacks.TrainLog
     window: LossWindow
     evaluation: callbacks.EvaluationCallback
     progress: FrostlineProgress
@@ -60,7 +60,7 @@ class Assembly:
 
 
 def training_arguments(
-    spec: RunSpec, machine: Machine, output_dir: Path, ranks: Ranks | None = None
+    spec: RunSpec, machine: Machine, output_dir: Path, world: World | None = None
 ) -> TrainingArguments:
     """Returns Trainer's arguments: the one place where a spec is translated to them.
 
@@ -68,9 +68,9 @@ def training_arguments(
         spec: What to train.
         machine: Device and precision, decided.
         output_dir: Where Trainer writes checkpoints.
-        ranks: The processes of the run, which share its batches.
+        world: The processes of the run, which share its batches.
     """
-    size = ranks.size if ranks is not None else 1
+    size = world.size if world is not None else 1
     training, runtime = spec.training, spec.runtime
     arguments = TrainingArguments(
         output_dir=str(output_dir),
@@ -112,7 +112,7 @@ def assemble(
     recorder: Recorder,
     guard: SignalGuard,
     monitor: Monitor,
-    ranks: Ranks,
+    world: World,
 ) -> Assembly:
     """Builds the Trainer of a run with its callbacks.
 
@@ -123,27 +123,27 @@ def assemble(
         recorder: Where numbers go.
         guard: Who knows of signals.
         monitor: Who may stop the run after an evaluation.
-        ranks: The processes of the run.
+        world: The processes of the run.
     """
     model = setup.loaded.model
-    ledger, window = callbacks.Ledger(), LossWindow()
+    train_log, window = callbacks.TrainLog(), LossWindow()
     weights = None
     if spec.dataset.balance is Balance.WEIGHTS:
         assert setup.tables.train.labels is not None
         weights = class_weights(setup.tables.train.labels, len(setup.data["label_names"]))
-    loss = BatchLoss(spec.dataset.task, ranks, weights)
+    loss = BatchLoss(spec.dataset.task, world, weights)
     every = spec.training.checkpoint
-    evaluation = callbacks.EvaluationCallback(spec.training, ledger, recorder, model)
-    progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress) and ranks.is_first)
+    evaluation = callbacks.EvaluationCallback(spec.training, train_log, recorder, model)
+    progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress) and world.is_main)
     check_every = 1 if setup.machine.device == "cpu" else spec.training.log_every
     ours: list[TrainerCallback] = [
         callbacks.LossCallback(loss, check_every),
-        callbacks.StopCallback(guard, every, ranks),
+        callbacks.StopCallback(guard, every, world),
         evaluation,
-        callbacks.MonitorCallback(monitor, ledger, spec.training.objective, every),
+        callbacks.MonitorCallback(monitor, train_log, spec.training.objective, every),
         callbacks.RecordCallback(recorder),
-        callbacks.CheckpointCallback(store, ledger, window, spec.digest(), setup.provenance, ranks),
-        callbacks.DrawCallback(spec.seed, ranks),
+        callbacks.CheckpointCallback(store, train_log, window, spec.digest(), setup.provenance, world),
+        callbacks.RankSeedCallback(spec.seed, world),
         window,
         progress,
     ]
@@ -155,27 +155,27 @@ def assemble(
     collator = Collator(tables.train, tables.evaluation, padding, hidden)
     trainer = Trainer(
         model=model if cached is None else cached.part,
-        args=training_arguments(spec, machine, store.writing, ranks),
+        args=training_arguments(spec, machine, store.writing, world),
         data_collator=collator,
-        train_dataset=RowNumbers(len(tables.train)),
+        train_dataset=IndexDataset(len(tables.train)),
         eval_dataset=[-1 - row for row in order],
         processing_class=setup.loaded.processor,
         compute_loss_func=loss,
-        compute_metrics=_compute_metrics(setup, spec.dataset.task, ranks, ledger, order),
+        compute_metrics=_compute_metrics(setup, spec.dataset.task, world, train_log, order),
         callbacks=ours,
         optimizers=(setup.optimizer, None),
     )
     if spec.training.sampling is Sampling.GROUP_BY_LENGTH:
         rows_per_step = spec.training.batch_size * spec.training.accumulation_steps
-        sampler = LikeLengthSampler(tables.train.lengths, rows_per_step, spec.seed)
+        sampler = LengthGroupedSampler(tables.train.lengths, rows_per_step, spec.seed)
         # Its own `group_by_length` draws from the global generator: the order would depend on the dropout before it.
         _take_sampler(trainer, sampler)
-    if ranks.several:
+    if world.is_distributed:
         _share_batches(trainer, spec, len(tables.train))
-    if ranks.several or spec.dataset.task in {Task.REGRESSION, Task.TOKEN_CLASSIFICATION}:
+    if world.is_distributed or spec.dataset.task in {Task.REGRESSION, Task.TOKEN_CLASSIFICATION}:
         _count_rows(trainer)
-    if setup.stages is not None:
-        _add_stages(trainer, spec, setup.stages, collator)
+    if setup.phases is not None:
+        _add_stages(trainer, spec, setup.phases, collator)
     window.attach(trainer)
     trainer.remove_callback(ProgressCallback)
     for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
@@ -183,19 +183,19 @@ def assemble(
     # The loss function normalizes by the rows of the whole step; the model's forward must not be told to as well.
     trainer.model_accepts_loss_kwargs = False
     return Assembly(
-        trainer=trainer, ledger=ledger, window=window, evaluation=evaluation, progress=progress, collator=collator
+        trainer=trainer, train_log=train_log, window=window, evaluation=evaluation, progress=progress, collator=collator
     )
 
 
-def _add_stages(trainer: Trainer, spec: RunSpec, stages: Stages, collator: Collator) -> None:
+def _add_stages(trainer: Trainer, spec: RunSpec, phases: UnfreezeSchedule, collator: Collator) -> None:
     """Lets what is frozen change between epochs."""
     num_rows = len(trainer.train_dataset)  # type: ignore[arg-type]
 
-    def tell(cached: Cached | None) -> None:
+    def tell(cached: CachedPrefix | None) -> None:
         collator.hidden = cached.hidden if cached is not None else None
 
     # First of all: whatever else happens at the beginning of an epoch finds the model as it is in it.
-    trainer.callback_handler.callbacks.insert(0, StageCallback(stages, tell))
+    trainer.callback_handler.callbacks.insert(0, UnfreezeCallback(phases, tell))
     if spec.freeze.name is FreezeName.LP_FT:
 
         def create_scheduler(num_training_steps: int, optimizer: Any = None) -> Any:
@@ -228,9 +228,9 @@ def _share_batches(trainer: Trainer, spec: RunSpec, total: int) -> None:
         sampler = SeedableRandomSampler(
             data_source=sampler.data_source, generator=sampler.generator, data_seed=trainer.args.data_seed
         )
-    filled = FilledSampler(sampler, spec.training.batch_size, total)
+    filled = PaddedSampler(sampler, spec.training.batch_size, total)
     _take_sampler(trainer, filled)
-    trainer.add_callback(callbacks.OrderCallback(filled))
+    trainer.add_callback(callbacks.SamplerEpochCallback(filled))
 
 
 def _count_rows(trainer: Trainer) -> None:
@@ -252,22 +252,22 @@ def by_length(spec: TrainingSpec, table: RowTable) -> list[int]:
     return list(range(len(table)))
 
 
-def _compute_metrics(setup: Setup, task: Task, ranks: Ranks, ledger: callbacks.Ledger, order: list[int]) -> Any:
+def _compute_metrics(setup: Setup, task: Task, world: World, train_log: callbacks.TrainLog, order: list[int]) -> Any:
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-        ledger.last_logits = None
+        train_log.last_logits = None
         if len(logits) == len(order):
-            ledger.last_logits = np.empty_like(logits)
-            ledger.last_logits[order] = logits
-        if not ranks.several and task is not Task.TOKEN_CLASSIFICATION:
+            train_log.last_logits = np.empty_like(logits)
+            train_log.last_logits[order] = logits
+        if not world.is_distributed and task is not Task.TOKEN_CLASSIFICATION:
             return setup.metrics(logits, prediction.label_ids)
         values: dict[str, float] | None = None
-        if ranks.is_first:
+        if world.is_main:
             # Trainer's own mean counts rows that fill up the last batch, and each batch of words by its rows.
             labels = torch.as_tensor(prediction.label_ids)
             total = is_row(labels).sum() if task is Task.TOKEN_CLASSIFICATION else len(labels)
             loss = summed_loss(torch.as_tensor(logits), labels, task) / total
             values = {**setup.metrics(logits, prediction.label_ids), callbacks.EXACT_LOSS: float(loss)}
-        return ranks.shared(values)
+        return world.shared(values)
 
     return compute

@@ -19,16 +19,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from frostline.errors import SpecError
 from frostline.freezing import freeze
 from frostline.models.blocks import Anatomy, NamedModule
-from frostline.prefix_cache.attach import Cached, Request, cache_use, open_cache
+from frostline.prefix_cache.attach import CachedPrefix, CacheRequest, cache_use, open_cache
 from frostline.records.result import CacheUse
-from frostline.spec import Every, FreezeName, FreezeSpec, RunSpec, Stage
+from frostline.spec import Every, FreezeName, FreezePhase, FreezeSpec, RunSpec
 from frostline.train.flops import flops_per_epoch, sample_of
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOfRun:
+class UnfreezePhase:
     """A stage that the run comes to.
 
     Attributes:
@@ -38,17 +38,17 @@ class StageOfRun:
         flops_per_epoch: Estimated; None if unknown.
     """
 
-    stage: Stage
+    phase: FreezePhase
     last_epoch: float
-    cached: Cached | None
+    cached: CachedPrefix | None
     flops_per_epoch: float | None
 
     def epochs_in(self, epoch: float) -> float:
         """Returns how many epochs it lasted, of a run that was trained for some."""
-        return max(0.0, min(epoch, self.last_epoch) - self.stage.first_epoch)
+        return max(0.0, min(epoch, self.last_epoch) - self.phase.first_epoch)
 
 
-def reached(spec: RunSpec, num_blocks: int, num_rows: int) -> tuple[Stage, ...]:
+def phases_reached(spec: RunSpec, num_blocks: int, num_rows: int) -> tuple[FreezePhase, ...]:
     """Returns the stages that a run comes to; nothing if its way of freezing has none.
 
     Args:
@@ -59,13 +59,13 @@ def reached(spec: RunSpec, num_blocks: int, num_rows: int) -> tuple[Stage, ...]:
     Raises:
         SpecError: It ends before it comes to the second.
     """
-    stages = spec.freeze.stages(num_blocks)
+    phases = spec.freeze.phases(num_blocks)
     epochs = num_epochs(spec, num_rows)
-    found = tuple(stage for stage in stages if stage.first_epoch < epochs - 1e-9)
-    if stages and len(found) < 2:
+    found = tuple(phase for phase in phases if phase.first_epoch < epochs - 1e-9)
+    if phases and len(found) < 2:
         raise SpecError(
             f"training.max_steps={spec.training.max_steps}: are {epochs:.2g} epochs of {num_rows} rows, and with "
-            f"freeze={spec.freeze.name.value} the head alone takes the first {stages[1].first_epoch}; give more"
+            f"freeze={spec.freeze.name.value} the head alone takes the first {phases[1].first_epoch}; give more"
         )
     return found
 
@@ -83,43 +83,43 @@ def steps_per_epoch(spec: RunSpec, num_rows: int) -> int:
     return max(1, -(-passes // spec.training.accumulation_steps))
 
 
-def open_stages(
-    request: Request, stages: Sequence[Stage], resumed: Sequence[CacheUse] | None
-) -> tuple[Stages, tuple[CacheUse, ...]]:
+def open_phases(
+    request: CacheRequest, phases: Sequence[FreezePhase], resumed: Sequence[CacheUse] | None
+) -> tuple[UnfreezeSchedule, tuple[CacheUse, ...]]:
     """Returns the stages of a run, with the hidden states of those that can begin at their frozen depth.
 
     Hidden states of all stages are computed in one pass.
 
     Args:
         request: For the run; its depth is shared out.
-        stages: From `reached`.
+        phases: From `reached`.
         resumed: How the interrupted run used the cache in each stage; None: a new run.
 
     Returns:
         The stages, the model as it was; and how each of them uses the cache.
     """
-    spec, anatomy, tables = request.spec, request.looked.anatomy, request.tables
+    spec, anatomy, tables = request.spec, request.probe.anatomy, request.tables
     total = num_epochs(spec, len(tables.train))
-    ends = [*(float(stage.first_epoch) for stage in stages[1:]), total]
-    frozen = [stage for stage in stages if stage.depth]
-    depths = tuple(sorted({*request.sharing.depths, *(stage.depth or 0 for stage in frozen)} - {0}))
-    length = sum(end - stage.first_epoch for stage, end in zip(stages, ends, strict=True) if stage.depth)
+    ends = [*(float(phase.first_epoch) for phase in phases[1:]), total]
+    frozen = [phase for phase in phases if phase.depth]
+    depths = tuple(sorted({*request.sharing.depths, *(phase.depth or 0 for phase in frozen)} - {0}))
+    length = sum(end - phase.first_epoch for phase, end in zip(phases, ends, strict=True) if phase.depth)
     # What a stage saves is estimated for all of them together: they are filled in one pass.
     training = replace(spec.training, epochs=length / max(1, len(frozen)) or 1.0, max_steps=None)
     shared = replace(request.sharing, depths=depths, num_runs=request.sharing.num_runs * max(1, len(frozen)))
-    before: Sequence[CacheUse | None] = [None] * len(stages)
+    before: Sequence[CacheUse | None] = [None] * len(phases)
     if resumed is not None:
-        before = resumed if len(resumed) == len(stages) else [CacheUse()] * len(stages)
+        before = resumed if len(resumed) == len(phases) else [CacheUse()] * len(phases)
     found, uses = [], []
-    for stage, end, then in zip(stages, ends, before, strict=True):
+    for phase, end, then in zip(phases, ends, before, strict=True):
         cached = None
-        if stage.depth:
-            fixed = FreezeSpec(name=FreezeName.DEPTH, depth=stage.depth)
+        if phase.depth:
+            fixed = FreezeSpec(name=FreezeName.DEPTH, depth=phase.depth)
             own = replace(spec, training=training, freeze=fixed)
             # Other rows are scored by the whole model, when the last stage is over.
             trained = replace(tables, others={})
             cached = open_cache(
-                replace(request, spec=own, tables=trained, depth=stage.depth, sharing=shared, resumed=then)
+                replace(request, spec=own, tables=trained, depth=phase.depth, sharing=shared, resumed=then)
             )
         uses.append(cache_use(cached, then))
         if cached is not None:
@@ -127,44 +127,44 @@ def open_stages(
         flops = flops_per_epoch(
             anatomy.model,
             tables.train.num_tokens,
-            prefix=() if stage.depth is None else anatomy.prefix(stage.depth),
+            prefix=() if phase.depth is None else anatomy.prefix(phase.depth),
             sample=sample_of(tables.train),
         )
-        found.append(StageOfRun(stage=stage, last_epoch=end, cached=cached, flops_per_epoch=flops))
-    made = Stages(anatomy, found, evaluates=spec.training.evaluate is Every.EPOCH)
+        found.append(UnfreezePhase(phase=phase, last_epoch=end, cached=cached, flops_per_epoch=flops))
+    made = UnfreezeSchedule(anatomy, found, evaluates=spec.training.evaluate is Every.EPOCH)
     return made, tuple(uses)
 
 
-class Stages:
+class UnfreezeSchedule:
     """The stages of a run, and the one that it is in.
 
     Args:
         anatomy: The model; all that is trained in the last stage takes gradients.
-        stages: In order.
+        phases: In order.
         evaluates: Whether an evaluation goes with each epoch.
     """
 
-    def __init__(self, anatomy: Anatomy, stages: Sequence[StageOfRun], *, evaluates: bool) -> None:
+    def __init__(self, anatomy: Anatomy, phases: Sequence[UnfreezePhase], *, evaluates: bool) -> None:
         self._evaluates = evaluates
         self._anatomy = anatomy
-        self._stages = tuple(stages)
-        self._now: StageOfRun | None = None
+        self._phases = tuple(phases)
+        self._now: UnfreezePhase | None = None
         self._held: tuple[NamedModule, ...] = ()
         self._before: dict[str, str] = {}
 
     @property
-    def cached(self) -> Cached | None:
+    def cached(self) -> CachedPrefix | None:
         """The hidden states of the stage that the run is in."""
         return self._now.cached if self._now is not None else None
 
     @property
     def fill_s(self) -> float:
         """Seconds in which this run computed hidden states for its stages."""
-        return sum(each.cached.fill_s for each in self._stages if each.cached is not None)
+        return sum(each.cached.fill_s for each in self._phases if each.cached is not None)
 
     def saved_s(self, epoch: float) -> float | None:
         """Returns the seconds of passes that were not run; None without a cache."""
-        cached = [each for each in self._stages if each.cached is not None]
+        cached = [each for each in self._phases if each.cached is not None]
         if not cached:
             return None
         spans = [(each.cached, each.epochs_in(epoch)) for each in cached]
@@ -173,9 +173,9 @@ class Stages:
 
     def flops(self, epoch: float) -> float | None:
         """Returns the floating-point operations of a run that was trained for some epochs."""
-        if any(each.flops_per_epoch is None for each in self._stages):
+        if any(each.flops_per_epoch is None for each in self._phases):
             return None
-        return sum((each.flops_per_epoch or 0.0) * each.epochs_in(epoch) for each in self._stages)
+        return sum((each.flops_per_epoch or 0.0) * each.epochs_in(epoch) for each in self._phases)
 
     def enter(self, epoch: float) -> None:
         """Makes the model what it is in an epoch (counted from 0).
@@ -183,11 +183,11 @@ class Stages:
         Raises:
             RuntimeError: What was frozen until now has moved.
         """
-        current = next(each for each in reversed(self._stages) if each.stage.first_epoch <= epoch + 1e-9)
+        current = next(each for each in reversed(self._phases) if each.phase.first_epoch <= epoch + 1e-9)
         if current is self._now:
             return
         self.leave()
-        last, depth = self._stages[-1].stage.depth, current.stage.depth
+        last, depth = self._phases[-1].phase.depth, current.phase.depth
         # Frozen now, and not in the end: what is frozen to the end is frozen already.
         modules = () if depth is None else self._anatomy.prefix(depth)
         kept = {name for name, _ in (() if last is None else self._anatomy.prefix(last))}
@@ -200,7 +200,7 @@ class Stages:
         trained = "everything" if depth is None else f"what lies above block {depth}"
         if depth == self._anatomy.num_blocks:
             trained = "the head alone"
-        log.info("from epoch %g on: %s is trained%s", current.stage.first_epoch, trained, how)
+        log.info("from epoch %g on: %s is trained%s", current.phase.first_epoch, trained, how)
 
     def leave(self) -> None:
         """Ends the stage that the run is in; the model is whole.
@@ -220,24 +220,24 @@ class Stages:
         self._held, self._before = (), {}
 
 
-class StageCallback(TrainerCallback):
+class UnfreezeCallback(TrainerCallback):
     """Enters each stage at the beginning of its first epoch.
 
     Args:
-        stages: Of the run.
+        phases: Of the run.
         tell: Called with the hidden states of the new stage, or None.
     """
 
-    def __init__(self, stages: Stages, tell: Callable[[Cached | None], None]) -> None:
-        self._stages = stages
+    def __init__(self, phases: UnfreezeSchedule, tell: Callable[[CachedPrefix | None], None]) -> None:
+        self._phases = phases
         self._tell = tell
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Also a run that goes on begins in the stage where it stopped."""
-        self._stages.enter(math.floor((state.epoch or 0.0) + 1e-9))
-        self._tell(self._stages.cached)
+        self._phases.enter(math.floor((state.epoch or 0.0) + 1e-9))
+        self._tell(self._phases.cached)
 
     on_epoch_begin = on_train_begin
 

@@ -15,13 +15,13 @@ import torch
 
 
 @cache
-def settle() -> None:
+def freeze_gc() -> None:
     """Takes what was imported out of the garbage collector's sight, once: Trainer collects at the start of each run."""
     gc.collect()
     gc.freeze()
 
 
-def be_own_process() -> None:
+def reseed_fork() -> None:
     """Makes a fork as it would be had it imported for itself: the threads of its environment, random states its own.
 
     A run seeds itself; what a plugin draws before that must not be the same in all slots.

@@ -34,7 +34,7 @@ _HUSH_S = 0.5
 _RETIRING = "retiring"
 
 
-class Kind(StrEnum):
+class EventKind(StrEnum):
     """What can be heard of a job."""
 
     MESSAGE = "message"
@@ -47,7 +47,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Event:
+class WorkerEvent:
     """Something that happened to a job.
 
     Attributes:
@@ -56,7 +56,7 @@ class Event:
         value: A message, the function's result, or why it ended, in words.
     """
 
-    kind: Kind
+    kind: EventKind
     key: Any
     value: Any
 
@@ -71,7 +71,7 @@ class Workers(Protocol):
     def submit(self, key: Any, payload: Any) -> None:
         """Gives them a job."""
 
-    def poll(self, timeout_s: float) -> list[Event]:
+    def poll(self, timeout_s: float) -> list[WorkerEvent]:
         """Returns what happened, waiting for it at most so many seconds."""
 
     def answer(self, key: Any, value: Any) -> None:
@@ -97,7 +97,7 @@ class Channel:
 
     def send(self, message: Any) -> None:
         """Sends a message."""
-        self._connection.send((Kind.MESSAGE, message))
+        self._connection.send((EventKind.MESSAGE, message))
         self._told = time.monotonic()
 
     def ask(self, message: Any) -> Any:
@@ -239,19 +239,19 @@ class Pool:
         for key in self.pids():
             self.signal(key, signum)
 
-    def poll(self, timeout_s: float) -> list[Event]:
+    def poll(self, timeout_s: float) -> list[WorkerEvent]:
         """Returns what happened, waiting for it at most `timeout_s` seconds."""
         sources: dict[Any, _Worker] = {worker.connection: worker for worker in self._workers}
         sources |= {worker.process.sentinel: worker for worker in self._workers if worker.key is not None}
         ready = multiprocessing.connection.wait(list(sources), timeout_s)
-        events: list[Event] = []
+        events: list[WorkerEvent] = []
         for worker in dict.fromkeys(sources[source] for source in ready):
             events += self._hear(worker)
         events += self._look_for_hangs()
         return events
 
-    def _hear(self, worker: _Worker) -> list[Event]:
-        events: list[Event] = []
+    def _hear(self, worker: _Worker) -> list[WorkerEvent]:
+        events: list[WorkerEvent] = []
         try:
             while worker.connection.poll():
                 message = worker.connection.recv()
@@ -262,8 +262,8 @@ class Pool:
                     worker.retiring = True
                     continue
                 kind, value = message
-                events.append(Event(kind, worker.key, value))
-                if kind is not Kind.MESSAGE:
+                events.append(WorkerEvent(kind, worker.key, value))
+                if kind is not EventKind.MESSAGE:
                     worker.key = None
                     if worker.retiring:
                         self._end_of(worker)
@@ -277,13 +277,13 @@ class Pool:
             kind, reason = self._end_of(worker)
             if key is not None:
                 self._replace(worker)
-                events.append(Event(kind, key, reason))
+                events.append(WorkerEvent(kind, key, reason))
             elif worker in self._workers and not worker.process.is_alive():
                 self._replace(worker)
         return events
 
-    def _look_for_hangs(self) -> list[Event]:
-        events: list[Event] = []
+    def _look_for_hangs(self) -> list[WorkerEvent]:
+        events: list[WorkerEvent] = []
         for worker in list(self._workers):
             if worker.key is None or self._hang_s is None or time.monotonic() - worker.heard < self._hang_s:
                 continue
@@ -291,7 +291,7 @@ class Pool:
             worker.process.kill()
             self._end_of(worker)
             self._replace(worker)
-            events.append(Event(Kind.TIMEOUT, key, f"timeout: no sign of life for {self._hang_s:g} s"))
+            events.append(WorkerEvent(EventKind.TIMEOUT, key, f"timeout: no sign of life for {self._hang_s:g} s"))
         return events
 
     def kill(self) -> None:
@@ -322,18 +322,18 @@ class Pool:
         self._workers[self._workers.index(worker)] = new
         return new
 
-    def _end_of(self, worker: _Worker) -> tuple[Kind, str]:
+    def _end_of(self, worker: _Worker) -> tuple[EventKind, str]:
         worker.process.join(_GRACE_S)
         if worker.process.is_alive():
             worker.process.kill()
             worker.process.join()
         code = worker.process.exitcode or 0
         if self._starter.lost(worker.process):
-            return Kind.TEMPLATE_DIED, "the process that its worker was forked from has ended"
+            return EventKind.TEMPLATE_DIED, "the process that its worker was forked from has ended"
         if code >= 0:
-            return Kind.DIED, f"its process ended with exit code {code}"
+            return EventKind.DIED, f"its process ended with exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return Kind.DIED, f"killed by signal {-code}{hint}"
+        return EventKind.DIED, f"killed by signal {-code}{hint}"
 
     def _start(self, slot: int) -> _Worker:
         log = None if self._log_dir is None else str(self._log_dir / f"slot-{slot}.log")
@@ -365,13 +365,13 @@ def _work(connection: Connection, function: str, warm: str | None, log: str | No
             return
         if word == "end":
             return
-        kind, value = Kind.DONE, None
+        kind, value = EventKind.DONE, None
         try:
             value = resolve(function)(payload, channel)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the next job must find a worker
             with contextlib.suppress(OSError):
                 traceback.print_exc()
-            kind, value = Kind.ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}"
+            kind, value = EventKind.ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}"
         finally:
             del payload
         try:
@@ -381,7 +381,7 @@ def _work(connection: Connection, function: str, warm: str | None, log: str | No
         except (BrokenPipeError, OSError):
             return
         except Exception as error:  # noqa: BLE001 - a result that can't be pickled must not kill the worker
-            connection.send((Kind.ERROR, f"its result can't be sent: {type(error).__name__}: {error}"))
+            connection.send((EventKind.ERROR, f"its result can't be sent: {type(error).__name__}: {error}"))
         with contextlib.suppress(OSError):  # a full disk is no reason for the next job to find no worker
             sys.stdout.flush()
             sys.stderr.flush()

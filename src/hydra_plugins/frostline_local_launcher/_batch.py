@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from frostline.provenance import num_cores
 from frostline.sweep.executors import TEMPLATE, WARM
 from frostline.sweep.slots import share_gpus, slot_env, visible_gpus
-from frostline.workers.pool import Channel, Kind, Pool
+from frostline.workers.pool import Channel, EventKind, Pool
 
 if TYPE_CHECKING:
     from hydra_plugins.frostline_local_launcher.launcher import FrostlineLocalLauncher
@@ -57,9 +57,9 @@ def launch(
                 index, payload = waiting.pop(0)
                 pool.submit(index, payload)
             for event in pool.poll(0.5):
-                if event.kind is Kind.DONE:
+                if event.kind is EventKind.DONE:
                     returns[event.key] = pickle.loads(event.value)
-                elif event.kind is not Kind.MESSAGE:
+                elif event.kind is not EventKind.MESSAGE:
                     returns[event.key] = _lost(filter_overrides(job_overrides[event.key]), str(event.value))
     return [returns[index] for index in range(len(jobs))]
 
