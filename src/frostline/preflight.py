@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from frostline import assets, metrics
 from frostline.errors import SpecError, UserError
-from frostline.models import lora, optimizer
+from frostline.models import optimizer
 from frostline.records.run_folder import SPEC_FILE, is_run_id
 from frostline.registry import import_plugins
-from frostline.spec import FreezeName, ModelSpec, Source, spec_diff
+from frostline.spec import ModelSpec, Source, spec_diff
 
 if TYPE_CHECKING:
     from frostline.config import Job
@@ -30,8 +30,7 @@ def preflight(job: Job) -> None:
     import_plugins(job.plugins)
     optimizer.check(spec.optimizer)
     metrics.check(spec.training, spec.dataset.task)
-    if spec.freeze.name is FreezeName.LORA:
-        lora.check_installed()
+    spec.freeze.check_installed()
     if spec.model.source is Source.PATH:
         spec.check_depth(num_blocks(spec.model))
     for dataset in (spec.dataset, *spec.dataset.also_evaluate):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
@@ -27,11 +28,21 @@ class Registry(Generic[T]):
 
     Args:
         kind: What is registered, for error messages: `optimizer`.
+        package: Dotted name of a package whose modules register frostline's own entries; they are imported when a name
+            is first asked for. None: nothing is imported.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, package: str | None = None) -> None:
         self.kind = kind
+        self._package = package
         self._entries: dict[str, T] = {}
+
+    def _load_package(self) -> None:
+        if self._package is not None:
+            name, self._package = self._package, None
+            package = importlib.import_module(name)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{name}.{module.name}")
 
     def register(self, name: str) -> Callable[[T], T]:
         """Returns a decorator that registers what it decorates under `name`.
@@ -60,11 +71,13 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
+        self._load_package()
         if name not in self._entries:
             _load_entry_points()
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
+        self._load_package()
         return iter(sorted(self._entries))
 
 

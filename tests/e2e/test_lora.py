@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
 from frostline.errors import UserError
-from frostline.models import lora
+from frostline.freezing.methods import lora
 from frostline.records.result import Status
 from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
 from frostline.train import run

@@ -38,7 +38,7 @@ def rows(count, separator=";"):
 
 
 @pytest.fixture
-def is_distributed(tmp_path, tiny_model):
+def several(tmp_path, tiny_model):
     path = write_csv(tmp_path / "moods.csv", rows(240), header=("text", "moods"))
     return [
         "model=path", f"model.location={tiny_model}", "dataset=csv", f"dataset.location={path}", *TINY,
@@ -53,8 +53,8 @@ def bits(labels):
 
 
 @pytest.mark.slow
-def test_it_learns_and_its_numbers_are_those_of_transformers_and_scikit_learn(is_distributed, tmp_path):
-    spec = compose_run([*is_distributed, "dataset.test_fraction=0.2", "dataset.test_at_end=true"])
+def test_it_learns_and_its_numbers_are_those_of_transformers_and_scikit_learn(several, tmp_path):
+    spec = compose_run([*several, "dataset.test_fraction=0.2", "dataset.test_at_end=true"])
     result = run(spec, NullRecorder(), tmp_path / "run")
     assert result.status is Status.FINISHED, result.reason
     assert result.metrics["eval/f1_micro"] > 0.8  # the mood words decide
@@ -85,9 +85,9 @@ def test_it_learns_and_its_numbers_are_those_of_transformers_and_scikit_learn(is
 
 
 @pytest.mark.slow
-def test_a_pipeline_and_predict_say_all_classes_of_a_text(is_distributed, tmp_path, frostline, monkeypatch):
+def test_a_pipeline_and_predict_say_all_classes_of_a_text(several, tmp_path, frostline, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert frostline("run", *is_distributed, "tracking=off", "hydra.run.dir=r")[0] == 0
+    assert frostline("run", *several, "tracking=off", "hydra.run.dir=r")[0] == 0
     text = "a good dreadful story"
     pipe = pipeline("text-classification", model="r/model", top_k=None, device="cpu")
     scores = {each["label"]: each["score"] for each in pipe([text])[0]}
@@ -104,15 +104,15 @@ def test_a_pipeline_and_predict_say_all_classes_of_a_text(is_distributed, tmp_pa
     assert {part for label in labels for part in label.split(";") if part} == set(NAMES)
 
 
-def test_the_cache_changes_nothing(is_distributed, tmp_path):
+def test_the_cache_changes_nothing(several, tmp_path):
     frozen = ["freeze=depth", "freeze.depth=3", "training.epochs=2"]
-    plain = run(compose_run([*is_distributed, *frozen]), NullRecorder(), tmp_path / "plain")
-    cached = run(compose_run([*is_distributed, *frozen, "runtime.cache=require"]), NullRecorder(), tmp_path / "cached")
+    plain = run(compose_run([*several, *frozen]), NullRecorder(), tmp_path / "plain")
+    cached = run(compose_run([*several, *frozen, "runtime.cache=require"]), NullRecorder(), tmp_path / "cached")
     assert cached.status is Status.FINISHED
     assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], abs=1e-5)
 
 
-def test_lists_with_and_without_names_are_read_alike(tmp_path, is_distributed):
+def test_lists_with_and_without_names_are_read_alike(tmp_path, several):
     made = rows(40)
     with (tmp_path / "moods.jsonl").open("w") as file:
         for text, labels in made:
@@ -123,7 +123,7 @@ def test_lists_with_and_without_names_are_read_alike(tmp_path, is_distributed):
     write_csv(tmp_path / "few.csv", made, header=("text", "moods"))
     found = []
     for name, more in (("few.csv", {}), ("moods.jsonl", {}), ("ids.jsonl", {"names": True})):
-        overrides = [*is_distributed, f"dataset.location={tmp_path / name}", "dataset.format=auto"]
+        overrides = [*several, f"dataset.location={tmp_path / name}", "dataset.format=auto"]
         if more:
             overrides.append("dataset.label_names=[long,negative,positive]")
         spec = compose_run(overrides)
@@ -147,9 +147,9 @@ def test_lists_with_and_without_names_are_read_alike(tmp_path, is_distributed):
         ("\n".join(f"t{i},x;y" for i in range(20)), [], r"all have the same classes: there is nothing to learn"),
     ],
 )  # fmt: skip
-def test_what_can_not_be_used_is_one_line(tmp_path, is_distributed, text, more, message):
+def test_what_can_not_be_used_is_one_line(tmp_path, several, text, more, message):
     path = tmp_path / "bad.csv"
     path.write_text("text,moods\n" + text + "\n")
-    spec = compose_run([*is_distributed, f"dataset.location={path}", *more])
+    spec = compose_run([*several, f"dataset.location={path}", *more])
     with pytest.raises(DataError, match=message):
         load_rows(spec.dataset, lambda _: path, tmp_path / "rows")

@@ -7,8 +7,14 @@ from transformers import AutoModelForSequenceClassification, DebertaConfig, Llam
 from frostline.errors import SpecError
 from frostline.freezing.drift import Drift
 from frostline.freezing.freeze import freeze
+from frostline.freezing.methods.depth import FreezeDepth
+from frostline.freezing.methods.fraction import FreezeFraction
+from frostline.freezing.methods.head import FreezeAllButHead
+from frostline.freezing.methods.last import FreezeAllButLast
+from frostline.freezing.methods.none import FreezeNone
 from frostline.models.blocks import find_blocks
-from frostline.spec import FreezeName, FreezeSpec
+from frostline.spec import FreezeMethod
+from frostline.spec.decode import decode
 from tests.conftest import tiny_config
 
 
@@ -19,10 +25,10 @@ def anatomy():
 
 
 def depth(k):
-    return FreezeSpec(name=FreezeName.DEPTH, depth=k)
+    return FreezeDepth(depth=k)
 
 
-NONE, HEAD = (FreezeSpec(name=name, depth=None) for name in (FreezeName.NONE, FreezeName.HEAD))
+NONE, HEAD = FreezeNone(), FreezeAllButHead()
 
 
 def optimizer_of(anatomy):
@@ -31,11 +37,11 @@ def optimizer_of(anatomy):
 
 def test_choices_come_to_depths():
     assert [spec.depth_of(4) for spec in (NONE, depth(0), depth(3), HEAD)] == [None, 0, 3, 4]
-    last = [FreezeSpec(name=FreezeName.LAST, last=n).depth_of(4) for n in range(5)]
+    last = [FreezeAllButLast(last=n).depth_of(4) for n in range(5)]
     assert last == [4, 3, 2, 1, 0]
-    fractions = [FreezeSpec(name=FreezeName.FRACTION, fraction=f).depth_of(12) for f in (0, 0.5, 0.04, 0.05, 0.125, 1)]
+    fractions = [FreezeFraction(fraction=f).depth_of(12) for f in (0, 0.5, 0.04, 0.05, 0.125, 1)]
     assert fractions == [0, 6, 0, 1, 1, 12]  # half a block is the lower depth
-    assert FreezeSpec(name=FreezeName.FRACTION, fraction=0.07).depth_of(50) == 3
+    assert FreezeFraction(fraction=0.07).depth_of(50) == 3
 
 
 @pytest.mark.parametrize("k", range(5))
@@ -58,7 +64,8 @@ def test_none_trains_everything_and_head_only_the_head(anatomy):
 
 
 def choice(name, **keys):
-    return FreezeSpec(name=FreezeName(name), **keys)
+    method, own = FreezeMethod.decode_as({"name": name, **keys}, "freeze")
+    return decode(method, own, "freeze")
 
 
 def frozen_names(anatomy):
@@ -85,13 +92,13 @@ EMBEDDINGS = {f"bert.embeddings.{name}" for name in (*EMBEDDINGS, "LayerNorm.wei
         (choice("pattern", pattern=("embeddings", r"layer\.[01]\.")), (0, 1), True, 2),
         (choice("pattern", pattern=(r"layer\.[01]\.",)), (0, 1), False, None),
     ],
-    ids=lambda value: value.label() if isinstance(value, FreezeSpec) else None,
+    ids=lambda value: value.label() if isinstance(value, FreezeMethod) else None,
 )
 def test_whole_blocks_are_frozen_and_pinned(anatomy, spec, numbers, embeddings, prefix):
     part = freeze(anatomy, spec)
     assert frozen_names(anatomy) == of_blocks(anatomy, *numbers) | (EMBEDDINGS if embeddings else set())
     assert part.prefix_depth == prefix
-    assert part.loose == ()
+    assert part.extra_params == ()
     anatomy.model.train()
     assert [not block.training for _, block in anatomy.blocks] == [number in numbers for number in range(4)]
     assert (not anatomy.below[0][1].training) is embeddings
@@ -165,7 +172,7 @@ def test_every_kind_of_bias_is_one():
 
 def test_loose_tensors_are_audited_too(anatomy):
     part = freeze(anatomy, choice("pattern", pattern=(r"attention.*\.weight",)))
-    assert len(part.loose) == 4 * 5
+    assert len(part.extra_params) == 4 * 5
     assert part.audit(optimizer_of(anatomy)).num_tensors == 4 * 5
     with torch.no_grad():
         anatomy.blocks[2][1].attention.self.query.weight.view(torch.int32)[3, 7] ^= 1

@@ -13,7 +13,7 @@ from frostline import assets
 from frostline.cli.common import compose, override_parser
 from frostline.errors import ModelError
 from frostline.report import make_console, newly_initialized
-from frostline.spec import FreezeName, RunSpec, Task
+from frostline.spec import RunSpec, Task
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +45,6 @@ def examine(spec: RunSpec) -> dict[str, Any]:
         UserError: The model can't be found or isn't supported.
     """
     from frostline.freezing.freeze import freeze
-    from frostline.models import lora
     from frostline.models.blocks import count, count_at, find_blocks, whole_as_head
     from frostline.models.loading import fresh_tensors, skeleton
 
@@ -104,9 +103,8 @@ def examine(spec: RunSpec) -> dict[str, Any]:
             for name, parameter in model.named_parameters()
         ],
     }
-    if trouble is None or spec.freeze.name in {FreezeName.NONE, FreezeName.PATTERN}:
-        if spec.freeze.name is FreezeName.LORA and (blocks := anatomy.blocks[spec.freeze.depth or 0 :]):
-            lora.inject(model, blocks, spec.freeze, spec.seed)
+    if trouble is None or not spec.freeze.needs_blocks:
+        if spec.freeze.prepare(anatomy, spec.seed):
             named = dict(model.named_parameters())
         frozen = freeze(anatomy, spec.freeze, hashed=False)
         facts["chosen"] = {

@@ -15,6 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from frostline.errors import SpecError, UserError, nearest
 from frostline.spec import RunSpec, SweepSpec, TrackingSpec
+from frostline.spec.freeze import FreezeMethod, freeze_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,9 @@ def _dotted(cls: type[Any], prefix: str) -> list[str]:
     for field in fields(cls):
         hint = hints[field.name]
         name = f"{prefix}{field.name}"
+        if hint is FreezeMethod:
+            keys += [f"{name}.{key}" for key in freeze_keys()]
+            continue
         keys += _dotted(hint, f"{name}.") if is_dataclass(hint) and isinstance(hint, type) else [name]
     return keys
 

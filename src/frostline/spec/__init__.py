@@ -1,7 +1,7 @@
 """Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
 
 from frostline.spec.data import EVAL_SET, TEST_SET, DatasetSpec
-from frostline.spec.freeze import PHASED, FreezeName, FreezePhase, FreezeSpec
+from frostline.spec.freeze import FREEZE_METHODS, FreezeMethod, FreezePhase
 from frostline.spec.parts import (
     CACHE_MAX_BYTES,
     Balance,
@@ -61,9 +61,9 @@ __all__ = [
     "COST_KEYS",
     "DEPTH_KEY",
     "EVAL_SET",
+    "FREEZE_METHODS",
     "LR_KEY",
     "MODEL_KEY",
-    "PHASED",
     "ROWS_KEY",
     "SCHEMA_VERSION",
     "SWEEP_SCHEMA",
@@ -80,9 +80,8 @@ __all__ = [
     "Enqueue",
     "Every",
     "Format",
-    "FreezeName",
+    "FreezeMethod",
     "FreezePhase",
-    "FreezeSpec",
     "HeadChoice",
     "Init",
     "Keep",

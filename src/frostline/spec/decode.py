@@ -84,6 +84,11 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
     if is_dataclass(hint):
         if isinstance(value, cast("type[Any]", hint)):
             return value  # decoded already
+        if hasattr(hint, "decode_as"):  # one of several classes, as the keys say
+            if not isinstance(value, Mapping):
+                raise SpecError(f"{where}: expected a group of keys, got {_shown(value)}")
+            chosen, value = hint.decode_as(value, where)
+            return decode(chosen, value, where)
         if isinstance(value, (str, bool)) and hasattr(hint, "from_word"):
             value = hint.from_word(("on" if value else "off") if isinstance(value, bool) else value)
         return decode(cast("type[Any]", hint), value, where)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.errors import SpecError
 from frostline.spec.data import DatasetSpec, last_part
 from frostline.spec.decode import decode
-from frostline.spec.freeze import PHASED, FreezeName, FreezeSpec
+from frostline.spec.freeze import FreezeMethod
 from frostline.spec.parts import (
     Init,
     ModelSpec,
@@ -52,7 +52,7 @@ class RunSpec:
 
     model: ModelSpec
     dataset: DatasetSpec
-    freeze: FreezeSpec
+    freeze: FreezeMethod
     optimizer: OptimizerSpec
     training: TrainingSpec
     runtime: RuntimeSpec
@@ -61,7 +61,7 @@ class RunSpec:
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**32, "seed", self.seed, "0 or more and below 2**32")
         self.check_depth(self.model.num_blocks)
-        if self.model.init is Init.RANDOM and self.freeze.name is not FreezeName.NONE:
+        if self.model.init is Init.RANDOM and self.freeze.name != "none":
             raise SpecError("model.init=random: what is frozen would stay random; give freeze=none")
         self._check_phases()
         batch_size, processes = self.training.batch_size, self.runtime.num_processes
@@ -81,20 +81,17 @@ class RunSpec:
             self.freeze.check(num_blocks, self.model_name)
 
     def _check_phases(self) -> None:
-        if self.freeze.name not in PHASED:
+        if self.freeze.first_phase is None:
             return
-        name = self.freeze.name.value
+        name, (key, epochs) = self.freeze.name, self.freeze.first_phase
         if self.runtime.num_processes > 1:
             raise SpecError(f"freeze={name}: what is trained changes, which several processes can't follow yet; "
                             "give runtime.num_processes=1")  # fmt: skip
         if self.training.frozen_dropout:
             raise SpecError(f"freeze={name}: with training.frozen_dropout=true it is not defined; give false")
-        first = self.freeze.probe_epochs if self.freeze.name is FreezeName.LP_FT else self.freeze.every
-        assert first is not None
-        if self.training.epochs is not None and self.training.epochs <= first:
-            key = "probe_epochs" if self.freeze.name is FreezeName.LP_FT else "every"
+        if self.training.epochs is not None and self.training.epochs <= epochs:
             raise SpecError(
-                f"training.epochs={self.training.epochs:g}: with freeze={name} the head alone takes the first {first} "
+                f"training.epochs={self.training.epochs:g}: with freeze={name} the head alone takes the first {epochs} "
                 f"(freeze.{key}); give more epochs"
             )
 

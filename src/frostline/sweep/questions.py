@@ -8,9 +8,11 @@ from typing import Any
 
 from frostline.advisor import Advisor, Question
 from frostline.decision import RaceEnd
+from frostline.errors import SpecError
 from frostline.records.predictions import EvidenceOf
 from frostline.records.trial import TrialRecord
-from frostline.spec import ROWS_KEY, Dimension, Direction, FreezeName, Params, Space, Value
+from frostline.spec import ROWS_KEY, Dimension, Direction, FreezeMethod, Params, Space, Value
+from frostline.spec.decode import decode
 
 
 def questions_of(description: Mapping[str, Any]) -> dict[tuple[Value, ...], Question]:
@@ -69,18 +71,12 @@ def _fixed_position(settings: Mapping[str, Any], blocks: int | None) -> float:
         settings: Of the runs, but those that are swept.
         blocks: Of the model.
     """
-    name = settings.get("freeze.name")
-    if name == FreezeName.HEAD:
-        return 1.0
-    if name == FreezeName.FRACTION:
-        return float(settings.get("freeze.fraction") or 0.0)
-    if not blocks:
+    group = {key.partition(".")[2]: value for key, value in settings.items() if key.startswith("freeze.")}
+    try:
+        method, own = FreezeMethod.decode_as(group, "freeze")
+        return decode(method, own, "freeze").frozen_share(blocks)
+    except SpecError:  # one of its keys is swept
         return 0.0
-    if name == FreezeName.DEPTH:
-        return float((settings.get("freeze.depth") or 0) / blocks)
-    if name == FreezeName.LAST and settings.get("freeze.last") is not None:
-        return float(max(0.0, 1 - settings["freeze.last"] / blocks))
-    return 0.0
 
 
 def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | None, Advisor]:

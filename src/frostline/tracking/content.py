@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.provenance import redact
 from frostline.records.result import Frozen, RunResult, Status
 from frostline.records.run_folder import RunStart
-from frostline.spec import FreezeName, RunSpec
+from frostline.spec import RunSpec
 from frostline.tracking.client import REASON_TAG, STATUS_TAG
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def params_of(spec: RunSpec, freeze: Frozen | None, child: ChildRun | None) -> d
     flat = spec.flat()
     names = _PARAMS if child is None else (*child.params, *_CHILD_PARAMS)
     values: dict[str, Any] = {key: flat.get(key) for key in names}
-    if spec.freeze.name is not FreezeName.DEPTH:  # else the depth says it
+    if spec.freeze.name != "depth":  # else the depth says it
         values |= {key: flat.get(key) for key in _FREEZE_PARAMS}
     groups = {"model": spec.model_name, "dataset": spec.dataset_name, "freeze": spec.freeze.label()}
     for group, name in groups.items():

@@ -56,8 +56,8 @@ def losses_of(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: 
     if task is Task.REGRESSION:
         squared: np.ndarray[Any, Any] = (logits[:, 0] - labels) ** 2
         return squared
-    all_reduce_max = logits.max(-1, keepdims=True)
-    log_sum = np.log(np.exp(logits - all_reduce_max).sum(-1)) + all_reduce_max[:, 0]
+    highest = logits.max(-1, keepdims=True)
+    log_sum = np.log(np.exp(logits - highest).sum(-1)) + highest[:, 0]
     of_rows: np.ndarray[Any, Any] = log_sum - logits[np.arange(len(labels)), labels]
     return of_rows
 

@@ -14,10 +14,12 @@ from torch.profiler import ProfilerActivity, profile
 from frostline import scratch
 from frostline.errors import UserError
 from frostline.files import write_atomically
+from frostline.freezing.methods.depth import FreezeDepth
+from frostline.freezing.methods.none import FreezeNone
 from frostline.prefix_cache.suffix import hidden_size
 from frostline.records.result import Cost, RunResult, Status
 from frostline.records.run_folder import SPEC_FILE, NullRecorder, Recorder, Sharing
-from frostline.spec import PHASED, CacheMode, Every, FreezeName, FreezeSpec, Progress, RunSpec
+from frostline.spec import CacheMode, Every, FreezeMethod, Progress, RunSpec
 from frostline.train.data import load_only
 from frostline.train.run import run
 from frostline.train.setup import prepare
@@ -159,10 +161,11 @@ def _cost(result: RunResult) -> Cost:
 
 
 def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:
-    training, choice = spec.training, spec.freeze
-    if choice.name in PHASED:  # measured as what is frozen to the end: dearer than the stages before
-        name = FreezeName.NONE if choice.depth is None else FreezeName.DEPTH
-        choice = FreezeSpec(name=name, depth=choice.depth)
+    training = spec.training
+    choice: FreezeMethod = spec.freeze
+    if choice.first_phase is not None:  # measured as what is frozen to the end: dearer than the phases before
+        depth = choice.depth_of(0)
+        choice = FreezeNone() if depth is None else FreezeDepth(depth=depth)
     return replace(
         spec,
         freeze=choice,

@@ -16,7 +16,6 @@ import torch
 from frostline.errors import ModelError, UserError, listing, machine_trouble, origin
 from frostline.freezing.freeze import trained_sha256
 from frostline.machine import device_of
-from frostline.models import lora
 from frostline.prefix_cache.attach import CachedPrefix
 from frostline.provenance import PeakMemory
 from frostline.records.result import (
@@ -41,7 +40,7 @@ from frostline.records.run_folder import (
     metrics_up_to,
 )
 from frostline.signals import Interrupted, SignalGuard
-from frostline.spec import FreezeName, Keep, RunSpec
+from frostline.spec import Keep, RunSpec
 from frostline.train import callbacks
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import SharedMonitor, World, is_of_collective
@@ -242,8 +241,7 @@ class TrainingRun:
             if others:
                 self._recorder.log(others, kept.step or 0)
             write_predictions(sets, spec.dataset.task, self._out_dir)
-            if spec.freeze.name is FreezeName.LORA:
-                lora.merge(setup.loaded.model)
+            spec.freeze.finalize(setup.loaded.model)
             _save_model(setup, self._out_dir / MODEL_FOLDER)
         return RunResult(status=Status.FINISHED, reason=None, objective=objective, **draft, cost=self.cost())
 

@@ -20,11 +20,13 @@ from frostline.data import NO_PADDING, ImageInput, Padding, PixelTable, Rows, To
 from frostline.errors import ModelError, SpecError, listing
 from frostline.freezing.drift import Drift
 from frostline.freezing.freeze import FrozenPart, freeze
+from frostline.freezing.methods.depth import FreezeDepth
+from frostline.freezing.methods.none import FreezeNone
 from frostline.hashes import unchanged_sha256
 from frostline.machine import Machine
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
-from frostline.models import loading, lora, optimizer
+from frostline.models import loading, optimizer
 from frostline.models.blocks import Anatomy, find_blocks, num_blocks_of, whole_as_head
 from frostline.models.loading import LoadedModel
 from frostline.prefix_cache.attach import CachedPrefix, CacheRequest, cache_use, open_cache
@@ -35,12 +37,9 @@ from frostline.records.run_folder import Sharing
 from frostline.registry import plugins_sha256
 from frostline.spec import (
     EVAL_SET,
-    PHASED,
     TEST_SET,
     CacheMode,
-    FreezeName,
     FreezePhase,
-    FreezeSpec,
     Init,
     LastBlock,
     RunSpec,
@@ -149,11 +148,8 @@ def prepare(
         return loaded, anatomy
 
     probe = probe_model(load, tables, wanted=_wants_look(spec, resumed))
-    if spec.freeze.name is FreezeName.LORA:
-        blocks = probe.anatomy.blocks[spec.freeze.depth or 0 :]
-        if blocks:
-            lora.inject(probe.loaded.model, blocks, spec.freeze, spec.seed)
-            probe = replace(probe, reading=None)  # it reads the layers' own weights, not what is beside them
+    if spec.freeze.prepare(probe.anatomy, spec.seed):
+        probe = replace(probe, reading=None)  # it reads the layers' own weights, not what is beside them
     loaded, anatomy, reading = probe.loaded, probe.anatomy, probe.reading
     origin, dropout = f"{loaded.weights_sha256} {probe.kind}", spec.training.frozen_dropout
     phases = phases_reached(spec, anatomy.num_blocks, len(rows.train))
@@ -227,7 +223,7 @@ def prepare(
 def _wants_look(spec: RunSpec, resumed: Sequence[CacheUse] | None) -> bool:
     """Returns whether anything depends on where the model's head reads."""
     has_cache = spec.runtime.cache.mode is not CacheMode.OFF or resumed is not None
-    has_prefix = spec.freeze.may_freeze_a_prefix or spec.freeze.name in PHASED
+    has_prefix = spec.freeze.may_freeze_a_prefix or spec.freeze.first_phase is not None
     reads = spec.training.last_block is LastBlock.READ_POSITION and not spec.dataset.is_image
     return reads or (has_prefix and has_cache)
 
@@ -244,11 +240,11 @@ def _frozen_to_the_end(
 ) -> FrozenPart:
     """Freezes what stays frozen in a run with stages."""
     depth = phases[-1].depth
-    name = FreezeName.NONE if depth is None else FreezeName.DEPTH
-    frozen = freeze(anatomy, FreezeSpec(name=name, depth=depth), origin, fresh=loaded.changed)
+    method = FreezeNone() if depth is None else FreezeDepth(depth=depth)
+    frozen = freeze(anatomy, method, origin, fresh=loaded.changed)
     first = "all but the head at first"
     words = f"{first}, {frozen.frozen.words} in the end"
-    return replace(frozen, frozen=replace(frozen.frozen, name=spec.freeze.name.value, words=words))
+    return replace(frozen, frozen=replace(frozen.frozen, name=spec.freeze.name, words=words))
 
 
 def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:
@@ -261,10 +257,10 @@ def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) ->
     """Computes the metrics once on made-up numbers: whether a foreign metric gives the objective is known only then."""
     labels = np.arange(4) % max(2, num_labels)
     logits = np.eye(max(2, num_labels))[labels][:, :num_labels]
-    is_distributed = spec.dataset.task is Task.MULTI_LABEL
+    is_multi_label = spec.dataset.task is Task.MULTI_LABEL
     if spec.dataset.task is Task.TOKEN_CLASSIFICATION:
         logits, labels = logits[None], labels[None]
-    given = metrics(logits, 1 << labels if is_distributed else labels)
+    given = metrics(logits, 1 << labels if is_multi_label else labels)
     if spec.training.objective not in {*given, "loss"}:
         raise SpecError(
             f"training.objective={spec.training.objective}: is not computed; training.metrics gives "
@@ -276,7 +272,7 @@ def _anatomy(loaded: LoadedModel, spec: RunSpec) -> Anatomy:
     try:
         anatomy = find_blocks(loaded.model)
     except ModelError as error:
-        if spec.freeze.name not in {FreezeName.NONE, FreezeName.PATTERN}:
+        if spec.freeze.needs_blocks:
             raise
         if spec.optimizer.layer_decay != 1:
             raise ModelError(f"optimizer.layer_decay needs blocks: {error}") from error

@@ -25,7 +25,7 @@ from frostline.prefix_cache.attach import CachedPrefix
 from frostline.prefix_cache.collate import Collator
 from frostline.records.run_folder import Monitor, Recorder
 from frostline.signals import SignalGuard
-from frostline.spec import Balance, Every, FreezeName, Precision, RunSpec, Sampling, Task, TrainingSpec
+from frostline.spec import Balance, Every, Precision, RunSpec, Sampling, Task, TrainingSpec
 from frostline.train import callbacks
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import World
@@ -196,11 +196,11 @@ def _add_stages(trainer: Trainer, spec: RunSpec, phases: UnfreezeSchedule, colla
 
     # First of all: whatever else happens at the beginning of an epoch finds the model as it is in it.
     trainer.callback_handler.callbacks.insert(0, UnfreezeCallback(phases, tell))
-    if spec.freeze.name is FreezeName.LP_FT:
+    if phases.phases[0].lr is not None:
 
         def create_scheduler(num_training_steps: int, optimizer: Any = None) -> Any:
             assert trainer.optimizer is not None
-            made = make_scheduler(spec, optimizer or trainer.optimizer, num_training_steps, num_rows)
+            made = make_scheduler(spec, optimizer or trainer.optimizer, num_training_steps, num_rows, phases.phases)
             trainer.lr_scheduler = made
             return made
 

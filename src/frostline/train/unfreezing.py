@@ -17,11 +17,12 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
 from frostline.errors import SpecError
-from frostline.freezing import freeze
+from frostline.freezing.freeze import changed_tensors, freeze_temporarily, unfreeze
+from frostline.freezing.methods.depth import FreezeDepth
 from frostline.models.blocks import Anatomy, NamedModule
 from frostline.prefix_cache.attach import CachedPrefix, CacheRequest, cache_use, open_cache
 from frostline.records.result import CacheUse
-from frostline.spec import Every, FreezeName, FreezePhase, FreezeSpec, RunSpec
+from frostline.spec import Every, FreezePhase, RunSpec
 from frostline.train.flops import flops_per_epoch, sample_of
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def phases_reached(spec: RunSpec, num_blocks: int, num_rows: int) -> tuple[Freez
     if phases and len(found) < 2:
         raise SpecError(
             f"training.max_steps={spec.training.max_steps}: are {epochs:.2g} epochs of {num_rows} rows, and with "
-            f"freeze={spec.freeze.name.value} the head alone takes the first {phases[1].first_epoch}; give more"
+            f"freeze={spec.freeze.name} the head alone takes the first {phases[1].first_epoch}; give more"
         )
     return found
 
@@ -114,7 +115,7 @@ def open_phases(
     for phase, end, then in zip(phases, ends, before, strict=True):
         cached = None
         if phase.depth:
-            fixed = FreezeSpec(name=FreezeName.DEPTH, depth=phase.depth)
+            fixed = FreezeDepth(depth=phase.depth)
             own = replace(spec, training=training, freeze=fixed)
             # Other rows are scored by the whole model, when the last stage is over.
             trained = replace(tables, others={})
@@ -158,6 +159,11 @@ class UnfreezeSchedule:
         return self._now.cached if self._now is not None else None
 
     @property
+    def phases(self) -> tuple[FreezePhase, ...]:
+        """All of them, in order."""
+        return tuple(each.phase for each in self._phases)
+
+    @property
     def fill_s(self) -> float:
         """Seconds in which this run computed hidden states for its stages."""
         return sum(each.cached.fill_s for each in self._phases if each.cached is not None)
@@ -192,7 +198,7 @@ class UnfreezeSchedule:
         modules = () if depth is None else self._anatomy.prefix(depth)
         kept = {name for name, _ in (() if last is None else self._anatomy.prefix(last))}
         self._held = tuple((name, module) for name, module in modules if name not in kept)
-        self._before = freeze.hold(self._held)
+        self._before = freeze_temporarily(self._held)
         self._now = current
         if current.cached is not None:
             current.cached.attach()
@@ -213,10 +219,10 @@ class UnfreezeSchedule:
         if self._now.cached is not None:
             self._now.cached.detach()
         self._now = None
-        changed = freeze.moved(self._held, self._before)
+        changed = changed_tensors(self._held, self._before)
         if changed:
             raise RuntimeError(f"what was frozen in a stage has moved: {', '.join(changed[:3])}")
-        freeze.release(self._held, mode=self._anatomy.model.training)
+        unfreeze(self._held, mode=self._anatomy.model.training)
         self._held, self._before = (), {}
 
 
@@ -242,28 +248,30 @@ class UnfreezeCallback(TrainerCallback):
     on_epoch_begin = on_train_begin
 
 
-def make_scheduler(spec: RunSpec, optimizer: torch.optim.Optimizer, total: int, num_rows: int) -> LambdaLR:
-    """Returns the schedule of `lp_ft`: the optimizer's over the probe, from `freeze.probe_lr`, then anew over the rest.
+def make_scheduler(
+    spec: RunSpec, optimizer: torch.optim.Optimizer, total: int, num_rows: int, phases: Sequence[FreezePhase]
+) -> LambdaLR:
+    """Returns a schedule that begins anew after the first phase, which has a peak learning rate of its own.
 
     Args:
         spec: The run.
         optimizer: Its groups have the rates that the rest begins with.
         total: Steps of the run.
         num_rows: Training rows.
+        phases: Of the run; the first one has a rate.
 
     Raises:
         SpecError: The schedule is none that can begin anew.
     """
-    assert spec.freeze.name is FreezeName.LP_FT
-    assert spec.freeze.probe_epochs is not None
-    assert spec.freeze.probe_lr is not None
-    first = min(total, spec.freeze.probe_epochs * steps_per_epoch(spec, num_rows))
+    lr = phases[0].lr
+    assert lr is not None
+    first = min(total, phases[1].first_epoch * steps_per_epoch(spec, num_rows))
     probe, rest = (_shape(spec, steps) for steps in (first, max(1, total - first)))
 
     def shape(scale: float) -> Callable[[int], float]:
         return lambda step: scale * probe(step) if step < first else rest(step - first)
 
-    return LambdaLR(optimizer, [shape(spec.freeze.probe_lr / group["lr"]) for group in optimizer.param_groups])
+    return LambdaLR(optimizer, [shape(lr / group["lr"]) for group in optimizer.param_groups])
 
 
 def _shape(spec: RunSpec, steps: int) -> Callable[[int], float]:
@@ -272,6 +280,8 @@ def _shape(spec: RunSpec, steps: int) -> Callable[[int], float]:
     warmup = math.ceil(spec.optimizer.warmup_ratio * steps)
     made = get_scheduler(spec.optimizer.schedule, stand_in, num_warmup_steps=warmup, num_training_steps=steps)
     if not isinstance(made, LambdaLR):
-        raise SpecError(f"optimizer.schedule={spec.optimizer.schedule}: can't begin anew, as freeze=lp_ft asks")
+        raise SpecError(
+            f"optimizer.schedule={spec.optimizer.schedule}: can't begin anew, as freeze={spec.freeze.name} asks"
+        )
     found: Callable[[int], float] = made.lr_lambdas[0]
     return found

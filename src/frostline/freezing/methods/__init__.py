@@ -1,0 +1,1 @@
+"""Freeze methods, one module each; every module in this folder is found."""
