@@ -34,7 +34,7 @@ from transformers import Trainer, get_scheduler
 
 from careful import careful
 from frostline.config import compose_run
-from frostline.data import Padding
+from frostline.data.token_table import Padding
 from frostline.prefix_cache import attach, gpu_memory
 from frostline.prefix_cache.collate import Collator
 from frostline.provenance import capture

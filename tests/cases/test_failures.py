@@ -19,7 +19,7 @@ from frostline.cli.predict import _lines
 from frostline.errors import DataError, ModelError, UserError
 from frostline.models import loading
 from frostline.provenance import git_diff, git_state
-from frostline.spec import MissingLabels, Task
+from frostline.spec import TASKS, MissingLabels
 from frostline.tracking import reach
 from frostline.tracking.reach import knock
 from tests.cases.test_wrong_numbers import json_lines, rows_of
@@ -154,8 +154,8 @@ def test_23_rows_without_a_label_are_refused_or_left_out(tmp_path, form):
 def test_23_labels_that_are_nan_are_missing(tmp_path):
     text = json_lines([0.5, 1.5, 2.5] * 10) + '{"text": "odd", "label": NaN}\n'
     with pytest.raises(DataError, match="row 31: the label is missing"):
-        rows_of(tmp_path, "a.jsonl", text, task=Task.REGRESSION)
-    rows = rows_of(tmp_path, "a.jsonl", text, task=Task.REGRESSION, missing_labels=MissingLabels.DROP)
+        rows_of(tmp_path, "a.jsonl", text, task=TASKS.get("regression"))
+    rows = rows_of(tmp_path, "a.jsonl", text, task=TASKS.get("regression"), missing_labels=MissingLabels.DROP)
     assert rows.report["rows_dropped"] == 1
 
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from frostline.errors import DataError
-from frostline.spec import Task
+from frostline.spec import TASKS
 from tests.cases.test_wrong_numbers import load
 
 FORMS = ("csv", "tsv", "jsonl", "parquet")
@@ -91,5 +91,5 @@ def test_numbers_mean_the_same_in_every_format(data):
         found = {}
         for form in FORMS:
             write(Path(folder) / f"a.{form}", texts, numbers)
-            found[form] = read(Path(folder) / f"a.{form}", task=Task.REGRESSION)
+            found[form] = read(Path(folder) / f"a.{form}", task=TASKS.get("regression"))
     assert found["tsv"] == found["jsonl"] == found["parquet"] == found["csv"]

@@ -18,11 +18,11 @@ from PIL import Image
 from pyarrow import parquet
 
 from frostline.config import compose_run
-from frostline.data import load_rows
 from frostline.data.image_files import read_images
+from frostline.data.load import load_rows
 from frostline.data.pixel_table import in_mode
 from frostline.errors import DataError, SpecError
-from frostline.spec import Format, MissingLabels, Task
+from frostline.spec import TASKS, Format, MissingLabels
 from tests.cases.test_wrong_numbers import json_lines, load, rows_of, with_eval
 
 
@@ -33,27 +33,27 @@ def cells(values: list[str]) -> str:
 def test_rows_of_bits_are_not_taken_for_the_classes_0_and_1(tmp_path):
     (tmp_path / "other.csv").write_text(cells(["0;1;0", "1;0;0", "0;0;1"] * 5), encoding="utf-8")
     with pytest.raises(DataError, match=r"other\.csv: its labels are a 0 or a 1 for each class"):
-        with_eval(tmp_path, "ids.jsonl", json_lines([[0, 2], [1], [2, 1]] * 10), task=Task.MULTI_LABEL)
+        with_eval(tmp_path, "ids.jsonl", json_lines([[0, 2], [1], [2, 1]] * 10), task=TASKS.get("multi_label"))
 
 
 def test_rows_of_no_class_are_told_from_rows_without_a_label(tmp_path):
     text = cells(["joy;fun", "joy", ""] * 20)
     with pytest.raises(DataError, match=r"row 3: the label is missing; .*=drop leaves .*, no_class takes them for"):
-        rows_of(tmp_path, "a.csv", text, task=Task.MULTI_LABEL)
-    dropped = load(tmp_path / "a.csv", task=Task.MULTI_LABEL, missing_labels=MissingLabels.DROP)
+        rows_of(tmp_path, "a.csv", text, task=TASKS.get("multi_label"))
+    dropped = load(tmp_path / "a.csv", task=TASKS.get("multi_label"), missing_labels=MissingLabels.DROP)
     assert dropped.report["rows_dropped"] == 20
-    kept = load(tmp_path / "a.csv", task=Task.MULTI_LABEL, missing_labels=MissingLabels.NO_CLASS)
+    kept = load(tmp_path / "a.csv", task=TASKS.get("multi_label"), missing_labels=MissingLabels.NO_CLASS)
     assert kept.report["rows_dropped"] == 0
     assert set(kept.train["labels"]) == {0b11, 0b10, 0}
     table = pa.table({"text": [f"text {n}" for n in range(60)], "label": ["joy;fun", "joy", None] * 20})
     parquet.write_table(table, tmp_path / "b.parquet")
-    same = load(tmp_path / "b.parquet", task=Task.MULTI_LABEL, missing_labels=MissingLabels.NO_CLASS)
+    same = load(tmp_path / "b.parquet", task=TASKS.get("multi_label"), missing_labels=MissingLabels.NO_CLASS)
     assert same.fingerprint == kept.fingerprint
     with pytest.raises(SpecError, match=r"dataset\.missing_labels=no_class: is for dataset\.task=multi_label"):
         load(tmp_path / "a.csv", missing_labels=MissingLabels.NO_CLASS)
 
 
-@pytest.mark.parametrize("task", [Task.MULTI_LABEL, Task.TOKEN_CLASSIFICATION])
+@pytest.mark.parametrize("task", [TASKS.get("multi_label"), TASKS.get("token_classification")])
 def test_a_blank_item_of_a_list_is_no_class(tmp_path, task):
     lists = [["joy", "fun"], ["joy", ""], ["fun", "joy"]]
     with pytest.raises(DataError, match="row 2: a label of the list is blank"):
@@ -64,13 +64,14 @@ def test_a_missing_number_is_no_class_where_rows_may_have_several(tmp_path):
     table = pa.table({"text": [f"text {n}" for n in range(60)], "label": [0.0, 1.0, float("nan")] * 20})
     parquet.write_table(table, tmp_path / "a.parquet")
     with pytest.raises(DataError, match="row 3: the label is missing"):
-        load(tmp_path / "a.parquet", task=Task.MULTI_LABEL)
+        load(tmp_path / "a.parquet", task=TASKS.get("multi_label"))
 
 
 @pytest.mark.parametrize(
     ("task", "odd"),
     [
-        (Task.MULTI_LABEL, "[joy;fun]"), (Task.MULTI_LABEL, "{'joy'}"), (Task.CLASSIFICATION, "['joy']"),
+        (TASKS.get("multi_label"), "[joy;fun]"), (TASKS.get("multi_label"), "{'joy'}"),
+        (TASKS.get("classification"), "['joy']"),
     ],
 )  # fmt: skip
 def test_classes_that_look_like_lists_are_noted(tmp_path, task, odd):
@@ -101,16 +102,16 @@ def test_truth_values_are_not_the_numbers_0_and_1(tmp_path):
 
 def test_lists_of_dates_are_texts_in_every_format(tmp_path):
     lists = [["2024-01-31", "2024-02-01"], ["2024-02-01", "2024-01-31"], ["2024-01-31"]] * 20
-    rows = rows_of(tmp_path, "a.jsonl", json_lines(lists), task=Task.MULTI_LABEL)
+    rows = rows_of(tmp_path, "a.jsonl", json_lines(lists), task=TASKS.get("multi_label"))
     assert rows.label_names == ("2024-01-31", "2024-02-01")
     days = [[datetime.date.fromisoformat(day) for day in row] for row in lists]
     parquet.write_table(pa.table({"text": [f"text {n}" for n in range(60)], "label": days}), tmp_path / "b.parquet")
-    same = load(tmp_path / "b.parquet", task=Task.MULTI_LABEL)
+    same = load(tmp_path / "b.parquet", task=TASKS.get("multi_label"))
     assert same.fingerprint == rows.fingerprint
     days = [datetime.date(2024, 1, n % 28 + 1).isoformat() for n in range(40)]
     words = [{"text": [days[n], days[-n]], "label": ["O", "B-DAY"]} for n in range(40)]
     lines = "".join(json.dumps(row) + "\n" for row in words)
-    tagged = rows_of(tmp_path, "c.jsonl", lines, task=Task.TOKEN_CLASSIFICATION)
+    tagged = rows_of(tmp_path, "c.jsonl", lines, task=TASKS.get("token_classification"))
     assert {word for row in tagged.train["words"] for word in row} <= set(days)
 
 
@@ -170,7 +171,7 @@ def test_a_header_with_another_name_is_noted(tmp_path):
 
 def test_comments_in_conll_are_no_words(tmp_path):
     sentences = [f"a DT _ O\nfilm{n} NN _ B-X\n\n" for n in range(20)]
-    given = {"task": Task.TOKEN_CLASSIFICATION, "text_column": "words", "label_column": "tags"}
+    given = {"task": TASKS.get("token_classification"), "text_column": "words", "label_column": "tags"}
     text = "".join(f"# sent_id = 1\n{each}" for each in sentences)
     rows = rows_of(tmp_path, "a.conll", text, **given)
     words = ["a", rows.train["words"][0][1]]
@@ -212,9 +213,9 @@ def test_a_member_named_like_a_folder_is_refused(tmp_path):
 
 
 def test_numbers_that_32_bits_blur_are_noted(tmp_path):
-    rows = rows_of(tmp_path, "a.csv", cells([str(1_700_000_000 + n) for n in range(40)]), task=Task.REGRESSION)
+    rows = rows_of(tmp_path, "a.csv", cells([str(1_700_000_000 + n) for n in range(40)]), task=TASKS.get("regression"))
     assert any("are trained on to the nearest 128 (numbers of 32 bits)" in line for line in rows.warnings)
-    rows = rows_of(tmp_path, "b.csv", cells([f"{n / 7}" for n in range(40)]), task=Task.REGRESSION)
+    rows = rows_of(tmp_path, "b.csv", cells([f"{n / 7}" for n in range(40)]), task=TASKS.get("regression"))
     assert not any("32 bits" in line for line in rows.warnings)
 
 
@@ -244,7 +245,7 @@ def test_a_large_json_file_means_what_a_small_one_does(tmp_path):
     with pytest.raises(DataError, match="holds values of several kinds"):
         rows_of(tmp_path, "c.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     numbers = [{"text": "x" * 10_000 + str(n), "label": n if n < 1_100 else n + 0.5} for n in range(1_200)]
-    assert rows_of(tmp_path, "d.jsonl", "".join(json.dumps(n) + "\n" for n in numbers), task=Task.REGRESSION)
+    assert rows_of(tmp_path, "d.jsonl", "".join(json.dumps(n) + "\n" for n in numbers), task=TASKS.get("regression"))
 
 
 @pytest.mark.parametrize("names", [("1", "2", "3", "4", "5+"), ("none", "2", "1", "3", "x")])
@@ -265,12 +266,14 @@ def test_ids_are_ids_in_the_second_file_too(tmp_path, names):
 
 def test_an_empty_list_among_bits_is_a_row_of_no_class(tmp_path):
     hot = [[0, 1, 0], [1, 0, 1], [1, 1, 0], []] * 15
-    rows = rows_of(tmp_path, "a.jsonl", json_lines(hot), task=Task.MULTI_LABEL)
+    rows = rows_of(tmp_path, "a.jsonl", json_lines(hot), task=TASKS.get("multi_label"))
     assert rows.label_names == ("0", "1", "2")
     assert set(rows.train["labels"]) == {0b010, 0b101, 0b011, 0}
     with pytest.raises(DataError, match=r"row \d+: \[\d, \d, \d\] names a class twice"):
-        rows_of(tmp_path, "b.jsonl", json_lines([*hot[:30], [0, 2, 0], *hot[:20]]), task=Task.MULTI_LABEL)
-    words = rows_of(tmp_path, "c.csv", cells(["True;False;True", "False;True;False"] * 20), task=Task.MULTI_LABEL)
+        rows_of(tmp_path, "b.jsonl", json_lines([*hot[:30], [0, 2, 0], *hot[:20]]), task=TASKS.get("multi_label"))
+    words = rows_of(
+        tmp_path, "c.csv", cells(["True;False;True", "False;True;False"] * 20), task=TASKS.get("multi_label")
+    )
     assert set(words.train["labels"]) == {0b101, 0b010}
 
 
@@ -278,12 +281,12 @@ def test_an_empty_list_among_bits_is_a_row_of_no_class(tmp_path):
 def test_tags_in_a_list_without_quotes_are_refused(tmp_path, value):
     text = "text,label\n" + "".join(f'the film {n},"{value}"\n' for n in range(40))
     with pytest.raises(DataError, match="looks like a list"):
-        rows_of(tmp_path, "a.csv", text, task=Task.TOKEN_CLASSIFICATION)
+        rows_of(tmp_path, "a.csv", text, task=TASKS.get("token_classification"))
 
 
 def test_tags_in_a_tuple_are_read(tmp_path):
     text = "text,label\n" + "".join(f"\"('the', 'film', '{n}')\",\"('O', 'B-X', 'O')\"\n" for n in range(40))
-    rows = rows_of(tmp_path, "a.csv", text, task=Task.TOKEN_CLASSIFICATION)
+    rows = rows_of(tmp_path, "a.csv", text, task=TASKS.get("token_classification"))
     assert rows.label_names == ("B-X", "O")
     assert rows.train["words"][0][:2] == ["the", "film"]
 
@@ -291,7 +294,7 @@ def test_tags_in_a_tuple_are_read(tmp_path):
 def test_words_without_labels_are_missing_or_named(tmp_path):
     lines = [{"text": ["a", str(n)], "label": None if n == 2 else ["O", "B-X"]} for n in range(40)]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    given = {"task": Task.TOKEN_CLASSIFICATION}
+    given = {"task": TASKS.get("token_classification")}
     with pytest.raises(DataError, match="row 3: the labels are missing; dataset.missing_labels=drop"):
         rows_of(tmp_path, "a.jsonl", text, **given)
     assert load(tmp_path / "a.jsonl", missing_labels=MissingLabels.DROP, **given).report["rows_dropped"] == 1
@@ -374,7 +377,7 @@ def test_a_first_column_that_is_no_word_is_refused(tmp_path, line, message):
     sentences = ["".join(line.format(n=n, k=n + s, s=s) + "\n" for n in (1, 2, 3)) for s in range(20)]
     with pytest.raises(DataError, match=message):
         rows_of(
-            tmp_path, "a.conll", "\n".join(sentences), task=Task.TOKEN_CLASSIFICATION, text_column="words",
+            tmp_path, "a.conll", "\n".join(sentences), task=TASKS.get("token_classification"), text_column="words",
             label_column="tags",
         )  # fmt: skip
 
@@ -397,14 +400,14 @@ def test_classes_that_may_be_meant_otherwise_are_noted(tmp_path, values, words):
 def test_words_for_no_value_are_missing_where_numbers_are_asked_for(tmp_path):
     text = cells(["1.5", "2.5", "nan", "NA"] * 20)
     with pytest.raises(DataError, match="row 3: the label is missing"):
-        rows_of(tmp_path, "a.csv", text, task=Task.REGRESSION)
-    rows = load(tmp_path / "a.csv", task=Task.REGRESSION, missing_labels=MissingLabels.DROP)
+        rows_of(tmp_path, "a.csv", text, task=TASKS.get("regression"))
+    rows = load(tmp_path / "a.csv", task=TASKS.get("regression"), missing_labels=MissingLabels.DROP)
     assert rows.report["rows_dropped"] == 40
 
 
 def test_truth_values_are_no_numbers(tmp_path):
     with pytest.raises(DataError, match="the label True is not a finite number"):
-        rows_of(tmp_path, "a.jsonl", json_lines([True, False] * 20), task=Task.REGRESSION)
+        rows_of(tmp_path, "a.jsonl", json_lines([True, False] * 20), task=TASKS.get("regression"))
 
 
 def test_texts_that_are_none_are_counted_or_refused(tmp_path):
@@ -427,7 +430,7 @@ def test_names_of_numbers_are_numbers_in_a_regression(tmp_path):
     names = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["4", "2"])})
     table = {"text": [f"text {n}" for n in range(40)], "label": [n % 2 for n in range(40)]}
     datasets.Dataset.from_dict(table, features=names).to_parquet(tmp_path / "a.parquet")
-    assert set(load(tmp_path / "a.parquet", task=Task.REGRESSION).train["labels"]) == {4.0, 2.0}
+    assert set(load(tmp_path / "a.parquet", task=TASKS.get("regression")).train["labels"]) == {4.0, 2.0}
 
 
 def test_dates_in_objects_of_several_lines_stay_texts(tmp_path):
@@ -454,7 +457,7 @@ def test_files_of_another_kind_are_named(tmp_path, name, content, message):
 
 
 def test_words_for_no_value_are_noted_where_rows_have_several_classes(tmp_path):
-    rows = rows_of(tmp_path, "a.csv", cells(["joy;fun", "nan", "joy"] * 20), task=Task.MULTI_LABEL)
+    rows = rows_of(tmp_path, "a.csv", cells(["joy;fun", "nan", "joy"] * 20), task=TASKS.get("multi_label"))
     assert any("nan is a class (if it stands for no value" in line for line in rows.warnings)
-    rows = rows_of(tmp_path, "b.csv", cells(['"[False, True]"', '"[True, True]"'] * 20), task=Task.MULTI_LABEL)
+    rows = rows_of(tmp_path, "b.csv", cells(['"[False, True]"', '"[True, True]"'] * 20), task=TASKS.get("multi_label"))
     assert set(rows.train["labels"]) == {0b10, 0b11}

@@ -21,7 +21,7 @@ from frostline import assets, files
 from frostline.config import compose_job
 from frostline.errors import DataError, ModelError
 from frostline.models import loading
-from frostline.spec import Task
+from frostline.spec import TASKS
 from frostline.tracking.reach import knock
 from tests.cases.test_wrong_numbers import rows_of
 from tests.e2e.sweep_tools import call, interrupt, start, wait_for
@@ -115,7 +115,7 @@ def test_decimals_and_half_precision_are_numbers(tmp_path):
     found = {}
     for name, array in arrays.items():
         pq.write_table(pa.table({"text": texts, "label": array}), tmp_path / f"{name}.parquet")
-        found[name] = rows_of(tmp_path, f"{name}.parquet", task=Task.REGRESSION)
+        found[name] = rows_of(tmp_path, f"{name}.parquet", task=TASKS.get("regression"))
     assert len({str(rows.train["labels"][:]) for rows in found.values()}) == 1
     whole = pa.array([Decimal(n % 2) for n in range(80)], pa.decimal128(10, 2))
     pq.write_table(pa.table({"text": texts, "label": whole}), tmp_path / "whole.parquet")

@@ -17,12 +17,12 @@ from pyarrow import parquet
 from safetensors.torch import load_file, save_file
 
 from frostline.config import compose_run
-from frostline.data import load_rows
+from frostline.data.load import load_rows
 from frostline.data.pixel_table import in_mode
 from frostline.errors import DataError, UserError
 from frostline.records.result import Status
 from frostline.records.run_folder import Recorders, RunFolder
-from frostline.spec import Format, Task
+from frostline.spec import TASKS, Format
 from frostline.train import run
 from tests.conftest import save_tokenizer, tiny_config
 from tests.e2e.sweep_tools import call
@@ -210,43 +210,45 @@ def json_lines(values: list) -> str:
 
 def test_4_lists_of_0_and_1_are_one_bit_for_each_class(tmp_path):
     hot = [[0, 1, 0, 1], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]] * 10
-    rows = rows_of(tmp_path, "a.jsonl", json_lines(hot), task=Task.MULTI_LABEL)
+    rows = rows_of(tmp_path, "a.jsonl", json_lines(hot), task=TASKS.get("multi_label"))
     assert rows.label_names == ("0", "1", "2", "3")
     assert set(rows.train["labels"]) == {0b1010, 0b0011, 0b0100, 0}
     names = ("joy", "fun", "fear", "awe")
-    rows = rows_of(tmp_path, "b.jsonl", json_lines(hot), task=Task.MULTI_LABEL, label_names=names)
+    rows = rows_of(tmp_path, "b.jsonl", json_lines(hot), task=TASKS.get("multi_label"), label_names=names)
     assert rows.label_names == names
     cells = "text,label\n" + "".join(f'text {index},"{value}"\n' for index, value in enumerate(hot))
-    rows = rows_of(tmp_path, "c.csv", cells, task=Task.MULTI_LABEL)  # as pandas writes them
+    rows = rows_of(tmp_path, "c.csv", cells, task=TASKS.get("multi_label"))  # as pandas writes them
     assert set(rows.train["labels"]) == {0b1010, 0b0011, 0b0100, 0}
-    rows = rows_of(tmp_path, "e.jsonl", json_lines([[str(bit) for bit in row] for row in hot]), task=Task.MULTI_LABEL)
+    rows = rows_of(
+        tmp_path, "e.jsonl", json_lines([[str(bit) for bit in row] for row in hot]), task=TASKS.get("multi_label")
+    )
     assert set(rows.train["labels"]) == {0b1010, 0b0011, 0b0100, 0}
     cells = "text,label\n" + "".join(f"text {i},{';'.join(map(str, row))}\n" for i, row in enumerate(hot))
-    rows = rows_of(tmp_path, "f.csv", cells, task=Task.MULTI_LABEL)
+    rows = rows_of(tmp_path, "f.csv", cells, task=TASKS.get("multi_label"))
     assert set(rows.train["labels"]) == {0b1010, 0b0011, 0b0100, 0}
     with pytest.raises(DataError, match="are of 4 classes, dataset.label_names names 2"):
-        rows_of(tmp_path, "d.jsonl", json_lines(hot), task=Task.MULTI_LABEL, label_names=("a", "b"))
-    ids = rows_of(tmp_path, "e.jsonl", json_lines([[0, 2], [1], [2, 1]] * 10), task=Task.MULTI_LABEL)
+        rows_of(tmp_path, "d.jsonl", json_lines(hot), task=TASKS.get("multi_label"), label_names=("a", "b"))
+    ids = rows_of(tmp_path, "e.jsonl", json_lines([[0, 2], [1], [2, 1]] * 10), task=TASKS.get("multi_label"))
     assert set(ids.train["labels"]) == {0b101, 0b010, 0b110}  # lists of ids are what they were
 
 
 def test_5_a_text_that_holds_a_list_is_one(tmp_path):
     cells = ["\"['joy', 'fun']\"", '"[""fear""]"', "joy;fear", "[]"] * 10
     text = "text,label\n" + "".join(f"text {index},{cell}\n" for index, cell in enumerate(cells))
-    rows = rows_of(tmp_path, "a.csv", text, task=Task.MULTI_LABEL)
+    rows = rows_of(tmp_path, "a.csv", text, task=TASKS.get("multi_label"))
     assert rows.label_names == ("fear", "fun", "joy")
     assert set(rows.train["labels"]) == {0b110, 0b001, 0b101, 0}
     tags = "text,label\n" + "".join(f"the film {index},\"['O', 'B-X', 'O']\"\n" for index in range(40))
-    rows = rows_of(tmp_path, "b.csv", tags, task=Task.TOKEN_CLASSIFICATION)
+    rows = rows_of(tmp_path, "b.csv", tags, task=TASKS.get("token_classification"))
     assert rows.label_names == ("B-X", "O")
     assert rows.train["labels"][0] == [1, 0, 1]
     words = "text,label\n" + "".join(f"\"['New York', 'is', '{n}']\",O O B-X\n" for n in range(40))
-    rows = rows_of(tmp_path, "c.csv", words, task=Task.TOKEN_CLASSIFICATION)
+    rows = rows_of(tmp_path, "c.csv", words, task=TASKS.get("token_classification"))
     assert rows.train["words"][0][:2] == ["New York", "is"]
     for wrong in ("['joy' 'fun']", "['joy', __import__('os')]"):  # the first one is numpy's
         text = "text,label\n" + "".join(f'text {index},"{wrong}"\n' for index in range(40))
         with pytest.raises(DataError, match="starts and ends like a list, but is not one"):
-            rows_of(tmp_path, "d.csv", text, task=Task.MULTI_LABEL)
+            rows_of(tmp_path, "d.csv", text, task=TASKS.get("multi_label"))
 
 
 def test_6_one_name_is_one_class(tmp_path):
@@ -297,12 +299,12 @@ def test_7_numbers_too_large_to_be_told_apart_are_refused(tmp_path):
 def test_14_what_python_alone_takes_for_a_number_is_refused_and_classes_alike_are_noted(tmp_path):
     text = "text,label\n" + "".join(f"text {n},{n}.5\n" for n in range(40)) + "odd,1_001\n"
     with pytest.raises(DataError, match=r"row 41: the label '1_001' is not a finite number"):
-        rows_of(tmp_path, "a.csv", text, task=Task.REGRESSION)
+        rows_of(tmp_path, "a.csv", text, task=TASKS.get("regression"))
     text = "text,label\n" + "".join(f"text {n},{('good', 'good ', 'bad')[n % 3]}\n" for n in range(60))
     rows = rows_of(tmp_path, "b.csv", text)
     assert any("differ in blanks or case alone: 'good', 'good '" in line for line in rows.warnings)
     text = "text,label\n" + "".join(f'text {n},"{("joy,fun", "joy", "fear")[n % 3]}"\n' for n in range(60))
-    rows = rows_of(tmp_path, "c.csv", text, task=Task.MULTI_LABEL)
+    rows = rows_of(tmp_path, "c.csv", text, task=TASKS.get("multi_label"))
     assert any("the class 'joy,fun' is one: dataset.label_separator is ';'" in line for line in rows.warnings)
 
 
@@ -398,7 +400,9 @@ def test_a_header_is_no_row(tmp_path, header):
 def test_a_line_of_words_with_other_fields_than_the_rest_is_refused(tmp_path, line):
     text = ("a DT O\nfilm NN O\n\n" * 20) + f"in IN O\n{line}\n\n"
     with pytest.raises(DataError, match=r"line 62: has \d fields, most lines have 3"):
-        rows_of(tmp_path, "a.conll", text, task=Task.TOKEN_CLASSIFICATION, text_column="words", label_column="tags")
+        rows_of(
+            tmp_path, "a.conll", text, task=TASKS.get("token_classification"), text_column="words", label_column="tags"
+        )
 
 
 def test_classes_that_look_the_same_are_noted_and_blanks_are_no_class(tmp_path):
@@ -414,4 +418,4 @@ def test_classes_that_look_the_same_are_noted_and_blanks_are_no_class(tmp_path):
 def test_a_number_that_float32_does_not_hold_is_no_label(tmp_path):
     text = "text,label\n" + "".join(f"text {n},{n}e38\n" for n in range(40))
     with pytest.raises(DataError, match=r"row 5: the label '4e38' is larger than what a model computes with"):
-        rows_of(tmp_path, "a.csv", text, task=Task.REGRESSION)
+        rows_of(tmp_path, "a.csv", text, task=TASKS.get("regression"))

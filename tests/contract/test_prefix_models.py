@@ -20,7 +20,7 @@ from transformers import (
     RobertaConfig,
 )
 
-from frostline.data import rows_sha256
+from frostline.data.token_table import rows_sha256
 from frostline.models.blocks import find_blocks
 from frostline.prefix_cache import compute
 from frostline.prefix_cache.compute import OverflowInPrefixError, canonical_batches, compute_hidden_states

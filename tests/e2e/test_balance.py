@@ -45,10 +45,10 @@ def test_weights_are_scikit_learns_and_the_evaluation_has_none():
     assert class_weights(labels, 3).tolist() == pytest.approx(wanted.tolist())
     assert class_weights(labels, 3)[labels].mean() == pytest.approx(1.0)
     assert class_weights(labels, 4).tolist()[3] == 0.0
-    from frostline.spec import Task
+    from frostline.spec import TASKS
 
     logits = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    loss = BatchLoss(Task.CLASSIFICATION, weights=class_weights(labels, 3))
+    loss = BatchLoss(TASKS.get("classification"), weights=class_weights(labels, 3))
     own = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     assert loss({"logits": logits}, labels).item() == pytest.approx(own.mean().item())
     weighted = (own * class_weights(labels, 3)[labels]).sum() / 40

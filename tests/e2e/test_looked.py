@@ -10,7 +10,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification, BigBirdConfig, DistilBertConfig, GPT2Config
 
-from frostline.data import Padding, Tokenized, TokenTable
+from frostline.data.token_table import Padding, TokenTable
+from frostline.data.tokenize import Tokenized
 from frostline.models.blocks import find_blocks
 from frostline.models.loading import LoadedModel
 from frostline.prefix_cache.probe_model import probe_model
@@ -81,7 +82,7 @@ def test_a_config_with_another_padding_id_is_aligned_before_anything_is_asked(ti
     from transformers import AutoTokenizer
 
     from frostline.models.loading import load_model
-    from frostline.spec import ModelSpec, Source, Task
+    from frostline.spec import TASKS, ModelSpec, Source
 
     own = tmp_path / "own"
     shutil.copytree(tiny_model, own)
@@ -92,7 +93,7 @@ def test_a_config_with_another_padding_id_is_aligned_before_anything_is_asked(ti
         num_blocks=None,
     )  # fmt: skip
     tokenizer = AutoTokenizer.from_pretrained(own)
-    loaded = load_model(spec, own, task=Task.CLASSIFICATION, label_names=("a", "b"), processor=tokenizer)
+    loaded = load_model(spec, own, task=TASKS.get("classification"), label_names=("a", "b"), processor=tokenizer)
     assert loaded.model.config.pad_token_id == tokenizer.pad_token_id == 0
 
 

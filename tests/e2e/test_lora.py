@@ -46,7 +46,7 @@ def saved_predictions(folder, rows):
 def held_out_texts(spec, tmp_path):
     from pathlib import Path
 
-    from frostline.data import load_rows
+    from frostline.data.load import load_rows
 
     return load_rows(spec.dataset, lambda _: Path(spec.dataset.location), tmp_path / "rows").evaluation["text"]
 

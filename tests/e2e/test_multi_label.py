@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from frostline.config import compose_run
-from frostline.data import load_rows
+from frostline.data.load import load_rows
 from frostline.errors import DataError
 from frostline.records.result import Status
 from frostline.records.run_folder import NullRecorder

@@ -141,7 +141,8 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification, GPT2Config
 
-    from frostline.data import Tokenized, TokenTable
+    from frostline.data.token_table import TokenTable
+    from frostline.data.tokenize import Tokenized
     from frostline.models.blocks import find_blocks
     from frostline.prefix_cache.probe_model import _of_every_row
     from frostline.prefix_cache.suffix import read_position

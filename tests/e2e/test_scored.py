@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from frostline.data import load_rows
+from frostline.data.load import load_rows
 from frostline.errors import UserError
 from frostline.records.result import Status
 from frostline.records.run_folder import NullRecorder, RunFolder

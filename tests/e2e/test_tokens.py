@@ -12,8 +12,10 @@ import torch
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, pipeline
 
 from frostline.config import compose_job, compose_run
-from frostline.data import NO_LABEL, Padding, load_rows, token_table
+from frostline.data.load import load_rows
 from frostline.data.readers import read_conll
+from frostline.data.token_table import NO_LABEL, Padding
+from frostline.data.tokenize import token_table
 from frostline.errors import DataError, SpecError
 from frostline.inference.predict import Predictor
 from frostline.metrics import ComputeMetrics
@@ -21,8 +23,7 @@ from frostline.metrics.offline import METRIC_CLASSES, spans_of
 from frostline.models.loading import load_tokenizer
 from frostline.records.result import RunResult
 from frostline.records.run_folder import NullRecorder
-from frostline.spec import Task
-from frostline.train.loss import losses_of, summed_loss
+from frostline.spec import TASKS
 from tests.conftest import FILLER, TINY
 
 NAMES = ("O", "B-MOOD", "I-MOOD")
@@ -117,9 +118,9 @@ def test_loss_and_batches_are_those_of_transformers(conll, tmp_path, tiny_model)
     assert torch.equal(theirs["input_ids"], batch["input_ids"])
     with torch.no_grad():
         output = model(**batch, labels=labels)
-    ours = summed_loss(output.logits, labels, Task.TOKEN_CLASSIFICATION) / (labels != NO_LABEL).sum()
+    ours = TASKS.get("token_classification").summed_loss(output.logits, labels) / (labels != NO_LABEL).sum()
     assert ours == pytest.approx(float(output.loss), rel=1e-6)
-    by_row = losses_of(output.logits.double().numpy(), labels.numpy(), Task.TOKEN_CLASSIFICATION)
+    by_row = TASKS.get("token_classification").losses_of(output.logits.double().numpy(), labels.numpy())
     counts = (labels != NO_LABEL).sum(1).numpy()
     assert (by_row * counts).sum() / counts.sum() == pytest.approx(float(output.loss), rel=1e-6)
 
@@ -152,7 +153,7 @@ def test_entity_metrics_by_hand():
     assert values["entity_recall"]["entity_recall"] == pytest.approx(1 / 3)
     assert values["entity_f1"]["entity_f1"] == pytest.approx(1 / 3)
     with pytest.raises(SpecError, match=r"entity_f1 is for tags of spans.*here are \[?NOUN"):
-        ComputeMetrics(("entity_f1",), Task.TOKEN_CLASSIFICATION, 2, ("NOUN", "VERB"))
+        ComputeMetrics(("entity_f1",), TASKS.get("token_classification"), 2, ("NOUN", "VERB"))
 
 
 def test_a_run_learns_and_its_model_is_asked(train, frostline, conll):

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from torch.utils.data import BatchSampler
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
-from frostline.data import Padding, TokenTable
 from frostline.data.fillers import is_row
+from frostline.data.token_table import Padding, TokenTable
 from frostline.prefix_cache.collate import Collator
-from frostline.spec import Task
-from frostline.train.loss import summed_loss
+from frostline.spec import TASKS
 from frostline.train.sampling import LengthGroupedSampler, PaddedSampler
 
 
@@ -98,7 +97,9 @@ def test_accumulation_only_cuts_the_same_steps(tokenizer):
     assert list(whole) == list(halves)
 
 
-@pytest.mark.parametrize(("labels", "task"), [([0, 1, 1], Task.CLASSIFICATION), ([0.5, -100.0, 2.0], Task.REGRESSION)])
+@pytest.mark.parametrize(
+    ("labels", "task"), [([0, 1, 1], TASKS.get("classification")), ([0.5, -100.0, 2.0], TASKS.get("regression"))]
+)
 def test_fillers_are_rows_that_no_loss_counts(tokenizer, labels, task):
     rows = Dataset.from_dict({**tokenizer(["good film", "a", "so bad it is good"]), "labels": labels})
     table = TokenTable(rows)
@@ -107,14 +108,14 @@ def test_fillers_are_rows_that_no_loss_counts(tokenizer, labels, task):
     assert is_row(batch["labels"]).tolist() == [True, False, True, False]
     assert batch["input_ids"][1].tolist() == batch["input_ids"][0].tolist()
     torch.manual_seed(0)
-    logits = torch.randn(4, 2 if task is Task.CLASSIFICATION else 1, requires_grad=True)
-    loss = summed_loss(logits, batch["labels"], task, may_fill=True)
+    logits = torch.randn(4, 2 if task is TASKS.get("classification") else 1, requires_grad=True)
+    loss = task.summed_loss(logits, batch["labels"], may_fill=True)
     real = torch.tensor([0, 2])
-    assert torch.allclose(loss, summed_loss(logits[real], collate([2, 1])["labels"], task))
+    assert torch.allclose(loss, task.summed_loss(logits[real], collate([2, 1])["labels"]))
     (grad,) = torch.autograd.grad(loss, logits)
     assert grad[[1, 3]].abs().max() == 0
     assert grad[[0, 2]].abs().min() > 0
-    nothing = summed_loss(logits, collate([3, 3, 3, 3])["labels"], task, may_fill=True)
+    nothing = task.summed_loss(logits, collate([3, 3, 3, 3])["labels"], may_fill=True)
     assert nothing == 0
     assert torch.autograd.grad(nothing, logits)[0].abs().max() == 0
     assert is_row(collate([0, 1, 2])["labels"]).all()  # a true -100 is a row

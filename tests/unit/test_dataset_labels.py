@@ -1,15 +1,23 @@
 from dataclasses import replace
 
+import datasets
 import pytest
 
 from frostline.config import compose_run
-from frostline.data.label_rule import label_rule
+from frostline.data.raw_table import RawTable
 from frostline.errors import DataError
-from frostline.spec import DatasetSpec, Task
+from frostline.spec import TASKS, DatasetSpec
 
 
 def spec(**changes) -> DatasetSpec:
     return replace(compose_run(["dataset=csv", "dataset.location=x.csv"]).dataset, **changes)
+
+
+def label_rule(spec, unique, label_names, num_rows):
+    values = [unique[index % len(unique)] for index in range(num_rows)] if unique else ["1"] * num_rows
+    table = datasets.Dataset.from_dict({spec.label_column: values})
+    names = tuple(label_names) if label_names else None
+    return spec.task.make_rule(spec, RawTable(table=table, fingerprint="x", name="x.csv", label_names=names))
 
 
 def test_texts_become_classes_in_sorted_order():
@@ -51,7 +59,7 @@ def test_ratings_become_two_classes_and_the_undecided_are_dropped():
 
 
 def test_regression_keeps_the_number():
-    assert label_rule(spec(task=Task.REGRESSION), [], None, 10)("2.5") == 2.5
+    assert label_rule(spec(task=TASKS.get("regression")), [], None, 10)("2.5") == 2.5
 
 
 @pytest.mark.parametrize(

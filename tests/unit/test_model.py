@@ -9,7 +9,7 @@ from frostline.config import compose_run
 from frostline.errors import ModelError
 from frostline.hashes import file_sha256
 from frostline.models import loading
-from frostline.spec import Task
+from frostline.spec import TASKS
 from tests.conftest import save_tokenizer
 
 NAMES = ("negative", "positive")
@@ -19,7 +19,10 @@ def spec_of(folder, **changes):
     return replace(compose_run(["model=path", f"model.location={folder}"]).model, **changes)
 
 
-def load(folder, task=Task.CLASSIFICATION, names=NAMES, **changes):
+CLASSES = TASKS.get("classification")
+
+
+def load(folder, task=CLASSES, names=NAMES, **changes):
     tokenizer = loading.load_tokenizer(folder, 32)
     return loading.load_model(spec_of(folder, **changes), folder, task=task, label_names=names, processor=tokenizer)
 
@@ -33,7 +36,7 @@ def test_label_names_are_the_models_own(tiny_model):
 
 
 def test_regression_has_one_output(tiny_model):
-    loaded = load(tiny_model, task=Task.REGRESSION, names=())
+    loaded = load(tiny_model, task=TASKS.get("regression"), names=())
     assert loaded.model.config.num_labels == 1
     assert loaded.model.config.problem_type == "regression"
 
@@ -135,7 +138,7 @@ def test_some_families_start_counting_after_the_padding(tmp_path, kind):
     small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     config = getattr(transformers, f"{kind}Config")(vocab_size=50, max_position_embeddings=34, pad_token_id=1, **small)
     config.save_pretrained(tmp_path)
-    assert loading.max_positions(tmp_path, Task.CLASSIFICATION) == 32
+    assert loading.max_positions(tmp_path, TASKS.get("classification")) == 32
     whole = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
     whole(input_ids=torch.full((1, 32), 5))
     with pytest.raises((IndexError, RuntimeError)):
@@ -143,7 +146,7 @@ def test_some_families_start_counting_after_the_padding(tmp_path, kind):
 
 
 def test_bert_counts_from_the_first_token_on(tiny_model):
-    assert loading.max_positions(tiny_model, Task.CLASSIFICATION) == 64
+    assert loading.max_positions(tiny_model, TASKS.get("classification")) == 64
 
 
 def test_random_pretrained_parts_are_refused(own_model):
@@ -159,5 +162,5 @@ def test_random_pretrained_parts_are_refused(own_model):
 
 def test_a_skeleton_needs_no_weights(own_model):
     (own_model / "model.safetensors").unlink()
-    built = loading.skeleton(own_model, task=Task.CLASSIFICATION, label_names=NAMES)
+    built = loading.skeleton(own_model, task=TASKS.get("classification"), label_names=NAMES)
     assert {p.device.type for p in built.parameters()} == {"meta"}

@@ -15,9 +15,9 @@ from PIL import Image
 
 from frostline import assets
 from frostline.config import compose_run
-from frostline.data import ImageInput, load_rows
 from frostline.data.image_files import read_images, read_pixels
-from frostline.data.pixel_table import pixel_tables
+from frostline.data.load import load_rows
+from frostline.data.pixel_table import ImageInput, pixel_tables
 from frostline.errors import DataError, SpecError
 from frostline.models.loading import load_image_processor
 from frostline.train.setup import load_processor

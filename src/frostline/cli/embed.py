@@ -92,17 +92,21 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
 
     from frostline import assets
     from frostline.console import configure_logging
-    from frostline.data import NO_PADDING, ImageInput, Padding, RowTable, token_table
     from frostline.data.label_rule import class_words
+    from frostline.data.pixel_table import ImageInput
+    from frostline.data.row_table import RowTable
+    from frostline.data.token_table import NO_PADDING, Padding
+    from frostline.data.tokenize import token_table
     from frostline.inference.embeddings import Encoder, ParquetWriter, Pooling, SafetensorsWriter, VectorWriter
     from frostline.models import loading
-    from frostline.spec import Init, Task
+    from frostline.spec import Init
     from frostline.train.data import load_data, load_pixel_table
     from frostline.train.setup import load_processor
 
     configure_logging()
-    if spec.dataset.task is Task.TOKEN_CLASSIFICATION:
-        raise SpecError("dataset.task=token_classification: a sentence has no one label; embed its texts with another")
+    if spec.dataset.task.labels_words:
+        name = spec.dataset.task.name
+        raise SpecError(f"dataset.task={name}: a sentence has no one label; embed its texts with another")
     if options.text and spec.dataset.is_image:
         raise SpecError("--text: the rows are images")
     bar = sys.stderr.isatty()
@@ -126,7 +130,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
         "pool": options.pool, "block": options.block, "max_tokens": spec.training.max_tokens,
         "label_names": list(rows.label_names),
     }  # fmt: skip
-    separator = spec.dataset.label_separator if spec.dataset.task is Task.MULTI_LABEL else None
+    separator = spec.dataset.label_separator if spec.dataset.task.may_have_no_class else None
     named, width = bool(rows.label_names), encoder.width
     was_there = options.out.exists()
     aside = options.out.with_name(f".{options.out.name}.writing")

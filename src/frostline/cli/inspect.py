@@ -13,7 +13,7 @@ from frostline import assets
 from frostline.cli.common import compose, override_parser
 from frostline.errors import ModelError
 from frostline.report import make_console, newly_initialized
-from frostline.spec import RunSpec, Task
+from frostline.spec import RunSpec
 
 
 def main(arguments: list[str]) -> int:
@@ -69,7 +69,7 @@ def examine(spec: RunSpec) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "model": spec.model_name,
         "class": type(model).__name__,
-        "num_labels": 1 if spec.dataset.task is Task.REGRESSION else len(names),
+        "num_labels": spec.dataset.task.num_outputs(names),
         "num_params": whole.num_total,
         "num_named_params": len(list(model.named_parameters())),
         "base": {

@@ -113,7 +113,7 @@ def _metrics(own: Path | None) -> Entries:
     for name in sorted(METRICS):
         info = METRICS.get(name)
         needs = ", two classes only" if info.binary_only else ""
-        tasks = " and ".join(task.value for task in (info.task, *info.also))
+        tasks = " and ".join((info.task, *info.also))
         yield name, f"{tasks}, {info.direction.value}{needs}"
 
 

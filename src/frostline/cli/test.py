@@ -19,7 +19,7 @@ from frostline.files import write_atomically
 from frostline.hashes import sealed, unsealed
 from frostline.records.result import RunResult, Status
 from frostline.records.run_folder import MODEL_FOLDER, SPEC_FILE, TEST_FILE, check_files
-from frostline.spec import TEST_SET, Task
+from frostline.spec import TEST_SET
 
 if TYPE_CHECKING:
     from frostline.spec import RunSpec
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
         )
     if result.status is not Status.FINISHED:
         raise UserError(f"{options.run}: has no final number: it is {result.status.value} ({result.reason})")
-    by_word = spec.dataset.task is Task.TOKEN_CLASSIFICATION  # words of a sentence are not independent: no interval
+    by_word = not spec.dataset.task.rows_are_independent  # no interval is known
     told = _recorded(folder)
     if told is None and spec.dataset.test_at_end:
         values = {k.removeprefix("test/"): v for k, v in result.metrics.items() if k.startswith("test/")}
@@ -112,14 +112,16 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     """
     import datasets
     import numpy as np
+    import torch
 
     from frostline.console import configure_logging
-    from frostline.data import NO_LABEL, NO_PADDING, ImageInput, Padding, RowTable, token_table
-    from frostline.data.tokenize import num_words
+    from frostline.data.pixel_table import ImageInput
+    from frostline.data.row_table import RowTable
+    from frostline.data.token_table import NO_PADDING, Padding
+    from frostline.data.tokenize import num_words, token_table
     from frostline.inference.predict import Predictor
     from frostline.metrics import ComputeMetrics
     from frostline.train.data import load_data, load_pixel_table, warn_once
-    from frostline.train.loss import losses_of
     from frostline.train.setup import load_processor
 
     configure_logging()
@@ -133,7 +135,7 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
         )
     assert rows.test is not None
     size = spec.training.eval_batch_size
-    labels = np.asarray(rows.test["labels"]) if spec.dataset.task is not Task.TOKEN_CLASSIFICATION else None
+    labels = np.asarray(rows.test["labels"]) if not spec.dataset.task.labels_words else None
     if spec.dataset.is_image or labels is None:
         processor, _ = load_processor(spec, folder / "model")
         table: RowTable
@@ -145,7 +147,7 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
             if lost := num_words(rows.test) - table.num_labels:
                 warn_once(f"words beyond training.max_tokens={spec.training.max_tokens}, which are not scored: {lost}")
         labels = table.all_labels()
-        logits = np.zeros((*labels.shape, len(rows.label_names) or 1))
+        logits = np.zeros((*labels.shape, spec.dataset.task.num_outputs(rows.label_names)))
         for first in range(0, len(table), size):
             some = np.arange(first, min(first + size, len(table)))
             given = predictor.of_inputs(table.inputs(some, padding)).double().numpy()
@@ -153,12 +155,11 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     else:
         pairs = rows.test["pair"] if "pair" in rows.test.column_names else [None] * len(rows.test)
         logits = predictor.logits(zip(rows.test["text"], pairs, strict=True), size)
-    compute = ComputeMetrics(spec.training.metrics, spec.dataset.task, len(rows.label_names) or 1, rows.label_names)
-    if spec.dataset.task is Task.TOKEN_CLASSIFICATION:  # the mean over all words
-        there = labels != NO_LABEL
-        loss = float(losses_of(logits[there], labels[there], Task.CLASSIFICATION).mean())
-    else:
-        loss = float(losses_of(logits, labels, spec.dataset.task).mean())
+    num_outputs = spec.dataset.task.num_outputs(rows.label_names)
+    compute = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_outputs, rows.label_names)
+    task = spec.dataset.task
+    scores, targets = torch.from_numpy(logits), torch.from_numpy(labels)
+    loss = float(task.summed_loss(scores, targets)) / int(task.num_terms(targets))
     return {**compute(logits, labels), "loss": loss, "rows": float(len(labels))}
 
 

@@ -5,30 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 
 from frostline.data.label_rule import (
     NULL_OF_DATABASES,
     LabelRule,
-    is_missing,
     is_number,
-    label_rule,
-    members,
-    multi_hot_width,
 )
 from frostline.data.lists import list_in
 from frostline.data.raw_table import RawTable
 from frostline.data.split import bytes_key, row_key
 from frostline.data.table_cache import map_cached
 from frostline.errors import DataError, listing, nearest
-from frostline.spec import DatasetSpec, MissingLabels, Task
-
-Label = TypeVar("Label")
+from frostline.spec import DatasetSpec, MissingLabels
 
 ROWS_VERSION = 2  # part of cache fingerprints: raise it when the same input would give other rows
 
@@ -55,10 +49,7 @@ def with_named_labels(raw: RawTable, spec: DatasetSpec) -> RawTable:
     if not isinstance(inner, datasets.ClassLabel):
         return raw
     names = list(inner.names)
-    if (
-        spec.task is Task.REGRESSION
-        and (odd := next((each for each in names if not is_number(each)), None)) is not None
-    ):
+    if not spec.task.has_classes and (odd := next((name for name in names if not is_number(name)), None)) is not None:
         raise DataError(f"dataset.label_column={spec.label_column}: its classes are names (as {odd!r}), not numbers")
     known = dict(enumerate(names))
 
@@ -90,61 +81,17 @@ def rule_of(spec: DatasetSpec, raw: RawTable) -> LabelRule:
         DataError: It lacks a column, or its labels don't fit the task.
     """
     _check_columns(spec, raw)
-    feature = raw.table.features[spec.label_column]
-    if spec.task is Task.MULTI_LABEL:
-        try:
-            width = multi_hot_width(raw.table[spec.label_column][:], spec.label_separator)
-        except DataError as error:
-            raise DataError(f"dataset.label_column={spec.label_column}: {error}") from error
-        if width is not None:
-            return label_rule(spec, [], raw.label_names, len(raw.table), width)
-    if spec.task in {Task.MULTI_LABEL, Task.TOKEN_CLASSIFICATION}:
-        return label_rule(spec, _members(raw, spec), raw.label_names, len(raw.table))
-    needs_classes = spec.task is Task.CLASSIFICATION and spec.threshold is None
-    try:
-        unique = raw.table.unique(spec.label_column) if needs_classes else []
-    except Exception as error:
-        lists = isinstance(feature, (datasets.Sequence, datasets.List))
-        what = f"{feature}, not labels{'; rows of several classes are dataset.task=multi_label' if lists else ''}"
-        what = 'values of several kinds ("1" beside 1): write all alike' if isinstance(feature, datasets.Json) else what
-        raise DataError(f"dataset.label_column={spec.label_column}: holds {what}") from error
-    return label_rule(spec, unique, raw.label_names, len(raw.table))
+    return spec.task.make_rule(spec, raw)
 
 
 def check_same_form(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> None:
-    """Refuses another file whose rows are a 0 or a 1 for each class, where the training rows name their classes.
+    """Checks that another file writes labels as the training rows do.
 
     Raises:
-        DataError: It is one: `[0, 1]` would be taken for the classes of these names.
+        DataError: It lacks a column, or writes them otherwise.
     """
     _check_columns(spec, raw)
-    if rule.separator is None or rule.is_multi_hot:
-        return
-    try:
-        width = multi_hot_width(raw.table[spec.label_column][:], rule.separator)
-    except DataError:  # said again with its row, when that is labelled
-        return
-    if width == len(rule.names):
-        raise DataError(
-            f"{raw.name}: its labels are a 0 or a 1 for each class, those of the training rows name their classes: "
-            f"write both alike (dataset.label_column={spec.label_column})"
-        )
-
-
-def _members(raw: RawTable, spec: DatasetSpec) -> list[Any]:
-    """Returns the different classes of rows that may have several, in the order in which they come."""
-    separator = spec.label_separator if spec.task is Task.MULTI_LABEL else None
-    found: dict[Any, None] = {}
-    for batch in raw.table.select_columns(spec.label_column).iter(10_000):
-        for value in batch[spec.label_column]:
-            if not is_missing(value):
-                try:
-                    found.update(dict.fromkeys(members(value, separator)))
-                except TypeError as error:
-                    raise DataError(f"dataset.label_column={spec.label_column}: holds lists of lists") from error
-                except DataError as error:
-                    raise DataError(f"dataset.label_column={spec.label_column}: {error}") from error
-    return [value for value in found if not is_missing(value)]
+    rule.check_same_form(raw.table[spec.label_column][:], raw.name, spec.label_column)
 
 
 def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
@@ -169,9 +116,8 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
     _check_columns(spec, raw)
     if spec.is_image:
         return _labelled_images(raw, spec, rule)
-    if rule.by_word:
+    if spec.task.labels_words:
         return _labelled_words(raw, spec, rule)
-    regression = spec.task is Task.REGRESSION
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {"text": [], "labels": [], "key": []}
@@ -193,7 +139,7 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
                 out["pair"].append(pair)
         return out
 
-    features = {"text": "string", "labels": "float64" if regression else "int64", "key": "int64"}
+    features = {"text": "string", "labels": spec.task.label_dtype, "key": "int64"}
     if spec.pair_column is not None:
         features["pair"] = "string"
     return map_cached(
@@ -210,7 +156,7 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
         out: dict[str, list[Any]] = {"words": [], "labels": [], "key": []}
         for offset, index in enumerate(indices):
             where = f"{raw.name}, row {index + 1}"
-            labels = _label(rule.of_words, batch[spec.label_column][offset], where, spec)
+            labels = _label(rule, batch[spec.label_column][offset], where, spec)
             if labels is None:
                 continue
             words = _words(batch[spec.text_column][offset], where, spec.text_column)
@@ -266,8 +212,7 @@ def _labelled_images(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datas
             paths.append(image)
         out["labels"].append(label)
         out["key"].append(bytes_key(content))
-    kind = "float64" if spec.task is Task.REGRESSION else "int64"
-    features = {"labels": datasets.Value(kind), "key": datasets.Value("int64")}
+    features = {"labels": datasets.Value(spec.task.label_dtype), "key": datasets.Value("int64")}
     labels = datasets.Dataset.from_dict(out, features=datasets.Features(features))
     if is_in_table:  # which may be large: it is not copied
         images = table.select_columns([column]).rename_columns({column: "image"} if column != "image" else {})
@@ -309,7 +254,7 @@ def _refuse_deep(content: bytes, where: str) -> None:
         raise DataError(f"{where}: has more than 8 bits a channel: save it with 8")
 
 
-def _label(rule: Callable[[Any], Label], value: Any, where: str, spec: DatasetSpec) -> Label:
+def _label(rule: LabelRule, value: Any, where: str, spec: DatasetSpec) -> Any:
     try:
         return rule(value)
     except DataError as error:
@@ -328,10 +273,9 @@ def meaning_of(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
     """What turns raw columns into texts and labels."""
     columns = [spec.text_column, spec.pair_column, spec.label_column, spec.columns, spec.quoted]
     columns += [sign for sign in (spec.separator, spec.escape) if sign is not None]
-    several = [rule.separator] if rule.separator is not None else ["by word"] if rule.by_word else []
     images = [spec.image_column] if spec.is_image else []
     images += [] if rule.missing is MissingLabels.REFUSE else [f"missing labels: {rule.missing.value}"]
-    return [*columns, *images, *several, spec.task.value, spec.threshold, spec.dead_zone, list(rule.names)]
+    return [*columns, *images, *rule.identity(), spec.task.name, spec.threshold, spec.dead_zone, list(rule.names)]
 
 
 def _kept_as(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> str:

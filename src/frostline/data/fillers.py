@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from frostline.data import NO_LABEL
+from frostline.data.token_table import NO_LABEL
 
 
 def mark_fillers(labels: torch.Tensor, fillers: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Owns: what a raw label means - a class, a number, or nothing. Must not know: where rows come from."""
+"""What a raw label means: a class, several classes, a number, or nothing."""
 
 from __future__ import annotations
 
@@ -7,18 +7,14 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frostline.data.lists import list_in, refuse_bare_list
 from frostline.errors import DataError, listing, nearest
-from frostline.spec import DatasetSpec, MissingLabels, Task
+from frostline.spec import MissingLabels
 
-_MAX_SHARE_OF_CLASSES = 0.5  # assumed: more classes than half the rows is an id or a measurement
-_ALWAYS_FINE_CLASSES = 20
-_MOST_WORD_CLASSES = 100
-
-MOST_CLASSES = 52
-"""Of a row that may have several: their bits make one number, which a double holds exactly."""
+if TYPE_CHECKING:
+    from frostline.data.raw_table import RawTable
 
 NULL_OF_DATABASES = r"\N"
 """What MySQL and PostgreSQL write for no value."""
@@ -37,85 +33,115 @@ _MISSING_WORDS = frozenset({"NA", "N/A", "n/a", "#N/A", "nan", "NaN", "<NA>", "N
 _FEW = 8
 """So many names stand in a note at most."""
 
-_SEPARATORS = ",;|/"
 _TRUTHS = frozenset({"true", "false"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRule:
-    """Maps raw labels to class ids or numbers.
+    """Maps raw labels to class ids or numbers. A subclass is one kind of label.
 
     Attributes:
-        names: Class names in the order of their ids; empty for regression.
-        separator: Of several class names in one text; None: a row has one class.
-        is_multi_hot: Whether a row's classes are a list with a 0 or a 1 for each of them.
-        by_word: Whether each word has a class.
-        classes: Raw value -> id, for labels that name a class; None for numbers.
-        threshold: Makes two classes of a rating.
-        dead_zone: Ratings nearer than this to the threshold are dropped.
+        names: Class names in the order of their ids; empty if labels are numbers.
         missing: What becomes of a row without a label.
         notes: What the user should know of, a line each.
     """
 
     names: tuple[str, ...]
-    separator: str | None = None
-    is_multi_hot: bool = False
-    by_word: bool = False
-    classes: Mapping[Any, int] | None
-    threshold: float | None
-    dead_zone: float
     missing: MissingLabels = MissingLabels.REFUSE
     notes: tuple[str, ...] = field(default=(), compare=False)
 
-    def several(self, value: Any) -> int:
-        """Returns a row's classes as one number, in which bit i stands for class i.
+    def __call__(self, value: Any) -> Any:
+        """Returns the label of a raw value, or None to drop the row.
 
         Raises:
-            DataError: It has a class that is none; the caller names the row.
+            DataError: It has none; the caller names the row.
         """
-        assert self.separator is not None
-        listed = members(value, self.separator)
-        if self.is_multi_hot:
-            bits = [_bit(each) for each in listed] or [False] * len(self.names)  # `[]` is a row of no class
-            if len(bits) != len(self.names) or None in bits:
-                raise DataError(f"expected {len(self.names)} times 0 or 1, got {value!r}")
-            return sum(1 << index for index, bit in enumerate(bits) if bit)
-        found = 0
-        for each in listed:
-            found |= 1 << int(self._class(each))
-        if len(listed) > found.bit_count() and all(_whole(each) is not None for each in listed):
-            raise DataError(
-                f"{value!r} names a class twice; a 0 or a 1 for each class wants these alone, in lists of one length"
-            )
-        return found
+        if not self.is_missing(value):
+            return self.label(value)
+        if self.missing is MissingLabels.DROP:
+            return None
+        return self.without_label()
 
-    def of_words(self, values: Any) -> list[int] | None:
-        """Returns the classes of a row's words, or None to drop the row.
+    def label(self, value: Any) -> Any:
+        """Returns the label of a raw value that is not missing.
+
+        Raises:
+            DataError: It has none.
+        """
+        raise NotImplementedError
+
+    def is_missing(self, value: Any) -> bool:
+        """Returns whether a raw value is no label."""
+        return is_missing(value)
+
+    def without_label(self) -> Any:
+        """Returns the label of a row without one.
+
+        Raises:
+            DataError: Such rows are refused.
+        """
+        raise DataError("the label is missing; dataset.missing_labels=drop leaves such rows out")
+
+    def check_same_form(self, values: Sequence[Any], name: str, column: str) -> None:
+        """Checks that another file writes labels as the training rows do.
 
         Args:
-            values: A list, a text that is one, or a text that is cut at its spaces.
+            values: Its raw labels.
+            name: Of the file.
+            column: Of the labels.
 
         Raises:
-            DataError: A word has none; the caller names the row.
+            DataError: It doesn't.
         """
-        if is_missing(values):
-            if self.missing is MissingLabels.DROP:
-                return None
-            raise DataError("the labels are missing; dataset.missing_labels=drop leaves such rows out")
-        if isinstance(values, str):
-            values = members(values, None)
-        if not isinstance(values, (list, tuple)):
-            raise DataError(f"expected a list of labels, got {type(values).__name__}")
-        if any(each is None for each in values):
-            raise DataError("a word has no label")
-        if any(str(each) == _IGNORED for each in values):
-            raise DataError(
-                f"the label {_IGNORED} marks words without a label, which are not taken: give each word one"
-            )
-        return [int(self._class(value)) for value in values]
 
-    def _class(self, value: Any) -> int:
-        assert self.classes is not None
+    def identity(self) -> list[str]:
+        """Returns what tells tables that were made by this kind of rule from those of other kinds."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberRule(LabelRule):
+    """Labels are numbers."""
+
+    def label(self, value: Any) -> float:
+        """See `LabelRule`."""
+        return _number(value)
+
+    def is_missing(self, value: Any) -> bool:
+        """See `LabelRule`."""
+        return is_missing(value) or (isinstance(value, str) and value.strip() in _MISSING_WORDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdRule(NumberRule):
+    """Labels are ratings, of which a threshold makes two classes.
+
+    Attributes:
+        threshold: Ratings above it are the second class.
+        dead_zone: Ratings nearer than this to the threshold are dropped.
+    """
+
+    threshold: float
+    dead_zone: float
+
+    def label(self, value: Any) -> Any:
+        """See `LabelRule`."""
+        distance = _number(value) - self.threshold
+        return None if abs(distance) < self.dead_zone else int(distance > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassRule(LabelRule):
+    """Labels name a class.
+
+    Attributes:
+        classes: Raw value -> id.
+    """
+
+    classes: Mapping[Any, int]
+
+    def label(self, value: Any) -> Any:
+        """See `LabelRule`."""
         if not isinstance(value, (str, int, float)):
             raise DataError(f"expected a label, got {type(value).__name__}")
         if is_missing(value):
@@ -126,94 +152,140 @@ class LabelRule:
             known_id = self.classes.get(_name(value))
             if known_id is not None:
                 return known_id
-            known = _spelling(value, self.names)
-            if known is not None and (has_truths or not isinstance(value, bool)):
-                return self.names.index(known)
+            spelling = _spelling(value, self.names)
+            if spelling is not None and (has_truths or not isinstance(value, bool)):
+                return self.names.index(spelling)
             raise DataError(f"label {value!r}{nearest(str(value), self.names)} is none of {listing(self.names)}")
         return self.classes[value]
 
-    def __call__(self, value: Any) -> float | int | None:
-        """Returns the label of a raw value, or None to drop the row.
 
-        Raises:
-            DataError: It has none; the caller names the row.
-        """
-        if self.separator is not None and isinstance(value, str) and not value.strip(f"{self.separator} "):
-            value = None  # nothing stands between its separators
-        if self.classes is None and isinstance(value, str) and value.strip() in _MISSING_WORDS:
-            value = None
-        if is_missing(value):
-            if self.missing is MissingLabels.DROP:
-                return None
-            if self.missing is MissingLabels.NO_CLASS:
-                return 0
-            other = ", no_class takes them for rows of no class" if self.separator is not None else ""
-            raise DataError(f"the label is missing; dataset.missing_labels=drop leaves such rows out{other}")
-        if self.separator is not None:
-            return self.several(value)
-        if self.classes is not None:
-            return self._class(value)
-        number = _number(value)
-        if self.threshold is None:
-            return number
-        distance = number - self.threshold
-        return None if abs(distance) < self.dead_zone else int(distance > 0)
+@dataclass(frozen=True, kw_only=True)
+class SetRule(ClassRule):
+    """Labels name any number of classes; a label is a whole number in which bit i stands for class i.
 
-
-def label_rule(
-    spec: DatasetSpec,
-    unique: Sequence[Any],
-    feature_names: Sequence[str] | None,
-    num_rows: int,
-    num_classes: int | None = None,
-) -> LabelRule:
-    """Finds out what the labels of a table mean.
-
-    Args:
-        spec: The task, class names and rating rule.
-        unique: The different raw labels.
-        feature_names: Class names that the table itself brings (a hub dataset's ClassLabel).
-        num_rows: Rows of the table.
-        num_classes: Of rows that are lists with a 0 or a 1 for each class: how many; None: they are none.
-
-    Raises:
-        DataError: The labels don't fit the task.
+    Attributes:
+        separator: Between class names in one text.
     """
-    if spec.task is Task.MULTI_LABEL:
-        if num_classes is not None:
-            return _multi_hot(spec, num_classes, feature_names)
-        return _several(spec, unique, feature_names)
-    if spec.task is Task.TOKEN_CLASSIFICATION:
-        return _by_word(spec, unique, feature_names, num_rows)
-    if spec.task is Task.REGRESSION:
-        return LabelRule(names=(), classes=None, threshold=None, dead_zone=0.0, missing=spec.missing_labels)
-    if spec.threshold is not None:
-        assert spec.label_names is not None, "DatasetSpec asks for them"
-        return LabelRule(
-            names=spec.label_names, classes=None, threshold=spec.threshold, dead_zone=spec.dead_zone,
-            missing=spec.missing_labels,
-        )  # fmt: skip
-    values = [value for value in unique if not is_missing(value)]
-    if not values:
-        raise DataError(f"dataset.label_column={spec.label_column}: all its values are missing")
-    odd = next((value for value in values if not isinstance(value, (str, int, float))), None)
-    if odd is not None:
-        raise DataError(
-            f"dataset.label_column={spec.label_column}: holds {type(odd).__name__}, neither text nor number"
-        )
-    names = spec.label_names or (tuple(feature_names) if feature_names else None)
-    classes = _classes(values, names, spec.label_column)
-    found = names or _names_of(classes)
-    if names is None and len(found) > max(_ALWAYS_FINE_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
-        raise DataError(
-            f"dataset.label_column={spec.label_column}: {len(found)} different values in {num_rows} rows are no "
-            f"classes; for numbers use dataset.task=regression or dataset.threshold; if they are classes, name them in "
-            f"dataset.label_names"
-        )
-    return LabelRule(
-        names=tuple(found), classes=classes, threshold=None, dead_zone=0.0, missing=spec.missing_labels,
-        notes=_alike(found, spec.label_column) + _like_lists(found, spec) + _like_no_classes(found, spec),
-    )  # fmt: skip
+
+    separator: str
+
+    def label(self, value: Any) -> int:
+        """See `LabelRule`."""
+        listed = members(value, self.separator)
+        bits = 0
+        for item in listed:
+            bits |= 1 << int(ClassRule.label(self, item))
+        if len(listed) > bits.bit_count() and all(_whole(item) is not None for item in listed):
+            raise DataError(
+                f"{value!r} names a class twice; a 0 or a 1 for each class wants these alone, in lists of one length"
+            )
+        return bits
+
+    def is_missing(self, value: Any) -> bool:
+        """See `LabelRule`: nothing between separators is no label."""
+        return is_missing(value) or (isinstance(value, str) and not value.strip(f"{self.separator} "))
+
+    def without_label(self) -> int:
+        """See `LabelRule`."""
+        return _no_class(self.missing)
+
+    def check_same_form(self, values: Sequence[Any], name: str, column: str) -> None:
+        """See `LabelRule`: `[0, 1]` would be taken for the classes of these names."""
+        try:
+            width = MultiHotRule.width(values, self.separator)
+        except DataError:  # said again with its row, when that is labelled
+            return
+        if width == len(self.names):
+            raise DataError(
+                f"{name}: its labels are a 0 or a 1 for each class, those of the training rows name their classes: "
+                f"write both alike (dataset.label_column={column})"
+            )
+
+    def identity(self) -> list[str]:
+        """See `LabelRule`."""
+        return [self.separator]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiHotRule(LabelRule):
+    """Labels are a 0 or a 1 for each class, in a list or a text.
+
+    Attributes:
+        separator: Between the parts of a text.
+    """
+
+    separator: str
+
+    def label(self, value: Any) -> int:
+        """See `SetRule`."""
+        # `[]` is a row of no class
+        bits = [_bit(item) for item in members(value, self.separator)] or [False] * len(self.names)
+        if len(bits) != len(self.names) or None in bits:
+            raise DataError(f"expected {len(self.names)} times 0 or 1, got {value!r}")
+        return sum(1 << index for index, bit in enumerate(bits) if bit)
+
+    def is_missing(self, value: Any) -> bool:
+        """See `SetRule`."""
+        return is_missing(value) or (isinstance(value, str) and not value.strip(f"{self.separator} "))
+
+    def without_label(self) -> int:
+        """See `LabelRule`."""
+        return _no_class(self.missing)
+
+    def identity(self) -> list[str]:
+        """See `LabelRule`."""
+        return [self.separator]
+
+    @staticmethod
+    def width(values: Sequence[Any], separator: str) -> int | None:
+        """Returns how many classes rows have that are a 0 or a 1 for each; None if they are not.
+
+        Args:
+            values: The raw labels of all rows.
+            separator: Between the parts of a text.
+        """
+        rows = [row for value in values if not is_missing(value) and (row := members(value, separator))]
+        widths = {len(row) for row in rows}
+        if len(widths) != 1 or min(widths) < 2:
+            return None
+        return widths.pop() if all(_bit(value) is not None for row in rows for value in row) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordRule(ClassRule):
+    """Labels are lists, with the class of each word."""
+
+    def label(self, value: Any) -> list[int]:
+        """See `LabelRule`.
+
+        Args:
+            value: A list, a text that is one, or a text that is cut at its spaces.
+        """
+        labels = members(value, None) if isinstance(value, str) else value
+        if not isinstance(labels, (list, tuple)):
+            raise DataError(f"expected a list of labels, got {type(labels).__name__}")
+        if any(item is None for item in labels):
+            raise DataError("a word has no label")
+        if any(str(item) == _IGNORED for item in labels):
+            raise DataError(
+                f"the label {_IGNORED} marks words without a label, which are not taken: give each word one"
+            )
+        return [int(ClassRule.label(self, item)) for item in labels]
+
+    def without_label(self) -> Any:
+        """See `LabelRule`."""
+        raise DataError("the labels are missing; dataset.missing_labels=drop leaves such rows out")
+
+    def identity(self) -> list[str]:
+        """See `LabelRule`."""
+        return ["by word"]
+
+
+def _no_class(missing: MissingLabels) -> int:
+    if missing is MissingLabels.NO_CLASS:
+        return 0
+    way = "no_class takes them for rows of no class"
+    raise DataError(f"the label is missing; dataset.missing_labels=drop leaves such rows out, {way}")
 
 
 def is_missing(value: Any) -> bool:
@@ -222,15 +294,21 @@ def is_missing(value: Any) -> bool:
     return value is None or is_blank or (isinstance(value, float) and math.isnan(value))
 
 
-def _names_of(classes: Mapping[Any, int]) -> tuple[str, ...]:
+def names_of(classes: Mapping[Any, int]) -> tuple[str, ...]:
+    """Returns the names of classes that were found in a column, in the order of their ids."""
     by_id = {index: _name(value) for value, index in classes.items()}
     if all(_is_truth(name) for name in by_id.values()):
         by_id = {index: name.capitalize() for index, name in by_id.items()}
     return tuple(by_id[index] for index in sorted(by_id))
 
 
-def _alike(names: Sequence[str], column: str) -> tuple[str, ...]:
-    """Returns a note on classes that a person may take for one."""
+def note_lookalikes(names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Returns a note on classes that a person may take for one.
+
+    Args:
+        names: Of the classes.
+        where: Key and column, for the note.
+    """
     seen: dict[str, str] = {}
     numbers: dict[int, str] = {}
     for name in names:
@@ -238,7 +316,7 @@ def _alike(names: Sequence[str], column: str) -> tuple[str, ...]:
         if number:
             other = numbers.setdefault(int(number.group().replace("\u2212", "-")), name)
             if other != name:
-                return (f"dataset.label_column={column}: two classes for one number: {other!r}, {name!r}",)
+                return (f"{where}: two classes for one number: {other!r}, {name!r}",)
         plain = "".join(sign for sign in unicodedata.normalize("NFKC", name) if unicodedata.category(sign) != "Cf")
         other = seen.setdefault(" ".join(plain.split()).casefold(), name)
         if other == name:
@@ -247,39 +325,71 @@ def _alike(names: Sequence[str], column: str) -> tuple[str, ...]:
             what, pair = "blanks or case", f"{other!r}, {name!r}"
         else:  # they look the same: written so that one sees what differs
             what, pair = "how Unicode writes them", f"{other!a}, {name!a}"
-        return (f"dataset.label_column={column}: classes that differ in {what} alone: {pair}",)
+        return (f"{where}: classes that differ in {what} alone: {pair}",)
     return ()
 
 
-def _like_lists(names: Sequence[str], spec: DatasetSpec) -> tuple[str, ...]:
-    """Returns a note on classes that a person may have meant for lists of classes."""
+def note_lists(names: Sequence[str], where: str, way: str) -> tuple[str, ...]:
+    """Returns a note on classes that a person may have meant for lists of classes.
+
+    Args:
+        names: Of the classes.
+        where: Key and column.
+        way: How lists are given.
+    """
     odd = next((name for name in names if name[:1] in "[{" or name[-1:] in "]}"), None)
-    if odd is None:
-        return ()
-    way = '["a", "b"]' if spec.task is Task.MULTI_LABEL else "dataset.task=multi_label"
-    return (f"dataset.label_column={spec.label_column}: {odd!r} is one class (if it is meant for a list: {way})",)
+    return () if odd is None else (f"{where}: {odd!r} is one class (if it is meant for a list: {way})",)
 
 
-def _like_missing(names: Sequence[str], spec: DatasetSpec) -> tuple[str, ...]:
+def note_missing(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Returns a note on classes that a person may have meant for missing values."""
     missing = ", ".join(name for name in names if name in _MISSING_WORDS)
-    where = f"dataset.label_column={spec.label_column}"
     return (f"{where}: {missing} is a class (if it stands for no value, leave the field empty)",) if missing else ()
 
 
-def _like_no_classes(names: Sequence[str], spec: DatasetSpec) -> tuple[str, ...]:
-    """Returns notes on classes that a person may have meant for missing values, numbers, or several classes."""
-    where, notes = f"dataset.label_column={spec.label_column}", list(_like_missing(names, spec))
+def note_fractions_and_lists(names: Sequence[str], where: str, *, are_given: bool) -> tuple[str, ...]:
+    """Returns notes on classes that a person may have meant for missing values, numbers, or several classes.
+
+    Args:
+        names: Of the classes.
+        where: Key and column.
+        are_given: Whether the config names the classes.
+    """
+    notes = list(note_missing(names, where))
     fractions = [name for name in names if re.fullmatch(r"-?[0-9]+[.,][0-9]+", name)]
-    if fractions and spec.label_names is None:
+    if fractions and not are_given:
         notes.append(
             f"{where}: {shortened(fractions)} are classes (if they are numbers: a point, nothing else in the column, "
             "and dataset.threshold or dataset.task=regression)"
         )
     several = next((name for name in names if re.search("[^ ][;|][^ ]", name)), None)
-    if several is not None and spec.label_names is None:
+    if several is not None and not are_given:
         notes.append(f"{where}: {several!r} is one class (if it is meant for several: dataset.task=multi_label)")
     return tuple(notes)
+
+
+def unique_members(raw: RawTable, column: str, separator: str | None) -> list[Any]:
+    """Returns the different classes of rows that may have several, in the order in which they come.
+
+    Args:
+        raw: The table.
+        column: Of the labels.
+        separator: Between the parts of a text; None: spaces.
+
+    Raises:
+        DataError: A label can't be read as several.
+    """
+    unique: dict[Any, None] = {}
+    for batch in raw.table.select_columns(column).iter(10_000):
+        for value in batch[column]:
+            if not is_missing(value):
+                try:
+                    unique.update(dict.fromkeys(members(value, separator)))
+                except TypeError as error:
+                    raise DataError(f"dataset.label_column={column}: holds lists of lists") from error
+                except DataError as error:
+                    raise DataError(f"dataset.label_column={column}: {error}") from error
+    return [value for value in unique if not is_missing(value)]
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -317,20 +427,6 @@ def class_words(label: int, names: Sequence[str], separator: str | None) -> str:
     return separator.join(name for index, name in enumerate(names) if label >> index & 1)
 
 
-def multi_hot_width(values: Sequence[Any], separator: str) -> int | None:
-    """Returns how many classes rows have that are a 0 or a 1 for each, in a list or a text; None: they are not.
-
-    Args:
-        values: The raw labels of all rows.
-        separator: Between the parts of a text.
-    """
-    rows = [found for value in values if not is_missing(value) and (found := members(value, separator))]
-    widths = {len(row) for row in rows}
-    if len(widths) != 1 or min(widths) < 2:
-        return None
-    return widths.pop() if all(_bit(value) is not None for row in rows for value in row) else None
-
-
 def _bit(value: Any) -> bool | None:
     """Returns whether a member of a multi-hot row is 1 or true; None: it is neither 0 nor 1."""
     if isinstance(value, str) and _is_truth(value):
@@ -339,68 +435,17 @@ def _bit(value: Any) -> bool | None:
     return bool(number) if number in {0, 1} else None
 
 
-def _multi_hot(spec: DatasetSpec, width: int, feature_names: Sequence[str] | None) -> LabelRule:
-    where = f"dataset.label_column={spec.label_column}"
-    names = spec.label_names or tuple(feature_names or ()) or tuple(str(index) for index in range(width))
-    if len(names) != width:
-        raise DataError(f"{where}: its lists of 0 and 1 are of {width} classes, dataset.label_names names {len(names)}")
-    if width > MOST_CLASSES:
-        raise DataError(f"{where}: {width} different classes; dataset.task=multi_label takes 2 to {MOST_CLASSES}")
-    return LabelRule(
-        names=tuple(names), separator=spec.label_separator, is_multi_hot=True, classes=None, threshold=None,
-        dead_zone=0.0, missing=spec.missing_labels,
-    )  # fmt: skip
+def class_ids(values: Sequence[Any], names: Sequence[str] | None, column: str) -> dict[Any, int]:
+    """Returns raw value -> id: by name, by number within the names, or by order.
 
+    Args:
+        values: The different raw labels.
+        names: Of the classes; None derives them.
+        column: Of the labels, for messages.
 
-def _several(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None) -> LabelRule:
-    where = f"dataset.label_column={spec.label_column}"
-    odd = next((value for value in unique if not isinstance(value, (str, int, float))), None)
-    if odd is not None:
-        raise DataError(f"{where}: a class is {type(odd).__name__}, neither text nor number")
-    if not unique:
-        raise DataError(f"{where}: no row has a class")
-    names = spec.label_names or (tuple(feature_names) if feature_names else None)
-    classes = _classes(list(unique), names, spec.label_column)
-    found = names or _names_of(classes)
-    if not 2 <= len(found) <= MOST_CLASSES:
-        raise DataError(
-            f"{where}: {len(found)} different classes; dataset.task=multi_label takes 2 to {MOST_CLASSES}"
-            + (f" (dataset.label_separator={spec.label_separator!r})" if len(found) < 2 else "")
-        )
-    separator = spec.label_separator
-    notes = _alike(found, spec.label_column) + _like_lists(found, spec) + _like_missing(found, spec)
-    other = next((name for name in found for sign in _SEPARATORS if sign in name), None)
-    if other is not None:
-        notes += (f"{where}: the class {other!r} is one: dataset.label_separator is {separator!r}, and parts texts",)
-    return LabelRule(
-        names=tuple(found), separator=separator, classes=classes, threshold=None, dead_zone=0.0,
-        missing=spec.missing_labels, notes=notes,
-    )  # fmt: skip
-
-
-def _by_word(spec: DatasetSpec, unique: Sequence[Any], feature_names: Sequence[str] | None, num_rows: int) -> LabelRule:
-    where = f"dataset.label_column={spec.label_column}"
-    odd = next((value for value in unique if not isinstance(value, (str, int))), None)
-    if odd is not None:
-        raise DataError(f"{where}: a word's class is {type(odd).__name__}, neither text nor number")
-    names = spec.label_names or (tuple(feature_names) if feature_names else None)
-    classes = _classes(list(unique), names, spec.label_column)
-    found = names or _names_of(classes)
-    if len(found) < 2:
-        raise DataError(f"{where}: the words have {len(found)} different classes: there is nothing to learn")
-    if names is None and len(found) > max(_MOST_WORD_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
-        raise DataError(
-            f"{where}: {len(found)} different values in {num_rows} rows are no classes of words (as {found[0]!r}); is "
-            "it the right column? If they are classes, name them in dataset.label_names"
-        )
-    return LabelRule(
-        names=tuple(found), by_word=True, classes=classes, threshold=None, dead_zone=0.0, missing=spec.missing_labels,
-        notes=_alike(found, spec.label_column),
-    )  # fmt: skip
-
-
-def _classes(values: list[Any], names: Sequence[str] | None, column: str) -> dict[Any, int]:
-    """Returns raw value -> id: by name, by number within the names, or by order."""
+    Raises:
+        DataError: A label is none of the names, or labels are no classes.
+    """
     vague = next((value for value in values if isinstance(value, float) and abs(value) >= _EXACT), None)
     if vague is not None:
         raise DataError(

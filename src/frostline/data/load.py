@@ -83,9 +83,9 @@ class _Part:
     def used(self) -> tuple[Any, Any]:
         return self.keys[self.indices], self.labels[self.indices]
 
-    def used_labels(self, rule: LabelRule) -> Any:
+    def used_labels(self, task: Task) -> Any:
         """Returns the labels of the rows, or where each word has one, of all their words."""
-        if not rule.by_word:
+        if not task.labels_words:
             return self.labels[self.indices]
         column = self.table.select(self.indices).with_format("arrow")["labels"]
         return pc.list_flatten(column[:] if not hasattr(column, "combine_chunks") else column).to_numpy()
@@ -108,7 +108,7 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
     table = labelled(raw, spec, rule)
     keys, labels = _arrays(table)
     train, held_out, aside = split(
-        keys, labels, regression=spec.task is Task.REGRESSION, seed=spec.seed, whole=spec.task is Task.MULTI_LABEL,
+        keys, labels, strata=spec.task.strata, seed=spec.seed,
         fraction=spec.eval_fraction if spec.eval_from is None else 0.0, test_fraction=spec.test_fraction or 0.0,
     )  # fmt: skip
     fingerprints = [_content(table)]
@@ -135,9 +135,9 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
     if spec.folds is not None:
         pool, parts["train"], parts["eval"] = _dealt(parts["train"], parts["eval"], rule, spec, spec.folds)
     _check_enough(parts, rule, spec)
-    report, warnings = _report(parts, rule, raw, table, spec.unit)
+    report, warnings = _report(parts, rule, raw, table, spec)
     chosen = {name: part.table.select(part.indices).remove_columns("key") for name, part in parts.items()}
-    content = [ROWS_VERSION, *fingerprints, spec.task.value, list(rule.names)]
+    content = [ROWS_VERSION, *fingerprints, spec.task.name, list(rule.names)]
     every = parts if pool is None else {**parts, "pool": pool}
     return Rows(
         train=chosen["train"],
@@ -163,7 +163,7 @@ def _dealt(train: _Part, held_out: _Part, rule: LabelRule, spec: DatasetSpec, fo
     """Returns the rows of both parts as one, in the seeded order; and those that train and evaluate in `spec.fold`."""
     keys, labels = train.keys, train.labels
     every = order(np.concatenate([train.indices, held_out.indices]), keys, labels, spec.seed)
-    if rule.names and rule.separator is None and not rule.by_word:
+    if spec.task.one_class_a_row:
         own = labels[every].astype(np.int64)
         counts = {name: len(np.unique(keys[every[own == index]])) for index, name in enumerate(rule.names)}
         rarest = min(counts, key=lambda name: counts[name])
@@ -175,8 +175,7 @@ def _dealt(train: _Part, held_out: _Part, rule: LabelRule, spec: DatasetSpec, fo
                 f"{'' if number == 1 else 's'}, too few to have one in each fold; {way}"
             )
     dealt = deal(
-        keys[every], labels[every], regression=spec.task is Task.REGRESSION, folds=folds, seed=spec.seed,
-        whole=spec.task is Task.MULTI_LABEL,
+        keys[every], labels[every], strata=spec.task.strata, folds=folds, seed=spec.seed,
     )  # fmt: skip
     rest = every[dealt != spec.fold]
     kept = even(rest, labels, spec.train_rows) if _wants_even(spec) else rest
@@ -267,9 +266,11 @@ def _check_enough(parts: Mapping[str, _Part], rule: LabelRule, spec: DatasetSpec
                 )
             raise DataError(f"no rows to {_PURPOSES[name]}: there are {total} in all; change {key} or the data")
     _, labels = parts["train"].used()
-    if rule.separator is not None and len(np.unique(labels)) < 2:
+    if len(np.unique(labels)) >= 2 or not spec.task.has_classes or spec.task.labels_words:
+        return
+    if not spec.task.one_class_a_row:
         raise DataError(f"the {len(labels)} training rows all have the same classes: there is nothing to learn")
-    if rule.separator is None and rule.names and not rule.by_word and len(np.unique(labels)) < 2:
+    if spec.task.one_class_a_row:
         only = rule.names[int(labels[0])]
         hint = f" of dataset.train_rows={spec.train_rows}" if spec.train_rows is not None else ""
         raise DataError(
@@ -278,13 +279,14 @@ def _check_enough(parts: Mapping[str, _Part], rule: LabelRule, spec: DatasetSpec
 
 
 def _report(
-    parts: Mapping[str, _Part], rule: LabelRule, raw: RawTable, table: datasets.Dataset, unit: str
+    parts: Mapping[str, _Part], rule: LabelRule, raw: RawTable, table: datasets.Dataset, spec: DatasetSpec
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
+    task, unit = spec.task, spec.unit
     used = {name: part.used() for name, part in parts.items()}
     train_keys = used["train"][0]
     overlap = {name: int(np.isin(keys, train_keys).sum()) for name, (keys, _) in used.items() if name != "train"}
     duplicates = {name: _duplicates(keys) for name, (keys, _) in used.items()}
-    label_counts = {name: _label_counts(part.used_labels(rule), rule) for name, part in parts.items()}
+    label_counts = {name: task.count_labels(part.used_labels(task), rule.names) for name, part in parts.items()}
     report = {
         "rows_read": len(raw.table),
         "rows_dropped": len(raw.table) - len(table),
@@ -294,12 +296,12 @@ def _report(
         "duplicates": duplicates,
         "overlap": overlap["eval"],
         **({"test_overlap": overlap["test"]} if "test" in overlap else {}),
-        "empty_texts": sum(map(_num_empty, parts.values())) if unit == "text" and not rule.by_word else 0,
+        "empty_texts": sum(map(_num_empty, parts.values())) if unit == "text" and not task.labels_words else 0,
     }
     warnings = [*raw.notes, *rule.notes]
-    if rule.by_word and len(parts["train"].used_labels(rule)) == len(used["train"][0]) > 1:
+    if task.labels_words and len(parts["train"].used_labels(task)) == len(used["train"][0]) > 1:
         warnings.append("every row has one word: words of a sentence belong into one row, with a list of labels")
-    if not rule.names:
+    if not task.has_classes:
         warnings += _rounded(label_counts["train"])
     if rule.missing is MissingLabels.DROP and report["rows_dropped"]:
         warnings.append(f"rows left out, most of them for want of a label: {report['rows_dropped']}")
@@ -308,7 +310,7 @@ def _report(
         absent = [label for label in rule.names if not counts[label]]
         if absent:
             warnings.append(
-                f"classes without a {'word' if rule.by_word else 'row'} to {_PURPOSES[name]}: {shortened(absent)}"
+                f"classes without a {'word' if task.labels_words else 'row'} to {_PURPOSES[name]}: {shortened(absent)}"
             )
     for name, what in (("eval", "evaluation"), ("test", "test")):
         if overlap.get(name):
@@ -341,21 +343,6 @@ def _rounded(labels: Mapping[str, float]) -> list[str]:
         f"labels of the size of {largest:.8g} are trained on to the nearest {step:g} (numbers of 32 bits), and their "
         f"standard deviation is {labels['std']:.3g}: subtract their mean"
     ]
-
-
-def _label_counts(labels: Any, rule: LabelRule) -> dict[str, Any]:
-    if rule.separator is not None:
-        bits = labels.astype(np.int64)
-        return {name: int((bits >> index & 1).sum()) for index, name in enumerate(rule.names)}
-    if rule.names:
-        counts = np.bincount(labels.astype(np.int64), minlength=len(rule.names))
-        return {name: int(count) for name, count in zip(rule.names, counts, strict=True)}
-    return {
-        "mean": float(labels.mean()),
-        "std": float(labels.std()),
-        "min": float(labels.min()),
-        "max": float(labels.max()),
-    }
 
 
 def _duplicates(keys: Any) -> int:

@@ -1,11 +1,14 @@
-"""Owns: what a table of raw columns is. Must not know: where it was read, what the columns mean."""
+"""A table of raw columns, as it was read."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import datasets
+
+from frostline.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,3 +30,19 @@ class RawTable:
     notes: tuple[str, ...] = ()
     label_names: tuple[str, ...] | None = None
     folder: Path | None = None
+
+    def unique(self, column: str) -> list[Any]:
+        """Returns the different values of a column of labels.
+
+        Raises:
+            DataError: They are no labels.
+        """
+        try:
+            return list(self.table.unique(column))
+        except Exception as error:
+            feature = self.table.features[column]
+            lists = isinstance(feature, (datasets.Sequence, datasets.List))
+            what = f"{feature}, not labels{'; rows of several classes are dataset.task=multi_label' if lists else ''}"
+            if isinstance(feature, datasets.Json):
+                what = 'values of several kinds ("1" beside 1): write all alike'
+            raise DataError(f"dataset.label_column={column}: holds {what}") from error

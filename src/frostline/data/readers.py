@@ -27,7 +27,7 @@ from frostline.data.table_cache import load_cached
 from frostline.errors import DataError
 from frostline.files import is_lfs_pointer
 from frostline.hashes import file_sha256, hashes_of
-from frostline.spec import DatasetSpec, Format, Source, Task
+from frostline.spec import DatasetSpec, Format, Source
 
 _BY_EXTENSION = {
     ".csv": Format.CSV,
@@ -106,7 +106,7 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     if form is Format.CONLL:
         return read_conll(path, sha256)
     if form is Format.JSONL:
-        refuse_columns_of_json(path, given.name, has_lists=spec.task is Task.TOKEN_CLASSIFICATION)
+        refuse_columns_of_json(path, given.name, has_lists=spec.task.labels_words)
     builder, options = _builder(path, form, spec)
     notes = _check_fields(path, options) if builder == "csv" else ()
     folder = cache_dir / sha256[:20]

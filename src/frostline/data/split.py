@@ -10,6 +10,8 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from frostline.spec.task import Strata
+
 Keys = npt.NDArray[np.uint64]
 Labels = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -49,11 +51,10 @@ def split(
     keys: Keys,
     labels: Labels,
     *,
-    regression: bool,
+    strata: Strata,
     fraction: float,
     seed: int,
     test_fraction: float = 0.0,
-    whole: bool = False,
 ) -> tuple[Indices, Indices, Indices]:
     """Splits rows into training, evaluation and test, stratified by label.
 
@@ -64,18 +65,17 @@ def split(
     Args:
         keys: `[N]`, from `row_key`.
         labels: `[N]`.
-        regression: Whether labels are numbers.
+        strata: Within which rows are shared out.
         fraction: Share to hold out.
         seed: Another seed, another split.
         test_fraction: Share to put aside.
-        whole: Don't stratify: labels are combinations of classes, most of them rare.
 
     Returns:
         Indices of training, evaluation and test rows, each in the file's order.
     """
     hashes = seeded(keys, seed, purpose=0)
     held_out, aside = np.zeros(len(keys), dtype=bool), np.zeros(len(keys), dtype=bool)
-    for stratum in [np.arange(len(keys))] if whole else _strata(labels, hashes, regression):
+    for stratum in _strata(labels, hashes, strata):
         ordered = stratum[np.argsort(hashes[stratum], kind="stable")]
         first = _cut(hashes[ordered], round(fraction * len(ordered)))
         held_out[ordered[:first]] = True
@@ -85,7 +85,7 @@ def split(
     return everything[~(held_out | aside)], everything[held_out], everything[aside]
 
 
-def deal(keys: Keys, labels: Labels, *, regression: bool, folds: int, seed: int, whole: bool = False) -> Indices:
+def deal(keys: Keys, labels: Labels, *, strata: Strata, folds: int, seed: int) -> Indices:
     """Deals rows into folds, stratified by label.
 
     Within each class (each tenth of the range of ranks, for regression) the folds differ by one row at most, but for
@@ -94,10 +94,9 @@ def deal(keys: Keys, labels: Labels, *, regression: bool, folds: int, seed: int,
     Args:
         keys: `[N]`, from `row_key`.
         labels: `[N]`.
-        regression: Whether labels are numbers.
+        strata: Within which rows are shared out.
         folds: How many.
         seed: Another seed, other folds.
-        whole: Don't stratify.
 
     Returns:
         The fold of each row, `[N]`, counted from 0.
@@ -106,7 +105,7 @@ def deal(keys: Keys, labels: Labels, *, regression: bool, folds: int, seed: int,
     dealt = np.zeros(len(keys), dtype=np.int64)
     fold_of: dict[int, int] = {}
     in_all = [0] * folds
-    for stratum in [np.arange(len(keys))] if whole else _strata(labels, hashes, regression):
+    for stratum in _strata(labels, hashes, strata):
         here = [0] * folds
         for row in stratum[np.argsort(hashes[stratum], kind="stable")].tolist():
             text = int(hashes[row])
@@ -153,8 +152,10 @@ def _cut(hashes: Keys, count: int) -> int:
     return up if up < len(hashes) else down
 
 
-def _strata(labels: Labels, hashes: Keys, regression: bool) -> list[Indices]:
-    if not regression:
+def _strata(labels: Labels, hashes: Keys, strata: Strata) -> list[Indices]:
+    if strata is Strata.NONE:
+        return [np.arange(len(hashes))]
+    if strata is Strata.CLASSES:
         return [np.flatnonzero(labels == value) for value in np.unique(labels)]
     by_rank = np.lexsort((hashes, labels))  # equal labels in the order of their hashes, not of the file
     bounds = []

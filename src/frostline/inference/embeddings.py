@@ -21,7 +21,8 @@ import torch
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
-from frostline.data import Padding, RowTable
+from frostline.data.row_table import RowTable
+from frostline.data.token_table import Padding
 from frostline.errors import ModelError, SpecError
 from frostline.models import timm_models
 from frostline.models.blocks import find_blocks, num_blocks_of

@@ -35,11 +35,11 @@ class MetricInfo:
     """
 
     direction: Direction
-    task: Task
+    task: str
     load: Callable[[], Any]
     scores: bool = False
     binary_only: bool = False
-    also: tuple[Task, ...] = ()
+    also: tuple[str, ...] = ()
     spans: bool = False
 
 
@@ -56,24 +56,24 @@ def _offline(name: str) -> Callable[[], Any]:
     return load
 
 
-def _register(name: str, direction: Direction, task: Task, **kwargs: Any) -> None:
+def _register(name: str, direction: Direction, task: str, **kwargs: Any) -> None:
     METRICS.register(name)(MetricInfo(direction=direction, task=task, load=_offline(name), **kwargs))
 
 
 for _name in ("accuracy", "f1_macro", "f1_micro", "precision_macro", "recall_macro"):
-    _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION, also=(Task.MULTI_LABEL, Task.TOKEN_CLASSIFICATION))
+    _register(_name, Direction.MAXIMIZE, "classification", also=("multi_label", "token_classification"))
 for _name in ("entity_f1", "entity_precision", "entity_recall"):
-    _register(_name, Direction.MAXIMIZE, Task.TOKEN_CLASSIFICATION, spans=True)
+    _register(_name, Direction.MAXIMIZE, "token_classification", spans=True)
 for _name in ("balanced_accuracy", "matthews_correlation"):
-    _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION)
-_register("hamming_loss", Direction.MINIMIZE, Task.MULTI_LABEL)
+    _register(_name, Direction.MAXIMIZE, "classification")
+_register("hamming_loss", Direction.MINIMIZE, "multi_label")
 for _name in ("f1", "precision", "recall"):
-    _register(_name, Direction.MAXIMIZE, Task.CLASSIFICATION, binary_only=True)
-_register("roc_auc", Direction.MAXIMIZE, Task.CLASSIFICATION, scores=True)
+    _register(_name, Direction.MAXIMIZE, "classification", binary_only=True)
+_register("roc_auc", Direction.MAXIMIZE, "classification", scores=True)
 for _name in ("mse", "mae"):
-    _register(_name, Direction.MINIMIZE, Task.REGRESSION)
+    _register(_name, Direction.MINIMIZE, "regression")
 for _name in ("pearson", "spearman"):
-    _register(_name, Direction.MAXIMIZE, Task.REGRESSION)
+    _register(_name, Direction.MAXIMIZE, "regression")
 
 _LOSS = "loss"
 
@@ -90,8 +90,8 @@ def check(spec: TrainingSpec, task: Task) -> None:
     for name in spec.metrics:
         if name in METRICS and not _is_for(name, task):
             fitting = listing(known for known in METRICS if _is_for(known, task))
-            fitting += f": training={task.value} takes some of them" if task is not Task.CLASSIFICATION else ""
-            raise SpecError(f"training.metrics: {name} is not for {task.value}; for it there are {fitting}")
+            fitting += f": training={task.name} takes some of them" if task.name != "classification" else ""
+            raise SpecError(f"training.metrics: {name} is not for {task.name}; for it there are {fitting}")
     known = Direction.MINIMIZE if spec.objective == _LOSS else None
     if spec.objective in spec.metrics and spec.objective in METRICS:
         known = METRICS.get(spec.objective).direction
@@ -111,18 +111,7 @@ def check(spec: TrainingSpec, task: Task) -> None:
 
 def _is_for(name: str, task: Task) -> bool:
     info = METRICS.get(name)
-    return task in {info.task, *info.also}
-
-
-def decide(logits: Any, task: Task) -> Any:
-    """Returns what logits `[..., C]` say, `[...]`: class ids, numbers, or bits where a row may have several classes."""
-    import numpy as np
-
-    if task is Task.REGRESSION:
-        return logits.reshape(-1)
-    if task is Task.MULTI_LABEL:
-        return ((logits > 0).astype(np.int64) << np.arange(logits.shape[1])).sum(-1)
-    return logits.argmax(-1)
+    return task.name in {info.task, *info.also}
 
 
 class ComputeMetrics:
@@ -130,7 +119,7 @@ class ComputeMetrics:
 
     Args:
         names: What to compute: frostline's own metrics, `evaluate.load` names or paths.
-        task: Classification takes the class of the largest logit, regression the one output as it is.
+        task: Says what logits mean.
         num_labels: Number of classes (1 for regression).
         names_of_labels: The classes' names.
 
@@ -168,17 +157,12 @@ class ComputeMetrics:
         import numpy as np
 
         logits = np.asarray(logits, dtype=np.float64)
-        predictions = decide(logits, self._task)
-        if self._task is Task.MULTI_LABEL:  # as scikit-learn wants it: `[N, C]` of 0 and 1
-            classes = np.arange(logits.shape[1])
-            predictions, labels = (np.asarray(bits)[:, None] >> classes & 1 for bits in (predictions, labels))
+        labels = np.asarray(labels)
         tagged: tuple[Any, Any] = ((), ())
-        if self._task is Task.TOKEN_CLASSIFICATION:
-            labels = np.asarray(labels)
-            there = labels >= 0
-            if any(info is not None and info.spans for _, _, info in self._metrics):
-                tagged = _tags(predictions, there, self._tags), _tags(labels, there, self._tags)
-            logits, predictions, labels = logits[there], predictions[there], labels[there]
+        if any(info is not None and info.spans for _, _, info in self._metrics):
+            has_label = labels >= 0
+            tagged = _tags(self._task.decide(logits), has_label, self._tags), _tags(labels, has_label, self._tags)
+        logits, predictions, labels = self._task.for_metrics(logits, labels)
         values: dict[str, float] = {}
         for name, metric, info in self._metrics:
             # Of frostline's own nothing is gathered over batches: `compute` would only take it through Arrow and back.

@@ -17,15 +17,11 @@ import torch
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
-    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -33,7 +29,7 @@ from frostline.errors import ModelError
 from frostline.files import is_lfs_pointer
 from frostline.hashes import unchanged_sha256
 from frostline.models import head, timm_models
-from frostline.spec import HeadChoice, Init, Task
+from frostline.spec import TASKS, HeadChoice, Init, Task
 
 if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
@@ -116,7 +112,7 @@ def load_tokenizer(folder: Path, max_tokens: int, *, by_word: bool = False) -> P
             f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model only {embeddings} embeddings: "
             f"they don't belong together"
         )
-    positions = max_positions(folder, Task.TOKEN_CLASSIFICATION if by_word else Task.CLASSIFICATION)
+    positions = max_positions(folder, TASKS.get("token_classification" if by_word else "classification"))
     if positions is not None and max_tokens > positions:
         raise ModelError(f"training.max_tokens={max_tokens}: the model has {positions} positions; give that or fewer")
     return tokenizer
@@ -153,14 +149,6 @@ def reads_images(config: Any) -> bool:
     return kind in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING and kind not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 
-def _classifier_of(config: Any, task: Task) -> Any:
-    if task is Task.TOKEN_CLASSIFICATION:
-        if type(config) not in MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING:
-            raise ModelError(f"transformers has no head of a class for each word for this model ({config.model_type})")
-        return AutoModelForTokenClassification
-    return AutoModelForImageClassification if reads_images(config) else AutoModelForSequenceClassification
-
-
 def load_model(
     spec: ModelSpec,
     folder: Path,
@@ -185,7 +173,7 @@ def load_model(
         ModelError: The weights are pickled, need remote code, are not what the spec says, or don't fit the model; or
             there is no head to keep, or one of other classes.
     """
-    config = load_config(folder, _head_settings(task, label_names))
+    config = load_config(folder, task.head_config(label_names))
     if not reads_images(config):
         config.pad_token_id = processor.pad_token_id  # type: ignore[union-attr] # Trainer does so too, but late
     if spec.init is Init.RANDOM:
@@ -203,7 +191,7 @@ def fresh_tensors(spec: ModelSpec, folder: Path, *, task: Task, label_names: Seq
     Raises:
         ModelError: As `load_model` does.
     """
-    config = load_config(folder, _head_settings(task, label_names))
+    config = load_config(folder, task.head_config(label_names))
     if spec.init is Init.RANDOM:
         return tuple(sorted(skeleton(folder, task=task, label_names=label_names).state_dict()))
     check_weights(spec, folder)
@@ -214,7 +202,7 @@ def _pretrained(
     spec: ModelSpec, folder: Path, config: Any, task: Task, label_names: Sequence[str]
 ) -> tuple[PreTrainedModel, tuple[str, ...], tuple[str, ...]]:
     """Returns a model with the weights of a folder, the names of its fresh tensors and those of its reordered ones."""
-    classifier = _classifier_of(config, task)
+    classifier = task.auto_class(config)
     found, held = _head_in(folder, task)
     keeps = spec.head is HeadChoice.KEEP
     order = _kept_order(folder, task, label_names, held) if keeps else []
@@ -249,7 +237,7 @@ def _pretrained(
 
 def _head_in(folder: Path, task: Task) -> tuple[head.Head, dict[str, str]]:
     """Returns the head of a folder's model, and which tensors of it the folder's weights hold (see `head.in_file`)."""
-    kind = task if task is Task.TOKEN_CLASSIFICATION else Task.CLASSIFICATION
+    kind = task if task.labels_words else TASKS.get("classification")
     changed = tuple(path.stat().st_mtime_ns for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))))
     return _head_found(folder, kind, changed)
 
@@ -267,7 +255,7 @@ def _kept_order(folder: Path, task: Task, label_names: Sequence[str], held: Mapp
     if not held:
         raise ModelError(f"model.head=keep: {folder} holds no classifier's head; take model.head=fresh")
     own = load_config(folder)
-    if task is Task.REGRESSION:
+    if not task.has_classes:
         if own.num_labels != 1:
             raise ModelError(f"model.head=keep: the head in {folder} is one of {own.num_labels} classes")
         return [0]
@@ -277,7 +265,7 @@ def _kept_order(folder: Path, task: Task, label_names: Sequence[str], held: Mapp
 def _from_scratch(
     config: Any, folder: Path, processor: PreTrainedTokenizerBase | BaseImageProcessor, task: Task
 ) -> LoadedModel:
-    classifier = _classifier_of(config, task)
+    classifier = task.auto_class(config)
     with _quiet():
         try:
             model = classifier.from_config(config, dtype=torch.float32, trust_remote_code=False)
@@ -312,8 +300,8 @@ def skeleton(folder: Path, *, task: Task, label_names: Sequence[str]) -> PreTrai
     Raises:
         ModelError: The config can't be read or needs remote code.
     """
-    config = load_config(folder, _head_settings(task, label_names))
-    classifier = _classifier_of(config, task)
+    config = load_config(folder, task.head_config(label_names))
+    classifier = task.auto_class(config)
     with _quiet(), torch.device("meta"):
         try:
             model: PreTrainedModel = classifier.from_config(config)
@@ -438,22 +426,6 @@ def check_weights(spec: ModelSpec, folder: Path) -> str:
             f"{folder}: weights have sha256 {total[:12]}..., model.weights_sha256 says {spec.weights_sha256[:12]}..."
         )
     return total
-
-
-def _head_settings(task: Task, label_names: Sequence[str]) -> dict[str, Any]:
-    if task is Task.REGRESSION:
-        return {
-            "num_labels": 1,
-            "problem_type": "regression",
-            "id2label": {0: "score"},
-            "label2id": {"score": 0},
-        }
-    kinds = {Task.MULTI_LABEL: "multi_label_classification", Task.TOKEN_CLASSIFICATION: None}
-    return {
-        "problem_type": kinds.get(task, "single_label_classification"),
-        "id2label": dict(enumerate(label_names)),
-        "label2id": {name: index for index, name in enumerate(label_names)},
-    }
 
 
 class _quiet:  # noqa: N801 - reads as a statement

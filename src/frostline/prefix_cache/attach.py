@@ -13,7 +13,11 @@ from typing import Any
 import torch
 
 from frostline import assets
-from frostline.data import Indices, Padding, PixelTable, RowTable, Tokenized
+from frostline.data.pixel_table import PixelTable
+from frostline.data.row_table import RowTable
+from frostline.data.split import Indices
+from frostline.data.token_table import Padding
+from frostline.data.tokenize import Tokenized
 from frostline.errors import UserError
 from frostline.machine import Machine
 from frostline.models.loading import config_sha256

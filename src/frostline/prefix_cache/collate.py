@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from frostline.data import Padding, PixelTable, RowTable
 from frostline.data.fillers import mark_fillers
+from frostline.data.pixel_table import PixelTable
+from frostline.data.row_table import RowTable
+from frostline.data.token_table import Padding
 from frostline.prefix_cache.entry import HiddenStates
 from frostline.prefix_cache.gpu_memory import RowOffsets
 from frostline.prefix_cache.suffix import HIDDEN, HIDDEN_AT

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from frostline.data import Tokenized, TokenTable
+from frostline.data.token_table import TokenTable
+from frostline.data.tokenize import Tokenized
 from frostline.models.blocks import Anatomy
 from frostline.models.loading import LoadedModel, config_sha256
 from frostline.prefix_cache.last_block import LastBlockAtPosition, position_of, read_block

@@ -25,7 +25,6 @@ from frostline.spec.parts import (
     RuntimeSpec,
     Sampling,
     Source,
-    Task,
     TrackingSpec,
     TrainingSpec,
     expand_cache_shorthand,
@@ -55,6 +54,7 @@ from frostline.spec.sweep import (
     SweepSpec,
     ordinal,
 )
+from frostline.spec.task import TASKS, Task
 
 __all__ = [
     "CACHE_MAX_BYTES",
@@ -67,6 +67,7 @@ __all__ = [
     "ROWS_KEY",
     "SCHEMA_VERSION",
     "SWEEP_SCHEMA",
+    "TASKS",
     "TEST_SET",
     "Balance",
     "CacheMode",

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from frostline.errors import SpecError, listing
-from frostline.spec.parts import Balance, Format, MissingLabels, Source, Task, check_source, finite, require
+from frostline.spec.parts import Balance, Format, MissingLabels, Source, check_source, finite, require
+from frostline.spec.task import Task
 
 EVAL_SET, TEST_SET = "eval", "test"
 """What a run's own held-out rows are called where numbers are recorded: `eval/accuracy`, `test/accuracy`."""
 
 RESERVED_SETS = frozenset(
-    {EVAL_SET, TEST_SET, "train", "best", "by_depth", "cost", "points", "drift", "params", "system"}
+    {EVAL_SET, TEST_SET, "train", "best", "by_depth", "cost", "trials", "drift", "params", "system"}
 )
 """First parts of the names of other recorded numbers."""
 
@@ -125,23 +126,22 @@ class DatasetSpec:
         require(finite(self.dead_zone) and self.dead_zone >= 0, "dataset.dead_zone", self.dead_zone, "0 or more")
         if self.threshold is not None:
             require(finite(self.threshold), "dataset.threshold", self.threshold, "a finite number, or null")
-            if self.task is not Task.CLASSIFICATION:
+            if not self.task.one_class_a_row:
                 raise SpecError(
-                    f"dataset.threshold makes two classes: set it to null with dataset.task={self.task.value}"
+                    f"dataset.threshold makes two classes: set it to null with dataset.task={self.task.name}"
                 )
-            if self.label_names is None or len(self.label_names) != 2:
-                raise SpecError("dataset.threshold makes two classes: give two dataset.label_names, lower first")
         if self.label_names is not None:
             repeated = {name for name in self.label_names if self.label_names.count(name) > 1}
             if repeated:
                 raise SpecError(f"dataset.label_names: {listing(repeated)} stands there more than once")
-            if self.task is not Task.REGRESSION and len(self.label_names) < 2:
+            if self.task.has_classes and len(self.label_names) < 2:
                 raise SpecError("dataset.label_names: a classification needs two classes or more")
-        if self.missing_labels is MissingLabels.NO_CLASS and self.task is not Task.MULTI_LABEL:
+        if self.missing_labels is MissingLabels.NO_CLASS and not self.task.may_have_no_class:
             raise SpecError("dataset.missing_labels=no_class: is for dataset.task=multi_label")
         require(self.label_separator != "", "dataset.label_separator", "''", "a text, as ';'")
-        if self.balance is not Balance.NONE and self.task is not Task.CLASSIFICATION:
+        if self.balance is not Balance.NONE and not self.task.one_class_a_row:
             raise SpecError(f"dataset.balance={self.balance.value}: is for dataset.task=classification")
+        self.task.check_dataset(self)
         self._check_images()
         self._check_test()
         self._check_folds()
@@ -178,12 +178,12 @@ class DatasetSpec:
         for (key, column), (other, same) in itertools.combinations(read, 2):
             if column == same:
                 raise SpecError(f"dataset.{key}={column}: dataset.{other} names the same column")
-        by_word = self.task is Task.TOKEN_CLASSIFICATION
+        by_word = self.task.labels_words
         if (self.is_image or by_word) and self.pair_column is not None:
             what = "images" if self.is_image else "words with a class each"
             raise SpecError(f"dataset.pair_column={self.pair_column}: {what} come alone; set it to null")
         if self.is_image and by_word:
-            raise SpecError("dataset.task=token_classification: an image has no words")
+            raise SpecError(f"dataset.task={self.task.name}: an image has no words")
         if self.format is Format.CONLL and not by_word:
             raise SpecError("dataset.format=conll: has a class for each word; give dataset.task=token_classification")
         if self.format in {Format.FOLDER, Format.PIXELS} and not self.is_image:
@@ -228,7 +228,7 @@ class DatasetSpec:
             if names.index(name) != index:
                 raise SpecError(f"{where}: stands there more than once")
             if other.task is not self.task:
-                raise SpecError(f"{where}: is a {other.task.value}, {self.short_name} a {self.task.value}")
+                raise SpecError(f"{where}: is a {other.task.name}, {self.short_name} a {self.task.name}")
             if other.is_image != self.is_image:
                 raise SpecError(f"{where}: holds {other.unit}s, {self.short_name} holds {self.unit}s")
             if other.also_evaluate:

@@ -81,6 +81,8 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
             raise SpecError(f"{where}: expected keys and values, as {{a: b}}, got {_shown(value)}")
         item = get_args(hint)[1]
         return {str(key): _decode_value(item, each, f"{where}.{key}") for key, each in value.items()}
+    if hasattr(hint, "decode_name"):
+        return hint.decode_name(value, where)
     if is_dataclass(hint):
         if isinstance(value, cast("type[Any]", hint)):
             return value  # decoded already

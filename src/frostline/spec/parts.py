@@ -22,15 +22,6 @@ class Source(StrEnum):
     HUB = "hub"  # the Hugging Face hub, by name and revision
 
 
-class Task(StrEnum):
-    """What a row's label is."""
-
-    CLASSIFICATION = "classification"  # one class
-    MULTI_LABEL = "multi_label"  # any number of classes, or none
-    REGRESSION = "regression"
-    TOKEN_CLASSIFICATION = "token_classification"  # one class for each word
-
-
 class Balance(StrEnum):
     """What is done about classes of unequal size, in the training rows alone."""
 

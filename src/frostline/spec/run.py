@@ -22,6 +22,7 @@ from frostline.spec.parts import (
     TrainingSpec,
     require,
 )
+from frostline.spec.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -189,7 +190,7 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return value.value if isinstance(value, StrEnum) else value
+    return _by_name(value)
 
 
 def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Scalar]]:
@@ -199,4 +200,11 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Scalar]]:
     elif isinstance(value, tuple):
         yield prefix, ",".join(each.short_name if isinstance(each, DatasetSpec) else str(each) for each in value)
     else:
-        yield prefix, value.value if isinstance(value, StrEnum) else value
+        yield prefix, _by_name(value)
+
+
+def _by_name(value: Any) -> Any:
+    """Returns a choice as a config names it; any other value as it is."""
+    if isinstance(value, Task):
+        return value.name
+    return value.value if isinstance(value, StrEnum) else value

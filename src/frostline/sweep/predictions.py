@@ -16,7 +16,7 @@ from frostline.records.result import RunResult
 from frostline.records.run_folder import PREDICTIONS_FILE, SPEC_FILE, check_files
 from frostline.records.trial import TrialRecord, ranked
 from frostline.report import Baseline
-from frostline.spec import Task
+from frostline.spec import TASKS
 from frostline.sweep.folder import SweepFolder
 
 log = logging.getLogger(__name__)
@@ -118,6 +118,6 @@ def _num_classes(folder: Path) -> int | None:
         OSError, ValueError, KeyError: The run's record can't be read.
     """
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    if spec["dataset"]["task"] != Task.MULTI_LABEL.value:
+    if not TASKS.get(spec["dataset"]["task"]).may_have_no_class:
         return None
     return len(RunResult.read(folder).data["label_names"])

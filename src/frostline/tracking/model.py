@@ -18,6 +18,7 @@ from frostline import scratch
 from frostline.files import refuse_links
 from frostline.records.result import RunResult
 from frostline.records.run_folder import MODEL_FOLDER, SPEC_FILE, check_files
+from frostline.spec import TASKS
 from frostline.tracking.names import MAX_TAG
 
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     refuse_links([model_folder, *model_folder.rglob("*"), folder / SPEC_FILE])
     check_files(folder, result, SPEC_FILE, MODEL_FOLDER)
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    if spec["dataset"].get("image_column") is not None or spec["dataset"].get("task") == "token_classification":
-        # MLflow's own loading of an image pipeline wants torchvision; its pipeline of tokens finds words of its own.
+    if spec["dataset"].get("image_column") is not None or TASKS.get(spec["dataset"]["task"]).pipeline is None:
+        # MLflow's own loading of an image pipeline wants torchvision.
         _as_artifact(made, run_id, folder)
         return
     is_pair = spec["dataset"].get("pair_column") is not None
@@ -139,7 +140,6 @@ def _describe(
 
     versions = result.provenance.get("versions", {})
     is_pair = spec["dataset"].get("pair_column") is not None
-    is_regression = spec["dataset"].get("task") == "regression"
     description = Model(
         artifact_path=model.artifact_location,
         model_uuid=model.model_id,
@@ -160,9 +160,9 @@ def _describe(
         tokenizer_type="AutoTokenizer",
         source_model_name=name,
     )
-    # As the model was trained and as `frostline predict` asks it: longer texts are cut, a number is not squashed.
+    # As the model was trained and as `frostline predict` asks it: longer texts are cut.
     settings = {"truncation": True, "max_length": spec["training"]["max_tokens"]}
-    settings |= {"function_to_apply": "none"} if is_regression else {}
+    settings |= TASKS.get(spec["dataset"]["task"]).pipeline or {}
     # What `pyfunc.add_to_model` would write: its module takes a second to import, and warns.
     description.add_flavor(
         "python_function",

@@ -12,10 +12,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from frostline import assets, process_cache
-from frostline.data import ImageInput, PixelTable, Rows, Tokenized, load_rows, pixelize, tokenize
 from frostline.data.build_rows import keys_of
 from frostline.data.image_files import image_files
-from frostline.data.pixel_table import pixel_tables
+from frostline.data.load import Rows, load_rows
+from frostline.data.pixel_table import ImageInput, PixelTable, pixel_tables
+from frostline.data.tokenize import Tokenized, pixelize, tokenize
 from frostline.errors import AssetError, DataError, UserError, listing
 from frostline.process_cache import LruCache
 from frostline.spec import EVAL_SET, TEST_SET, DatasetSpec, Format, RunSpec, Source

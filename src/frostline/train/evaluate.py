@@ -15,13 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from frostline.data import NO_LABEL, RowTable
-from frostline.metrics import decide
+from frostline.data.row_table import RowTable
 from frostline.prefix_cache.collate import Collator
 from frostline.records.run_folder import PREDICTIONS_FILE
 from frostline.spec import EVAL_SET, RunSpec, Task
 from frostline.train import callbacks
-from frostline.train.loss import DivergedError, losses_of
+from frostline.train.loss import DivergedError
 from frostline.train.setup import Setup
 from frostline.train.trainer import Assembly, by_length
 
@@ -113,27 +112,13 @@ def write_predictions(sets: list[EvaluatedRows], task: Task, folder: Path) -> No
     """
     parts = []
     for each in sets:
-        logits = each.logits.astype(np.float64)
-        labels, predicted = each.labels, decide(logits, task)
-        if task is Task.TOKEN_CLASSIFICATION:
-            logits = logits[:, : labels.shape[1]]
-            there = [row != NO_LABEL for row in labels]
-            losses = losses_of(logits, labels, task)
-            predicted, labels = (
-                pa.array([row[: len(own)][own] for row, own in zip(rows, there, strict=True)])
-                for rows in (predicted, labels)
-            )
-        else:
-            logits = logits.reshape(len(labels), -1)
-            losses, predicted = losses_of(logits, labels, task), predicted.astype(labels.dtype)
+        columns = task.prediction_columns(each.logits.astype(np.float64), each.labels)
         parts.append(
             pa.table(
                 {
-                    "set": pa.array([each.name] * len(predicted)).dictionary_encode(),
-                    "row": pa.array(np.arange(len(predicted)), pa.int32()),
-                    "label": labels,
-                    "predicted": predicted,
-                    "loss": losses.astype(np.float32),
+                    "set": pa.array([each.name] * len(columns["loss"])).dictionary_encode(),
+                    "row": pa.array(np.arange(len(columns["loss"])), pa.int32()),
+                    **columns,
                 }
             )
         )

@@ -10,7 +10,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from frostline.data import PixelTable, RowTable
+from frostline.data.pixel_table import PixelTable
+from frostline.data.row_table import RowTable
 from frostline.models.blocks import NamedModule
 
 if TYPE_CHECKING:

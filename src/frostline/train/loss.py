@@ -9,12 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
 import torch
-from torch.nn import functional
 
-from frostline.data import NO_LABEL
-from frostline.data.fillers import is_row
 from frostline.spec import Task
 from frostline.train.distributed import World
 
@@ -31,69 +27,6 @@ class DivergedError(RuntimeError):
     def __init__(self, step: int, what: str = "the loss is not finite") -> None:
         super().__init__(f"diverged at step {step}: {what}")
         self.step = step
-
-
-def losses_of(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], task: Task) -> np.ndarray[Any, Any]:
-    """Returns each row's loss, `[N]`: of which training minimizes the mean.
-
-    Where each word has a class: the mean over the row's words, of which training minimizes the mean over all words.
-
-    Args:
-        logits: `[N, C]`, or of each token `[N, T, C]`, in double precision.
-        labels: `[N]`, or `[N, T]`.
-        task: As for `summed_loss`.
-    """
-    if task is Task.TOKEN_CLASSIFICATION:
-        there = labels != NO_LABEL
-        losses = np.zeros(labels.shape)
-        losses[there] = losses_of(logits[there], labels[there], Task.CLASSIFICATION)
-        by_row: np.ndarray[Any, Any] = losses.sum(-1) / np.maximum(there.sum(-1), 1)
-        return by_row
-    if task is Task.MULTI_LABEL:
-        wanted = labels[:, None] >> np.arange(logits.shape[1]) & 1
-        every: np.ndarray[Any, Any] = (np.logaddexp(0.0, logits) - logits * wanted).mean(-1)
-        return every
-    if task is Task.REGRESSION:
-        squared: np.ndarray[Any, Any] = (logits[:, 0] - labels) ** 2
-        return squared
-    highest = logits.max(-1, keepdims=True)
-    log_sum = np.log(np.exp(logits - highest).sum(-1)) + highest[:, 0]
-    of_rows: np.ndarray[Any, Any] = log_sum - logits[np.arange(len(labels)), labels]
-    return of_rows
-
-
-def summed_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    task: Task,
-    may_fill: bool = False,
-    weights: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Returns the sum of the rows' losses, or where each word has a class of the words' (scalar), fillers left out.
-
-    Args:
-        logits: `[B, C]`, or of each token `[B, T, C]`.
-        labels: `[B]`, or `[B, T]`.
-        task: Cross entropy for classification, squared error for regression; the mean over the classes of the binary
-            cross entropy where a row may have several, whose labels are bits (`frostline.data.label_rule`).
-        may_fill: Whether there may be fillers.
-        weights: Of the classes, `[C]`; None: all weigh alike.
-    """
-    logits = logits.float()
-    if task is Task.TOKEN_CLASSIFICATION:
-        logits, labels = logits.flatten(0, 1), labels.flatten()
-    if task is Task.MULTI_LABEL:
-        rows = is_row(labels)
-        bits = labels[:, None] >> torch.arange(logits.shape[1], device=labels.device) & 1
-        losses = functional.binary_cross_entropy_with_logits(logits, bits.float(), reduction="none").mean(-1)
-        return losses[rows].sum() if may_fill else losses.sum()
-    if task is not Task.REGRESSION:
-        return functional.cross_entropy(logits, labels, weights, reduction="sum", ignore_index=NO_LABEL)
-    wanted, given = labels.float(), logits.squeeze(-1)
-    if may_fill:
-        rows = is_row(wanted)
-        wanted, given = wanted[rows], given[rows]
-    return functional.mse_loss(given, wanted, reduction="sum")
 
 
 def class_weights(labels: torch.Tensor, num_classes: int) -> torch.Tensor:
@@ -117,7 +50,7 @@ class BatchLoss:
     16 rows give one loss as 1 x 16 and as 8 x 2, a shorter last batch included.
 
     Args:
-        task: Cross entropy for classification, squared error for regression.
+        task: Says what the loss of a row is.
         world: The processes of the run.
         weights: Of the classes, in training, `[C]`; None: all weigh alike.
 
@@ -144,13 +77,14 @@ class BatchLoss:
         """
         logits, is_distributed = outputs["logits"], self._world.is_distributed
         if num_items_in_batch is None:
-            by_word = self._task is Task.TOKEN_CLASSIFICATION
-            total = is_row(labels).sum().clamp(min=1) if by_word else len(labels)
-            return summed_loss(logits, labels, self._task, is_distributed) / total
+            mean: torch.Tensor = self._task.summed_loss(logits.float(), labels, is_distributed) / self._task.num_terms(
+                labels
+            )
+            return mean
         weights = self._weights
         if weights is not None and weights.device != logits.device:
             weights = self._weights = weights.to(logits.device)
-        summed = summed_loss(logits, labels, self._task, is_distributed, weights)
+        summed = self._task.summed_loss(logits.float(), labels, is_distributed, weights)
         loss = summed / num_items_in_batch
         self._note(loss.detach())
         return loss

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from frostline import assets, process_cache, provenance
-from frostline.data import NO_PADDING, ImageInput, Padding, PixelTable, Rows, Tokenized
+from frostline.data.load import Rows
+from frostline.data.pixel_table import ImageInput, PixelTable
+from frostline.data.token_table import NO_PADDING, Padding
+from frostline.data.tokenize import Tokenized
 from frostline.errors import ModelError, SpecError, listing
 from frostline.freezing.drift import Drift
 from frostline.freezing.freeze import FrozenPart, freeze
@@ -43,7 +45,6 @@ from frostline.spec import (
     Init,
     LastBlock,
     RunSpec,
-    Task,
 )
 from frostline.train.data import load_data, load_pixels, load_tables, overlap, warn_once
 from frostline.train.device import seed_everything, set_up
@@ -115,7 +116,7 @@ def prepare(
     spec.check_depth(spec.model.num_blocks or num_blocks_of(loading.load_config(folder)))
     processor, processor_sha256 = load_processor(spec, folder)
     rows, others = load_data(spec, bar)
-    num_labels = len(rows.label_names) or 1
+    num_labels = spec.dataset.task.num_outputs(rows.label_names)
     metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels, rows.label_names)
     _check_objective(spec, metrics, num_labels)
     if isinstance(processor, ImageInput):
@@ -255,12 +256,7 @@ def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:
 
 def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) -> None:
     """Computes the metrics once on made-up numbers: whether a foreign metric gives the objective is known only then."""
-    labels = np.arange(4) % max(2, num_labels)
-    logits = np.eye(max(2, num_labels))[labels][:, :num_labels]
-    is_multi_label = spec.dataset.task is Task.MULTI_LABEL
-    if spec.dataset.task is Task.TOKEN_CLASSIFICATION:
-        logits, labels = logits[None], labels[None]
-    given = metrics(logits, 1 << labels if is_multi_label else labels)
+    given = metrics(*spec.dataset.task.example(num_labels))
     if spec.training.objective not in {*given, "loss"}:
         raise SpecError(
             f"training.objective={spec.training.objective}: is not computed; training.metrics gives "
@@ -314,7 +310,7 @@ def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase
         channels = int(getattr(loading.load_config(folder), "num_channels", 3))
         return ImageInput(processor=found, sha256=sha256, channels=channels), sha256
     max_tokens, sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)
-    by_word = spec.dataset.task is Task.TOKEN_CLASSIFICATION
+    by_word = spec.dataset.task.labels_words
     tokenizer = _TOKENIZERS.get(
         (*kept, sha256, max_tokens, by_word), lambda: loading.load_tokenizer(folder, max_tokens, by_word=by_word)
     )

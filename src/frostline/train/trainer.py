@@ -18,8 +18,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from frostline.data import RowTable
 from frostline.data.fillers import is_row
+from frostline.data.row_table import RowTable
 from frostline.machine import Machine
 from frostline.prefix_cache.attach import CachedPrefix
 from frostline.prefix_cache.collate import Collator
@@ -29,7 +29,7 @@ from frostline.spec import Balance, Every, Precision, RunSpec, Sampling, Task, T
 from frostline.train import callbacks
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import World
-from frostline.train.loss import BatchLoss, class_weights, summed_loss
+from frostline.train.loss import BatchLoss, class_weights
 from frostline.train.loss_window import LossWindow
 from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
@@ -172,7 +172,7 @@ def assemble(
         _take_sampler(trainer, sampler)
     if world.is_distributed:
         _share_batches(trainer, spec, len(tables.train))
-    if world.is_distributed or spec.dataset.task in {Task.REGRESSION, Task.TOKEN_CLASSIFICATION}:
+    if world.is_distributed or not spec.dataset.task.trainer_counts:
         _count_rows(trainer)
     if setup.phases is not None:
         _add_stages(trainer, spec, setup.phases, collator)
@@ -259,14 +259,13 @@ def _compute_metrics(setup: Setup, task: Task, world: World, train_log: callback
         if len(logits) == len(order):
             train_log.last_logits = np.empty_like(logits)
             train_log.last_logits[order] = logits
-        if not world.is_distributed and task is not Task.TOKEN_CLASSIFICATION:
+        if not world.is_distributed and not task.labels_words:
             return setup.metrics(logits, prediction.label_ids)
         values: dict[str, float] | None = None
         if world.is_main:
             # Trainer's own mean counts rows that fill up the last batch, and each batch of words by its rows.
             labels = torch.as_tensor(prediction.label_ids)
-            total = is_row(labels).sum() if task is Task.TOKEN_CLASSIFICATION else len(labels)
-            loss = summed_loss(torch.as_tensor(logits), labels, task) / total
+            loss = task.summed_loss(torch.as_tensor(logits).float(), labels) / task.num_terms(labels)
             values = {**setup.metrics(logits, prediction.label_ids), callbacks.EXACT_LOSS: float(loss)}
         return world.shared(values)
 

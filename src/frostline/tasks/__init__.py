@@ -1,0 +1,1 @@
+"""Tasks, one module each; every module in this folder is found."""
