@@ -30,7 +30,8 @@ from frostline.config import compose_run
 from frostline.prefix_cache import attach
 from frostline.provenance import capture
 from frostline.records.result import Status
-from frostline.records.run_folder import RunFolder, Sharing
+from frostline.records.run_context import RunContext, Sharing
+from frostline.records.run_folder import RunFolder
 from frostline.train import run
 
 EVAL_ROWS = 128
@@ -42,7 +43,7 @@ def trained(prefix: Path, sharing: Sharing, *overrides: str) -> Any:
     spec = compose_run([*fixed, f"runtime.threads={torch.get_num_threads()}", *overrides])
     attach.PREFIX_FOLDER = str(prefix)
     with tempfile.TemporaryDirectory() as name, RunFolder(Path(name) / "run", spec) as folder:
-        result = run(spec, folder, Path(name) / "run", sharing=sharing)
+        result = run(spec, RunContext(folder, Path(name) / "run", sharing=sharing))
     assert result.status is Status.FINISHED, result.reason
     return result.cost
 

@@ -24,7 +24,8 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from frostline import assets
 from frostline.config import compose_run
 from frostline.prefix_cache import gpu_memory
-from frostline.records.run_folder import NullRecorder
+from frostline.records.recorder import NullRecorder
+from frostline.records.run_context import RunContext
 from frostline.train import run
 
 SIZES = {
@@ -79,7 +80,7 @@ def seconds(folder: Path, overrides: list[str]) -> tuple[float, float]:
     out = folder / "run"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir()
-    result = run(compose_run(overrides), NullRecorder(), out)
+    result = run(compose_run(overrides), RunContext(NullRecorder(), out))
     assert result.status.value == "FINISHED", result.reason
     cost = result.cost
     return cost.train_s + cost.eval_s + (cost.fill_s or 0.0), result.metrics["eval/loss"]

@@ -28,6 +28,7 @@ import torch
 from careful import careful, plain
 from frostline.config import compose_run
 from frostline.provenance import capture
+from frostline.records.run_context import RunContext
 from frostline.records.run_folder import RunFolder
 from frostline.spec import RunSpec
 from frostline.train import run
@@ -36,7 +37,7 @@ from frostline.train import run
 def by_frostline(spec: RunSpec, folder: Path) -> None:
     """B: the same run, recorded and audited."""
     with RunFolder(folder, spec) as recorder:
-        run(spec, recorder, folder)
+        run(spec, RunContext(recorder, folder))
 
 
 def main() -> None:

@@ -39,7 +39,8 @@ from frostline.prefix_cache import attach, gpu_memory
 from frostline.prefix_cache.collate import Collator
 from frostline.provenance import capture
 from frostline.records.result import Status
-from frostline.records.run_folder import RunFolder, Sharing
+from frostline.records.run_context import RunContext, Sharing
+from frostline.records.run_folder import RunFolder
 from frostline.spec import Every, Precision, RunSpec
 from frostline.train import prepare, run
 from frostline.train.device import seed_everything
@@ -98,7 +99,7 @@ def epoch(loader: Any, model: Any, loss_of: Any, optimizer: Any, scheduler: Any,
 def ours(spec: RunSpec) -> float:
     """Returns the seconds of a step in frostline."""
     with tempfile.TemporaryDirectory() as name, RunFolder(Path(name) / "run", spec) as folder:
-        result = run(spec, folder, Path(name) / "run", sharing=SHARING)
+        result = run(spec, RunContext(folder, Path(name) / "run", sharing=SHARING))
     assert result.status is Status.FINISHED, result.reason
     assert result.prefix_cache != "off"
     assert result.cost is not None

@@ -37,7 +37,8 @@ from frostline.config import compose_run
 from frostline.prefix_cache import attach, gpu_memory
 from frostline.provenance import capture
 from frostline.records.result import Status
-from frostline.records.run_folder import RunFolder, Sharing
+from frostline.records.run_context import RunContext, Sharing
+from frostline.records.run_folder import RunFolder
 from frostline.spec import CacheMode, LastBlock, RunSpec, Sampling
 from frostline.sweep.slots import slot_env
 from frostline.train import run
@@ -96,7 +97,7 @@ def train(spec: RunSpec, sharing: Sharing, prefix: str) -> None:
     attach.PREFIX_FOLDER = prefix  # not the user's own cache
     with tempfile.TemporaryDirectory() as name:
         with RunFolder(Path(name) / "run", spec) as folder:
-            result = run(spec, folder, Path(name) / "run", sharing=sharing)
+            result = run(spec, RunContext(folder, Path(name) / "run", sharing=sharing))
         assert result.status is Status.FINISHED, result.reason
 
 

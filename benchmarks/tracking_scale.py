@@ -31,8 +31,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from frostline.config import compose_run, spec_from_text
 from frostline.provenance import capture
+from frostline.records.recorder import Recorders, RunStart
 from frostline.records.result import RunResult
-from frostline.records.run_folder import METRICS_FILE, SPEC_FILE, Recorders, RunFolder, RunStart
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import METRICS_FILE, SPEC_FILE, RunFolder
 from frostline.spec import TrackingSpec
 from frostline.tracking import ChildRun, MlflowRecorder, client, pending
 
@@ -74,7 +76,7 @@ def train(folder: Path) -> None:
 
     spec = compose_run(["dataset.train_rows=64", "dataset.eval_rows=64", "training.epochs=3", "freeze.depth=5"])
     with RunFolder(folder, spec) as recorder:
-        run(spec, Recorders([recorder]), folder)
+        run(spec, RunContext(Recorders([recorder]), folder))
     shutil.rmtree(folder / "model", ignore_errors=True)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 

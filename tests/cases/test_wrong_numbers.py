@@ -20,8 +20,10 @@ from frostline.config import compose_run
 from frostline.data.load import load_rows
 from frostline.data.pixel_table import in_mode
 from frostline.errors import DataError, UserError
+from frostline.records.recorder import Recorders
 from frostline.records.result import Status
-from frostline.records.run_folder import Recorders, RunFolder
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import RunFolder
 from frostline.spec import TASKS, Format
 from frostline.train import run
 from tests.conftest import save_tokenizer, tiny_config
@@ -161,7 +163,7 @@ def test_3_a_stopped_run_does_not_go_on_with_other_inputs(tmp_path, make_spec, o
     own_csv.write_text(tiny_csv.read_text())
     spec = make_spec("training.epochs=4", f"model.location={own_model}", f"dataset.location={own_csv}")
     with RunFolder(tmp_path / "cut", spec) as folder:
-        stopped = run(spec, Recorders([folder, StopAt(9)]), tmp_path / "cut")
+        stopped = run(spec, RunContext(Recorders([folder, StopAt(9)]), tmp_path / "cut"))
     assert stopped.status is Status.KILLED
     if changed == "data":
         swapped = {"positive": "negative", "negative": "positive"}
@@ -180,7 +182,7 @@ def test_3_a_stopped_run_does_not_go_on_with_other_inputs(tmp_path, make_spec, o
         pytest.raises(UserError, match=f"its inputs changed since the run started: {name} "),
         RunFolder(tmp_path / "again", spec) as folder,
     ):
-        run(spec, Recorders([folder]), tmp_path / "again", resume_from=tmp_path / "cut")
+        run(spec, RunContext(Recorders([folder]), tmp_path / "again", resume_from=tmp_path / "cut"))
 
 
 # -- 4 to 7, 14: labels ------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from frostline.data.split import even
 from frostline.errors import SpecError
+from frostline.records.recorder import NullRecorder
 from frostline.records.result import Status
-from frostline.records.run_folder import NullRecorder
+from frostline.records.run_context import RunContext
 from frostline.train import run
 from frostline.train.loss import BatchLoss, class_weights
 from tests.conftest import sentences, write_csv
@@ -24,14 +25,17 @@ def skewed(tmp_path):
 
 @pytest.mark.slow
 def test_as_many_rows_of_each_class_and_fewer_are_part_of_more(make_spec, skewed, tmp_path):
-    plain = run(make_spec(f"dataset.location={skewed}"), NullRecorder(), tmp_path / "0")
+    plain = run(make_spec(f"dataset.location={skewed}"), RunContext(NullRecorder(), tmp_path / "0"))
     each = plain.data["labels"]["train"]["negative"]
     assert each < 30 < plain.data["labels"]["train"]["positive"]
-    result = run(make_spec(f"dataset.location={skewed}", "dataset.balance=undersample"), NullRecorder(), tmp_path / "1")
+    result = run(
+        make_spec(f"dataset.location={skewed}", "dataset.balance=undersample"),
+        RunContext(NullRecorder(), tmp_path / "1"),
+    )
     assert result.data["labels"]["train"] == {"negative": each, "positive": each}
     assert result.data["labels"]["eval"] == plain.data["labels"]["eval"]
     some = ["dataset.balance=undersample", "dataset.train_rows=11"]
-    fewer = run(make_spec(f"dataset.location={skewed}", *some), NullRecorder(), tmp_path / "2")
+    fewer = run(make_spec(f"dataset.location={skewed}", *some), RunContext(NullRecorder(), tmp_path / "2"))
     assert fewer.data["labels"]["train"] == {"negative": 5, "positive": 5}
     ordered, labels = np.array([5, 3, 8, 1, 0, 2]), np.array([0, 1, 1, 0, 0, 1, 0, 0, 0], dtype=float)
     assert even(ordered, labels, None).tolist() == [5, 3, 8, 1, 0, 2]  # classes 1 0 0 1 0 1
@@ -62,8 +66,8 @@ def test_a_rare_class_is_learned_with_weights(make_spec, skewed, tmp_path):
     common = [
         f"dataset.location={skewed}", "freeze=none", "optimizer.lr=3e-3", "training.epochs=6", "training.keep=last",
     ]  # fmt: skip
-    plain = run(make_spec(*common), NullRecorder(), tmp_path / "plain")
-    weighted = run(make_spec(*common, "dataset.balance=weights"), NullRecorder(), tmp_path / "weighted")
+    plain = run(make_spec(*common), RunContext(NullRecorder(), tmp_path / "plain"))
+    weighted = run(make_spec(*common, "dataset.balance=weights"), RunContext(NullRecorder(), tmp_path / "weighted"))
     assert plain.status is weighted.status is Status.FINISHED
     assert plain.data == weighted.data
     assert plain.metrics["eval/balanced_accuracy"] == 0.5  # all rows to the common class

@@ -10,6 +10,7 @@ import pytest
 from frostline.config import compose_run
 from frostline.errors import UserError
 from frostline.records.result import RunResult, Status
+from frostline.records.run_context import RunContext
 from frostline.records.run_folder import RunFolder
 from frostline.train import run
 from tests.conftest import sentences
@@ -88,7 +89,7 @@ def test_a_named_data_set_trains_from_a_copy_in_the_hubs_layout(name, tiny_overr
     assert len(revision) == 40 or (name, revision) == ("trec", "refs/convert/parquet")  # a commit
     spec = compose_run([*task, *model, *copy_of(name), "freeze.depth=1", "optimizer.lr=1e-3"])
     with RunFolder(tmp_path / "run", spec) as recorder:
-        result = run(spec, recorder, tmp_path / "run")
+        result = run(spec, RunContext(recorder, tmp_path / "run"))
     assert result.status is Status.FINISHED, result.reason
     assert result.data["label_names"] == list(classes or ())
     assert (result.data["train_rows"], result.data["eval_rows"]) == (64, 24)
@@ -117,13 +118,13 @@ def test_regression_asks_for_its_metrics(tiny_overrides, copy_of, tmp_path):
     spec = compose_run([*model, *copy_of("stsb")])
     refused = pytest.raises(UserError, match="accuracy is not for regression; .* training=regression")
     with RunFolder(tmp_path / "run", spec) as recorder, refused:
-        run(spec, recorder, tmp_path / "run")
+        run(spec, RunContext(recorder, tmp_path / "run"))
 
 
 def test_the_other_domains_of_mnli(tiny_overrides, copy_of, tmp_path):
     model = [each for each in tiny_overrides if not each.startswith("dataset")]
     spec = compose_run([*model, *copy_of("mnli"), "dataset.eval_from=validation_mismatched", "dataset.train_rows=32"])
     with RunFolder(tmp_path / "run", spec) as recorder:
-        result = run(spec, recorder, tmp_path / "run")
+        result = run(spec, RunContext(recorder, tmp_path / "run"))
     assert result.status is Status.FINISHED
     assert result.data["train_rows"] == 32

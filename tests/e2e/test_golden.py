@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from frostline.config import compose_run
-from frostline.records.run_folder import NullRecorder, Recorders
+from frostline.records.recorder import NullRecorder, Recorders
+from frostline.records.run_context import RunContext
 from frostline.train import run
 from tests import conftest
 
@@ -64,7 +65,7 @@ def curve(model, data, overrides, folder):
         ["model=path", f"model.location={model}", "dataset=csv", f"dataset.location={data}", *conftest.TINY,
          "training.epochs=2", *overrides]
     )  # fmt: skip
-    run(spec, Recorders([recorder]), folder)
+    run(spec, RunContext(Recorders([recorder]), folder))
     return recorder.lines
 
 

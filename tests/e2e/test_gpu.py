@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from frostline.prefix_cache import gpu_memory
+from frostline.records.recorder import NullRecorder, Recorders
 from frostline.records.result import Status
-from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import RunFolder
 from frostline.records.trial import TrialState
 from frostline.train import run
 from tests.conftest import TINY
@@ -76,7 +78,7 @@ def train(make_spec, tmp_path):
     def trained(*overrides, stop_at=None, **more):
         spec, folder = make_spec("runtime.device=cuda", *overrides), tmp_path / str(next(count))
         with RunFolder(folder, spec) as recorder:
-            return run(spec, Recorders([recorder, StopAt(stop_at)]), folder, **more), folder
+            return run(spec, RunContext(Recorders([recorder, StopAt(stop_at)]), folder, **more)), folder
 
     return trained
 

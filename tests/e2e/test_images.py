@@ -18,6 +18,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from frostline.models.blocks import find_blocks
 from frostline.models.loading import load_image_processor
 from frostline.records.result import RunResult
+from frostline.records.run_context import RunContext
 from frostline.train.flops import flops_per_epoch
 from tests.conftest import TINY
 from tests.e2e.pictures import save_images, save_model
@@ -272,7 +273,7 @@ def test_stages_and_test_rows_from_the_prefix_cache(train):
 @pytest.mark.slow
 def test_a_killed_run_goes_on_in_the_same_bits(train, frostline, in_tmp, models, folder):
     from frostline.config import compose_job
-    from frostline.records.run_folder import NullRecorder
+    from frostline.records.recorder import NullRecorder
     from frostline.train.run import run
 
     given = arguments(models["resnet"], folder, "freeze=depth", "freeze.depth=1", "training.epochs=3")
@@ -280,8 +281,8 @@ def test_a_killed_run_goes_on_in_the_same_bits(train, frostline, in_tmp, models,
     spec = compose_job(given).run
     part = in_tmp / "part"
     part.mkdir()
-    run(spec, NullRecorder(), part, until_step=4)
-    later = run(spec, NullRecorder(), part, resume_from=part)
+    run(spec, RunContext(NullRecorder(), part, until_step=4))
+    later = run(spec, RunContext(NullRecorder(), part, resume_from=part))
     assert later.weights_sha256 == whole.weights_sha256
 
 

@@ -12,8 +12,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 
 from frostline.errors import UserError
 from frostline.freezing.methods import lora
+from frostline.records.recorder import NullRecorder, Recorders
 from frostline.records.result import Status
-from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import RunFolder
 from frostline.train import run
 from tests.conftest import save_tokenizer
 from tests.e2e.test_resume import StopAt
@@ -30,7 +32,7 @@ def train(tmp_path, make_spec):
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, ()) as recorder:
             recorders = Recorders([recorder, StopAt(stop) if stop else NullRecorder()])
-            return run(spec, recorders, folder, resume_from=resume_from), folder
+            return run(spec, RunContext(recorders, folder, resume_from=resume_from)), folder
 
     return trained
 
@@ -77,7 +79,7 @@ def test_without_a_step_the_adapters_add_nothing(make_spec, tmp_path):
     """So that a run begins where any other begins."""
     spec = make_spec(*LORA, "optimizer.lr=1e-30", "training.epochs=1")
     plain = make_spec("freeze=head", "optimizer.lr=1e-30", "training.epochs=1")
-    one, two = (run(each, NullRecorder(), tmp_path / str(n)) for n, each in enumerate((spec, plain)))
+    one, two = (run(each, RunContext(NullRecorder(), tmp_path / str(n))) for n, each in enumerate((spec, plain)))
     assert one.metrics["eval/loss"] == pytest.approx(two.metrics["eval/loss"], abs=1e-6)
 
 
@@ -113,7 +115,7 @@ def test_gpt2_whose_layers_are_transposed(make_spec, tmp_path):
     GPT2Model(config).save_pretrained(folder)
     save_tokenizer(folder)
     spec = make_spec(*LORA, f"model.location={folder}")
-    result = run(spec, NullRecorder(), tmp_path / "run")
+    result = run(spec, RunContext(NullRecorder(), tmp_path / "run"))
     assert result.status is Status.FINISHED, result.reason
     table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
     assert saved_predictions(tmp_path / "run", held_out_texts(spec, tmp_path)) == table["predicted"].tolist()
@@ -125,7 +127,7 @@ def test_peft_is_an_extra(frostline, monkeypatch, tiny_overrides, make_spec, tmp
     assert code == 2
     assert err.strip() == "frostline: freeze=lora: needs peft, which isn't installed: pip install 'frostline[lora]'"
     with pytest.raises(UserError, match="needs peft"):
-        run(make_spec(*LORA), NullRecorder(), tmp_path / "run")
+        run(make_spec(*LORA), RunContext(NullRecorder(), tmp_path / "run"))
 
 
 def test_inspect_counts_the_adapters(frostline, tiny_overrides):

@@ -10,6 +10,7 @@ from transformers import pipeline
 from frostline import assets
 from frostline.config import compose_run
 from frostline.records.result import Status
+from frostline.records.run_context import RunContext
 from frostline.records.run_folder import RunFolder
 from frostline.train import run
 
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_home")]
 def train(folder, *overrides):
     spec = compose_run(["model=minilm", "dataset=movie_reviews", "runtime.progress=off", *overrides])
     with RunFolder(folder, spec, overrides) as recorder:
-        return run(spec, recorder, folder, overrides=overrides)
+        return run(spec, RunContext(recorder, folder, overrides=overrides))
 
 
 # Accuracy of runs with plain Trainer; its standard error on 2,014 rows is 0.009. At depth 3, which takes longest, that

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Dataset, DatasetInput
 
+from frostline.records.recorder import RunStart
 from frostline.records.result import Frozen, RunResult, Status
-from frostline.records.run_folder import RunStart
 from frostline.spec import TrackingSpec
 from frostline.tracking import ChildRun, MlflowRecorder, client
 from frostline.tracking.client import send_inputs

@@ -13,6 +13,7 @@ from frostline.assets import model_folder
 from frostline.config import compose_run
 from frostline.errors import AssetError, ModelError
 from frostline.records.result import Status
+from frostline.records.run_context import RunContext
 from frostline.records.run_folder import RunFolder
 from frostline.train import run
 from tests.conftest import TINY, save_tokenizer, sentences, write_csv
@@ -123,7 +124,7 @@ def test_the_encoder_of_t5_gives_each_word_a_class(tmp_path, hub_copy):
     save_tokenizer(tmp_path / "made")
     hub_copy(spec.model, tmp_path / "made")
     with RunFolder(tmp_path / "run", spec) as recorder:
-        result = run(spec, recorder, tmp_path / "run")
+        result = run(spec, RunContext(recorder, tmp_path / "run"))
     assert result.status is Status.FINISHED, result.reason
     assert (result.freeze.num_blocks, result.freeze.depth) == (6, 4)
     assert result.audit.frozen_unchanged
@@ -132,7 +133,7 @@ def test_the_encoder_of_t5_gives_each_word_a_class(tmp_path, hub_copy):
     rows = ["dataset=csv", f"dataset.location={write_csv(tmp_path / 'rows.csv', sentences(40))}", *TINY]
     whole = compose_run(["model=t5_small", *rows, "freeze.depth=4"])
     with RunFolder(tmp_path / "whole", whole) as recorder, pytest.raises(ModelError, match="an encoder and a decoder"):
-        run(whole, recorder, tmp_path / "whole")
+        run(whole, RunContext(recorder, tmp_path / "whole"))
 
 
 @pytest.mark.slow
@@ -152,7 +153,7 @@ def test_a_named_model_of_images_trains_from_a_copy_of_its_hub_folder(name, tmp_
     ViTImageProcessorPil(size={"height": SIZE, "width": SIZE}).save_pretrained(tmp_path / "made")
     hub_copy(spec.model, tmp_path / "made")
     with RunFolder(tmp_path / "run", spec) as recorder:
-        result = run(spec, recorder, tmp_path / "run")
+        result = run(spec, RunContext(recorder, tmp_path / "run"))
     assert result.status is Status.FINISHED, result.reason
     assert (result.freeze.num_blocks, result.freeze.depth) == (num_blocks, num_blocks - 1)
     assert result.audit.frozen_unchanged
@@ -184,7 +185,7 @@ def test_a_named_model_trains_from_a_copy_of_its_hub_folder(name, tiny_overrides
         assert frostline(*said.split()[1:], *data)[0] == 0
         assert converted.read_bytes() == good
     with RunFolder(tmp_path / "run", spec) as recorder:
-        result = run(spec, recorder, tmp_path / "run")
+        result = run(spec, RunContext(recorder, tmp_path / "run"))
     assert result.status is Status.FINISHED, result.reason
     assert result.freeze.num_blocks == (0 if name == "albert_base" else blocks)
     assert result.audit.frozen_unchanged
@@ -207,4 +208,4 @@ def test_albert_has_no_depth(tiny_overrides, tmp_path, hub_copy):
         RunFolder(tmp_path / "run", spec) as recorder,
         pytest.raises(ModelError, match="shares its weights across blocks"),
     ):
-        run(spec, recorder, tmp_path / "run")
+        run(spec, RunContext(recorder, tmp_path / "run"))

@@ -14,8 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from frostline.config import compose_run
 from frostline.data.load import load_rows
 from frostline.errors import DataError
+from frostline.records.recorder import NullRecorder
 from frostline.records.result import Status
-from frostline.records.run_folder import NullRecorder
+from frostline.records.run_context import RunContext
 from frostline.train import run
 from tests.conftest import FILLER, NEGATIVE, POSITIVE, TINY, write_csv
 
@@ -55,7 +56,7 @@ def bits(labels):
 @pytest.mark.slow
 def test_it_learns_and_its_numbers_are_those_of_transformers_and_scikit_learn(several, tmp_path):
     spec = compose_run([*several, "dataset.test_fraction=0.2", "dataset.test_at_end=true"])
-    result = run(spec, NullRecorder(), tmp_path / "run")
+    result = run(spec, RunContext(NullRecorder(), tmp_path / "run"))
     assert result.status is Status.FINISHED, result.reason
     assert result.metrics["eval/f1_micro"] > 0.8  # the mood words decide
     data = load_rows(spec.dataset, lambda _: tmp_path / "moods.csv", tmp_path / "rows")
@@ -106,8 +107,10 @@ def test_a_pipeline_and_predict_say_all_classes_of_a_text(several, tmp_path, fro
 
 def test_the_cache_changes_nothing(several, tmp_path):
     frozen = ["freeze=depth", "freeze.depth=3", "training.epochs=2"]
-    plain = run(compose_run([*several, *frozen]), NullRecorder(), tmp_path / "plain")
-    cached = run(compose_run([*several, *frozen, "runtime.cache=require"]), NullRecorder(), tmp_path / "cached")
+    plain = run(compose_run([*several, *frozen]), RunContext(NullRecorder(), tmp_path / "plain"))
+    cached = run(
+        compose_run([*several, *frozen, "runtime.cache=require"]), RunContext(NullRecorder(), tmp_path / "cached")
+    )
     assert cached.status is Status.FINISHED
     assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], abs=1e-5)
 

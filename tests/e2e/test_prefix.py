@@ -17,8 +17,11 @@ from safetensors.torch import load_file
 from frostline.errors import UserError
 from frostline.prefix_cache import compute, gpu_memory, open_or_compute
 from frostline.prefix_cache.collate import Collator
+from frostline.records.monitor import NullMonitor
+from frostline.records.recorder import NullRecorder, Recorders
 from frostline.records.result import RunResult, Status
-from frostline.records.run_folder import NullMonitor, NullRecorder, Recorders, RunFolder, Sharing
+from frostline.records.run_context import RunContext, Sharing
+from frostline.records.run_folder import RunFolder
 from frostline.records.trial import TrialState
 from frostline.train import run
 from tests.conftest import NEGATIVE, POSITIVE
@@ -56,7 +59,9 @@ def train(tmp_path, make_spec, home):
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, overrides) as recorder:
             recorders = Recorders([recorder, NullRecorder()])
-            return run(spec, recorders, folder, resume_from=resume_from, monitor=monitor, sharing=sharing), folder
+            return run(
+                spec, RunContext(recorders, folder, resume_from=resume_from, monitor=monitor, sharing=sharing)
+            ), folder
 
     return trained
 

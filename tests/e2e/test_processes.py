@@ -16,8 +16,11 @@ import torch
 
 from frostline.errors import UserError
 from frostline.launch import run
+from frostline.records.monitor import RunControl
+from frostline.records.recorder import Recorders
 from frostline.records.result import Cause, RunResult, Status
-from frostline.records.run_folder import Recorders, RunControl, RunFolder
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import RunFolder
 from frostline.records.trial import TrialState
 from frostline.registry import import_plugins
 from frostline.tracking import pending
@@ -70,7 +73,7 @@ def train(make_spec, still_model, tmp_path):
         folder = arguments.pop("folder", None) or tmp_path / f"run-{next(count)}"
         watch = Watch()
         with RunFolder(folder, spec, go_on_from=arguments.pop("go_on_from", None)) as run_folder:
-            result = run(spec, Recorders([run_folder, watch]), folder, monitor=monitor, **arguments)
+            result = run(spec, RunContext(Recorders([run_folder, watch]), folder, monitor=monitor, **arguments))
         return result, watch, folder
 
     return go

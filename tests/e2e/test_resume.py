@@ -12,8 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from frostline.errors import UserError
+from frostline.records.monitor import NullMonitor
+from frostline.records.recorder import NullRecorder, Recorders
 from frostline.records.result import RunResult, Status
-from frostline.records.run_folder import NullMonitor, NullRecorder, Recorders, RunFolder
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import RunFolder
 from frostline.train import run
 from frostline.train.checkpoint import MANIFEST, CheckpointStore
 from tests.e2e.sweep_tools import call, start
@@ -42,7 +45,7 @@ def train(tmp_path, make_spec):
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, overrides) as recorder:
             recorders = Recorders([recorder, stop] if stop else [recorder])
-            return run(spec, recorders, folder, resume_from=resume_from, monitor=monitor), folder
+            return run(spec, RunContext(recorders, folder, resume_from=resume_from, monitor=monitor)), folder
 
     return call
 
@@ -251,7 +254,7 @@ def test_a_checkpoint_of_another_schema_is_refused_and_other_versions_are_told(t
 MOMENTS = {
     "before the manifest": "checkpoint.file_sha256 = lambda path: killed()",
     "before the rename": "checkpoint.write_atomically = lambda path, text: (real(path, text), killed())",
-    "after the last step": "run._save_model = lambda setup, target: killed()",
+    "after the last step": "run.save_model = lambda loaded, folder: killed()",
 }
 
 
@@ -347,7 +350,7 @@ def test_a_signal_after_the_last_step_lets_the_run_finish(train, tmp_path, make_
         monkeypatch.setattr(RunFolder, "finish", and_signal(RunFolder.finish))
     spec, folder = make_spec(LENGTH, "training.epochs=1"), tmp_path / "cut"
     with RunFolder(folder, spec) as recorder, pytest.raises(Interrupted, match="SIGINT"):
-        run(spec, Recorders([recorder, StopAt(8)] if moment == "step 32" else [recorder]), folder)
+        run(spec, RunContext(Recorders([recorder, StopAt(8)] if moment == "step 32" else [recorder]), folder))
     assert_same(whole, folder)
     assert RunResult.read(folder).status is Status.FINISHED
     assert not list(folder.glob(".*"))
@@ -364,7 +367,7 @@ def test_a_second_signal_while_saving_ends_it_at_once_and_leaves_no_half_model(t
     monkeypatch.setattr(PreTrainedTokenizerBase, "save_pretrained", twice)
     spec, folder = make_spec("training.epochs=1", "training.checkpoint=never"), tmp_path / "cut"
     with RunFolder(folder, spec) as recorder:
-        result = run(spec, recorder, folder)
+        result = run(spec, RunContext(recorder, folder))
     assert result.status is Status.KILLED
     assert not list(folder.glob(".model*"))
     assert not (folder / "model").exists()

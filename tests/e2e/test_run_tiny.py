@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from frostline.errors import UserError
+from frostline.records.recorder import NullRecorder, Recorders
 from frostline.records.result import Cause, RunResult, Status
-from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import RunFolder
 from frostline.train import run
 from frostline.train.loss import BatchLoss
 from tests.conftest import sentences, write_csv
@@ -46,7 +48,9 @@ def train(tmp_path, make_spec):
         folder = tmp_path / f"run{next(count)}"
         spy = Spy()
         with RunFolder(folder, spec, overrides) as recorder:
-            result = run(spec, Recorders([recorder, spy]), folder, overrides=overrides, resume_from=resume_from)
+            result = run(
+                spec, RunContext(Recorders([recorder, spy]), folder, overrides=overrides, resume_from=resume_from)
+            )
         return result, folder, spy
 
     return call
@@ -104,7 +108,7 @@ def test_a_run_that_ends_at_a_step_computed_what_the_whole_run_does(train, make_
     spec = make_spec("training.epochs=2", "dataset.train_rows=64")
     spy = Spy()
     with RunFolder(tmp_path / "part", spec) as folder:
-        result = run(spec, Recorders([folder, spy]), tmp_path / "part", until_step=step)
+        result = run(spec, RunContext(Recorders([folder, spy]), tmp_path / "part", until_step=step))
     assert (result.status, result.cost.steps) == (Status.PRUNED, step)
     assert (result.cause, result.reason.split()[0]) == (Cause.PAUSED, "paused")
     assert RunResult.read(tmp_path / "part").cause is Cause.PAUSED

@@ -15,8 +15,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from frostline.data.load import load_rows
 from frostline.errors import UserError
+from frostline.records.recorder import NullRecorder
 from frostline.records.result import Status
-from frostline.records.run_folder import NullRecorder, RunFolder
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import RunFolder
 from frostline.train import run
 from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import call, trials_in
@@ -38,7 +40,7 @@ def train(tmp_path, make_spec, other_csv):
             spec = replace(spec, dataset=replace(spec.dataset, also_evaluate=(other,)))
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, ()) as recorder:
-            result = run(spec, recorder, folder, resume_from=resume_from, until_step=until_step)
+            result = run(spec, RunContext(recorder, folder, resume_from=resume_from, until_step=until_step))
         return spec, folder, result
 
     return trained
@@ -104,7 +106,7 @@ def test_the_kept_weights_are_scored_whether_or_not_the_run_was_resumed(train, t
     assert paused.status is Status.PRUNED
     assert not (folder / "predictions.parquet").exists()
     with RunFolder(folder, spec, (), go_on_from=12) as recorder:
-        resumed = run(spec, recorder, folder, resume_from=folder)
+        resumed = run(spec, RunContext(recorder, folder, resume_from=folder))
     assert resumed.metrics == whole.metrics
     tables = [pd.read_parquet(each / "predictions.parquet") for each in (folder, whole_folder)]
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=False, atol=1e-6)
@@ -114,7 +116,7 @@ def test_other_rows_that_are_trained_on_are_counted_and_told(train, make_spec, t
     spec = make_spec("dataset.eval_fraction=0.1", "dataset.seed=3")
     twin = replace(spec.dataset, name="twin", eval_fraction=0.2, seed=0)
     spec = replace(spec, dataset=replace(spec.dataset, also_evaluate=(twin,)))
-    result = run(spec, NullRecorder(), tmp_path / "run")
+    result = run(spec, RunContext(NullRecorder(), tmp_path / "run"))
     told = result.data["also"]["twin"]
     assert told["eval_rows"] == 32
     assert 20 < told["overlap"] <= 32
@@ -127,7 +129,7 @@ def test_other_classes_are_refused_in_one_line(make_spec, tmp_path):
     other = replace(spec.dataset, name="moods", location=str(moods))
     spec = replace(spec, dataset=replace(spec.dataset, also_evaluate=(other,)))
     with pytest.raises(UserError, match=r"moods has the classes neg, pos, moods has negative, positive: give them"):
-        run(spec, NullRecorder(), tmp_path / "run")
+        run(spec, RunContext(NullRecorder(), tmp_path / "run"))
 
 
 @pytest.mark.slow

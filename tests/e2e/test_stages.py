@@ -11,8 +11,10 @@ import torch
 from transformers import TrainerCallback
 
 from frostline.errors import SpecError
+from frostline.records.recorder import NullRecorder, Recorders
 from frostline.records.result import Status
-from frostline.records.run_folder import NullRecorder, Recorders, RunFolder
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import RunFolder
 from frostline.train import run
 from frostline.train import trainer as trainer_module
 from tests.e2e.test_resume import StopAt
@@ -68,7 +70,7 @@ def train(tmp_path, make_spec, monkeypatch):
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, ()) as recorder:
             recorders = Recorders([recorder, StopAt(stop)] if stop else [recorder])
-            result = run(spec, recorders, folder, resume_from=resume_from)
+            result = run(spec, RunContext(recorders, folder, resume_from=resume_from))
         return result, watch[0], folder
 
     return trained
@@ -197,7 +199,7 @@ def test_the_best_of_the_probe_is_kept_whole(train):
 )  # fmt: skip
 def test_what_can_not_be_right_is_one_line(make_spec, tmp_path, overrides, message):
     with pytest.raises(SpecError, match=message):
-        run(make_spec(*overrides), NullRecorder(), tmp_path / "run")
+        run(make_spec(*overrides), RunContext(NullRecorder(), tmp_path / "run"))
 
 
 @pytest.mark.slow
@@ -214,7 +216,7 @@ def test_other_rows_are_not_kept_for_stages_that_do_not_read_them(train):
 
 @pytest.mark.slow
 def test_a_sweep_of_them_can_be_planned(make_spec):
-    from frostline.records.run_folder import Sharing
+    from frostline.records.run_context import Sharing
     from frostline.train.probe import probe
 
     found = probe([make_spec("freeze=lp_ft", "freeze.depth=2", "training.epochs=3")], Sharing(num_runs=4))

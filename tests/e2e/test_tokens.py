@@ -21,8 +21,9 @@ from frostline.inference.predict import Predictor
 from frostline.metrics import ComputeMetrics
 from frostline.metrics.offline import METRIC_CLASSES, spans_of
 from frostline.models.loading import load_tokenizer
+from frostline.records.recorder import NullRecorder
 from frostline.records.result import RunResult
-from frostline.records.run_folder import NullRecorder
+from frostline.records.run_context import RunContext
 from frostline.spec import TASKS
 from tests.conftest import FILLER, TINY
 
@@ -209,7 +210,7 @@ def test_however_a_step_is_cut_up_it_is_the_same(own_model, in_tmp, conll):
         spec = compose_job(arguments(own_model, conll, "freeze.depth=2", *given)).run
         folder = in_tmp / str(size)
         folder.mkdir()
-        found.append(run(spec, NullRecorder(), folder).metrics["eval/loss"])
+        found.append(run(spec, RunContext(NullRecorder(), folder)).metrics["eval/loss"])
     assert found[1:] == pytest.approx([found[0]] * 2, rel=1e-5)
 
 
@@ -238,8 +239,8 @@ def test_a_killed_run_goes_on_in_the_same_bits(train, in_tmp, tiny_model, conll)
     spec = compose_job(arguments(tiny_model, conll, "freeze.depth=1", "training.epochs=3")).run
     part = in_tmp / "part"
     part.mkdir()
-    run(spec, NullRecorder(), part, until_step=8)
-    assert run(spec, NullRecorder(), part, resume_from=part).weights_sha256 == whole.weights_sha256
+    run(spec, RunContext(NullRecorder(), part, until_step=8))
+    assert run(spec, RunContext(NullRecorder(), part, resume_from=part)).weights_sha256 == whole.weights_sha256
 
 
 @pytest.mark.slow

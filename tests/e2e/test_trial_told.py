@@ -7,7 +7,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 
 from frostline.config import compose_job
-from frostline.records.run_folder import Sharing
+from frostline.records.run_context import Sharing
 from frostline.records.trial import TrialState
 from frostline.sweep.trial import SeedRun, TrialJob, run_trial
 from tests.e2e.sweep_tools import mlflow_runs

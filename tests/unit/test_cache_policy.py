@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from frostline.prefix_cache.policy import num_passes, reason_to_skip
-from frostline.records.run_folder import Sharing
+from frostline.records.run_context import Sharing
 
 
 @pytest.mark.parametrize(

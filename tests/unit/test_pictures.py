@@ -20,7 +20,7 @@ from frostline.data.load import load_rows
 from frostline.data.pixel_table import ImageInput, pixel_tables
 from frostline.errors import DataError, SpecError
 from frostline.models.loading import load_image_processor
-from frostline.train.setup import load_processor
+from frostline.train.inputs import load_processor
 from tests.e2e.pictures import save_images, save_model
 
 

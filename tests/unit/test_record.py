@@ -10,8 +10,9 @@ from frostline.config import compose_run, spec_from_text
 from frostline.errors import UserError
 from frostline.files import write_atomically
 from frostline.provenance import PeakMemory, capture, environment, git_diff, git_state, redact, without_user
+from frostline.records.recorder import NullRecorder, Recorder, Recorders
 from frostline.records.result import Cost, Objective, ParamCount, RunResult, Status
-from frostline.records.run_folder import NullRecorder, Recorder, Recorders, RunFolder
+from frostline.records.run_folder import RunFolder
 
 
 def result(**changes):

@@ -101,7 +101,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     from frostline.models import loading
     from frostline.spec import Init
     from frostline.train.data import load_data, load_pixel_table
-    from frostline.train.setup import load_processor
+    from frostline.train.inputs import load_processor
 
     configure_logging()
     if spec.dataset.task.labels_words:

@@ -17,12 +17,13 @@ from frostline.cli.common import OneLineParser, located, refuse_scripts
 from frostline.cli.find_run import RUNS, run_record
 from frostline.console import configure_logging
 from frostline.errors import UserError, visible
+from frostline.records.run_context import RunContext
 
 if TYPE_CHECKING:
     import argparse
 
     from frostline.config import Job
-    from frostline.records.run_folder import RunStart
+    from frostline.records.recorder import RunStart
     from frostline.reproduce import Recorded, Verdict
     from frostline.spec import RunSpec
     from frostline.tracking import ChildRun
@@ -190,8 +191,10 @@ def _rerun(
 ) -> int:
     from frostline.launch import run
     from frostline.provenance import redact
+    from frostline.records.recorder import Recorder, Recorders
     from frostline.records.result import Status
-    from frostline.records.run_folder import Recorder, Recorders, RunFolder, Sharing
+    from frostline.records.run_context import Sharing
+    from frostline.records.run_folder import RunFolder
     from frostline.report import print_verdict
     from frostline.reproduce import TOLERANCE, compare, curve_of
     from frostline.signals import Interrupted, exit_code
@@ -212,7 +215,9 @@ def _rerun(
             where = dataclasses.replace(job.tracking, log_model=False)
             recorders.append(MlflowRecorder(where, spec, folder, child=_child(recorded, spec, run_id)))
         try:
-            result = run(spec, Recorders(recorders), folder, overrides=overrides, until_step=until, sharing=sharing)
+            result = run(
+                spec, RunContext(Recorders(recorders), folder, overrides=overrides, until_step=until, sharing=sharing)
+            )
         except Interrupted as stop:
             return stop.exit_code
     if result.status is Status.KILLED:

@@ -20,8 +20,10 @@ from frostline.errors import RunFailedError, UserError, visible
 from frostline.files import write_atomically
 from frostline.preflight import check_resume
 from frostline.provenance import redact
+from frostline.records.recorder import Recorder, Recorders
 from frostline.records.result import Cause, RunResult, Status
-from frostline.records.run_folder import SPEC_FILE, Recorder, Recorders, RunFolder
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import SPEC_FILE, RunFolder
 from frostline.registry import import_plugins
 from frostline.report import one_line, summary
 from frostline.signals import PREEMPTED, Interrupted, exit_code
@@ -127,7 +129,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
             again = child is not None or step is not None
             recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=again))
         try:
-            result = run(spec, Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from)
+            result = run(spec, RunContext(Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from))
         except Interrupted as stop:
             # Finished is finished: a job that has nothing left to do is not put into a queue again.
             return RunResult.read(out_dir), 0 if stop.signum == PREEMPTED else stop.exit_code

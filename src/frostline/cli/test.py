@@ -122,7 +122,7 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     from frostline.inference.predict import Predictor
     from frostline.metrics import ComputeMetrics
     from frostline.train.data import load_data, load_pixel_table, warn_once
-    from frostline.train.setup import load_processor
+    from frostline.train.inputs import load_processor
 
     configure_logging()
     (datasets.enable_progress_bars if sys.stderr.isatty() else datasets.disable_progress_bars)()

@@ -13,10 +13,8 @@ import queue
 import signal
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,8 +24,11 @@ from frostline.errors import UserError, listing
 from frostline.launch import messages
 from frostline.launch.processes import GRACE_S, Processes
 from frostline.provenance import num_cores
+from frostline.records.monitor import Monitor
+from frostline.records.recorder import Recorder
 from frostline.records.result import Cause, RunResult, Status
-from frostline.records.run_folder import SPEC_FILE, TELL, Monitor, NullMonitor, Recorder, Sharing
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import SPEC_FILE, TELL
 from frostline.registry import imported_plugins
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import Progress, RunSpec
@@ -45,28 +46,12 @@ _LOST_S = 10.0
 """The same, while all that was heard is that another process could not be reached: that one has the cause to tell."""
 
 
-def run(
-    spec: RunSpec,
-    recorder: Recorder,
-    out_dir: Path,
-    *,
-    overrides: Sequence[str] = (),
-    resume_from: Path | None = None,
-    monitor: Monitor | None = None,
-    until_step: int | None = None,
-    sharing: Sharing | None = None,
-) -> RunResult:
+def run(spec: RunSpec, context: RunContext) -> RunResult:
     """Trains one model as `frostline.train.run` does, on as many processes as `runtime.num_processes` says.
 
     Args:
-        spec: What to train; with several processes it lies in `out_dir` already, as `record.RunFolder` writes it.
-        recorder: Where numbers and the result go.
-        out_dir: The run's folder.
-        overrides: What the user typed, for the record.
-        resume_from: Folder of an interrupted run of the same spec.
-        monitor: Who may stop the run after an evaluation.
-        until_step: Stop after this optimizer step.
-        sharing: Who else will want what the frozen blocks compute.
+        spec: What to train; with several processes it lies in the run's folder already, as `RunFolder` writes it.
+        context: Where it is recorded, who may stop it.
 
     Raises:
         UserError: Bad input.
@@ -75,20 +60,17 @@ def run(
     if spec.runtime.num_processes == 1:
         from frostline.train import run as alone
 
-        return alone(
-            spec, recorder, out_dir, overrides=overrides, resume_from=resume_from, monitor=monitor,
-            until_step=until_step, sharing=sharing,
-        )  # fmt: skip
+        return alone(spec, context)
     if spec.runtime.accelerate_config is not None:
         _check_config(spec.runtime.accelerate_config)  # before anything is started
     threads = spec.runtime.threads or _own_threads()
-    sharing = sharing or Sharing(num_runs=spec.runtime.num_runs)
+    sharing = context.sharing_of(spec)
     job = {
-        "spec": str((out_dir / SPEC_FILE).absolute()),
-        "out_dir": str(out_dir.absolute()),
-        "overrides": list(overrides),
-        "resume_from": None if resume_from is None else str(resume_from.absolute()),
-        "until_step": until_step,
+        "spec": str((context.folder / SPEC_FILE).absolute()),
+        "folder": str(context.folder.absolute()),
+        "overrides": list(context.overrides),
+        "resume_from": None if context.resume_from is None else str(context.resume_from.absolute()),
+        "until_step": context.until_step,
         # One process computes hidden states while the others wait: on the threads of all.
         "sharing": asdict(replace(sharing, threads=sharing.threads or threads)),
         "plugins": list(imported_plugins()),
@@ -96,8 +78,8 @@ def run(
         "path": paths.search_path(),
         "bar": spec.runtime.progress is Progress.ON or (spec.runtime.progress is Progress.AUTO and sys.stderr.isatty()),
     }
-    with Processes(spec, job, out_dir, threads) as processes:
-        return DistributedRun(spec, recorder, monitor or NullMonitor(), processes).go()
+    with Processes(spec, job, context.folder, threads) as processes:
+        return DistributedRun(spec, context.recorder, context.monitor, processes).go()
 
 
 def _check_config(name: str) -> None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from frostline.records.monitor import RunControl
+from frostline.records.recorder import RunStart
 from frostline.records.result import RunResult
-from frostline.records.run_folder import TELL, RunControl, RunStart
+from frostline.records.run_folder import TELL
 
 _ALIVE_EVERY_S = 0.5
 EXIT_CODES_VARIABLE = "FROSTLINE_EXIT_CODES"

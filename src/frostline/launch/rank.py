@@ -26,7 +26,7 @@ from frostline.launch.messages import (
     Refused,
 )
 from frostline.records.result import Status
-from frostline.records.run_folder import Sharing
+from frostline.records.run_context import RunContext, Sharing
 from frostline.registry import import_plugins
 from frostline.signals import Interrupted
 from frostline.spec import Progress
@@ -71,18 +71,18 @@ def _train(job: dict[str, Any], wire: ParentConnection) -> int:
     sharing, resume = job["sharing"], job["resume_from"]
     spec = spec_from_text(Path(job["spec"]).read_text(encoding="utf-8"))
     progress = Progress.ON if job["bar"] else Progress.OFF
+    spec = replace(spec, runtime=replace(spec.runtime, progress=progress))
+    context = RunContext(
+        ParentRecorder(wire),
+        Path(job["folder"]),
+        overrides=job["overrides"],
+        resume_from=None if resume is None else Path(resume),
+        monitor=ParentMonitor(wire),
+        until_step=job["until_step"],
+        sharing=Sharing(num_runs=sharing["num_runs"], depths=tuple(sharing["depths"]), threads=sharing["threads"]),
+    )
     try:
-        result = run(
-            replace(spec, runtime=replace(spec.runtime, progress=progress)),
-            ParentRecorder(wire),
-            Path(job["out_dir"]),
-            overrides=job["overrides"],
-            resume_from=None if resume is None else Path(resume),
-            monitor=ParentMonitor(wire),
-            until_step=job["until_step"],
-            sharing=Sharing(num_runs=sharing["num_runs"], depths=tuple(sharing["depths"]), threads=sharing["threads"]),
-            world=World.from_environment(),
-        )
+        result = run(spec, context, world=World.from_environment())
     except Interrupted:  # when the last step was done: the parent had the signal too
         return 0
     return 0 if result.status in {Status.FINISHED, Status.PRUNED} else 1

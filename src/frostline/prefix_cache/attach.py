@@ -38,7 +38,8 @@ from frostline.prefix_cache.probe_model import ModelProbe
 from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix_cache.suffix import Suffix, TrainableModel, hidden_size, vectors_of_image
 from frostline.records.result import CacheUse
-from frostline.records.run_folder import TELL, Sharing
+from frostline.records.run_context import Sharing
+from frostline.records.run_folder import TELL
 from frostline.spec import CacheMode, Precision, RunSpec
 
 log = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from frostline.records.run_folder import Sharing
+from frostline.records.run_context import Sharing
 from frostline.spec import Every, RunSpec
 
 _MIN_PASSES = 1.5

@@ -12,10 +12,9 @@ import re
 import shlex
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import yaml
 from filelock import FileLock, Timeout
@@ -24,7 +23,8 @@ from frostline import hashes
 from frostline.errors import MachineError, UserError, machine_trouble
 from frostline.files import refuse_links, remove_unfinished, write_atomically
 from frostline.provenance import environment, git_diff
-from frostline.records.result import RESULT_FILE, Frozen, RunResult, Status, finite
+from frostline.records.recorder import RunStart
+from frostline.records.result import RESULT_FILE, RunResult, Status, finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,121 +71,8 @@ INPUTS = {
 _TAKEOVER_S = 20.0  # assumed: what a killed process with a large model may need to be gone
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunStart:
-    """What is known of a run before it trains.
-
-    Attributes:
-        spec: What to train.
-        folder: Where it is recorded.
-        overrides: What the user typed.
-        freeze: What was frozen; None if it isn't known any more.
-        data: The data report.
-        provenance: Versions, platform, hashes.
-    """
-
-    spec: RunSpec
-    folder: Path
-    overrides: tuple[str, ...]
-    freeze: Frozen | None
-    data: dict[str, Any]
-    provenance: dict[str, Any]
-
-
-class Recorder(Protocol):
-    """Where a run's numbers go. Recording must never end a run: a recorder keeps its troubles to itself."""
-
-    def start(self, run: RunStart) -> None:
-        """Called once, before the first step."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Called with metrics of an optimizer step: `train/loss`, `eval/accuracy`."""
-
-    def finish(self, result: RunResult) -> None:
-        """Called once, when everything of the run lies in its folder; also without a `start` before it."""
-
-
-class NullRecorder:
-    """Records nothing."""
-
-    def start(self, run: RunStart) -> None:
-        """Does nothing."""
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Does nothing."""
-
-    def finish(self, result: RunResult) -> None:
-        """Does nothing."""
-
-
-class RunControl(StrEnum):
-    """What a monitor says after an evaluation."""
-
-    GO = "go"
-    PRUNE = "prune"  # stop: it promises little
-    PAUSE = "pause"  # stop with a checkpoint: it may go on later
-
-
-class Monitor(Protocol):
-    """Who watches a run while it trains and may stop it."""
-
-    def alive(self) -> None:
-        """Called after each optimizer step and now and then before the first."""
-
-    def evaluated(self, epoch: float, value: float) -> RunControl:
-        """Called with the objective of each evaluation; `epoch` counts what is trained so far."""
-
-
 TELL = "tell"
 """Attribute of a log record that a person should see, though it is no warning."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sharing:
-    """What a run may share with others: what its frozen blocks compute.
-
-    Attributes:
-        num_runs: How many runs there will be in all, at whatever depth.
-        depths: Their frozen depths, as far as they are known.
-        threads: CPU threads to compute it on, while others wait for it; None: those of the run.
-    """
-
-    num_runs: int = 1
-    depths: tuple[int, ...] = ()
-    threads: int | None = None
-
-
-class NullMonitor:
-    """Lets every run go to its end."""
-
-    def alive(self) -> None:
-        """Does nothing."""
-
-    def evaluated(self, epoch: float, value: float) -> RunControl:
-        """Says go."""
-        return RunControl.GO
-
-
-class Recorders:
-    """Hands everything to several recorders, in order."""
-
-    def __init__(self, recorders: Sequence[Recorder]) -> None:
-        self._recorders = tuple(recorders)
-
-    def start(self, run: RunStart) -> None:
-        """See `Recorder.start`."""
-        for recorder in self._recorders:
-            recorder.start(run)
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """See `Recorder.log`."""
-        for recorder in self._recorders:
-            recorder.log(metrics, step)
-
-    def finish(self, result: RunResult) -> None:
-        """See `Recorder.finish`."""
-        for recorder in self._recorders:
-            recorder.finish(result)
 
 
 class RunFolder:

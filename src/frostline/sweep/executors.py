@@ -23,7 +23,8 @@ from frostline.config import Job, decode_job, without_hydra
 from frostline.errors import MACHINE_WAY_OUT, UserError, origin
 from frostline.provenance import redact
 from frostline.records.result import Cause, RunResult, Status
-from frostline.records.run_folder import RUN_FILE, Sharing
+from frostline.records.run_context import Sharing
+from frostline.records.run_folder import RUN_FILE
 from frostline.records.trial import TrialOutcome, TrialState, label
 from frostline.search import Key, TrialEnded, TrialEvent, TrialReported, TrialTask
 from frostline.spec import DEPTH_KEY, DatasetSpec, Format, Params, Progress, PrunerName, Source, Value

@@ -14,7 +14,7 @@ from frostline import assets
 from frostline.config import Job
 from frostline.errors import SpecError
 from frostline.provenance import free_memory, num_cores
-from frostline.records.run_folder import Sharing
+from frostline.records.run_context import Sharing
 from frostline.spec import DEPTH_KEY, Device, Engine, RunSpec, SamplerName
 from frostline.sweep.executors import num_trials, sharing_of
 from frostline.sweep.read_config import Sweep, with_params

@@ -21,19 +21,11 @@ from frostline.config import Job, spec_from_json
 from frostline.console import configure_logging
 from frostline.errors import MACHINE_WAY_OUT, MachineError, UserError, machine_trouble
 from frostline.hashes import DamagedError
+from frostline.records.monitor import RunControl
+from frostline.records.recorder import Recorder, Recorders
 from frostline.records.result import Cause, RunResult, Status
-from frostline.records.run_folder import (
-    MODEL_FOLDER,
-    RECORDED_FILES,
-    SPEC_FILE,
-    TELL,
-    Recorder,
-    Recorders,
-    RunControl,
-    RunFolder,
-    Sharing,
-    check_files,
-)  # fmt: skip
+from frostline.records.run_context import RunContext, Sharing
+from frostline.records.run_folder import MODEL_FOLDER, RECORDED_FILES, SPEC_FILE, TELL, RunFolder, check_files
 from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialState
 from frostline.registry import import_plugins
 from frostline.signals import Interrupted
@@ -382,10 +374,15 @@ def _train(
             recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=retried is None))
         resume_from = folder if step is not None else None
         try:
-            result = run(
-                spec, Recorders(recorders), folder, overrides=overrides, resume_from=resume_from, monitor=monitor,
+            context = RunContext(
+                Recorders(recorders),
+                folder,
+                overrides=overrides,
+                resume_from=resume_from,
+                monitor=monitor,
                 sharing=trial.sharing,
-            )  # fmt: skip
+            )
+            result = run(spec, context)
         except Interrupted:  # it came when the run was done
             result = RunResult.read(folder)
     return result, step is not None

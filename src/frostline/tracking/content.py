@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from frostline.provenance import redact
+from frostline.records.recorder import RunStart
 from frostline.records.result import Frozen, RunResult, Status
-from frostline.records.run_folder import RunStart
 from frostline.spec import RunSpec
 from frostline.tracking.client import REASON_TAG, STATUS_TAG
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.files import regular_files
+from frostline.records.recorder import RunStart
 from frostline.records.result import RunResult
-from frostline.records.run_folder import MODEL_FOLDER, RunStart, metrics_up_to
+from frostline.records.run_folder import MODEL_FOLDER, metrics_up_to
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import pending
 from frostline.tracking.client import (

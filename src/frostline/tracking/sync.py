@@ -13,16 +13,9 @@ from filelock import FileLock, Timeout
 
 from frostline.errors import UserError
 from frostline.provenance import redact
+from frostline.records.recorder import RunStart
 from frostline.records.result import RunResult, Status
-from frostline.records.run_folder import (
-    LOCK_FILE,
-    MODEL_FOLDER,
-    OVERRIDES_FILE,
-    RECORDED_FILES,
-    SPEC_FILE,
-    RunStart,
-    check_files,
-)
+from frostline.records.run_folder import LOCK_FILE, MODEL_FOLDER, OVERRIDES_FILE, RECORDED_FILES, SPEC_FILE, check_files
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import pending
 from frostline.tracking.client import recorded_run

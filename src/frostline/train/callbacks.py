@@ -1,6 +1,6 @@
 """Owns: what happens beside the training steps. Must not know: how a step is computed.
 
-Trainer is composed, not subclassed: each concern is a callback of its own, and they share a `Progress` record.
+Trainer is composed, not subclassed: each concern is a callback of its own, and they share a `TrainLog`.
 """
 
 from __future__ import annotations
@@ -8,18 +8,17 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from frostline.records.run_folder import INPUTS, Monitor, Recorder, RunControl
+from frostline.records.monitor import Monitor, RunControl
+from frostline.records.recorder import Recorder
+from frostline.records.run_folder import INPUTS
 from frostline.signals import SignalGuard
 from frostline.spec import Direction, Every, TrainingSpec
 from frostline.train.checkpoint import CheckpointStore
@@ -27,90 +26,11 @@ from frostline.train.device import RngState
 from frostline.train.distributed import World
 from frostline.train.loss import BatchLoss, DivergedError
 from frostline.train.loss_window import LossWindow
+from frostline.train.metric_names import evaluation_metrics
 from frostline.train.sampling import PaddedSampler
+from frostline.train.train_log import BEST_FILE, BestWeights, TrainLog, trained_weights
 
 log = logging.getLogger(__name__)
-
-_BEST_FILE = "best.safetensors"
-
-EXACT_LOSS = "loss_over_all_rows"
-"""An evaluation's loss, where Trainer's own is not the mean over all rows."""
-
-_TIMING = (
-    "_runtime",
-    "_per_second",
-    "_compilation_time",
-)  # these differ from run to run: costs go to result.json
-
-
-@dataclass
-class BestWeights:
-    """The best evaluation so far.
-
-    Attributes:
-        step: The optimizer step that it belongs to; None before the first evaluation.
-        value: The objective.
-        metrics: All of its metrics.
-        weights: The trained tensors of that step, on the CPU; None when they are the model's present ones.
-        logits: Of the held-out rows, `[N, C]`; None if a checkpoint was gone on from since, which doesn't keep them.
-    """
-
-    step: int | None = None
-    value: float = math.nan
-    metrics: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, torch.Tensor] | None = None
-    logits: np.ndarray[Any, Any] | None = None
-
-
-@dataclass
-class TrainLog:
-    """What the callbacks of one run find out.
-
-    Attributes:
-        best: The evaluation whose weights are kept.
-        last_eval_step: The newest evaluation's step.
-        last_metrics: The newest evaluation's metrics.
-        last_logits: Its logits of the held-out rows, in their order, `[N, C]`.
-        eval_s: Seconds spent evaluating, before a resume too.
-        num_evals: Evaluations, before a resume too.
-        fill_s: Seconds in which hidden states were computed before a resume.
-        verdict: What the monitor said last.
-    """
-
-    best: BestWeights = field(default_factory=BestWeights)
-    last_eval_step: int | None = None
-    last_metrics: dict[str, float] = field(default_factory=dict)
-    last_logits: np.ndarray[Any, Any] | None = None
-    eval_s: float = 0.0
-    num_evals: int = 0
-    fill_s: float = 0.0
-    verdict: RunControl = RunControl.GO
-    _carried: tuple[float, float] = (0.0, 0.0)
-    _began: float | None = None
-    _ended: float | None = None
-
-    def begin(self) -> None:
-        """Training begins: the clock runs."""
-        self._began = time.monotonic()
-
-    def end(self) -> None:
-        """Training has ended, the last evaluation included; may be called again."""
-        self._ended = time.monotonic()
-
-    def carry(self, cost: Mapping[str, Any]) -> None:
-        """Takes over what the interrupted run took up to its checkpoint."""
-        self._carried = (float(cost["train_s"]), float(cost["eval_s"]))
-        self.eval_s = self._carried[1]
-        self.num_evals, self.fill_s = int(cost["num_evals"]), float(cost["fill_s"])
-
-    @property
-    def train_s(self) -> float:
-        """Seconds in training steps so far, evaluations left out."""
-        carried_train_s, carried_eval_s = self._carried
-        if self._began is None:
-            return carried_train_s
-        ended = self._ended if self._ended is not None else time.monotonic()
-        return carried_train_s + max(0.0, ended - self._began - (self.eval_s - carried_eval_s))
 
 
 class LossCallback(TrainerCallback):
@@ -289,7 +209,7 @@ class CheckpointCallback(TrainerCallback):
     def _publish(self, state: TrainerState, window: Mapping[str, Any]) -> None:
         best = self._train_log.best
         if best.weights is not None:
-            save_file(best.weights, self._store.writing / f"checkpoint-{state.global_step}" / _BEST_FILE)
+            save_file(best.weights, self._store.writing / f"checkpoint-{state.global_step}" / BEST_FILE)
         extra = {
             "spec_digest": self._spec_digest,
             "best": {"step": best.step, "value": best.value, "metrics": best.metrics},
@@ -408,57 +328,3 @@ class StopAtStepCallback(TrainerCallback):
 
 def _epoch_is_whole(state: TrainerState) -> bool:
     return state.epoch is not None and math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)
-
-
-def evaluation_metrics(metrics: Mapping[str, float], name: str = "eval") -> dict[str, float]:
-    """Returns Trainer's `eval_*` numbers as `eval/*`, its timings left out; or those of another set of rows."""
-    values = {
-        f"{name}/{key.removeprefix(f'{name}_')}": float(value)
-        for key, value in metrics.items()
-        if key.startswith(f"{name}_") and not key.endswith(_TIMING)
-    }
-    if (exact := values.pop(f"{name}/{EXACT_LOSS}", None)) is not None:
-        values[f"{name}/loss"] = exact
-    return values
-
-
-def trained_weights(model: nn.Module, names: Collection[str]) -> dict[str, torch.Tensor]:
-    """Returns copies on the CPU of what training changes: the parameters of these names, and buffers."""
-    named: list[tuple[str, torch.Tensor]] = [(name, p) for name, p in model.named_parameters() if name in names]
-    named += [(name, tensor) for name, tensor in model.named_buffers() if tensor.is_floating_point()]
-    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named}
-
-
-@torch.no_grad()
-def put_back(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
-    """Copies weights from `trained_weights` into a model."""
-    present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    for name, tensor in weights.items():
-        present[name].copy_(tensor)
-
-
-def load_weights(model: nn.Module, checkpoint: Path) -> None:
-    """Puts a checkpoint's weights into a model that won't be trained on.
-
-    Args:
-        model: As it was set up.
-        checkpoint: Its folder; a model in several files is left as it is, since nothing but a report depends on it.
-    """
-    path = checkpoint / "model.safetensors"
-    if path.is_file():
-        names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
-        put_back(model, {name: tensor for name, tensor in load_file(path).items() if name in names})
-
-
-def restore_train_log(train_log: TrainLog, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
-    """Fills a ledger with what a checkpoint knows of the evaluations before it."""
-    best, last = manifest["best"], manifest["last"]
-    train_log.last_eval_step, train_log.last_metrics = last["step"], dict(last["metrics"])
-    train_log.carry(manifest["cost"])
-    if best["step"] is not None:
-        train_log.best = BestWeights(
-            step=best["step"],
-            value=float(best["value"]),
-            metrics=dict(best["metrics"]),
-            weights=load_file(checkpoint / _BEST_FILE),
-        )

@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import distributed
 
-from frostline.records.run_folder import Monitor, RunControl
+from frostline.records.monitor import Monitor, RunControl
 
 Value = TypeVar("Value")
 

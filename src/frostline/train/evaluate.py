@@ -19,9 +19,10 @@ from frostline.data.row_table import RowTable
 from frostline.prefix_cache.collate import Collator
 from frostline.records.run_folder import PREDICTIONS_FILE
 from frostline.spec import EVAL_SET, RunSpec, Task
-from frostline.train import callbacks
 from frostline.train.loss import DivergedError
+from frostline.train.metric_names import evaluation_metrics
 from frostline.train.setup import Setup
+from frostline.train.train_log import BestWeights
 from frostline.train.trainer import Assembly, by_length
 
 Array = np.ndarray[Any, Any]
@@ -43,7 +44,7 @@ class EvaluatedRows:
 
 
 def evaluate_tables(
-    spec: RunSpec, setup: Setup, assembly: Assembly, kept: callbacks.BestWeights
+    spec: RunSpec, setup: Setup, assembly: Assembly, kept: BestWeights
 ) -> tuple[list[EvaluatedRows], dict[str, float]]:
     """Looks at every set that the run is scored on, with the weights that are in the model now.
 
@@ -97,7 +98,7 @@ def _look(
     raw = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
     logits = np.empty_like(raw)
     logits[order] = raw
-    values = callbacks.evaluation_metrics(output.metrics or {}, name)
+    values = evaluation_metrics(output.metrics or {}, name)
     return EvaluatedRows(name=name, labels=table.all_labels(), logits=logits), values
 
 

@@ -12,10 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.data.pixel_table import PixelTable
 from frostline.data.row_table import RowTable
+from frostline.errors import ModelError
 from frostline.models.blocks import NamedModule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from frostline.train.setup import Setup
 
 
 def flops_per_epoch(
@@ -82,3 +85,29 @@ def _counted(model: nn.Module, sample: Mapping[str, torch.Tensor], prefix: Seque
     passed = total - below
     # What has no weights of its own (attention's products) passes gradients to both of what it multiplies.
     return float(total + passed + trained + (passed - other))
+
+
+def flops_of_setup(setup: Setup) -> float:
+    """Returns the floating-point operations of one epoch of a run, by `flops_per_epoch`.
+
+    Args:
+        setup: The run, frozen as it will be trained; an attached prefix cache is taken off for the count.
+
+    Raises:
+        ModelError: The model can't take an image as its image processor makes it.
+    """
+    depth, sample = setup.frozen.prefix_depth, sample_of(setup.tables.train)
+    prefix = setup.anatomy.prefix(depth) if depth is not None else ()
+    attached = setup.cached if sample is not None else None  # an image is run through the whole model
+    if attached is not None:
+        attached.detach()
+    try:
+        return flops_per_epoch(setup.loaded.model, setup.tables.train.num_tokens, prefix=prefix, sample=sample)
+    except (ValueError, RuntimeError) as error:
+        if sample is None:
+            raise
+        shape, why = tuple(sample["pixel_values"].shape[1:]), " ".join(str(error).split())[:150]
+        raise ModelError(f"the model can't take what its image processor makes, {shape}: {why}") from error
+    finally:
+        if attached is not None:
+            attached.attach()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -17,8 +15,10 @@ from frostline.files import write_atomically
 from frostline.freezing.methods.depth import FreezeDepth
 from frostline.freezing.methods.none import FreezeNone
 from frostline.prefix_cache.suffix import hidden_size
+from frostline.records.recorder import NullRecorder
 from frostline.records.result import Cost, RunResult, Status
-from frostline.records.run_folder import SPEC_FILE, NullRecorder, Recorder, Sharing
+from frostline.records.run_context import RunContext, Sharing
+from frostline.records.run_folder import SPEC_FILE
 from frostline.spec import CacheMode, Every, FreezeMethod, Progress, RunSpec
 from frostline.train.data import load_only
 from frostline.train.run import run
@@ -28,11 +28,8 @@ _ROWS = 512
 """Training rows of a probe (assumed: 16 steps of 32 tell enough, and take seconds)."""
 
 
-class Train(Protocol):
-    """Trains one run."""
-
-    def __call__(self, spec: RunSpec, recorder: Recorder, out_dir: Path, *, sharing: Sharing) -> RunResult:
-        """See `frostline.train.run`."""
+Train = Callable[[RunSpec, RunContext], RunResult]
+"""Trains one run: see `frostline.train.run`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +181,7 @@ def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:
 def _train(spec: RunSpec, sharing: Sharing, train: Train) -> RunResult:
     with scratch.folder("plan") as name:
         write_atomically(name / SPEC_FILE, spec.to_json())
-        result = train(spec, NullRecorder(), name, sharing=sharing)
+        result = train(spec, RunContext(NullRecorder(), name, sharing=sharing))
     if result.status is not Status.FINISHED:
         raise UserError(f"the trial that was to be measured ({spec.name()}) ended as {result.status}: {result.reason}")
     return result

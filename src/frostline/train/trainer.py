@@ -23,7 +23,8 @@ from frostline.data.row_table import RowTable
 from frostline.machine import Machine
 from frostline.prefix_cache.attach import CachedPrefix
 from frostline.prefix_cache.collate import Collator
-from frostline.records.run_folder import Monitor, Recorder
+from frostline.records.monitor import Monitor
+from frostline.records.recorder import Recorder
 from frostline.signals import SignalGuard
 from frostline.spec import Balance, Every, Precision, RunSpec, Sampling, Task, TrainingSpec
 from frostline.train import callbacks
@@ -31,10 +32,12 @@ from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import World
 from frostline.train.loss import BatchLoss, class_weights
 from frostline.train.loss_window import LossWindow
+from frostline.train.metric_names import EXACT_LOSS
 from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
 from frostline.train.sampling import IndexDataset, LengthGroupedSampler, PaddedSampler
 from frostline.train.setup import Setup, padding_of
+from frostline.train.train_log import TrainLog
 from frostline.train.unfreezing import UnfreezeCallback, UnfreezeSchedule, make_scheduler
 
 
@@ -52,7 +55,7 @@ class Assembly:
     """
 
     trainer: Trainer
-    train_log: callbacks.TrainLog
+    train_log: TrainLog
     window: LossWindow
     evaluation: callbacks.EvaluationCallback
     progress: FrostlineProgress
@@ -126,12 +129,8 @@ def assemble(
         world: The processes of the run.
     """
     model = setup.loaded.model
-    train_log, window = callbacks.TrainLog(), LossWindow()
-    weights = None
-    if spec.dataset.balance is Balance.WEIGHTS:
-        assert setup.tables.train.labels is not None
-        weights = class_weights(setup.tables.train.labels, len(setup.data["label_names"]))
-    loss = BatchLoss(spec.dataset.task, world, weights)
+    train_log, window = TrainLog(), LossWindow()
+    loss = BatchLoss(spec.dataset.task, world, _class_weights(spec, setup))
     every = spec.training.checkpoint
     evaluation = callbacks.EvaluationCallback(spec.training, train_log, recorder, model)
     progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress) and world.is_main)
@@ -147,17 +146,12 @@ def assemble(
         window,
         progress,
     ]
-    cached, tables, machine = setup.cached, setup.tables, setup.machine
-    multiple_of = 8 if machine.device == "cuda" and machine.precision is not Precision.FP32 else 1
-    padding = padding_of(setup.loaded, multiple_of)
-    hidden = cached.hidden if cached is not None else None
-    order = by_length(spec.training, tables.evaluation)
-    collator = Collator(tables.train, tables.evaluation, padding, hidden)
+    order, collator = by_length(spec.training, setup.tables.evaluation), _collator(setup)
     trainer = Trainer(
-        model=model if cached is None else cached.part,
-        args=training_arguments(spec, machine, store.writing, world),
+        model=model if setup.cached is None else setup.cached.part,
+        args=training_arguments(spec, setup.machine, store.writing, world),
         data_collator=collator,
-        train_dataset=IndexDataset(len(tables.train)),
+        train_dataset=IndexDataset(len(setup.tables.train)),
         eval_dataset=[-1 - row for row in order],
         processing_class=setup.loaded.processor,
         compute_loss_func=loss,
@@ -165,17 +159,9 @@ def assemble(
         callbacks=ours,
         optimizers=(setup.optimizer, None),
     )
-    if spec.training.sampling is Sampling.GROUP_BY_LENGTH:
-        rows_per_step = spec.training.batch_size * spec.training.accumulation_steps
-        sampler = LengthGroupedSampler(tables.train.lengths, rows_per_step, spec.seed)
-        # Its own `group_by_length` draws from the global generator: the order would depend on the dropout before it.
-        _take_sampler(trainer, sampler)
-    if world.is_distributed:
-        _share_batches(trainer, spec, len(tables.train))
-    if world.is_distributed or not spec.dataset.task.trainer_counts:
-        _count_rows(trainer)
+    _adapt_sampling(trainer, spec, setup, world)
     if setup.phases is not None:
-        _add_stages(trainer, spec, setup.phases, collator)
+        _add_phases(trainer, spec, setup.phases, collator)
     window.attach(trainer)
     trainer.remove_callback(ProgressCallback)
     for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
@@ -187,7 +173,36 @@ def assemble(
     )
 
 
-def _add_stages(trainer: Trainer, spec: RunSpec, phases: UnfreezeSchedule, collator: Collator) -> None:
+def _class_weights(spec: RunSpec, setup: Setup) -> torch.Tensor | None:
+    if spec.dataset.balance is not Balance.WEIGHTS:
+        return None
+    assert setup.tables.train.labels is not None
+    return class_weights(setup.tables.train.labels, len(setup.data["label_names"]))
+
+
+def _collator(setup: Setup) -> Collator:
+    machine, tables, cached = setup.machine, setup.tables, setup.cached
+    # Tensor cores want lengths that are multiples of 8.
+    multiple_of = 8 if machine.device == "cuda" and machine.precision is not Precision.FP32 else 1
+    padding = padding_of(setup.loaded, multiple_of)
+    return Collator(tables.train, tables.evaluation, padding, cached.hidden if cached is not None else None)
+
+
+def _adapt_sampling(trainer: Trainer, spec: RunSpec, setup: Setup, world: World) -> None:
+    """Lets Trainer draw rows as the spec says and count them as what they are."""
+    train = setup.tables.train
+    if spec.training.sampling is Sampling.GROUP_BY_LENGTH:
+        rows_per_step = spec.training.batch_size * spec.training.accumulation_steps
+        sampler = LengthGroupedSampler(train.lengths, rows_per_step, spec.seed)
+        # Its own `group_by_length` draws from the global generator: the order would depend on the dropout before it.
+        _take_sampler(trainer, sampler)
+    if world.is_distributed:
+        _share_batches(trainer, spec, len(train))
+    if world.is_distributed or not spec.dataset.task.trainer_counts:
+        _count_rows(trainer)
+
+
+def _add_phases(trainer: Trainer, spec: RunSpec, phases: UnfreezeSchedule, collator: Collator) -> None:
     """Lets what is frozen change between epochs."""
     num_rows = len(trainer.train_dataset)  # type: ignore[arg-type]
 
@@ -252,7 +267,7 @@ def by_length(spec: TrainingSpec, table: RowTable) -> list[int]:
     return list(range(len(table)))
 
 
-def _compute_metrics(setup: Setup, task: Task, world: World, train_log: callbacks.TrainLog, order: list[int]) -> Any:
+def _compute_metrics(setup: Setup, task: Task, world: World, train_log: TrainLog, order: list[int]) -> Any:
     def compute(prediction: EvalPrediction) -> dict[str, float]:
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
         train_log.last_logits = None
@@ -266,7 +281,7 @@ def _compute_metrics(setup: Setup, task: Task, world: World, train_log: callback
             # Trainer's own mean counts rows that fill up the last batch, and each batch of words by its rows.
             labels = torch.as_tensor(prediction.label_ids)
             loss = task.summed_loss(torch.as_tensor(logits).float(), labels) / task.num_terms(labels)
-            values = {**setup.metrics(logits, prediction.label_ids), callbacks.EXACT_LOSS: float(loss)}
+            values = {**setup.metrics(logits, prediction.label_ids), EXACT_LOSS: float(loss)}
         return world.shared(values)
 
     return compute

@@ -1,0 +1,41 @@
+"""The files of a trained model: all of them, or none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from frostline.models.loading import LoadedModel
+
+
+def save_model(loaded: LoadedModel, folder: Path) -> None:
+    """Writes the whole model with its tokenizer (or image processor) and label names.
+
+    Args:
+        loaded: The trained model.
+        folder: Written aside first, then renamed: it is never there in part.
+    """
+    aside = _aside(folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    loaded.model.save_pretrained(aside)
+    loaded.processor.save_pretrained(aside)
+    for path in aside.rglob("*"):  # weights come out readable by their owner alone, whatever the umask says
+        path.chmod(0o666 & ~_umask())
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.replace(folder)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what an aborted `save_model` left beside a folder."""
+    shutil.rmtree(_aside(folder), ignore_errors=True)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.writing")
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
