@@ -51,8 +51,7 @@ from frostline import paths
 from frostline.advisor import Advisor, Question
 from frostline.decision import LevelState, RaceEnd, Standing
 from frostline.records.predictions import Evidence, RowScores
-from frostline.records.trial import LevelState as TrialState
-from frostline.records.trial import TrialOutcome, TrialRecord, ranked
+from frostline.records.trial import TrialOutcome, TrialRecord, TrialState, ranked
 from frostline.search import Study, TrialEnded, TrialTask, queue_of, search
 from frostline.spec import EVAL_SET, Params, SamplerName, Space, SweepSpec, parse_dimension
 from frostline.spec.decode import decode

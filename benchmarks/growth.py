@@ -63,7 +63,7 @@ def many(prefix: Path, count: int, mode: str) -> float:
     began = time.perf_counter()
     for number in range(count):
         more = ["freeze.depth=5", "dataset.train_rows=512", f"optimizer.lr={1e-4 * 1.2**number:.3g}"]
-        trial(prefix, sharing, *more, f"runtime.cache={mode}")
+        trained(prefix, sharing, *more, f"runtime.cache={mode}")
     return time.perf_counter() - began
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from frostline.prefix_cache.entry import FileShape, HiddenStates
-from frostline.prefix_cache.gpu_memory import StatesOnGpu
+from frostline.prefix_cache.gpu_memory import RowOffsets, StatesOnGpu
 from frostline.train.sampling import LengthGroupedSampler
 
 
@@ -45,13 +45,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "rows.bin"
         rng.standard_normal((int(lengths.sum()), options.width), dtype=np.float32).tofile(path)
-        rows = HiddenStates(np.memmap(path, dtype="<f4", mode="r").reshape(-1, options.width), shape, "all")
+        rows = HiddenStates(np.memmap(path, dtype="<f4", mode="r").reshape(-1, options.width), shape)
         empty = FileShape(lengths=lengths[:0], width=options.width, dtype="float32")
-        none = HiddenStates(np.zeros((0, options.width), np.float32), empty, "none")
         began = time.perf_counter()
-        resident = StatesOnGpu(rows, none, device, lambda: None)
+        zero = np.zeros((1, options.width), np.float32)  # what fills a batch up
+        data = torch.from_numpy(np.concatenate([zero, np.fromfile(path, "<f4").reshape(-1, options.width)])).to(device)
+        resident = StatesOnGpu(places=RowOffsets(shape, empty), data=data, pass_s=(0.0, 0.0))
         synchronize(device)
-        print(f"{resident.num_bytes / 1e6:.0f} MB to {device}: {time.perf_counter() - began:.2f} s")
+        print(f"{data.nbytes / 1e6:.0f} MB to {device}: {time.perf_counter() - began:.2f} s")
         pinned = resident.data.cpu().pin_memory() if device.type == "cuda" else resident.data
         widths = [int(lengths[batch].max()) for batch in batches]
 

@@ -103,7 +103,7 @@ def _record(folder: Path, tracking: TrackingSpec, parent: str, number: int) -> f
     assert result.freeze is not None
     recorder.start(
         RunStart(
-            spec=spec, folder=folder, overrides=(), freeze_depth=result.freeze.depth, data=result.data,
+            spec=spec, folder=folder, overrides=(), freeze=result.freeze, data=result.data,
             provenance=result.provenance,
         )
     )  # fmt: skip
@@ -138,6 +138,7 @@ def main() -> None:
                 uri=uri,
                 experiment="scale",
                 log_model=False,
+                git_diff=False,
                 system_metrics=False,
                 tags={},
             )

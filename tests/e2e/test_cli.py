@@ -432,9 +432,12 @@ def test_predict_from_arguments_lines_and_a_run_id(frostline, tiny_overrides, st
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("runs/none", "runs/none: no such folder"),
+        ("runs/none", "runs/none: no run's folder, no sweep in runs/, and no MLflow run id (32 hexadecimal digits)"),
         (".", "is no run's folder"),
-        ("0123456789abcdef", "neither a run's folder nor a run in sqlite:///mlflow.db"),
+        (
+            "0123456789abcdef",
+            "0123456789abcdef: no run's folder, no sweep in runs/, and no MLflow run id (32 hexadecimal digits)",
+        ),
     ],
 )
 def test_predict_without_a_run(frostline, store, run, message):

@@ -101,7 +101,7 @@ def test_a_run_without_test_rows_and_a_damaged_record(run, frostline, in_tmp):
     assert "q/test.json: is damaged" in err
     code, _, err = frostline("test", "nowhere/run")
     assert code == 2
-    assert "no such folder" in err
+    assert "nowhere/run: no run's folder" in err
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def fills(monkeypatch):
         found.append((len(lengths), tuple(depths)))
         return real(anatomy, lengths, collate, depths, take, **more)
 
-    monkeypatch.setattr(open_or_compute, "fill", counted)  # estimates use their own
+    monkeypatch.setattr(open_or_compute, "compute_hidden_states", counted)  # estimates use their own
     return found
 
 
@@ -54,7 +54,7 @@ def fills(monkeypatch):
 def train(tmp_path, make_spec, home):
     count = iter(range(100))
 
-    def trained(*overrides, resume_from=None, monitor=None, sharing=None):
+    def trained(*overrides, resume_from=None, monitor=NullMonitor(), sharing=None):
         spec = make_spec("training.epochs=2", *overrides)
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, overrides) as recorder:

@@ -16,7 +16,7 @@ import torch
 
 from frostline.errors import UserError
 from frostline.launch import run
-from frostline.records.monitor import RunControl
+from frostline.records.monitor import NullMonitor, RunControl
 from frostline.records.recorder import Recorders
 from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_context import RunContext
@@ -68,7 +68,7 @@ class Watch:
 def train(make_spec, still_model, tmp_path):
     count = iter(range(100))
 
-    def go(*overrides, monitor=None, **arguments):
+    def go(*overrides, monitor=NullMonitor(), **arguments):
         spec = make_spec(f"model.location={still_model}", *overrides)
         folder = arguments.pop("folder", None) or tmp_path / f"run-{next(count)}"
         watch = Watch()

@@ -40,7 +40,7 @@ class StopAt(NullRecorder):
 def train(tmp_path, make_spec):
     count = iter(range(100))
 
-    def call(*overrides, stop=None, resume_from=None, monitor=None):
+    def call(*overrides, stop=None, resume_from=None, monitor=NullMonitor()):
         spec = make_spec(LENGTH, *overrides)
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, overrides) as recorder:
