@@ -432,11 +432,11 @@ def test_predict_from_arguments_lines_and_a_run_id(frostline, tiny_overrides, st
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ("runs/none", "runs/none: no run's folder, no sweep in runs/, and no MLflow run id (32 hexadecimal digits)"),
+        ("runs/none", "runs/none: no run's folder, no sweep in runs/, and no MLflow run id"),
         (".", "is no run's folder"),
         (
             "0123456789abcdef",
-            "0123456789abcdef: no run's folder, no sweep in runs/, and no MLflow run id (32 hexadecimal digits)",
+            "0123456789abcdef: no run's folder, no sweep in runs/, and no MLflow run id",
         ),
     ],
 )

@@ -133,7 +133,8 @@ def test_minilms_pooler_output_is_its_pooler_on_cls(real_home):
             "model.init=random: an untrained model's vectors say nothing; train it, and give the run",
         ),
         (["--set", "test"], "--set=test: the data set has no such rows; give dataset.test_fraction or test_from"),
-        (["nowhere/run"], "nowhere/run: no run's folder, no sweep in runs/, and no MLflow run id (32 hexadecimal digits)"),
+        (["nowhere/run"], "nowhere/run: no run's folder, no sweep in runs/, and no MLflow run id "
+            "(32 hexadecimal digits)"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(frostline, tiny_overrides, in_tmp, arguments, message):

@@ -54,13 +54,16 @@ def fills(monkeypatch):
 def train(tmp_path, make_spec, home):
     count = iter(range(100))
 
-    def trained(*overrides, resume_from=None, monitor=NullMonitor(), sharing=None):
+    def trained(*overrides, resume_from=None, monitor=None, sharing=None):
         spec = make_spec("training.epochs=2", *overrides)
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, overrides) as recorder:
             recorders = Recorders([recorder, NullRecorder()])
             return run(
-                spec, RunContext(recorders, folder, resume_from=resume_from, monitor=monitor, sharing=sharing)
+                spec,
+                RunContext(
+                    recorders, folder, resume_from=resume_from, monitor=monitor or NullMonitor(), sharing=sharing
+                ),
             ), folder
 
     return trained

@@ -68,12 +68,14 @@ class Watch:
 def train(make_spec, still_model, tmp_path):
     count = iter(range(100))
 
-    def go(*overrides, monitor=NullMonitor(), **arguments):
+    def go(*overrides, monitor=None, **arguments):
         spec = make_spec(f"model.location={still_model}", *overrides)
         folder = arguments.pop("folder", None) or tmp_path / f"run-{next(count)}"
         watch = Watch()
         with RunFolder(folder, spec, go_on_from=arguments.pop("go_on_from", None)) as run_folder:
-            result = run(spec, RunContext(Recorders([run_folder, watch]), folder, monitor=monitor, **arguments))
+            result = run(
+                spec, RunContext(Recorders([run_folder, watch]), folder, monitor=monitor or NullMonitor(), **arguments)
+            )
         return result, watch, folder
 
     return go
@@ -201,7 +203,7 @@ class Prune:
 def test_a_pruned_run_ends_on_all_processes(train, mark):
     """Trainer's own search under two processes hangs here: the pruner is asked in one of them."""
     monitor = Prune()
-    result, watch, folder = train("runtime.num_processes=2", "training.epochs=3", monitor=monitor)
+    result, watch, folder = train("runtime.num_processes=2", "training.epochs=3", monitor=monitor or NullMonitor())
     assert (result.status, result.cause) == (Status.PRUNED, Cause.PRUNED)
     assert result.reason == "pruned after epoch 1"
     assert [epoch for epoch, _ in monitor.asked] == [1.0]

@@ -40,12 +40,14 @@ class StopAt(NullRecorder):
 def train(tmp_path, make_spec):
     count = iter(range(100))
 
-    def call(*overrides, stop=None, resume_from=None, monitor=NullMonitor()):
+    def call(*overrides, stop=None, resume_from=None, monitor=None):
         spec = make_spec(LENGTH, *overrides)
         folder = tmp_path / f"run{next(count)}"
         with RunFolder(folder, spec, overrides) as recorder:
             recorders = Recorders([recorder, stop] if stop else [recorder])
-            return run(spec, RunContext(recorders, folder, resume_from=resume_from, monitor=monitor)), folder
+            return run(
+                spec, RunContext(recorders, folder, resume_from=resume_from, monitor=monitor or NullMonitor())
+            ), folder
 
     return call
 
