@@ -52,7 +52,7 @@ from frostline.advisor import Advisor, Question
 from frostline.decision import LevelState, RaceEnd, Standing
 from frostline.records.predictions import Evidence, RowScores
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState, ranked
-from frostline.search import Study, TrialEnded, TrialTask, queue_of, search
+from frostline.search import SearchLimits, Study, TrialEnded, TrialTask, queue_of, search
 from frostline.spec import EVAL_SET, Params, SamplerName, Space, SweepSpec, parse_dimension
 from frostline.spec.decode import decode
 from frostline.sweep.questions import SeedRace
@@ -343,13 +343,13 @@ def simulate(options: argparse.Namespace, index: int) -> Sweep:
     )  # fmt: skip
     study.fill(queue_of(plan, space, None))
     assert plan.n_trials is not None
-    clock: dict[str, Any] = {"maximize": maximize, "clock": lambda: simulation.seconds}
-    summary = search(plan, study, simulation, Unwatched(), total=plan.n_trials, **clock)
+    limits = SearchLimits(total=plan.n_trials, clock=lambda: simulation.seconds)
+    summary = search(plan, study, simulation, Unwatched(), limits)
     if plan.settle:
         begun = len(summary.trials)  # the time of the search is over, that of the race is not
         race = SeedRace(advisor, plan.settle, (0,))
         plan = replace(plan, timeout_s=None)
-        summary = search(plan, study, simulation, Unwatched(), total=begun, race=race, **clock)
+        summary = search(plan, study, simulation, Unwatched(), replace(limits, total=begun), race=race)
     return judged(options, world, simulation, advisor, list(summary.trials), str(summary.race or ""))
 
 

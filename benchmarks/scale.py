@@ -39,7 +39,7 @@ import yaml
 from frostline import paths
 from frostline.provenance import capture
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
-from frostline.search import Study, TrialEnded, TrialTask, attributes, open_url, queue_of, search
+from frostline.search import SearchLimits, Study, TrialEnded, TrialTask, attributes, open_url, queue_of, search
 from frostline.search.samplers import distribution
 from frostline.spec import Space, SweepSpec, parse_dimension
 from frostline.spec.decode import decode
@@ -195,7 +195,7 @@ def ours(url: str, plan: SweepSpec, space: Space, options: argparse.Namespace) -
     study.fill(queue_of(plan, space, None))
     executor = Sleepers(plan, options.workers, options.sleep)
     watch = Watch(executor)
-    summary = search(plan, study, executor, watch, maximize=True, total=options.trials)
+    summary = search(plan, study, executor, watch, SearchLimits(total=options.trials))
     watch.tell()
     assert len(summary.trials) == options.trials
     done = sum(p.state is TrialState.COMPLETE for p in summary.trials)

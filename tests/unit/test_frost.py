@@ -15,7 +15,7 @@ from frostline.records.predictions import Evidence, RowScores, known
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.report.answer import answer_of
 from frostline.report.text import standing_lines
-from frostline.search import Journal, Study, TrialEnded, queue_of, search
+from frostline.search import Journal, SearchLimits, Study, TrialEnded, queue_of, search
 from frostline.search.samplers import distribution
 from frostline.spec import Space, parse_dimension
 from frostline.sweep.questions import SeedRace
@@ -105,7 +105,7 @@ def sweep(
     )  # fmt: skip
     study.fill(queue_of(plan, space, None))
     race = SeedRace(advisor, settle, (0,)) if settle else None
-    summary = search(plan, study, executor, listener or Watch(), maximize=True, total=total, race=race,
+    summary = search(plan, study, executor, listener or Watch(), SearchLimits(total=total), race=race,
                      baseline=advisor.baseline if full else lambda _trials: None)  # fmt: skip
     return summary, advisor
 

@@ -22,6 +22,7 @@ from frostline.records.trial import TrialOutcome, TrialRecord, TrialState, ranke
 from frostline.search import (
     CorruptStudyError,
     Journal,
+    SearchLimits,
     Study,
     TrialEnded,
     TrialReported,
@@ -163,7 +164,8 @@ def go(folder, plan, executor=None, total=None, listener=None, space=SPACE, expl
     study.fill(queue_of(plan, space, explicit))
     executor = executor or FakeExecutor(plan)
     total = total if total is not None else plan.n_trials
-    return search(plan, study, executor, listener or Quiet(), maximize=True, total=total, **kwargs)
+    limits = {name: kwargs.pop(name) for name in ("should_stop", "clock") if name in kwargs}
+    return search(plan, study, executor, listener or Quiet(), SearchLimits(total=total, **limits), **kwargs)
 
 
 def table(trials):
@@ -307,7 +309,7 @@ def test_a_point_that_fails_in_stage_2_is_failed_keeps_its_first_value_and_nobod
     again = make_plan(n_trials=12, retry_failed=True)
     assert study.retry_failed() == 1
     executor = FakeExecutor(again)
-    retried = search(again, study, executor, Quiet(), maximize=True, total=12 + study.num_extra)
+    retried = search(again, study, executor, Quiet(), SearchLimits(total=12 + study.num_extra))
     assert executor.done == [(12, 2)]  # rung 2 alone, and nobody else is promoted
     assert retried.trials[12].by_seed == whole.trials[victim].by_seed
     assert [row for row in table(retried.trials) if row[0] not in {victim, 12}] == others
@@ -324,7 +326,7 @@ def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_pat
     again = make_plan(n_trials=10, retry_failed=True)
     study = open_study(tmp_path, again)
     assert study.retry_failed() == 3
-    summary = search(again, study, FakeExecutor(again), Quiet(), maximize=True, total=10 + study.num_extra)
+    summary = search(again, study, FakeExecutor(again), Quiet(), SearchLimits(total=10 + study.num_extra))
     assert summary.complete
     assert len([p for p in summary.trials if p.state is not TrialState.FAILED]) == 10
 
@@ -338,7 +340,7 @@ def test_a_point_that_failed_twice_is_tried_once_more(tmp_path):
         study = open_study(tmp_path, plan)
         assert study.retry_failed() == 1
         executor = FakeExecutor(plan, broken=broken)
-        summary = search(plan, study, executor, Quiet(), maximize=True, total=2 + study.num_extra)
+        summary = search(plan, study, executor, Quiet(), SearchLimits(total=2 + study.num_extra))
     assert [p.state for p in summary.trials] == [
         TrialState.COMPLETE,
         TrialState.FAILED,
@@ -458,7 +460,7 @@ def test_a_grid_whose_total_is_raised_goes_on_with_the_grid(tmp_path):
         study = open_study(tmp_path, plan)
         study.fill(queue)
         study.extend(queue, total or len(queue))
-        search(plan, study, FakeExecutor(plan), Quiet(), maximize=True, total=total or len(queue))
+        search(plan, study, FakeExecutor(plan), Quiet(), SearchLimits(total=total or len(queue)))
     assert [p.params for p in study.trials()] == whole
 
 
@@ -654,7 +656,7 @@ def test_warm_start_teaches_the_sampler_and_is_not_counted(tmp_path):
     study = open_study(tmp_path / "new", plan)
     study.fill([], warm=old.trials)
     assert study.num_warm() == 20
-    summary = search(plan, study, FakeExecutor(plan), Quiet(), maximize=True, total=4)
+    summary = search(plan, study, FakeExecutor(plan), Quiet(), SearchLimits(total=4))
     assert len(summary.trials) == 4
     cold = [quality(params) for params in queue_of(plan, SPACE, None)]
     assert max(p.quality for p in summary.trials) > np.mean(cold)
@@ -686,7 +688,7 @@ def test_a_study_is_rebuilt_from_points_when_its_journal_is_lost(tmp_path):
     study.rebuild([TrialRecord.from_json(p.to_json()) for p in trials])
     study.fill(queue_of(plan, SPACE, None))
     executor = FakeExecutor(plan)
-    summary = search(plan, study, executor, Quiet(), maximize=True, total=10)
+    summary = search(plan, study, executor, Quiet(), SearchLimits(total=10))
     assert table(summary.trials) == table(whole.trials)
     done = {p.number for p in trials if p.outcome is not None}
     assert not done & {number for number, rung in executor.done if rung == 1}
@@ -705,7 +707,7 @@ def test_a_rebuilt_study_invents_no_points(tmp_path):
         if plan.retry_failed:
             assert study.retry_failed() == 1
         executor = FakeExecutor(plan, broken=broken)
-        summary = search(plan, study, executor, Quiet(), maximize=True, total=total + study.num_extra)
+        summary = search(plan, study, executor, Quiet(), SearchLimits(total=total + study.num_extra))
     before, extra = table(summary.trials), study.num_extra
     assert extra == 1
     (folder / "journal.log").unlink()
@@ -715,7 +717,7 @@ def test_a_rebuilt_study_invents_no_points(tmp_path):
     assert table(study.trials()) == before
     assert (study.num_extra, study.num_warm()) == (1, 6)
     executor = FakeExecutor(plan)
-    search(plan, study, executor, Quiet(), maximize=True, total=9 + study.num_extra)
+    search(plan, study, executor, Quiet(), SearchLimits(total=9 + study.num_extra))
     assert executor.done == []
 
 
@@ -800,7 +802,7 @@ def test_ten_thousand_points_in_bounded_memory(tmp_path):
     ]  # fmt: skip
     study.rebuild(trials)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    summary = search(plan, study, FakeExecutor(plan, slots=2), Quiet(), maximize=True, total=10_000)
+    summary = search(plan, study, FakeExecutor(plan, slots=2), Quiet(), SearchLimits(total=10_000))
     assert len(summary.trials) == 10_000
     grown_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     assert grown_mb < 300

@@ -1,8 +1,6 @@
 """Owns: search space <-> Optuna, the ask/tell loop over an injected executor. Must not know: Hydra, torch, MLflow."""
 
-from frostline.search.forecast import Costs, Forecast, forecast
-from frostline.search.lock import LockLostError, open_locked
-from frostline.search.loop import (
+from frostline.search.events import (
     Executor,
     Listener,
     Race,
@@ -10,11 +8,14 @@ from frostline.search.loop import (
     TrialEnded,
     TrialEvent,
     TrialReported,
-    search,
 )
+from frostline.search.forecast import Costs, Forecast, forecast
+from frostline.search.lock import LockLostError, open_locked
+from frostline.search.loop import SearchLimits, search
 from frostline.search.promotion import Key, TrialTask, check_alike, eliminated, queue_of
+from frostline.search.read_trials import read_trials
 from frostline.search.storages import CorruptStudyError, Journal, open_url, storage_trouble, study_names
-from frostline.search.study import Study, read_trials
+from frostline.search.study import Study
 
 __all__ = [
     "CorruptStudyError",
@@ -26,6 +27,7 @@ __all__ = [
     "Listener",
     "LockLostError",
     "Race",
+    "SearchLimits",
     "SearchSummary",
     "Study",
     "TrialEnded",

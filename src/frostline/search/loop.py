@@ -10,11 +10,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from frostline.decision import RaceEnd
 from frostline.records.result import Cause
 from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialRecord, TrialState
+from frostline.search.events import Executor, Listener, Race, SearchSummary, TrialEnded, TrialReported
 from frostline.search.promotion import Key, TrialTask, promotable, promoted
 from frostline.search.study import Study
 from frostline.spec import Params, SweepSpec
@@ -26,110 +26,18 @@ _ALIKE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialReported:
-    """A running trial made an evaluation and waits to hear whether it should go on."""
-
-    number: int
-    step: int
-    value: float
-    seed: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialEnded:
-    """A task came to its end.
+class SearchLimits:
+    """When a search ends.
 
     Attributes:
-        number: Of the trial.
-        outcome: What it came to; None if it was interrupted and can go on later.
-        fatal: What the user must mend before any trial can be trained, if that is why.
-        machine: Whether that is the machine's trouble, as a full disk.
-        seed: Of a further seed of a finished trial.
+        total: Trials in all, those of earlier commands included.
+        should_stop: Asked now and then; true ends the sweep as an interruption.
+        clock: Seconds, for `sweep.timeout_s`; never the wall clock, which may jump.
     """
 
-    number: int
-    outcome: TrialOutcome | None
-    fatal: str | None = None
-    machine: bool = False
-    seed: int | None = None
-
-
-TrialEvent = TrialReported | TrialEnded
-
-
-class Executor(Protocol):
-    """Who trains. Several tasks may be under way; their events come in the order in which they happen."""
-
-    @property
-    def free(self) -> int:
-        """How many more tasks it takes now."""
-
-    def submit(self, task: TrialTask) -> None:
-        """Begins a task."""
-
-    def wait(self) -> Sequence[TrialEvent]:
-        """Returns what happened, after a moment at most; may be empty."""
-
-    def answer(self, key: Key, prune: bool) -> None:
-        """Answers the `Reported` of a task."""
-
-    def stop(self) -> None:
-        """Interrupts what runs: each task ends, with an `Ended`."""
-
-
-class Listener(Protocol):
-    """Who watches: the live view, MLflow, the trials' files."""
-
-    def begun(self, task: TrialTask) -> None:
-        """A task was handed to the executor."""
-
-    def reported(self, number: int, step: int, value: float) -> None:
-        """A running trial made an evaluation."""
-
-    def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """A trial's rung ended; `trials` are all of the study."""
-
-    def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """A trial that had ended its rung 1 is not promoted."""
-
-    def replicated(self, trial: TrialRecord, seed: int) -> None:
-        """A further seed of a finished trial ended."""
-
-    def released(self, number: int) -> None:
-        """A trial was interrupted; it goes on with the next command."""
-
-
-class Race(Protocol):
-    """Who gives further seeds to finished trials."""
-
-    def next(self, trials: Sequence[TrialRecord], running: Sequence[Key]) -> tuple[TrialRecord, int] | RaceEnd:
-        """Returns a trial and the seed that it is to be trained with, or why there is none.
-
-        Args:
-            trials: All of the study.
-            running: Further seeds that are under way: number of the trial, and the seed.
-        """
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchSummary:
-    """How a sweep's command ended.
-
-    Attributes:
-        trials: All trials of the study; the baseline, which is no trial, is the last one if it was trained.
-        complete: Whether the total was reached and rung 2 is done.
-        stopped: Why not, in one line.
-        fatal: What the user must mend, if that is why.
-        too_many_failed: Whether it stopped because trials failed.
-        race: Why no trial got a further seed any more; None if there was no race, or it was stopped.
-    """
-
-    trials: Sequence[TrialRecord]
-    complete: bool
-    stopped: str | None = None
-    fatal: str | None = None
-    too_many_failed: bool = False
-    race: RaceEnd | None = None
+    total: int
+    should_stop: Callable[[], bool] = lambda: False
+    clock: Callable[[], float] = time.monotonic
 
 
 def search(
@@ -137,13 +45,10 @@ def search(
     study: Study,
     executor: Executor,
     listener: Listener,
+    limits: SearchLimits,
     *,
-    maximize: bool,
-    total: int,
     race: Race | None = None,
     baseline: Callable[[Sequence[TrialRecord]], Params | None] = lambda _trials: None,
-    should_stop: Callable[[], bool] = lambda: False,
-    clock: Callable[[], float] = time.monotonic,
 ) -> SearchSummary:
     """Trains trials until the study has its total, then takes the best ones to the end.
 
@@ -152,14 +57,11 @@ def search(
         study: Filled.
         executor: Who trains.
         listener: Who watches.
-        maximize: Whether more of the objective is better.
-        total: Trials in all, those of earlier commands included.
+        limits: When the search ends.
         race: Gives further seeds to finished trials when the search is over; None: nobody does.
         baseline: All trials -> parameters of full fine-tuning, trained when the search is over; None: not trained.
-        should_stop: Asked now and then; true ends the sweep as an interruption.
-        clock: Seconds, for `timeout_s`; never the wall clock, which may jump.
     """
-    course = SearchLoop(plan, study, executor, listener, maximize, total, should_stop, clock)
+    course = SearchLoop(plan, study, executor, listener, limits)
     course.drain(course.next_trial)
     if course.stopped is None:
         course.promote()
@@ -181,21 +83,15 @@ class SearchLoop:
         study: Study,
         executor: Executor,
         listener: Listener,
-        maximize: bool,
-        total: int,
-        should_stop: Callable[[], bool],
-        clock: Callable[[], float],
+        limits: SearchLimits,
     ) -> None:
         self._promoted: list[TrialTask] = []
         self._plan = plan
         self._study = study
         self._executor = executor
         self._listener = listener
-        self._maximize = maximize
-        self._total = total
-        self._should_stop = should_stop
-        self._clock = clock
-        self._deadline = math.inf if plan.timeout_s is None else clock() + plan.timeout_s
+        self._limits = limits
+        self._deadline = math.inf if plan.timeout_s is None else limits.clock() + plan.timeout_s
         self._running: dict[Key, TrialTask] = {}
         self.race_end: RaceEnd | None = None
         self._retried = False
@@ -210,12 +106,12 @@ class SearchLoop:
         Like trials that are done already are not trained again.
         """
         if self._plan.has_rungs:
-            best = promotable(self._study.trials(), self._plan, self._maximize)
+            best = promotable(self._study.trials(), self._plan, self._study.maximize)
             promoted = [task for task in best if task.key not in self._running]
             if promoted:
                 return promoted[0]
         while True:
-            begun = self._study.begin(self._total)
+            begun = self._study.begin(self._limits.total)
             if begun is None:
                 return None
             number, params = begun
@@ -235,7 +131,7 @@ class SearchLoop:
     def promote(self) -> None:
         """Chooses what goes on to rung 2; the others are pruned."""
         trials = self._study.trials()
-        self._promoted = promoted(trials, self._plan, self._maximize)
+        self._promoted = promoted(trials, self._plan, self._study.maximize)
         going = {task.number for task in self._promoted}
         for trial in trials:
             if trial.is_paused and trial.number not in going:
@@ -289,9 +185,9 @@ class SearchLoop:
                     self._on_end(event)
 
     def _look_at_limits(self) -> None:
-        if self.stopped is None and self._should_stop():
+        if self.stopped is None and self._limits.should_stop():
             self._stop("interrupted")
-        elif self.stopped is None and self._clock() >= self._deadline:
+        elif self.stopped is None and self._limits.clock() >= self._deadline:
             # What runs may finish: a time limit is no reason to throw an epoch away.
             self.stopped = f"sweep.timeout_s={self._plan.timeout_s:g} is over"
 

@@ -34,6 +34,7 @@ from frostline.search import (
     Executor,
     Journal,
     LockLostError,
+    SearchLimits,
     SearchSummary,
     Study,
     TrialEnded,
@@ -213,8 +214,8 @@ class SweepCommand:
                 mlflow = MlflowListener(self._run, self._metric, self._maximize)
                 summary = search(
                     plan, study, executor, Listeners([files, mlflow, view]),
-                    maximize=self._maximize, total=total, race=self._race(runs), baseline=self._baseline,
-                    should_stop=lambda: self._should_stop(executor),
+                    SearchLimits(total=total, should_stop=lambda: self._should_stop(executor)),
+                    race=self._race(runs), baseline=self._baseline,
                 )  # fmt: skip
                 view.close()
                 return self._end(summary, runs, executor, files)
