@@ -31,7 +31,8 @@ def main(arguments: list[str]) -> int:
     folder = sweep_folder(options.study)
     from frostline.console import configure_logging
     from frostline.report import make_console, print_answer
-    from frostline.sweep.finish import progress_line, report_again
+    from frostline.sweep.finish import progress_line
+    from frostline.sweep.report_again import report_again
     from frostline.sweep.folder import SweepFolder, read_description
     from frostline.sweep.predictions import baseline_of, other_rows
     from frostline.sweep.recovery import notes_of, recover

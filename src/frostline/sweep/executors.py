@@ -496,3 +496,14 @@ def _empty(folder: Path) -> None:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "\\'") + "'"
+
+
+def threads_of(run: Path, overrides: Sequence[str]) -> list[str]:
+    """Returns what trains on as many threads as a run did: its share of the cores, where the overrides don't say."""
+    if any(override.startswith("runtime.threads=") for override in overrides):
+        return []
+    try:
+        threads = json.loads((run / SPEC_FILE).read_text(encoding="utf-8"))["runtime"]["threads"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    return [f"runtime.threads={threads}"] if isinstance(threads, int) else []

@@ -47,7 +47,7 @@ from frostline.search import (
 from frostline.spec import Direction, KeepModels, Params, Progress, SamplerName
 from frostline.sweep.engines import EngineOpener, Training
 from frostline.sweep.executors import PoolExecutor, TrialRuns
-from frostline.sweep.finish import answer_for, conclude
+from frostline.sweep.finish import FinishedSweep, answer_for, conclude
 from frostline.sweep.folder import (
     JOURNAL_FILE,
     SweepFolder,
@@ -395,7 +395,11 @@ class SweepCommand:
         # A signal that came when the last trial was done interrupted nothing.
         signum = None if summary.complete else self._signals.requested
         self._close_pool()
-        failed = conclude(self._sweep, self._folder, self._run, runs, summary, answer, interrupted=signum is not None)
+        finished = FinishedSweep(
+            sweep=self._sweep, folder=self._folder, runs=runs, summary=summary, answer=answer,
+            interrupted=signum is not None,
+        )  # fmt: skip
+        failed = conclude(finished, self._run)
         if signum is not None:
             self._say_how_to_go_on()
             return 128 + signum

@@ -1,0 +1,66 @@
+"""A sweep's report made again from its files alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from frostline.files import refuse_links
+from frostline.records.trial import TrialRecord
+from frostline.report import Answer, Baseline, ReportData, answer_of, write_report
+from frostline.spec import CostName, Direction
+from frostline.sweep.executors import threads_of
+from frostline.sweep.finish import progress_line
+from frostline.sweep.folder import REPORT_FOLDER
+from frostline.sweep.predictions import evidence_in
+from frostline.sweep.questions import advisors_of
+
+
+def report_again(
+    folder: Path, description: Mapping[str, Any], trials: Sequence[TrialRecord], baselines: Sequence[Baseline] = ()
+) -> tuple[Answer, list[Path], str]:
+    """Makes the report of a sweep from its files alone.
+
+    Args:
+        folder: The sweep's.
+        description: Its `sweep.json`.
+        trials: From the trials' files.
+        baselines: Trials of other sweeps to compare with.
+
+    Raises:
+        UserError: What would be written is a link.
+    """
+    target = folder / REPORT_FOLDER
+    refuse_links([target, *target.glob("*")])
+    maximize = description["direction"] == Direction.MAXIMIZE.value
+    num_blocks = description["num_blocks"]
+    find = evidence_in(folder, description["plan"]["seeds"])
+    answer = answer_of(
+        trials, description["objective"], advisors_of(description, find), maximize=maximize, num_blocks=num_blocks,
+        baselines=baselines, evidence=find,
+    )  # fmt: skip
+    cost = description["plan"]["cost"]
+    chosen = answer.recommended
+    command = ""
+    if chosen is not None:
+        from frostline.sweep.read_config import encode
+
+        seeds = description["plan"]["seeds"]
+        extra = [f"seed={seeds[0]}"] if seeds else []
+        overrides = [*description["command"], *encode(chosen.params), *extra]
+        number = chosen.number if chosen.copy_of is None else chosen.copy_of
+        trained = folder / f"{number:03d}" / (f"s{seeds[0]}" if seeds and len(seeds) > 1 else "")
+        command = "frostline run " + shlex.join([*overrides, *threads_of(trained, overrides)])
+    status = progress_line(trials, None)
+    data = ReportData(
+        name=folder.name,
+        trials=trials,
+        answer=answer,
+        cost=CostName(cost) if cost else CostName.TRAIN_S,
+        base=description["base"],
+        command=command,
+        status=status,
+    )
+    return answer, write_report(data, target), command
