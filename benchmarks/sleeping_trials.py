@@ -9,7 +9,7 @@ import time
 
 from frostline.records.trial import TrialOutcome, TrialState
 from frostline.sweep import engines
-from frostline.sweep.trial import TrialJob, TrialReply
+from frostline.sweep.trial_job import TrialJob, TrialReply
 from frostline.workers.pool import Channel
 
 engines.RUN_TRIAL = "sleeping_trials:sleep"

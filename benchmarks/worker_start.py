@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from frostline.sweep.executors import TEMPLATE, WARM
+from frostline.sweep.pool_executor import TEMPLATE, WARM
 from frostline.sweep.slots import slot_env, visible_gpus
 from frostline.workers.pool import Channel, EventKind, Pool
 

@@ -39,7 +39,7 @@ def job(payload, channel):
 
 SLOTS = """
 import json, os, sys
-from frostline.sweep.executors import TEMPLATE, WARM
+from frostline.sweep.pool_executor import TEMPLATE, WARM
 from frostline.sweep.slots import slot_env, visible_gpus
 from frostline.workers.pool import Pool
 

@@ -9,7 +9,8 @@ from mlflow import MlflowClient
 from frostline.config import compose_job
 from frostline.records.run_context import Sharing
 from frostline.records.trial import TrialState
-from frostline.sweep.trial import SeedRun, TrialJob, run_trial
+from frostline.sweep.trial import run_trial
+from frostline.sweep.trial_job import SeedRun, TrialJob
 from tests.e2e.sweep_tools import mlflow_runs
 
 

@@ -7,7 +7,7 @@ from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.spec import KeepModels, SweepSpec
 from frostline.spec.decode import decode
 from frostline.sweep.folder import SweepFolder
-from frostline.sweep.listeners import TrialFiles
+from frostline.sweep.trial_files import TrialFiles
 
 
 def a_plan(keep):

@@ -32,10 +32,10 @@ def main(arguments: list[str]) -> int:
     from frostline.console import configure_logging
     from frostline.report import make_console, print_answer
     from frostline.sweep.finish import progress_line
-    from frostline.sweep.report_again import report_again
     from frostline.sweep.folder import SweepFolder, read_description
     from frostline.sweep.predictions import baseline_of, other_rows
     from frostline.sweep.recovery import notes_of, recover
+    from frostline.sweep.report_again import report_again
 
     configure_logging()
     description = read_description(folder)

@@ -129,7 +129,7 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     from frostline.config import value_from_text
     from frostline.errors import nearest
     from frostline.spec import CACHE_MAX_BYTES, CacheMode, Progress
-    from frostline.sweep.read_config import with_params
+    from frostline.sweep.params import with_params
 
     runtime = dataclasses.replace(recorded.spec.runtime, progress=Progress.AUTO)
     compute = recorded.result.provenance.get("compute") or {}

@@ -14,18 +14,10 @@ from frostline.cluster import ClusterPool, ClusterSettings, open_pool
 from frostline.records.run_folder import MODEL_FOLDER
 from frostline.search import Key
 from frostline.spec import DEPTH_KEY, Device, Engine, KeepModels
-from frostline.sweep.executors import (
-    RELOCATE,
-    RUN_TRIAL,
-    TEMPLATE,
-    WARM,
-    BatchExecutor,
-    PoolExecutor,
-    TrialRuns,
-    local_inputs,
-    num_trials,
-)
+from frostline.sweep.batch_executor import BatchExecutor
 from frostline.sweep.folder import WORKERS_FOLDER, SweepFolder
+from frostline.sweep.local_inputs import local_inputs
+from frostline.sweep.pool_executor import RELOCATE, RUN_TRIAL, TEMPLATE, WARM, PoolExecutor
 from frostline.sweep.read_config import Compose, Sweep
 from frostline.sweep.slots import (
     ends_of,
@@ -34,7 +26,9 @@ from frostline.sweep.slots import (
     slots_on_gpus,
     wants_measuring,
 )
-from frostline.sweep.trial import Measure, TrialJob, TrialReply, is_reached_from_elsewhere, publish
+from frostline.sweep.trial import is_reached_from_elsewhere, publish
+from frostline.sweep.trial_job import Measure, TrialJob, TrialReply
+from frostline.sweep.trial_runs import TrialRuns, num_trials
 from frostline.workers.pool import EventKind, Pool, Workers
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ from frostline.records.trial import TrialRecord, TrialState
 from frostline.report import Answer, ReportData, answer_of, make_console, print_answer, write_report
 from frostline.search import SearchSummary, check_alike
 from frostline.spec import CostName, Direction
-from frostline.sweep.executors import TrialRuns, threads_of
 from frostline.sweep.folder import REPORT_FOLDER, SweepFolder, read_description
 from frostline.sweep.predictions import evidence_in
 from frostline.sweep.questions import advisors_of
 from frostline.sweep.read_config import Sweep
+from frostline.sweep.trial_runs import TrialRuns, threads_of
 from frostline.tracking.links import UI_ADDRESS
 
 if TYPE_CHECKING:

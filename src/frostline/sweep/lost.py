@@ -6,7 +6,9 @@ import logging
 
 from frostline.files import write_atomically
 from frostline.records.result import RESULT_FILE, Cause, RunResult, Status
-from frostline.sweep.trial import TrialJob, adopt_retry, close_run, finished_result
+from frostline.sweep.retries import adopt_retry
+from frostline.sweep.trial import close_run, finished_result
+from frostline.sweep.trial_job import TrialJob
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from frostline.records.predictions import known
 from frostline.report import make_console
 from frostline.search import Costs, Forecast, forecast, queue_of
 from frostline.spec import Engine, Every, SamplerName, SweepSpec
-from frostline.sweep.executors import sharing_of
 from frostline.sweep.folder import describe
 from frostline.sweep.questions import advisors_of, the_advisor
 from frostline.sweep.read_config import Compose, Sweep, read
 from frostline.sweep.slots import ends_of, slots_here, slots_on_gpus, wants_measuring
+from frostline.sweep.trial_runs import sharing_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

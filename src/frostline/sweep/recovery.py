@@ -21,7 +21,7 @@ from frostline.records.run_folder import OVERRIDES_FILE, check_files
 from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialRecord, TrialState
 from frostline.spec import Params
 from frostline.sweep.folder import BASELINE_FOLDER, JOURNAL_FILE, TRIAL_FILE, SweepFolder
-from frostline.sweep.trial import outcome_of
+from frostline.sweep.trial_outcome import outcome_of
 
 
 @dataclass(frozen=True, kw_only=True)

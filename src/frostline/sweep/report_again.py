@@ -11,11 +11,11 @@ from frostline.files import refuse_links
 from frostline.records.trial import TrialRecord
 from frostline.report import Answer, Baseline, ReportData, answer_of, write_report
 from frostline.spec import CostName, Direction
-from frostline.sweep.executors import threads_of
 from frostline.sweep.finish import progress_line
 from frostline.sweep.folder import REPORT_FOLDER
 from frostline.sweep.predictions import evidence_in
 from frostline.sweep.questions import advisors_of
+from frostline.sweep.trial_runs import threads_of
 
 
 def report_again(
@@ -45,7 +45,7 @@ def report_again(
     chosen = answer.recommended
     command = ""
     if chosen is not None:
-        from frostline.sweep.read_config import encode
+        from frostline.sweep.params import encode
 
         seeds = description["plan"]["seeds"]
         extra = [f"seed={seeds[0]}"] if seeds else []

@@ -46,7 +46,6 @@ from frostline.search import (
 )
 from frostline.spec import Direction, KeepModels, Params, Progress, SamplerName
 from frostline.sweep.engines import EngineOpener, Training
-from frostline.sweep.executors import PoolExecutor, TrialRuns
 from frostline.sweep.finish import FinishedSweep, answer_for, conclude
 from frostline.sweep.folder import (
     JOURNAL_FILE,
@@ -56,12 +55,15 @@ from frostline.sweep.folder import (
     read_description,
     refusal,
 )
-from frostline.sweep.listeners import Listeners, MlflowListener, ProgressView, TrialFiles
+from frostline.sweep.listeners import Listeners, MlflowListener, ProgressView
+from frostline.sweep.pool_executor import PoolExecutor
 from frostline.sweep.predictions import evidence_in
 from frostline.sweep.questions import SeedRace, advisors_of, the_advisor
 from frostline.sweep.read_config import Compose, Sweep, read
 from frostline.sweep.recovery import behind, merged, notes_of, recover
 from frostline.sweep.start import for_batches, renamed, sweep_log, warm_start_trials_of
+from frostline.sweep.trial_files import TrialFiles
+from frostline.sweep.trial_runs import TrialRuns
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher

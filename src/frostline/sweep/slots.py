@@ -16,8 +16,9 @@ from frostline.errors import SpecError
 from frostline.provenance import free_memory, num_cores
 from frostline.records.run_context import Sharing
 from frostline.spec import DEPTH_KEY, Device, Engine, RunSpec, SamplerName
-from frostline.sweep.executors import num_trials, sharing_of
-from frostline.sweep.read_config import Sweep, with_params
+from frostline.sweep.params import with_params
+from frostline.sweep.read_config import Sweep
+from frostline.sweep.trial_runs import num_trials, sharing_of
 
 if TYPE_CHECKING:
     from frostline.train import Footprint

@@ -5,31 +5,29 @@ Importing this module costs nothing: the parent pickles its dataclasses, and onl
 
 from __future__ import annotations
 
-import gc
 import logging
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from frostline import assets
-from frostline.config import Job, spec_from_json
 from frostline.console import configure_logging
 from frostline.errors import MACHINE_WAY_OUT, MachineError, UserError, machine_trouble
-from frostline.hashes import DamagedError
 from frostline.records.monitor import RunControl
 from frostline.records.recorder import Recorder, Recorders
 from frostline.records.result import Cause, RunResult, Status
-from frostline.records.run_context import RunContext, Sharing
-from frostline.records.run_folder import MODEL_FOLDER, RECORDED_FILES, SPEC_FILE, TELL, RunFolder, check_files
-from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialState
+from frostline.records.run_context import RunContext
+from frostline.records.run_folder import TELL, RunFolder
+from frostline.records.trial import TrialState
 from frostline.registry import import_plugins
 from frostline.signals import Interrupted
-from frostline.spec import EVAL_SET, RunSpec, spec_diff
+from frostline.spec import RunSpec
+from frostline.sweep.retries import adopt_retry, free_memory, gave_back_hidden_states, half_batch
+from frostline.sweep.trial_job import Evaluated, Measure, Retry, SeedRun, TrialJob, TrialReply, WarningText, kind_of
+from frostline.sweep.trial_outcome import is_whole, outcome_of
 
 if TYPE_CHECKING:
     from frostline.tracking import ChildRun
@@ -37,14 +35,6 @@ if TYPE_CHECKING:
     from frostline.workers.pool import Channel
 
 log = logging.getLogger(__name__)
-
-
-class Retry(StrEnum):
-    """What is done otherwise when a run is trained again."""
-
-    HALF_BATCH = "out of memory: retried with half the batch and twice the accumulation"
-    OFF_GPU = "out of memory: retried with the prefix cache's hidden states off the GPU"
-    FROM_CHECKPOINT = "trained again from its last checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,103 +52,6 @@ class _Trained:
     resumed: bool
     retry: Retry | None
     note: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeedRun:
-    """One of a trial's runs.
-
-    Attributes:
-        job: What to train.
-        folder: Where.
-        overrides: What composes it, for the record.
-        until_epoch: Pause after this epoch; None: to the end.
-    """
-
-    job: Job
-    folder: Path
-    overrides: tuple[str, ...]
-    until_epoch: int | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialJob:
-    """What the parent sends to a worker.
-
-    Attributes:
-        number: Of the trial.
-        name: Its coordinates.
-        runs: In the order of the seeds.
-        ask: Whether a pruner wants to be asked after each evaluation.
-        pauses: Whether rung 2 follows.
-        several: Whether the trial is trained with several seeds, in this rung or the next.
-        steps_per_run: Reports that a run makes at most: a later seed's are counted on from there.
-        parent: MLflow run id of the sweep, or None.
-        params: The swept keys.
-        sharing: What the sweep's runs have in common.
-        replicate: The seed, if this is a further one of a finished trial.
-        note: What is known of an earlier attempt, for the record.
-        places: Path of each local file on the node, by its path in the config; None: the same path.
-    """
-
-    number: int
-    name: str
-    runs: tuple[SeedRun, ...]
-    ask: bool
-    pauses: bool
-    several: bool
-    steps_per_run: int
-    parent: str | None
-    params: Mapping[str, Any]
-    sharing: Sharing
-    replicate: int | None = None
-    note: str | None = None
-    places: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """What the parent sends to a worker to learn what a trial takes of a GPU.
-
-    Attributes:
-        specs: The deepest and the shallowest trial.
-        sharing: What the sweep's runs have in common.
-        plugins: Modules to import first.
-    """
-
-    specs: tuple[RunSpec, ...]
-    sharing: Sharing
-    plugins: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluated:
-    """An evaluation, told to the parent."""
-
-    step: int
-    value: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarningText:
-    """A warning, told to the parent: a worker's own terminal is a file. Or what it decided of the prefix cache."""
-
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialReply:
-    """What comes back to the parent.
-
-    Attributes:
-        outcome: None if a signal stopped it.
-        fatal: What the user must mend.
-        machine: Whether that is the machine's trouble, as a full disk: no fault of what was to be trained.
-    """
-
-    outcome: TrialOutcome | None
-    fatal: str | None = None
-    machine: bool = False
 
 
 def warm() -> None:
@@ -293,6 +186,10 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialReply:
     results: list[tuple[int, RunResult]] = []
     resumed = 0
     note = trial.note
+
+    def reply(state: TrialState) -> TrialReply:
+        return TrialReply(outcome=outcome_of(results, state, paused=trial.pauses, resumed=resumed, note=note))
+
     for index, seed_run in enumerate(trial.runs):
         monitor = _ChannelMonitor(channel, seed_run, trial.ask, index * trial.steps_per_run)
         channel.alive()
@@ -309,15 +206,15 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialReply:
             )
         results.append((seed_run.job.run.seed, result))
         if result.status is Status.FAILED:
-            return TrialReply(outcome=_outcome(results, TrialState.FAILED, trial, resumed, note))
+            return reply(TrialState.FAILED)
         if result.status is Status.PRUNED and result.cause is not Cause.PAUSED:
-            return TrialReply(outcome=_outcome(results, TrialState.PRUNED, trial, resumed, note))
+            return reply(TrialState.PRUNED)
         last = index == len(trial.runs) - 1
         if len(trial.runs) > 1 and not last and result.objective is not None and trial.ask:
             step = (index + 1) * trial.steps_per_run
             if channel.ask(Evaluated(step=step, value=result.objective.value)):
-                return TrialReply(outcome=_outcome(results, TrialState.PRUNED, trial, resumed, note))
-    return TrialReply(outcome=_outcome(results, TrialState.COMPLETE, trial, resumed, note))
+                return reply(TrialState.PRUNED)
+    return reply(TrialState.COMPLETE)
 
 
 def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> _Trained:
@@ -333,15 +230,15 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> _T
         retry, cause = Retry.FROM_CHECKPOINT, f"{result.reason}: "
         log.warning("%s: %s%s", trial.name, cause, retry.value)
         result, resumed = _train(trial, seed_run, spec, monitor)
-    if result is not None and result.cause is Cause.OUT_OF_MEMORY and _gave_back_hidden_states():
+    if result is not None and result.cause is Cause.OUT_OF_MEMORY and gave_back_hidden_states():
         retry = Retry.OFF_GPU
         log.warning("%s: %s", trial.name, retry.value)
-        _free_memory()
+        free_memory()
         result, _ = _train(trial, seed_run, spec, monitor, retried=retry.value)
-    if result is not None and result.cause is Cause.OUT_OF_MEMORY and (smaller := _half_batch(spec)) is not None:
+    if result is not None and result.cause is Cause.OUT_OF_MEMORY and (smaller := half_batch(spec)) is not None:
         retry = Retry.HALF_BATCH
         log.warning("%s: %s", trial.name, retry.value)
-        _free_memory()
+        free_memory()
         result, _ = _train(trial, seed_run, smaller, monitor, retried=retry.value)
     note = None if retry is None else (cause if retry is Retry.FROM_CHECKPOINT else "") + retry.value
     return _Trained(result=result, resumed=resumed, retry=retry, note=note)
@@ -388,18 +285,6 @@ def _train(
     return result, step is not None
 
 
-def kind_of(number: int, replicate: int | None) -> str:
-    """Returns what a run of a sweep is, for the tag `frostline.kind`: `trial`, `baseline` or `replicate`.
-
-    Args:
-        number: Of its trial.
-        replicate: The seed, if it is a further one.
-    """
-    if replicate is not None:
-        return "replicate"
-    return "baseline" if number == BASELINE_NUMBER else "trial"
-
-
 def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> ChildRun:
     """Returns what one of a trial's runs is in MLflow.
 
@@ -439,144 +324,3 @@ def finished_result(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
     if result.spec_digest != spec.digest() or not is_over:
         return None
     return result if is_whole(seed_run.folder, result) else None
-
-
-def is_whole(folder: Path, result: RunResult) -> bool:
-    """Returns whether a run's files are as it left them; a model may have been removed since."""
-    names = [name for name in RECORDED_FILES if name != MODEL_FOLDER or (folder / MODEL_FOLDER).is_dir()]
-    try:
-        check_files(folder, result, *names)
-    except DamagedError as error:
-        log.warning("%s: the run is trained again", error.finding)
-        return False
-    return True
-
-
-def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, Retry | None]:
-    """Returns the spec, with the smaller batch if an earlier attempt ran out of memory with the given one."""
-    spec = seed_run.job.run
-    try:
-        recorded = spec_from_json((seed_run.folder / SPEC_FILE).read_text(encoding="utf-8"))
-    except (OSError, UserError):
-        return spec, None
-    smaller = _half_batch(spec)
-    if smaller is not None and spec_diff(recorded, spec) and not spec_diff(recorded, smaller):
-        return smaller, Retry.HALF_BATCH
-    return spec, None
-
-
-def _half_batch(spec: RunSpec) -> RunSpec | None:
-    training = spec.training
-    if training.batch_size % (2 * spec.runtime.num_processes):
-        return None
-    return replace(
-        spec,
-        training=replace(
-            training, batch_size=training.batch_size // 2, accumulation_steps=training.accumulation_steps * 2
-        ),
-    )
-
-
-def _gave_back_hidden_states() -> bool:
-    """Returns whether hidden states took some of the device's memory; from now on this process leaves them on disk."""
-    from frostline.prefix_cache import gpu_memory
-
-    return gpu_memory.give_up()
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _outcome(
-    results: Sequence[tuple[int, RunResult]], state: TrialState, trial: TrialJob, resumed: int, note: str | None
-) -> TrialOutcome:
-    return outcome_of(results, state, paused=trial.pauses, resumed=resumed, note=note)
-
-
-def _rows_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, float]:
-    """Returns what says on how many held-out rows further seeds are to be scored (`frostline.advisor.rows`)."""
-    result = next((each for _, each in results if each.cost is not None and each.cost.num_evals), None)
-    if result is None or result.cost is None or "eval_rows_at_hand" not in result.data:
-        return {}
-    return {
-        "scored_rows": float(result.data["eval_rows"]),
-        "rows_at_hand": float(result.data["eval_rows_at_hand"]),
-        "trained_per_scoring": result.data["train_rows"] * result.cost.epochs / result.cost.num_evals,
-    }
-
-
-def outcome_of(
-    results: Sequence[tuple[int, RunResult]],
-    state: TrialState,
-    *,
-    paused: bool,
-    resumed: int = 0,
-    note: str | None = None,
-) -> TrialOutcome:
-    """Returns what a trial's runs came to.
-
-    Args:
-        results: By seed.
-        state: Of the trial.
-        paused: Whether rung 2 follows if it is COMPLETE.
-        resumed: How many runs went on from a checkpoint.
-        note: For the record.
-    """
-    costs = [result.cost for _, result in results if result.cost is not None]
-    cost: dict[str, float] = {"train_s": sum(c.train_s for c in costs), "eval_s": sum(c.eval_s for c in costs)}
-    if costs and all(c.flops is not None for c in costs):
-        cost["flops"] = sum(c.flops or 0.0 for c in costs)
-    for key in ("fill_s", "saved_s"):  # of those that began at their frozen depth
-        seconds = [value for c in costs if (value := getattr(c, key)) is not None]
-        if seconds:
-            cost[key] = sum(seconds)
-    trainable = [result.params.num_trainable for _, result in results if result.params is not None]
-    if trainable:
-        cost["num_trainable"] = float(trainable[0])
-    # Of words no interval is known: those of a sentence are not independent, and there are more of them than rows.
-    known = (result.data for _, result in results if result.data and "words_cut" not in result.data)
-    rows = next((data.get("eval_rows") for data in known), None)
-    if isinstance(rows, int):
-        cost["eval_rows"] = float(rows)
-    cost |= _rows_of(results)
-    trained_on = next((result.data["train_rows"] for _, result in results if result.data), None)
-    if isinstance(trained_on, int):
-        cost["train_rows"] = float(trained_on)
-    last = results[-1][1]
-    return TrialOutcome(
-        state=state,
-        by_seed={seed: result.objective.value for seed, result in results if result.objective is not None},
-        scores=scores_of(results),
-        cost=cost,
-        reason=last.reason if state is not TrialState.COMPLETE else None,
-        cause=last.cause if state is not TrialState.COMPLETE else None,
-        error=last.error if state is not TrialState.COMPLETE else None,
-        paused=paused and state is TrialState.COMPLETE,
-        resumed=resumed,
-        note=note,
-        loss=_mean_of("eval/loss", results),
-        learnt=any(result.metrics.get("eval/matthews_correlation") != 0.0 for _, result in results),
-    )
-
-
-def _mean_of(key: str, results: Sequence[tuple[int, RunResult]]) -> float | None:
-    """Returns the mean of a metric over the runs; None if one of them lacks it, or it is no finite number."""
-    values = [result.metrics.get(key, math.nan) for _, result in results]
-    mean = math.fsum(values) / len(values) if values else math.nan
-    return mean if math.isfinite(mean) else None
-
-
-def scores_of(results: Sequence[tuple[int, RunResult]]) -> dict[str, dict[int, float]]:
-    """Returns the objective's metric on the other rows that runs were scored on, by set and seed."""
-    scores: dict[str, dict[int, float]] = {}
-    for seed, result in results:
-        for key, value in result.metrics.items():
-            name, _, metric = key.partition("/")
-            if result.objective is not None and metric == result.objective.metric and name != EVAL_SET:
-                scores.setdefault(name, {})[seed] = value
-    return scores
