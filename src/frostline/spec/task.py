@@ -6,6 +6,7 @@ process of a sweep decodes configs without it.
 
 from __future__ import annotations
 
+import importlib
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -185,7 +186,7 @@ class Task:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return TASKS.get, (self.name,)
+        return _unpickle, (type(self).__module__, self.name)
 
     def __repr__(self) -> str:
         return self.name
@@ -206,6 +207,12 @@ class Task:
         if not isinstance(value, str) or value not in TASKS:
             raise SpecError(f"{where}={value}: no such choice{nearest(str(value), TASKS)}; one of {listing(TASKS)}")
         return TASKS.get(value)
+
+
+def _unpickle(module: str, name: str) -> Task:
+    """Returns the one object of a task, in a process that may not have imported its module yet."""
+    importlib.import_module(module)
+    return TASKS.get(name)
 
 
 TASKS: Registry[Task] = Registry("task", "frostline.tasks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,11 @@ from frostline.records.result import RunResult
 from frostline.records.run_folder import MODEL_FOLDER, RECORDED_FILES, check_files
 from frostline.records.trial import TrialOutcome, TrialState
 from frostline.spec import EVAL_SET
-from frostline.sweep.trial import log
 
 if TYPE_CHECKING:
     pass
+
+log = logging.getLogger(__name__)
 
 
 def is_whole(folder: Path, result: RunResult) -> bool:
