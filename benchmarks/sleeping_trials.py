@@ -10,7 +10,7 @@ import time
 from frostline.records.trial import TrialOutcome, TrialState
 from frostline.sweep import engines
 from frostline.sweep.trial_job import TrialJob, TrialReply
-from frostline.workers.pool import Channel
+from frostline.workers.worker_main import Channel
 
 engines.RUN_TRIAL = "sleeping_trials:sleep"
 engines.TEMPLATE = "sleeping_trials_template"

@@ -42,7 +42,8 @@ from frostline.records.run_folder import RunFolder
 from frostline.spec import CacheMode, LastBlock, RunSpec, Sampling
 from frostline.sweep.slots import slot_env
 from frostline.train import run
-from frostline.workers.pool import EventKind, Pool
+from frostline.workers.pool import Pool
+from frostline.workers.worker_main import EventKind
 
 LEVERS = ("cache", "length", "position")
 

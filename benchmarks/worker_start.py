@@ -21,7 +21,8 @@ from pathlib import Path
 
 from frostline.sweep.pool_executor import TEMPLATE, WARM
 from frostline.sweep.slots import slot_env, visible_gpus
-from frostline.workers.pool import Channel, EventKind, Pool
+from frostline.workers.pool import Pool
+from frostline.workers.worker_main import Channel, EventKind
 
 
 def main() -> None:

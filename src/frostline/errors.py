@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+
+log = logging.getLogger(__name__)
 
 _CONTROL = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"  # all but tab and newline; orders of direction
@@ -94,6 +98,56 @@ def origin(error: BaseException) -> str:
 
 class RunFailedError(RuntimeError):
     """A run ended as FAILED; its reason is recorded in its folder. Exit code 1."""
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an exception's text that says anything; its type if none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def in_one_line(error: BaseException, length: int = 200) -> str:
+    """Returns an exception's text in one line; its type if it has none.
+
+    Args:
+        error: The exception.
+        length: Letters at most.
+    """
+    return " ".join(str(error).split())[:length] or type(error).__name__
+
+
+@contextmanager
+def as_user_error(explain: Callable[[BaseException], UserError]) -> Iterator[None]:
+    """Turns whatever a foreign library raises for a user's input into one line; a `UserError` passes as it is.
+
+    Args:
+        explain: The exception -> what the user is told.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a library may raise anything for a file, a name or an address that it can't use
+        raise explain(error) from error
+
+
+class best_effort:  # noqa: N801 - reads as a statement, as `contextlib.suppress` does
+    """Goes on if something fails on which nothing depends; the exception is logged at debug level.
+
+    Args:
+        what: Is tried, for the log.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, Exception):
+            log.debug("%s", self._what, exc_info=error)
+            return True
+        return False
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

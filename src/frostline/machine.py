@@ -88,7 +88,12 @@ def device_of(spec: RunSpec) -> str:
     return device
 
 
-def _precision(wanted: Precision, device: str) -> Precision:
+def resolve_precision(wanted: Precision, device: str) -> Precision:
+    """Returns the precision that `auto` comes to on a device.
+
+    Raises:
+        SpecError: fp16 without a GPU.
+    """
     if wanted is Precision.AUTO:
         return Precision.BF16 if _has_bf16(device) else Precision.FP32
     if wanted is Precision.FP16 and device != "cuda":

@@ -10,13 +10,15 @@ import hashlib
 import importlib
 import pkgutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from frostline import paths
-from frostline.errors import UserError, listing, nearest
+from frostline.errors import UserError, as_user_error, listing, nearest
 
 T = TypeVar("T")
 
@@ -127,9 +129,15 @@ def import_plugins(modules: Iterable[str]) -> None:
     """
     for module in modules:
         sys.path[:] = paths.search_path()
-        try:
+        with as_user_error(partial(_import_error, module)):
             importlib.import_module(module)
-            if module not in _imported:
-                _imported.append(module)
-        except Exception as error:
-            raise UserError(f"plugins: can't import {module!r}: {type(error).__name__}: {error}") from error
+        if module not in _imported:
+            _imported.append(module)
+
+
+def _import_error(module: str, error: BaseException) -> UserError:
+    """Returns what a user is told of a plugin that doesn't import, with the line of it that failed."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    inside = [frame for frame in own if not frame.filename.startswith(str(Path(__file__).parent))]
+    where = f" ({inside[-1].filename}, line {inside[-1].lineno})" if inside else ""
+    return UserError(f"plugins: can't import {module!r}: {type(error).__name__}: {error}{where}")

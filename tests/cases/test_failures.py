@@ -17,7 +17,7 @@ import pytest
 
 from frostline.cli.predict import _lines
 from frostline.errors import DataError, ModelError, UserError
-from frostline.models import loading
+from frostline.models import processors
 from frostline.provenance import git_diff, git_state
 from frostline.spec import TASKS, MissingLabels
 from frostline.tracking import reach
@@ -133,8 +133,8 @@ def test_22_more_tokens_than_positions_are_refused_before_anything_is_trained(tm
     config.save_pretrained(tmp_path)
     save_tokenizer(tmp_path)
     with pytest.raises(ModelError, match="training.max_tokens=34: the model has 32 positions; give that or fewer"):
-        loading.load_tokenizer(tmp_path, 34)
-    assert loading.load_tokenizer(tmp_path, 32) is not None
+        processors.load_tokenizer(tmp_path, 34)
+    assert processors.load_tokenizer(tmp_path, 32) is not None
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])

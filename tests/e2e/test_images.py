@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForImageClassification, Dinov2Confi
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from frostline.models.blocks import find_blocks
-from frostline.models.loading import load_image_processor
+from frostline.models.processors import load_image_processor
 from frostline.records.result import RunResult
 from frostline.records.run_context import RunContext
 from frostline.train.flops import flops_per_epoch

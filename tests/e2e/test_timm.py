@@ -20,7 +20,7 @@ import pytest
 
 from frostline.config import compose_run
 from frostline.errors import ModelError
-from frostline.models.loading import load_config
+from frostline.models.config_file import load_config
 from tests.e2e.pictures import save_images
 from tests.e2e.sweep_tools import call
 

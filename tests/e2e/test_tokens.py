@@ -12,15 +12,15 @@ import torch
 from transformers import AutoModelForTokenClassification, DataCollatorForTokenClassification, pipeline
 
 from frostline.config import compose_job, compose_run
+from frostline.data.conll import read_conll
 from frostline.data.load import load_rows
-from frostline.data.readers import read_conll
 from frostline.data.token_table import NO_LABEL, Padding
 from frostline.data.tokenize import token_table
 from frostline.errors import DataError, SpecError
 from frostline.inference.predict import Predictor
 from frostline.metrics import ComputeMetrics
 from frostline.metrics.offline import METRIC_CLASSES, spans_of
-from frostline.models.loading import load_tokenizer
+from frostline.models.processors import load_tokenizer
 from frostline.records.recorder import NullRecorder
 from frostline.records.result import RunResult
 from frostline.records.run_context import RunContext

@@ -34,9 +34,9 @@ from frostline.decision import (
     seed_prior,
     with_pending,
 )
-from frostline.decision.decide import _covariance_after
 from frostline.decision.folds import rows_across, seeds_across
-from frostline.decision.posterior import _matern
+from frostline.decision.forecast import _covariance_after
+from frostline.decision.kernel import matern
 from frostline.decision.rows import covariance, of_bootstrap, of_mean
 
 
@@ -73,7 +73,7 @@ def test_the_kernel_is_scikit_learns_matern():
     from sklearn.gaussian_process.kernels import Matern
 
     places = np.linspace(0, 3, 12)[:, None]
-    assert _matern(np.abs(places - places.T) / 0.7) == pytest.approx(Matern(length_scale=0.7, nu=2.5)(places))
+    assert matern(np.abs(places - places.T) / 0.7) == pytest.approx(Matern(length_scale=0.7, nu=2.5)(places))
 
 
 def test_importing_the_decision_imports_neither_torch_nor_optuna_nor_hydra():

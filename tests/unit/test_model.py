@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from frostline.config import compose_run
 from frostline.errors import ModelError
 from frostline.hashes import file_sha256
-from frostline.models import loading
+from frostline.models import config_file, loading, processors
 from frostline.spec import TASKS
 from tests.conftest import save_tokenizer
 
@@ -23,7 +23,7 @@ CLASSES = TASKS.get("classification")
 
 
 def load(folder, task=CLASSES, names=NAMES, **changes):
-    tokenizer = loading.load_tokenizer(folder, 32)
+    tokenizer = processors.load_tokenizer(folder, 32)
     return loading.load_model(spec_of(folder, **changes), folder, task=task, label_names=names, processor=tokenizer)
 
 
@@ -100,7 +100,7 @@ def test_remote_code_is_refused_and_not_run(own_model, tmp_path):
     (own_model / "config.json").write_text(json.dumps(config))
     (own_model / "code.py").write_text(f"open({str(canary)!r}, 'w')")
     with pytest.raises(ModelError, match=r"\(homemade\) brings code of its own"):
-        loading.load_config(own_model)
+        config_file.load_config(own_model)
     assert not canary.exists()
 
 
@@ -108,27 +108,27 @@ def test_remote_code_is_refused_and_not_run(own_model, tmp_path):
 def test_a_config_that_is_none(own_model, text):
     (own_model / "config.json").write_text(text)
     with pytest.raises(ModelError) as error:
-        loading.load_config(own_model)
+        config_file.load_config(own_model)
     assert "\n" not in str(error.value)
 
 
 def test_a_tokenizer_of_another_model(own_model):
     save_tokenizer(own_model, extra_words=100)
     with pytest.raises(ModelError, match=r"the tokenizer has \d+ tokens, the model only 64 embeddings"):
-        loading.load_tokenizer(own_model, 32)
+        processors.load_tokenizer(own_model, 32)
 
 
 def test_no_tokenizer(own_model):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (own_model / name).unlink()
     with pytest.raises(ModelError, match="no tokenizer there"):
-        loading.load_tokenizer(own_model, 32)
+        processors.load_tokenizer(own_model, 32)
 
 
 def test_more_tokens_than_positions(tiny_model):
     with pytest.raises(ModelError, match=r"training.max_tokens=65: the model has 64 positions"):
-        loading.load_tokenizer(tiny_model, 65)
-    assert loading.load_tokenizer(tiny_model, 64) is not None
+        processors.load_tokenizer(tiny_model, 65)
+    assert processors.load_tokenizer(tiny_model, 64) is not None
 
 
 @pytest.mark.parametrize("kind", ["Roberta", "Camembert", "XLMRoberta", "MPNet"])

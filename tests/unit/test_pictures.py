@@ -19,7 +19,7 @@ from frostline.data.image_files import read_images, read_pixels
 from frostline.data.load import load_rows
 from frostline.data.pixel_table import ImageInput, pixel_tables
 from frostline.errors import DataError, SpecError
-from frostline.models.loading import load_image_processor
+from frostline.models.processors import load_image_processor
 from frostline.train.inputs import load_processor
 from tests.e2e.pictures import save_images, save_model
 

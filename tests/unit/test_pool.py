@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from frostline.workers.pool import EventKind, Pool
+from frostline.workers.pool import Pool
+from frostline.workers.worker_main import EventKind
 
 HERE = str(Path(__file__).parent)
 

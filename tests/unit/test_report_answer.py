@@ -25,7 +25,7 @@ from frostline.report import (
     standing_lines,
     write_report,
 )
-from frostline.report.answer import pareto
+from frostline.report.pareto import pareto
 from frostline.report.text import cache_line
 from frostline.spec import CostName, parse_dimension
 

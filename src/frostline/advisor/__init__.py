@@ -4,7 +4,8 @@
 metric.
 """
 
-from frostline.advisor.advisor import TOGETHER, Advisor, Fitted
+from frostline.advisor.advisor import TOGETHER, Advisor
+from frostline.advisor.fitted import Fitted
 from frostline.advisor.question import NOTHING_FROZEN, Question, is_numeric
 from frostline.advisor.rows import is_mean_over_rows, race_rows, row_vector, rows_to_settle
 

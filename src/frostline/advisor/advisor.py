@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from frostline.advisor.fitted import (
+    MOST_AT_THE_END,
+    MOST_TRIALS,
+    Fitted,
+    assumed_noise,
+    is_near,
+    on_one_thread,
+    spread_part,
+    train_rows_of,
+)
 from frostline.advisor.question import NOTHING_FROZEN, Question
 from frostline.advisor.rows import constant_prediction, is_collapsed, learnt_nothing, race_rows, row_vector
 from frostline.records.predictions import EvidenceOf, RowScores
@@ -18,15 +27,10 @@ from frostline.spec import DEPTH_KEY, EVAL_SET, Params, ordinal
 if TYPE_CHECKING:
     import numpy as np
 
-    from frostline.decision import Axis, Decision, Noise, Posterior, RaceEnd, Replicate, Requirement, Run, Setting
+    from frostline.decision import Decision, RaceEnd, Replicate, Requirement, Run, Setting
 
     Array = np.ndarray[Any, Any]
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-_NEAR_RATE = 0.15
-"""Decades within which a second rate at one level tells less than a second seed would: 0.1 points of accuracy."""
 
 _NUM_RANDOM = 1500
 """Random settings among which further keys are searched, drawn anew for each trial."""
@@ -40,67 +44,13 @@ _FEWEST_SETTINGS = 8
 _NUM_COMBINATIONS = 4096
 """Of values of all keys, at most; of more a random part is taken."""
 
-_MOST_TRIALS = 500
-"""A fit takes the cube of the number of trials: of more a part is taken while the sweep is under way (0.5 s)."""
-
-_MOST_AT_THE_END = 1000
-"""The same for the answer (some seconds)."""
 
 TOGETHER = "keys together"
 """The share of the variation that no key explains by itself."""
 
-_GOLDEN = (math.sqrt(5) - 1) / 2
-"""The fractional parts of its multiples are the most evenly spread ones there are, wherever one stops."""
 
 _TRAIN_ROWS = 1000
 """Taken for the number of training rows where no run says it."""
-
-
-def _on_one_thread(method: Callable[P, R]) -> Callable[P, R]:
-    """Lets linear algebra of small matrices run on one thread: more only wait for each other while trials train."""
-
-    @functools.wraps(method)
-    def limited(*args: P.args, **kwargs: P.kwargs) -> R:
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(limits=1, user_api="blas"):
-            return method(*args, **kwargs)
-
-    return limited
-
-
-@dataclass(kw_only=True)
-class Fitted:
-    """A question with the trials that are at hand.
-
-    Attributes:
-        axis: Of cost.
-        runs: All, those that collapsed too.
-        noise: Of those that didn't.
-        posterior: Of those; None if there are none.
-        trials: Setting -> its trial.
-        baseline: Quality of a constant prediction (for an accuracy the majority class), in the metric's sign; None:
-            unknown.
-        rows: Held-out rows of the search's runs; 0 if unknown.
-        most_rows: Of any run.
-        num_folds: Into which the rows were dealt; 1: all runs of the search hold out the same rows.
-        race_rows: Held-out rows that further seeds are scored on; None: those of the search.
-        race_cost: Of such a run beside one of the search.
-        num_left_out: Trials that it was made without, because there are so many.
-    """
-
-    axis: Axis
-    runs: list[Run]
-    noise: Noise | None
-    posterior: Posterior | None
-    trials: dict[Setting, TrialRecord]
-    baseline: float | None
-    rows: int
-    most_rows: int
-    num_folds: int = 1
-    race_rows: int | None = None
-    race_cost: float = 1.0
-    num_left_out: int = 0
 
 
 @dataclass(kw_only=True)
@@ -116,7 +66,7 @@ class Advisor:
     find: EvidenceOf
     _vectors: dict[tuple[int, int], Array] = field(default_factory=dict)
 
-    def fit(self, trials: Sequence[TrialRecord], *, grid: bool = False, most: int = _MOST_TRIALS) -> Fitted:
+    def fit(self, trials: Sequence[TrialRecord], *, grid: bool = False, most: int = MOST_TRIALS) -> Fitted:
         """Returns the runs of the finished trials and their posterior.
 
         Args:
@@ -148,7 +98,7 @@ class Advisor:
             and trial.copy_of is None
             and (setting := question.setting(trial.params)) is not None
         ]
-        taken = _part(finished, most)
+        taken = spread_part(finished, most)
         for trial, setting in taken:
             evidence = self.find(trial, EVAL_SET)
             if evidence is None:
@@ -183,7 +133,7 @@ class Advisor:
             fitted.race_rows, fitted.race_cost = race_rows(list(own.values()), question.settle_rows)
         if not alive:
             return fitted
-        train_rows = next((number for p in own.values() if (number := _train_rows(p)) is not None), _TRAIN_ROWS)
+        train_rows = next((number for p in own.values() if (number := train_rows_of(p)) is not None), _TRAIN_ROWS)
         values = [run.value for run in alive]
         scored: Array | None = None
         if vectors and all(vector is not None for vector in vectors):
@@ -192,7 +142,7 @@ class Advisor:
             scored = np.array(counts)
             row_sd = sum(row_sds) / len(row_sds)
         else:
-            noise_rows, row_sd = _assumed(values, own, question.metric, train_rows)
+            noise_rows, row_sd = assumed_noise(values, own, question.metric, train_rows)
         seeds, settings = None, [run.setting for run in alive]
         if question.num_folds > 1:
             seeds = seeds_across(folds, settings, question.num_folds)
@@ -219,12 +169,12 @@ class Advisor:
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
-    @_on_one_thread
+    @on_one_thread
     def decide(self, trials: Sequence[TrialRecord]) -> tuple[Decision, Fitted] | None:
         """Returns the answer and what it was made from; None if no run learnt anything."""
         from frostline.decision import decide
 
-        fitted = self.fit(trials, most=_MOST_AT_THE_END)
+        fitted = self.fit(trials, most=MOST_AT_THE_END)
         if fitted.posterior is None or fitted.noise is None:
             return None
         decision = decide(
@@ -233,7 +183,7 @@ class Advisor:
         )  # fmt: skip
         return decision, fitted
 
-    @_on_one_thread
+    @on_one_thread
     def judged(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Returns the trial that each level is judged by: one of them will be recommended."""
         from frostline.decision import representatives
@@ -243,7 +193,7 @@ class Advisor:
             return []
         return [fitted.trials[setting] for setting, tried in representatives(fitted.posterior) if tried]
 
-    @_on_one_thread
+    @on_one_thread
     def requirement(self, decision: Decision, fitted: Fitted) -> Requirement | None:
         """Returns what it would take to settle the question. See `frostline.decision.requirement`."""
         from frostline.decision import requirement
@@ -253,7 +203,7 @@ class Advisor:
         found = requirement(decision, fitted.posterior, rows=fitted.rows or 1, new_rows=new_rows)
         return found and replace(found, cost=found.cost * fitted.race_cost)
 
-    @_on_one_thread
+    @on_one_thread
     def importances(self, fitted: Fitted) -> dict[str, float]:
         """Returns the share of the expected quality's variation over the space that each swept key explains by itself.
 
@@ -321,7 +271,7 @@ class Advisor:
                 stopped.append((setting.level, whole, operations))
         return cost + sum(whole * operations / longest[level] for level, whole, operations in stopped if operations)
 
-    @_on_one_thread
+    @on_one_thread
     def next_replicate(
         self, trials: Sequence[TrialRecord], running: Sequence[int], *, settle: float
     ) -> tuple[TrialRecord, Replicate] | RaceEnd:
@@ -353,7 +303,7 @@ class Advisor:
             return fitted.trials[found.setting], found
         return found
 
-    @_on_one_thread
+    @on_one_thread
     def baseline(self, trials: Sequence[TrialRecord]) -> Params | None:
         """Returns the parameters of full fine-tuning: those that promise most at the shallowest depth, nothing frozen.
 
@@ -394,7 +344,7 @@ class Advisor:
 
     # -- proposing ---------------------------------------------------------------------------------------------------
 
-    @_on_one_thread
+    @on_one_thread
     def propose(self, trials: Sequence[TrialRecord], number: int, total: int, seed: int) -> Params:
         """Returns the parameters of the next trial: the opening first, then expected improvement.
 
@@ -428,7 +378,7 @@ class Advisor:
             ]
         else:
             candidates = [replace(template, level=level, rate=rate) for level in levels for rate in rates]
-        exclude = [setting for setting in candidates if any(_is_near(setting, other) for other in started)]
+        exclude = [setting for setting in candidates if any(is_near(setting, other) for other in started)]
         if fitted.posterior is None:  # nothing learnt anything yet: elsewhere, then
             fresh = [setting for setting in candidates if setting not in set(exclude)] or candidates
             return question.params(fresh[int(rng.integers(len(fresh)))])
@@ -437,54 +387,3 @@ class Advisor:
         posterior = with_pending(fitted.posterior, pending)
         chosen = next_setting(posterior, candidates, progress=len(started) / max(1, total), exclude=exclude)
         return question.params(chosen)
-
-
-def _part(finished: list[tuple[TrialRecord, Setting]], most: int) -> list[tuple[TrialRecord, Setting]]:
-    """Returns as many trials of each level as of the others, chosen without a look at what they came to.
-
-    Those with further seeds are always among them. A choice by value would believe luck.
-    """
-    if len(finished) <= most:
-        return finished
-    of_level: dict[float, list[tuple[bool, float, int]]] = {}
-    for trial, setting in finished:
-        place = math.modf(trial.number * _GOLDEN)[0]  # spread evenly over the course of the sweep
-        of_level.setdefault(setting.level, []).append((not trial.replicates, place, trial.number))
-    order: list[tuple[bool, int, float, int]] = []
-    for own in of_level.values():
-        order += [(is_single, rank, place, number) for rank, (is_single, place, number) in enumerate(sorted(own))]
-    chosen = {number for *_, number in sorted(order)[:most]}
-    return [trial for trial in finished if trial[0].number in chosen]
-
-
-def _is_near(one: Setting, two: Setting) -> bool:
-    """Returns whether a setting says nothing that another one wouldn't: a rate beside it, all else alike."""
-    alike = (one.level, one.others, one.groups) == (two.level, two.others, two.groups)
-    return alike and abs(one.rate - two.rate) < _NEAR_RATE
-
-
-def _train_rows(trial: TrialRecord) -> int | None:
-    rows = trial.outcome.cost.get("train_rows") if trial.outcome is not None else None
-    return None if rows is None else int(rows)
-
-
-def _assumed(
-    values: Sequence[float], trials: Mapping[Setting, TrialRecord], metric: str, train_rows: int
-) -> tuple[Array | None, float]:
-    """Returns the rows' covariance and a row's standard deviation where no predictions are at hand."""
-    import numpy as np
-
-    from frostline.decision.rows import ROW_CORRELATION
-
-    spread = float(np.std(values))
-    mean = abs(float(np.mean(values)))
-    if metric != "accuracy" or not 0 <= mean <= 1:
-        # Seeds are then taken to make a third of what all runs differ by, however many rows they train on.
-        return None, max(spread, 1e-9) / 3 * math.sqrt(train_rows)
-    row_sd = math.sqrt(max(mean * (1 - mean), 1e-4))
-    numbers = [int(p.outcome.cost["eval_rows"]) for p in trials.values() if p.outcome and "eval_rows" in p.outcome.cost]
-    if not numbers:
-        return None, row_sd
-    count = len(values)
-    shared = np.full((count, count), ROW_CORRELATION) + (1 - ROW_CORRELATION) * np.eye(count)
-    return row_sd**2 / numbers[0] * shared, row_sd

@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from frostline.errors import ModelError
+from frostline.errors import ModelError, as_user_error, first_line
 
 PICKLED_WEIGHTS = "pytorch_model.bin, or its parts"
 _WEIGHTS = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin")
@@ -96,14 +96,16 @@ def _name(of: str) -> str:
 
 
 def _tensors(file: Path) -> dict[str, torch.Tensor]:
-    try:
+    def refused(error: BaseException) -> ModelError:
+        if isinstance(error, pickle.UnpicklingError):
+            return ModelError(
+                f"{file}: holds more than tensors, which could run code when loaded: refused; convert it where you "
+                "trust it"
+            )
+        return ModelError(f"{file}: can't be read as weights: {first_line(error)}")
+
+    with as_user_error(refused):
         content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ModelError(
-            f"{file}: holds more than tensors, which could run code when loaded: refused; convert it where you trust it"
-        ) from error
-    except Exception as error:
-        raise ModelError(f"{file}: can't be read as weights: {str(error).partition(chr(10))[0]}") from error
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise ModelError(f"{file}: holds no tensors by name")
     most = file.stat().st_size

@@ -6,13 +6,12 @@ import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from frostline.assets.home import home
 from frostline.assets.package import COMPLETE_FILE, is_whole, locked
-from frostline.errors import AssetError
+from frostline.errors import AssetError, best_effort
 from frostline.hashes import hashes_of, sealed
 from frostline.spec import Init, ModelSpec
 
@@ -60,7 +59,7 @@ def _snapshot(spec: ModelSpec, patterns: Sequence[str]) -> Path:
     except Exception as error:
         if _is_of_the_network(error):
             # huggingface_hub 1.33 asks for the list of a commit's files even if they were fetched before.
-            with suppress(Exception):
+            with best_effort("the copy at hand"):
                 return Path(fetch(local_files_only=True))
         raise hub_error("model", spec.location, error) from error
 

@@ -92,7 +92,7 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
 
     from frostline import assets
     from frostline.console import configure_logging
-    from frostline.data.label_rule import class_words
+    from frostline.data.label_values import class_words
     from frostline.data.pixel_table import ImageInput
     from frostline.data.row_table import RowTable
     from frostline.data.token_table import NO_PADDING, Padding

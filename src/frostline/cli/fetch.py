@@ -8,6 +8,7 @@ from pathlib import Path
 from frostline import assets
 from frostline.cli.common import compose, override_parser
 from frostline.console import configure_logging
+from frostline.errors import as_user_error
 from frostline.spec import DatasetSpec, ModelSpec, Source
 
 
@@ -52,10 +53,6 @@ def _dataset(spec: DatasetSpec, bar: bool) -> str:
     from frostline.data.readers import read_hub
 
     cache_dir = assets.home() / "datasets"
-    try:
+    with as_user_error(lambda error: assets.hub_error("dataset", spec.location, error)):
         splits = [spec.split, *(split for split in (spec.eval_from, spec.test_from) if split is not None)]
         return ", ".join(f"{split} {len(read_hub(spec, split, cache_dir).table)} rows" for split in splits)
-    except ValueError:
-        raise
-    except Exception as error:
-        raise assets.hub_error("dataset", spec.location, error) from error

@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from frostline.cli.common import OneLineParser, located, refuse_scripts
 from frostline.cli.find_run import RUNS, run_record
 from frostline.console import configure_logging
-from frostline.errors import UserError, visible
+from frostline.errors import UserError, best_effort, visible
 from frostline.records.run_context import RunContext
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def _tell_mlflow(job: Job, folder: Path, verdict: Verdict) -> None:
         return
     from frostline import tracking
 
-    with suppress(Exception):  # its troubles were told when the run was recorded
+    with best_effort("the verdict's tags in MLflow"):  # its troubles were told when the run was recorded
         run_id = tracking.recorded_run(folder, job.tracking.uri)
         if run_id is not None:
             tags = {"frostline.verdict": verdict.conclusion.value, "frostline.verdict_reason": verdict.reason}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.cli.common import OneLineParser, located, refuse_scripts
-from frostline.errors import UserError, visible
+from frostline.errors import UserError, as_user_error, visible
 from frostline.files import write_atomically
 from frostline.hashes import sealed, unsealed
 from frostline.records.result import RunResult, Status
@@ -194,6 +194,7 @@ def _record(folder: Path, result: RunResult, told: dict[str, Any], uri: str | No
     if tracking.recorded_run(folder, where) is None:
         return
     try:
-        tracking.add_numbers(folder, where, values, result.step or 0, tags)
-    except Exception as error:  # noqa: BLE001 - whatever a store may raise: the number is in the folder
-        print(f"  not in MLflow: {type(error).__name__}")
+        with as_user_error(lambda error: UserError(f"  not in MLflow: {type(error).__name__}")):
+            tracking.add_numbers(folder, where, values, result.step or 0, tags)
+    except UserError as error:  # the number is in the folder
+        print(error)

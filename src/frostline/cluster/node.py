@@ -17,7 +17,8 @@ from typing import Any
 
 from frostline.assets import home
 from frostline.cluster.transfer import Piece, Sent, Stamp, pieces, remove, stamps, write
-from frostline.workers.pool import EventKind, Pool, WorkerEvent, resolve
+from frostline.workers.pool import Pool, WorkerEvent
+from frostline.workers.worker_main import EventKind, resolve
 
 _SCAN_S = 1.0
 """Seconds between two scans of the running trial's folder for new files."""

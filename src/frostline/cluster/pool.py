@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
 import socket
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import chdir, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from frostline import scratch
 from frostline.cluster.node import About, Slot, SlotSettings, versions
 from frostline.cluster.transfer import Inputs, LocalInput, Piece, input_pieces, pieces, stamps, write
-from frostline.errors import MachineError, UserError
-from frostline.workers.pool import EventKind, WorkerEvent
+from frostline.errors import MachineError, UserError, as_user_error, best_effort
+from frostline.workers.pool import WorkerEvent
+from frostline.workers.worker_main import EventKind
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +28,7 @@ _POLL_S = 2.0
 _LOOK_S = 2.0
 """Seconds between two queries of the cluster's nodes."""
 
-_KNOCK_S = 5.0
+KNOCK_S = 5.0
 _REPLY_S = 120.0
 """How long an answer of a node that lives is waited for (assumed: moving a checkpoint takes seconds)."""
 
@@ -40,7 +37,7 @@ _BATCH = 8
 _MOST_STARTS = 3
 """So many slots in a row that do not start end the sweep (assumed)."""
 
-_OF_RAY = {
+RAY_WORDS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without GPUs asked for, none is hidden
     "RAY_BACKEND_LOG_LEVEL": "error",  # what its core has to say goes to the terminal otherwise
     "RAY_NUM_REDIS_GET_RETRIES": "5",  # seconds for an address that accepts and does not answer
@@ -90,87 +87,6 @@ class _Placed:
     @property
     def is_idle(self) -> bool:
         return self.about is not None and self.key is None and not self.is_leaving
-
-
-@contextmanager
-def open_pool(
-    settings: ClusterSettings,
-    inputs_of: Callable[[Any], Mapping[str, LocalInput]],
-    name_of: Callable[[Any], str],
-    near_of: Callable[[Any], Any],
-    is_cut_short: Callable[[Any], bool],
-    **slot: Any,
-) -> Iterator[ClusterPool]:
-    """Joins the cluster, or starts one, within the context.
-
-    Args:
-        settings: What is asked of it.
-        inputs_of: Payload of a job -> the local files that it reads, by the path in the config.
-        name_of: Key of a job -> its folder, relative to the sweep's.
-        near_of: Payload of a job -> what makes a node that had it before the better one, as the frozen depth.
-        is_cut_short: What a job came to -> whether a signal ended it before its end.
-        **slot: Of `SlotSettings`: folder, function, relocate, warm, template, env, hang_s.
-
-    Raises:
-        UserError: Ray is missing, the cluster does not answer, or no node has what a trial asks for.
-    """
-    for name, value in _OF_RAY.items():
-        os.environ.setdefault(name, value)
-    try:
-        import ray
-    except ImportError as error:
-        raise UserError("runtime.engine=ray: Ray is not installed: pip install 'frostline[ray]'") from error
-    _join(ray, settings)
-    try:
-        pool = ClusterPool(ray, settings, inputs_of, name_of, near_of, is_cut_short, **slot)
-        try:
-            yield pool
-        finally:
-            pool.close()
-    finally:
-        ray.shutdown()
-
-
-def _join(ray: Any, settings: ClusterSettings) -> None:
-    address = settings.address
-    host = urlsplit(address if address is None or "://" in address else f"//{address}")
-    if address not in {None, "auto", "local"}:
-        try:
-            socket.create_connection((str(host.hostname), host.port or 6379), _KNOCK_S).close()
-        except OSError as error:
-            why = error.strerror or error
-            raise UserError(f"runtime.ray.address={address}: does not answer ({why})") from error
-    started = {"include_dashboard": False} if address is None else {}
-    # Ray has its own way to end at SIGTERM: a sweep finishes its steps and writes checkpoints.
-    ours = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        # Ray has its workers search modules in the current folder, before all others: it gets an empty one.
-        with _quiet_core(), scratch.folder("ray") as empty, chdir(empty):
-            ray.init(
-                address="local" if address is None else address, log_to_driver=False, logging_level=logging.ERROR,
-                **started,
-            )  # fmt: skip
-    except Exception as error:  # of Ray, gRPC or the operating system, whoever is first
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"runtime.ray.address={address}: can't be joined: {why}") from error
-    finally:
-        for number, handler in ours.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _quiet_core() -> Iterator[None]:
-    """Discards stderr: Ray's C++ core prints a line for each failed attempt to connect."""
-    sys.stderr.flush()
-    before = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
 
 
 class ClusterPool:
@@ -302,9 +218,9 @@ class ClusterPool:
         with suppress(OSError):
             (self._folder / self._token).unlink(missing_ok=True)
         ends = [placed.actor.close.remote(forget=True) for placed in self._placed if placed.about is not None]
-        with suppress(Exception):  # whatever is wrong with a node, the others end
+        with best_effort("ending the nodes' workers"):  # whatever is wrong with a node, the others end
             self._ray.wait(ends, num_returns=len(ends), timeout=30)
-        with suppress(Exception):
+        with best_effort("ending the workers"):
             self.kill()
 
     # -- slots -------------------------------------------------------------------------------------------------------
@@ -318,11 +234,11 @@ class ClusterPool:
         for placed in list(self._placed):
             if placed.about is not None and placed.about.node_id in leaving and not placed.is_leaving:
                 self._leave(placed)
-        try:
+        with as_user_error(
+            lambda error: MachineError(f"runtime.engine=ray: the cluster is gone ({type(error).__name__})")
+        ):  # Ray's own, or gRPC's
             alive = [node for node in self._ray.nodes() if node["Alive"]]
             nodes = [node["Resources"] for node in alive if node["NodeID"] not in leaving]
-        except Exception as error:  # Ray's own, or gRPC's
-            raise MachineError(f"runtime.engine=ray: the cluster is gone ({type(error).__name__})") from error
         self._fits = sum(map(self._fit, nodes))
         wanted = self._settings.slots or self._fits
         while len(self._placed) < min(wanted, max(1, self._fits)) and not self._is_closing:
@@ -331,12 +247,11 @@ class ClusterPool:
 
     def _leaving(self) -> set[str]:
         """Returns the ids of nodes that Ray is draining, as before a preemption."""
-        try:
+        with best_effort("which nodes drain"):  # it is no public call of Ray's: without it such a node is one that dies
             from ray._private.state import state
 
             return set(state.get_draining_nodes())
-        except Exception:  # noqa: BLE001 - it is no public call of Ray's: without it such a node is one that dies
-            return set()
+        return set()
 
     def _leave(self, placed: _Placed) -> None:
         """Has the slot's trial write a checkpoint and stop; the slot takes no further trial."""
@@ -467,7 +382,7 @@ class ClusterPool:
 
     def _drop(self, placed: _Placed) -> None:
         self._placed = [each for each in self._placed if each is not placed]
-        with suppress(Exception):
+        with best_effort("ending a worker"):
             self._ray.kill(placed.actor)
 
 

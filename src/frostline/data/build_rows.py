@@ -12,11 +12,8 @@ from typing import Any
 
 import datasets
 
-from frostline.data.label_rule import (
-    NULL_OF_DATABASES,
-    LabelRule,
-    is_number,
-)
+from frostline.data.label_rule import LabelRule
+from frostline.data.label_values import NULL_OF_DATABASES, is_number
 from frostline.data.lists import list_in
 from frostline.data.raw_table import RawTable
 from frostline.data.split import bytes_key, row_key

@@ -21,7 +21,7 @@ from PIL import Image
 
 from frostline.data.table_cache import map_cached
 from frostline.data.token_table import IntArray, Padding, labels_of
-from frostline.errors import DataError
+from frostline.errors import DataError, as_user_error, in_one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -108,14 +108,13 @@ class Scale:
         given: Any = processor
         noise = np.random.default_rng(0).integers(0, 256, (*sample.size[::-1], 3)).astype(np.uint8)
         images = [in_mode(sample, mode, "the first image"), Image.fromarray(noise).convert(mode)]
-        try:
+        with as_user_error(
+            lambda error: DataError(f"the model's image processor can't take the images: {in_one_line(error, 150)}")
+        ):
             whole = np.stack([given(images=[image])["pixel_values"][0] for image in images])
             plain = np.stack(
                 [given(images=[image], do_rescale=False, do_normalize=False)["pixel_values"][0] for image in images]
             )
-        except Exception as error:  # whatever a foreign processor raises
-            why = " ".join(str(error).split())[:150]
-            raise DataError(f"the model's image processor can't take the images: {why}") from error
         self.shape = whole.shape[1:]
         # A byte has 256 values: what becomes of each is computed once, and looked up.
         found = np.tile(np.arange(256.0), (self.shape[0], 1))
@@ -278,12 +277,13 @@ def _table(rows: datasets.Dataset, given: ImageInput, identity: str, folder: Pat
 
 
 def _decoded(images: datasets.Dataset, index: int, name: str, mode: str) -> Picture:
-    try:
+    with as_user_error(
+        lambda error: DataError(
+            f"{_where(images, index, name)}: is no image that can be read: {in_one_line(error, 150)}"
+        )
+    ):
         found: Picture = images[index]["image"]
         found.load()
-    except Exception as error:  # Pillow and its plugins raise whatever they like
-        where, why = _where(images, index, name), " ".join(str(error).split())[:150]
-        raise DataError(f"{where}: is no image that can be read: {why}") from error
     where = _where(images, index, name) if found.mode.startswith(_DEEP) else name
     return in_mode(found, mode, where)
 

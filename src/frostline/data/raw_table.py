@@ -8,7 +8,7 @@ from typing import Any
 
 import datasets
 
-from frostline.errors import DataError
+from frostline.errors import DataError, as_user_error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,14 @@ class RawTable:
         Raises:
             DataError: They are no labels.
         """
-        try:
-            return list(self.table.unique(column))
-        except Exception as error:
+
+        def no_labels(error: BaseException) -> DataError:  # noqa: ARG001
             feature = self.table.features[column]
             lists = isinstance(feature, (datasets.Sequence, datasets.List))
             what = f"{feature}, not labels{'; rows of several classes are dataset.task=multi_label' if lists else ''}"
             if isinstance(feature, datasets.Json):
                 what = 'values of several kinds ("1" beside 1): write all alike'
-            raise DataError(f"dataset.label_column={column}: holds {what}") from error
+            return DataError(f"dataset.label_column={column}: holds {what}")
+
+        with as_user_error(no_labels):
+            return list(self.table.unique(column))

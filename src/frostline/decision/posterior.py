@@ -21,14 +21,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
+from frostline.decision.kernel import (
+    Array,
+    CovarianceParts,
+    GridFit,
+    Hyperparameters,
+    KernelInputs,
+    kernel_inputs,
+    matern,
+    square_root,
+)
 from frostline.decision.runs import Axis, Run, Setting
-
-Array = np.ndarray[Any, Any]
 
 # Every scale below is relative to the spread of the values, and assumed unless it says otherwise;
 # `benchmarks/decision.py` shows what the decisions that follow from them are worth in several simulated worlds.
@@ -159,13 +166,13 @@ class Posterior:
         floor = math.sqrt(noise.seed_sd**2 + float(np.mean(np.diag(rows))))
         self._spread = max(float(values.std()), floor, 1e-9)
         self._centre = float(values.mean())
-        self._inputs = _inputs([run.setting for run in runs], axis)
-        fits: list[_Fit] = []
+        self.kernel_inputs = kernel_inputs([run.setting for run in runs], axis)
+        fits: list[GridFit] = []
         log_weights: list[float] = []
-        parts: dict[float, _Parts] = {}  # most of a covariance is the same for all but a few of the choices
+        parts: dict[float, CovarianceParts] = {}  # most of a covariance is the same for all but a few of the choices
         for choice in self._choices():
             if choice[0] not in parts:
-                parts[choice[0]] = self._parts(choice[0], self._inputs, self._inputs)
+                parts[choice[0]] = self._parts(choice[0], self.kernel_inputs, self.kernel_inputs)
             fit = self._fit(values, rows, parts[choice[0]], *choice)
             log_weights.append(fit.log_weight)
             if fit.log_weight - max(log_weights) > math.log(_LEAST_WEIGHT):  # each holds a matrix: not one too many
@@ -191,7 +198,7 @@ class Posterior:
 
     def mean_and_sd(self, settings: Sequence[Setting]) -> tuple[Array, Array]:
         """Returns mean and standard deviation, `[M]` each, of `f` at some settings; cheaper than `moments` for many."""
-        inputs = _inputs(settings, self.axis)
+        inputs = kernel_inputs(settings, self.axis)
         first, second = np.zeros(len(settings)), np.zeros(len(settings))
         for weight, fit in zip(self._weights, self._fits, strict=True):
             mean, half = self._condition(fit, inputs)
@@ -217,9 +224,9 @@ class Posterior:
 
     def _choices(self) -> list[tuple[float, float, float, float]]:
         """Returns the grid of hyperparameters; what the runs can't tell has one value."""
-        one_position = len(set(self._inputs.positions)) == 1
+        one_position = len(set(self.kernel_inputs.positions)) == 1
         positions = _POSITION_SCALES[1:2] if one_position else _POSITION_SCALES
-        one_rate = len(set(np.round(self._inputs.rates, 9))) == 1 and not self._inputs.others.shape[1]
+        one_rate = len(set(np.round(self.kernel_inputs.rates, 9))) == 1 and not self.kernel_inputs.others.shape[1]
         rests = list(_REST_SHARES)[:1] if one_rate else list(_REST_SHARES)
         return list(itertools.product(positions, rests, _AMPLITUDES, _SEED_NODES))
 
@@ -227,28 +234,28 @@ class Posterior:
         self,
         values: Array,
         rows: Array,
-        parts: _Parts,
+        parts: CovarianceParts,
         position_scale: float,
         rest: float,
         amplitude: float,
         node: float,
-    ) -> _Fit:
+    ) -> GridFit:
         seed_sd = self.noise.seed_sd * math.exp(_SEED_LOG_SD * node)
-        shape = _Shape(position_scale=position_scale, rest=rest, variance=(amplitude * self._spread) ** 2)
+        shape = Hyperparameters(position_scale=position_scale, rest=rest, variance=(amplitude * self._spread) ** 2)
         covariance = self._assembled(shape, parts) + rows
         if self.noise.seeds is not None:
             covariance += seed_sd**2 * (self.noise.seeds - np.eye(len(values)))
         covariance[np.diag_indices(len(values))] += seed_sd**2 + 1e-10 * self._spread**2
         factor, _ = cho_factor(covariance, lower=True, check_finite=False)
-        residual = values - self._centre - self._prior_mean(self._inputs)
+        residual = values - self._centre - self._prior_mean(self.kernel_inputs)
         alpha = cho_solve((factor, True), residual, check_finite=False)
         log_likelihood = -0.5 * float(residual @ alpha) - float(np.log(np.diag(factor)).sum())
         log_prior = math.log(_REST_SHARES[rest]) - 0.5 * node**2
-        return _Fit(shape=shape, seed_sd=seed_sd, factor=factor, alpha=alpha, log_weight=log_likelihood + log_prior)
+        return GridFit(shape=shape, seed_sd=seed_sd, factor=factor, alpha=alpha, log_weight=log_likelihood + log_prior)
 
     def _at(self, settings: Sequence[Setting]) -> tuple[Array, Array]:
         """Returns means `[H, M]` and covariances `[H, M, M]` for each of the hyperparameters."""
-        inputs = _inputs(settings, self.axis)
+        inputs = kernel_inputs(settings, self.axis)
         means, covariances = [], []
         for fit in self._fits:
             mean, half = self._condition(fit, inputs)
@@ -256,9 +263,9 @@ class Posterior:
             covariances.append(self._covariance(fit.shape, inputs, inputs) - half.T @ half)
         return np.array(means), np.array(covariances)
 
-    def _condition(self, fit: _Fit, inputs: _Inputs) -> tuple[Array, Array]:
+    def _condition(self, fit: GridFit, inputs: KernelInputs) -> tuple[Array, Array]:
         """Returns the mean `[M]` of `f`, and `L^-1 K` `[N, M]`: its square is what the runs take off the covariance."""
-        cross = self._covariance(fit.shape, inputs, self._inputs)
+        cross = self._covariance(fit.shape, inputs, self.kernel_inputs)
         half = solve_triangular(fit.factor, cross.T, lower=True, check_finite=False)
         return cross @ fit.alpha + self._prior_mean(inputs) + self._centre, half
 
@@ -273,125 +280,42 @@ class Posterior:
         """Of the parabola's linear coefficient: a top that lies x decades off the ridge makes it 2 * curvature * x."""
         return 0.0 if self.axis.ridge is None else 2 * self._curvature * self.axis.ridge.offset_sd
 
-    def _prior_mean(self, inputs: _Inputs) -> Array:
+    def _prior_mean(self, inputs: KernelInputs) -> Array:
         mean: Array = -self._curvature * inputs.rates**2
         return mean
 
-    def _covariance(self, shape: _Shape, one: _Inputs, two: _Inputs) -> Array:
+    def _covariance(self, shape: Hyperparameters, one: KernelInputs, two: KernelInputs) -> Array:
         """Returns the covariance `[N, M]` of `f` at two lists of settings."""
         return self._assembled(shape, self._parts(shape.position_scale, one, two))
 
-    def _assembled(self, shape: _Shape, parts: _Parts) -> Array:
+    def _assembled(self, shape: Hyperparameters, parts: CovarianceParts) -> Array:
         every = shape.variance * (parts.every + shape.rest**2 * parts.rest)
         if parts.groups is not None:
             every = every * parts.groups
         covariance: Array = every + parts.parabola + (3 * self._spread) ** 2
         return covariance
 
-    def _parts(self, position_scale: float, one: _Inputs, two: _Inputs) -> _Parts:
+    def _parts(self, position_scale: float, one: KernelInputs, two: KernelInputs) -> CovarianceParts:
         gaps = np.abs(one.positions[:, None] - two.positions[None, :])
-        curve = _matern(gaps / position_scale)
-        rest = curve * _matern(np.abs(one.rates[:, None] - two.rates[None, :]) / _REST_RATE_SCALE)
+        curve = matern(gaps / position_scale)
+        rest = curve * matern(np.abs(one.rates[:, None] - two.rates[None, :]) / _REST_RATE_SCALE)
         every = curve + _LEVEL_SHARE * (gaps < 1e-12)
         if one.others.shape[1]:
-            others = _matern(np.linalg.norm(one.others[:, None, :] - two.others[None, :, :], axis=2) / _OTHER_SCALE)
+            others = matern(np.linalg.norm(one.others[:, None, :] - two.others[None, :, :], axis=2) / _OTHER_SCALE)
             every = every + _OTHER_SHARE * others
             rest = rest * others
         groups: Array | None = None
         if one.groups.shape[1]:
             differing = (one.groups[:, None, :] != two.groups[None, :, :]).sum(axis=2)
             groups = _GROUP_CORRELATION**differing
-        slowly = _matern(gaps / _COEFFICIENT_SCALE)
+        slowly = matern(gaps / _COEFFICIENT_SCALE)
         products = np.outer(one.rates, two.rates)
         parabola = slowly * (self._slope_sd**2 * products + (self._curvature / 2) ** 2 * products**2)
-        return _Parts(every=every, rest=rest, parabola=parabola, groups=groups)
+        return CovarianceParts(every=every, rest=rest, parabola=parabola, groups=groups)
 
-    def _variance(self, fit: _Fit, inputs: _Inputs) -> Array:
+    def _variance(self, fit: GridFit, inputs: KernelInputs) -> Array:
         """Returns the diagonal `[M]` of `_covariance`."""
         own = 1.0 + _LEVEL_SHARE + fit.shape.rest**2 + (_OTHER_SHARE if inputs.others.shape[1] else 0.0)
         parabola = self._slope_sd**2 * inputs.rates**2 + (self._curvature / 2) ** 2 * inputs.rates**4
         variance: Array = fit.shape.variance * own + parabola + (3 * self._spread) ** 2
         return variance
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Shape:
-    """Hyperparameters of `f`."""
-
-    position_scale: float
-    rest: float
-    variance: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """What a covariance `[N, M]` is put together from; none of it depends on the amplitude or the share of the rest.
-
-    Attributes:
-        every: Correlation at all rates.
-        rest: Correlation of what is particular to a rate.
-        parabola: Covariance of the parabola over the rate.
-        groups: Factor of categorical values; None without any.
-    """
-
-    every: Array
-    rest: Array
-    parabola: Array
-    groups: Array | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Fit:
-    """One point of the grid of hyperparameters, and what follows from it.
-
-    Attributes:
-        shape: Of `f`.
-        seed_sd: Standard deviation of a seed.
-        factor: `[N, N]`: Cholesky factor of the runs' covariance, in its lower triangle.
-        alpha: `[N]`: that covariance's inverse times the values less their prior mean.
-        log_weight: Log of the marginal likelihood times the prior, up to a constant.
-    """
-
-    shape: _Shape
-    seed_sd: float
-    factor: Array
-    alpha: Array
-    log_weight: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Inputs:
-    """Settings as numbers: positions `[N]`, aligned rates `[N]`, other keys `[N, K]`, categorical values `[N, G]`."""
-
-    positions: Array
-    rates: Array
-    others: Array
-    groups: Array
-
-
-def _inputs(settings: Sequence[Setting], axis: Axis) -> _Inputs:
-    count = len(settings)
-    positions = np.array([axis.position(setting.level) for setting in settings], dtype=np.float64)
-    rates = np.zeros(count)
-    if axis.ridge is not None:
-        rates = np.array([setting.rate for setting in settings]) - axis.ridge.base - axis.ridge.slope * positions
-    return _Inputs(
-        positions=positions,
-        rates=rates,
-        others=np.array([setting.others for setting in settings], dtype=np.float64).reshape(count, -1),
-        groups=np.array([setting.groups for setting in settings], dtype=object).reshape(count, -1),
-    )
-
-
-def _matern(distances: Array) -> Array:
-    """Returns the Matern 5/2 correlation (Rasmussen and Williams 2006, equation 4.17) at distances in length scales."""
-    scaled = math.sqrt(5) * distances
-    correlation: Array = (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)
-    return correlation
-
-
-def square_root(covariance: Array) -> Array:
-    """Returns a matrix `R` with `R R^T` the given covariance, which may be singular."""
-    values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    root: Array = vectors * np.sqrt(np.maximum(values, 0.0))
-    return root

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from frostline.decision.decide import Decision, Standing, chance_of_settling
+from frostline.decision.decide import Decision, Standing
+from frostline.decision.forecast import chance_of_settling
 from frostline.decision.posterior import Posterior
 from frostline.decision.runs import Setting
 

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from frostline.data.row_table import RowTable
 from frostline.data.token_table import Padding
-from frostline.errors import ModelError, SpecError
+from frostline.errors import ModelError, SpecError, as_user_error, first_line
 from frostline.models import timm_models
 from frostline.models.blocks import find_blocks, num_blocks_of
 
@@ -79,14 +79,11 @@ class Encoder:
     def __init__(self, folder: Path, pool: Pooling, block: int | None = None, device: str | None = None) -> None:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        try:
+        with as_user_error(lambda error: ModelError(f"{folder}: can't be loaded: {first_line(error)}")):
             self.model, info = AutoModel.from_pretrained(
                 folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, trust_remote_code=False,
                 output_loading_info=True,
             )  # fmt: skip
-        except Exception as error:
-            why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ModelError(f"{folder}: can't be loaded: {why}") from error
         fresh = [name for name in info["missing_keys"] if "pooler" not in name]
         if fresh:
             raise ModelError(f"{folder}: the weights file lacks {len(fresh)} tensors, as {fresh[0]}")

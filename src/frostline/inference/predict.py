@@ -20,8 +20,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from frostline.data.pixel_table import MODES, in_mode
-from frostline.errors import ModelError, UserError
-from frostline.models.loading import load_config, load_image_processor, reads_images
+from frostline.errors import ModelError, UserError, as_user_error, first_line
+from frostline.models.config_file import load_config, reads_images
+from frostline.models.processors import load_image_processor
 
 NO_CLASS = "-"
 """Stands for the label of a text that may have several classes and has none."""
@@ -63,7 +64,7 @@ class Predictor:
             raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        try:
+        with as_user_error(lambda error: ModelError(f"{model_folder}: can't be loaded: {first_line(error)}")):
             config = load_config(model_folder)
             self.reads_images = reads_images(config)
             self.by_word = any("TokenClassification" in name for name in config.architectures or ())
@@ -77,9 +78,6 @@ class Predictor:
             self.model = kind.from_pretrained(
                 model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
-        except Exception as error:
-            why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ModelError(f"{model_folder}: can't be loaded: {why}") from error
         self.model.eval()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model.to(self._device)
@@ -177,13 +175,13 @@ class Predictor:
         return self.of_inputs(encoded)
 
     def _pixels(self, path: str) -> np.ndarray[Any, Any]:
-        try:
-            with Image.open(path) as opened:
-                image = ImageOps.exif_transpose(opened)
-                image.load()
-        except Exception as error:  # Pillow and its plugins raise whatever they like
-            why = error.strerror if isinstance(error, OSError) and error.strerror else f"is no image ({error})"
-            raise UserError(f"{path}: {why}") from error
+        def unreadable(error: BaseException) -> UserError:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else f"is no image ({error})"
+            return UserError(f"{path}: {reason}")
+
+        with as_user_error(unreadable), Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image.load()
         image = in_mode(image, MODES[getattr(self.model.config, "num_channels", 3)], path)
         return np.asarray(self._processor(images=[image])["pixel_values"][0], dtype=np.float32)
 

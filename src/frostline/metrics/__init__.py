@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.errors import SpecError, UserError, listing, nearest
+from frostline.errors import SpecError, UserError, as_user_error, first_line, listing, nearest
 from frostline.registry import Registry
 from frostline.spec import Direction, Task
 
@@ -197,13 +197,13 @@ def _load(name: str) -> tuple[Any, MetricInfo | None]:
         return info.load(), info
     import evaluate
 
-    try:
-        return evaluate.load(name), None
-    except Exception as error:
-        why = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    def unknown(error: BaseException) -> UserError:
         if Path(name).suffix == ".py":
-            raise UserError(f"training.metrics: {name} can't be loaded: {why}") from error
-        raise UserError(
+            return UserError(f"training.metrics: {name} can't be loaded: {first_line(error)}")
+        return UserError(
             f"training.metrics: {name!r} is not known{nearest(name, METRICS)}, nor to evaluate.load "
             f"(offline, or no such metric: {type(error).__name__}); known: {listing(METRICS)}"
-        ) from error
+        )
+
+    with as_user_error(unknown):
+        return evaluate.load(name), None

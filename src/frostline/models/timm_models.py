@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 from transformers import BaseImageProcessor
 
-from frostline.errors import ModelError
+from frostline.errors import ModelError, as_user_error, in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,13 +91,13 @@ def check_installed(where: object) -> None:
         version("timm")
     except PackageNotFoundError:
         raise ModelError(f"{where}: a model of timm, which is not installed: pip install timm") from None
-    try:
+    with as_user_error(
+        lambda error: ModelError(
+            f"{where}: a model of timm, which can't be imported ({in_one_line(error, 100)}): it needs a torchvision "
+            "that fits this torch"
+        )
+    ):
         import timm  # noqa: F401
-    except Exception as error:
-        why = " ".join(str(error).split())[:100]
-        raise ModelError(
-            f"{where}: a model of timm, which can't be imported ({why}): it needs a torchvision that fits this torch"
-        ) from error
 
 
 def parts_of(
@@ -172,15 +172,16 @@ class TimmProcessor(BaseImageProcessor):
         from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
         super().__init__()
-        try:
+        with as_user_error(
+            lambda error: ModelError(
+                f"its pretrained_cfg is none that timm takes: {type(error).__name__}: {in_one_line(error, 100)}"
+            )
+        ):
             self._own: Any = TimmWrapperImageProcessor(
                 pretrained_cfg=config.pretrained_cfg, architecture=config.architecture
             )
             self.image_mean = self._own.data_config["mean"]
             self.image_std = self._own.data_config["std"]
-        except Exception as error:  # whatever timm raises
-            why = " ".join(str(error).split())[:100]
-            raise ModelError(f"its pretrained_cfg is none that timm takes: {type(error).__name__}: {why}") from error
 
     def __call__(  # type: ignore[override] # it has no settings
         self, images: Sequence[Picture], do_rescale: bool = True, do_normalize: bool = True

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,9 @@ from frostline import assets
 from frostline.data.pixel_table import PixelTable
 from frostline.data.row_table import RowTable
 from frostline.data.split import Indices
-from frostline.data.token_table import Padding
-from frostline.data.tokenize import Tokenized
-from frostline.errors import UserError
+from frostline.errors import UserError, in_one_line
 from frostline.machine import Machine
-from frostline.models.loading import config_sha256
+from frostline.models.config_file import config_sha256
 from frostline.prefix_cache.collate import Collator, HiddenRows
 from frostline.prefix_cache.compute import OverflowInPrefixError, batch_tokens
 from frostline.prefix_cache.entry import CacheError
@@ -35,6 +33,7 @@ from frostline.prefix_cache.open_or_compute import (
 )
 from frostline.prefix_cache.policy import num_passes, reason_to_skip
 from frostline.prefix_cache.probe_model import ModelProbe
+from frostline.prefix_cache.request import CachedPrefix, CacheRequest
 from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix_cache.suffix import Suffix, TrainableModel, hidden_size, vectors_of_image
 from frostline.records.result import CacheUse
@@ -59,64 +58,6 @@ _BY_TOKEN = 3
 """Dimensions of logits where each token has its own."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class CachedPrefix:
-    """A run that begins at its frozen depth.
-
-    Attributes:
-        part: What is trained: attached, it wants hidden states.
-        hidden: These, for each row.
-        others: The hidden states of rows that the run is scored on besides, by name, where they are kept too.
-        detach: Makes the model whole, for rows whose hidden states are not kept.
-        attach: Lets it begin at its frozen depth again.
-        use: For the run's provenance.
-        fill_s: Seconds in which this run computed and wrote hidden states.
-        pass_s: Seconds that one pass through the frozen blocks took when they were: training rows, held-out rows.
-    """
-
-    part: TrainableModel
-    hidden: HiddenRows
-    others: Mapping[str, HiddenRows]
-    detach: Callable[[], None]
-    attach: Callable[[], None]
-    use: CacheUse
-    fill_s: float
-    pass_s: tuple[float, float]
-
-    def saved_s(self, epochs: float, evaluations: int) -> float:
-        """Returns the seconds of the passes that were not run."""
-        return self.pass_s[0] * epochs + self.pass_s[1] * evaluations
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheRequest:
-    """What a cache is asked for.
-
-    Attributes:
-        spec: The run.
-        machine: Device and precision, decided.
-        looked: The model, frozen, on the CPU.
-        depth: How many of the lowest blocks are frozen, and the embeddings; None: the embeddings are trained.
-        tables: Tokenized rows.
-        padding: How a batch of them is filled up.
-        facts: Hashes of weights and tokenizer, versions: what the prefix depends on.
-        sharing: Who else will want it.
-        resumed: How the interrupted run used the cache: it is resumed in the same bits. None: a new run.
-        alive: Called now and then while hidden states are computed or waited for.
-    """
-
-    spec: RunSpec
-    machine: Machine
-    probe: ModelProbe
-    depth: int | None
-    tables: Tokenized
-    padding: Padding
-    facts: Mapping[str, Any]
-    sharing: Sharing
-    resumed: CacheUse | None
-    alive: Callable[[], None]
-
-
 def open_cache(request: CacheRequest) -> CachedPrefix | None:
     """Lets a run begin at its frozen depth, if `runtime.cache` wants that and it can be had.
 
@@ -137,7 +78,7 @@ def open_cache(request: CacheRequest) -> CachedPrefix | None:
             why_not = str(error)
         except Exception as error:
             log.debug("prefix cache", exc_info=True)
-            why_not = f"unsupported architecture ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+            why_not = f"unsupported architecture ({type(error).__name__}: {in_one_line(error)})"
     if mode is CacheMode.REQUIRE:
         raise UserError(f"runtime.cache=require: {why_not}")
     if resumed is not None:

@@ -23,6 +23,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from frostline.errors import best_effort, in_one_line
 from frostline.models.blocks import Anatomy
 from frostline.prefix_cache.suffix import as_output, num_outputs, read_position, replaced
 
@@ -122,18 +123,18 @@ def read_block(anatomy: Anatomy, position: str | None, *, is_checked: bool = Fal
         if not is_checked:
             _check(anatomy, block, position)
     except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        log.info("the last block is computed whole: %s", " ".join(str(error).split())[:200])
+        log.info("the last block is computed whole: %s", in_one_line(error))
         return None
     return block
 
 
 def position_of(anatomy: Anatomy) -> str | None:
     """Returns the position that the head reads, or None where the model can't be asked."""
-    try:
-        return read_position(anatomy) if anatomy.blocks else None
-    except Exception as error:  # a foreign model's forward may fail in any way; it is then trained as ever
-        log.debug("which position the head reads can't be found: %s", error, exc_info=True)
-        return None
+    if anatomy.blocks:
+        # A foreign model's forward may fail in any way: it is then trained as ever.
+        with best_effort("the position that the head reads"):
+            return read_position(anatomy)
+    return None
 
 
 def _attend(parts: _Parts, one: torch.Tensor, hidden: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:

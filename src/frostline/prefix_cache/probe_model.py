@@ -14,7 +14,8 @@ from torch import nn
 from frostline.data.token_table import TokenTable
 from frostline.data.tokenize import Tokenized
 from frostline.models.blocks import Anatomy
-from frostline.models.loading import LoadedModel, config_sha256
+from frostline.models.config_file import config_sha256
+from frostline.models.loading import LoadedModel
 from frostline.prefix_cache.last_block import LastBlockAtPosition, position_of, read_block
 from frostline.prefix_cache.suffix import reads_images
 from frostline.process_cache import LruCache

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.decision import LevelState
 from frostline.records.trial import TrialRecord, TrialState, ranked
-from frostline.report.answer import Answer, level_name, pareto
+from frostline.report.answer import Answer, level_name
+from frostline.report.pareto import pareto
 from frostline.report.text import label
 from frostline.spec import DEPTH_KEY, CostName
 

@@ -16,8 +16,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from frostline.files import write_atomically
 from frostline.records.trial import RECOMMENDED_FILE, TrialRecord, TrialState, ranked
-from frostline.report.answer import Answer, error_of
+from frostline.report.answer import Answer
 from frostline.report.figures import make_figures
+from frostline.report.pareto import error_of
 from frostline.report.table import level_table
 from frostline.report.terminal import number, transfer_notes, transfer_table
 from frostline.report.text import cache_line, headline, label, legend, standing_lines

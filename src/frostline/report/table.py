@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from frostline.decision import LevelState
 from frostline.records.trial import is_group
-from frostline.report.answer import Answer, LevelRow, difference, level_name
+from frostline.report.answer import Answer, LevelRow, level_name
+from frostline.report.pareto import difference
 from frostline.spec import LR_KEY, ROWS_KEY, CostName, Value, short_number
 
 

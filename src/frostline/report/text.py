@@ -5,7 +5,8 @@ from __future__ import annotations
 from frostline.advisor import NOTHING_FROZEN, is_mean_over_rows
 from frostline.decision import LevelState, Requirement, Standing
 from frostline.records.trial import TrialRecord
-from frostline.report.answer import Answer, GroupAnswer, LevelRow, difference, is_share, level_name
+from frostline.report.answer import Answer, GroupAnswer, LevelRow, level_name
+from frostline.report.pareto import difference, is_share
 from frostline.report.significance import LEVEL, Comparison
 from frostline.spec import DEPTH_KEY, LR_KEY, short_number
 

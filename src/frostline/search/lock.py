@@ -8,14 +8,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from optuna.storages import BaseStorage, RDBStorage
 
-from frostline.errors import UserError
+from frostline.errors import UserError, best_effort
 from frostline.provenance import redact
 from frostline.search.storages import open_url
 
@@ -177,9 +177,9 @@ class _ServerLock:
         """Gives the lock back."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(Exception):
+            with best_effort("giving the lock back"):
                 connection.invalidate()  # not back into the pool: the lock goes with the connection
-            with suppress(Exception):
+            with best_effort("closing the lock's connection"):
                 connection.close()
 
     def _take(self) -> bool:
@@ -191,7 +191,7 @@ class _ServerLock:
         )
         self._connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         for statement in _SESSION[self._kind]:
-            with suppress(Exception):  # an older server does not know it
+            with best_effort(statement):  # an older server does not know it
                 self._ask(statement)
         if self._kind == "postgresql":
             who = f"{socket.gethostname()} pid {os.getpid()}"

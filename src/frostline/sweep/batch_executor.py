@@ -13,7 +13,7 @@ from frostline.search import Key, TrialEnded, TrialEvent, TrialTask
 from frostline.sweep.read_config import Sweep
 from frostline.sweep.trial_job import TrialReply, kind_of
 from frostline.sweep.trial_outcome import is_whole, outcome_of
-from frostline.sweep.trial_runs import TrialRuns, _empty, sharing_of
+from frostline.sweep.trial_runs import TrialRuns, clear_attempt, sharing_of
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher
@@ -78,7 +78,7 @@ class BatchExecutor:
                 is_done = result.status is Status.FINISHED and result.spec_digest == spec.digest()
                 if is_done and is_whole(folder, result):
                     continue
-            _empty(folder)  # of a killed command: a launcher's job can't go on with it
+            clear_attempt(folder)  # of a killed command: a launcher's job can't go on with it
             several = len(self._runs.seeds) > 1 or task.seed is not None
             name = label(task.params) + (f" s{spec.seed}" if several else "")
             tags = {

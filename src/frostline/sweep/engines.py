@@ -29,7 +29,8 @@ from frostline.sweep.slots import (
 from frostline.sweep.trial import is_reached_from_elsewhere, publish
 from frostline.sweep.trial_job import Measure, TrialJob, TrialReply
 from frostline.sweep.trial_runs import TrialRuns, num_trials
-from frostline.workers.pool import EventKind, Pool, Workers
+from frostline.workers.pool import Pool, Workers
+from frostline.workers.worker_main import EventKind
 
 if TYPE_CHECKING:
     from hydra.plugins.launcher import Launcher

@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_GROWN = 1.1
-_FEW = 50
-"""Who is judged is asked after each of so many trials; then when there are `_GROWN` times as many as the last time."""
-
-_BEST = 20
-"""So many of the best trials keep their models until the next time."""
-
 
 class ProgressView:
     """Shows a sweep: a bar and one line for each finished trial on a terminal, plain lines elsewhere.

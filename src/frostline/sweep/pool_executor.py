@@ -16,7 +16,8 @@ from frostline.sweep.lost import record_worker_death
 from frostline.sweep.read_config import Sweep
 from frostline.sweep.trial_job import Evaluated, TrialJob, TrialReply, WarningText
 from frostline.sweep.trial_runs import TrialRuns, sharing_of
-from frostline.workers.pool import EventKind, WorkerEvent, Workers
+from frostline.workers.pool import WorkerEvent, Workers
+from frostline.workers.worker_main import EventKind
 
 if TYPE_CHECKING:
     pass

@@ -13,8 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline.advisor import is_numeric
 from frostline.config import Job, decode_job
-from frostline.config.errors import explain
-from frostline.errors import SpecError, UserError, nearest
+from frostline.config.errors import one_line_errors
+from frostline.errors import SpecError, nearest
 from frostline.spec import (
     LR_KEY,
     ROWS_KEY,
@@ -78,15 +78,8 @@ def read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Cal
     Raises:
         UserError: One line that says what to mend.
     """
-    try:
+    with one_line_errors():
         return _read(cfg, arguments, compose, check)
-    except UserError:
-        raise
-    except Exception as error:
-        known = explain(error)
-        if known is None:
-            raise
-        raise known from error
 
 
 def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Callable[[Job], None]) -> Sweep:

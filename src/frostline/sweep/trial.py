@@ -32,7 +32,7 @@ from frostline.sweep.trial_outcome import is_whole, outcome_of
 if TYPE_CHECKING:
     from frostline.tracking import ChildRun
     from frostline.train import Footprint
-    from frostline.workers.pool import Channel
+    from frostline.workers.worker_main import Channel
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,9 @@ from frostline.records.trial import TrialRecord, TrialState, ranked
 from frostline.search import TrialTask, eliminated
 from frostline.spec import KeepModels, SweepSpec
 from frostline.sweep.folder import SweepFolder
-from frostline.sweep.listeners import _BEST, _FEW, _GROWN
+
+if TYPE_CHECKING:
+    pass
 
 if TYPE_CHECKING:
     pass
@@ -119,3 +121,14 @@ class TrialFiles:
         folder = self._folder.trial_folder(number)
         for target in (folder / name, *folder.glob(f"s*/{name}")):
             shutil.rmtree(target, ignore_errors=True)
+
+
+_GROWN = 1.1
+
+
+_FEW = 50
+"""Who is judged is asked after each of so many trials; then when there are `_GROWN` times as many as the last time."""
+
+
+_BEST = 20
+"""So many of the best trials keep their models until the next time."""

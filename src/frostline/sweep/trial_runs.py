@@ -171,7 +171,7 @@ def num_trials(sweep: Sweep) -> int:
     return sweep.plan.n_trials or in_grid
 
 
-def _empty(folder: Path) -> None:
+def clear_attempt(folder: Path) -> None:
     """Removes what an earlier attempt left, but for what says which trial and which MLflow run it is."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.iterdir():

@@ -5,17 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from frostline.data.label_rule import (
-    ClassRule,
-    LabelRule,
-    ThresholdRule,
-    class_ids,
-    is_missing,
-    names_of,
-    note_fractions_and_lists,
-    note_lists,
-    note_lookalikes,
-)
+from frostline.data.label_notes import note_fractions_and_lists, note_lists, note_lookalikes
+from frostline.data.label_rule import ClassRule, LabelRule, ThresholdRule
+from frostline.data.label_values import class_ids, is_missing, names_of
 from frostline.errors import DataError, SpecError
 from frostline.spec import TASKS, Task
 
@@ -73,7 +65,7 @@ class Classification(Task):
         """See `Task`."""
         from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
-        from frostline.models.loading import reads_images
+        from frostline.models.config_file import reads_images
 
         return AutoModelForImageClassification if reads_images(config) else AutoModelForSequenceClassification
 

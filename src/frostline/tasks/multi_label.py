@@ -7,17 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from frostline.data.label_rule import (
-    LabelRule,
-    MultiHotRule,
-    SetRule,
-    class_ids,
-    names_of,
-    note_lists,
-    note_lookalikes,
-    note_missing,
-    unique_members,
-)
+from frostline.data.label_notes import note_lists, note_lookalikes, note_missing, unique_members
+from frostline.data.label_rule import LabelRule, MultiHotRule, SetRule
+from frostline.data.label_values import class_ids, names_of
 from frostline.errors import DataError
 from frostline.spec import TASKS, Task
 from frostline.spec.task import Strata

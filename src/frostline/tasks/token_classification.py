@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from frostline.data.label_rule import LabelRule, WordRule, class_ids, names_of, note_lookalikes, unique_members
+from frostline.data.label_notes import note_lookalikes, unique_members
+from frostline.data.label_rule import LabelRule, WordRule
+from frostline.data.label_values import class_ids, names_of
 from frostline.errors import DataError, ModelError
 from frostline.spec import TASKS, Task
 from frostline.spec.task import Strata

@@ -1,20 +1,9 @@
 """Owns: MLflow, in and out; the only importer of mlflow. Must not know: training."""
 
 from frostline.records.run_folder import MODEL_FOLDER
-from frostline.tracking.client import (
-    RUN_DIR_TAG,
-    absolute,
-    add_numbers,
-    client,
-    fetch_files,
-    preload,
-    recorded_folder,
-    recorded_run,
-    run_folder,
-    tag_run,
-    ui_command,
-)
+from frostline.tracking.client import RUN_DIR_TAG, absolute, add_numbers, client, preload, recorded_run, ui_command
 from frostline.tracking.content import ChildRun
+from frostline.tracking.lookup import fetch_files, recorded_folder, run_folder, tag_run
 from frostline.tracking.orphans import reconcile
 from frostline.tracking.pending import find_pending
 from frostline.tracking.run import MlflowRecorder

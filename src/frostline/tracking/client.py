@@ -14,17 +14,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline import scratch
-from frostline.errors import UserError
+from frostline.errors import UserError, as_user_error
 from frostline.files import write_atomically
 from frostline.provenance import process_start, redact
 from frostline.records.result import Status
-from frostline.records.run_folder import MODEL_FOLDER, RUN_FILE
+from frostline.records.run_folder import RUN_FILE
 from frostline.spec import TrackingSpec
 from frostline.tracking.database import follow_move, is_half_made, make_anew, make_database, migration_lock
-from frostline.tracking.model import download_model, model_id_of
 from frostline.tracking.names import batches
 from frostline.tracking.pending import check_reachable, reason_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -157,105 +159,6 @@ def _artifact_location(uri: str) -> str | None:
     return None if path == uri or "://" in path else (Path(path).parent / "mlruns").as_uri()
 
 
-def run_folder(uri: str, run_id: str) -> Path:
-    """Returns the folder of a run recorded in MLflow; its artifacts, downloaded, if the folder isn't on this machine.
-
-    Args:
-        uri: Tracking URI.
-        run_id: MLflow's run id.
-
-    Raises:
-        UserError: There is no such run, or it has no model.
-    """
-    made, run = _look_up(uri, run_id)
-    best = run.data.tags.get(BEST_TAG)
-    if best is not None:  # a sweep's run: its best one
-        return run_folder(uri, best)
-    recorded = Path(run.data.tags.get(RUN_DIR_TAG, ""))
-    if run.data.tags.get(RUN_DIR_TAG) and (recorded / MODEL_FOLDER).is_dir():
-        return recorded
-    try:
-        model_id = model_id_of(run)
-        names = {item.path for item in made.list_artifacts(run_id)}
-        if MODEL_FOLDER in names or model_id is not None:
-            target = str(scratch.make("run"))
-            made.download_artifacts(run_id, "", dst_path=target)
-            if model_id is not None:
-                download_model(made, absolute(uri), model_id, Path(target))
-            return Path(target)
-    except Exception as error:
-        raise UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})") from error
-    where = f"{recorded} holds no model" if recorded.is_dir() else f"its folder {recorded} isn't here"
-    raise UserError(f"{run_id}: {where}, and MLflow has none of it (tracking.log_model, sweep.keep_models)")
-
-
-def recorded_folder(uri: str, run_id: str) -> Path:
-    """Returns the folder of a run recorded in MLflow, on this machine.
-
-    Args:
-        uri: Tracking URI.
-        run_id: MLflow's run id.
-
-    Raises:
-        UserError: There is no such run, or its folder isn't here.
-    """
-    _, run = _look_up(uri, run_id)
-    folder = run.data.tags.get(RUN_DIR_TAG)
-    if not folder or not Path(folder).is_dir():
-        raise UserError(f"{run_id}: its folder ({folder or 'not recorded'}) isn't on this machine")
-    return Path(folder)
-
-
-def _look_up(uri: str, run_id: str) -> tuple[MlflowClient, Run]:
-    path = absolute(uri).removeprefix("sqlite:///")
-    if uri.startswith("sqlite:") and not Path(path).is_file():
-        raise UserError(f"{run_id}: no run's folder, and there is no {redact(uri)} to look it up in")
-    try:
-        made = client(uri)
-        return made, made.get_run(run_id)
-    except Exception as error:
-        raise UserError(f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({reason_of(error)})") from error
-
-
-def fetch_files(uri: str, run_id: str, names: Sequence[str], target: Path) -> Mapping[str, str]:
-    """Downloads some of a run's artifacts by name; nothing else of it is touched.
-
-    Args:
-        uri: Tracking URI.
-        run_id: MLflow's run id.
-        names: Of files at the top of the run's artifacts; one that isn't there is left out.
-        target: An existing folder.
-
-    Returns:
-        The run's tags.
-
-    Raises:
-        UserError: There is no such run, or the store can't be reached.
-    """
-    made, run = _look_up(uri, run_id)
-    try:
-        there = {item.path for item in made.list_artifacts(run_id)}
-        for name in names:
-            if name in there:
-                made.download_artifacts(run_id, name, dst_path=str(target))
-    except Exception as error:
-        raise UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})") from error
-    return dict(run.data.tags)
-
-
-def tag_run(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
-    """Sets tags of a run; long ones are cut.
-
-    Args:
-        uri: Tracking URI.
-        run_id: MLflow's run id.
-        tags: By name.
-    """
-    made = client(uri)
-    for key, value in tags.items():
-        made.set_tag(run_id, key, redact(value)[:6000])
-
-
 def add_numbers(folder: Path, uri: str, values: Mapping[str, float], step: int, tags: Mapping[str, str]) -> None:
     """Adds numbers to the run that a folder is recorded in, if it is still there; its status stays as it is.
 
@@ -290,10 +193,10 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     location = _artifact_location(uri)
     if uri.startswith("sqlite:"):
-        try:
+        with as_user_error(
+            lambda error: UserError(f"tracking.uri={uri}: can't be opened ({reason_of(error)}); move it away")
+        ):
             client(uri)  # repairs a half-made file, and updates its paths after a move
-        except Exception as error:
-            raise UserError(f"tracking.uri={uri}: can't be opened ({reason_of(error)}); move it away") from error
     return [
         sys.executable,
         "-P",  # a file mlflow.py in the current folder must not be run
@@ -313,36 +216,6 @@ def ui_command(uri: str, host: str, port: int) -> list[str]:
 def mlflow_status(status: Status) -> str:
     """Returns MLflow's word: it knows no PRUNED, and a run that was stopped early is not FINISHED. A tag says which."""
     return Status.KILLED.value if status is Status.PRUNED else status.value
-
-
-def recorded_run(folder: Path, uri: str) -> str | None:
-    """Returns the id of the MLflow run that a folder is recorded in, or None."""
-    try:
-        data = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-        return str(data["run_id"]) if data["uri"] == _seen_from(folder, uri) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def reopenable(folder: Path, uri: str) -> tuple[MlflowClient, Run] | None:
-    """Returns the MLflow run that a folder is recorded in, or None if there is none or somebody deleted it.
-
-    Raises:
-        MlflowException: The store can't say: a run made now would be a second one.
-    """
-    run_id = recorded_run(folder, uri)
-    if run_id is None:
-        return None
-    from mlflow.exceptions import MlflowException
-
-    made = client(uri)
-    try:
-        run = made.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    return (made, run) if run.info.lifecycle_stage == "active" else None
 
 
 def send_params(made: MlflowClient, run_id: str, params: Mapping[str, str], there: Mapping[str, str]) -> None:
@@ -410,3 +283,33 @@ def source_tags(command: str) -> dict[str, str]:
 def process_tags() -> dict[str, str]:
     """Returns which process runs it, so that a later one can tell that it died."""
     return {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}/{process_start(os.getpid())}"}
+
+
+def recorded_run(folder: Path, uri: str) -> str | None:
+    """Returns the id of the MLflow run that a folder is recorded in, or None."""
+    try:
+        data = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        return str(data["run_id"]) if data["uri"] == _seen_from(folder, uri) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def reopenable(folder: Path, uri: str) -> tuple[MlflowClient, Run] | None:
+    """Returns the MLflow run that a folder is recorded in, or None if there is none or somebody deleted it.
+
+    Raises:
+        MlflowException: The store can't say: a run made now would be a second one.
+    """
+    run_id = recorded_run(folder, uri)
+    if run_id is None:
+        return None
+    from mlflow.exceptions import MlflowException
+
+    made = client(uri)
+    try:
+        run = made.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return (made, run) if run.info.lifecycle_stage == "active" else None

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from frostline.errors import in_one_line
 from frostline.files import write_atomically
 from frostline.provenance import redact
 from frostline.spec import TrackingSpec
@@ -100,7 +101,7 @@ def check_reachable(uri: str) -> None:
 
 def reason_of(error: BaseException) -> str:
     """Returns what a store said, in a line without passwords."""
-    return f"{type(error).__name__}: {redact(' '.join(str(error).split()))[:300]}"
+    return f"{type(error).__name__}: {redact(in_one_line(error, 1000))[:300]}"
 
 
 def warning(uri: str, reason: str) -> str:

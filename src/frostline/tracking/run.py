@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.errors import best_effort
 from frostline.files import regular_files
 from frostline.records.recorder import RunStart
 from frostline.records.result import RunResult
@@ -151,7 +152,9 @@ class MlflowRecorder:
     def finish(self, result: RunResult) -> None:
         """Sends what is left, the files of the run's folder, and the status: never FINISHED for what isn't."""
         if self._broken:
-            with suppress(Exception):  # told already; at least the status should be true if the store is back
+            with best_effort(
+                "the status in MLflow"
+            ):  # told already; at least the status should be true if the store is back
                 if (
                     self._client is not None
                     and self._run_id is not None

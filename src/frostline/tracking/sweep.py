@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.errors import best_effort
 from frostline.provenance import redact, without_user
 from frostline.records.result import Status
 from frostline.records.run_folder import MODEL_FOLDER
@@ -157,13 +158,11 @@ class SweepRun:
         self._view = {"metric": clean_name(f"best/{metric}"), "maximize": maximize, "keys": list(keys)}
         if self._client is None or self.run_id is None or self._broken:
             return None
-        try:
+        with best_effort("MLflow's view of the sweep"):
             path = publish(self._client, self._experiment_id, RunListView(parent=self.run_id, **self._view))
-        except Exception as error:  # noqa: BLE001 - a view is a convenience: the record doesn't depend on it
-            log.info("MLflow: no view of the sweep (%s)", type(error).__name__)
-            return None
-        uri = without_user(self._tracking.uri).rstrip("/")
-        return f"{uri}{path}" if uri.startswith(("http://", "https://")) else path
+            uri = without_user(self._tracking.uri).rstrip("/")
+            return f"{uri}{path}" if uri.startswith(("http://", "https://")) else path
+        return None
 
     def log_by_step(self, name: str, values: Mapping[int, float]) -> None:
         """Records one metric over something that isn't time, as the frozen depth."""
@@ -204,7 +203,9 @@ class SweepRun:
         }
         if self._broken:
             self._keep("finish")
-            with suppress(Exception):  # told already; at least the status should be true if the store is back
+            with best_effort(
+                "the status in MLflow"
+            ):  # told already; at least the status should be true if the store is back
                 if (
                     self._client is not None
                     and self.run_id is not None

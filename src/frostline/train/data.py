@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from frostline.data.image_files import image_files
 from frostline.data.load import Rows, load_rows
 from frostline.data.pixel_table import ImageInput, PixelTable, pixel_tables
 from frostline.data.tokenize import Tokenized, pixelize, tokenize
-from frostline.errors import AssetError, DataError, UserError, listing
+from frostline.errors import AssetError, DataError, as_user_error, listing
 from frostline.process_cache import LruCache
 from frostline.spec import EVAL_SET, TEST_SET, DatasetSpec, Format, RunSpec, Source
 
@@ -190,16 +191,10 @@ def _rows(spec: DatasetSpec, bar: bool) -> Rows:
     if spec.source is Source.HUB:  # of a node a local copy may lie elsewhere
         spec = replace(spec, location=str(assets.local_path(spec.location)))
     cache_dir = assets.home() / "datasets"
+    of_hub = as_user_error(lambda error: assets.hub_error("dataset", spec.location, error))
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
-        return load_rows(spec, find_file, cache_dir)
-    except (UserError, DataError):
-        raise
+        with of_hub if spec.source is Source.HUB else nullcontext():
+            return load_rows(spec, find_file, cache_dir)
     except OSError as error:
-        if spec.source is Source.HUB:
-            raise assets.hub_error("dataset", spec.location, error) from error
         raise AssetError(f"{cache_dir}: can't keep converted rows there: {error.strerror or error}") from error
-    except Exception as error:
-        if spec.source is Source.HUB:
-            raise assets.hub_error("dataset", spec.location, error) from error
-        raise

@@ -12,7 +12,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from torch import Tensor
 
-from frostline.machine import Machine, _precision, device_of
+from frostline.machine import Machine, device_of, resolve_precision
 from frostline.spec import RunSpec
 from frostline.train.distributed import World
 
@@ -41,7 +41,7 @@ def set_up(spec: RunSpec, world: World | None = None) -> Machine:
     world.join(device)
     return Machine(
         device=device,
-        precision=_precision(spec.training.precision, device),
+        precision=resolve_precision(spec.training.precision, device),
         threads=torch.get_num_threads(),
         processes=world.size,
     )

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.data.pixel_table import PixelTable
 from frostline.data.row_table import RowTable
-from frostline.errors import ModelError
+from frostline.errors import ModelError, in_one_line
 from frostline.models.blocks import NamedModule
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def flops_of_setup(setup: Setup) -> float:
     except (ValueError, RuntimeError) as error:
         if sample is None:
             raise
-        shape, why = tuple(sample["pixel_values"].shape[1:]), " ".join(str(error).split())[:150]
+        shape, why = tuple(sample["pixel_values"].shape[1:]), in_one_line(error, 150)
         raise ModelError(f"the model can't take what its image processor makes, {shape}: {why}") from error
     finally:
         if attached is not None:

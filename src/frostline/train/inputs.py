@@ -18,7 +18,7 @@ from frostline.data.tokenize import Tokenized
 from frostline.errors import SpecError, listing
 from frostline.hashes import unchanged_sha256
 from frostline.metrics import ComputeMetrics
-from frostline.models import loading
+from frostline.models import config_file, processors
 from frostline.process_cache import LruCache
 from frostline.spec import EVAL_SET, TEST_SET, RunSpec
 from frostline.train.data import load_data, load_pixels, load_tables, overlap, warn_once
@@ -130,16 +130,16 @@ def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase
     """
     kept = (folder, process_cache.stamp([folder / "config.json"]))
     if spec.dataset.is_image:
-        files = [path for name in loading.PROCESSOR_FILES if (path := folder / name).is_file()]
-        found = _PROCESSORS.get((*kept, process_cache.stamp(files)), lambda: loading.load_image_processor(folder))
+        files = [path for name in processors.PROCESSOR_FILES if (path := folder / name).is_file()]
+        found = _PROCESSORS.get((*kept, process_cache.stamp(files)), lambda: processors.load_image_processor(folder))
         # What it does, not the file: there are two, of which one overrides the other.
         sha256 = hashlib.sha256(json.dumps(found.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
-        channels = int(getattr(loading.load_config(folder), "num_channels", 3))
+        channels = int(getattr(config_file.load_config(folder), "num_channels", 3))
         return ImageInput(processor=found, sha256=sha256, channels=channels), sha256
     max_tokens, sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)
     by_word = spec.dataset.task.labels_words
     tokenizer = _TOKENIZERS.get(
-        (*kept, sha256, max_tokens, by_word), lambda: loading.load_tokenizer(folder, max_tokens, by_word=by_word)
+        (*kept, sha256, max_tokens, by_word), lambda: processors.load_tokenizer(folder, max_tokens, by_word=by_word)
     )
     return tokenizer, sha256
 

@@ -23,11 +23,12 @@ from frostline.freezing.methods.none import FreezeNone
 from frostline.machine import Machine
 from frostline.metrics import ComputeMetrics
 from frostline.metrics import check as check_metrics
-from frostline.models import loading, optimizer
+from frostline.models import config_file, loading, optimizer
 from frostline.models.blocks import Anatomy, find_blocks, num_blocks_of, whole_as_head
 from frostline.models.loading import LoadedModel
-from frostline.prefix_cache.attach import CachedPrefix, CacheRequest, cache_use, open_cache
+from frostline.prefix_cache.attach import cache_use, open_cache
 from frostline.prefix_cache.probe_model import ModelProbe, probe_model
+from frostline.prefix_cache.request import CachedPrefix, CacheRequest
 from frostline.provenance import capture
 from frostline.records.result import CacheUse
 from frostline.records.run_context import Sharing
@@ -104,7 +105,7 @@ def prepare(
     bar = wants_bar(spec.runtime.progress)
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
     folder = assets.model_folder(spec.model, progress=bar)
-    spec.check_depth(spec.model.num_blocks or num_blocks_of(loading.load_config(folder)))
+    spec.check_depth(spec.model.num_blocks or num_blocks_of(config_file.load_config(folder)))
     inputs = load_inputs(spec, folder, bar)
     probe = _load_model(spec, folder, inputs, resumed)
     loaded, anatomy, reading = probe.loaded, probe.anatomy, probe.reading

@@ -21,8 +21,8 @@ from transformers import (
 from frostline.data.fillers import is_row
 from frostline.data.row_table import RowTable
 from frostline.machine import Machine
-from frostline.prefix_cache.attach import CachedPrefix
 from frostline.prefix_cache.collate import Collator
+from frostline.prefix_cache.request import CachedPrefix
 from frostline.records.monitor import Monitor
 from frostline.records.recorder import Recorder
 from frostline.signals import SignalGuard

@@ -20,7 +20,8 @@ from frostline.errors import SpecError
 from frostline.freezing.freeze import changed_tensors, freeze_temporarily, unfreeze
 from frostline.freezing.methods.depth import FreezeDepth
 from frostline.models.blocks import Anatomy, NamedModule
-from frostline.prefix_cache.attach import CachedPrefix, CacheRequest, cache_use, open_cache
+from frostline.prefix_cache.attach import cache_use, open_cache
+from frostline.prefix_cache.request import CachedPrefix, CacheRequest
 from frostline.records.result import CacheUse
 from frostline.spec import Every, FreezePhase, RunSpec
 from frostline.train.flops import flops_per_epoch, sample_of

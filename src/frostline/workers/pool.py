@@ -7,20 +7,18 @@ death, and of a job that gives no sign of life.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import multiprocessing.connection
 import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from frostline.workers.process import ProcessStarter
+from frostline.workers.worker_main import RETIRING, EventKind, work
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -28,22 +26,6 @@ if TYPE_CHECKING:
     from frostline.workers.process import Process
 
 _GRACE_S = 5.0  # assumed: what a process gets to end by itself before it is killed
-_HUSH_S = 0.5
-"""A worker tells at most so often that it is alive."""
-
-_RETIRING = "retiring"
-
-
-class EventKind(StrEnum):
-    """What can be heard of a job."""
-
-    MESSAGE = "message"
-    DONE = "done"
-    ERROR = "error"  # the function raised
-    DIED = "died"  # the process ended
-    TEMPLATE_DIED = "template died"  # it ended because the process that it was forked from had ended
-    TIMEOUT = "timeout"  # no sign of life: the process was killed
-    GONE = "gone"  # the machine that it ran on
 
 
 @dataclass(frozen=True)
@@ -85,35 +67,6 @@ class Workers(Protocol):
 
     def close(self) -> None:
         """Ends the workers."""
-
-
-class Channel:
-    """A job's line to the parent, in the worker."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._told = 0.0
-        self.retiring = False
-
-    def send(self, message: Any) -> None:
-        """Sends a message."""
-        self._connection.send((EventKind.MESSAGE, message))
-        self._told = time.monotonic()
-
-    def ask(self, message: Any) -> Any:
-        """Sends a message and waits for the parent's answer."""
-        self.send(message)
-        return self._connection.recv()
-
-    def alive(self) -> None:
-        """Tells that the job makes progress; cheap enough for every step."""
-        if time.monotonic() - self._told > _HUSH_S:
-            self._told = time.monotonic()
-            self._connection.send(None)
-
-    def retire(self) -> None:
-        """Has the process replaced once the job is done: it can't be trusted to be as it was."""
-        self.retiring = True
 
 
 class _Worker:
@@ -258,7 +211,7 @@ class Pool:
                 worker.heard = time.monotonic()
                 if message is None or worker.key is None:
                     continue
-                if message == _RETIRING:
+                if message == RETIRING:
                     worker.retiring = True
                     continue
                 kind, value = message
@@ -338,7 +291,7 @@ class Pool:
     def _start(self, slot: int) -> _Worker:
         log = None if self._log_dir is None else str(self._log_dir / f"slot-{slot}.log")
         process, connection = self._starter.start(
-            _work,
+            work,
             self._env(slot),
             f"frostline-slot-{slot}",
             self._function,
@@ -347,59 +300,3 @@ class Pool:
             [*(path for path in sys.path if path not in {"", *self._path}), *self._path],
         )
         return _Worker(slot, process, connection)
-
-
-def _work(connection: Connection, function: str, warm: str | None, log: str | None, path: list[str]) -> None:
-    """What a worker does, to its end."""
-    if log is not None:
-        _redirect(log)
-    sys.path[:] = list(dict.fromkeys(path))
-    if warm is not None:
-        with contextlib.suppress(Exception):  # what is wrong with it will show in the first job
-            resolve(warm)()
-    channel = Channel(connection)
-    while True:
-        try:
-            word, payload = connection.recv()
-        except (EOFError, OSError):
-            return
-        if word == "end":
-            return
-        kind, value = EventKind.DONE, None
-        try:
-            value = resolve(function)(payload, channel)
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the next job must find a worker
-            with contextlib.suppress(OSError):
-                traceback.print_exc()
-            kind, value = EventKind.ERROR, f"{type(error).__name__}: {' '.join(str(error).split())}"
-        finally:
-            del payload
-        try:
-            if channel.retiring:
-                connection.send(_RETIRING)
-            connection.send((kind, value))
-        except (BrokenPipeError, OSError):
-            return
-        except Exception as error:  # noqa: BLE001 - a result that can't be pickled must not kill the worker
-            connection.send((EventKind.ERROR, f"its result can't be sent: {type(error).__name__}: {error}"))
-        with contextlib.suppress(OSError):  # a full disk is no reason for the next job to find no worker
-            sys.stdout.flush()
-            sys.stderr.flush()
-        if channel.retiring:
-            return
-
-
-def resolve(name: str) -> Callable[..., Any]:
-    """Returns what `module:name` names."""
-    module, _, attribute = name.partition(":")
-    function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return function
-
-
-def _redirect(log: str) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.dup2(target, 1)
-    os.dup2(target, 2)
-    os.close(target)

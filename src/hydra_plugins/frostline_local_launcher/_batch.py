@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from frostline.provenance import num_cores
 from frostline.sweep.pool_executor import TEMPLATE, WARM
 from frostline.sweep.slots import share_gpus, slot_env, visible_gpus
-from frostline.workers.pool import Channel, EventKind, Pool
+from frostline.workers.pool import Pool
+from frostline.workers.worker_main import Channel, EventKind
 
 if TYPE_CHECKING:
     from hydra_plugins.frostline_local_launcher.launcher import FrostlineLocalLauncher

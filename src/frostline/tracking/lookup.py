@@ -1,0 +1,118 @@
+"""Runs found in MLflow by their id, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from frostline import scratch
+from frostline.errors import UserError, as_user_error
+from frostline.provenance import redact
+from frostline.records.run_folder import MODEL_FOLDER
+from frostline.tracking.client import BEST_TAG, RUN_DIR_TAG, absolute, client
+from frostline.tracking.model import download_model, model_id_of
+from frostline.tracking.pending import reason_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+
+def run_folder(uri: str, run_id: str) -> Path:
+    """Returns the folder of a run recorded in MLflow; its artifacts, downloaded, if the folder isn't on this machine.
+
+    Args:
+        uri: Tracking URI.
+        run_id: MLflow's run id.
+
+    Raises:
+        UserError: There is no such run, or it has no model.
+    """
+    made, run = _look_up(uri, run_id)
+    best = run.data.tags.get(BEST_TAG)
+    if best is not None:  # a sweep's run: its best one
+        return run_folder(uri, best)
+    recorded = Path(run.data.tags.get(RUN_DIR_TAG, ""))
+    if run.data.tags.get(RUN_DIR_TAG) and (recorded / MODEL_FOLDER).is_dir():
+        return recorded
+    with as_user_error(
+        lambda error: UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})")
+    ):
+        model_id = model_id_of(run)
+        names = {item.path for item in made.list_artifacts(run_id)}
+        if MODEL_FOLDER in names or model_id is not None:
+            target = str(scratch.make("run"))
+            made.download_artifacts(run_id, "", dst_path=target)
+            if model_id is not None:
+                download_model(made, absolute(uri), model_id, Path(target))
+            return Path(target)
+    where = f"{recorded} holds no model" if recorded.is_dir() else f"its folder {recorded} isn't here"
+    raise UserError(f"{run_id}: {where}, and MLflow has none of it (tracking.log_model, sweep.keep_models)")
+
+
+def recorded_folder(uri: str, run_id: str) -> Path:
+    """Returns the folder of a run recorded in MLflow, on this machine.
+
+    Args:
+        uri: Tracking URI.
+        run_id: MLflow's run id.
+
+    Raises:
+        UserError: There is no such run, or its folder isn't here.
+    """
+    _, run = _look_up(uri, run_id)
+    folder = run.data.tags.get(RUN_DIR_TAG)
+    if not folder or not Path(folder).is_dir():
+        raise UserError(f"{run_id}: its folder ({folder or 'not recorded'}) isn't on this machine")
+    return Path(folder)
+
+
+def _look_up(uri: str, run_id: str) -> tuple[MlflowClient, Run]:
+    path = absolute(uri).removeprefix("sqlite:///")
+    if uri.startswith("sqlite:") and not Path(path).is_file():
+        raise UserError(f"{run_id}: no run's folder, and there is no {redact(uri)} to look it up in")
+    with as_user_error(
+        lambda error: UserError(f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({reason_of(error)})")
+    ):
+        made = client(uri)
+        return made, made.get_run(run_id)
+
+
+def fetch_files(uri: str, run_id: str, names: Sequence[str], target: Path) -> Mapping[str, str]:
+    """Downloads some of a run's artifacts by name; nothing else of it is touched.
+
+    Args:
+        uri: Tracking URI.
+        run_id: MLflow's run id.
+        names: Of files at the top of the run's artifacts; one that isn't there is left out.
+        target: An existing folder.
+
+    Returns:
+        The run's tags.
+
+    Raises:
+        UserError: There is no such run, or the store can't be reached.
+    """
+    made, run = _look_up(uri, run_id)
+    with as_user_error(
+        lambda error: UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})")
+    ):
+        there = {item.path for item in made.list_artifacts(run_id)}
+        for name in names:
+            if name in there:
+                made.download_artifacts(run_id, name, dst_path=str(target))
+    return dict(run.data.tags)
+
+
+def tag_run(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """Sets tags of a run; long ones are cut.
+
+    Args:
+        uri: Tracking URI.
+        run_id: MLflow's run id.
+        tags: By name.
+    """
+    made = client(uri)
+    for key, value in tags.items():
+        made.set_tag(run_id, key, redact(value)[:6000])
