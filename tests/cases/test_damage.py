@@ -326,7 +326,7 @@ def test_a8_a_damaged_table_of_a_hub_data_set_is_converted_again(tmp_path, damag
         (tmp_path / f"set/{split}.csv").write_text(f"text,label\n{text}")
     script = (
         "from frostline.config import compose_run\n"
-        "from frostline.data import load_rows\n"
+        "from frostline.data.load import load_rows\n"
         "from pathlib import Path\n"
         "import sys\n"
         "words = ['dataset=hub', f'dataset.location={sys.argv[1]}', 'dataset.eval_from=validation']\n"

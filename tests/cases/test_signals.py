@@ -88,7 +88,7 @@ def test_a_second_signal_ends_a_run_whose_processes_wait_for_each_other(tmp_path
         for pid in descendants(process.pid):
             with suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if b"launch.rank" in line and b"launch.launcher" not in line:
+                if b"launch.rank" in line and b"accelerate_launch" not in line:
                     return pid if "libtorch_cpu" in Path(f"/proc/{pid}/maps").read_text() else None
         return None
 

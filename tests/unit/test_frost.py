@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from frostline.advisor import TOGETHER, Advisor, Question, row_vector, rows_to_settle
+from frostline.advisor import TOGETHER, Advisor, Question, importances, row_vector, rows_to_settle
 from frostline.decision import LevelState, RaceEnd, Standing
 from frostline.records.predictions import Evidence, RowScores, known
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
@@ -530,7 +530,7 @@ def test_what_more_rows_cost_comes_out_of_the_budget(tmp_path):
 )
 def test_importances_are_those_of_the_surface(tmp_path, value, expected):
     summary, advisor = sweep(tmp_path, Executor(value=value), settle=0, total=24)
-    found = advisor.importances(advisor.fit(summary.trials))
+    found = importances(advisor.question, advisor.fit(summary.trials))
     assert list(found) == ["freeze.depth", "optimizer.lr", TOGETHER]
     assert sum(found.values()) == pytest.approx(1)
     for key, share in expected.items():
@@ -541,7 +541,7 @@ def test_importances_of_an_axis_that_cant_be_counted(tmp_path):
     fraction = parse_dimension("freeze.fraction", {"low": 0.0, "high": 1.0})[0]
     executor = Executor(value=lambda params, seed: 0.9 - params["freeze.fraction"] / 5)
     summary, advisor = sweep(tmp_path, executor, (fraction, RATE), settle=0, total=16)
-    found = advisor.importances(advisor.fit(summary.trials))
+    found = importances(advisor.question, advisor.fit(summary.trials))
     assert found["freeze.fraction"] > 0.8
     assert sum(found.values()) == pytest.approx(1)
 
@@ -551,14 +551,14 @@ def test_a_key_of_many_values_without_effect_explains_nothing(tmp_path):
     warmup = parse_dimension("training.warmup_steps", {"low": 0, "high": 1000})[0]
     executor = Executor(value=lambda params, seed: params["freeze.depth"] / 10)
     summary, advisor = sweep(tmp_path, executor, (DEPTH, RATE, DECAY, warmup), settle=0, total=11)
-    found = advisor.importances(advisor.fit(summary.trials))
+    found = importances(advisor.question, advisor.fit(summary.trials))
     assert found["training.warmup_steps"] < 0.05
     assert sum(found.values()) == pytest.approx(1)
 
 
 def test_importances_of_few_runs_are_none(tmp_path):
     summary, advisor = sweep(tmp_path, Executor(), settle=0, total=7)
-    assert advisor.importances(advisor.fit(summary.trials)) == {}
+    assert importances(advisor.question, advisor.fit(summary.trials)) == {}
 
 
 @pytest.mark.slow
@@ -567,9 +567,9 @@ def test_importances_of_many_keys_and_of_none(tmp_path):
     value = {"linear": 0.0, "cosine": 0.2}
     executor = Executor(value=lambda params, seed: 0.5 + value[params["optimizer.schedule"]])
     summary, advisor = sweep(tmp_path / "many", executor, keys, settle=0, total=24)
-    assert advisor.importances(advisor.fit(summary.trials))["optimizer.schedule"] > 0.8
+    assert importances(advisor.question, advisor.fit(summary.trials))["optimizer.schedule"] > 0.8
     summary, advisor = sweep(tmp_path / "one", Executor(), (DEPTH,), settle=0)
-    assert advisor.importances(advisor.fit(summary.trials)) == {}
+    assert importances(advisor.question, advisor.fit(summary.trials)) == {}
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from frostline.errors import UserError
 from frostline.hashes import hashes_of, sealed
 from frostline.records.result import Cause, Objective, RunResult, Status
 from frostline.records.run_folder import RECORDED_FILES
-from frostline.reproduce import Conclusion, Effect, Recorded, compare, differences, read_record
+from frostline.reproduce.compare import Conclusion, Effect, compare, differences
+from frostline.reproduce.record import Recorded, read_record
 
 PROVENANCE = {
     "versions": {"torch": "2.13.0", "transformers": "5.23.0", "mlflow": "3.17.2", "python": "3.11.7"},

@@ -4,8 +4,9 @@
 metric.
 """
 
-from frostline.advisor.advisor import TOGETHER, Advisor
+from frostline.advisor.advisor import Advisor
 from frostline.advisor.fitted import Fitted
+from frostline.advisor.importance import TOGETHER, importances
 from frostline.advisor.question import NOTHING_FROZEN, Question, is_numeric
 from frostline.advisor.rows import is_mean_over_rows, race_rows, row_vector, rows_to_settle
 
@@ -15,6 +16,7 @@ __all__ = [
     "Advisor",
     "Fitted",
     "Question",
+    "importances",
     "is_mean_over_rows",
     "is_numeric",
     "race_rows",

@@ -12,13 +12,14 @@ from frostline.advisor.fitted import (
     MOST_AT_THE_END,
     MOST_TRIALS,
     Fitted,
+    RunTable,
     assumed_noise,
     is_near,
     on_one_thread,
     spread_part,
     train_rows_of,
 )
-from frostline.advisor.question import NOTHING_FROZEN, Question
+from frostline.advisor.question import Question
 from frostline.advisor.rows import constant_prediction, is_collapsed, learnt_nothing, race_rows, row_vector
 from frostline.records.predictions import EvidenceOf, RowScores
 from frostline.records.trial import TrialRecord, TrialState
@@ -27,27 +28,13 @@ from frostline.spec import DEPTH_KEY, EVAL_SET, Params, ordinal
 if TYPE_CHECKING:
     import numpy as np
 
-    from frostline.decision import Decision, RaceEnd, Replicate, Requirement, Run, Setting
+    from frostline.decision import Decision, Noise, RaceEnd, Replicate, Requirement, Setting
 
     Array = np.ndarray[Any, Any]
 
 
 _NUM_RANDOM = 1500
 """Random settings among which further keys are searched, drawn anew for each trial."""
-
-_NUM_VALUES = 12
-"""Values of a key by which its importance is measured, at most."""
-
-_FEWEST_SETTINGS = 8
-"""That learnt something: of fewer the importances say more of what was assumed than of the runs."""
-
-_NUM_COMBINATIONS = 4096
-"""Of values of all keys, at most; of more a random part is taken."""
-
-
-TOGETHER = "keys together"
-"""The share of the variation that no key explains by itself."""
-
 
 _TRAIN_ROWS = 1000
 """Taken for the number of training rows where no run says it."""
@@ -74,23 +61,9 @@ class Advisor:
             grid: Whether settings will be chosen by it: on an axis that can't be counted levels are added.
             most: Trials that it is made from, at most.
         """
-        import numpy as np
-
-        from frostline.decision import Noise, Posterior, Run, seed_prior
-        from frostline.decision.folds import rows_across, seeds_across
-        from frostline.decision.rows import covariance, least_variance, with_least
+        from frostline.decision import Posterior
 
         question = self.question
-        sign = 1.0 if question.maximize else -1.0
-        runs: list[Run] = []
-        vectors: list[Array | None] = []
-        folds: list[int] = []
-        counts: list[float] = []
-        baselines: list[float] = []
-        numbers: list[int] = []
-        own: dict[Setting, TrialRecord] = {}
-        row_sds: list[float] = []
-        least: list[float] = []
         finished = [
             (trial, setting)
             for trial in trials
@@ -99,61 +72,84 @@ class Advisor:
             and (setting := question.setting(trial.params)) is not None
         ]
         taken = spread_part(finished, most)
-        for trial, setting in taken:
+        table = self._table(taken)
+        fitted = Fitted(
+            axis=question.axis([run.setting.level for run in table.runs], grid=grid), runs=table.runs, noise=None,
+            posterior=None, trials=table.trials, baseline=table.baseline, rows=min(table.numbers, default=0),
+            most_rows=max(table.numbers, default=0), num_folds=question.num_folds,
+            num_left_out=len(finished) - len(taken),
+        )  # fmt: skip
+        if question.is_raced and question.num_folds == 1:  # of folds every row is held out once
+            fitted.race_rows, fitted.race_cost = race_rows(list(table.trials.values()), question.settle_rows)
+        if table.alive:
+            fitted.noise = self._noise(table)
+            fitted.posterior = Posterior(table.alive, fitted.axis, fitted.noise)
+        return fitted
+
+    def _table(self, finished: Sequence[tuple[TrialRecord, Setting]]) -> RunTable:
+        """Returns the runs of some trials, one for each seed, and what is known of their rows."""
+        from frostline.decision import Run
+        from frostline.decision.rows import least_variance
+
+        question, table = self.question, RunTable()
+        sign = 1.0 if question.maximize else -1.0
+        for trial, setting in finished:
             evidence = self.find(trial, EVAL_SET)
             if evidence is None:
                 continue
-            own.setdefault(setting, trial)
+            table.trials.setdefault(setting, trial)
             for seed, value in sorted(evidence.by_seed.items()):
                 rows = evidence.rows.get(seed)
                 collapsed = learnt_nothing(question.metric, value) or (rows is not None and is_collapsed(rows))
                 chosen = seed not in trial.replicates
-                runs.append(Run(setting=setting, seed=seed, value=sign * value, chosen=chosen, collapsed=collapsed))
+                table.runs.append(
+                    Run(setting=setting, seed=seed, value=sign * value, chosen=chosen, collapsed=collapsed)
+                )
+                count = 0 if rows is None else len(rows.labels)
                 if rows is not None:
-                    numbers.append(len(rows.labels))
-                    baselines.append(constant_prediction(rows, question.metric))
-                if not collapsed:
-                    vector = self._vector(trial.number, seed, rows)
-                    vectors.append(vector)
-                    counts.append(0.0 if rows is None else float(len(rows.labels)))
-                    folds.append(ordinal(seed, question.seeds) % question.num_folds)
-                    if vector is not None and rows is not None:
-                        count = len(rows.labels)
-                        least.append(least_variance(value * count, count) if question.metric == "accuracy" else 0.0)
-                        row_sds.append(math.sqrt(max(float(vector @ vector), least[-1]) * count))
-        levels = [run.setting.level for run in runs]
-        alive = [run for run in runs if not run.collapsed]
-        known = [value for value in baselines if math.isfinite(value)]
-        fitted = Fitted(
-            axis=question.axis(levels, grid=grid), runs=runs, noise=None, posterior=None, trials=own,
-            baseline=known[0] if known else None, rows=min(numbers, default=0), most_rows=max(numbers, default=0),
-            num_folds=question.num_folds, num_left_out=len(finished) - len(taken),
-        )  # fmt: skip
-        if question.is_raced and question.num_folds == 1:  # of folds every row is held out once
-            fitted.race_rows, fitted.race_cost = race_rows(list(own.values()), question.settle_rows)
-        if not alive:
-            return fitted
-        train_rows = next((number for p in own.values() if (number := train_rows_of(p)) is not None), _TRAIN_ROWS)
-        values = [run.value for run in alive]
+                    table.numbers.append(count)
+                    table.constants.append(constant_prediction(rows, question.metric))
+                if collapsed:
+                    continue
+                vector = self._vector(trial.number, seed, rows)
+                table.vectors.append(vector)
+                table.counts.append(float(count))
+                table.folds.append(ordinal(seed, question.seeds) % question.num_folds)
+                if vector is not None:
+                    least = least_variance(value * count, count) if question.metric == "accuracy" else 0.0
+                    table.least.append(least)
+                    table.row_sds.append(math.sqrt(max(float(vector @ vector), least) * count))
+        return table
+
+    def _noise(self, table: RunTable) -> Noise:
+        """Returns how much the values of the runs that learnt something vary by rows and by seeds."""
+        import numpy as np
+
+        from frostline.decision import Noise, seed_prior
+        from frostline.decision.folds import rows_across, seeds_across
+        from frostline.decision.rows import covariance, with_least
+
+        question, alive = self.question, table.alive
+        known = (number for trial in table.trials.values() if (number := train_rows_of(trial)) is not None)
+        train_rows = next(known, _TRAIN_ROWS)
         scored: Array | None = None
-        if vectors and all(vector is not None for vector in vectors):
-            known_rows = covariance([vector for vector in vectors if vector is not None])
-            noise_rows: Array | None = with_least(known_rows, least)
-            scored = np.array(counts)
-            row_sd = sum(row_sds) / len(row_sds)
+        rows: Array | None
+        if table.vectors and all(vector is not None for vector in table.vectors):
+            rows = with_least(covariance([vector for vector in table.vectors if vector is not None]), table.least)
+            scored = np.array(table.counts)
+            row_sd = sum(table.row_sds) / len(table.row_sds)
         else:
-            noise_rows, row_sd = assumed_noise(values, own, question.metric, train_rows)
+            values = [run.value for run in alive]
+            rows, row_sd = assumed_noise(values, table.trials, question.metric, train_rows)
         seeds, settings = None, [run.setting for run in alive]
         if question.num_folds > 1:
-            seeds = seeds_across(folds, settings, question.num_folds)
-            if noise_rows is not None:
-                noise_rows = rows_across(noise_rows, folds, settings, question.num_folds)
-        fitted.noise = Noise(
-            rows=noise_rows, seed_sd=max(seed_prior(row_sd, train_rows), 1e-9), seeds=seeds,
-            num_folds=question.num_folds, counts=scored if question.num_folds == 1 else None,
+            seeds = seeds_across(table.folds, settings, question.num_folds)
+            if rows is not None:
+                rows = rows_across(rows, table.folds, settings, question.num_folds)
+        return Noise(
+            rows=rows, seed_sd=max(seed_prior(row_sd, train_rows), 1e-9), seeds=seeds, num_folds=question.num_folds,
+            counts=scored if question.num_folds == 1 else None,
         )  # fmt: skip
-        fitted.posterior = Posterior(alive, fitted.axis, fitted.noise)
-        return fitted
 
     def _vector(self, number: int, seed: int, rows: RowScores | None) -> Array | None:
         """Returns what the rows contribute to a run's noise, computed once a run."""
@@ -202,50 +198,6 @@ class Advisor:
         new_rows = fitted.race_rows if fitted.rows else None
         found = requirement(decision, fitted.posterior, rows=fitted.rows or 1, new_rows=new_rows)
         return found and replace(found, cost=found.cost * fitted.race_cost)
-
-    @on_one_thread
-    def importances(self, fitted: Fitted) -> dict[str, float]:
-        """Returns the share of the expected quality's variation over the space that each swept key explains by itself.
-
-        First-order indices of Sobol' (1993) of the posterior mean, so of the very surface that the report draws, with
-        all keys evenly spread over their ranges; what is left is `TOGETHER`. They sum to 1. Empty with less than two
-        swept keys or eight settings that learnt something, or where nothing varies.
-        """
-        import numpy as np
-
-        dimensions, posterior = self.question.dimensions, fitted.posterior
-        if posterior is None or len(dimensions) < 2 or len({run.setting for run in posterior.runs}) < _FEWEST_SETTINGS:
-            return {}
-        values = {each.key: each.values(_NUM_VALUES) for each in dimensions}
-        if (axis := self.question.axis_key) is not None:
-            template = posterior.runs[0].setting
-            levels = [level for level in fitted.axis.levels if level != NOTHING_FROZEN]
-            typed = (self.question.params(replace(template, level=level))[axis] for level in levels)
-            values[axis] = tuple(typed)
-        count = math.prod(len(each) for each in values.values())
-        which = np.arange(count)
-        if count > _NUM_COMBINATIONS:
-            which = np.random.default_rng(0).choice(count, _NUM_COMBINATIONS, replace=False)
-        places = np.unravel_index(which, [len(each) for each in values.values()])
-        combinations = [dict(zip(values, each, strict=True)) for each in zip(*places, strict=True)]
-        params = [{key: values[key][place] for key, place in each.items()} for each in combinations]
-        settings = [setting for each in params if (setting := self.question.setting(each)) is not None]
-        if len(settings) < len(params):
-            return {}
-        mean, _ = posterior.mean_and_sd(settings)
-        whole = float(mean.var())
-        if whole <= 0:
-            return {}
-        shares = {}
-        for key, own in zip(values, places, strict=True):
-            number = np.bincount(own)
-            by_value = np.bincount(own, weights=mean - mean.mean())[number > 0] / number[number > 0]
-            shares[key] = float(number[number > 0] @ by_value**2 / len(mean)) / whole
-        explained = max(1.0, sum(shares.values()))  # above 1 by what the random part of many combinations adds
-        return {
-            **{key: share / explained for key, share in shares.items()},
-            TOGETHER: max(0.0, 1 - sum(shares.values())),
-        }
 
     def search_cost(self, trials: Sequence[TrialRecord]) -> float:
         """Returns the relative cost of the search's runs that ended, of each seed of a trial.

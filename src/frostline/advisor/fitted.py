@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from frostline.records.trial import TrialRecord
@@ -77,6 +77,43 @@ class Fitted:
     race_rows: int | None = None
     race_cost: float = 1.0
     num_left_out: int = 0
+
+
+@dataclass
+class RunTable:
+    """Runs of one question, one for each seed of a finished trial, and what is known of their held-out rows.
+
+    Attributes:
+        trials: By setting.
+        runs: All of them; values are larger where they are better.
+        numbers: Held-out rows of each run whose predictions are at hand.
+        constants: What a constant prediction comes to on them.
+        vectors: Of each run that learnt something: what its rows contribute to its noise, `[N]`; None: not known.
+        counts: Its held-out rows; 0: not known.
+        folds: Its fold.
+        row_sds: Standard deviation of one of its rows, where predictions are at hand.
+        least: Least variance of its mean over the rows, where predictions are at hand.
+    """
+
+    trials: dict[Setting, TrialRecord] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    constants: list[float] = field(default_factory=list)
+    vectors: list[Array | None] = field(default_factory=list)
+    counts: list[float] = field(default_factory=list)
+    folds: list[int] = field(default_factory=list)
+    row_sds: list[float] = field(default_factory=list)
+    least: list[float] = field(default_factory=list)
+
+    @property
+    def alive(self) -> list[Run]:
+        """The runs that learnt something."""
+        return [run for run in self.runs if not run.collapsed]
+
+    @property
+    def baseline(self) -> float | None:
+        """What a constant prediction comes to; None if no run says it."""
+        return next((value for value in self.constants if math.isfinite(value)), None)
 
 
 def spread_part(finished: list[tuple[TrialRecord, Setting]], most: int) -> list[tuple[TrialRecord, Setting]]:

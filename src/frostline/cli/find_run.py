@@ -116,7 +116,7 @@ def run_record(name: str, tracking_uri: str, stack: ExitStack) -> tuple[Path, st
         return folder, None
     run_id = _checked_id(name)
     from frostline import tracking
-    from frostline.reproduce import RECORD_FILES
+    from frostline.reproduce.record import RECORD_FILES
 
     target = stack.enter_context(scratch.folder("record"))
     tags = tracking.fetch_files(tracking_uri, run_id, RECORD_FILES, target)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from frostline.config import Job
     from frostline.records.recorder import RunStart
-    from frostline.reproduce import Recorded, Verdict
+    from frostline.reproduce.compare import Verdict
+    from frostline.reproduce.record import Recorded
     from frostline.spec import RunSpec
     from frostline.tracking import ChildRun
 
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
     """
     options = _parser().parse_intermixed_args(arguments)
     configure_logging()  # else a store that does not answer is told in the run's log alone
-    from frostline.reproduce import read_record
+    from frostline.reproduce.record import read_record
 
     job = _job(options)
     with ExitStack() as stack:
@@ -166,7 +167,7 @@ def _until(recorded: Recorded, at: int | None) -> int | None:
 
 def _explain(recorded: Recorded, spec: RunSpec) -> int:
     from frostline.report import print_differences
-    from frostline.reproduce import differences
+    from frostline.reproduce.compare import differences
     from frostline.spec import CacheMode
     from frostline.train import prepare
 
@@ -196,7 +197,8 @@ def _rerun(
     from frostline.records.run_context import Sharing
     from frostline.records.run_folder import RunFolder
     from frostline.report import print_verdict
-    from frostline.reproduce import TOLERANCE, compare, curve_of
+    from frostline.reproduce.compare import TOLERANCE, compare
+    from frostline.reproduce.record import curve_of
     from frostline.signals import Interrupted, exit_code
     from frostline.tracking import MlflowRecorder
 
@@ -242,7 +244,7 @@ class _Watch:
 
     def start(self, run: RunStart) -> None:
         """Tells what differs here, before anything is trained."""
-        from frostline.reproduce import differences
+        from frostline.reproduce.compare import differences
 
         self.differences = differences(self._recorded, self._spec, run.provenance)
         for difference in self.differences:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted
+from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted, importances
 from frostline.decision import Decision, Level, LevelState, Requirement, Setting, Standing
 from frostline.records.predictions import EvidenceOf, known
 from frostline.records.trial import TrialRecord, TrialState, ranked
@@ -65,7 +65,7 @@ class GroupAnswer:
         recommended: The trial to take.
         recommended_row: Its row; None without an axis.
         requirement: What it would take to settle the question; None if it is settled.
-        importances: The share of the expected quality's variation that each key explains (`Advisor.importances`).
+        importances: The share of the expected quality's variation that each key explains (`advisor.importances`).
         search_cost: Of the search's runs, relative: the unit of `sweep.settle`.
         is_raced: Whether the sweep can give further seeds.
         failed_seeds: Of those, how many failed, by level.
@@ -242,7 +242,7 @@ def _group(name: str | None, advisor: Advisor, trials: Sequence[TrialRecord], ma
         recommended=fitted.trials[decision.recommended.setting],
         recommended_row=rows[chosen] if rows else None,
         requirement=advisor.requirement(decision, fitted) if rows else None,
-        importances=advisor.importances(fitted),
+        importances=importances(advisor.question, fitted),
         search_cost=advisor.search_cost(trials), is_raced=advisor.question.is_raced,
         failed_seeds=_failed_seeds(fitted),
     )  # fmt: skip

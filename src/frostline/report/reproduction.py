@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from frostline.report.terminal import make_console, number
-from frostline.reproduce import Conclusion, Difference, Gap, Recorded, Verdict
+from frostline.reproduce.compare import Conclusion, Difference, Gap, Verdict
+from frostline.reproduce.record import Recorded
 
 
 def print_differences(source: str, found: Sequence[Difference], console: Console | None = None) -> None:

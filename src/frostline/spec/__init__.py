@@ -1,35 +1,22 @@
 """Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
 
-from frostline.spec.data import EVAL_SET, TEST_SET, DatasetSpec
+from frostline.spec.data import EVAL_SET, TEST_SET, Balance, DatasetSpec, Format, MissingLabels
 from frostline.spec.freeze import FREEZE_METHODS, FreezeMethod, FreezePhase
-from frostline.spec.parts import (
+from frostline.spec.model import HeadChoice, Init, ModelSpec
+from frostline.spec.optimizer import OptimizerSpec
+from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, check_schema, short_number, spec_diff
+from frostline.spec.runtime import (
     CACHE_MAX_BYTES,
-    Balance,
     CacheMode,
     CacheSpec,
     Device,
-    Direction,
     Engine,
-    Every,
-    Format,
-    HeadChoice,
-    Init,
-    Keep,
-    LastBlock,
-    MissingLabels,
-    ModelSpec,
-    OptimizerSpec,
-    Precision,
     Progress,
     RaySpec,
     RuntimeSpec,
-    Sampling,
-    Source,
-    TrackingSpec,
-    TrainingSpec,
     expand_cache_shorthand,
 )
-from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, check_schema, short_number, spec_diff
+from frostline.spec.source import Source
 from frostline.spec.space import (
     COST_KEYS,
     DEPTH_KEY,
@@ -55,6 +42,8 @@ from frostline.spec.sweep import (
     ordinal,
 )
 from frostline.spec.task import TASKS, Task
+from frostline.spec.tracking import TrackingSpec
+from frostline.spec.training import Direction, Every, Keep, LastBlock, Precision, Sampling, TrainingSpec
 
 __all__ = [
     "CACHE_MAX_BYTES",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import PurePath
 
 from frostline.errors import SpecError, listing
-from frostline.spec.parts import Balance, Format, MissingLabels, Source, check_source, finite, require
+from frostline.spec.checks import finite, require
+from frostline.spec.source import Source, check_source
 from frostline.spec.task import Task
 
 EVAL_SET, TEST_SET = "eval", "test"
@@ -20,6 +22,35 @@ RESERVED_SETS = frozenset(
 """First parts of the names of other recorded numbers."""
 
 _DATA_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"})
+
+
+class Balance(StrEnum):
+    """What is done about classes of unequal size, in the training rows alone."""
+
+    NONE = "none"
+    UNDERSAMPLE = "undersample"  # as many rows of each class
+    WEIGHTS = "weights"  # all rows, each class with the same weight in the training loss
+
+
+class MissingLabels(StrEnum):
+    """What is done about rows without a label."""
+
+    REFUSE = "refuse"
+    DROP = "drop"
+    NO_CLASS = "no_class"
+
+
+class Format(StrEnum):
+    """The form of a local data file; `auto` goes by its extension."""
+
+    AUTO = "auto"
+    CSV = "csv"
+    TSV = "tsv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    CONLL = "conll"  # a word and its tag on a line, an empty line behind each sentence
+    FOLDER = "folder"  # images: a folder of files for each class
+    PIXELS = "pixels"  # small square grey images: a line of n x n values from 0 to 255, then the label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,19 +10,16 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from frostline.errors import SpecError
+from frostline.spec.checks import require
 from frostline.spec.data import DatasetSpec, last_part
 from frostline.spec.decode import decode
 from frostline.spec.freeze import FreezeMethod
-from frostline.spec.parts import (
-    Init,
-    ModelSpec,
-    OptimizerSpec,
-    RuntimeSpec,
-    Source,
-    TrainingSpec,
-    require,
-)
+from frostline.spec.model import Init, ModelSpec
+from frostline.spec.optimizer import OptimizerSpec
+from frostline.spec.runtime import RuntimeSpec
+from frostline.spec.source import Source
 from frostline.spec.task import Task
+from frostline.spec.training import TrainingSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from frostline.errors import SpecError
-from frostline.spec.parts import require
+from frostline.spec.checks import require
 
 SWEEP_SCHEMA = 1
 """Version of `sweep.json`; a sweep of another version is not resumed."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from frostline.spec import (
     ROWS_KEY,
     Dimension,
     Params,
+    Progress,
     PrunerName,
     RunSpec,
     SamplerName,
@@ -64,6 +67,35 @@ class Sweep:
     folder: Path
     notices: tuple[str, ...]
     command: str = ""
+
+    @property
+    def resume_command(self) -> str:
+        """What resumes the sweep: its command, but for `sweep.new`, which would start another one."""
+        if not self.plan.new:
+            return self.command
+        words = [word for word in shlex.split(self.command) if not word.startswith(("sweep.new=", "sweep.name="))]
+        return shlex.join([*words, f"sweep.name={self.plan.name}"])
+
+    @property
+    def wants_bar(self) -> bool:
+        """Whether a progress bar is drawn."""
+        choice = self.job.run.runtime.progress
+        return choice is Progress.ON or (choice is Progress.AUTO and sys.stderr.isatty())
+
+    @property
+    def mlflow_params(self) -> dict[str, Any]:
+        """The params of the sweep's run in MLflow."""
+        run, swept = self.job.run, set(self.space.keys)
+        return {
+            "sweep": self.plan.name,
+            "sampler": self.plan.sampler.value,
+            "pruner": self.plan.pruner.name.value,
+            "seeds": ",".join(map(str, self.plan.seeds or (run.seed,))),
+            "space": ", ".join(self.space.keys),
+            "model.name": "swept" if "model" in swept else run.model_name,
+            "dataset.name": "swept" if "dataset" in swept else run.dataset_name,
+            "training.epochs": run.training.epochs,
+        }
 
 
 def read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Callable[[Job], None]) -> Sweep:

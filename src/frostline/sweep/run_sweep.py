@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from frostline.cluster import ClusterPool
@@ -19,7 +17,6 @@ from frostline.errors import (
     MACHINE_WAY_OUT,
     MachineError,
     RunFailedError,
-    SpecError,
     UserError,
     machine_trouble,
     visible,
@@ -30,38 +27,32 @@ from frostline.records.result import RESULT_FILE, RunResult, Status
 from frostline.records.run_folder import LOG_FILE, MODEL_FOLDER, check_files
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.search import (
-    CorruptStudyError,
     Executor,
-    Journal,
     LockLostError,
     SearchLimits,
     SearchSummary,
     Study,
     TrialEnded,
     TrialTask,
-    open_locked,
     queue_of,
     search,
     storage_trouble,
 )
-from frostline.spec import Direction, KeepModels, Params, Progress, SamplerName
+from frostline.spec import Direction, KeepModels, Params
 from frostline.sweep.engines import EngineOpener, Training
 from frostline.sweep.finish import FinishedSweep, answer_for, conclude
 from frostline.sweep.folder import (
-    JOURNAL_FILE,
     SweepFolder,
     describe,
-    differences,
-    read_description,
-    refusal,
 )
 from frostline.sweep.listeners import Listeners, MlflowListener, ProgressView
+from frostline.sweep.open_study import StudyOpener
 from frostline.sweep.pool_executor import PoolExecutor
 from frostline.sweep.predictions import evidence_in
 from frostline.sweep.questions import SeedRace, advisors_of, the_advisor
 from frostline.sweep.read_config import Compose, Sweep, read
-from frostline.sweep.recovery import behind, merged, notes_of, recover
 from frostline.sweep.start import for_batches, renamed, sweep_log, warm_start_trials_of
+from frostline.sweep.stop_signals import StopSignals
 from frostline.sweep.trial_files import TrialFiles
 from frostline.sweep.trial_runs import TrialRuns
 
@@ -101,9 +92,9 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
     with ExitStack() as stack:
         folder = stack.enter_context(SweepFolder(sweep.folder))
         description = describe(sweep, sweep.space.keys)
-        goes_on = folder.admit(description)
+        is_resumed = folder.admit(description)
         stack.enter_context(sweep_log(folder.folder))
-        course = SweepCommand(sweep, compose, folder, launcher if not warm else None, goes_on, description, stack)
+        course = SweepCommand(sweep, compose, folder, launcher if not warm else None, is_resumed, description, stack)
         try:
             return course.go(queue, warm_start_trials)
         except UserError:
@@ -125,29 +116,6 @@ def _has_whole_model(folder: Path) -> bool:
     return (folder / MODEL_FOLDER).is_dir()
 
 
-@dataclass
-class _Signals:
-    """What the person asked for with Ctrl-C, or the system with SIGTERM."""
-
-    requested: int | None = None
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        del frame
-        if self.requested is not None:
-            raise KeyboardInterrupt
-        self.requested = signum
-        print("stopping after the step; once more stops at once", file=sys.stderr, flush=True)
-
-
 class SweepCommand:
     """One command's sweep."""
 
@@ -157,7 +125,7 @@ class SweepCommand:
         compose: Compose,
         folder: SweepFolder,
         launcher: Launcher | None,
-        goes_on: bool,
+        is_resumed: bool,
         description: Mapping[str, Any],
         stack: ExitStack,
     ) -> None:
@@ -165,19 +133,21 @@ class SweepCommand:
         self._compose = compose
         self._folder = folder
         self._launcher = launcher
-        self._goes_on = goes_on
-        self._description = description
+        self._is_resumed = is_resumed
         self._stack = stack
         self._advisors = advisors_of(description, evidence_in(folder.folder, sweep.plan.seeds))
         self._advisor = the_advisor(self._advisors)
         training = sweep.job.run.training
         self._metric = training.objective
         self._maximize = training.direction is Direction.MAXIMIZE
-        self._signals = _Signals()
+        self._signals = StopSignals()
         self._run: SweepRun | None = None
         self._training: Training | None = None
         self._warned: set[str] = set()
-        self._check_lock: Callable[[], None] = lambda: None
+        self._studies = StudyOpener(
+            sweep=sweep, folder=folder, description=description, is_resumed=is_resumed, advisor=self._advisor,
+            stack=stack,
+        )  # fmt: skip
 
     def go(self, queue: Sequence[Params], warm_start_trials: Sequence[TrialRecord]) -> int:
         """Returns the exit code.
@@ -190,25 +160,25 @@ class SweepCommand:
 
         sweep, plan = self._sweep, self._sweep.plan
         base_total = plan.n_trials if plan.n_trials is not None else len(queue)
-        bar = self._wants_bar()
+        bar = self._sweep.wants_bar
         for notice in sweep.notices:
             print(f"note: {notice}", file=sys.stderr, flush=True)
         with self._signals.held():
-            self._run = SweepRun(sweep.job.tracking, plan.name, self._folder.folder, self._params())
+            self._run = SweepRun(sweep.job.tracking, plan.name, self._folder.folder, self._sweep.mlflow_params)
             training = self._training = EngineOpener(
                 sweep=sweep, compose=self._compose, folder=self._folder, launcher=self._launcher,
                 parent=lambda: None if self._run is None else self._run.run_id, warn=self._warn,
-                num_recorded=lambda: len(self._recorded()) if self._goes_on else 0,
+                num_recorded=lambda: len(self._studies.recorded()) if self._is_resumed else 0,
                 is_stopping=lambda: self._signals.requested is not None, stack=self._stack,
             ).open()  # fmt: skip
             executor, runs = training.executor, training.runs
             try:
-                study = self._open_study(queue, warm_start_trials)
+                study = self._studies.open(queue, warm_start_trials)
                 total = base_total + study.num_extra
                 view = ProgressView(self._metric, self._maximize, total, training.slots, bar)
                 self._stack.callback(view.close)
                 self._view = view
-                if not self._goes_on:
+                if not self._is_resumed:
                     self._warn_of_batch(total, queue, view)
                 self._start_run(study)
                 files = TrialFiles(self._folder, plan, self._maximize, total, self._judged)
@@ -238,84 +208,11 @@ class SweepCommand:
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
-    def _open_study(self, queue: Sequence[Params], warm_start_trials: Sequence[TrialRecord]) -> Study:
-        plan = self._sweep.plan
-        journal = Journal(self._folder.folder / JOURNAL_FILE)
-        recorded = self._recorded() if self._goes_on else []
-        try:
-            study = self._study(journal.open() if plan.storage is None else self._locked(plan.storage))
-        except CorruptStudyError as error:
-            aside = journal.put_aside()
-            log.warning("%s; put aside as %s", error, aside.name)
-            study = self._study(journal.open())
-        trials = [trial for trial in recorded if not trial.is_baseline]
-        if study.is_empty and trials:
-            log.warning(
-                "the study is gone: rebuilt from the files of %d trials in %s", len(trials), self._folder.folder
-            )
-            study.rebuild(recorded, warm_start_trials)
-        elif plan.storage is None and (late := behind(study.with_baseline(), recorded)):
-            everything = merged(study.with_baseline(), recorded)
-            aside = journal.put_aside()
-            log.warning(
-                "%s lacks what %d trials' own records hold: put aside as %s, and the study is rebuilt from them",
-                journal.path, len(late), aside.name,
-            )  # fmt: skip
-            study = self._study(journal.open())
-            study.rebuild(everything, warm_start_trials)
-        self._admit(study)
-        study.fill(queue, warm_start_trials)
-        if plan.sampler is SamplerName.GRID:
-            study.extend(queue, (plan.n_trials or len(queue)) + study.num_extra)
-        if plan.retry_failed and self._goes_on:
-            study.retry_failed()
-        return study
-
     def _start_run(self, study: Study) -> None:
         assert self._run is not None
         self._run.start(study.mlflow_run)
         if self._run.run_id is not None and study.mlflow_run != self._run.run_id:
             study.note_mlflow_run(self._run.run_id)
-
-    def _locked(self, url: str) -> Any:
-        storage, self._check_lock = self._stack.enter_context(open_locked(url, self._sweep.plan.name))
-        return storage
-
-    def _recorded(self) -> Sequence[TrialRecord]:
-        """Returns the trials from their own records; logs a warning for each damaged one."""
-        recovery = recover(self._folder, read_description(self._folder.folder))
-        for note in notes_of(recovery):
-            log.warning("%s", note)
-        return recovery.trials
-
-    def _admit(self, study: Study) -> None:
-        """A storage may hold a study of this name that somebody made of another config."""
-        there = study.description
-        if there is None:
-            study.describe(self._description)
-            return
-        difference = differences(there, self._description)
-        if difference and study.is_untouched:
-            study.reset()
-            study.describe(self._description)
-        elif difference:
-            raise SpecError(f"sweep.storage: its study {self._sweep.plan.name} {refusal(difference)}")
-
-    def _study(self, storage: Any) -> Study:
-        plan = self._sweep.plan
-        seeds = len(plan.seeds) if plan.seeds else 1
-        epochs = self._sweep.job.run.training.epochs
-        steps = None if epochs is None else max(1, round(epochs)) * seeds
-        return Study(
-            storage, plan.name, plan, self._sweep.space,
-            maximize=self._maximize, max_steps=steps, propose=self._proposer(),
-        )  # fmt: skip
-
-    def _proposer(self) -> Callable[[Sequence[TrialRecord], int], Params] | None:
-        advisor, plan = self._advisor, self._sweep.plan
-        if advisor is None or plan.sampler is not SamplerName.FROST:
-            return None
-        return lambda trials, number: advisor.propose(trials, number, plan.n_trials or 1, plan.seed)
 
     def _judged(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Returns the trials that levels are judged by, of all models and sizes."""
@@ -355,27 +252,10 @@ class SweepCommand:
         if self._sweep.enqueue is None and len(queue) == total and self._sweep.plan.sampler.value not in {"grid"}:
             view.say(f"note: the coarse grid takes all {total} trials, the sampler none: raise sweep.n_trials for more")
 
-    def _params(self) -> dict[str, Any]:
-        sweep, plan = self._sweep, self._sweep.plan
-        return {
-            "sweep": plan.name,
-            "sampler": plan.sampler.value,
-            "pruner": plan.pruner.name.value,
-            "seeds": ",".join(map(str, plan.seeds or (sweep.job.run.seed,))),
-            "space": ", ".join(sweep.space.keys),
-            "model.name": "swept" if "model" in sweep.space.keys else sweep.job.run.model_name,
-            "dataset.name": "swept" if "dataset" in sweep.space.keys else sweep.job.run.dataset_name,
-            "training.epochs": sweep.job.run.training.epochs,
-        }
-
-    def _wants_bar(self) -> bool:
-        choice = self._sweep.job.run.runtime.progress
-        return choice is Progress.ON or (choice is Progress.AUTO and sys.stderr.isatty())
-
     # -- under way ---------------------------------------------------------------------------------------------------
 
     def _should_stop(self, executor: Executor) -> bool:
-        self._check_lock()
+        self._studies.check_lock()
         if self._signals.requested is not None and isinstance(executor, PoolExecutor):
             executor.stop_signal = signal.Signals(self._signals.requested)
         return self._signals.requested is not None
@@ -468,8 +348,4 @@ class SweepCommand:
             self._run.finish(status, {"frostline.reason": reason}, [])
 
     def _say_how_to_go_on(self) -> None:
-        command = self._sweep.command
-        if self._sweep.plan.new:  # typed again it would begin once more
-            words = [word for word in shlex.split(command) if not word.startswith(("sweep.new=", "sweep.name="))]
-            command = shlex.join([*words, f"sweep.name={self._sweep.plan.name}"])
-        print(f"go on with: {visible(command)}", file=sys.stderr, flush=True)
+        print(f"go on with: {visible(self._sweep.resume_command)}", file=sys.stderr, flush=True)

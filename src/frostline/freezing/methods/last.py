@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from frostline.freezing.choice import Choice, lowest_blocks
+from frostline.spec.checks import require
 from frostline.spec.freeze import FREEZE_METHODS, FreezeMethod, check_count, key
-from frostline.spec.parts import require
 
 if TYPE_CHECKING:
     from frostline.models.blocks import Anatomy

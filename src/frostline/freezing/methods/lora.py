@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.errors import ModelError, UserError
 from frostline.freezing.choice import Choice, below_head, by_name
+from frostline.spec.checks import finite, require
 from frostline.spec.freeze import FREEZE_METHODS, FreezeMethod, check_count, key
-from frostline.spec.parts import finite, require
 
 if TYPE_CHECKING:
     from torch import nn

@@ -1,0 +1,115 @@
+"""The config group `training`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from frostline.errors import SpecError
+from frostline.spec.checks import finite, require
+
+
+class Direction(StrEnum):
+    """Whether more or less of the objective is better."""
+
+    MAXIMIZE = "maximize"
+    MINIMIZE = "minimize"
+
+
+class Precision(StrEnum):
+    """The dtype of the forward pass; weights and optimizer state stay in fp32."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    AUTO = "auto"
+
+
+class Keep(StrEnum):
+    """Whose weights become `model/`: the best evaluation's or the last step's."""
+
+    BEST = "best"
+    LAST = "last"
+
+
+class Sampling(StrEnum):
+    """In which order an epoch takes the training rows."""
+
+    GROUP_BY_LENGTH = "group_by_length"
+    RANDOM = "random"
+
+
+class LastBlock(StrEnum):
+    """For which positions the last block is computed: the one that the head reads, or all."""
+
+    READ_POSITION = "read_position"
+    WHOLE = "whole"
+
+
+class Every(StrEnum):
+    """When something happens during training."""
+
+    EPOCH = "epoch"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSpec:
+    """How long and on what batches a run trains, and what it is judged by. `conf/training/`.
+
+    Attributes:
+        epochs: Passes over the training rows, may be a fraction; None with `max_steps`.
+        max_steps: Optimizer steps; None with `epochs`.
+        batch_size: Rows per forward pass and process.
+        eval_batch_size: The same for evaluation, where no gradients are kept.
+        accumulation_steps: Forward passes per optimizer step.
+        sampling: Which rows meet in a step: at random, or rows of like length, so that little is padding.
+        last_block: For which positions the last block is computed. For the one that the head reads the function is
+            the same, but dropout draws other numbers. Models that allow no other are computed whole.
+        frozen_dropout: Whether the frozen part keeps its dropout, as it does in plain Trainer; else it is in eval mode.
+        max_tokens: Longer texts are cut to this many tokens (the cut ones are counted).
+        precision: dtype of the forward pass.
+        metrics: Names of metrics computed at each evaluation.
+        objective: The metric a run is judged by: one of `metrics`, or `loss`.
+        direction: Whether more or less of the objective is better.
+        evaluate: When to evaluate besides at the end.
+        keep: Whose weights are kept.
+        checkpoint: When to write a checkpoint that an interrupted run can resume from.
+        log_every: Steps between two records of the training loss.
+    """
+
+    epochs: float | None
+    max_steps: int | None
+    batch_size: int
+    eval_batch_size: int
+    accumulation_steps: int
+    sampling: Sampling
+    last_block: LastBlock
+    frozen_dropout: bool
+    max_tokens: int
+    precision: Precision
+    metrics: tuple[str, ...]
+    objective: str
+    direction: Direction
+    evaluate: Every
+    keep: Keep
+    checkpoint: Every
+    log_every: int
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.max_steps is None):
+            raise SpecError("training: give either training.epochs or training.max_steps, and null for the other")
+        if self.epochs is not None:
+            require(finite(self.epochs) and self.epochs > 0, "training.epochs", self.epochs, "above 0")
+        if self.max_steps is not None:
+            require(self.max_steps >= 1, "training.max_steps", self.max_steps, "1 or more")
+        for key, value in (
+            ("batch_size", self.batch_size),
+            ("eval_batch_size", self.eval_batch_size),
+            ("accumulation_steps", self.accumulation_steps),
+            ("log_every", self.log_every),
+        ):
+            require(value >= 1, f"training.{key}", value, "1 or more")
+        require(self.max_tokens >= 3, "training.max_tokens", self.max_tokens, "3 or more (special tokens count)")
+        if len(set(self.metrics)) != len(self.metrics):
+            raise SpecError(f"training.metrics: a name stands there more than once in [{', '.join(self.metrics)}]")
