@@ -42,7 +42,7 @@ from frostline.records.run_folder import RunFolder
 from frostline.spec import CacheMode, LastBlock, RunSpec, Sampling
 from frostline.sweep.slots import slot_env
 from frostline.train import run
-from frostline.workers.pool import Pool
+from frostline.workers.pool import Pool, WorkerProgram
 from frostline.workers.worker_main import EventKind
 
 LEVERS = ("cache", "length", "position")
@@ -120,7 +120,11 @@ class Workers:
         if options.slots > 1:
             env = slot_env(options.slots, self._threads, ())
             path = [str(Path(__file__).parent)]
-            pool = Pool(options.slots, "sweep_speed:job", warm="frostline.sweep.trial:warm", env=env, path=path)
+            pool = Pool(
+                options.slots,
+                WorkerProgram(function="sweep_speed:job", warm="frostline.sweep.trial:warm", path=path),
+                env=env,
+            )
             self._pool = stack.enter_context(pool)
             self._all([None] * options.slots)  # they have started and imported
         self._all_threads = options.threads

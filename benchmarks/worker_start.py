@@ -21,7 +21,7 @@ from pathlib import Path
 
 from frostline.sweep.pool_executor import TEMPLATE, WARM
 from frostline.sweep.slots import slot_env, visible_gpus
-from frostline.workers.pool import Pool
+from frostline.workers.pool import Pool, WorkerProgram
 from frostline.workers.worker_main import Channel, EventKind
 
 
@@ -79,11 +79,8 @@ def measure(slots: int, template: str | None, *, gpu: bool) -> dict[str, float]:
     began = time.monotonic()
     with Pool(
         slots,
-        function,
-        warm=WARM,
+        WorkerProgram(function=function, warm=WARM, path=[here], template=template),
         env=slot_env(slots, 1, visible_gpus() if gpu else ()),
-        path=[here],
-        template=template,
     ) as pool:
         for key in range(slots):
             pool.submit(key, "gpu" if gpu else None)

@@ -23,10 +23,15 @@ from transformers import (
 from frostline.data.token_table import rows_sha256
 from frostline.models.blocks import find_blocks
 from frostline.prefix_cache import compute
-from frostline.prefix_cache.compute import OverflowInPrefixError, canonical_batches, compute_hidden_states
+from frostline.prefix_cache.compute import (
+    OverflowInPrefixError,
+    RowsToCompute,
+    canonical_batches,
+    compute_hidden_states,
+)
 from frostline.prefix_cache.entry import CacheError
 from frostline.prefix_cache.last_block import read_block
-from frostline.prefix_cache.open_or_compute import Prefix, RowsToCompute, is_cached, open_or_compute
+from frostline.prefix_cache.open_or_compute import Prefix, is_cached, open_or_compute
 from frostline.prefix_cache.store import PrefixStore
 from frostline.prefix_cache.suffix import HIDDEN, Suffix, TrainableModel, read_position
 
@@ -211,7 +216,7 @@ def test_a_hidden_state_that_is_not_finite_is_noticed_while_filling(tmp_path, na
     with torch.no_grad():
         next(prefix.anatomy.blocks[1][1].parameters()).fill_(float("inf"))
     with pytest.raises(OverflowInPrefixError, match="after block 2"):
-        compute_hidden_states(prefix.anatomy, made.lengths, made.collate, [1, 2], lambda *_: None)
+        compute_hidden_states(prefix.anatomy, made, [1, 2], lambda *_: None)
     store = PrefixStore(tmp_path, 10**7)
     with pytest.raises(CacheError, match="not finite"):
         open_or_compute(store, prefix, 2, (), made, lambda: None)
@@ -260,9 +265,7 @@ def test_a_device_is_warmed_up_before_a_pass_is_measured(monkeypatch):
         monkeypatch.setattr(compute, "_SLOW_AT_FIRST", slow)
         calls.clear()
         got = taken[bool(slow)] = []
-        took = compute_hidden_states(
-            anatomy, made.lengths, made.collate, [1, 2], lambda *batch, got=got: got.append(batch)
-        )
+        took = compute_hidden_states(anatomy, made, [1, 2], lambda *batch, got=got: got.append(batch))
         assert set(took) == {1, 2}
         assert len(calls) == 1 + len(got) // 2 + len(slow)  # it is looked at once
     assert len(taken[True]) > 2

@@ -42,9 +42,9 @@ def fills(monkeypatch):
     """The depths of each pass over the rows."""
     real, found = compute.compute_hidden_states, []
 
-    def counted(anatomy, lengths, collate, depths, take, **more):
-        found.append((len(lengths), tuple(depths)))
-        return real(anatomy, lengths, collate, depths, take, **more)
+    def counted(anatomy, table, depths, take, **more):
+        found.append((len(table.lengths), tuple(depths)))
+        return real(anatomy, table, depths, take, **more)
 
     monkeypatch.setattr(open_or_compute, "compute_hidden_states", counted)  # estimates use their own
     return found

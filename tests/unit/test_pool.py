@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.workers.pool import Pool
+from frostline.workers.pool import Pool, WorkerProgram
 from frostline.workers.worker_main import EventKind
 
 HERE = str(Path(__file__).parent)
@@ -32,8 +32,11 @@ def collect(pool, num, limit_s=30.0, on_message=None):
 def make_pool(request):
     """Slots that are new processes, and slots that are forks of a template."""
 
-    def make(slots=1, **kwargs):
-        return Pool(slots, "pool_jobs:job", path=[HERE], template=request.param, **kwargs)
+    def make(slots=1, warm=None, log_dir=None, **kwargs):
+        program = WorkerProgram(
+            function="pool_jobs:job", warm=warm, path=[HERE], log_dir=log_dir, template=request.param
+        )
+        return Pool(slots, program, **kwargs)
 
     return make
 
@@ -146,10 +149,10 @@ def test_a_job_may_have_its_process_replaced(make_pool):
 PARENT = f"""
 import multiprocessing.forkserver, os, signal, sys, time
 sys.path.insert(0, {HERE!r})
-from frostline.workers.pool import EventKind, Pool
+from frostline.workers.pool import EventKind, Pool, WorkerProgram
 
 def started(slots=2, template="colorsys"):
-    return Pool(slots, "pool_jobs:job", path=[{HERE!r}], template=template).__enter__()
+    return Pool(slots, WorkerProgram(function="pool_jobs:job", path=[{HERE!r}], template=template)).__enter__()
 
 def events(pool, num):
     found = []
@@ -309,8 +312,9 @@ def test_forks_of_a_sweeps_template_have_threads_and_random_states_of_their_own(
     process = parent(
         tmp_path,
         "def threads_and_draws(slots, threads):\n"
-        "    pool = Pool(slots, 'pool_jobs:job', path=[" + repr(HERE) + "], warm='frostline.sweep.trial:warm',\n"
-        "        template='frostline.sweep.worker_template',\n"
+        "    program = WorkerProgram(function='pool_jobs:job', path=[" + repr(HERE) + "],\n"
+        "        warm='frostline.sweep.trial:warm', template='frostline.sweep.worker_template')\n"
+        "    pool = Pool(slots, program,\n"
         "        env=lambda _: {'OMP_NUM_THREADS': str(threads)}).__enter__()\n"
         "    for key in range(slots):\n"
         "        pool.submit(key, {'do': 'draw'})\n"

@@ -13,10 +13,10 @@ import torch
 
 from frostline.models.blocks import find_blocks
 from frostline.prefix_cache import gpu_memory
-from frostline.prefix_cache.compute import at_position
+from frostline.prefix_cache.compute import RowsToCompute, at_position
 from frostline.prefix_cache.entry import FileShape, HiddenStates
 from frostline.prefix_cache.gpu_memory import RowOffsets
-from frostline.prefix_cache.open_or_compute import Prefix, RowsToCompute
+from frostline.prefix_cache.open_or_compute import Prefix
 from tests.conftest import tiny_config
 
 LENGTHS = {"training": np.array([3, 1, 5, 2]), "held-out": np.array([4, 2])}

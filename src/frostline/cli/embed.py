@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,13 @@ from frostline.cli.common import compose, located, override_parser
 from frostline.errors import SpecError, UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from datasets import Dataset
 
+    from frostline.data.load import Rows
+    from frostline.data.token_table import Padding
+    from frostline.inference.embeddings import Encoder, VectorWriter
     from frostline.spec import RunSpec
 
 # As in `frostline.inference.embeddings`, whose import would cost --help torch.
@@ -88,31 +94,20 @@ def _spec(options: Any) -> tuple[RunSpec, Path | None]:
 
 def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     import datasets
-    from tqdm.auto import tqdm
 
     from frostline import assets
     from frostline.console import configure_logging
-    from frostline.data.label_values import class_words
     from frostline.data.pixel_table import ImageInput
-    from frostline.data.row_table import RowTable
     from frostline.data.token_table import NO_PADDING, Padding
-    from frostline.data.tokenize import token_table
-    from frostline.inference.embeddings import Encoder, ParquetWriter, Pooling, SafetensorsWriter, VectorWriter
+    from frostline.inference.embeddings import Encoder, Pooling
     from frostline.models import loading
-    from frostline.spec import Init
-    from frostline.train.data import load_data, load_pixel_table
+    from frostline.train.data import load_data
     from frostline.train.inputs import load_processor
 
     configure_logging()
-    if spec.dataset.task.labels_words:
-        name = spec.dataset.task.name
-        raise SpecError(f"dataset.task={name}: a sentence has no one label; embed its texts with another")
-    if options.text and spec.dataset.is_image:
-        raise SpecError("--text: the rows are images")
+    _check(spec, folder, options)
     bar = sys.stderr.isatty()
     (datasets.enable_progress_bars if bar else datasets.disable_progress_bars)()
-    if folder is None and spec.model.init is Init.RANDOM:
-        raise SpecError("model.init=random: an untrained model's vectors say nothing; train it, and give the run")
     source = folder if folder is not None else assets.model_folder(spec.model, progress=bar)
     if folder is None:
         loading.check_weights(spec.model, source)
@@ -124,48 +119,99 @@ def _write(spec: RunSpec, folder: Path | None, options: Any) -> None:
     sets = {name: table for name, table in every.items() if table is not None and name in wanted}
     if not sets:
         raise SpecError(f"--set={wanted[0]}: the data set has no such rows; give dataset.test_fraction or test_from")
-    padding = NO_PADDING if isinstance(processor, ImageInput) else Padding.of(processor, encoder.model)
     about = {
         "model": str(folder) if folder is not None else spec.model_name, "dataset": spec.dataset_name,
         "pool": options.pool, "block": options.block, "max_tokens": spec.training.max_tokens,
         "label_names": list(rows.label_names),
     }  # fmt: skip
-    separator = spec.dataset.label_separator if spec.dataset.task.may_have_no_class else None
-    named, width = bool(rows.label_names), encoder.width
     was_there = options.out.exists()
-    aside = options.out.with_name(f".{options.out.name}.writing")
+    padding = NO_PADDING if isinstance(processor, ImageInput) else Padding.of(processor, encoder.model)
+    with _writer(options, encoder.width, about, {name: len(table) for name, table in sets.items()}) as writer:
+        cut = _write_sets(writer, spec, encoder, _Rows(rows, sets, processor, padding), options)
+    words = f"block {options.block}" if options.block is not None else "the last hidden state"
+    note = f"; {cut} texts longer than training.max_tokens={spec.training.max_tokens} were cut" if cut else ""
+    shown = ", ".join(f"{len(table)} {name}" for name, table in sets.items())
+    note += ", in place of what was there" if was_there else ""
+    print(f"{options.out}: {shown} rows x {encoder.width} numbers ({options.pool} of {words}){note}")
+
+
+def _check(spec: RunSpec, folder: Path | None, options: Any) -> None:
+    """Refuses what has no vectors, or none that say anything."""
+    from frostline.spec import Init
+
+    if spec.dataset.task.labels_words:
+        name = spec.dataset.task.name
+        raise SpecError(f"dataset.task={name}: a sentence has no one label; embed its texts with another")
+    if options.text and spec.dataset.is_image:
+        raise SpecError("--text: the rows are images")
+    if folder is None and spec.model.init is Init.RANDOM:
+        raise SpecError("model.init=random: an untrained model's vectors say nothing; train it, and give the run")
+
+
+@contextmanager
+def _writer(options: Any, width: int, about: dict[str, Any], sizes: dict[str, int]) -> Iterator[VectorWriter]:
+    """Gives what writes `--out`: aside first, so that a file that is there is whole."""
+    from frostline.inference.embeddings import ParquetWriter, SafetensorsWriter
+
+    aside, named = options.out.with_name(f".{options.out.name}.writing"), bool(about["label_names"])
     try:
         writer: VectorWriter
         if options.out.suffix == ".parquet":
             writer = ParquetWriter(aside, width, about, named=named, with_text=options.text)
         else:
-            sizes = {name: len(table) for name, table in sets.items()}
             writer = SafetensorsWriter(aside, sizes, width, about, named=named)
-        total = sum(len(table) for table in sets.values())
-        cut = 0
-        with tqdm(total=total, unit=" rows", disable=not bar) as progress:
-            for name, table in sets.items():
-                inputs: RowTable
-                if isinstance(processor, ImageInput):
-                    inputs = load_pixel_table(name, table, rows, processor)
-                else:
-                    inputs, is_cut = token_table(table, processor, spec.training.max_tokens)
-                    cut += int(is_cut.sum())
-                for part in encoder.embed(name, inputs, padding, spec.training.eval_batch_size):
-                    some = table[part.first : part.first + len(part.vectors)]
-                    labels = some["labels"]
-                    if named and options.out.suffix == ".parquet":
-                        labels = [class_words(label, rows.label_names, separator) for label in labels]
-                    writer.write(part, labels, some["text"] if options.text else None)
-                    progress.update(len(part.vectors))
+        yield writer
         writer.close()
         aside.replace(options.out)
     except OSError as error:
         raise UserError(f"--out={options.out}: can't be written ({error.strerror or error})") from error
     finally:
         aside.unlink(missing_ok=True)
-    words = f"block {options.block}" if options.block is not None else "the last hidden state"
-    note = f"; {cut} texts longer than training.max_tokens={spec.training.max_tokens} were cut" if cut else ""
-    shown = ", ".join(f"{len(table)} {name}" for name, table in sets.items())
-    note += ", in place of what was there" if was_there else ""
-    print(f"{options.out}: {shown} rows x {width} numbers ({options.pool} of {words}){note}")
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is embedded.
+
+    Attributes:
+        rows: Of the data set.
+        sets: Those that are wanted, by name.
+        processor: Tokenizer or image processor.
+        padding: How batches are filled up.
+    """
+
+    rows: Rows
+    sets: dict[str, Dataset]
+    processor: Any
+    padding: Padding
+
+
+def _write_sets(writer: VectorWriter, spec: RunSpec, encoder: Encoder, given: _Rows, options: Any) -> int:
+    """Writes the vectors of all sets; returns how many texts were cut."""
+    from tqdm.auto import tqdm
+
+    from frostline.data.label_values import class_words
+    from frostline.data.pixel_table import ImageInput
+    from frostline.data.row_table import RowTable
+    from frostline.data.tokenize import token_table
+    from frostline.train.data import load_pixel_table
+
+    label_names, cut = given.rows.label_names, 0
+    separator = spec.dataset.label_separator if spec.dataset.task.may_have_no_class else None
+    total = sum(len(table) for table in given.sets.values())
+    with tqdm(total=total, unit=" rows", disable=not sys.stderr.isatty()) as progress:
+        for name, table in given.sets.items():
+            inputs: RowTable
+            if isinstance(given.processor, ImageInput):
+                inputs = load_pixel_table(name, table, given.rows, given.processor)
+            else:
+                inputs, is_cut = token_table(table, given.processor, spec.training.max_tokens)
+                cut += int(is_cut.sum())
+            for part in encoder.embed(name, inputs, given.padding, spec.training.eval_batch_size):
+                some = table[part.first : part.first + len(part.vectors)]
+                labels = some["labels"]
+                if label_names and options.out.suffix == ".parquet":
+                    labels = [class_words(label, label_names, separator) for label in labels]
+                writer.write(part, labels, some["text"] if options.text else None)
+                progress.update(len(part.vectors))
+    return cut

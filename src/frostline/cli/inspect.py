@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.table import Table
@@ -14,6 +15,9 @@ from frostline.cli.common import compose, override_parser
 from frostline.errors import ModelError
 from frostline.report import make_console, newly_initialized
 from frostline.spec import RunSpec
+
+if TYPE_CHECKING:
+    from frostline.models.blocks import Anatomy
 
 
 def main(arguments: list[str]) -> int:
@@ -44,7 +48,6 @@ def examine(spec: RunSpec) -> dict[str, Any]:
     Raises:
         UserError: The model can't be found or isn't supported.
     """
-    from frostline.freezing.freeze import freeze
     from frostline.models.blocks import count, count_at, find_blocks, whole_as_head
     from frostline.models.loading import fresh_tensors, skeleton
 
@@ -60,18 +63,13 @@ def examine(spec: RunSpec) -> dict[str, Any]:
     except ModelError as error:
         anatomy, trouble = whole_as_head(model), str(error)
     spec.check_depth(anatomy.num_blocks if trouble is None else None)
-    base = model.base_model
-    whole = count_at(anatomy, None)
-    depths: dict[str, int | None] = {"none": None}
-    if trouble is None:
-        depths |= {str(depth): depth for depth in range(anatomy.num_blocks + 1)}
-    named = dict(model.named_parameters())
+    base, named = model.base_model, dict(model.named_parameters())
     facts: dict[str, Any] = {
         "model": spec.model_name,
         "class": type(model).__name__,
         "num_labels": spec.dataset.task.num_outputs(names),
-        "num_params": whole.num_total,
-        "num_named_params": len(list(model.named_parameters())),
+        "num_params": count_at(anatomy, None).num_total,
+        "num_named_params": len(named),
         "base": {
             "class": type(base).__name__,
             "num_params": count((("", base),)),
@@ -89,34 +87,49 @@ def examine(spec: RunSpec) -> dict[str, Any]:
             }
             for part, modules in anatomy.groups()
         ],
-        "depths": [
-            {
-                "freeze": "none" if depth is None else f"depth={depth}",
-                "head_only": depth is not None and depth == anatomy.num_blocks,
-                "num_trainable": count_at(anatomy, depth).num_trainable,
-                "num_frozen": count_at(anatomy, depth).num_frozen,
-            }
-            for depth in depths.values()
-        ],
+        "depths": _depths(anatomy, (None, *range(anatomy.num_blocks + 1)) if trouble is None else (None,)),
         "params": [
             {"name": name, "shape": list(parameter.shape), "num_params": parameter.numel()}
             for name, parameter in model.named_parameters()
         ],
     }
     if trouble is None or not spec.freeze.needs_blocks:
-        if spec.freeze.prepare(anatomy, spec.seed):
-            named = dict(model.named_parameters())
-        frozen = freeze(anatomy, spec.freeze, hashed=False)
-        facts["chosen"] = {
-            "freeze": spec.freeze.label(),
-            "frozen": frozen.frozen.words,
-            "num_trainable": frozen.params.num_trainable,
-            "num_frozen": frozen.params.num_frozen,
-            "begins_above": frozen.prefix_depth,
-        }
+        facts["chosen"] = _chosen(spec, anatomy)
+        named = dict(model.named_parameters())  # of an adapter too
         for row in facts["params"]:
             row["trained"] = row["name"] in named and named[row["name"]].requires_grad  # beside an adapter: renamed
     return facts
+
+
+def _depths(anatomy: Anatomy, depths: Iterable[int | None]) -> list[dict[str, Any]]:
+    """Returns what is trained and frozen at each depth."""
+    from frostline.models.blocks import count_at
+
+    counts = [(depth, count_at(anatomy, depth)) for depth in depths]
+    return [
+        {
+            "freeze": "none" if depth is None else f"depth={depth}",
+            "head_only": depth is not None and depth == anatomy.num_blocks,
+            "num_trainable": count.num_trainable,
+            "num_frozen": count.num_frozen,
+        }
+        for depth, count in counts
+    ]
+
+
+def _chosen(spec: RunSpec, anatomy: Anatomy) -> dict[str, Any]:
+    """Freezes what the config says, and returns what that is."""
+    from frostline.freezing.freeze import freeze
+
+    spec.freeze.prepare(anatomy, spec.seed)
+    frozen = freeze(anatomy, spec.freeze, hashed=False)
+    return {
+        "freeze": spec.freeze.label(),
+        "frozen": frozen.frozen.words,
+        "num_trainable": frozen.params.num_trainable,
+        "num_frozen": frozen.params.num_frozen,
+        "begins_above": frozen.prefix_depth,
+    }
 
 
 def _print(facts: dict[str, Any], options: argparse.Namespace) -> None:

@@ -27,26 +27,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Prints what a run's model says of the test rows."""
-    parser = OneLineParser(
-        prog="frostline test",
-        description="The final number of a run: its model on the test rows (dataset.test_fraction, test_from), which\n"
-        "training and every choice left alone. Looked at once: afterwards the same number is shown again.",
-        epilog="examples:\n"
-        "  frostline test lr_x_depth            a sweep: its best run\n"
-        "  frostline test runs/single/...",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("run", metavar="RUN", help="its folder, a sweep (its best run) or an MLflow run id")
-    parser.add_argument("--again", action="store_true", help="compute it anew; the record counts how often")
-    parser.add_argument(
-        "--metric", action="append", default=[], metavar="NAME",
-        help="a metric of the run that is a script of evaluate's, and that you trust; may be given several times",
-    )  # fmt: skip
-    parser.add_argument(
-        "--plugin", action="append", default=[], metavar="MODULE", help="a module that registers a metric of the run"
-    )
-    parser.add_argument("--tracking-uri", help="the store that the number is recorded in too; the config's by default")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     from frostline.cli.find_run import run_with_model
     from frostline.config.recorded import read_spec
 
@@ -86,6 +67,29 @@ def main(arguments: list[str]) -> int:
     )
     _record(folder, result, now, options.tracking_uri)
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = OneLineParser(
+        prog="frostline test",
+        description="The final number of a run: its model on the test rows (dataset.test_fraction, test_from), which\n"
+        "training and every choice left alone. Looked at once: afterwards the same number is shown again.",
+        epilog="examples:\n"
+        "  frostline test lr_x_depth            a sweep: its best run\n"
+        "  frostline test runs/single/...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", help="its folder, a sweep (its best run) or an MLflow run id")
+    parser.add_argument("--again", action="store_true", help="compute it anew; the record counts how often")
+    parser.add_argument(
+        "--metric", action="append", default=[], metavar="NAME",
+        help="a metric of the run that is a script of evaluate's, and that you trust; may be given several times",
+    )  # fmt: skip
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="a module that registers a metric of the run"
+    )
+    parser.add_argument("--tracking-uri", help="the store that the number is recorded in too; the config's by default")
+    return parser
 
 
 def _recorded(folder: Path) -> dict[str, Any] | None:

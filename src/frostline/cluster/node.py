@@ -17,7 +17,7 @@ from typing import Any
 
 from frostline.assets import home
 from frostline.cluster.transfer import Piece, Sent, Stamp, pieces, remove, stamps, write
-from frostline.workers.pool import Pool, WorkerEvent
+from frostline.workers.pool import Pool, WorkerEvent, WorkerProgram
 from frostline.workers.worker_main import EventKind, resolve
 
 _SCAN_S = 1.0
@@ -235,10 +235,10 @@ class Slot:
         settings = self._settings
         logs = self._trial("workers") / f"{socket.gethostname()}-{os.getpid()}"
         logs.mkdir(parents=True, exist_ok=True)
-        pool = Pool(
-            1, settings.function, warm=settings.warm, env=lambda _slot: settings.env, path=[str(cwd)],
-            hang_s=settings.hang_s, template=settings.template, log_dir=logs,
-        )  # fmt: skip
+        program = WorkerProgram(
+            function=settings.function, warm=settings.warm, path=[str(cwd)], template=settings.template, log_dir=logs
+        )
+        pool = Pool(1, program, env=lambda _slot: settings.env, hang_s=settings.hang_s)
         scanned = 0.0
         with pool:
             while not self._ended.is_set():

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from frostline import scratch
-from frostline.cluster.pool import KNOCK_S, RAY_WORDS, ClusterPool, ClusterSettings
+from frostline.cluster.pool import ClusterPool
+from frostline.cluster.settings import KNOCK_S, RAY_WORDS, ClusterSettings
 from frostline.cluster.transfer import LocalInput
 from frostline.errors import UserError, as_user_error, in_one_line
 

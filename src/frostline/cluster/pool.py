@@ -8,14 +8,16 @@ import signal
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from frostline.cluster.node import About, Slot, SlotSettings, versions
-from frostline.cluster.transfer import Inputs, LocalInput, Piece, input_pieces, pieces, stamps, write
+from frostline.cluster.placed_slot import PlacedSlot
+from frostline.cluster.settings import ClusterSettings
+from frostline.cluster.transfer import Inputs, LocalInput, Piece, batches_of, input_pieces, pieces, stamps, write
 from frostline.errors import MachineError, UserError, as_user_error, best_effort
 from frostline.workers.pool import WorkerEvent
 from frostline.workers.worker_main import EventKind
@@ -28,65 +30,12 @@ _POLL_S = 2.0
 _LOOK_S = 2.0
 """Seconds between two queries of the cluster's nodes."""
 
-KNOCK_S = 5.0
 _REPLY_S = 120.0
 """How long an answer of a node that lives is waited for (assumed: moving a checkpoint takes seconds)."""
 
-_BATCH = 8
 
 _MOST_STARTS = 3
 """So many slots in a row that do not start end the sweep (assumed)."""
-
-RAY_WORDS = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without GPUs asked for, none is hidden
-    "RAY_BACKEND_LOG_LEVEL": "error",  # what its core has to say goes to the terminal otherwise
-    "RAY_NUM_REDIS_GET_RETRIES": "5",  # seconds for an address that accepts and does not answer
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_worker_niceness": "0",  # of a cluster that is started here: training is no work of the background
-}
-"""What Ray reads when it is imported or starts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterSettings:
-    """What a sweep asks of the cluster.
-
-    Attributes:
-        address: Of Ray: `auto`, `HOST:PORT`, `ray://HOST:PORT`; None starts a cluster on this machine.
-        slots: Trials side by side; None: as many as fit on the nodes, also on those that come later.
-        cpus: Cores of a trial.
-        gpus: GPUs of a trial, a part of one too; None: one for each process, if the cluster has any.
-        processes: Processes of a trial, all on one node.
-        memory_bytes: Memory of a trial, as Ray counts it; None: it is not asked for.
-        shared: Whether a file system that a node shares with the parent is used.
-    """
-
-    address: str | None
-    slots: int | None
-    cpus: float
-    gpus: float | None
-    processes: int
-    memory_bytes: float | None
-    shared: bool
-
-
-@dataclass
-class _Placed:
-    """A slot: asked for, then ready, then busy or idle."""
-
-    actor: Any
-    asked: Any
-    about: About | None = None
-    key: Any = None
-    name: str = ""
-    pending: Any = None
-    held: set[str] = field(default_factory=set)
-    near: set[Any] = field(default_factory=set)
-    is_leaving: bool = False
-
-    @property
-    def is_idle(self) -> bool:
-        return self.about is not None and self.key is None and not self.is_leaving
 
 
 class ClusterPool:
@@ -118,7 +67,7 @@ class ClusterPool:
             study=uuid.uuid5(uuid.NAMESPACE_URL, f"{socket.gethostname()}{self._folder}").hex, token=self._token,
             cwd=Path.cwd(), **{**slot, "folder": self._folder},
         )  # fmt: skip
-        self._placed: list[_Placed] = []
+        self._placed: list[PlacedSlot] = []
         self._waiting: list[tuple[Any, Any]] = []
         self._remote: dict[Any, bool] = {}
         self._next_look = 0.0
@@ -243,7 +192,7 @@ class ClusterPool:
         wanted = self._settings.slots or self._fits
         while len(self._placed) < min(wanted, max(1, self._fits)) and not self._is_closing:
             actor = self._make.remote(self._slot)
-            self._placed.append(_Placed(actor=actor, asked=actor.about.remote()))
+            self._placed.append(PlacedSlot(actor=actor, asked=actor.about.remote()))
 
     def _leaving(self) -> set[str]:
         """Returns the ids of nodes that Ray is draining, as before a preemption."""
@@ -253,7 +202,7 @@ class ClusterPool:
             return set(state.get_draining_nodes())
         return set()
 
-    def _leave(self, placed: _Placed) -> None:
+    def _leave(self, placed: PlacedSlot) -> None:
         """Has the slot's trial write a checkpoint and stop; the slot takes no further trial."""
         placed.is_leaving = True
         if placed.key is None:
@@ -325,7 +274,7 @@ class ClusterPool:
             placed.held.add(name)
             placed.near.add(near)
 
-    def _send_all(self, placed: _Placed, name: str, payload: Any) -> None:
+    def _send_all(self, placed: PlacedSlot, name: str, payload: Any) -> None:
         """Brings a slot's node what it lacks: inputs, and what the trial's folder holds here."""
         assert placed.about is not None
         if placed.about.is_shared:
@@ -336,20 +285,20 @@ class ClusterPool:
         names = {given: found.path.name for given, found in self._inputs.known.items()}
         for given in self._ask(actor.lacks.remote(self._inputs.digests, names)):
             digest = self._inputs.digests[given]
-            for batch, is_last in _batched(input_pieces(self._inputs.known[given])):
+            for batch, is_last in batches_of(input_pieces(self._inputs.known[given])):
                 self._ask(actor.put_input.remote(digest, batch, is_last))
         theirs, ours = self._ask(actor.files.remote(name)), stamps(self._folder / name)
         gone = [Piece(name=each) for each in theirs.keys() - ours.keys()]
         if gone:
             self._ask(actor.put.remote(name, gone))
         lacking = [each for each, stamp in ours.items() if theirs.get(each) != stamp]
-        for batch, _ in _batched(pieces(self._folder / name, lacking)):
+        for batch, _ in batches_of(pieces(self._folder / name, lacking)):
             self._ask(actor.put.remote(name, batch))
 
     def _ask(self, ref: Any) -> Any:
         return self._ray.get(ref, timeout=_REPLY_S)
 
-    def _hear(self, placed: _Placed, ref: Any) -> list[WorkerEvent]:
+    def _hear(self, placed: PlacedSlot, ref: Any) -> list[WorkerEvent]:
         try:
             news = self._ray.get(ref)
         except self._ray.exceptions.RayTaskError as error:  # the node lives, and its slot can't go on
@@ -380,21 +329,10 @@ class ClusterPool:
             self._drop(placed)
         return events
 
-    def _drop(self, placed: _Placed) -> None:
+    def _drop(self, placed: PlacedSlot) -> None:
         self._placed = [each for each in self._placed if each is not placed]
         with best_effort("ending a worker"):
             self._ray.kill(placed.actor)
-
-
-def _batched(parts: Iterator[Piece]) -> Iterator[tuple[list[Piece], bool]]:
-    """Yields parts a few at a time, with whether they are the last ones."""
-    batch: list[Piece] = []
-    for part in parts:
-        if len(batch) == _BATCH:
-            yield batch, False
-            batch = []
-        batch.append(part)
-    yield batch, True
 
 
 def _last_line(error: BaseException) -> str:

@@ -198,3 +198,17 @@ def input_pieces(found: LocalInput) -> Iterator[Piece]:
 def remove(folder: Path) -> None:
     """Removes a folder of ours with all that is in it."""
     shutil.rmtree(folder, ignore_errors=True)
+
+
+_BATCH = 8
+
+
+def batches_of(parts: Iterator[Piece]) -> Iterator[tuple[list[Piece], bool]]:
+    """Yields parts a few at a time, with whether they are the last ones."""
+    batch: list[Piece] = []
+    for part in parts:
+        if len(batch) == _BATCH:
+            yield batch, False
+            batch = []
+        batch.append(part)
+    yield batch, True

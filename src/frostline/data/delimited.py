@@ -38,46 +38,17 @@ def check_fields(path: Path, options: dict[str, Any], stray: int | None = None) 
         DataError: A row has more or fewer fields than there are columns, or a field that is not what it looks like.
     """
     csv.field_size_limit(sys.maxsize)
-    wanted, several_lines = len(options["column_names"]), 0
-    odd = _odd_lines(options)
-    like_header = list[str]()
-    num_rows = 0
+    check = _FieldCheck(path, options)
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.reader(
-            _looked_through(file, odd), delimiter=options["sep"], quoting=options["quoting"],
+            _looked_through(file, check.odd), delimiter=options["sep"], quoting=options["quoting"],
             escapechar=options["escapechar"], strict=stray is None,
         )  # fmt: skip
         before = 0
         try:
             for fields in rows:
-                where = f"{path.name}, line {before + 1}"
-                is_spaced = odd["spaced"].lines[-1:] > [before] and any(_SPACED_QUOTE.match(each) for each in fields)
-                if is_spaced:
-                    raise DataError(
-                        f"{where}: a blank stands between the separator and the quote of a field, so that both are "
-                        f"part of the text: remove such blanks, or use dataset.quoted=false"
-                    )
-                if odd["null"].lines:
-                    raise DataError(
-                        f"{where}: holds {NULL_OF_DATABASES}, with which databases mean no value; with dataset.escape "
-                        f"it would be the text N: leave the field empty"
-                    )
-                if fields and len(fields) != wanted:
-                    hint = "; quote texts that hold a separator" if len(fields) > wanted else ""
-                    hint = f'; if \\" is a quote there, use {_ESCAPE}' if odd["escaped"].lines else hint
-                    if num_rows == 1 and len(fields) == wanted + 1 and fields[0] == "1":
-                        hint = (
-                            "; if the first is the number of the row, as R writes it, write without (row.names=FALSE)"
-                        )
-                    raise DataError(f"{where}: has {len(fields)} fields, there are {wanted} columns{hint}")
-                if num_rows == 0 and options["skiprows"] == 0:
-                    names = [name.casefold() for name in options["column_names"]]
-                    like_header = [each for name, each in zip(names, fields, strict=False) if each.casefold() == name]
-                is_rule = bool(fields) and all(re.fullmatch("-{2,}", each) for each in fields)
-                if num_rows and (is_rule or fields == options["column_names"]):
-                    raise DataError(f"{where}: is no row, but the header once more or a rule: remove the line")
-                num_rows += bool(fields)
-                several_lines += rows.line_num - before > 1
+                check.row(fields, before)
+                check.num_long += rows.line_num - before > 1
                 before = rows.line_num
         except csv.Error as error:
             if stray is None:  # strictly read: is it read at all?
@@ -85,32 +56,92 @@ def check_fields(path: Path, options: dict[str, Any], stray: int | None = None) 
             is_quoted = options["quoting"] != csv.QUOTE_NONE
             hint = "; if a stray quote stands in a text, use dataset.quoted=false" if is_quoted else ""
             raise DataError(f"{path.name}, line {rows.line_num}: {error}{hint}") from error
-    notes: tuple[str, ...] = ()
-    if several_lines:
-        notes += (
-            f"rows that go over several lines: {several_lines} (if that is a stray quote, use dataset.quoted=false)",
-        )
-    if stray is not None:
-        notes += (
-            f"{path.name}, line {stray}: something stands behind the closing quote of a field, and these quotes are "
-            "left out (if quotes are ordinary characters there, use dataset.quoted=false)",
-        )
-    if escaped := odd["escaped"].lines:
-        notes += (
-            f'{path.name}: {len(escaped)} lines hold \\", the first is line {escaped[0]} (if that is a quote within a '
-            f"text, use {_ESCAPE})",
-        )
-    if letters := odd["letter"].lines:
-        notes += (
-            f"{path.name}: {len(letters)} lines hold \\n, \\r or \\t, the first is line {letters[0]}: dataset.escape "
-            "makes the letters n, r and t of them; write line ends and tabs as such",
-        )
-    if like_header:
-        notes += (
-            f"{path.name}: its first line is a row, and holds {like_header[0]!r}, the name of a column (if that line "
-            "names the columns, leave dataset.columns=null)",
-        )
-    return notes
+    return check.notes(stray)
+
+
+class _FieldCheck:
+    """The rows of a CSV file, checked one after the other.
+
+    Args:
+        path: The file.
+        options: With which it is read.
+    """
+
+    def __init__(self, path: Path, options: dict[str, Any]) -> None:
+        self._name, self._options = path.name, options
+        self._num_columns = len(options["column_names"])
+        self._num_rows = 0
+        self._like_header: list[str] = []
+        self.odd = _odd_lines(options)
+        self.num_long = 0
+        """Rows that go over several lines."""
+
+    def row(self, fields: list[str], lines_before: int) -> None:
+        """Checks one row.
+
+        Raises:
+            DataError: It has more or fewer fields than there are columns, or a field that is not what it looks like.
+        """
+        where, options = f"{self._name}, line {lines_before + 1}", self._options
+        is_spaced = self.odd["spaced"].lines[-1:] > [lines_before] and any(map(_SPACED_QUOTE.match, fields))
+        if is_spaced:
+            raise DataError(
+                f"{where}: a blank stands between the separator and the quote of a field, so that both are part of the "
+                f"text: remove such blanks, or use dataset.quoted=false"
+            )
+        if self.odd["null"].lines:
+            raise DataError(
+                f"{where}: holds {NULL_OF_DATABASES}, with which databases mean no value; with dataset.escape it would "
+                f"be the text N: leave the field empty"
+            )
+        if fields and len(fields) != self._num_columns:
+            raise DataError(
+                f"{where}: has {len(fields)} fields, there are {self._num_columns} columns{self._hint(fields)}"
+            )
+        if self._num_rows == 0 and options["skiprows"] == 0:
+            names = [name.casefold() for name in options["column_names"]]
+            self._like_header = [each for name, each in zip(names, fields, strict=False) if each.casefold() == name]
+        is_rule = bool(fields) and all(re.fullmatch("-{2,}", each) for each in fields)
+        if self._num_rows and (is_rule or fields == options["column_names"]):
+            raise DataError(f"{where}: is no row, but the header once more or a rule: remove the line")
+        self._num_rows += bool(fields)
+
+    def _hint(self, fields: list[str]) -> str:
+        """Returns why a row may have another number of fields."""
+        if self._num_rows == 1 and len(fields) == self._num_columns + 1 and fields[0] == "1":
+            return "; if the first is the number of the row, as R writes it, write without (row.names=FALSE)"
+        if self.odd["escaped"].lines:
+            return f'; if \\" is a quote there, use {_ESCAPE}'
+        return "; quote texts that hold a separator" if len(fields) > self._num_columns else ""
+
+    def notes(self, stray: int | None) -> tuple[str, ...]:
+        """Returns what a person may have meant otherwise."""
+        name, notes = self._name, list[str]()
+        if self.num_long:
+            notes.append(
+                f"rows that go over several lines: {self.num_long} (if that is a stray quote, use dataset.quoted=false)"
+            )
+        if stray is not None:
+            notes.append(
+                f"{name}, line {stray}: something stands behind the closing quote of a field, and these quotes are "
+                "left out (if quotes are ordinary characters there, use dataset.quoted=false)"
+            )
+        if escaped := self.odd["escaped"].lines:
+            notes.append(
+                f'{name}: {len(escaped)} lines hold \\", the first is line {escaped[0]} (if that is a quote within a '
+                f"text, use {_ESCAPE})"
+            )
+        if letters := self.odd["letter"].lines:
+            notes.append(
+                f"{name}: {len(letters)} lines hold \\n, \\r or \\t, the first is line {letters[0]}: dataset.escape "
+                "makes the letters n, r and t of them; write line ends and tabs as such"
+            )
+        if self._like_header:
+            notes.append(
+                f"{name}: its first line is a row, and holds {self._like_header[0]!r}, the name of a column (if that "
+                "line names the columns, leave dataset.columns=null)"
+            )
+        return tuple(notes)
 
 
 @dataclass(frozen=True)

@@ -110,31 +110,32 @@ def load_rows(spec: DatasetSpec, find_file: FindFile, cache_dir: Path) -> Rows:
         parts["test"] = other(spec.test_from, spec.test_rows)
     elif spec.test_fraction is not None:
         parts["test"] = row_part(table, keys, labels, aside, spec, spec.test_rows)
-    pool = None
+    pool: RowPart | None = None
     if spec.folds is not None:
         pool, parts["train"], parts["eval"] = _dealt(parts["train"], parts["eval"], rule, spec, spec.folds)
     check_enough_rows(parts, rule, spec)
     report, warnings = row_report(parts, rule, raw, table, spec)
     chosen = {name: part.table.select(part.indices).remove_columns("key") for name, part in parts.items()}
     content = [ROWS_VERSION, *fingerprints, spec.task.name, list(rule.names)]
-    every = parts if pool is None else {**parts, "pool": pool}
+    every = {**parts, **({"pool": pool} if pool is not None else {})}
     return Rows(
-        train=chosen["train"],
-        evaluation=chosen["eval"],
-        test=chosen.get("test"),
+        train=chosen["train"], evaluation=chosen["eval"], test=chosen.get("test"),
         label_names=rule.names,
         fingerprint=digest_of([*content, *_choice(spec)]),
         identities={name: _identity(part) for name, part in every.items()} if spec.is_image else {},
         report=report,
         warnings=warnings,
-        pool=None
-        if pool is None
-        else FoldPool(
-            rows=table.select(pool.indices).remove_columns("key"),
-            fingerprint=digest_of([*content, "pool", *_choice(replace(spec, fold=0))]),
-            train=np.flatnonzero(np.isin(pool.indices, parts["train"].indices)),
-            evaluation=np.flatnonzero(np.isin(pool.indices, parts["eval"].indices)),
-        ),
+        pool=None if pool is None else _fold_pool(pool, parts, [*content, "pool", *_choice(replace(spec, fold=0))]),
+    )  # fmt: skip
+
+
+def _fold_pool(pool: RowPart, parts: Mapping[str, RowPart], content: list[Any]) -> FoldPool:
+    """Returns all rows that are dealt out to folds, and which of them train and evaluate in this one."""
+    return FoldPool(
+        rows=pool.table.select(pool.indices).remove_columns("key"),
+        fingerprint=digest_of(content),
+        train=np.flatnonzero(np.isin(pool.indices, parts["train"].indices)),
+        evaluation=np.flatnonzero(np.isin(pool.indices, parts["eval"].indices)),
     )
 
 

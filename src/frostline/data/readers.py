@@ -66,29 +66,10 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     Raises:
         DataError: It is empty, not UTF-8, holds NUL bytes, or isn't of its format; one line, with the line number.
     """
-    if path.is_dir():
-        if not spec.is_image or spec.format not in {Format.AUTO, Format.FOLDER}:
-            raise DataError(f"{path}: is a folder, not a file; of images, take dataset=image_folder")
-        return read_images(path)
-    if spec.format is Format.PIXELS:
-        return read_pixels(path)
-    if spec.format is Format.FOLDER:
-        raise DataError(
-            f"{path}: is a file; dataset.format=folder wants a folder with a folder of images for each class"
-        )
+    if path.is_dir() or spec.format in {Format.PIXELS, Format.FOLDER}:
+        return _read_images(path, spec)
     given = path
-    if path.stat().st_size and is_lfs_pointer(path):
-        raise DataError(f"{path}: is a git-lfs pointer, not the file: git lfs pull fetches it")
-    if is_compressed(path):
-        if path.stat().st_size == 0:
-            raise DataError(f"{path}: is empty")
-        path = decompressed(path, cache_dir)
-    form = _BY_EXTENSION.get(path.suffix.lower()) if spec.format is Format.AUTO else spec.format
-    if form is None:
-        known = ", ".join(sorted(_BY_EXTENSION))
-        raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{given}: is empty")
+    path, form = _prepared(path, spec, cache_dir)
     sha256 = file_sha256(path) if form is Format.PARQUET else _check_text(path)
     if form is Format.CONLL:
         return read_conll(path, sha256)
@@ -116,6 +97,36 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     if form is Format.JSONL:
         table = as_written(path, table)
     return RawTable(table=table, fingerprint=sha256, name=given.name, notes=notes, folder=given.parent)
+
+
+def _read_images(path: Path, spec: DatasetSpec) -> RawTable:
+    if path.is_dir():
+        if not spec.is_image or spec.format not in {Format.AUTO, Format.FOLDER}:
+            raise DataError(f"{path}: is a folder, not a file; of images, take dataset=image_folder")
+        return read_images(path)
+    if spec.format is Format.FOLDER:
+        raise DataError(
+            f"{path}: is a file; dataset.format=folder wants a folder with a folder of images for each class"
+        )
+    return read_pixels(path)
+
+
+def _prepared(path: Path, spec: DatasetSpec, cache_dir: Path) -> tuple[Path, Format]:
+    """Returns a file, decompressed, and its format."""
+    given = path
+    if path.stat().st_size and is_lfs_pointer(path):
+        raise DataError(f"{path}: is a git-lfs pointer, not the file: git lfs pull fetches it")
+    if is_compressed(path):
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: is empty")
+        path = decompressed(path, cache_dir)
+    form = _BY_EXTENSION.get(path.suffix.lower()) if spec.format is Format.AUTO else spec.format
+    if form is None:
+        known = ", ".join(sorted(_BY_EXTENSION))
+        raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{given}: is empty")
+    return path, form
 
 
 def read_hub(spec: DatasetSpec, split: str, cache_dir: Path) -> RawTable:

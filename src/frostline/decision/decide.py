@@ -155,41 +155,32 @@ def decide(
     Raises:
         ValueError: No run learnt anything, or a parameter is out of its range.
     """
-    _check(margin, confidence)
-    alive = [run for run in runs if not run.collapsed]
-    if not alive:
-        raise ValueError("no run learnt anything: there is nothing to decide from")
-    posterior = posterior if posterior is not None else Posterior(alive, axis, noise)
+    _check(runs, margin, confidence)
+    posterior = posterior or Posterior([run for run in runs if not run.collapsed], axis, noise)
     targets = representatives(posterior)
     settings = [target for target, _ in targets]
     kinds = list(dict.fromkeys((setting.others, setting.groups) for setting in settings))
     beside = [other for setting in settings for other in _beside(setting, axis, kinds)]
     every = posterior.draws([*settings, *beside], NUM_DRAWS, np.random.default_rng(seed))
-    draws = every[:, : len(settings)]
-    top = draws.max(axis=1, keepdims=True)
-    # What a level could come to at a rate, or with other keys, that nobody tried there.
-    could = draws
-    if beside:
+    draws = could = every[:, : len(settings)]
+    if beside:  # what a level could come to at a rate, or with other keys, that nobody tried there
         could = np.maximum(draws, every[:, len(settings) :].reshape(len(every), len(settings), -1).max(axis=2))
-    loss = top - draws
+    loss = draws.max(axis=1, keepdims=True) - draws
     most = np.quantile(could.max(axis=1, keepdims=True) - draws, _LEVEL, axis=0)
     low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
-    seeds = Counter(run.setting for run in alive)
-    fresh = Counter(run.setting for run in alive if not run.chosen)
-    collapsed = Counter(run.setting.level for run in runs if run.collapsed)
-    failing = Counter(run.setting for run in runs if run.collapsed)
+    counts = _Counts(runs)
     levels = []
     for index, (setting, tried) in enumerate(targets):
         state = state_of(loss[:, index], draws - could[:, [index]], margin, confidence)
         # What was never trained can't be taken, and what mostly learns nothing is no good.
-        if state is LevelState.GOOD and (not tried or failing[setting] > seeds[setting]):
+        if state is LevelState.GOOD and (not tried or counts.failing[setting] > counts.seeds[setting]):
             state = LevelState.OPEN
         levels.append(
             Level(
                 level=setting.level, setting=setting, tried=tried, mean=float(draws[:, index].mean()),
                 low=float(low[index]), high=float(high[index]), expected_loss=float(loss[:, index].mean()),
                 most_loss=float(most[index]), p_within=float((loss[:, index] <= margin).mean()), state=state,
-                seeds=seeds[setting], fresh=fresh[setting], collapsed=collapsed[setting.level],
+                seeds=counts.seeds[setting], fresh=counts.fresh[setting], collapsed=counts.collapsed[setting.level],
                 cost=axis.cost(setting.level),
             )
         )  # fmt: skip
@@ -199,6 +190,16 @@ def decide(
         best=max(levels, key=lambda level: level.mean), collapsed=tuple(run for run in runs if run.collapsed),
         num_runs=len(runs), seed_sd=posterior.seed_sd, knows_rows=noise.rows is not None,
     )  # fmt: skip
+
+
+class _Counts:
+    """How many runs learnt something, or didn't, by setting and level."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.seeds = Counter(run.setting for run in runs if not run.collapsed)
+        self.fresh = Counter(run.setting for run in runs if not run.collapsed and not run.chosen)
+        self.failing = Counter(run.setting for run in runs if run.collapsed)
+        self.collapsed = Counter(run.setting.level for run in runs if run.collapsed)
 
 
 def _beside(setting: Setting, axis: Axis, kinds: Sequence[tuple[tuple[float, ...], tuple[str, ...]]]) -> list[Setting]:
@@ -217,7 +218,9 @@ def _beside(setting: Setting, axis: Axis, kinds: Sequence[tuple[tuple[float, ...
     return found
 
 
-def _check(margin: float, confidence: float) -> None:
+def _check(runs: Sequence[Run], margin: float, confidence: float) -> None:
+    if all(run.collapsed for run in runs):
+        raise ValueError("no run learnt anything: there is nothing to decide from")
     if not (math.isfinite(margin) and margin > 0):
         raise ValueError(f"margin={margin}: must be above 0")
     if not 0.5 < confidence < 1:

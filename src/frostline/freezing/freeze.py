@@ -107,12 +107,7 @@ def freeze(
         named[name].requires_grad_(False)
     tensors = dict(_tensors(anatomy.model, chosen.modules, chosen.extra_params))
     ids = {id(tensor) for tensor in tensors.values()}
-    if not hashed:
-        before = {}
-    elif origin is None:
-        before = {name: _sha256(tensor) for name, tensor in tensors.items()}
-    else:
-        before = _hashes_of(origin, tensors, frozenset(fresh))
+    before = _hashes_of(origin, tensors, frozenset(fresh)) if hashed else {}
     num_frozen = sum(p.numel() for p in anatomy.model.parameters() if id(p) in ids)
     return FrozenPart(
         model=anatomy.model,
@@ -136,7 +131,9 @@ _KNOWN: dict[str, dict[str, str]] = {}
 """Hashes of tensors by origin."""
 
 
-def _hashes_of(origin: str, tensors: dict[str, torch.Tensor], fresh: frozenset[str]) -> dict[str, str]:
+def _hashes_of(origin: str | None, tensors: dict[str, torch.Tensor], fresh: frozenset[str]) -> dict[str, str]:
+    if origin is None:
+        return {name: _sha256(tensor) for name, tensor in tensors.items()}
     known = _KNOWN.setdefault(origin, {})
     for name, tensor in tensors.items():
         if name not in known and name not in fresh:

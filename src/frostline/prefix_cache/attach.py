@@ -20,17 +20,10 @@ from frostline.errors import UserError, in_one_line
 from frostline.machine import Machine
 from frostline.models.config_file import config_sha256
 from frostline.prefix_cache.collate import Collator, HiddenRows
-from frostline.prefix_cache.compute import OverflowInPrefixError, batch_tokens
+from frostline.prefix_cache.compute import OverflowInPrefixError, RowsToCompute, batch_tokens
 from frostline.prefix_cache.entry import CacheError
 from frostline.prefix_cache.gpu_memory import fits, keep_on_gpu
-from frostline.prefix_cache.open_or_compute import (
-    Prefix,
-    RowsToCompute,
-    TableOnDisk,
-    is_cached,
-    num_bytes,
-    open_or_compute,
-)
+from frostline.prefix_cache.open_or_compute import Prefix, TableOnDisk, is_cached, num_bytes, open_or_compute
 from frostline.prefix_cache.policy import num_passes, reason_to_skip
 from frostline.prefix_cache.probe_model import ModelProbe
 from frostline.prefix_cache.request import CachedPrefix, CacheRequest

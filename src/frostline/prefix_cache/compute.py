@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -38,6 +39,23 @@ class OverflowInPrefixError(Exception):
     """Hidden states are NaN or infinite."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowsToCompute:
+    """Tokenized rows.
+
+    Attributes:
+        name: For messages.
+        lengths: Tokens of each row, `[N]`.
+        sha256: Of all that enters the model: ids and token types.
+        collate: Pads some of them.
+    """
+
+    name: str
+    lengths: np.ndarray[Any, np.dtype[np.int64]]
+    sha256: str
+    collate: Collate
+
+
 def batch_tokens(device: str) -> int:
     """Returns the tokens of a batch, padding included, on a device of this type: its bits depend on them."""
     return _BATCH_TOKENS.get(device, _BATCH_TOKENS["cpu"])
@@ -61,8 +79,7 @@ def canonical_batches(lengths: np.ndarray[Any, Any], num_tokens: int) -> Iterato
 @torch.no_grad()
 def compute_hidden_states(
     anatomy: Anatomy,
-    lengths: np.ndarray[Any, Any],
-    collate: Collate,
+    table: RowsToCompute,
     depths: Sequence[int],
     take: Take,
     *,
@@ -74,8 +91,7 @@ def compute_hidden_states(
 
     Args:
         anatomy: The model, on its device.
-        lengths: Tokens of each row, `[N]`.
-        collate: Pads.
+        table: The rows.
         depths: Each 1 or more.
         take: Called for each batch and depth; each row comes once.
         start: A depth below all of them and the hidden states after it: from there on is enough, in the same bits.
@@ -88,32 +104,16 @@ def compute_hidden_states(
     Raises:
         OverflowInPrefixError: A hidden state is NaN or infinite.
     """
-    model: Any
-    model, deepest, count = anatomy.model, max(depths), num_outputs(anatomy)
-    device = next(model.parameters()).device
+    device = next(anatomy.model.parameters()).device
     seen: dict[int, torch.Tensor] = {}
     clock = _Clock(device)
-    was_training = model.training
-    model.eval()
-    with ExitStack() as stack:
-        stack.callback(model.train, was_training)
-        if start is not None:
-            suffix = Suffix(anatomy, start[0])  # it runs the model: before the hooks, which take the time
-            suffix.attach()
-            stack.callback(suffix.detach)
-        for depth in depths:
-            handle = anatomy.blocks[depth - 1][1].register_forward_hook(partial(_keep, seen, clock, depth))
-            stack.callback(handle.remove)
-        for _, block in anatomy.blocks[deepest:]:
-            stack.enter_context(replaced(block, partial(_as_it_is, count)))
-        stack.enter_context(autocast or nullcontext())
-        run = model.base_model if start is None else model
+    with _lowest_blocks(anatomy, depths, partial(_keep, seen, clock), start) as run, autocast or nullcontext():
         is_warm = device.type not in _SLOW_AT_FIRST
-        for rows in canonical_batches(lengths, batch_tokens(device.type)):
-            made = collate([int(row) for row in rows])
+        for rows in canonical_batches(table.lengths, batch_tokens(device.type)):
+            made = table.collate([int(row) for row in rows])
             batch = {key: value.to(device) for key, value in made.items()}
             if start is not None:
-                states = start[1].padded(rows, int(lengths[rows].max()))
+                states = start[1].padded(rows, int(table.lengths[rows].max()))
                 batch[HIDDEN] = torch.from_numpy(states).to(device)
             if not is_warm:
                 run(**batch)
@@ -127,13 +127,35 @@ def compute_hidden_states(
                 mask = made["attention_mask"].bool() if "attention_mask" in made else _all_of(hidden)
                 # A last block that is computed for one position gives just that.
                 real = mask if hidden.shape[1] == mask.shape[1] else mask[:, : hidden.shape[1]]
-                found = hidden[real.to(device)]
-                if not bool(torch.isfinite(found).all()):
+                vectors = hidden[real.to(device)]
+                if not bool(torch.isfinite(vectors).all()):
                     raise OverflowInPrefixError(f"the hidden states after block {depth} are not finite")
-                take(depth, rows, real.sum(1).tolist(), found)
+                take(depth, rows, real.sum(1).tolist(), vectors)
             if alive is not None:
                 alive()
     return clock.seconds
+
+
+@contextmanager
+def _lowest_blocks(
+    anatomy: Anatomy, depths: Sequence[int], keep: Callable[..., None], start: tuple[int, HiddenStates] | None
+) -> Iterator[Callable[..., Any]]:
+    """Gives what runs a model up to the deepest depth, in eval mode; `keep` is told what comes after each depth."""
+    model: Any = anatomy.model
+    was_training = model.training
+    model.eval()
+    with ExitStack() as stack:
+        stack.callback(model.train, was_training)
+        if start is not None:
+            suffix = Suffix(anatomy, start[0])  # it runs the model: before the hooks, which take the time
+            suffix.attach()
+            stack.callback(suffix.detach)
+        for depth in depths:
+            handle = anatomy.blocks[depth - 1][1].register_forward_hook(partial(keep, depth))
+            stack.callback(handle.remove)
+        for _, block in anatomy.blocks[max(depths) :]:
+            stack.enter_context(replaced(block, partial(_as_it_is, num_outputs(anatomy))))
+        yield model.base_model if start is None else model
 
 
 def at_position(

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from frostline.prefix_cache.compute import at_position, compute_hidden_states
+from frostline.prefix_cache.compute import RowsToCompute, at_position, compute_hidden_states
 from frostline.prefix_cache.entry import FileShape
-from frostline.prefix_cache.open_or_compute import Prefix, RowsToCompute
+from frostline.prefix_cache.open_or_compute import Prefix
 from frostline.records.run_folder import TELL
 
 log = logging.getLogger(__name__)
@@ -190,9 +190,7 @@ def _make(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute], alive: Ca
                 vectors, _ = at_position(vectors, counts, position)
                 data[places.flat(rows, is_train=is_train).to(device)] = vectors.float()
 
-            took = compute_hidden_states(
-                prefix.anatomy, table.lengths, table.collate, [depth], take, autocast=prefix.autocast(), alive=alive
-            )
+            took = compute_hidden_states(prefix.anatomy, table, [depth], take, autocast=prefix.autocast(), alive=alive)
             seconds.append(took[depth])
     return StatesOnGpu(places=places, data=data, pass_s=(seconds[0], seconds[1]))
 

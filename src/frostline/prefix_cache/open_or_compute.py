@@ -13,30 +13,18 @@ import numpy as np
 import torch
 
 from frostline.models.blocks import Anatomy
-from frostline.prefix_cache.compute import Collate, OverflowInPrefixError, at_position, compute_hidden_states
+from frostline.prefix_cache.compute import (
+    OverflowInPrefixError,
+    RowsToCompute,
+    at_position,
+    compute_hidden_states,
+)
 from frostline.prefix_cache.entry import CacheEntry, CacheError, FileShape, HiddenStates
 from frostline.prefix_cache.last_block import LastBlockAtPosition
 from frostline.prefix_cache.store import PrefixStore
 from frostline.records.run_folder import TELL
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RowsToCompute:
-    """Tokenized rows.
-
-    Attributes:
-        name: For messages.
-        lengths: Tokens of each row, `[N]`.
-        sha256: Of all that enters the model: ids and token types.
-        collate: Pads some of them.
-    """
-
-    name: str
-    lengths: np.ndarray[Any, np.dtype[np.int64]]
-    sha256: str
-    collate: Collate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,14 +192,7 @@ def _make(
                 by_depth[depth].put(int(row), own.numpy())
 
         took = compute_hidden_states(
-            prefix.anatomy,
-            table.lengths,
-            table.collate,
-            list(shapes),
-            take,
-            start=start,
-            autocast=prefix.autocast(),
-            alive=alive,
+            prefix.anatomy, table, list(shapes), take, start=start, autocast=prefix.autocast(), alive=alive
         )
         before = 0.0 if start is None else entry.seconds(prefix.name(start[0]))
         seconds.update({prefix.name(depth): before + took[depth] for depth in shapes})

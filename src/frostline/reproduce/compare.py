@@ -169,11 +169,10 @@ def compare(
     weights = None
     if whole and recorded.result.weights_sha256 is not None and again.weights_sha256 is not None:
         weights = recorded.result.weights_sha256 == again.weights_sha256
-    first = gaps[0] if gaps else None
     largest = max(gaps, key=lambda gap: _excess(gap, tolerance, rows), default=None)
     within = largest is None or largest.size <= _allowed(largest, tolerance, rows)
-    meaning = [str(difference) for difference in found if difference.effect is Effect.MEANING]
-    bits = [str(difference) for difference in found if difference.effect is Effect.BITS]
+    causes = "; ".join(str(each) for each in found if each.effect is Effect.MEANING)
+    causes_of_bits = "; ".join(str(each) for each in found if each.effect is Effect.BITS)
     alike = again.status in _expected(recorded, until) and (
         again.status is not Status.FAILED or _failed_alike(again, recorded.result)
     )
@@ -182,27 +181,31 @@ def compare(
         ended = f"it ended as {again.status.value}" + (f" ({again.reason})" if again.reason else "")
         conclusion = Conclusion.DIFFERENT
         reason = f"{ended}, the record as {recorded.result.status.value}"
-        reason += f"; likely because of {'; '.join(meaning or bits)}" if meaning or bits else ""
+        reason += f"; likely because of {causes or causes_of_bits}" if causes or causes_of_bits else ""
     elif not num_compared:
         conclusion, reason = Conclusion.DIFFERENT, "there was no number to compare"
     elif not gaps and weights is not False:
-        conclusion = Conclusion.IDENTICAL
-        reason = "every number is bit-equal" if until is None else f"every number up to step {until} is bit-equal"
-        if whole:
-            reason += ", the trained weights too" if weights else "; the record holds no hash of the trained weights"
-        reason += "" if recorded.curve else "; the record has no curve that could be compared"
-    elif meaning:
-        conclusion, reason = Conclusion.DIFFERENT, f"because of {'; '.join(meaning)}"
-    elif bits and within:
-        conclusion, reason = Conclusion.EQUIVALENT, f"within {tolerance:g}; not bit-equal because of {'; '.join(bits)}"
-    elif bits:
-        conclusion, reason = Conclusion.DIFFERENT, f"beyond {tolerance:g}; likely because of {'; '.join(bits)}"
+        conclusion, reason = Conclusion.IDENTICAL, _what_is_equal(recorded, until, whole=whole, weights=weights)
+    elif causes:
+        conclusion, reason = Conclusion.DIFFERENT, f"because of {causes}"
+    elif causes_of_bits and within:
+        conclusion, reason = Conclusion.EQUIVALENT, f"within {tolerance:g}; not bit-equal because of {causes_of_bits}"
+    elif causes_of_bits:
+        conclusion, reason = Conclusion.DIFFERENT, f"beyond {tolerance:g}; likely because of {causes_of_bits}"
     else:
         conclusion, reason = Conclusion.DIFFERENT, "nothing that the record knows of differs here"
     return Verdict(
-        conclusion=conclusion, reason=reason, num_compared=num_compared, first=first, largest=largest,
-        weights=weights, differences=tuple(found), tolerance=tolerance,
+        conclusion=conclusion, reason=reason, num_compared=num_compared, first=gaps[0] if gaps else None,
+        largest=largest, weights=weights, differences=tuple(found), tolerance=tolerance,
     )  # fmt: skip
+
+
+def _what_is_equal(recorded: Recorded, until: int | None, *, whole: bool, weights: bool | None) -> str:
+    """Returns what of an identical re-run was compared."""
+    text = "every number is bit-equal" if until is None else f"every number up to step {until} is bit-equal"
+    if whole:
+        text += ", the trained weights too" if weights else "; the record holds no hash of the trained weights"
+    return text + ("" if recorded.curve else "; the record has no curve that could be compared")
 
 
 _LIBRARIES = frozenset({"frostline", "torch", "transformers", "tokenizers", "accelerate", "numpy", "scikit-learn"})

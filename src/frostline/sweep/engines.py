@@ -29,7 +29,7 @@ from frostline.sweep.slots import (
 from frostline.sweep.trial import is_reached_from_elsewhere, publish
 from frostline.sweep.trial_job import Measure, TrialJob, TrialReply
 from frostline.sweep.trial_runs import TrialRuns, num_trials
-from frostline.workers.pool import Pool, Workers
+from frostline.workers.pool import Pool, WorkerProgram, Workers
 from frostline.workers.worker_main import EventKind
 
 if TYPE_CHECKING:
@@ -107,12 +107,8 @@ class EngineOpener:
         slots = slots_here(sweep)
         logs = self.folder.folder / WORKERS_FOLDER
         logs.mkdir(exist_ok=True)
-        pool = self.stack.enter_context(
-            Pool(
-                slots.count, RUN_TRIAL, warm=WARM, env=slots.env(), log_dir=logs, path=[str(Path.cwd())],
-                hang_s=sweep.plan.trial_timeout_s, template=TEMPLATE,
-            )
-        )  # fmt: skip
+        program = WorkerProgram(function=RUN_TRIAL, warm=WARM, log_dir=logs, path=[str(Path.cwd())], template=TEMPLATE)
+        pool = self.stack.enter_context(Pool(slots.count, program, env=slots.env(), hang_s=sweep.plan.trial_timeout_s))
         if wants_measuring(sweep, slots) and self.num_recorded() < num_trials(sweep):
             slots = slots_on_gpus(sweep, slots, self._footprint(pool))
             pool.grow(slots.count, slots.env())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from frostline.advisor import rows_to_settle
+from frostline.advisor import Advisor, rows_to_settle
 from frostline.assets import home
 from frostline.decision import least_margin
 from frostline.preflight import preflight
@@ -57,23 +57,66 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     Raises:
         UserError: Bad input; one line.
     """
+    sweep = read(cfg, arguments, compose, preflight)
+    advisors = advisors_of(describe(sweep, sweep.space.keys), known)
+    advisor = the_advisor(advisors)
+    plan = _forecast(sweep, advisor, planning.nodes)
+    raced = sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
+    rows = _scored_rows(sweep, plan.seen, raced=raced)
+    asks = any(each.question.axis_key is not None for each in advisors.values())
+    # Of other metrics nobody knows beforehand.
+    is_accuracy = sweep.job.run.training.objective == "accuracy"
+    margin = least_margin(rows, sweep.plan.confidence) if asks and is_accuracy else None
+    if planning.json:
+        _print_json(plan, margin)
+    else:
+        _print(plan, _about_the_answer(sweep.plan, plan.found, rows, margin, raced=raced))
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A sweep's forecast.
+
+    Attributes:
+        sweep: The sweep.
+        seen: What was measured of it.
+        found: The forecast.
+        slots: Trials side by side, on all nodes.
+        nodes: How many work on it.
+        unit: Of its hours: `core-hours` or `GPU-hours`.
+        hours: What it takes of them.
+    """
+
+    sweep: Sweep
+    seen: Probe
+    found: Forecast
+    slots: int
+    nodes: int
+    unit: str
+    hours: float
+
+    @property
+    def limit(self) -> str:
+        """What stands in the way of a shorter or a possible sweep."""
+        return _limit(self.found, self.sweep, self.slots)
+
+
+def _forecast(sweep: Sweep, advisor: Advisor | None, nodes: int) -> _Plan:
+    """Measures trials on a few rows and forecasts the sweep."""
     from frostline.launch import run
     from frostline.train import footprint, probe  # torch: only now
 
-    sweep = read(cfg, arguments, compose, preflight)
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
-    advisors = advisors_of(describe(sweep, sweep.space.keys), known)
-    advisor = the_advisor(advisors)
     if sweep.plan.sampler is SamplerName.FROST and advisor is not None:
         queue = [*queue, *advisor.opening()]
     here = slots_here(sweep)
     if wants_measuring(sweep, here):
         here = slots_on_gpus(sweep, here, footprint(*ends_of(sweep, sweep.job.run)))
-    slots, threads, gpus = here.count, here.threads, here.gpus
-    on_all = slots * planning.nodes
+    on_all = here.count * nodes
     if sweep.job.engine is Engine.RAY and sweep.job.slots is not None:  # of the whole cluster
         on_all = min(on_all, sweep.job.slots)
-    spec = replace(sweep.job.run, runtime=replace(sweep.job.run.runtime, threads=threads))
+    spec = replace(sweep.job.run, runtime=replace(sweep.job.run.runtime, threads=here.threads))
     ends, _ = ends_of(sweep, spec)
     sharing = sharing_of(sweep, here.all_threads)
     depths: list[int | None] = [*reversed(sharing.depths)] or [None]  # the deepest first
@@ -87,32 +130,17 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
         cache_bytes=seen.bytes_per_depth * sum(depth is None or 0 < depth < seen.num_blocks for depth in depths),
     )
     found = forecast(sweep.plan, queue, depths, _epochs(sweep, seen), costs, on_all)
-    limit = _limit(found, sweep, on_all)
-    unit, busy = ("GPU-hours", len(gpus[0].split(","))) if gpus else ("core-hours", threads)
-    hours = found.busy_s * busy / 3600
-    raced = sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
-    rows = _scored_rows(sweep, seen, raced=raced)
-    asks = any(each.question.axis_key is not None for each in advisors.values())
-    # Of other metrics nobody knows beforehand.
-    margin = least_margin(rows, sweep.plan.confidence) if asks and spec.training.objective == "accuracy" else None
-    if planning.json:
-        data = {**asdict(found), "by_depth": {str(depth): row for depth, row in found.by_depth.items()}}
-        print(
-            json.dumps(
-                {
-                    **data,
-                    unit.replace("-", "_"): hours,
-                    "slots": on_all,
-                    "nodes": planning.nodes,
-                    "limit": limit,
-                    "least_margin": margin,
-                }
-            )
-        )
-        return 0
-    answer = _about_the_answer(sweep.plan, found, rows, margin, raced=raced)
-    _show(found, sweep, seen, on_all, planning.nodes, f"{hours:.2f} {unit}", limit, answer)
-    return 0
+    unit, busy = ("GPU-hours", len(here.gpus[0].split(","))) if here.gpus else ("core-hours", here.threads)
+    return _Plan(
+        sweep=sweep, seen=seen, found=found, slots=on_all, nodes=nodes, unit=unit, hours=found.busy_s * busy / 3600
+    )
+
+
+def _print_json(plan: _Plan, margin: float | None) -> None:
+    found = plan.found
+    data = {**asdict(found), "by_depth": {str(depth): row for depth, row in found.by_depth.items()}}
+    data |= {plan.unit.replace("-", "_"): plan.hours, "slots": plan.slots, "nodes": plan.nodes}
+    print(json.dumps({**data, "limit": plan.limit, "least_margin": margin}))
 
 
 def _scored_rows(sweep: Sweep, seen: Probe, *, raced: bool) -> int:
@@ -173,11 +201,10 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _show(
-    found: Forecast, sweep: Sweep, seen: Probe, slots: int, nodes: int, hours: str, limit: str, answer: Sequence[str]
-) -> None:
+def _print(plan: _Plan, answer: Sequence[str]) -> None:
     from rich.table import Table
 
+    found, sweep, seen = plan.found, plan.sweep, plan.seen
     console = make_console()
     table = Table(box=None, pad_edge=False)
     for name in ("frozen blocks", "trials", "a trial in rung 1" if sweep.plan.has_rungs else "a trial", "to its end"):
@@ -190,13 +217,13 @@ def _show(
     rows = f"{seen.train_rows} training rows, {seen.eval_rows} held out"
     lines = [
         f"{found.trials} trials{rungs}; {rows}",
-        f"computing   {hours}",
+        f"computing   {plan.hours:.2f} {plan.unit}",
         f"cache       {found.cache_bytes / 1e9:.2f} GB on each node, filled in {_time(found.fill_s)}",
-        f"wall time   {_time(found.wall_s)} with {_several(slots, 'slot')} on {_several(nodes, 'node')}, idle "
-        f"{found.idle:.0%} of the time",
-        f"limited by  {limit}",
+        f"wall time   {_time(found.wall_s)} with {_several(plan.slots, 'slot')} on {_several(plan.nodes, 'node')}, "
+        f"idle {found.idle:.0%} of the time",
+        f"limited by  {plan.limit}",
         *answer,
-        f"Taken for granted: {'; '.join(_assumed(sweep, slots))}.",
+        f"Taken for granted: {'; '.join(_assumed(sweep, plan.slots))}.",
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -137,9 +137,8 @@ class SweepCommand:
         self._stack = stack
         self._advisors = advisors_of(description, evidence_in(folder.folder, sweep.plan.seeds))
         self._advisor = the_advisor(self._advisors)
-        training = sweep.job.run.training
-        self._metric = training.objective
-        self._maximize = training.direction is Direction.MAXIMIZE
+        self._metric = sweep.job.run.training.objective
+        self._maximize = sweep.job.run.training.direction is Direction.MAXIMIZE
         self._signals = StopSignals()
         self._run: SweepRun | None = None
         self._training: Training | None = None

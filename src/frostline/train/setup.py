@@ -116,17 +116,11 @@ def prepare(
     if reading is not None and reads_one:
         reading.attach()
     request = CacheRequest(
-        spec=spec,
-        machine=machine,
-        depth=frozen.prefix_depth,
-        probe=probe,
-        tables=inputs.tables,
-        padding=padding_of(loaded),
-        facts=_prefix_facts(provenance),
+        spec=spec, machine=machine, depth=frozen.prefix_depth, probe=probe, tables=inputs.tables,
+        padding=padding_of(loaded), facts=_prefix_facts(provenance),
         sharing=sharing or Sharing(num_runs=spec.runtime.num_runs),
-        resumed=resumed[0] if resumed is not None else None,
-        alive=alive,
-    )
+        resumed=resumed[0] if resumed is not None else None, alive=alive,
+    )  # fmt: skip
     cached, unfreezing = None, None
     if phases:
         unfreezing, uses = open_phases(request, phases, resumed)
@@ -140,19 +134,11 @@ def prepare(
         "last_block": f"{probe.position} position" if reads_one else "whole",
     }
     return Setup(
-        machine=machine,
-        loaded=loaded,
-        anatomy=anatomy,
-        frozen=frozen,
-        drift=Drift(anatomy),
-        tables=inputs.tables,
+        machine=machine, loaded=loaded, anatomy=anatomy, frozen=frozen, drift=Drift(anatomy), tables=inputs.tables,
         optimizer=optimizer.build(spec.optimizer, optimizer.param_groups(levels, spec.optimizer)),
-        metrics=inputs.metrics,
-        cached=cached,
-        phases=unfreezing,
-        data=inputs.report(spec.dataset_name),
+        metrics=inputs.metrics, cached=cached, phases=unfreezing, data=inputs.report(spec.dataset_name),
         provenance={**provenance, "compute": compute},
-    )
+    )  # fmt: skip
 
 
 def _load_model(spec: RunSpec, folder: Path, inputs: Inputs, resumed: Sequence[CacheUse] | None) -> ModelProbe:

@@ -128,11 +128,11 @@ def assemble(
         monitor: Who may stop the run after an evaluation.
         world: The processes of the run.
     """
-    model = setup.loaded.model
     train_log, window = TrainLog(), LossWindow()
     loss = BatchLoss(spec.dataset.task, world, _class_weights(spec, setup))
-    every = spec.training.checkpoint
-    evaluation = callbacks.EvaluationCallback(spec.training, train_log, recorder, model)
+    every, collator = spec.training.checkpoint, _collator(setup)
+    order = by_length(spec.training, setup.tables.evaluation)
+    evaluation = callbacks.EvaluationCallback(spec.training, train_log, recorder, setup.loaded.model)
     progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress) and world.is_main)
     check_every = 1 if setup.machine.device == "cpu" else spec.training.log_every
     ours: list[TrainerCallback] = [
@@ -146,9 +146,8 @@ def assemble(
         window,
         progress,
     ]
-    order, collator = by_length(spec.training, setup.tables.evaluation), _collator(setup)
     trainer = Trainer(
-        model=model if setup.cached is None else setup.cached.part,
+        model=setup.loaded.model if setup.cached is None else setup.cached.part,
         args=training_arguments(spec, setup.machine, store.writing, world),
         data_collator=collator,
         train_dataset=IndexDataset(len(setup.tables.train)),
@@ -163,14 +162,19 @@ def assemble(
     if setup.phases is not None:
         _add_phases(trainer, spec, setup.phases, collator)
     window.attach(trainer)
-    trainer.remove_callback(ProgressCallback)
-    for callback in [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "PrinterCallback"]:
-        trainer.remove_callback(callback)
+    _remove_printers(trainer)
     # The loss function normalizes by the rows of the whole step; the model's forward must not be told to as well.
     trainer.model_accepts_loss_kwargs = False
     return Assembly(
         trainer=trainer, train_log=train_log, window=window, evaluation=evaluation, progress=progress, collator=collator
     )
+
+
+def _remove_printers(trainer: Trainer) -> None:
+    """Removes Trainer's own bar and prints: frostline has a progress bar."""
+    trainer.remove_callback(ProgressCallback)
+    for callback in [each for each in trainer.callback_handler.callbacks if type(each).__name__ == "PrinterCallback"]:
+        trainer.remove_callback(callback)
 
 
 def _class_weights(spec: RunSpec, setup: Setup) -> torch.Tensor | None:

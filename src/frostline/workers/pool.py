@@ -81,41 +81,49 @@ class _Worker:
         self.heard = time.monotonic()
 
 
-class Pool:
-    """Slots that take one job each. Use as a context manager; leaving it ends the processes.
+@dataclass(frozen=True, kw_only=True)
+class WorkerProgram:
+    """What workers run.
 
-    Args:
-        slots: How many.
+    Attributes:
         function: `module:name` of what a worker calls for each job: `f(payload, channel)`.
-        warm: `module:name` of what it calls once at its start, as imports; or None.
-        env: Environment variables of each slot, set before anything is imported.
-        log_dir: Where what workers print goes, `slot-0.log`; None leaves it on the terminal.
+        warm: `module:name` of what it calls once at its start, for example to import; or None.
         path: Folders for the workers' module search, behind their own.
-        hang_s: Seconds without a sign of life after which a job's process is killed; None: never.
+        log_dir: Where what workers print goes, `slot-0.log`; None leaves it on the terminal.
         template: A module that is imported once, in a process that all slots are forks of: they start at once, and
             share the memory of what was imported. None: each slot is a new process that imports for itself. See
             `ProcessStarter`.
     """
 
+    function: str
+    warm: str | None = None
+    path: Sequence[str] = ()
+    log_dir: Path | None = None
+    template: str | None = None
+
+
+class Pool:
+    """Slots that take one job each. Use as a context manager; leaving it ends the processes.
+
+    Args:
+        slots: How many.
+        program: What they run.
+        env: Environment variables of each slot, set before anything is imported.
+        hang_s: Seconds without a sign of life after which a job's process is killed; None: never.
+    """
+
     def __init__(
         self,
         slots: int,
-        function: str,
+        program: WorkerProgram,
         *,
-        warm: str | None = None,
         env: Callable[[int], Mapping[str, str]] = lambda _slot: {},
-        log_dir: Path | None = None,
-        path: Sequence[str] = (),
         hang_s: float | None = None,
-        template: str | None = None,
     ) -> None:
-        self._function = function
-        self._warm = warm
+        self._program = program
         self._env = env
-        self._log_dir = log_dir
-        self._path = list(path)
         self._hang_s = hang_s
-        self._starter = ProcessStarter(template)
+        self._starter = ProcessStarter(program.template)
         self._slots = slots
         self._workers: list[_Worker] = []
 
@@ -289,14 +297,14 @@ class Pool:
         return EventKind.DIED, f"killed by signal {-code}{hint}"
 
     def _start(self, slot: int) -> _Worker:
-        log = None if self._log_dir is None else str(self._log_dir / f"slot-{slot}.log")
+        log = None if self._program.log_dir is None else str(self._program.log_dir / f"slot-{slot}.log")
         process, connection = self._starter.start(
             work,
             self._env(slot),
             f"frostline-slot-{slot}",
-            self._function,
-            self._warm,
+            self._program.function,
+            self._program.warm,
             log,
-            [*(path for path in sys.path if path not in {"", *self._path}), *self._path],
+            [*(path for path in sys.path if path not in {"", *list(self._program.path)}), *list(self._program.path)],
         )
         return _Worker(slot, process, connection)

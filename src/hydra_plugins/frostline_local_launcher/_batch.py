@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from frostline.provenance import num_cores
 from frostline.sweep.pool_executor import TEMPLATE, WARM
 from frostline.sweep.slots import share_gpus, slot_env, visible_gpus
-from frostline.workers.pool import Pool
+from frostline.workers.pool import Pool, WorkerProgram
 from frostline.workers.worker_main import Channel, EventKind
 
 if TYPE_CHECKING:
@@ -51,7 +51,9 @@ def launch(
     ours = getattr(task, "__module__", "").partition(".")[0] == "frostline"
     warm, template = (WARM if ours else None), (TEMPLATE if ours else None)
     env = slot_env(slots, threads, gpus)
-    with Pool(slots, name, warm=warm, env=env, path=[str(Path.cwd())], template=template) as pool:
+    with Pool(
+        slots, WorkerProgram(function=name, warm=warm, path=[str(Path.cwd())], template=template), env=env
+    ) as pool:
         waiting = list(enumerate(jobs))
         while len(returns) < len(jobs):
             while waiting and pool.free:

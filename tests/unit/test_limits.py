@@ -1,0 +1,53 @@
+"""What keeps the sources readable, counted: docs/design.md, "Limits"."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted((ROOT / "src").rglob("*.py"))
+TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+FUNCTIONS = [
+    (f"{path.name}: {node.name}", node)
+    for path, tree in TREES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+]
+
+
+def test_no_file_is_longer_than_350_lines():
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {name: count for name, count in lengths.items() if count > 350} == {}
+
+
+def test_no_function_is_longer_than_60_lines():
+    lengths = {name: node.end_lineno - node.lineno + 1 for name, node in FUNCTIONS}
+    assert {name: count for name, count in lengths.items() if count > 60} == {}
+
+
+def test_no_function_has_8_parameters():
+    def count(node):
+        given = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        return sum(each.arg not in {"self", "cls"} for each in given)
+
+    assert {name: count(node) for name, node in FUNCTIONS if count(node) >= 8} == {}
+
+
+def is_broad(node):
+    if isinstance(node, ast.ExceptHandler):
+        caught = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+        return any(isinstance(each, ast.Name) and each.id in {"Exception", "BaseException"} for each in caught)
+    return False
+
+
+def test_there_are_at_most_25_broad_excepts():
+    broad = [(path.name, node.lineno) for path, tree in TREES.items() for node in ast.walk(tree) if is_broad(node)]
+    assert len(broad) <= 25, broad
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT / "src").as_posix())
+def test_every_module_says_in_a_line_what_it_holds(path):
+    text = ast.get_docstring(TREES[path])
+    assert text or not path.read_text(encoding="utf-8").strip(), "no docstring"
+    assert not (text or "").startswith("Owns:")
