@@ -307,14 +307,14 @@ def test_any_change_of_what_hidden_states_depend_on_is_a_miss(
     elif field == "depth":
         more = ["freeze.depth=3"]
     elif field == "attention":
-        real = setup.model.load_model
+        real = setup.loading.load_model
 
         def eager(*arguments, **named):
             loaded = real(*arguments, **named)
             loaded.model.set_attn_implementation("eager")
             return loaded
 
-        monkeypatch.setattr(setup.model, "load_model", eager)
+        monkeypatch.setattr(setup.loading, "load_model", eager)
     elif field == "version":
         versions = {**provenance._versions(), "torch": "99.0"}
         monkeypatch.setattr(provenance, "_versions", lambda: versions)

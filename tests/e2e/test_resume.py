@@ -347,7 +347,7 @@ def test_a_signal_after_the_last_step_lets_the_run_finish(train, tmp_path, make_
     if moment == "last evaluation":
         monkeypatch.setattr(EvaluationCallback, "on_evaluate", and_signal(EvaluationCallback.on_evaluate))
     if moment == "saving":
-        monkeypatch.setattr(module, "_save_model", and_signal(module._save_model))
+        monkeypatch.setattr(module, "save_model", and_signal(module.save_model))
     if moment == "recording":
         monkeypatch.setattr(RunFolder, "finish", and_signal(RunFolder.finish))
     spec, folder = make_spec(LENGTH, "training.epochs=1"), tmp_path / "cut"

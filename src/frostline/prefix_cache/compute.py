@@ -142,6 +142,7 @@ def _lowest_blocks(
 ) -> Iterator[Callable[..., Any]]:
     """Gives what runs a model up to the deepest depth, in eval mode; `keep` is told what comes after each depth."""
     model: Any = anatomy.model
+    count = num_outputs(anatomy)  # it runs the model: before anything is attached
     was_training = model.training
     model.eval()
     with ExitStack() as stack:
@@ -154,7 +155,7 @@ def _lowest_blocks(
             handle = anatomy.blocks[depth - 1][1].register_forward_hook(partial(keep, depth))
             stack.callback(handle.remove)
         for _, block in anatomy.blocks[max(depths) :]:
-            stack.enter_context(replaced(block, partial(_as_it_is, num_outputs(anatomy))))
+            stack.enter_context(replaced(block, partial(_as_it_is, count)))
         yield model.base_model if start is None else model
 
 
