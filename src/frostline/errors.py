@@ -1,4 +1,4 @@
-"""Owns: the errors that a user can cause. Must not know: who raises them or how they are shown."""
+"""Errors that a user can cause, and helpers that put foreign exceptions into one line."""
 
 from __future__ import annotations
 

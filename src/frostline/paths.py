@@ -1,4 +1,4 @@
-"""Owns: where `conf/` and `sweeps/` lie, and where modules are searched. Must not know: what is in them."""
+"""Locates `conf/` and `sweeps/`, and the folders that modules are imported from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: what can be known to be wrong with a job in under a second, without torch. Must not know: Hydra."""
+"""Checks of a job that take less than a second and need no torch."""
 
 from __future__ import annotations
 

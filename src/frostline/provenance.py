@@ -1,4 +1,4 @@
-"""Owns: where and with what a run was made - versions, platform, git, hashes. Must not know: what the run is."""
+"""Where and with what a run was made: versions, platform, git, hashes."""
 
 from __future__ import annotations
 

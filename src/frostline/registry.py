@@ -1,4 +1,4 @@
-"""Owns: names that YAML may choose, and what they map to. Must not know: what is registered.
+"""Registries: names that a config may choose, and what they stand for.
 
 A config names a choice (`optimizer.name: adamw`); it never holds a path to code. A user's own choice is registered by a
 module named on the command line (`plugins=[my_module]`) or by an entry point of the group `frostline.plugins`.

@@ -1,4 +1,4 @@
-"""Owns: Ctrl-C, SIGTERM and a cluster's preemption during a run. Must not know: what is stopped by them."""
+"""SIGINT, SIGTERM and a cluster's preemption signal during a run."""
 
 from __future__ import annotations
 

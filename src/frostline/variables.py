@@ -1,4 +1,4 @@
-"""Owns: the environment's variables that other libraries read: which are ignored here, which are recorded.
+"""Environment variables of other libraries: which are ignored, which are recorded.
 
 What a run computes is decided by its config. torch, Accelerate and Transformers read some hundred variables besides,
 left in a shell by a launcher or a batch script; those that would change precision, devices or processes are taken out

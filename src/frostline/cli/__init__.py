@@ -1,1 +1,1 @@
-"""Owns: the command line - argv -> spec -> recorder -> run. The only place where objects meet."""
+"""The command line: one thin module for each command."""

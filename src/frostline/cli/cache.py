@@ -1,4 +1,4 @@
-"""Owns: `frostline cache` - what is kept of data and frozen prefixes, and how to be rid of it."""
+"""`frostline cache`: lists and removes cached data and hidden states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: Hydra's callbacks - bad input is found before a folder is made or a run begins. Must not know: training."""
+"""Hydra callbacks that find bad input before a folder is made or a run starts."""
 
 from __future__ import annotations
 

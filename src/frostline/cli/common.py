@@ -1,4 +1,4 @@
-"""Owns: what the smaller commands share - flags, overrides. Must not know: what they do."""
+"""Flags and overrides that several commands share."""
 
 from __future__ import annotations
 

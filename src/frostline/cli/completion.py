@@ -1,4 +1,4 @@
-"""Owns: tab completion - Hydra's own, under the names of frostline's commands. Must not know: the config.
+"""Tab completion: Hydra's own, for frostline's commands.
 
 Hydra completes the line of an application without subcommands, so the subcommand is taken out of the line first.
 """

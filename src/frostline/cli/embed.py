@@ -1,4 +1,4 @@
-"""Owns: `frostline embed` - a data set's rows as vectors, in a file. Must not know: how a vector is made."""
+"""`frostline embed`: writes the rows of a data set as vectors to a file."""
 
 from __future__ import annotations
 

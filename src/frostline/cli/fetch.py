@@ -1,4 +1,4 @@
-"""Owns: `frostline fetch` - assets ahead of time. Must not know: how they are used."""
+"""`frostline fetch`: downloads models and data ahead of time."""
 
 from __future__ import annotations
 

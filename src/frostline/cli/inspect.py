@@ -1,4 +1,4 @@
-"""Owns: `frostline inspect` - a model's parts, counted, and its newly initialized tensors. Must not know: training."""
+"""`frostline inspect`: counts a model's parts and lists its newly initialized tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: `frostline list` - the names that a config may choose from, with what each is. Must not know: what they do."""
+"""`frostline list`: the names that a config may choose from."""
 
 from __future__ import annotations
 

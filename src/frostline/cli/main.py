@@ -1,4 +1,4 @@
-"""Owns: the `frostline` command and its exit codes. Must not know: what the commands do.
+"""The `frostline` command: dispatches to its subcommands and maps errors to exit codes.
 
 Exit codes: 0 done, 1 a run failed, 2 bad input (one line on stderr), 130 and 143 stopped by a signal. Help and config
 errors import nothing heavy.

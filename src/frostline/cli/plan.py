@@ -1,4 +1,4 @@
-"""Owns: `frostline plan NAME` - what a sweep would take. Must not know: how that is found out."""
+"""`frostline plan NAME`: forecasts what a sweep will take."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: `frostline predict` - texts in, labels out. Must not know: how the model was trained."""
+"""`frostline predict`: predicts labels with a trained run's model."""
 
 from __future__ import annotations
 

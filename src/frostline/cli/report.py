@@ -1,4 +1,4 @@
-"""Owns: `frostline report STUDY` - a sweep's answer again, from its files. Must not know: how it was searched."""
+"""`frostline report STUDY`: makes a sweep's report again from its files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: `frostline reproduce RUN` - a record, found, re-run and judged. Must not know: how a verdict is reached."""
+"""`frostline reproduce RUN`: trains a recorded run again and compares it with its record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: `frostline run` - Hydra's application around one training. Must not know: what Hydra composes."""
+"""`frostline run`: Hydra's application around one training run."""
 
 from __future__ import annotations
 

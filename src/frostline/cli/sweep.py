@@ -1,4 +1,4 @@
-"""Owns: `frostline sweep NAME` - a named sweep, begun or gone on with. Must not know: how it is searched."""
+"""`frostline sweep NAME`: starts or resumes a named sweep."""
 
 from __future__ import annotations
 

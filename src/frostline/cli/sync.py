@@ -1,4 +1,4 @@
-"""Owns: `frostline sync` - what MLflow has missed, recorded from the runs' folders. Must not know: how."""
+"""`frostline sync`: records in MLflow what it missed, from the runs' folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: one composed config -> one recorded run. Must not know: argv, how Hydra launches it."""
+"""Runs one composed config and records it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: `frostline test` - a chosen run's final number, on test rows. Must not know: how it was chosen.
+"""`frostline test`: the final score of a chosen run on its test rows.
 
 Every look at test rows before the last choice makes the number a little too good. So the first look is recorded in the
 run's folder, and shown again rather than repeated.

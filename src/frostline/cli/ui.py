@@ -1,4 +1,4 @@
-"""Owns: `frostline ui` - MLflow's UI on the store that runs went to. Must not know: MLflow."""
+"""`frostline ui`: starts MLflow's UI on the store that runs are recorded in."""
 
 from __future__ import annotations
 

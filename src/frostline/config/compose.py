@@ -1,4 +1,4 @@
-"""Owns: Hydra and OmegaConf -> typed specs; the library's one door to them. Must not know: training.
+"""Composes configs with Hydra and decodes them to typed specs.
 
 Unknown keys, wrong types and `_target_` die here, before torch is imported. Behind this module nobody has heard of a
 `DictConfig`.

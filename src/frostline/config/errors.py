@@ -1,4 +1,4 @@
-"""Owns: what Hydra, OmegaConf and YAML raise -> one line for the user. Must not know: what is being run."""
+"""Turns exceptions of Hydra, OmegaConf and YAML into one line for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: raw columns -> rows with a label and a hash each: texts, words, images. Must not know: how they are split."""
+"""Builds labelled rows with a hash each from raw columns of texts, words or images."""
 
 from __future__ import annotations
 

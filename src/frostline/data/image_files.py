@@ -1,4 +1,4 @@
-"""Owns: images and their labels -> one table of raw columns `image`, `label`. Must not know: what becomes of them."""
+"""Reads image files and their labels into one table of raw columns `image` and `label`."""
 
 from __future__ import annotations
 

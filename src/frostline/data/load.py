@@ -1,4 +1,4 @@
-"""Owns: a `DatasetSpec` -> training and evaluation rows with labels, and the report on them. Must not know: tokens."""
+"""Loads a `DatasetSpec` as training, evaluation and test rows, with the report on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: images -> pixels as a model takes them, cached on the disk. Must not know: labels' meaning, models.
+"""Converts images to the pixels that a model takes, cached on disk.
 
 What costs time - decoding, resizing, cropping - is done once and kept as bytes; scaling is done for each batch, in the
 image processor's own arithmetic.

@@ -1,4 +1,4 @@
-"""Owns: a file or a hub dataset -> one table of raw columns. Must not know: what the columns mean."""
+"""Reads a file or a hub data set into one table of raw columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: which rows train and which evaluate, from hashes of the rows. Must not know: what a row says.
+"""Splits rows into training and evaluation rows by hashes of their content.
 
 The split depends on what the rows are, not on their order in a file: shuffling a file changes nothing.
 """

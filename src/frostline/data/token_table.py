@@ -1,4 +1,4 @@
-"""Owns: tokenized rows as flat arrays, from which a padded batch is cut without a Python object for each token.
+"""Tokenized rows as flat arrays, from which padded batches are cut without a Python object per token.
 
 Must not know: labels' meaning, models, how rows are ordered.
 """

@@ -1,4 +1,4 @@
-"""Owns: texts -> token ids, cached on the disk. Must not know: labels' meaning, models."""
+"""Tokenizes texts, cached on disk."""
 
 from __future__ import annotations
 

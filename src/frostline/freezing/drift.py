@@ -1,4 +1,4 @@
-"""Owns: how far each part of a model moved during a run. Must not know: why."""
+"""Measures how far each part of a model moved during a run."""
 
 from __future__ import annotations
 

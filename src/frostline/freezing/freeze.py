@@ -1,4 +1,4 @@
-"""Owns: what it means that something is frozen - gradients off, whole parts pinned in eval mode, audited.
+"""Freezes parts of a model: gradients off, whole parts pinned in eval mode, audited by hashes.
 
 Must not know: the cache of the prefix's activations; how a run trains.
 """

@@ -1,4 +1,4 @@
-"""Owns: texts -> what a model makes of them, one vector each, in files of any size. Must not know: the rows' source.
+"""Computes one vector per text or image and writes them to files of any size.
 
 `first` and `last` are the hidden state of a row's first ([CLS]) and last token, `mean` that of all its tokens, `pooler`
 what the model's own pooler makes of the first: BERT's is tanh(W h_cls + b).

@@ -1,4 +1,4 @@
-"""Owns: a trained run's model -> predictions with label names. Must not know: how it was trained."""
+"""Predictions of a trained run's model, with label names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: a run as one process or as several under `accelerate launch`. Must not know: Hydra, MLflow, Optuna."""
+"""Runs on one process, or on several under `accelerate launch`."""
 
 from frostline.launch.distributed_run import run
 

@@ -1,4 +1,4 @@
-"""Owns: one run on several processes, as the parent sees it. Must not know: how they train, who records.
+"""One run on several processes, as their parent sees it.
 
 They tell what is to be recorded and the parent records it, so that the record is true whatever becomes of them: one
 that raises or is killed takes the others with it, within seconds and with one reason. One that hangs is noticed by

@@ -1,4 +1,4 @@
-"""Owns: what the processes of a run tell the one that started them. Must not know: what it does with that."""
+"""Messages between the processes of a run and their parent."""
 
 from __future__ import annotations
 

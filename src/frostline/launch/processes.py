@@ -1,4 +1,4 @@
-"""Owns: the processes of one run - started, heard, ended. Must not know: what they tell, what is recorded.
+"""The processes of one run: started, listened to, ended.
 
 They run under `accelerate launch`, each in a session of its own, and talk over a Unix socket.
 """

@@ -1,4 +1,4 @@
-"""Owns: one process of a run on several. Must not know: who started it, what becomes of what it tells.
+"""One process of a distributed run.
 
 `accelerate launch -m frostline.launch.rank JOB`: JOB is a file that the parent wrote for all of them.
 """

@@ -1,4 +1,4 @@
-"""Owns: metric names, and logits and labels -> numbers. Must not know: training.
+"""Metrics by name, and their computation from logits and labels.
 
 Importing this package imports neither evaluate nor scikit-learn, so that a wrong name is found at once.
 """

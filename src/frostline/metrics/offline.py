@@ -1,4 +1,4 @@
-"""Owns: metrics over scikit-learn and scipy as `evaluate.Metric` subclasses. Must not know: names' meaning to a config.
+"""Metrics over scikit-learn and scipy, as subclasses of `evaluate.Metric`.
 
 `evaluate.load("accuracy")` fetches a script from the hub; these need no network and compose with `evaluate.combine`.
 """

@@ -1,4 +1,4 @@
-"""Owns: where the embeddings, the ordered blocks and the head of a model are. Must not know: what is frozen.
+"""Finds the embeddings, the ordered blocks and the head of a model.
 
 Found from the structure: the one list of as many like modules as the config counts layers (of a convolutional network:
 stages), what is registered before it on the way down to it (below), and everything else (above). What lies beside the

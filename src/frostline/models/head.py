@@ -1,4 +1,4 @@
-"""Owns: which tensors of a classifier are its head, and what becomes of the one in a weights file.
+"""Finds the head's tensors of a classifier and decides what to do with the one in a weights file.
 
 A folder may hold a classifier that was fine-tuned before. Its head is one for other classes, or for the same in another
 order; under new names it would be wrong for every row, and nothing would say so.

@@ -1,4 +1,4 @@
-"""Owns: a model folder -> a classifier and its tokenizer, refused when it can't be right. Must not know: training.
+"""Loads a classifier from a model folder, and refuses what cannot be right.
 
 Safetensors only; no code from a model's folder is ever run.
 """

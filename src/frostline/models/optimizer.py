@@ -1,4 +1,4 @@
-"""Owns: an `OptimizerSpec` and a model's parameters -> a torch optimizer. Must not know: what is frozen, or why.
+"""Builds a torch optimizer from an `OptimizerSpec` and a model's parameters.
 
 Importing this module imports no torch, so that a wrong name is found at once.
 """

@@ -1,4 +1,4 @@
-"""Owns: what is particular to models of timm: the order of their parts, their image processor. Must not know: freezing.
+"""What is particular to timm models: the order of their parts, their image processor.
 
 timm (with torchvision) is an extra: `pip install timm`, or frostline with `[timm]`. transformers wraps its models.
 """

@@ -1,4 +1,4 @@
-"""Owns: what frozen blocks compute, once. Must not know: Trainer, specs, who asks.
+"""The prefix cache: hidden states of frozen blocks, computed once and reused.
 
 Frozen blocks are deterministic, so their output for a row never changes: it is kept on the disk and shared by epochs,
 runs, processes and later commands. The blocks above are trained from there.

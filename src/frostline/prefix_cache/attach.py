@@ -1,4 +1,4 @@
-"""Owns: a run's frozen prefix from the cache - whether, which files, which batches. Must not know: Trainer."""
+"""Attaches cached hidden states to a run, if its settings allow it."""
 
 from __future__ import annotations
 

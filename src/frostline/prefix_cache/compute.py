@@ -1,4 +1,4 @@
-"""Owns: token ids -> hidden states of the depths that are asked for, in one pass. Must not know: when, for whom.
+"""Computes hidden states after several depths in one pass over the rows.
 
 The batches depend on the rows alone: the same rows give the same bits on like hardware, whoever fills whichever depths.
 """

@@ -1,4 +1,4 @@
-"""Owns: the files of one entry - whole or not there, read while others write. Must not know: models, other entries.
+"""The files of one cache entry: complete or absent, readable while others write.
 
 An entry is a folder named by a digest of all that its numbers depend on. In it each depth is one file of rows without
 padding, and a manifest beside it, written last: a file without one does not exist. Files are never changed in place, so

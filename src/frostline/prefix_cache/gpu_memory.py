@@ -1,4 +1,4 @@
-"""Owns: hidden states that live in a GPU's memory, computed there, kept from run to run of a process.
+"""Hidden states in a GPU's memory, reused by the runs of a process.
 
 Must not know: files, Trainer. A GPU computes what a file of hidden states holds faster than the file can be written,
 read through and sent to it (docs/how-it-is-fast.md): where they fit, nothing leaves the GPU.

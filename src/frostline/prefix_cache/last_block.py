@@ -1,4 +1,4 @@
-"""Owns: the last block, computed only for the one position that the head reads. Must not know: caches, Trainer.
+"""Computes the last block only at the position that the head reads.
 
 Of the last block's output a classifier reads one vector for each row. For it a single query is enough, and then keys
 and values of the other positions need not be made either: for one head, with x the block's input `[T, D]`, q its query

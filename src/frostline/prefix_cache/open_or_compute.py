@@ -1,4 +1,4 @@
-"""Owns: which files a run needs, opened or made once by whoever comes first. Must not know: Trainer, specs."""
+"""Opens the cache files that a run needs, or computes them once for all processes that wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: a model, loaded and looked at - where its head reads, whether its last block can be computed there alone.
+"""Probes a loaded model: where its head reads, and whether its last block can be computed there alone.
 
 Must not know: how it is trained. What is found is kept for the process, by the model's class and config.
 """

@@ -1,4 +1,4 @@
-"""Owns: the room of all entries - found by key, listed, bounded. Must not know: models, what is in a file."""
+"""The store of all cache entries: found by key, listed, bounded in size."""
 
 from __future__ import annotations
 

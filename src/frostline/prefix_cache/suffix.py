@@ -1,4 +1,4 @@
-"""Owns: a model that begins at a depth - its frozen blocks are passed by, hidden states come from outside.
+"""A model that starts at a depth: frozen blocks are skipped, hidden states are injected.
 
 Must not know: where the hidden states come from; how it is trained. No list of architectures: the model's own forward
 runs, so that masks, pooling and head are its own; only the frozen blocks are taken out of it.

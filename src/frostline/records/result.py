@@ -1,4 +1,4 @@
-"""Owns: what a run came to - `RunResult` and its JSON form. Must not know: who trains or tracks."""
+"""The result of a run and its JSON form."""
 
 from __future__ import annotations
 

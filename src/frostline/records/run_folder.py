@@ -1,4 +1,4 @@
-"""Owns: the Recorder protocol and the run's folder, which is the truth. Must not know: who else records.
+"""A run's folder, which holds its record.
 
 A run's folder holds `spec.json`, `overrides.yaml`, `environment.json`, `metrics.jsonl`, `result.json`, `model/` and
 `run.log`.

@@ -1,4 +1,4 @@
-"""Owns: what a trial of a sweep came to. Must not know: how trials are chosen, trained or shown."""
+"""The result of a sweep's trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: results -> tables, figures, one HTML page. Must not know: MLflow, torch, where results come from."""
+"""Reports: tables, figures and one HTML page of results."""
 
 from frostline.report.answer import Answer, GroupAnswer, LevelRow, answer_of
 from frostline.report.html import ReportData, write_report

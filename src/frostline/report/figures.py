@@ -1,4 +1,4 @@
-"""Owns: trials of a sweep -> pictures. Must not know: where they are shown."""
+"""Figures of a sweep's trials."""
 
 from __future__ import annotations
 

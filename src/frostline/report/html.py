@@ -1,4 +1,4 @@
-"""Owns: a sweep's report as files - one HTML page, PNG, CSV. Must not know: where the trials come from."""
+"""A sweep's report as files: one HTML page, PNG, CSV."""
 
 from __future__ import annotations
 

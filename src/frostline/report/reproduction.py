@@ -1,4 +1,4 @@
-"""Owns: a verdict on a re-run -> what a person reads in the terminal. Must not know: how it was reached."""
+"""The result of `frostline reproduce`, as the terminal shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: how sure a number is, and whether one is really worse than another. Must not know: what the numbers are of."""
+"""Confidence intervals, and tests of whether one result is worse than another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: results -> what a person reads in the terminal. Must not know: MLflow, torch, where results come from."""
+"""Results as the terminal shows them."""
 
 from __future__ import annotations
 

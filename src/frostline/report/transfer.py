@@ -1,4 +1,4 @@
-"""Owns: what trials are worth on other rows than those they were chosen by. Must not know: how it is shown.
+"""How trials do on other rows than those they were chosen by.
 
 A trial is chosen by the held-out rows of its own data set. Test rows say what it is worth there without that choice;
 other data sets say what it is worth in other domains. Against a baseline - the head-only probe of the same sweep, a

@@ -1,4 +1,4 @@
-"""Owns: a recorded run and its re-run -> a verdict. Must not know: Hydra, torch, MLflow, who trains.
+"""Compares a recorded run with its re-run.
 
 A record is data that may come from anybody: three files of it are read, by name and as JSON, and nothing in it is
 followed.

@@ -1,4 +1,4 @@
-"""Owns: search space <-> Optuna, the ask/tell loop over an injected executor. Must not know: Hydra, torch, MLflow."""
+"""The search over trials with Optuna: study, samplers, and the ask/tell loop."""
 
 from frostline.search.events import (
     Executor,

@@ -1,4 +1,4 @@
-"""Owns: the names of frostline's own marks on Optuna's trials and studies. Must not know: what is done with them."""
+"""Names of the user attributes that frostline sets on Optuna's trials and studies."""
 
 OUTCOME = "frostline.outcome"
 FINAL = "frostline.final"

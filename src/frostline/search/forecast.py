@@ -1,4 +1,4 @@
-"""Owns: what a sweep will take, from what a few of its trials take. Must not know: how that was measured."""
+"""Forecasts a sweep's time and cost from a few measured trials."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: the ask/tell loop of a sweep over an injected executor. Must not know: how a trial is trained, who watches.
+"""The ask/tell loop of a sweep over an injected executor.
 
 `tests/unit/test_search.py` drives it with a fake executor.
 """

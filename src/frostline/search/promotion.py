@@ -1,4 +1,4 @@
-"""Owns: which trials are tried first, and which go on to their end. Must not know: Optuna, how trials are trained."""
+"""Which trials are tried first, and which are promoted to the next rung."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: a verdict on a running trial, by Optuna's pruners. Must not know: who asks, and what is done about it."""
+"""Asks Optuna's pruners about a running trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: names of samplers and pruners -> Optuna's. Must not know: what is trained."""
+"""Samplers and pruners by name, as Optuna's classes."""
 
 from __future__ import annotations
 

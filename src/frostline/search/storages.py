@@ -1,4 +1,4 @@
-"""Owns: where a study is kept - the sweep's own journal, or any URL of Optuna's. Must not know: what is in it."""
+"""Storages of a study: the sweep's own journal, or any URL that Optuna takes."""
 
 from __future__ import annotations
 

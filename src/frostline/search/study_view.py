@@ -1,4 +1,4 @@
-"""Owns: what a trial of Optuna's is to a sweep, by its marks. Must not know: who begins, trains or ends it."""
+"""The trials of a study, read incrementally and classified by their attributes."""
 
 from __future__ import annotations
 

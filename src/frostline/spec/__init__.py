@@ -1,4 +1,4 @@
-"""Owns: what a run is - frozen dataclasses, rules, digest and JSON. Must not know: all but the standard library."""
+"""Specs: frozen dataclasses that say what a run and a sweep are."""
 
 from frostline.spec.data import EVAL_SET, TEST_SET, Balance, DatasetSpec, Format, MissingLabels
 from frostline.spec.freeze import FREEZE_METHODS, FreezeMethod, FreezePhase

@@ -1,4 +1,4 @@
-"""Owns: which rows a run trains on, is judged by, and is scored on besides. Must not know: how they are read."""
+"""The config group `dataset`: which rows a run trains on and is evaluated on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: plain data -> typed dataclasses, strictly. Must not know: any particular dataclass.
+"""Decodes plain data to typed dataclasses, strictly.
 
 The one place where a key is unknown or a type is wrong, for a composed config and for a recorded JSON alike.
 """

@@ -1,4 +1,4 @@
-"""Owns: a run as a whole - cross-field rules, name, digest and JSON. Must not know: all but the standard library."""
+"""The spec of a run: rules across groups, name, digest and JSON."""
 
 from __future__ import annotations
 

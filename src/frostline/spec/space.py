@@ -1,4 +1,4 @@
-"""Owns: a search space, typed - bounds that include their ends, choices, coarse grids. Must not know: Optuna, Hydra."""
+"""A typed search space: inclusive bounds, choices, coarse grids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: what a sweep is - how many trials, which sampler, which rungs. Must not know: Optuna, Hydra.
+"""The spec of a sweep: number of trials, sampler, pruner, rungs.
 
 Values live in `sweeps/sweep/_base/`, so no field has a default.
 """

@@ -1,4 +1,4 @@
-"""Owns: a sweep's folder - one parent at a time, what may not change, the trials' own files. Must not know: Optuna."""
+"""A sweep's folder: locked by one parent, with its description and the trials' files."""
 
 from __future__ import annotations
 

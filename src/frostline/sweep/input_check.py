@@ -1,4 +1,4 @@
-"""Owns: whether all trials of a sweep were trained from the same weights and rows. Must not know: how they are trained.
+"""Checks that all trials of a sweep were trained on the same weights and rows.
 
 A config says where the data lie, not what they are: a file that was replaced between two commands of one sweep would
 put trials of two data sets into one table.

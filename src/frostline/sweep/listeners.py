@@ -1,4 +1,4 @@
-"""Owns: what a person, MLflow and the trials' files hear of a sweep under way. Must not know: how it is searched."""
+"""Listeners of a running sweep: the progress view and MLflow."""
 
 from __future__ import annotations
 

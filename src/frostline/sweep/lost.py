@@ -1,4 +1,4 @@
-"""Owns: the records of a run whose worker is gone. Must not know: how the worker went, or what comes next."""
+"""Records runs whose worker died."""
 
 from __future__ import annotations
 

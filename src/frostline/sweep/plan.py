@@ -1,4 +1,4 @@
-"""Owns: the forecast of a sweep, measured and told. Must not know: the search, how trials train."""
+"""`frostline plan`: measures a few trials and prints a sweep's forecast."""
 
 from __future__ import annotations
 

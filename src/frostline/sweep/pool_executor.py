@@ -1,4 +1,4 @@
-"""Owns: tasks of a search -> trainings, in warm workers or through a Hydra launcher. Must not know: who chose them."""
+"""Trains the search's trials in warm workers."""
 
 from __future__ import annotations
 

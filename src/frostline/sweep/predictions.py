@@ -1,4 +1,4 @@
-"""Owns: a sweep's folder -> what its runs said of each row. Must not know: what is tested by it."""
+"""Per-row predictions of a sweep's runs, read from its folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: a composed config and the command's overrides -> a typed sweep. Must not know: how it is searched."""
+"""Reads a typed sweep from a composed config and the command's overrides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: the course of one sweep's command, from its config to its exit code. Must not know: how a run trains."""
+"""Runs one sweep command, from its config to its exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: what is settled before a sweep begins - name, launcher, earlier trials, writers. Must not know: its course."""
+"""Prepares a sweep command: name, launcher, trials of an earlier sweep, log."""
 
 from __future__ import annotations
 

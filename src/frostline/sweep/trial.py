@@ -1,4 +1,4 @@
-"""Owns: one rung of a trial's work, in a worker process. Must not know: who chose the trial.
+"""Trains one rung of a trial in a worker process.
 
 Importing this module costs nothing: the parent pickles its dataclasses, and only a worker imports torch.
 """

@@ -1,4 +1,4 @@
-"""Owns: what the process imports that a sweep's workers are forks of. Must not know: what they do.
+"""Imports that a sweep's forked workers share.
 
 It is imported there and nowhere else.
 """

@@ -1,4 +1,4 @@
-"""Owns: MLflow, in and out; the only importer of mlflow. Must not know: training."""
+"""MLflow tracking; nothing else imports mlflow."""
 
 from frostline.records.run_folder import MODEL_FOLDER
 from frostline.tracking.client import RUN_DIR_TAG, absolute, add_numbers, client, preload, recorded_run, ui_command

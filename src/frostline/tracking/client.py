@@ -1,4 +1,4 @@
-"""Owns: a way to an MLflow store - client, experiment, who runs what. Must not know: what is recorded."""
+"""Clients of an MLflow store, its experiments, and the process that writes to a run."""
 
 from __future__ import annotations
 

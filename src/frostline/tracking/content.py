@@ -1,4 +1,4 @@
-"""Owns: what a run is in MLflow's terms - params, tags, description, dataset inputs. Must not know: the store."""
+"""A run in MLflow's terms: params, tags, description, dataset inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: the SQLite file of an MLflow store - whole, or not there. Must not know: what is recorded in it."""
+"""The SQLite file of a local MLflow store: created whole, repaired, moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: a ready-made view of a sweep in MLflow's page, and the link to it. Must not know: the search, training.
+"""A saved view of a sweep's runs in the MLflow UI, and the link to it.
 
 MLflow keeps shared views in tags of the experiment, `mlflow.sharedViewState.<key>`, which `?viewStateShareKey=<key>`
 opens: an internal format, read from its page's source (3.17; `ExperimentPageUIState.tsx`, `runs-charts.types.ts`). If

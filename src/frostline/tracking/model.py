@@ -1,4 +1,4 @@
-"""Owns: a run's `model/` -> a model in MLflow. Must not know: torch, how the model was trained.
+"""Logs a run's `model/` as an MLflow model.
 
 The format is MLflow's own for Transformers: weights in safetensors, the rest in JSON, nothing pickled and no code. The
 folder is uploaded as it lies there: `mlflow.transformers.save_model` would copy it first, and import torch.

@@ -1,4 +1,4 @@
-"""Owns: names and values made such that MLflow takes them, and a word on each that had to be changed.
+"""Makes names and values fit MLflow's limits, and reports each change.
 
 Must not know: where they come from. MLflow refuses a whole batch for one odd name, cuts long values without a word, and
 stores infinity as the largest finite number.

@@ -1,4 +1,4 @@
-"""Owns: the runs that a process left RUNNING when it died. Must not know: what they trained."""
+"""Runs that were left RUNNING by a process that died."""
 
 from __future__ import annotations
 

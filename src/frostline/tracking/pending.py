@@ -1,4 +1,4 @@
-"""Owns: what a store that was out of reach has missed, kept in the folder it belongs to. Must not know: who replays it.
+"""Pending records: what an unreachable store missed, kept in the run's folder.
 
 A run's numbers are in its `metrics.jsonl` and `result.json` anyway; what is kept beside them is its place in a sweep. A
 sweep's parent run has no such files: its numbers, tags and status are kept here.

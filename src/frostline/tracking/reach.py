@@ -1,4 +1,4 @@
-"""Owns: whether a store can be reached, found out in seconds. Must not know: what is recorded in it.
+"""Checks within seconds whether a store is reachable.
 
 MLflow and SQLAlchemy try again for minutes, each process anew, before they say that nobody listens.
 """

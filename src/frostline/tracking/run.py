@@ -1,4 +1,4 @@
-"""Owns: one run, recorded in MLflow. Must not know: training.
+"""Records one run in MLflow.
 
 The run's folder is the truth; MLflow is where people compare. So MLflow's troubles never end a run: they are told once.
 """

@@ -1,4 +1,4 @@
-"""Owns: a sweep's parent run in MLflow. Must not know: how trials are chosen or trained."""
+"""Records a sweep's parent run in MLflow."""
 
 from __future__ import annotations
 

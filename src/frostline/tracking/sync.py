@@ -1,4 +1,4 @@
-"""Owns: the folders that a store has missed -> the store. Must not know: training."""
+"""Sends pending records to a store."""
 
 from __future__ import annotations
 

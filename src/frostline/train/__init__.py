@@ -1,4 +1,4 @@
-"""Owns: one run from spec to result; the only importer of HF `Trainer`. Must not know: Hydra, MLflow, Optuna."""
+"""Training one run; nothing else imports Hugging Face's `Trainer`."""
 
 from frostline.signals import Interrupted
 from frostline.train.probe import Footprint, Probe, footprint, probe

@@ -1,4 +1,4 @@
-"""Owns: what happens beside the training steps. Must not know: how a step is computed.
+"""Trainer callbacks: losses, evaluation, recording, checkpoints, stops.
 
 Trainer is composed, not subclassed: each concern is a callback of its own, and they share a `TrainLog`.
 """

@@ -1,4 +1,4 @@
-"""Owns: checkpoints that are whole or not there. Must not know: what is in them.
+"""Checkpoints of a run: complete and checksummed, or absent.
 
 Trainer writes a checkpoint file by file, and resumes from the highest number unchecked. Here it is written aside,
 given a manifest of sizes and hashes, and published by a rename; one that doesn't match its manifest is never resumed.

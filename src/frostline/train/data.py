@@ -1,4 +1,4 @@
-"""Owns: a run's rows, read and tokenized once for a process, and those of other data sets. Must not know: models."""
+"""Loads and tokenizes a run's rows, once per process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: device, precision, threads and seeds of a run. Must not know: data, models."""
+"""Sets device, precision, threads and seeds of a run."""
 
 from __future__ import annotations
 

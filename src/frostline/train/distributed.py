@@ -1,4 +1,4 @@
-"""Owns: what the processes of one run agree on. Must not know: what they train, who started them.
+"""Collective operations among the processes of one run.
 
 Every method is collective: all processes of the run call it, in the same order.
 """

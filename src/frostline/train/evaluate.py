@@ -1,4 +1,4 @@
-"""Owns: what a run's kept weights say of all rows that it is scored on. Must not know: what is made of it.
+"""Evaluates a run's kept weights on all sets of rows, and writes predictions.
 
 The held-out rows were evaluated during training: their logits are at hand unless the run was resumed. Test rows and
 those of other data sets are looked at once, here.

@@ -1,4 +1,4 @@
-"""Owns: an estimate of what training costs in floating-point operations. Must not know: how long it takes."""
+"""Estimates the floating-point operations of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: the loss of a batch, independent of how the batch was cut up. Must not know: the model.
+"""The loss of a batch, independent of how the batch is split into micro-batches.
 
 Trainer's own scale depends on accumulation and on the number of processes for sequence classifiers (docs/design.md,
 section 8), and its log hides NaN as 0.

@@ -1,4 +1,4 @@
-"""Owns: the window that `train/loss` is a mean over, carried over a stop. Must not know: who stops, who records.
+"""The steps that `train/loss` is averaged over, kept across a resume.
 
 Trainer adds up the losses since its last log and forgets the sum when it is resumed. A run that was stopped between two
 logs would then show other numbers than one that was not, with the same weights.

@@ -1,4 +1,4 @@
-"""Owns: what trials of a spec take here, measured on a few rows. Must not know: sweeps, what is made of it."""
+"""Measures on a few rows what a trial takes on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: what a person sees while a run trains. Must not know: what is recorded.
+"""The progress bar of a run.
 
 A bar when a person watches, plain lines now and then when nobody does.
 """

@@ -1,4 +1,4 @@
-"""Owns: which rows make a batch, in which order, and what it holds. Must not know: Trainer, models."""
+"""Samplers: which rows make a batch, and in which order."""
 
 from __future__ import annotations
 

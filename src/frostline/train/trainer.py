@@ -1,4 +1,4 @@
-"""Owns: a spec and a set-up -> Hugging Face `Trainer`, composed, not subclassed. Must not know: what becomes of it."""
+"""Assembles Hugging Face's `Trainer` for a run, by composition."""
 
 from __future__ import annotations
 

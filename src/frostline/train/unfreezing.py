@@ -1,4 +1,4 @@
-"""Owns: a run in which less and less is frozen - which stage it is in, and that what is frozen in it does not move.
+"""Gradual unfreezing: the phases of a run, and a check that what is frozen in each does not move.
 
 Must not know: why a stage is as it is. The optimizer holds all that is trained in the end: it passes by what has no
 gradient yet, and counts its steps apart.

@@ -1,4 +1,4 @@
-"""Owns: what a process that trains one run after another keeps from run to run. Must not know: how a run trains.
+"""Prepares a process that trains one run after another: forking, garbage collection, seeds.
 
 A run of a few seconds must not pay for reading the same files again. What is kept is named by all that it depends on,
 files by path, size and times; numbers don't depend on whether it was kept.

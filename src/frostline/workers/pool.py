@@ -1,4 +1,4 @@
-"""Owns: warm worker processes - started once, watched, replaced. Must not know: what they run.
+"""A pool of warm worker processes: started once, watched, replaced.
 
 Each slot is one process that takes one job after another. The parent hears of a job's messages, its end, its process's
 death, and of a job that gives no sign of life.

@@ -1,4 +1,4 @@
-"""Owns: how a worker's process begins and ends: new, or as a fork of one that has imported. Must not know: its jobs.
+"""Starts worker processes, new or forked from a template, and ends them with their parent.
 
 Forks of a template (the server of `multiprocessing`'s start method "forkserver") begin at once, and share the memory of
 what it imported.

@@ -1,4 +1,4 @@
-"""Owns: a batch of Hydra jobs in warm workers. Must not know: what the jobs do."""
+"""Runs a batch of Hydra jobs in warm workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: Hydra's door to warm workers. Must not know: what they run. Every Hydra app imports this: keep it light."""
+"""Hydra launcher plugin for warm workers. Every Hydra application imports it: keep it light."""
 
 from __future__ import annotations
 

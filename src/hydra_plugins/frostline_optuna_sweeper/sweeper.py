@@ -1,4 +1,4 @@
-"""Owns: Hydra's door to a sweep. Must not know: the search. Every Hydra app imports this module: keep it light."""
+"""Hydra sweeper plugin that runs a sweep. Every Hydra application imports it: keep it light."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owns: `sweeps/` on Hydra's search path. Must not know: what is in it. Every Hydra app imports this: keep it light."""
+"""Hydra plugin that puts `sweeps/` on the search path. Every Hydra application imports it: keep it light."""
 
 from __future__ import annotations
 
