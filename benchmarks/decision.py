@@ -256,7 +256,7 @@ class Simulation:
 class Unwatched:
     """Hears nothing."""
 
-    def begun(self, task: TrialTask) -> None:
+    def started(self, task: TrialTask) -> None:
         """See `Listener`."""
 
     def reported(self, number: int, step: int, value: float) -> None:
@@ -346,10 +346,10 @@ def simulate(options: argparse.Namespace, index: int) -> Sweep:
     limits = SearchLimits(total=plan.n_trials, clock=lambda: simulation.seconds)
     summary = search(plan, study, simulation, Unwatched(), limits)
     if plan.settle:
-        begun = len(summary.trials)  # the time of the search is over, that of the race is not
+        started = len(summary.trials)  # the time of the search is over, that of the race is not
         race = SeedRace(advisor, plan.settle, (0,))
         plan = replace(plan, timeout_s=None)
-        summary = search(plan, study, simulation, Unwatched(), replace(limits, total=begun), race=race)
+        summary = search(plan, study, simulation, Unwatched(), replace(limits, total=started), race=race)
     return judged(options, world, simulation, advisor, list(summary.trials), str(summary.race or ""))
 
 

@@ -99,7 +99,7 @@ class Watch:
         self._began = self._last = time.perf_counter()
         self._last_ended, self._last_waited = 0, 0.0
 
-    def begun(self, task: TrialTask) -> None:
+    def started(self, task: TrialTask) -> None:
         """See `Listener`."""
 
     def reported(self, number: int, step: int, value: float) -> None:

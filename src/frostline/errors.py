@@ -56,14 +56,14 @@ class ModelError(UserError):
 
 
 class MachineError(UserError):
-    """The machine's trouble, not the run's: a full disk, a file system that is gone. What was trained is kept."""
+    """The machine's trouble, not the run's: a full disk, a lost file system. What was trained is kept."""
 
 
 _MACHINE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.EMFILE}
 )
 
-MACHINE_WAY_OUT = "mend that (df -h shows what is full), and the same command goes on"
+MACHINE_WAY_OUT = "mend that (df -h shows what is full); the same command resumes"
 
 _HIDDEN = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 """What libraries written in C++ and Rust pass on of an error, without its number."""

@@ -1,4 +1,4 @@
-"""The sha256 of files and of JSON records: tells a damaged file from a whole one.
+"""The sha256 of files and of JSON records: distinguishes a damaged file from a whole one.
 
 A hash detects damage, not forgery: a program that can change a file can change the hash beside it.
 """
@@ -86,7 +86,7 @@ def unsealed(text: str) -> dict[str, Any]:
 
 
 def quick_sha256(path: Path) -> str:
-    """Returns what tells the content of a large folder or file from another in seconds.
+    """Returns what identifies the content of a large folder or file, within seconds.
 
     It is a sha256 over the relative path and size of each file, and over the first and last MiB of the files that come
     first, 64 MiB in all: two that differ elsewhere alone have the same.

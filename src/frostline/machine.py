@@ -105,6 +105,6 @@ def _has_bf16(device: str) -> bool:
     """Returns whether the hardware multiplies bfloat16 itself; where it only emulates it, it is slower than fp32."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Private names of torch: one that is gone means no.
+    # Private names of torch: one that is missing means no.
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return device == "cpu" and any(bool(getattr(torch.cpu, name, lambda: False)()) for name in asked)

@@ -38,7 +38,7 @@ class LruCache(Generic[Value]):
 
 
 def stamp(files: Iterable[Path]) -> tuple[Hashable, ...]:
-    """Returns what tells files from others and from what they were before."""
+    """Returns what distinguishes files from others and from their earlier content."""
     stats = [(path, path.stat()) for path in files]
     return tuple(
         (path, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats

@@ -175,7 +175,7 @@ def without_user(uri: str) -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """Returns what tells a process from a later one with the same number: its start; None if there is no such process.
+    """Returns when a process started, which a later one with its number does not share; None: no such process.
 
     Linux gives the start in ticks since boot; elsewhere a living process has the mark `alive`.
     """

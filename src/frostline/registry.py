@@ -136,7 +136,7 @@ def import_plugins(modules: Iterable[str]) -> None:
 
 
 def _import_error(module: str, error: BaseException) -> UserError:
-    """Returns what a user is told of a plugin that doesn't import, with the line of it that failed."""
+    """Returns the error of a plugin that doesn't import, with the line that failed."""
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
     inside = [frame for frame in own if not frame.filename.startswith(str(Path(__file__).parent))]
     where = f" ({inside[-1].filename}, line {inside[-1].lineno})" if inside else ""

@@ -73,7 +73,7 @@ def folder(kind: str) -> Iterator[Path]:
 
 
 def remove_left() -> None:
-    """Removes this user's temporary folders whose processes are gone."""
+    """Removes this user's temporary folders whose processes have ended."""
     for base in {tempfile.gettempdir(), *_SHORT}:
         for path in Path(base).glob(f"{_PREFIX}*"):
             with suppress(OSError):

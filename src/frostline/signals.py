@@ -96,9 +96,9 @@ def _kill_children() -> None:
 class SignalGuard:
     """Turns the first signal into a request to stop after the step, the second into an immediate end.
 
-    Outside of the training loop there is no step to finish, so the first one ends it at once. Preemption is heard where
-    somebody handles it: it is handed on when the guard is left, and nothing that comes after it hurries it. Use as a
-    context manager.
+    Outside of the training loop there is no step to finish, so the first one ends it at once. Preemption is handled
+    where somebody handles it: it is handed on when the guard is left, and nothing that comes after it hurries it. Use
+    as a context manager.
 
     Args:
         patient: No second signal ends it at once: of a process of several, which gets the same one from many sides, and
@@ -118,8 +118,8 @@ class SignalGuard:
 
     def __enter__(self) -> SignalGuard:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            heard = [PREEMPTED] if callable(signal.getsignal(PREEMPTED)) else []
-            for signum in (signal.SIGINT, signal.SIGTERM, *heard):
+            signals = [PREEMPTED] if callable(signal.getsignal(PREEMPTED)) else []
+            for signum in (signal.SIGINT, signal.SIGTERM, *signals):
                 self._before[signum] = signal.signal(signum, self._handle)
         return self
 

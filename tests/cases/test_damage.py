@@ -259,7 +259,7 @@ def test_a13_nothing_is_written_or_deleted_through_a_link(home, tiny_overrides, 
     assert {path.read_text() for path in target.rglob("*.txt")} == {"mine"}
 
 
-FULL = "No space left on device; mend that (df -h shows what is full), and the same command goes on"
+FULL = "No space left on device; mend that (df -h shows what is full); the same command resumes"
 
 
 @pytest.mark.slow

@@ -202,7 +202,7 @@ def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, no
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     assert "Traceback" not in err
-    assert " is gone (" in err
+    assert " died (" in err
     assert "trained again from its last checkpoint" in err
     found = trials_in(folder)
     assert [trial.number for trial in found] == list(range(8))
@@ -350,7 +350,7 @@ def test_a_signal_checkpoints_what_runs_and_the_same_command_resumes(tmp_path, n
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 143, err
-    assert "go on with: frostline sweep" in err
+    assert "resume with: frostline sweep" in err
     (stopped,) = [path.parent for path in folder.glob("[0-9]*/result.json")]
     assert RunResult.read(stopped).status is Status.KILLED
     assert list((stopped / "checkpoints").glob("step-*"))  # it came back

@@ -39,14 +39,14 @@ def test_the_first_look_is_recorded_and_shown_again(run, frostline):
     Path("r/model/config.json").write_text("")  # it is not asked any more
     code, again, _ = frostline("test", "r")
     assert code == 0
-    assert f"looked at before ({told['first']})" in again
+    assert f"shown before ({told['first']})" in again
     assert out.splitlines()[1] == again.splitlines()[1]
     code, _, err = frostline("test", "r", "--again")
     assert code == 2
     assert "model/config.json: differs from the run's record" in err
     code, out, _ = frostline("test", "scored")
     assert code == 0
-    assert "looked at before (when the run ended)" in out
+    assert "shown before (when the run ended)" in out
     assert not Path("scored/test.json").exists()
     assert frostline("test", "scored", "--again")[0] == 0
     assert read("scored/test.json")["looks"] == 2

@@ -72,7 +72,7 @@ def train(make_spec, still_model, tmp_path):
         spec = make_spec(f"model.location={still_model}", *overrides)
         folder = arguments.pop("folder", None) or tmp_path / f"run-{next(count)}"
         watch = Watch()
-        with RunFolder(folder, spec, go_on_from=arguments.pop("go_on_from", None)) as run_folder:
+        with RunFolder(folder, spec, resume_step=arguments.pop("go_on_from", None)) as run_folder:
             result = run(
                 spec, RunContext(Recorders([run_folder, watch]), folder, monitor=monitor or NullMonitor(), **arguments)
             )
@@ -223,7 +223,7 @@ def test_a_stopped_run_goes_on_where_it_was(train, monkeypatch):
     stopped, first, folder = train(*shape, monitor=stopper)
     assert stopped.status is Status.KILLED, stopped.reason
     assert stopped.reason == "stopped by SIGINT"
-    again, second, _ = train(*shape, resume_from=folder, folder=folder, go_on_from=stopped.cost.steps)
+    again, second, _ = train(*shape, resume_from=folder, folder=folder, resume_step=stopped.cost.steps)
     assert again.status is Status.FINISHED
     assert again.weights_sha256 == whole.weights_sha256
     assert again.metrics == whole.metrics

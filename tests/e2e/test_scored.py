@@ -105,7 +105,7 @@ def test_the_kept_weights_are_scored_whether_or_not_the_run_was_resumed(train, t
     spec, folder, paused = train(*overrides, until_step=12)
     assert paused.status is Status.PRUNED
     assert not (folder / "predictions.parquet").exists()
-    with RunFolder(folder, spec, (), go_on_from=12) as recorder:
+    with RunFolder(folder, spec, (), resume_step=12) as recorder:
         resumed = run(spec, RunContext(recorder, folder, resume_from=folder))
     assert resumed.metrics == whole.metrics
     tables = [pd.read_parquet(each / "predictions.parquet") for each in (folder, whole_folder)]

@@ -540,7 +540,7 @@ def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, quiet
     (folder / "journal.log").unlink()
     again = call(*arguments, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert "the study is gone: rebuilt from the files of 5 trials" in again.stderr
+    assert "the study is missing: rebuilt from the files of 5 trials" in again.stderr
     lines = (folder / "journal.log").read_bytes().splitlines(keepends=True)
     lines[3] = b"\xff\xfe\n"
     (folder / "journal.log").write_bytes(b"".join(lines))
@@ -603,7 +603,7 @@ def test_a_shared_study_of_another_config_is_refused(tmp_path, quiet):
     assert "its study lr_x_depth holds a sweep of another config (seed: 0 -> 5)" in other.stderr
     new = call(*common, "seed=5", "sweep.new=true", "sweep.timeout_s=0.001", cwd=tmp_path / "b")
     assert new.returncode == 0, new.stderr
-    assert "go on with: frostline sweep lr_x_depth" in new.stderr
+    assert "resume with: frostline sweep lr_x_depth" in new.stderr
     assert new.stderr.splitlines()[-1].endswith("sweep.name=lr_x_depth-2")
     assert "sweep.new" not in new.stderr.splitlines()[-1]
     assert "sweep.timeout_s=0.001 is over" in new.stdout
@@ -648,7 +648,7 @@ def test_one_signal_finishes_the_step_and_the_same_command_goes_on(tmp_path, tin
         _, err = process.communicate(timeout=60)
         assert process.returncode == code, err
         assert "stopping after the step" in err
-        assert "go on with: frostline sweep lr_x_depth" in err
+        assert "resume with: frostline sweep lr_x_depth" in err
         assert "Traceback" not in err
         assert [each for each, result in results(folder).items() if result["status"] == "KILLED"] == [name]
         assert list((folder / name / "checkpoints").glob("step-*"))

@@ -139,7 +139,7 @@ class Quiet:
     def __init__(self):
         self.lines = []
 
-    def begun(self, task):
+    def started(self, task):
         self.lines.append(("begun", task.number, task.rung))
 
     def reported(self, number, step, value):
@@ -267,8 +267,8 @@ def test_a_point_that_was_begun_is_begun_again_by_the_next_command(tmp_path):
     plan = make_plan(n_trials=4)
     study = open_study(tmp_path, plan)
     study.fill([])
-    begun = study.begin(4)
-    assert open_study(tmp_path, plan).begin(4) == begun
+    started = study.begin(4)
+    assert open_study(tmp_path, plan).begin(4) == started
 
 
 # -- failures --

@@ -169,7 +169,7 @@ def assumed_noise(
 
 
 _NEAR_RATE = 0.15
-"""Decades within which a second rate at one level tells less than a second seed would: 0.1 points of accuracy."""
+"""Decades within which a second rate at one level says less than a second seed would: 0.1 points of accuracy."""
 
 
 _GOLDEN = (math.sqrt(5) - 1) / 2

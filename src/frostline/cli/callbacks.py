@@ -30,7 +30,7 @@ _BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 class RunCallback(Callback):
     """Checks a command before it starts. conf/config.yaml names it under `hydra.callbacks`.
 
-    Hydra turns an exception of a callback into a warning and goes on: only SystemExit stops it.
+    Hydra turns an exception of a callback into a warning and continues: only SystemExit stops it.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ def _or_exit() -> Iterator[None]:
         yield
     except UserError as error:
         sys.exit(report_error(error))
-    except Exception:  # noqa: BLE001 - Hydra would warn of it and go on as if nothing had been checked
+    except Exception:  # noqa: BLE001 - Hydra would warn of it and continue as if nothing had been checked
         traceback.print_exc()
         sys.exit(1)
 

@@ -73,7 +73,7 @@ def located(spec: RunSpec, folder: Path) -> RunSpec:
             for above in folder.absolute().parents:
                 if (above / tail).exists():
                     if path.is_absolute():
-                        log.warning("%s=%s is gone: taken from %s", key, place, above / tail)
+                        log.warning("%s=%s is missing: taken from %s", key, place, above / tail)
                     return str(above / tail)
         return place
 

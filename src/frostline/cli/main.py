@@ -22,7 +22,7 @@ from frostline.spec import expand_cache_shorthand
 
 _COMMANDS = {
     "run": "train one model, or with -m one for each combination of values",
-    "sweep": "search over learning rate, frozen depth and whatever else; the same command goes on with it",
+    "sweep": "search over learning rate, frozen depth and other settings; the same command resumes it",
     "plan": "forecast a sweep: its trials, hours, bytes and wall time, and what limits it",
     "report": "what a sweep says: the best at each depth, a recommendation, pictures",
     "test": "a chosen run's final number, on test rows that no choice was made by",

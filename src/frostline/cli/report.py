@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
         )
     trials = recovery.trials
     if not trials:
-        raise UserError(f"{folder}: no trial of this sweep has begun yet")
+        raise UserError(f"{folder}: no trial of this sweep has started yet")
     baselines = []
     for other in options.against:
         there = sweep_folder(other)

@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
         0 for identical and equivalent, 1 for different.
     """
     options = _parser().parse_intermixed_args(arguments)
-    configure_logging()  # else a store that does not answer is told in the run's log alone
+    configure_logging()  # else a store that does not answer is reported in the run's log alone
     from frostline.reproduce.record import read_record
 
     job = _job(options)
@@ -234,7 +234,7 @@ def _rerun(
 
 
 class _Watch:
-    """Hears what the re-run is made of before it trains, and keeps its numbers."""
+    """Compares the re-run's inputs before it trains, and collects its metrics."""
 
     def __init__(self, recorded: Recorded, spec: RunSpec) -> None:
         self._recorded = recorded
@@ -243,7 +243,7 @@ class _Watch:
         self.rows: list[tuple[int, dict[str, float]]] = []
 
     def start(self, run: RunStart) -> None:
-        """Tells what differs here, before anything is trained."""
+        """Prints what differs here, before anything is trained."""
         from frostline.reproduce.compare import differences
 
         self.differences = differences(self._recorded, self._spec, run.provenance)
@@ -275,7 +275,7 @@ def _tell_mlflow(job: Job, folder: Path, verdict: Verdict) -> None:
         return
     from frostline import tracking
 
-    with best_effort("the verdict's tags in MLflow"):  # its troubles were told when the run was recorded
+    with best_effort("the verdict's tags in MLflow"):  # its troubles were logged when the run was recorded
         run_id = tracking.recorded_run(folder, job.tracking.uri)
         if run_id is not None:
             tags = {"frostline.verdict": verdict.conclusion.value, "frostline.verdict_reason": verdict.reason}

@@ -67,7 +67,7 @@ class RunTask:
             The objective, which any Hydra sweeper can optimize.
 
         Raises:
-            UserError, RunFailedError: In a multirun, so that Hydra counts the job as failed and goes on.
+            UserError, RunFailedError: In a multirun, so that Hydra counts the job as failed and continues.
             SystemExit: In a single run, with the exit code; and after a signal.
         """
         settings = HydraConfig.get()
@@ -123,7 +123,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
         step = CheckpointStore(out_dir).newest_step()  # the command named the folder, and is given once more
         if step is None:
             raise UserError(f"resume={job.resume}: {_why_none(out_dir)}")
-    with RunFolder(out_dir, spec, overrides, go_on_from=step, keep_diff=job.tracking.git_diff) as folder:
+    with RunFolder(out_dir, spec, overrides, resume_step=step, keep_diff=job.tracking.git_diff) as folder:
         recorders: list[Recorder] = [folder]
         if job.tracking.enabled:
             again = child is not None or step is not None
@@ -134,12 +134,12 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
             # Finished is finished: a job that has nothing left to do is not put into a queue again.
             return RunResult.read(out_dir), 0 if stop.signum == PREEMPTED else stop.exit_code
     if result.cause is Cause.PREEMPTED:
-        os.kill(os.getpid(), PREEMPTED)  # to whoever puts the job into the queue again, now that all is written
+        os.kill(os.getpid(), PREEMPTED)  # to the scheduler that requeues the job, now that all is written
     return result, exit_code(result.cause) if result.status is Status.KILLED else 0
 
 
 def _step_before_requeue(folder: Path, spec: RunSpec) -> int | None:
-    """Returns the step to go on from if a cluster has begun this job before: 0 if there is no checkpoint.
+    """Returns the step to resume at if a cluster has started this job before: 0 if there is no checkpoint.
 
     None: it begins for the first time, or ran to its end.
     """

@@ -42,27 +42,27 @@ def main(arguments: list[str]) -> int:
     if result.status is not Status.FINISHED:
         raise UserError(f"{options.run}: has no final number: it is {result.status.value} ({result.reason})")
     by_word = not spec.dataset.task.rows_are_independent  # no interval is known
-    told = _recorded(folder)
-    if told is None and spec.dataset.test_at_end:
+    record = _recorded(folder)
+    if record is None and spec.dataset.test_at_end:
         values = {k.removeprefix("test/"): v for k, v in result.metrics.items() if k.startswith("test/")}
-        told = {"metrics": values, "rows": result.data.get("test_rows"), "looks": 1, "first": "when the run ended"}
-    if told is not None and not options.again:
-        _print(result, told, f"looked at before ({told['first']}); --again computes it anew", by_word=by_word)
+        record = {"metrics": values, "rows": result.data.get("test_rows"), "looks": 1, "first": "when the run ended"}
+    if record is not None and not options.again:
+        _print(result, record, f"shown before ({record['first']}); --again computes it anew", by_word=by_word)
         return 0
     refuse_scripts(options.run, spec.training.metrics, options.metric, options.plugin)
     check_files(folder, result, MODEL_FOLDER)
     now = {
         "metrics": (values := _compute(spec, folder, str(result.provenance.get("data_fingerprint")))),
         "rows": int(values.pop("rows")),
-        "looks": 1 if told is None else int(told["looks"]) + 1,
-        "first": datetime.now(UTC).isoformat(timespec="seconds") if told is None else told["first"],
+        "looks": 1 if record is None else int(record["looks"]) + 1,
+        "first": datetime.now(UTC).isoformat(timespec="seconds") if record is None else record["first"],
         "weights_sha256": result.weights_sha256,
     }
     write_atomically(folder / TEST_FILE, sealed(now))
     _print(
         result,
         now,
-        "" if told is None else f"look number {now['looks']}: each choice after a look flatters it",
+        "" if record is None else f"look number {now['looks']}: each choice after a look flatters it",
         by_word=by_word,
     )
     _record(folder, result, now, options.tracking_uri)
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
         prog="frostline test",
         description="The final number of a run: its model on the test rows (dataset.test_fraction, test_from), which\n"
-        "training and every choice left alone. Looked at once: afterwards the same number is shown again.",
+        "training and every choice left alone. Computed once: afterwards the same number is shown again.",
         epilog="examples:\n"
         "  frostline test lr_x_depth            a sweep: its best run\n"
         "  frostline test runs/single/...",
@@ -167,11 +167,11 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     return {**compute(logits, labels), "loss": loss, "rows": float(len(labels))}
 
 
-def _print(result: RunResult, told: dict[str, Any], note: str, *, by_word: bool) -> None:
+def _print(result: RunResult, record: dict[str, Any], note: str, *, by_word: bool) -> None:
     from frostline.report import number
     from frostline.report.significance import interval_of_share
 
-    values, rows = told["metrics"], told["rows"]
+    values, rows = record["metrics"], record["rows"]
     metric = result.objective.metric if result.objective is not None else next(iter(values))
     names = sorted(values, key=lambda name: (name != metric, name))
     shown = {name: number(values[name]) for name in names}
@@ -185,7 +185,7 @@ def _print(result: RunResult, told: dict[str, Any], note: str, *, by_word: bool)
         print(f"  {note}")
 
 
-def _record(folder: Path, result: RunResult, told: dict[str, Any], uri: str | None) -> None:
+def _record(folder: Path, result: RunResult, record: dict[str, Any], uri: str | None) -> None:
     """Records the number in the run's MLflow run, if it has one there; that it can't be had is said, and no failure."""
     from argparse import Namespace
 
@@ -193,8 +193,8 @@ def _record(folder: Path, result: RunResult, told: dict[str, Any], uri: str | No
     from frostline.cli.common import compose
 
     where = uri or compose(Namespace(overrides=[], config_dir=None)).tracking.uri
-    values = {f"test/{name}": value for name, value in told["metrics"].items()}
-    tags = {"frostline.test_looks": str(told["looks"]), "frostline.test_first": told["first"]}
+    values = {f"test/{name}": value for name, value in record["metrics"].items()}
+    tags = {"frostline.test_looks": str(record["looks"]), "frostline.test_first": record["first"]}
     if tracking.recorded_run(folder, where) is None:
         return
     try:

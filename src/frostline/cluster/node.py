@@ -202,7 +202,7 @@ class Slot:
         """Returns what happened, in its order, after a while at most; a job's end comes behind all of its files.
 
         Raises:
-            RuntimeError: The slot can't go on, as where the node's disk is full.
+            RuntimeError: The slot can't continue, for example because the node's disk is full.
         """
         found: list[WorkerEvent | Piece] = []
         if self._broken is not None:

@@ -111,7 +111,7 @@ class ClusterPool:
 
         Raises:
             UserError: A node has other versions than the parent.
-            MachineError: The cluster is gone, or this machine's disk is full.
+            MachineError: The cluster can't be reached, or this machine's disk is full.
         """
         self._look()
         self._take_ready()
@@ -184,7 +184,7 @@ class ClusterPool:
             if placed.about is not None and placed.about.node_id in leaving and not placed.is_leaving:
                 self._leave(placed)
         with as_user_error(
-            lambda error: MachineError(f"runtime.engine=ray: the cluster is gone ({type(error).__name__})")
+            lambda error: MachineError(f"runtime.engine=ray: the cluster is lost ({type(error).__name__})")
         ):  # Ray's own, or gRPC's
             alive = [node for node in self._ray.nodes() if node["Alive"]]
             nodes = [node["Resources"] for node in alive if node["NodeID"] not in leaving]
@@ -288,9 +288,9 @@ class ClusterPool:
             for batch, is_last in batches_of(input_pieces(self._inputs.known[given])):
                 self._ask(actor.put_input.remote(digest, batch, is_last))
         theirs, ours = self._ask(actor.files.remote(name)), stamps(self._folder / name)
-        gone = [Piece(name=each) for each in theirs.keys() - ours.keys()]
-        if gone:
-            self._ask(actor.put.remote(name, gone))
+        removed = [Piece(name=each) for each in theirs.keys() - ours.keys()]
+        if removed:
+            self._ask(actor.put.remote(name, removed))
         lacking = [each for each, stamp in ours.items() if theirs.get(each) != stamp]
         for batch, _ in batches_of(pieces(self._folder / name, lacking)):
             self._ask(actor.put.remote(name, batch))
@@ -301,15 +301,15 @@ class ClusterPool:
     def _hear(self, placed: PlacedSlot, ref: Any) -> list[WorkerEvent]:
         try:
             news = self._ray.get(ref)
-        except self._ray.exceptions.RayTaskError as error:  # the node lives, and its slot can't go on
+        except self._ray.exceptions.RayTaskError as error:  # the node lives, and its slot can't continue
             assert placed.about is not None
             raise MachineError(f"{placed.about.host}: {_last_line(error)}") from error
         except self._ray.exceptions.RayError as error:
-            log.info("a slot of the cluster is gone", exc_info=True)
+            log.info("a slot of the cluster died", exc_info=True)
             key, host = placed.key, placed.about.host if placed.about is not None else "a node"
             self._drop(placed)
             self._next_look = 0.0
-            return [] if key is None else [WorkerEvent(EventKind.GONE, key, f"{host} is gone ({type(error).__name__})")]
+            return [] if key is None else [WorkerEvent(EventKind.GONE, key, f"{host} died ({type(error).__name__})")]
         placed.pending = placed.actor.poll.remote(_POLL_S)
         events = []
         for each in news:

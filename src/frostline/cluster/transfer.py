@@ -22,12 +22,12 @@ _NOT_SENT = frozenset({"lock", "model"})
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A part of a file, or the news that it is gone.
+    """A part of a file, or the news that it was removed.
 
     Attributes:
         name: Of the file, relative to the folder.
         offset: Where the part begins.
-        data: The bytes; None: the file is gone.
+        data: The bytes; None: the file was removed.
         is_last: Whether the file is whole with it.
         mtime_ns: When the file was written, by the clock of where it was written.
     """
@@ -40,7 +40,7 @@ class Piece:
 
 
 Stamp = tuple[int, int]
-"""Size in bytes and time of writing of a file: what tells a newer one from an older one."""
+"""Size in bytes and time of writing of a file: what distinguishes a newer one from an older one."""
 
 
 def stamps(folder: Path, *, models: bool = False) -> dict[str, Stamp]:
@@ -52,7 +52,7 @@ def stamps(folder: Path, *, models: bool = False) -> dict[str, Stamp]:
     """
     found: dict[str, Stamp] = {}
     for path in _files(folder, models=models):
-        with suppress(OSError):  # it is gone just now
+        with suppress(OSError):  # it was removed just now
             stat = path.stat()
             found[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
     return found
@@ -68,7 +68,7 @@ def _files(folder: Path, *, models: bool) -> Iterator[Path]:
 
 
 def pieces(folder: Path, names: Iterable[str]) -> Iterator[Piece]:
-    """Yields the parts of some files; one that is gone meanwhile is left out."""
+    """Yields the parts of some files; one that was removed meanwhile is left out."""
     for name in names:
         path = folder / name
         with suppress(FileNotFoundError), path.open("rb") as file:
@@ -122,7 +122,7 @@ class Sent:
         self._known = dict(known)
 
     def changes(self) -> Iterator[Piece]:
-        """Yields what the other side lacks: new files in the order of their writing, then those that are gone."""
+        """Yields what the other side lacks: new files in the order of their writing, then those that were removed."""
         now = stamps(self._folder)
         new = [name for name, stamp in now.items() if self._known.get(name) != stamp]
         yield from pieces(self._folder, sorted(new, key=lambda name: now[name][1]))

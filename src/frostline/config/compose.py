@@ -1,6 +1,6 @@
 """Composes configs with Hydra and decodes them to typed specs.
 
-Unknown keys, wrong types and `_target_` die here, before torch is imported. Behind this module nobody has heard of a
+Unknown keys, wrong types and `_target_` die here, before torch is imported. No module below this one knows of a
 `DictConfig`.
 """
 
@@ -42,7 +42,7 @@ class Job:
     Attributes:
         run: What to train.
         tracking: Where to record it besides its folder.
-        resume: A run's folder to go on from, or None.
+        resume: A run's folder to resume from, or None.
         plugins: Modules to import first.
         slots: How many trials of a sweep run side by side; None: as many as this machine is best used by.
         gpus_per_trial: How many GPUs each of them gets, on a cluster also a part of one; None: one for each of its

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def explain(error: BaseException) -> SpecError | None:
-    """Returns the one line that tells the user what to mend, or None when the error is not about their input.
+    """Returns one line that says what to mend, or None if the error is not about the user's input.
 
     Args:
         error: Raised while composing or resolving a config.

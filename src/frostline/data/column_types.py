@@ -156,7 +156,7 @@ def refuse_columns_of_json(path: Path, name: str, *, has_lists: bool) -> None:
         is_only = not any(line.strip() for line in file)
     try:
         found = json.loads(first if is_only else path.read_text(encoding="utf-8-sig")) if first[:1] == "{" else None
-    except ValueError:  # an object a line, or what the reader tells of
+    except ValueError:  # an object a line, or what the reader reports
         return
     columns: tuple[type, ...] = (dict,) if has_lists else (list, dict)
     below = next((key for key, value in found.items() if _is_rows(value)), None) if isinstance(found, dict) else None

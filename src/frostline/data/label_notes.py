@@ -1,4 +1,4 @@
-"""What a user should be told of class names that look odd."""
+"""Notes for the user on class names that look odd."""
 
 from __future__ import annotations
 

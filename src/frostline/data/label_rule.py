@@ -83,7 +83,7 @@ class LabelRule:
         """
 
     def identity(self) -> list[str]:
-        """Returns what tells tables that were made by this kind of rule from those of other kinds."""
+        """Returns what identifies tables that were made by this kind of rule."""
         return []
 
 

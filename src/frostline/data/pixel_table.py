@@ -231,7 +231,7 @@ def pixel_tables(
     """Makes pixels of images, once for the same images and processor.
 
     Args:
-        parts: Columns `image` and `labels`, by name, each with what tells it from others.
+        parts: Columns `image` and `labels`, by name, each with what identifies it.
         images: How the model takes them.
         folder: Where pixels are kept, memory-mapped.
 

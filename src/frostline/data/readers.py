@@ -123,7 +123,7 @@ def _prepared(path: Path, spec: DatasetSpec, cache_dir: Path) -> tuple[Path, For
     form = _BY_EXTENSION.get(path.suffix.lower()) if spec.format is Format.AUTO else spec.format
     if form is None:
         known = ", ".join(sorted(_BY_EXTENSION))
-        raise DataError(f"{path.name}: can't tell its format: give dataset.format, or an extension of {known}")
+        raise DataError(f"{path.name}: unknown format: give dataset.format, or an extension of {known}")
     if path.stat().st_size == 0:
         raise DataError(f"{given}: is empty")
     return path, form

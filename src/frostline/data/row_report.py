@@ -111,7 +111,7 @@ def _num_empty(part: RowPart) -> int:
 
 
 def _rounded(labels: Mapping[str, float]) -> list[str]:
-    """Returns a note where numbers of 32 bits, in which a model computes, blur what tells labels apart."""
+    """Returns a note where numbers of 32 bits, in which a model computes, blur differences between labels."""
     largest = max(abs(labels["min"]), abs(labels["max"]))
     step = float(np.spacing(np.float32(largest)))
     if labels["std"] == 0 or step < labels["std"] / 1000:

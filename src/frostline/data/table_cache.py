@@ -29,7 +29,7 @@ def map_cached(
     Args:
         table: Rows.
         function: See `Dataset.map`.
-        fingerprint: Tells the result from others, 32 characters.
+        fingerprint: Identifies the result, 32 characters.
         path: Where it is kept; None: beside the table, of rows in memory nowhere.
         options: Of `Dataset.map`.
     """

@@ -68,7 +68,7 @@ def tokenize(
         tokenizer: A fast tokenizer.
         tokenizer_sha256: Identity of its files, part of the cache's key.
         max_tokens: Longer texts are cut, and counted.
-        others: More rows by name (none of them `train` or `eval`), each with what tells them from other rows.
+        others: More rows by name (none of them `train` or `eval`), each with what identifies them.
     """
     parts = _parts(rows, others)
     tables, flags = dict[str, TokenTable | PixelTable](), dict[str, NDArray[np.bool_]]()
@@ -137,7 +137,7 @@ def pixelize(
 
 
 def _parts(rows: Rows, others: Mapping[str, tuple[Dataset, str]] | None) -> dict[str, tuple[Dataset, str, str]]:
-    """Returns tables by name, each with what tells its rows from others and which part of them it is.
+    """Returns tables by name, each with what identifies its rows, and which part of them it is.
 
     Rows that were dealt into folds are tokenized together, once for all folds.
     """

@@ -59,7 +59,7 @@ def opening_levels(axis: Axis) -> tuple[float, ...]:
 def scouts(axis: Axis, allowed: Sequence[float] | None = None) -> list[Setting]:
     """Returns the settings to begin with: the cheapest levels on the ridge and beside it, where there are rates.
 
-    What they tell of the ridge holds for the dear levels, where each try costs many times as much.
+    What they show of the ridge holds for the dear levels, where each try costs many times as much.
 
     Args:
         axis: Of cost.

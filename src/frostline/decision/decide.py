@@ -30,7 +30,7 @@ _REACH = 0.6
 """Decades beside the best rate tried at a level within which an untried one may be better."""
 
 _NUM_BESIDE = 7
-"""Rates looked at within that reach."""
+"""Rates considered within that reach."""
 
 
 class Standing(StrEnum):
@@ -127,7 +127,7 @@ class Decision:
 
     @property
     def contenders(self) -> tuple[Level, ...]:
-        """Those that further seeds can tell of: what was never trained has no setting to train again."""
+        """Those that further seeds can settle: what was never trained has no setting to train again."""
         return tuple(level for level in self.levels if level.state is not LevelState.OUT and level.tried)
 
 

@@ -5,7 +5,7 @@ chapter 2), the sum of
 
 - a constant, and a curve over the position on the axis of cost (Matern 5/2), with an independent part for each level;
 - a parabola over the *aligned* learning rate, log10 lr less the ridge of the axis: its curvature and the place of its
-  top are unknown coefficients that vary slowly along the axis, so that cheap levels tell where the best rates of dear
+  top are unknown coefficients that vary slowly along the axis, so that cheap levels show where the best rates of dear
   ones lie;
 - what is left: a Matern 5/2 process over position, aligned rate and other keys.
 
@@ -223,7 +223,7 @@ class Posterior:
     # -- fitting -----------------------------------------------------------------------------------------------------
 
     def _choices(self) -> list[tuple[float, float, float, float]]:
-        """Returns the grid of hyperparameters; what the runs can't tell has one value."""
+        """Returns the grid of hyperparameters; what the runs can't determine has one value."""
         one_position = len(set(self.kernel_inputs.positions)) == 1
         positions = _POSITION_SCALES[1:2] if one_position else _POSITION_SCALES
         one_rate = len(set(np.round(self.kernel_inputs.rates, 9))) == 1 and not self.kernel_inputs.others.shape[1]

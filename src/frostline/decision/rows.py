@@ -20,7 +20,7 @@ _FEW = 5
 """Rows of the rarer kind below which a share's variance is not taken from them."""
 
 ROW_CORRELATION = 0.5
-"""Correlation of two runs' results on one row, where the rows can't tell (measured on MiniLM: 0.4 to 0.6)."""
+"""Correlation of two runs' results on one row, where the rows can't show it (measured on MiniLM: 0.4 to 0.6)."""
 
 NUM_RESAMPLES = 200
 """Of the bootstrap: a standard deviation is then known to 5 percent."""

@@ -1,8 +1,8 @@
 """One run on several processes, as their parent sees it.
 
-They tell what is to be recorded and the parent records it, so that the record is true whatever becomes of them: one
+They send what is to be recorded and the parent records it, so that the record is true whatever happens to them: one
 that raises or is killed takes the others with it, within seconds and with one reason. One that hangs is noticed by
-whoever watches the run's signs of life, as a sweep does.
+what watches the run's heartbeats, for example a sweep.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from frostline.records.monitor import Monitor
 from frostline.records.recorder import Recorder
 from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_context import RunContext
-from frostline.records.run_folder import SPEC_FILE, TELL
+from frostline.records.run_folder import FOR_TERMINAL, SPEC_FILE
 from frostline.registry import imported_plugins
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import Progress, RunSpec
@@ -43,7 +43,7 @@ _SETTLE_S = 1.0
 """How long to listen for the first cause of a failure: the others' connections break when a process dies."""
 
 _LOST_S = 10.0
-"""The same, while all that was heard is that another process could not be reached: that one has the cause to tell."""
+"""The same, while all that is known is that another process could not be reached: that one knows the cause."""
 
 
 def run(spec: RunSpec, context: RunContext) -> RunResult:
@@ -113,7 +113,7 @@ def _own_threads() -> int:
 
 
 class DistributedRun:
-    """What the processes tell, in order, until the run is over."""
+    """What the processes send, in order, until the run is over."""
 
     def __init__(self, spec: RunSpec, recorder: Recorder, monitor: Monitor, processes: Processes) -> None:
         self._spec = spec
@@ -146,41 +146,41 @@ class DistributedRun:
 
     def _listen(self, guard: SignalGuard) -> RunResult:
         while True:
-            told = guard.requested is not None
+            was_signalled = guard.requested is not None
             if guard.requested is not None:
                 if not self._processes.pids:
                     return self._stopped(guard)
                 self._processes.stop(guard.requested)
-            over = self._processes.is_over  # asked first: what it said before its end is heard below
+            over = self._processes.is_over  # asked first: what it sent before its end is received below
             try:
-                heard = self._processes.heard.get(timeout=_SETTLE_S if over else _POLL_S)
+                envelope = self._processes.messages_in.get(timeout=_SETTLE_S if over else _POLL_S)
             except queue.Empty:
                 if not over:
                     continue
-                return self._stopped(guard) if told else self._cut_short(Status.FAILED, self._why_none())
-            if (result := self._take(heard)) is None:
+                return self._stopped(guard) if was_signalled else self._cut_short(Status.FAILED, self._why_none())
+            if (result := self._take(envelope)) is None:
                 continue
             # Of a run that is being stopped the first process may fail because another one has left already.
-            left = heard.rank != 0 or isinstance(heard.message, messages.Disconnected) or self._someone_was_killed
-            if told and result.status is Status.FAILED and left:
+            left = envelope.rank != 0 or isinstance(envelope.message, messages.Disconnected) or self._someone_was_killed
+            if was_signalled and result.status is Status.FAILED and left:
                 return self._stopped(guard)
-            if told and result.status is Status.KILLED:
+            if was_signalled and result.status is Status.KILLED:
                 stopped = self._stopped(guard)
                 return replace(result, reason=stopped.reason, cause=stopped.cause)
             return result
 
-    def _take(self, heard: messages.Envelope) -> RunResult | None:
+    def _take(self, envelope: messages.Envelope) -> RunResult | None:
         """Passes a message on; returns the result if it was the last one."""
-        message = heard.message
+        message = envelope.message
         if isinstance(message, messages.RankEnded):
-            self._ended.add(heard.rank)
+            self._ended.add(envelope.rank)
             self._someone_was_killed |= message.result.status is Status.KILLED
-            if message.result.status is Status.FAILED or heard.rank == 0:
-                return self._first_cause(heard)
+            if message.result.status is Status.FAILED or envelope.rank == 0:
+                return self._first_cause(envelope)
         elif isinstance(message, messages.Disconnected):
-            if heard.rank not in self._ended:
+            if envelope.rank not in self._ended:
                 self._processes.end(GRACE_S)
-                return self._died(heard.rank)
+                return self._died(envelope.rank)
         elif isinstance(message, messages.Refused):
             raise UserError(message.text)
         elif isinstance(message, messages.RunStarted):
@@ -189,21 +189,23 @@ class DistributedRun:
         elif isinstance(message, messages.MetricsLogged):
             self._recorder.log(message.metrics, message.step)
         elif isinstance(message, messages.Evaluated):
-            self._processes.answer(heard.rank, self._monitor.evaluated(message.epoch, message.value))
+            self._processes.answer(envelope.rank, self._monitor.evaluated(message.epoch, message.value))
         elif isinstance(message, messages.Heartbeat):
             self._monitor.alive()
         elif isinstance(message, messages.ProgressText):
             print(message.text, end="", file=sys.stderr, flush=True)
         elif isinstance(message, messages.LogLine):
-            logging.getLogger(message.logger).log(message.level, "%s", message.text, extra={TELL: message.tell})
+            logging.getLogger(message.logger).log(
+                message.level, "%s", message.text, extra={FOR_TERMINAL: message.for_terminal}
+            )
         return None
 
-    def _first_cause(self, heard: messages.Envelope) -> RunResult:
+    def _first_cause(self, envelope: messages.Envelope) -> RunResult:
         """Returns the result; of a failure the first process's to fail, or of one that died without a word."""
-        result: RunResult = heard.message.result
+        result: RunResult = envelope.message.result
         if result.status is not Status.FAILED:
             return result
-        failed, began = [heard], time.monotonic()
+        failed, began = [envelope], time.monotonic()
 
         def left_s() -> float:
             waits = _LOST_S if all(_lost_peer(each.message.result) for each in failed) else _SETTLE_S
@@ -211,7 +213,7 @@ class DistributedRun:
 
         while (left := left_s()) > 0 and len(self._ended) < self._processes.size:
             try:
-                other = self._processes.heard.get(timeout=left)
+                other = self._processes.messages_in.get(timeout=left)
             except queue.Empty:
                 break
             if isinstance(other.message, messages.Disconnected) and other.rank not in self._ended:

@@ -16,14 +16,14 @@ from typing import Any
 from frostline.records.monitor import RunControl
 from frostline.records.recorder import RunStart
 from frostline.records.result import RunResult
-from frostline.records.run_folder import TELL
+from frostline.records.run_folder import FOR_TERMINAL
 
 _ALIVE_EVERY_S = 0.5
 EXIT_CODES_VARIABLE = "FROSTLINE_EXIT_CODES"
 """Names the file for the exit codes of processes that failed: JSON, by rank, negative for a signal."""
 
 LOST_PARENT = 70
-"""Exit code of a process whose parent is gone."""
+"""Exit code of a process whose parent died."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +68,12 @@ class LogLine:
     logger: str
     level: int
     text: str
-    tell: bool
+    for_terminal: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """An evaluation: should the run go on?"""
+    """An evaluation: should the run continue?"""
 
     epoch: float
     value: float
@@ -108,7 +108,7 @@ class Envelope:
 
 
 class ParentConnection:
-    """A process's end of the wire. When the other end is gone, so is this process.
+    """A process's end of the wire. When the other end closes, this process ends.
 
     Args:
         connection: To the parent.
@@ -125,7 +125,7 @@ class ParentConnection:
         threading.Thread(target=self._listen, name="frostline-wire", daemon=True).start()
 
     def send(self, message: Any) -> None:
-        """Tells the parent; a parent that is gone is told nothing."""
+        """Sends the parent a message; a dead parent gets none."""
         with self._lock:
             try:
                 self._connection.send(message)
@@ -133,7 +133,7 @@ class ParentConnection:
                 os._exit(LOST_PARENT)
 
     def alive(self) -> None:
-        """Tells the parent now and then that this process is at work."""
+        """Sends the parent a heartbeat now and then."""
         if time.monotonic() >= self._next_alive:
             self._next_alive = time.monotonic() + _ALIVE_EVERY_S
             self.send(Heartbeat())
@@ -152,7 +152,7 @@ class ParentConnection:
 
 
 class ParentRecorder:
-    """Tells the parent what is to be recorded: all of it the first process, the others only how they ended."""
+    """Sends the parent what is to be recorded: all of it the first process, the others only how they ended."""
 
     def __init__(self, wire: ParentConnection) -> None:
         self._wire = wire
@@ -173,7 +173,7 @@ class ParentRecorder:
 
 
 class ParentMonitor:
-    """Asks the parent whether to go on."""
+    """Asks the parent whether to continue."""
 
     def __init__(self, wire: ParentConnection) -> None:
         self._wire = wire
@@ -216,5 +216,5 @@ class ParentLogHandler(logging.Handler):
             text = record.getMessage() if self._wire.rank == 0 else f"process {self._wire.rank}: {record.getMessage()}"
             if record.exc_info:
                 text += "\n" + logging.Formatter().formatException(record.exc_info)
-            tell = bool(getattr(record, TELL, False))
-            self._wire.send(LogLine(logger=record.name, level=record.levelno, text=text, tell=tell))
+            for_terminal = bool(getattr(record, FOR_TERMINAL, False))
+            self._wire.send(LogLine(logger=record.name, level=record.levelno, text=text, for_terminal=for_terminal))

@@ -31,7 +31,7 @@ RANKS_LOG = "processes.log"
 """What the processes of a run print, in its folder."""
 
 GRACE_S = 10.0
-"""How long processes may take to leave by themselves, once their run is over or one of them is gone."""
+"""How long processes may take to leave by themselves, once their run is over or one of them has died."""
 
 _OF_THE_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -75,7 +75,7 @@ class Processes:
 
     Args:
         spec: What they train.
-        job: What they are told.
+        job: What they run.
         out_dir: The run's folder.
         threads: CPU threads of all of them.
     """
@@ -86,7 +86,7 @@ class Processes:
         self._job = job
         self._log = out_dir / RANKS_LOG
         self._threads = threads
-        self.heard: queue.Queue[messages.Envelope] = queue.Queue()
+        self.messages_in: queue.Queue[messages.Envelope] = queue.Queue()
         self.pids: dict[int, int] = {}
         self._alive: dict[int, int] = {}
         """Of those whose wire is open: a number that is free again may be another process's."""
@@ -175,7 +175,7 @@ class Processes:
         """Returns how a process ended that said nothing, as far as `accelerate launch` knows it."""
         code = self.exit_code(rank)
         if code is None:
-            how = "is gone"
+            how = "died"
         elif code < 0:
             how = f"was killed by signal {-code}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
         else:
@@ -247,6 +247,6 @@ class Processes:
                 message = connection.recv()
             except (EOFError, OSError):
                 self._alive.pop(rank, None)
-                self.heard.put(messages.Envelope(rank=rank, message=messages.Disconnected()))
+                self.messages_in.put(messages.Envelope(rank=rank, message=messages.Disconnected()))
                 return
-            self.heard.put(messages.Envelope(rank=rank, message=message))
+            self.messages_in.put(messages.Envelope(rank=rank, message=message))

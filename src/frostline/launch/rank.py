@@ -92,5 +92,5 @@ if __name__ == "__main__":
     code = main(Path(sys.argv[1]))
     sys.stdout.flush()
     sys.stderr.flush()
-    # A process group that is taken down while another process is gone may wait for it.
+    # A process group that is taken down while another process has died may wait for it.
     os._exit(code)

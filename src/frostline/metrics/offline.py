@@ -76,7 +76,7 @@ class RocAuc(_InMemory):
     def _compute(self, prediction_scores: Any, references: Any) -> dict[str, float]:
         scores, labels = np.asarray(prediction_scores), np.asarray(references)
         if len(np.unique(labels)) < 2:
-            return {"roc_auc": float("nan")}  # undefined: there is nothing to tell apart
+            return {"roc_auc": float("nan")}  # undefined: there is only one class
         if scores.shape[1] == 2:
             return {"roc_auc": float(sk.roc_auc_score(labels, scores[:, 1]))}
         present = np.unique(labels)
@@ -112,23 +112,23 @@ class _Entities(evaluate.Metric):  # type: ignore[misc]
 def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """Returns the spans of a sentence: type, first word, one past the last.
 
-    Tags are `O`, or a letter and a type: `B-` begins a span, `I-` goes on with one of its type, and begins one where
+    Tags are `O`, or a letter and a type: `B-` begins a span, `I-` continues one of its type, and begins one where
     there is none (as the CoNLL-2000 evaluation takes it); of the other schemes `S-` and `U-` are a span of one word,
     `E-` and `L-` the last of one.
     """
     found: list[tuple[str, int, int]] = []
-    begun: tuple[str, int] | None = None
+    open_span: tuple[str, int] | None = None
     for index, tag in enumerate([*tags, "O"]):
         letter, _, kind = tag.partition("-")
-        goes_on = begun is not None and letter in {"I", "E", "L"} and kind == begun[0]
-        if begun is not None and not goes_on:
-            found.append((begun[0], begun[1], index))
-            begun = None
-        if begun is None and kind:
-            begun = (kind, index)
-        if begun is not None and letter in {"E", "L", "S", "U"}:
-            found.append((begun[0], begun[1], index + 1))
-            begun = None
+        continues = open_span is not None and letter in {"I", "E", "L"} and kind == open_span[0]
+        if open_span is not None and not continues:
+            found.append((open_span[0], open_span[1], index))
+            open_span = None
+        if open_span is None and kind:
+            open_span = (kind, index)
+        if open_span is not None and letter in {"E", "L", "S", "U"}:
+            found.append((open_span[0], open_span[1], index + 1))
+            open_span = None
     return found
 
 

@@ -222,7 +222,7 @@ def _feeding(model: PreTrainedModel, block: nn.Module, modules: list[NamedModule
                 trouble = error
         else:
             raise ModelError(
-                f"{type(model).__name__}: what lies beside its blocks can't be told apart "
+                f"{type(model).__name__}: what lies beside its blocks can't be identified "
                 f"({type(trouble).__name__}): unsupported architecture"
             ) from trouble
     finally:

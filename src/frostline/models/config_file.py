@@ -79,7 +79,7 @@ def config_sha256(config: Any) -> str:
 
 
 class quiet_transformers:  # noqa: N801 - reads as a statement
-    """Silences transformers while loading: what it warns of is checked here and told in one line."""
+    """Silences transformers while loading: what it warns of is checked here and reported in one line."""
 
     def __enter__(self) -> None:
         self._verbosity = transformers_logging.get_verbosity()

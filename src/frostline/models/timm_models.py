@@ -125,7 +125,7 @@ def parts_of(
     layers = [list(group) for _, group in sorted(group_parameters(inner, inner.group_matcher(coarse=True)).items())]
     classifier = {id(parameter) for parameter in inner.get_classifier().parameters()}
     if len(layers) < 3 or not any(id(names[name]) in classifier for name in layers[-1]):
-        raise ModelError(f"timm's {kind}: no stem, layers and head could be told apart: unsupported architecture")
+        raise ModelError(f"timm's {kind}: no stem, layers and head could be identified: unsupported architecture")
     owner = {name: number for number, layer in enumerate(layers) for name in layer}
     found: list[list[NamedModule]] = [[] for _ in layers]
     _sort_into(inner, "", owner, found)

@@ -31,7 +31,7 @@ from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix_cache.suffix import Suffix, TrainableModel, hidden_size, vectors_of_image
 from frostline.records.result import CacheUse
 from frostline.records.run_context import Sharing
-from frostline.records.run_folder import TELL
+from frostline.records.run_folder import FOR_TERMINAL
 from frostline.spec import CacheMode, Precision, RunSpec
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def open_cache(request: CacheRequest) -> CachedPrefix | None:
     """
     mode, resumed = request.spec.runtime.cache.mode, request.resumed
     if resumed is not None and not resumed.is_on and mode is CacheMode.REQUIRE:
-        log.warning("resume: the run began without a prefix cache and goes on without, whatever runtime.cache says")
+        log.warning("resume: the run started without a prefix cache, and continues so, whatever runtime.cache says")
     if mode is CacheMode.OFF if resumed is None else not resumed.is_on:
         return None
     why_not = _cannot(request.probe, request.depth, request.spec.training.frozen_dropout)
@@ -75,9 +75,9 @@ def open_cache(request: CacheRequest) -> CachedPrefix | None:
     if mode is CacheMode.REQUIRE:
         raise UserError(f"runtime.cache=require: {why_not}")
     if resumed is not None:
-        log.warning("resume: the run began with a prefix cache and goes on without (%s): last bits may differ", why_not)
+        log.warning("resume: the run had a prefix cache and continues without one (%s): last bits may differ", why_not)
     else:
-        log.info("prefix cache: off: %s", why_not, extra={TELL: True})
+        log.info("prefix cache: off: %s", why_not, extra={FOR_TERMINAL: True})
     return None
 
 
@@ -103,7 +103,7 @@ def _cannot(probe: ModelProbe, depth: int | None, dropout: bool) -> str | None:
     if getattr(anatomy.model.config, "layerdrop", 0.0):
         return "the model drops whole blocks at random (layerdrop)"
     if hasattr(anatomy.model.config, "hidden_sizes"):
-        return "what its stages give are maps of different sizes, which are not kept"
+        return "its layers give maps of different sizes, which are not cached"
     if not hasattr(anatomy.model.config, "hidden_size"):
         return "the config names no hidden_size: unsupported architecture"
     return None
@@ -260,7 +260,7 @@ def _from_files(
         also, how = [], "already computed"
     log.info(
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
-        depth, num_blocks, size / 1e6, how, extra={TELL: not there},
+        depth, num_blocks, size / 1e6, how, extra={FOR_TERMINAL: not there},
     )  # fmt: skip
     found = [open_or_compute(store, prefix, depth, also, table, request.alive, stored) for table in stored]
     if places is not None:

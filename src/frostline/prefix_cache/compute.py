@@ -1,6 +1,7 @@
 """Computes hidden states after several depths in one pass over the rows.
 
-The batches depend on the rows alone: the same rows give the same bits on like hardware, whoever fills whichever depths.
+The batches depend on the rows alone: the same rows give the same bits on like hardware, whichever process computes
+which depths.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def compute_hidden_states(
 def _lowest_blocks(
     anatomy: Anatomy, depths: Sequence[int], keep: Callable[..., None], start: tuple[int, HiddenStates] | None
 ) -> Iterator[Callable[..., Any]]:
-    """Gives what runs a model up to the deepest depth, in eval mode; `keep` is told what comes after each depth."""
+    """Gives what runs a model up to the deepest depth, in eval mode; `keep` gets what comes after each depth."""
     model: Any = anatomy.model
     count = num_outputs(anatomy)  # it runs the model: before anything is attached
     was_training = model.training

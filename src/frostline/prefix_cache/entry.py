@@ -2,7 +2,7 @@
 
 An entry is a folder named by a digest of all that its numbers depend on. In it each depth is one file of rows without
 padding, and a manifest beside it, written last: a file without one does not exist. Files are never changed in place, so
-whoever has one open goes on reading it when it is replaced or removed.
+a process that has one open reads it to the end when it is replaced or removed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CHUNK = 1 << 24
 
 
 class CacheError(Exception):
-    """The cache can't hold or give something; the run goes on without it.
+    """The cache can't hold or give something; the run continues without it.
 
     The message is one line that says why.
     """
@@ -174,7 +174,7 @@ class CacheEntry:
         return self._trouble(name, shape) is None
 
     def open(self, name: str, shape: FileShape, alive: Callable[[], None] | None = None) -> HiddenStates | None:
-        """Returns a file's rows; None if it isn't there. A damaged one is told and taken for absent: never handed out.
+        """Returns a file's rows; None if it isn't there. A damaged one is logged and counts as absent.
 
         Args:
             name: Of the file.
@@ -213,7 +213,7 @@ class CacheEntry:
 
     @contextmanager
     def building(self, alive: Callable[[], None] | None = None, wait_s: float = math.inf) -> Iterator[None]:
-        """Holds the right to write; waits for whoever has it. The system frees that of a process that died.
+        """Holds the write lock; waits for the process that has it. The system frees that of a process that died.
 
         Args:
             alive: Called now and then while waiting.

@@ -21,7 +21,7 @@ import torch
 from frostline.prefix_cache.compute import RowsToCompute, at_position, compute_hidden_states
 from frostline.prefix_cache.entry import FileShape
 from frostline.prefix_cache.open_or_compute import Prefix
-from frostline.records.run_folder import TELL
+from frostline.records.run_folder import FOR_TERMINAL
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ def keep_on_gpu(
     _KEPT[key] = made
     log.info(
         "prefix cache: on, in the GPU's memory: blocks 1 to %d of %d, %.0f MB, computed in %.1f s",
-        depth, prefix.anatomy.num_blocks, size / 1e6, took, extra={TELL: is_first},
+        depth, prefix.anatomy.num_blocks, size / 1e6, took, extra={FOR_TERMINAL: is_first},
     )  # fmt: skip
     return OpenedStates(resident=made, fill_s=took)
 

@@ -144,7 +144,7 @@ def _attend(parts: _Parts, one: torch.Tensor, hidden: torch.Tensor, kept: torch.
         parts: Of the block.
         one: The position that asks, `[B, D]`.
         hidden: All positions, `[B, T, D]`.
-        kept: Which of them may be looked at, `[B, T]`; None: all.
+        kept: Which of them may be attended to, `[B, T]`; None: all.
     """
     (w_q, b_q), (w_k, b_k), (w_v, b_v) = parts.projections()
     size, width, num_heads = len(one), hidden.shape[-1], parts.num_heads

@@ -22,7 +22,7 @@ from frostline.prefix_cache.compute import (
 from frostline.prefix_cache.entry import CacheEntry, CacheError, FileShape, HiddenStates
 from frostline.prefix_cache.last_block import LastBlockAtPosition
 from frostline.prefix_cache.store import PrefixStore
-from frostline.records.run_folder import TELL
+from frostline.records.run_folder import FOR_TERMINAL
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def _make(
         "prefix cache: blocks %s of %d %s rows in %.1f s%s",
         ", ".join(map(str, shapes)), len(table.lengths), table.name, time.monotonic() - began,
         "" if start is None else f", from block {start[0]} on",
-        extra={TELL: True},
+        extra={FOR_TERMINAL: True},
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ class RunControl(StrEnum):
 
     GO = "go"
     PRUNE = "prune"  # stop: it promises little
-    PAUSE = "pause"  # stop with a checkpoint: it may go on later
+    PAUSE = "pause"  # stop with a checkpoint: it may be resumed later
 
 
 class Monitor(Protocol):

@@ -25,18 +25,18 @@ class Status(StrEnum):
     FINISHED = "FINISHED"
     FAILED = "FAILED"
     KILLED = "KILLED"
-    PRUNED = "PRUNED"  # stopped before its end because it promised little, or to go on later
+    PRUNED = "PRUNED"  # stopped before its end because it promised little, or to be resumed later
 
 
 class Cause(StrEnum):
     """Why a run is not FINISHED, for decisions; `reason` says it to people."""
 
-    PAUSED = "paused"  # PRUNED at the end of rung 1: it goes on if the sweep promotes it
+    PAUSED = "paused"  # PRUNED at the end of rung 1: it is resumed if the sweep promotes it
     PRUNED = "pruned"  # PRUNED by a pruner
     DIVERGED = "diverged"  # FAILED: the loss was not finite
     OUT_OF_MEMORY = "out of memory"  # FAILED
     PROCESS_KILLED = "process killed"  # FAILED: one of its processes was killed from outside
-    MACHINE = "machine"  # FAILED: a full disk, a file system that is gone; it can be resumed
+    MACHINE = "machine"  # FAILED: a full disk, a file system that is no longer there; it can be resumed
     INTERRUPTED = "interrupted"  # KILLED by SIGINT
     TERMINATED = "terminated"  # KILLED by SIGTERM
     PREEMPTED = "preempted"  # KILLED: a cluster's scheduler wants the machine back
@@ -95,7 +95,7 @@ class CacheUse:
         depth: The lowest blocks whose outputs were read from the cache; None: the run did without the cache.
         position: The only position that the last block computes, if the head reads one position.
         threads: CPU threads that computed the hidden states, if not as many as the run has.
-        dropped: The run was resumed without the cache that it had begun with.
+        dropped: The run was resumed without the cache that it started with.
     """
 
     depth: int | None = None

@@ -68,10 +68,10 @@ INPUTS = {
 }
 """What a run is made of, by its key in the provenance."""
 
-_TAKEOVER_S = 20.0  # assumed: what a killed process with a large model may need to be gone
+_TAKEOVER_S = 20.0  # assumed: what a killed process with a large model may need to end
 
 
-TELL = "tell"
+FOR_TERMINAL = "tell"
 """Attribute of a log record that a person should see, though it is no warning."""
 
 
@@ -100,11 +100,11 @@ class RunFolder:
         spec: RunSpec,
         overrides: Sequence[str] = (),
         *,
-        go_on_from: int | None = None,
+        resume_step: int | None = None,
         keep_diff: bool = True,
     ) -> None:
         self.folder = folder
-        self._go_on_from = go_on_from
+        self._go_on_from = resume_step
         self._keep_diff = keep_diff
         self._spec = spec
         self._overrides = list(overrides)
@@ -116,7 +116,7 @@ class RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             refuse_links(self.folder / name for name in RUN_FILES)
-            # Whoever goes on may come a moment before the system has freed the lock of the process that was killed.
+            # The command that resumes may come a moment before the system frees the killed process's lock.
             if not self._lock.acquire(0.0 if self._go_on_from is None else _TAKEOVER_S):
                 raise UserError(f"{self.folder}: another process is writing a run there; give another folder")
             remove_unfinished(self.folder)
@@ -141,7 +141,7 @@ class RunFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, UserError) and not (self.folder / RESULT_FILE).exists():
-            # Found out before the run began: whoever looks into the folder should learn why it is empty.
+            # Found out before the run began: the folder should say why it is empty.
             failed = RunResult(
                 name=self._spec.name(),
                 status=Status.FAILED,
@@ -167,7 +167,7 @@ class RunFolder:
             write_atomically(self.folder / DIFF_FILE, diff)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Appends one line to `metrics.jsonl`; what is told again of the steps before a resume stands there already."""
+        """Appends one line to `metrics.jsonl`; what is logged again of the steps before a resume is there already."""
         assert self._metrics is not None, "log() outside of the context"
         if self._go_on_from is not None and step <= self._go_on_from:
             return

@@ -48,8 +48,8 @@ class TrialOutcome:
         error: Of a failure by an exception: see `RunResult.error`.
         paused: Whether its rung 2 is left to train.
         loss: The mean over the seeds of the evaluation loss; None if it isn't known.
-        learnt: Whether any run does better than a constant prediction could by chance; True where nobody can tell.
-        resumed: How often its runs went on from a checkpoint.
+        learnt: Whether any run does better than a constant prediction could by chance; True where that isn't known.
+        resumed: How often its runs were resumed from a checkpoint.
         note: Something to know about it, as a retry.
     """
 
@@ -147,7 +147,7 @@ class TrialRecord:
 
     @property
     def first_quality(self) -> float | None:
-        """The quality at the end of rung 1, which all trials have gone through; of one rung its own."""
+        """The quality at the end of rung 1, which all trials have; with one rung its own."""
         return (
             self.first_rung.quality if self.first_rung is not None else self.outcome.quality if self.outcome else None
         )

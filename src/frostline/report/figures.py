@@ -231,10 +231,10 @@ def _quality_vs_cost(axes: Axes, trials: Sequence[TrialRecord], answer: Answer, 
 def _history(axes: Axes, trials: Sequence[TrialRecord], answer: Answer) -> bool:
     from matplotlib.ticker import MaxNLocator
 
-    told = [p for p in trials if p.outcome is not None]
-    finished = [p for p in told if p.state is TrialState.COMPLETE and p.quality is not None]
-    early = [p for p in told if p.state is TrialState.PRUNED and p.quality is not None]
-    failed = [p for p in told if p.state is TrialState.FAILED]
+    ended = [p for p in trials if p.outcome is not None]
+    finished = [p for p in ended if p.state is TrialState.COMPLETE and p.quality is not None]
+    early = [p for p in ended if p.state is TrialState.PRUNED and p.quality is not None]
+    failed = [p for p in ended if p.state is TrialState.FAILED]
     if len(finished) + len(early) < 2:
         return False
     axes.plot([p.number for p in early], [p.quality or 0.0 for p in early], "o", mfc="none", color=_GREY,

@@ -158,7 +158,7 @@ def _remark(trial: TrialRecord) -> str:
     if trial.outcome is not None:
         parts += [text for text in (trial.reason, trial.outcome.note) if text]
     if trial.state is TrialState.PRUNED and not parts:
-        parts.append("not among those that went on to the end")
+        parts.append("not among those that were promoted")
     return "; ".join(parts)
 
 

@@ -124,9 +124,9 @@ def differences(recorded: Recorded, spec: RunSpec, provenance: Mapping[str, Any]
     ]
     then = recorded.result.provenance
     if recorded.result.spec_digest != recorded.spec.digest():
-        told = f"digest {recorded.result.spec_digest[:12]}"
+        recorded_digest = f"digest {recorded.result.spec_digest[:12]}"
         now = f"digest {recorded.spec.digest()[:12]}"
-        found.append(Difference(name=SPEC_FILE, recorded=told, now=now, effect=Effect.MEANING))
+        found.append(Difference(name=SPEC_FILE, recorded=recorded_digest, now=now, effect=Effect.MEANING))
     for key, name in INPUTS.items():
         before, after = str(then.get(key, "?")), str(provenance.get(key, "?"))
         if before != after:

@@ -27,7 +27,7 @@ Curve = dict[int, dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A run as its record tells it.
+    """A run as recorded.
 
     Attributes:
         spec: What was trained.
@@ -99,7 +99,7 @@ def read_record(folder: Path, source: str, parse: Any) -> Recorded:
 
 
 def curve_of(rows: Sequence[tuple[int, Mapping[str, float]]]) -> Curve:
-    """Returns rows of `metrics.jsonl` by step; a metric told twice at a step keeps its last value."""
+    """Returns rows of `metrics.jsonl` by step; a metric logged twice at a step keeps its last value."""
     curve: Curve = {}
     for step, values in rows:
         curve.setdefault(step, {}).update(values)

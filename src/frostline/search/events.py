@@ -1,4 +1,4 @@
-"""What a search hears of its trials, and the protocols of who trains them, watches them and adds seeds."""
+"""Events of trials, and the protocols of what trains them, listens to them and adds seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from frostline.search.promotion import Key, TrialTask
 
 @dataclass(frozen=True, kw_only=True)
 class TrialReported:
-    """A running trial made an evaluation and waits to hear whether it should go on."""
+    """A running trial made an evaluation and waits for the answer whether it should continue."""
 
     number: int
     step: int
@@ -27,7 +27,7 @@ class TrialEnded:
 
     Attributes:
         number: Of the trial.
-        outcome: What it came to; None if it was interrupted and can go on later.
+        outcome: What it came to; None if it was interrupted and can be resumed.
         fatal: What the user must mend before any trial can be trained, if that is why.
         machine: Whether that is the machine's trouble, as a full disk.
         seed: Of a further seed of a finished trial.
@@ -66,7 +66,7 @@ class Executor(Protocol):
 class Listener(Protocol):
     """Who watches: the live view, MLflow, the trials' files."""
 
-    def begun(self, task: TrialTask) -> None:
+    def started(self, task: TrialTask) -> None:
         """A task was handed to the executor."""
 
     def reported(self, number: int, step: int, value: float) -> None:
@@ -82,7 +82,7 @@ class Listener(Protocol):
         """A further seed of a finished trial ended."""
 
     def released(self, number: int) -> None:
-        """A trial was interrupted; it goes on with the next command."""
+        """A trial was interrupted; the next command resumes it."""
 
 
 class Race(Protocol):

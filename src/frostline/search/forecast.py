@@ -36,7 +36,7 @@ class Forecast:
 
     Attributes:
         trials: In all.
-        finalists: Of these, how many go on to rung 2.
+        num_promoted: Of these, how many are promoted to rung 2.
         by_depth: Frozen depth -> trials, and seconds of one of them in rung 1 and to its end.
         busy_s: Seconds of all trials together.
         longest_s: Of the longest trial.
@@ -125,7 +125,7 @@ def _depth_of(params: Params, depths: Sequence[int | None]) -> int | None:
 
 
 def _makespan(seconds: Sequence[float], workers: int) -> float:
-    """Returns when the last task ends, if each is begun in turn by the first worker that is free."""
+    """Returns when the last task ends, if each is started in turn by the first free worker."""
     free = [0.0] * workers
     for task in seconds:
         heapq.heappush(free, heapq.heappop(free) + task)

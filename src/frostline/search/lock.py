@@ -167,7 +167,7 @@ class _ServerLock:
         try:
             self.release()
             is_ours = self._take()
-        except Exception:  # still away: whoever needs the storage waits for it, or ends
+        except Exception:  # still unreachable: what needs the storage waits for it, or fails
             log.info("the lock on %s could not be taken again yet", self._name, exc_info=True)
             return
         if not is_ours:

@@ -111,10 +111,10 @@ class SearchLoop:
             if promoted:
                 return promoted[0]
         while True:
-            begun = self._study.begin(self._limits.total)
-            if begun is None:
+            started = self._study.begin(self._limits.total)
+            if started is None:
                 return None
-            number, params = begun
+            number, params = started
             trials = self._study.trials(fresh=False)
             twin = next((p for p in trials if p.number != number and p.params == params and _is_reusable(p)), None)
             if twin is None:
@@ -123,13 +123,13 @@ class SearchLoop:
             for step, value in sorted(twin.history.items()):
                 self._study.report(number, step, value)
             outcome = twin.outcome
-            if outcome.paused:  # the like one may go on to rung 2, this one doesn't
+            if outcome.paused:  # the like one may be promoted, this one is not
                 outcome = replace(outcome, paused=False, state=TrialState.PRUNED, reason="like another trial")
             self._study.tell(number, outcome, copy_of=twin.number)
             self._tell_listener(number)
 
     def promote(self) -> None:
-        """Chooses what goes on to rung 2; the others are pruned."""
+        """Chooses what is promoted to rung 2; the others are pruned."""
         trials = self._study.trials()
         self._promoted = promoted(trials, self._plan, self._study.maximize)
         going = {task.number for task in self._promoted}
@@ -174,7 +174,7 @@ class SearchLoop:
                 if task is None:
                     break
                 self._running[task.key] = task
-                self._listener.begun(task)
+                self._listener.started(task)
                 self._executor.submit(task)
             if not self._running:
                 return

@@ -33,7 +33,7 @@ class TrialTask:
 
     @property
     def key(self) -> Key:
-        """What tells it from others under way."""
+        """What distinguishes it from others under way."""
         return self.number, self.seed
 
 

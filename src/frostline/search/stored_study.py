@@ -278,7 +278,7 @@ class StoredStudy:
         """Returns all trials by number.
 
         Args:
-            fresh: As the storage has them now; else as they were when a trial was begun last.
+            fresh: As the storage has them now; else as they were when a trial was last started.
         """
         look = self._trials.look() if fresh or self._trials.last is None else self._trials.last
         known = self._read_before

@@ -136,7 +136,7 @@ class Study(StoredStudy):
             self._study.tell(number, values=values, state=state, skip_if_finished=True)
 
     def release(self, number: int) -> None:
-        """Lets go of a trial that was interrupted: it stays RUNNING, and is begun again by the next command."""
+        """Releases a trial that was interrupted: it stays RUNNING, and the next command resumes it."""
         self._active.discard(number)
 
     @again_if_cut_off
@@ -149,7 +149,7 @@ class Study(StoredStudy):
         """
         frozen = self._frozen(number)
         storage = self._study._storage
-        if frozen.state.is_finished():  # told before, by a call that was cut off
+        if frozen.state.is_finished():  # told earlier, by a call that was cut off
             return
         storage.set_trial_user_attr(frozen._trial_id, attributes.FINAL, outcome.to_dict(2))
         done = outcome.state is TrialState.COMPLETE

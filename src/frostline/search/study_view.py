@@ -49,7 +49,7 @@ class StudySnapshot:
 
 
 class StudyView:
-    """The trials of a study, looked at again and again: what has ended never changes, and is sorted once.
+    """The trials of a study, read again and again: finished trials never change and are classified once.
 
     Args:
         study: Whose.

@@ -136,7 +136,7 @@ class RunSpec:
         return dict(_flatten("", self))
 
     def without_places(self) -> RunSpec:
-        """Returns the spec without the paths of local files and folders: what lies there tells runs apart, not where.
+        """Returns the spec without the paths of local files and folders: content distinguishes runs, not location.
 
         Hashes of the content are compared beside it (`record.INPUTS`).
         """

@@ -87,8 +87,8 @@ class PrunerSpec:
         name: Which.
         startup_trials: Trials that are never pruned (median, percentile).
         warmup_epochs: Evaluations in which no run is pruned (median, percentile).
-        percentile: Share that may go on, in percent (percentile).
-        reduction_factor: One in so many goes on at each rung (halving, hyperband).
+        percentile: Share that may continue, in percent (percentile).
+        reduction_factor: One in so many is promoted at each rung (halving, hyperband).
         patience: Evaluations without a gain (patient).
         p_threshold: Of the signed-rank test (wilcoxon).
     """
@@ -118,7 +118,7 @@ class SweepSpec:
         name: Of the study, its folder and its MLflow run.
         new: Begin afresh under a new name although there is a sweep of this one.
         n_trials: How many trials in total, those of earlier commands included; None with sampler grid: all of it.
-        timeout_s: Seconds of wall time after which no further trial is begun; None: no limit.
+        timeout_s: Seconds of wall time after which no further trial is started; None: no limit.
         max_failures: Failed trials of one command after which the sweep stops; None: no limit.
         trial_timeout_s: Seconds without a sign of life (a step, an evaluation) after which a run is killed.
         retry_failed: Try the failed trials of earlier commands once more.
@@ -127,7 +127,8 @@ class SweepSpec:
         pruner: How a run is stopped after an evaluation.
         seeds: A trial is trained once with each; None: once, with the run's `seed`.
         first_epochs: Rung 1 is the first seed's first so many epochs; None: its whole run.
-        finish: Share of the trials that goes on to rung 2, 0 < x <= 1; the best at each frozen depth does so, too.
+        promote_fraction: Share of the trials that is promoted to rung 2, 0 < x <= 1; the best at each frozen depth is,
+            too.
         axis: The swept key that trades quality for cost: the cheapest value within the margin is recommended. None: the
             frozen depth or the rank, if one is swept. Of other keys less is cheaper.
         margin: A level this much below the best one still counts as good, in the unit of the objective.

@@ -78,7 +78,7 @@ class BatchExecutor:
                 is_done = result.status is Status.FINISHED and result.spec_digest == spec.digest()
                 if is_done and is_whole(folder, result):
                     continue
-            clear_attempt(folder)  # of a killed command: a launcher's job can't go on with it
+            clear_attempt(folder)  # of a killed command: a launcher's job can't resume it
             several = len(self._runs.seeds) > 1 or task.seed is not None
             name = label(task.params) + (f" s{spec.seed}" if several else "")
             tags = {

@@ -67,7 +67,7 @@ class EngineOpener:
         folder: The sweep's.
         launcher: Of Hydra, which trains in batches; None: warm workers do.
         parent: Returns the MLflow run id of the sweep, once there is one.
-        warn: Told of a worker's warnings.
+        warn: Called with a worker's warnings.
         num_recorded: Returns how many trials were trained by earlier commands.
         is_stopping: Returns whether the person has asked to stop.
         stack: Closes it.

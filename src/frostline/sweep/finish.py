@@ -135,7 +135,7 @@ def _print_answer(finished: FinishedSweep, run: SweepRun, view: str | None, path
     print_answer(answer, console)
     lines = [finished.progress]
     if answer.settle_needed is not None and finished.summary.complete:
-        lines.append(f"go on: {with_settle(command, answer.settle_needed)}")
+        lines.append(f"continue with: {with_settle(command, answer.settle_needed)}")
     lines.append(f"run it again: {finished.best_command}")
     if paths:
         lines.append(f"report: {paths[0]}")

@@ -85,7 +85,7 @@ class SweepFolder:
         """Records what the sweep is, or compares with what was recorded.
 
         Returns:
-            Whether it goes on with an earlier command's sweep.
+            Whether it resumes an earlier command's sweep.
 
         Raises:
             SpecError: The record is of another schema version, or of another config; the message has the difference.
@@ -114,8 +114,8 @@ class SweepFolder:
     def _has_trained(self) -> bool:
         if any(trial.outcome is not None for trial in self.read_trials()):
             return True
-        told = (*self.folder.glob(f"[0-9]*/{METRICS_FILE}"), *self.folder.glob(f"[0-9]*/s*/{METRICS_FILE}"))
-        return any(path.stat().st_size for path in told)
+        metric_files = (*self.folder.glob(f"[0-9]*/{METRICS_FILE}"), *self.folder.glob(f"[0-9]*/s*/{METRICS_FILE}"))
+        return any(path.stat().st_size for path in metric_files)
 
     def _forget(self) -> None:
         for path in self.folder.glob(f"*/{TRIAL_FILE}"):
@@ -157,7 +157,7 @@ def free_name(folder: Path, taken: Collection[str] = ()) -> Path:
 
 
 def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
-    """Returns what may not change while a sweep goes on: plan, space, and the runs' config but the swept keys."""
+    """Returns what must not change when a sweep is resumed: plan, space, and the runs' config but the swept keys."""
     groups = {f"{group.key}." for group in sweep.space.groups}
     flat = sweep.job.run.flat()
     base = {
@@ -190,7 +190,7 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
 
 
 def _content(spec: RunSpec, swept_keys: Sequence[str]) -> dict[str, str]:
-    """Returns what tells the content of local files and folders from another, by the key that names them."""
+    """Returns what identifies the content of local files and folders, by the key that names them."""
     places: dict[str, str | None] = {}
     if spec.model.source is Source.PATH and "model" not in swept_keys:
         places["model.location"] = spec.model.location
@@ -201,7 +201,7 @@ def _content(spec: RunSpec, swept_keys: Sequence[str]) -> dict[str, str]:
     found = {}
     for key, place in places.items():
         if place is not None:
-            with contextlib.suppress(OSError):  # a run tells what is wrong with it
+            with contextlib.suppress(OSError):  # a run says what is wrong with it
                 found[key] = quick_sha256(Path(place).expanduser())
     return found
 
@@ -263,7 +263,7 @@ def _recommended(folder: Path) -> int | None:
 
 
 def refusal(difference: Sequence[str]) -> str:
-    """Returns why a sweep can't be gone on with, with what differs."""
+    """Explains why the sweep cannot be resumed: the settings that changed."""
     shown = "; ".join(difference[:6]) + (f"; and {len(difference) - 6} more" if len(difference) > 6 else "")
     return f"holds a sweep of another config ({shown}); sweep.new=true begins afresh under a new name"
 

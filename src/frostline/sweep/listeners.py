@@ -78,10 +78,10 @@ class ProgressView:
         self._trials = trials
         done = sum(_is_done(trial) for trial in trials)
         if done:
-            self.say(f"going on: {done} of {self._total} trials are done")
+            self.say(f"resuming: {done} of {self._total} trials are done")
         self._refresh()
 
-    def begun(self, task: TrialTask) -> None:
+    def started(self, task: TrialTask) -> None:
         """See `Listener`."""
         self._running[task.number] = (task, time.monotonic())
         self._refresh()
@@ -137,7 +137,7 @@ class ProgressView:
             value += f" (sd {number(trial.spread)} over {len(outcome.by_seed)} seeds)"
         seconds = f", {outcome.cost['train_s']:.0f} s" if "train_s" in outcome.cost else ""
         rest = f" - {outcome.reason}" if outcome.reason and trial.state is TrialState.PRUNED else ""
-        rest = " - may go on later" if outcome.paused else rest
+        rest = " - may be promoted later" if outcome.paused else rest
         rest += f" (as #{trial.copy_of})" if trial.copy_of is not None else ""
         rest += f" [{outcome.note}]" if outcome.note else ""
         return f"{head} {value}{seconds}{rest}"
@@ -193,7 +193,7 @@ class MlflowListener:
         self._metric = metric
         self._maximize = maximize
 
-    def begun(self, task: TrialTask) -> None:
+    def started(self, task: TrialTask) -> None:
         """See `Listener`."""
 
     def reported(self, number: int, step: int, value: float) -> None:
@@ -215,14 +215,14 @@ class MlflowListener:
 
 
 class Listeners:
-    """Tells several listeners, in order."""
+    """Calls several listeners, in order."""
 
     def __init__(self, listeners: Sequence[Listener]) -> None:
         self._listeners = tuple(listeners)
 
-    def begun(self, task: TrialTask) -> None:
+    def started(self, task: TrialTask) -> None:
         """See `Listener`."""
-        self._each(lambda listener: listener.begun(task))
+        self._each(lambda listener: listener.started(task))
 
     def reported(self, number: int, step: int, value: float) -> None:
         """See `Listener`."""
@@ -244,6 +244,6 @@ class Listeners:
         """See `Listener`."""
         self._each(lambda listener: listener.released(number))
 
-    def _each(self, tell: Callable[[Listener], None]) -> None:
+    def _each(self, call: Callable[[Listener], None]) -> None:
         for listener in self._listeners:
-            tell(listener)
+            call(listener)

@@ -14,14 +14,14 @@ log = logging.getLogger(__name__)
 
 
 def record_worker_death(trial: TrialJob, reason: str, cause: Cause) -> None:
-    """Makes a trial's folder and its MLflow run tell how it ended: the worker that should have done so is gone.
+    """Records in a trial's folder and its MLflow run how it ended, in place of its dead worker.
 
     A trial's runs are trained in the order of their seeds. The first one without an end is the one that was lost; those
-    before it have told their end, or died between two words of it, and those after it had not begun.
+    before it have recorded their end, or died while doing so, and those after it had not started.
 
     Args:
         trial: What the worker was given.
-        reason: Why it can't tell.
+        reason: Why the worker did not record it.
         cause: The same for decisions.
     """
     for seed_run in trial.runs:

@@ -63,7 +63,8 @@ class StudyOpener:
             study = self._study(journal.open())
         trials = [trial for trial in recorded if not trial.is_baseline]
         if study.is_empty and trials:
-            log.warning("the study is gone: rebuilt from the files of %d trials in %s", len(trials), self.folder.folder)
+            folder = self.folder.folder
+            log.warning("the study is missing: rebuilt from the files of %d trials in %s", len(trials), folder)
             study.rebuild(recorded, warm_start_trials)
         elif plan.storage is None and (late := behind(study.with_baseline(), recorded)):
             everything = merged(study.with_baseline(), recorded)

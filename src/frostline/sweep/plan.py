@@ -213,7 +213,7 @@ def _print(plan: _Plan, answer: Sequence[str]) -> None:
     for depth, (count, first, whole) in by_depth:
         table.add_row("-" if depth is None else str(depth), str(count), _time(first), _time(whole))
     console.print(table)
-    rungs = f", of which {found.num_promoted} go on to their end" if sweep.plan.has_rungs else ""
+    rungs = f", of which {found.num_promoted} are promoted" if sweep.plan.has_rungs else ""
     rows = f"{seen.train_rows} training rows, {seen.eval_rows} held out"
     lines = [
         f"{found.trials} trials{rungs}; {rows}",

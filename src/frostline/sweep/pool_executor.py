@@ -41,10 +41,10 @@ class PoolExecutor:
         pool: Started.
         sweep: What is swept.
         runs: Tasks -> runs.
-        parent: MLflow run id of the sweep, known once it has begun.
-        warn: Told of a worker's warnings.
+        parent: MLflow run id of the sweep, known once it has started.
+        warn: Called with a worker's warnings.
         threads: CPU threads of all slots together; None: each computes on its own.
-        settled: Told of each trial that has come to an end.
+        settled: Called with each trial that ended.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class PoolExecutor:
         return [TrialEnded(number=number, outcome=outcome, seed=seed)]
 
     def _retry(self, key: Key, reason: str) -> None:
-        """Gives a trial whose process died to another one: it goes on from its last checkpoint."""
+        """Gives a trial whose process died to another one: it is resumed from its last checkpoint."""
         self._retried.add(key)
         trial = self._trials[key] = replace(self._trials[key], note=f"{reason}: trained again from its last checkpoint")
         self._warn(f"warning: #{trial.number} {trial.name}: {trial.note}")

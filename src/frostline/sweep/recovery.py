@@ -67,7 +67,7 @@ def recover(sweep: SweepFolder, description: Mapping[str, Any]) -> Recovery:
         elif is_there or _has_damaged_result(folder):
             lost.append(folder)
         # else it is under way: not all of its runs have ended
-    for number, trial in study.items():  # its whole folder is gone
+    for number, trial in study.items():  # its whole folder is missing
         if number not in trials and trial.outcome is not None and not sweep.trial_folder(number).exists():
             trials[number] = trial
             notes.append(f"{sweep.trial_folder(number)}: is missing; the trial is taken from {JOURNAL_FILE}")

@@ -100,7 +100,7 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
         except UserError:
             raise
         except Exception as error:
-            # What composes was composed before: this is no config error, and must not be told as one.
+            # The config was validated above, so this is a bug, not a user error.
             log.exception("the sweep failed")
             raise RunFailedError(
                 f"{folder.folder}: the sweep failed ({type(error).__name__}: {redact(str(error))}); its trials are "
@@ -202,7 +202,7 @@ class SweepCommand:
                 if trouble is None:
                     raise
                 raise RunFailedError(
-                    f"sweep.storage: {trouble}; what was trained is kept, and the same command goes on with it"
+                    f"sweep.storage: {trouble}; what was trained is kept, and the same command resumes the sweep"
                 ) from error
 
     # -- starting ----------------------------------------------------------------------------------------------------
@@ -226,7 +226,7 @@ class SweepCommand:
         return self._advisor is not None and self._advisor.question.is_raced
 
     def _baseline(self, trials: Sequence[TrialRecord]) -> Params | None:
-        """Returns the parameters of full fine-tuning; None where it is not asked for, or nothing tells its rate."""
+        """Returns the parameters of full fine-tuning; None where it is not asked for, or its rate can't be chosen."""
         if not self._sweep.plan.baseline or not self._is_decided_here or self._advisor is None:
             return None
         return self._advisor.baseline(trials)
@@ -260,8 +260,8 @@ class SweepCommand:
         return self._signals.requested is not None
 
     def _warn(self, text: str) -> None:
-        told = self._run is not None and text == f"warning: {self._run.warning}"
-        if text not in self._warned and not told:  # every trial would tell it again
+        was_shown = self._run is not None and text == f"warning: {self._run.warning}"
+        if text not in self._warned and not was_shown:  # every trial would repeat it
             self._warned.add(text)
             self._view.say(text)
 
@@ -347,4 +347,4 @@ class SweepCommand:
             self._run.finish(status, {"frostline.reason": reason}, [])
 
     def _say_how_to_go_on(self) -> None:
-        print(f"go on with: {visible(self._sweep.resume_command)}", file=sys.stderr, flush=True)
+        print(f"resume with: {visible(self._sweep.resume_command)}", file=sys.stderr, flush=True)

@@ -113,7 +113,7 @@ def _may_have_another_gpu(device: Device) -> bool:
 
 
 def wants_measuring(sweep: Sweep, slots: Slots) -> bool:
-    """Returns whether more trials may fit on the GPUs, which only a measurement tells."""
+    """Returns whether more trials may fit on the GPUs, which only a measurement can say."""
     job = sweep.job
     is_ours = job.slots is None and job.engine is Engine.LOCAL and job.run.runtime.num_processes == 1
     return is_ours and bool(slots.gpus) and _most(sweep) > len(slots.gpus)

@@ -20,7 +20,7 @@ from frostline.records.monitor import RunControl
 from frostline.records.recorder import Recorder, Recorders
 from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_context import RunContext
-from frostline.records.run_folder import TELL, RunFolder
+from frostline.records.run_folder import FOR_TERMINAL, RunFolder
 from frostline.records.trial import TrialState
 from frostline.registry import import_plugins
 from frostline.signals import Interrupted
@@ -65,7 +65,7 @@ def warm() -> None:
 
 
 class _ChannelMonitor:
-    """Tells the parent how a run goes, and asks it whether to go on."""
+    """Reports a run's progress to the parent, and asks whether to continue."""
 
     def __init__(self, channel: Channel, seed_run: SeedRun, ask: bool, offset: int) -> None:
         self._channel = channel
@@ -74,11 +74,11 @@ class _ChannelMonitor:
         self._offset = offset
 
     def alive(self) -> None:
-        """Tells, now and then."""
+        """Sends a heartbeat now and then."""
         self._channel.alive()
 
     def evaluated(self, epoch: float, value: float) -> RunControl:
-        """Reports whole epochs; the pruner is asked before the rung's end is looked at."""
+        """Reports whole epochs; the pruner is asked before the end of the rung is checked."""
         step = round(epoch)
         if abs(epoch - step) > 1e-6 or step < 1:
             return RunControl.GO
@@ -93,7 +93,7 @@ class _ChannelMonitor:
 
 
 class _ToParent(logging.Handler):
-    """Tells the parent of warnings, and of a prefix cache that is filled or not to be had."""
+    """Sends warnings to the parent, and what the run decided on the prefix cache."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(logging.INFO)
@@ -103,7 +103,7 @@ class _ToParent(logging.Handler):
         if record.levelno >= logging.WARNING:
             if record.exc_info is None:  # an exception's reason comes with the outcome
                 self._channel.send(WarningText(text=f"warning: {record.getMessage()}"))
-        elif getattr(record, TELL, False):
+        elif getattr(record, FOR_TERMINAL, False):
             self._channel.send(WarningText(text=record.getMessage()))
 
 
@@ -264,7 +264,7 @@ def _train(
             f"training.batch_size={training.batch_size}",
             f"training.accumulation_steps={training.accumulation_steps}",
         ]
-    with RunFolder(folder, spec, overrides, go_on_from=step or 0, keep_diff=job.tracking.git_diff) as run_folder:
+    with RunFolder(folder, spec, overrides, resume_step=step or 0, keep_diff=job.tracking.git_diff) as run_folder:
         recorders: list[Recorder] = [run_folder]
         if job.tracking.enabled:
             child = child_of(trial, spec.seed, retried=retried)
@@ -303,7 +303,7 @@ def child_of(trial: TrialJob, seed: int, *, retried: str | None = None) -> Child
 
 
 def close_run(trial: TrialJob, seed_run: SeedRun, spec: RunSpec, result: RunResult) -> None:
-    """Tells MLflow how a run ended whose process did not: nothing if it has heard it."""
+    """Records in MLflow how a run ended whose process did not; does nothing if it is recorded."""
     if not seed_run.job.tracking.enabled:
         return
     from frostline.tracking import MlflowRecorder
@@ -318,7 +318,7 @@ def finished_result(seed_run: SeedRun, spec: RunSpec) -> RunResult | None:
         result = RunResult.read(seed_run.folder)
     except UserError:
         return None
-    # Stopped by a pruner and told to nobody before the parent was killed: it would be stopped once more.
+    # Stopped by a pruner, and the parent was killed before it knew: it would be stopped once more.
     paused = result.cause is Cause.PAUSED and seed_run.until_epoch is not None
     is_over = result.status is Status.FINISHED or paused or result.cause is Cause.PRUNED
     if result.spec_digest != spec.digest() or not is_over:

@@ -48,7 +48,7 @@ class TrialFiles:
         self._looked_at = 0
         self._best_since: list[TrialRecord] = []
 
-    def begun(self, task: TrialTask) -> None:
+    def started(self, task: TrialTask) -> None:
         """See `Listener`."""
         if task.rung == 1:
             self._folder.write_trial(TrialRecord(number=task.number, params=task.params, state=TrialState.RUNNING))

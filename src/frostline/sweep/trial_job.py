@@ -97,7 +97,7 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """An evaluation, told to the parent."""
+    """An evaluation, sent to the parent."""
 
     step: int
     value: float
@@ -105,7 +105,7 @@ class Evaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class WarningText:
-    """A warning, told to the parent: a worker's own terminal is a file. Or what it decided of the prefix cache."""
+    """A warning, sent to the parent since a worker's own output goes to a file; or its decision on the prefix cache."""
 
     text: str
 

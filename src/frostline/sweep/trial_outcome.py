@@ -57,7 +57,7 @@ def outcome_of(
         results: By seed.
         state: Of the trial.
         paused: Whether rung 2 follows if it is COMPLETE.
-        resumed: How many runs went on from a checkpoint.
+        resumed: How many runs were resumed from a checkpoint.
         note: For the record.
     """
     costs = [result.cost for _, result in results if result.cost is not None]

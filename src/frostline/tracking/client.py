@@ -229,7 +229,7 @@ def send_params(made: MlflowClient, run_id: str, params: Mapping[str, str], ther
 def send_inputs(made: MlflowClient, run_id: str, datasets: Sequence[DatasetInput]) -> None:
     """Records what a run was trained and evaluated on.
 
-    Runs that begin at the same moment tell the same data: a server looks whether it has them, then inserts them, and
+    Runs that start at the same moment send the same data: a server looks whether it has them, then inserts them, and
     all but one of them fail in between (seen with PostgreSQL). The next attempt finds them.
     """
     from mlflow.exceptions import MlflowException
@@ -281,7 +281,7 @@ def source_tags(command: str) -> dict[str, str]:
 
 
 def process_tags() -> dict[str, str]:
-    """Returns which process runs it, so that a later one can tell that it died."""
+    """Returns which process runs it, so that a later one can see that it died."""
     return {PROCESS_TAG: f"{socket.gethostname()}/{os.getpid()}/{process_start(os.getpid())}"}
 
 

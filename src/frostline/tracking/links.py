@@ -141,4 +141,4 @@ UI_HOST, UI_PORT = "127.0.0.1", 5000
 
 
 UI_ADDRESS = f"http://{UI_HOST}:{UI_PORT}"
-"""Where `frostline ui` serves if it isn't told otherwise."""
+"""Where `frostline ui` serves by default."""

@@ -80,7 +80,7 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     note = f"{run.data.tags.get('mlflow.note.content', '')}\nLoad it with\n\n```python\nimport mlflow\n\n{load}\n```\n"
     made.set_logged_model_tags(model.model_id, {"mlflow.note.content": note[:MAX_TAG]})
     _send_metrics(made, run, model.model_id, result)
-    made.finalize_logged_model(model.model_id, "READY")  # last: a model that is ready is not looked at again
+    made.finalize_logged_model(model.model_id, "READY")  # last: a model that is ready is not changed again
 
 
 def _as_artifact(made: MlflowClient, run_id: str, folder: Path) -> None:

@@ -41,7 +41,7 @@ def end_dead_runs(uri: str, experiment_id: str) -> int:
 def reconcile(uri: str, experiment_id: str) -> int:
     """Ends the runs that a process of this machine left RUNNING when it died; once per process.
 
-    The numbers of their last seconds, which had not been sent, are taken from their folders. A run that is gone on with
+    The numbers of their last seconds, which had not been sent, are taken from their folders. A run that is resumed
     later is opened again.
 
     Args:
@@ -61,7 +61,7 @@ def reconcile(uri: str, experiment_id: str) -> int:
             _send_rest(made, uri, run)
             now = made.get_run(run.info.run_id)
             if now.data.tags.get(PROCESS_TAG) != run.data.tags[PROCESS_TAG] or now.info.status != "RUNNING":
-                continue  # somebody has gone on with it meanwhile
+                continue  # it has been resumed meanwhile
             made.set_tag(run.info.run_id, STATUS_TAG, Status.KILLED.value)
             made.set_tag(run.info.run_id, REASON_TAG, "its process died")
             made.set_terminated(run.info.run_id, status=Status.KILLED.value)
@@ -72,7 +72,7 @@ def reconcile(uri: str, experiment_id: str) -> int:
 
 
 def end_runs_below(uri: str, parent: str, reason: str) -> int:
-    """Ends the trials of a sweep that are RUNNING: their machine is gone, nobody else will.
+    """Ends the trials of a sweep that are RUNNING on a machine that died: nothing else will.
 
     Args:
         uri: Tracking URI.
@@ -98,20 +98,20 @@ def _send_rest(made: MlflowClient, uri: str, run: Run) -> None:
 
     run_id = run.info.run_id
     folder = Path(run.data.tags.get(RUN_DIR_TAG, ""))
-    if recorded_run(folder, uri) != run_id:  # it is of a sweep, gone, or another run's by now
+    if recorded_run(folder, uri) != run_id:  # it is of a sweep, missing, or another run's by now
         return
     try:
         rows = metrics_up_to(folder, sys.maxsize)
         written_ms = int((folder / METRICS_FILE).stat().st_mtime * 1000)
     except (UserError, OSError):
         return
-    told = {key: max(metric.step for metric in made.get_metric_history(run_id, key)) for key in run.data.metrics}
+    last_steps = {key: max(metric.step for metric in made.get_metric_history(run_id, key)) for key in run.data.metrics}
     cleaner = Sanitizer()
     found = []
     for step, values in rows:
         for name, number in values.items():
             key, value = cleaner.metric(name, number)
-            if name != "train/epoch" and step > told.get(key, -1):
+            if name != "train/epoch" and step > last_steps.get(key, -1):
                 found.append(Metric(key, value, written_ms, step))
     for some in batches(found, 1000):
         made.log_batch(run_id, metrics=some)

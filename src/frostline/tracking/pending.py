@@ -105,15 +105,15 @@ def reason_of(error: BaseException) -> str:
 
 
 def warning(uri: str, reason: str) -> str:
-    """Returns the one line that tells of a store's trouble."""
+    """Returns one line about a store's trouble."""
     return (
-        f"MLflow at {redact(uri)} does not answer as it should ({reason}); training goes on. What it misses is kept in "
-        "the runs' folders: frostline sync records it later"
+        f"MLflow at {redact(uri)} does not answer as it should ({reason}); training continues. What it misses is "
+        "kept in the runs' folders: frostline sync records it later"
     )
 
 
 def warn(uri: str, reason: str) -> None:
-    """Tells of a store's trouble, once in a process: every run of a multirun would tell it again."""
+    """Logs a store's trouble once per process: every run of a multirun would repeat it."""
     if uri not in _warned:
         _warned.add(uri)
         log.warning("%s", warning(uri, reason))

@@ -1,6 +1,7 @@
 """Records one run in MLflow.
 
-The run's folder is the truth; MLflow is where people compare. So MLflow's troubles never end a run: they are told once.
+The run's folder is the truth; MLflow is where people compare. So MLflow's troubles never end a run: they are logged
+once.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class MlflowRecorder:
         spec: The run; needed even if it fails before it starts.
         folder: The run's folder, whose files become artifacts.
         child: Its place in a sweep, or None.
-        reopen: Go on in the MLflow run that the folder was recorded in before, if there is one.
+        reopen: Continue in the MLflow run that the folder was recorded in before, if there is one.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class MlflowRecorder:
         self._pending += [(key, value, now_ms, step) for key, value in cleaned if step > self._recorded.get(key, -1)]
         for key, value in cleaned:
             if self._told.get((key, step), value) != value and value == value:
-                self._cleaner.tell(f"metric {key}: some steps stand here as they were before the run was gone on with")
+                self._cleaner.tell(f"metric {key}: some steps stand here as they were before the run was resumed")
         self._is_evaluated |= f"eval/{self._spec.training.objective}" in metrics
         if time.monotonic() - self._flushed > (_FLUSH_S if self._is_evaluated else _FIRST_FLUSH_S):
             with self._forgiving("metrics"):
@@ -154,7 +155,7 @@ class MlflowRecorder:
         if self._broken:
             with best_effort(
                 "the status in MLflow"
-            ):  # told already; at least the status should be true if the store is back
+            ):  # logged already; at least the status should be true if the store is back
                 if (
                     self._client is not None
                     and self._run_id is not None
@@ -185,10 +186,10 @@ class MlflowRecorder:
             pending.clear(self._folder)
 
     def close_run(self, result: RunResult, start: RunStart | None = None) -> bool:
-        """Ends the run of a process that is gone, with what its folder holds; makes the run if there was none yet.
+        """Ends the run of a dead process with what its folder holds; makes the run if there was none yet.
 
         Args:
-            result: How it ended. Nothing is done if MLflow has heard it already.
+            result: How it ended. Nothing is done if MLflow has it already.
             start: What was known of the run before it trained, if that is known.
 
         Returns:
@@ -232,7 +233,7 @@ class MlflowRecorder:
             everything[CLEANED_TAG] = self._cleaner.record
         if child is not None and child.parent is not None:
             everything[PARENT_TAG] = child.parent
-        # With the tags from the start: a kill right now leaves a run that the next command can tell for dead.
+        # With the tags from the start: a kill right now leaves a run that the next command sees is dead.
         name = child.name if child is not None else self._spec.name()
         run = self._client.create_run(experiment_id, run_name=name, tags=everything)
         self._run_id = run.info.run_id
@@ -240,12 +241,12 @@ class MlflowRecorder:
         self._send_params(params, {})
 
     def _finish_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """What the whole run came to replaces what stands there of a part of it, whichever step that was told at."""
+        """What the whole run came to replaces what stands there of a part of it, whichever step that was logged at."""
         now_ms = int(time.time() * 1000)
         for name, number in metrics.items():
             key, value = self._cleaner.metric(name, number)
             at = max(step, self._recorded.get(key, step))
-            if self._told.get((key, at)) != value:  # a model that failed to be uploaded is no reason to tell it twice
+            if self._told.get((key, at)) != value:  # a model that failed to be uploaded is no reason to log it twice
                 self._pending.append((key, value, now_ms, at))
 
     def _send_params(self, params: Mapping[str, Any], there: Mapping[str, str]) -> None:
@@ -254,7 +255,7 @@ class MlflowRecorder:
         send_params(self._client, self._run_id, self._cleaner.params(params), there)
 
     def _open(self, made: MlflowClient, run: Run) -> None:
-        """Goes on in an earlier run; what is told again of the steps that stand there already is left out."""
+        """Continues an earlier run; what is logged again of the steps that are there already is left out."""
         reopen(made, run)
         run_id = run.info.run_id
         for key in run.data.metrics:

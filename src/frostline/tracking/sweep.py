@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 class SweepRun:
     """The parent run: its charts show the answer, its artifacts hold the report.
 
-    Its troubles never end a sweep; they are told once.
+    Its troubles never end a sweep; they are logged once.
 
     Args:
         tracking: Where, and under which experiment.
@@ -68,7 +68,7 @@ class SweepRun:
         self._ending: dict[str, Any] = {}
         self._view: dict[str, Any] | None = None
         self.warning: str | None = None
-        """What was told of the store's trouble."""
+        """The last warning about the store."""
         self.run_id: str | None = None
 
     def start(self, known: str | None = None) -> None:
@@ -88,7 +88,7 @@ class SweepRun:
                 save_run_id(self._folder, self._tracking.uri, known)
                 earlier = reopenable(self._folder, self._tracking.uri)  # None: it is of another store
                 if earlier is not None:
-                    end_runs_below(self._tracking.uri, known, "its machine is gone")
+                    end_runs_below(self._tracking.uri, known, "its machine died")
             if earlier is not None:
                 self._open(made, earlier[1])
                 send_params(made, earlier[1].info.run_id, self._params, earlier[1].data.params)
@@ -181,7 +181,7 @@ class SweepRun:
     ) -> None:
         """Ends the run: status first, so that a kill during the upload doesn't leave it RUNNING.
 
-        Its workers must be gone: a run that one of them left RUNNING is ended, too.
+        Its workers must have ended: a run that one of them left RUNNING is ended, too.
 
         Args:
             status: How the sweep's command ended.
@@ -205,7 +205,7 @@ class SweepRun:
             self._keep("finish")
             with best_effort(
                 "the status in MLflow"
-            ):  # told already; at least the status should be true if the store is back
+            ):  # logged already; at least the status should be true if the store is back
                 if (
                     self._client is not None
                     and self.run_id is not None
@@ -246,7 +246,7 @@ class SweepRun:
         if best is not None and run_id is not None and with_model:
             log_model(self._client, run_id, best)
         if best is not None and run_id is None and pending.load(best) is not None:
-            self._is_whole = False  # this run names its best one: it is to be told again when that one is there
+            self._is_whole = False  # this run names its best one: it is to be logged again when that one is there
             self._keep("its best run is not recorded yet")
         else:
             pending.clear(self._folder)

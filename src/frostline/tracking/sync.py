@@ -115,7 +115,7 @@ class Replay:
             raise UserError(f"{folder / SPEC_FILE}: can't be read ({error})") from error
         try:
             result = RunResult.read(folder)
-        except UserError:  # killed, and told nobody
+        except UserError:  # killed before it recorded its end
             result = RunResult(
                 name=spec.name(), status=Status.KILLED, reason="its process died", spec_digest=spec.digest()
             )

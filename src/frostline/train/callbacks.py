@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class LossCallback(TrainerCallback):
-    """Tells the loss which step it is in, and ends a diverged run at the step where it diverged."""
+    """Gives the loss its step, and ends a diverged run at the step where it diverged."""
 
     def __init__(self, loss: BatchLoss, check_every: int) -> None:
         self._loss = loss
@@ -138,7 +138,7 @@ class RecordCallback(TrainerCallback):
 
 
 class MonitorCallback(TrainerCallback):
-    """Tells the monitor how the run goes, and stops it if the monitor wants that. Comes after `EvaluationCallback`."""
+    """Reports to the monitor, and stops the run if the monitor wants that. Comes after `EvaluationCallback`."""
 
     def __init__(self, monitor: Monitor, train_log: TrainLog, objective: str, every: Every) -> None:
         self._monitor = monitor
@@ -153,7 +153,7 @@ class MonitorCallback(TrainerCallback):
     on_prediction_step = on_step_end
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Asks whether to go on; after the last step there is nothing to stop."""
+        """Asks whether to continue; after the last step there is nothing to stop."""
         if (
             state.global_step >= state.max_steps
             or state.global_step == 0
@@ -247,9 +247,9 @@ class RankSeedCallback(TrainerCallback):
 
 
 class SamplerEpochCallback(TrainerCallback):
-    """Tells the sampler of a run on several processes which epoch it is.
+    """Gives the sampler of a distributed run its epoch.
 
-    Accelerate does not reach it in an epoch that is gone on with: its order would silently be that of another epoch.
+    Accelerate does not reach it in a resumed epoch: its order would silently be that of another epoch.
     """
 
     def __init__(self, sampler: PaddedSampler) -> None:

@@ -48,7 +48,7 @@ class CheckpointStore:
 
         Args:
             step: The optimizer step.
-            extra: Kept in the manifest, for whoever resumes.
+            extra: Kept in the manifest, for the run that resumes.
         """
         source = self.writing / f"checkpoint-{step}"
         files = {}
@@ -111,7 +111,7 @@ def _check_schema(path: Path, manifest: dict[str, Any]) -> None:
     if schema != SCHEMA_VERSION:
         raise UserError(
             f"resume: {path} was written by another version of frostline (schema {schema}, this one reads "
-            f"{SCHEMA_VERSION}): go on with that version, or remove {path.parent} to start the run anew"
+            f"{SCHEMA_VERSION}): resume with that version, or remove {path.parent} to start the run anew"
         )
 
 

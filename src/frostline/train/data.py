@@ -137,7 +137,7 @@ def _pixel_folder() -> Path:
 
 
 def _also(spec: RunSpec, rows: Rows, others: Mapping[str, Rows]) -> dict[str, tuple[Any, str]]:
-    """Returns the rows besides training and held-out ones, each with what tells them from others."""
+    """Returns the rows besides training and held-out ones, each with what identifies them."""
 
     def identity(of: Rows, part: str) -> str:
         return of.identities.get(part, f"{of.fingerprint} {part}")
@@ -160,7 +160,7 @@ def load_only(spec: RunSpec) -> tuple[int, int]:
 
 @cache
 def warn_once(message: str) -> None:
-    """Tells what every run of a multirun would tell again; `result.json` has the counts of each."""
+    """Logs once what every run of a multirun would repeat; `result.json` has the counts of each."""
     log.warning(message)
 
 
@@ -169,7 +169,7 @@ def _kept_rows(spec: DatasetSpec, bar: bool) -> Rows:
 
 
 def _key(spec: DatasetSpec, bar: bool = False) -> Hashable | None:
-    """Returns what rows depend on; None where that can't be told from here."""
+    """Returns what rows depend on; None where that isn't known here."""
     if spec.source is Source.HUB:
         return None
     files = [assets.data_file(spec, progress=bar)]

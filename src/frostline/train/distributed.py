@@ -19,8 +19,8 @@ from frostline.records.monitor import Monitor, RunControl
 Value = TypeVar("Value")
 
 _TIMEOUT = timedelta(days=7)
-"""How long a process waits for the others: as long as one may compute hidden states for all of them. Whoever started
-them ends them all when one of them is gone, so nobody waits for a dead one."""
+"""How long a process waits for the others: as long as one may compute hidden states for all of them. The parent
+ends them all when one of them dies, so none waits for a dead one."""
 
 _COLLECTIVE = ("torch.distributed", "torch.autograd.graph")
 """Modules that call into collectives."""
@@ -42,7 +42,7 @@ class World:
 
     @classmethod
     def from_environment(cls) -> World:
-        """Returns what `accelerate launch` tells of this process."""
+        """Returns this process's place, as `accelerate launch` sets it in the environment."""
         rank, size, local = (int(os.environ.get(name, "0")) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
         return cls(rank=rank, size=max(1, size), local_rank=local)
 
@@ -69,7 +69,7 @@ class World:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
 
     def shared(self, value: Value | None) -> Value:
-        """Returns the first process's value; what the others give is not looked at."""
+        """Returns the first process's value; what the others give is ignored."""
         if self.is_distributed:
             box = [value if self.is_main else None]
             distributed.broadcast_object_list(box, src=0)

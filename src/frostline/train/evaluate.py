@@ -1,7 +1,7 @@
 """Evaluates a run's kept weights on all sets of rows, and writes predictions.
 
 The held-out rows were evaluated during training: their logits are at hand unless the run was resumed. Test rows and
-those of other data sets are looked at once, here.
+those of other data sets are evaluated once, here.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def write_predictions(sets: list[EvaluatedRows], task: Task, folder: Path) -> No
     """Writes `predictions.parquet`: `set`, `row` (in the set's seeded order), `label`, `predicted`, `loss`.
 
     Args:
-        sets: What was looked at.
+        sets: What was evaluated.
         task: Of a classification, `label` and `predicted` are class ids; where a row may have several classes, numbers
             in which bit i stands for class i; where each word has a class, lists.
         folder: The run's.

@@ -39,7 +39,7 @@ def flops_per_epoch(
         num_tokens: Of all rows; with a sample, how many rows.
         prefix: What is frozen below everything that is trained: no gradient goes there, whatever the model says.
         sample: One image, `[1, C, H, W]`: a convolution takes its weights to many places, so that operations are
-            counted (by `torch.utils.flop_counter`) and not told from parameters.
+            counted (by `torch.utils.flop_counter`) and not derived from parameters.
     """
     if sample is not None:
         return num_tokens * _counted(model, sample, prefix)

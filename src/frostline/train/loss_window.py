@@ -32,7 +32,7 @@ class LossWindow(TrainerCallback):
         return {"since": self._trainer._globalstep_last_logged, "loss": self._trainer._tr_loss.item()}
 
     def carry(self, window: Mapping[str, Any] | None) -> None:
-        """Takes over what a checkpoint holds, None if it holds nothing: training that begins next goes on from it."""
+        """Takes over what a checkpoint holds, None if it holds nothing: the next training continues from it."""
         self._carried = window
 
     def on_train_begin(

@@ -25,7 +25,7 @@ from frostline.train.run import run
 from frostline.train.setup import prepare
 
 _ROWS = 512
-"""Training rows of a probe (assumed: 16 steps of 32 tell enough, and take seconds)."""
+"""Training rows of a probe (assumed: 16 steps of 32 suffice, and take seconds)."""
 
 
 Train = Callable[[RunSpec, RunContext], RunResult]

@@ -83,7 +83,7 @@ class LengthGroupedSampler(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Accelerate before each epoch, also when a run goes on in the middle of one."""
+        """Called by Accelerate before each epoch, also when a run is resumed in the middle of one."""
         self._epoch = epoch
 
     def __len__(self) -> int:

@@ -29,7 +29,7 @@ class BestWeights:
         value: The objective.
         metrics: All of its metrics.
         weights: The trained tensors of that step, on the CPU; None when they are the model's present ones.
-        logits: Of the held-out rows, `[N, C]`; None if a checkpoint was gone on from since, which doesn't keep them.
+        logits: Of the held-out rows, `[N, C]`; None after a resume: a checkpoint doesn't keep them.
     """
 
     step: int | None = None

@@ -49,7 +49,7 @@ class Assembly:
         trainer: Ready for `train()`.
         train_log: What the callbacks find out.
         window: What `train/loss` is a mean over.
-        evaluation: To be told of evaluations that Trainer doesn't start by itself.
+        evaluation: To be called before evaluations that Trainer doesn't start by itself.
         progress: To be closed when training ends badly.
         collator: What makes its batches.
     """
@@ -163,7 +163,7 @@ def assemble(
         _add_phases(trainer, spec, setup.phases, collator)
     window.attach(trainer)
     _remove_printers(trainer)
-    # The loss function normalizes by the rows of the whole step; the model's forward must not be told to as well.
+    # The loss function normalizes by the rows of the whole step; the model's forward must not do so as well.
     trainer.model_accepts_loss_kwargs = False
     return Assembly(
         trainer=trainer, train_log=train_log, window=window, evaluation=evaluation, progress=progress, collator=collator
@@ -210,11 +210,11 @@ def _add_phases(trainer: Trainer, spec: RunSpec, phases: UnfreezeSchedule, colla
     """Lets what is frozen change between epochs."""
     num_rows = len(trainer.train_dataset)  # type: ignore[arg-type]
 
-    def tell(cached: CachedPrefix | None) -> None:
+    def use_hidden(cached: CachedPrefix | None) -> None:
         collator.hidden = cached.hidden if cached is not None else None
 
     # First of all: whatever else happens at the beginning of an epoch finds the model as it is in it.
-    trainer.callback_handler.callbacks.insert(0, UnfreezeCallback(phases, tell))
+    trainer.callback_handler.callbacks.insert(0, UnfreezeCallback(phases, use_hidden))
     if phases.phases[0].lr is not None:
 
         def create_scheduler(num_training_steps: int, optimizer: Any = None) -> Any:

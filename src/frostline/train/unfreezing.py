@@ -1,6 +1,6 @@
 """Gradual unfreezing: the phases of a run, and a check that what is frozen in each does not move.
 
-Must not know: why a stage is as it is. The optimizer holds all that is trained in the end: it passes by what has no
+The optimizer holds all that is trained in the end: it passes by what has no
 gradient yet, and counts its steps apart.
 """
 
@@ -31,10 +31,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class UnfreezePhase:
-    """A stage that the run comes to.
+    """A phase of gradual unfreezing that the run reaches.
 
     Attributes:
-        stage: Which.
+        phase: The phase.
         last_epoch: The first epoch after it, counted from 0.
         cached: Its hidden states, if it begins at its frozen depth; detached.
         flops_per_epoch: Estimated; None if unknown.
@@ -51,7 +51,7 @@ class UnfreezePhase:
 
 
 def phases_reached(spec: RunSpec, num_blocks: int, num_rows: int) -> tuple[FreezePhase, ...]:
-    """Returns the stages that a run comes to; nothing if its way of freezing has none.
+    """Returns the phases that a run reaches; nothing if its freeze method has none.
 
     Args:
         spec: The run.
@@ -88,17 +88,17 @@ def steps_per_epoch(spec: RunSpec, num_rows: int) -> int:
 def open_phases(
     request: CacheRequest, phases: Sequence[FreezePhase], resumed: Sequence[CacheUse] | None
 ) -> tuple[UnfreezeSchedule, tuple[CacheUse, ...]]:
-    """Returns the stages of a run, with the hidden states of those that can begin at their frozen depth.
+    """Returns the phases of a run, with the hidden states of those that can use the prefix cache.
 
-    Hidden states of all stages are computed in one pass.
+    Hidden states of all phases are computed in one pass.
 
     Args:
         request: For the run; its depth is shared out.
         phases: From `reached`.
-        resumed: How the interrupted run used the cache in each stage; None: a new run.
+        resumed: How the interrupted run used the cache in each phase; None: a new run.
 
     Returns:
-        The stages, the model as it was; and how each of them uses the cache.
+        The phases, the model unchanged; and how each phase uses the cache.
     """
     spec, anatomy, tables = request.spec, request.probe.anatomy, request.tables
     total = num_epochs(spec, len(tables.train))
@@ -106,7 +106,7 @@ def open_phases(
     frozen = [phase for phase in phases if phase.depth]
     depths = tuple(sorted({*request.sharing.depths, *(phase.depth or 0 for phase in frozen)} - {0}))
     length = sum(end - phase.first_epoch for phase, end in zip(phases, ends, strict=True) if phase.depth)
-    # What a stage saves is estimated for all of them together: they are filled in one pass.
+    # What a phase saves is estimated for all of them together: they are computed in one pass.
     training = replace(spec.training, epochs=length / max(1, len(frozen)) or 1.0, max_steps=None)
     shared = replace(request.sharing, depths=depths, num_runs=request.sharing.num_runs * max(1, len(frozen)))
     before: Sequence[CacheUse | None] = [None] * len(phases)
@@ -118,7 +118,7 @@ def open_phases(
         if phase.depth:
             fixed = FreezeDepth(depth=phase.depth)
             own = replace(spec, training=training, freeze=fixed)
-            # Other rows are scored by the whole model, when the last stage is over.
+            # Other rows are scored by the whole model, when the last phase is over.
             trained = replace(tables, others={})
             cached = open_cache(
                 replace(request, spec=own, tables=trained, depth=phase.depth, sharing=shared, resumed=then)
@@ -138,10 +138,10 @@ def open_phases(
 
 
 class UnfreezeSchedule:
-    """The stages of a run, and the one that it is in.
+    """The phases of a run, and the current one.
 
     Args:
-        anatomy: The model; all that is trained in the last stage takes gradients.
+        anatomy: The model; all that is trained in the last phase takes gradients.
         phases: In order.
         evaluates: Whether an evaluation goes with each epoch.
     """
@@ -156,7 +156,7 @@ class UnfreezeSchedule:
 
     @property
     def cached(self) -> CachedPrefix | None:
-        """The hidden states of the stage that the run is in."""
+        """The hidden states of the current phase."""
         return self._now.cached if self._now is not None else None
 
     @property
@@ -166,7 +166,7 @@ class UnfreezeSchedule:
 
     @property
     def fill_s(self) -> float:
-        """Seconds in which this run computed hidden states for its stages."""
+        """Seconds in which this run computed hidden states for its phases."""
         return sum(each.cached.fill_s for each in self._phases if each.cached is not None)
 
     def saved_s(self, epoch: float) -> float | None:
@@ -210,7 +210,7 @@ class UnfreezeSchedule:
         log.info("from epoch %g on: %s is trained%s", current.phase.first_epoch, trained, how)
 
     def leave(self) -> None:
-        """Ends the stage that the run is in; the model is whole.
+        """Ends the current phase; the model is whole.
 
         Raises:
             RuntimeError: What was frozen in it has moved.
@@ -222,29 +222,29 @@ class UnfreezeSchedule:
         self._now = None
         changed = changed_tensors(self._held, self._before)
         if changed:
-            raise RuntimeError(f"what was frozen in a stage has moved: {', '.join(changed[:3])}")
+            raise RuntimeError(f"what was frozen in a phase has moved: {', '.join(changed[:3])}")
         unfreeze(self._held, mode=self._anatomy.model.training)
         self._held, self._before = (), {}
 
 
 class UnfreezeCallback(TrainerCallback):
-    """Enters each stage at the beginning of its first epoch.
+    """Enters each phase at the start of its first epoch.
 
     Args:
         phases: Of the run.
-        tell: Called with the hidden states of the new stage, or None.
+        use_hidden: Called with the hidden states of the new phase, or None.
     """
 
-    def __init__(self, phases: UnfreezeSchedule, tell: Callable[[CachedPrefix | None], None]) -> None:
+    def __init__(self, phases: UnfreezeSchedule, use_hidden: Callable[[CachedPrefix | None], None]) -> None:
         self._phases = phases
-        self._tell = tell
+        self._use_hidden = use_hidden
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Also a run that goes on begins in the stage where it stopped."""
+        """A resumed run also starts in the phase where it stopped."""
         self._phases.enter(math.floor((state.epoch or 0.0) + 1e-9))
-        self._tell(self._phases.cached)
+        self._use_hidden(self._phases.cached)
 
     on_epoch_begin = on_train_begin
 

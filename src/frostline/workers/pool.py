@@ -1,6 +1,6 @@
 """A pool of warm worker processes: started once, watched, replaced.
 
-Each slot is one process that takes one job after another. The parent hears of a job's messages, its end, its process's
+Each slot is one process that takes one job after another. The parent receives a job's messages, its end, its process's
 death, and of a job that gives no sign of life.
 """
 
@@ -78,7 +78,7 @@ class _Worker:
         self.connection = connection
         self.key: Any = None
         self.retiring = False
-        self.heard = time.monotonic()
+        self.last_sign_s = time.monotonic()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,8 +177,8 @@ class Pool:
         if not worker.process.is_alive():  # it died while idle
             worker = self._replace(worker)
         worker.key = key
-        worker.heard = time.monotonic()
-        with contextlib.suppress(OSError):  # a death right now is heard of in `poll`
+        worker.last_sign_s = time.monotonic()
+        with contextlib.suppress(OSError):  # a death right now is reported by `poll`
             worker.connection.send(("job", payload))
 
     def answer(self, key: Any, value: Any) -> None:
@@ -216,7 +216,7 @@ class Pool:
         try:
             while worker.connection.poll():
                 message = worker.connection.recv()
-                worker.heard = time.monotonic()
+                worker.last_sign_s = time.monotonic()
                 if message is None or worker.key is None:
                     continue
                 if message == RETIRING:
@@ -246,7 +246,7 @@ class Pool:
     def _look_for_hangs(self) -> list[WorkerEvent]:
         events: list[WorkerEvent] = []
         for worker in list(self._workers):
-            if worker.key is None or self._hang_s is None or time.monotonic() - worker.heard < self._hang_s:
+            if worker.key is None or self._hang_s is None or time.monotonic() - worker.last_sign_s < self._hang_s:
                 continue
             key = worker.key
             worker.process.kill()

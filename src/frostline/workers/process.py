@@ -35,13 +35,13 @@ _NOT_FOR_THE_TEMPLATE = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.S
 """What a terminal or a scheduler sends to all processes of a group: the parent decides what becomes of the workers."""
 
 _LOST = 255
-"""The exit code that `multiprocessing` gives to a fork whose template is gone."""
+"""The exit code that `multiprocessing` gives to a fork whose template died."""
 
 _TEMPLATE_S = 180.0
 """How long a fork may be waited for (assumed: an import from a slow network disk takes a minute or two)."""
 
 _QUIET = {"PYTHONWARNINGS": "ignore:resource_tracker:UserWarning"}
-"""For the process that tidies up what killed workers leave (locks, as tqdm makes one): it need not tell of each."""
+"""For the process that tidies up what killed workers leave (locks, as tqdm makes one): it need not report each."""
 
 _FOLDER_PATH = 80
 """Bytes that the path of a socket's folder may have: 108 for the whole (unix(7)), less a name of up to 20."""
@@ -70,7 +70,7 @@ class ProcessStarter:
         return self._template is not None
 
     def prepare(self, env: Mapping[str, str]) -> None:
-        """Starts the template, which imports while the caller goes on: who asks for a fork waits for it.
+        """Starts the template, which imports while the caller continues: a fork waits for it.
 
         Args:
             env: Variables that libraries may look at when they are imported, beside the caller's own.
@@ -160,7 +160,7 @@ def _take_folder() -> None:
 
 @contextlib.contextmanager
 def _watched(limit_s: float) -> Iterator[None]:
-    """Kills a template that does not answer in time: who waits for a fork hears of that."""
+    """Kills a template that does not answer in time: what waits for a fork is notified."""
 
     def kill() -> None:
         with contextlib.suppress(OSError, TypeError):
@@ -177,7 +177,7 @@ def _watched(limit_s: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """What is started within the context has these variables: some are looked at only when a process begins."""
+    """What is started within the context has these variables: some are read only when a process starts."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -230,7 +230,7 @@ def _live(
     try:
         os.environ.clear()  # the template's is that of when it started
         os.environ.update(env)
-        die_with_creator()  # of a fork that is the template: without it the parent hears no more of this process
+        die_with_creator()  # of a fork that is the template: without it the parent gets no more from this process
         with contextlib.suppress(OSError):
             os.setsid()  # Ctrl-C in the terminal goes to the parent, which decides what its workers do
         _die_with_parent()
@@ -245,15 +245,15 @@ def _live(
 
 
 def die_with_creator() -> None:
-    """Has the kernel kill this process at once when the one that started it is gone: it asks no thread of ours."""
+    """Has the kernel kill this process at once when the one that started it ends: it needs no thread of ours."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def be_template() -> None:
-    """Has this process end with the one that it is a template of: it hears of that only between its imports."""
+    """Has this process end with the one that it is a template of: it notices only between its imports."""
     die_with_creator()
-    if os.environ.get(_PARENT, str(os.getppid())) != str(os.getppid()):  # it was gone before
+    if os.environ.get(_PARENT, str(os.getppid())) != str(os.getppid()):  # it had ended before
         os._exit(1)
 
 
@@ -263,7 +263,7 @@ def _leave(signum: int, frame: object) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ends this process when the parent is gone, however it went: a killed sweep leaves nobody behind."""
+    """Ends this process when the parent ends, however it ends: a killed sweep leaves no process behind."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -41,7 +41,7 @@ class Channel:
         return self._connection.recv()
 
     def alive(self) -> None:
-        """Tells that the job makes progress; cheap enough for every step."""
+        """Sends a heartbeat; cheap enough for every step."""
         if time.monotonic() - self._told > _HUSH_S:
             self._told = time.monotonic()
             self._connection.send(None)
@@ -108,14 +108,14 @@ def _redirect(log: str) -> None:
 
 
 _HUSH_S = 0.5
-"""A worker tells at most so often that it is alive."""
+"""A worker sends a heartbeat at most so often."""
 
 
 RETIRING = "retiring"
 
 
 class EventKind(StrEnum):
-    """What can be heard of a job."""
+    """What a job's worker reports."""
 
     MESSAGE = "message"
     DONE = "done"

@@ -39,7 +39,7 @@ class FrostlineLocalLauncher(Launcher):
         slots: Jobs side by side.
 
     Attributes:
-        warm_workers: Tells frostline's sweeper that it may use a pool of workers itself, trial by trial.
+        warm_workers: Whether frostline's sweeper may use a pool of workers itself, trial by trial.
     """
 
     warm_workers = True
