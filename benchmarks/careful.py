@@ -67,7 +67,7 @@ def careful(spec: RunSpec, folder: Path, tell: Callable[[int, float], bool] = la
     Args:
         spec: What to train.
         folder: Where the model goes.
-        tell: Told of each epoch's accuracy; True stops the run.
+        tell: Called with each epoch's accuracy; True stops the run.
     """
     setup = prepare(plain(spec))  # loads, tokenizes, freezes, pins; the rows are tokenized once for all runs
     seed_everything(spec.seed)

@@ -254,7 +254,7 @@ class Simulation:
 
 
 class Unwatched:
-    """Hears nothing."""
+    """Does nothing."""
 
     def started(self, task: TrialTask) -> None:
         """See `Listener`."""

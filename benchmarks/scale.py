@@ -243,7 +243,7 @@ def command(options: argparse.Namespace) -> None:
             arguments, cwd=name, env=env, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
         assert process.stderr is not None
-        told = ended = 0
+        seen = ended = 0
         for line in process.stderr:
             if not line.startswith("["):
                 print(line, end="", flush=True)
@@ -255,11 +255,11 @@ def command(options: argparse.Namespace) -> None:
                 ticks = (seen / "stat").read_text().rpartition(")")[2].split()
                 busy = (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
                 print(
-                    f"{ended:>7} trials: {now - began:7.1f} s in all, {(ended - told) / (now - last):6.1f} trials/s, "
+                    f"{ended:>7} trials: {now - began:7.1f} s in all, {(ended - seen) / (now - last):6.1f} trials/s, "
                     f"the parent's CPU {busy:6.1f} s, {int(rss.group(1)) / 1024 if rss else 0:5.0f} MiB",
                     flush=True,
                 )
-                told, last = ended, now
+                seen, last = ended, now
         assert process.wait() == 0
         print(f"the command ended after {time.perf_counter() - began:.1f} s", flush=True)
 

@@ -210,7 +210,7 @@ def first_in_any_order(trials: Sequence[TrialRecord], is_good: Sequence[bool]) -
     return sorted(first([trials[i] for i in order], [is_good[i] for i in order]) for order in orders)
 
 
-def told(found: Sequence[float]) -> str:
+def described(found: Sequence[float]) -> str:
     """Returns the median of sorted seconds, and what eight in ten of them lie between."""
     tenth = ORDERS // 10
     return f"{statistics.median(found):.0f} s, eight in ten {found[tenth]:.0f} to {found[-tenth]:.0f} s"
@@ -227,7 +227,7 @@ def tell(ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], ours_s: flo
     ours_at, found = first(ours, good), first_in_any_order(theirs, good)
     print(
         f"     exist: best setting {max(quality):.4f}, near it {sum(good)} of {len(ours)}; weights of one after A "
-        f"(median of {ORDERS} orders) {told(found)}; B {ours_at:.0f} s"
+        f"(median of {ORDERS} orders) {described(found)}; B {ours_at:.0f} s"
     )
     ratios["exist"] = statistics.median(found) / ours_at
     for key, value in (("judged", lambda p: p.judged), ("seen", lambda p: p.seen)):
@@ -236,7 +236,7 @@ def tell(ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], ours_s: flo
         ours_at, found = until(ours, is_near), in_any_order(theirs, is_near)
         print(
             f"     {key}: best {best:.4f}; near it A {sum(map(is_near, theirs))}, B {sum(map(is_near, ours))} of "
-            f"{len(ours)}; taken after A (median of {ORDERS} orders) {told(found)}, in B's order "
+            f"{len(ours)}; taken after A (median of {ORDERS} orders) {described(found)}, in B's order "
             f"{until(theirs, is_near):.0f} s; B {ours_at:.0f} s",
             flush=True,
         )

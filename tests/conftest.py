@@ -228,7 +228,7 @@ def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callab
     from frostline.cli.main import main
 
     monkeypatch.setattr(sys, "argv", ["frostline"])
-    monkeypatch.setattr("frostline.signals.end_on_second", lambda: None)  # this process hears the signals of all tests
+    monkeypatch.setattr("frostline.signals.end_on_second", lambda: None)  # this process gets the signals of all tests
 
     def call(*arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()

@@ -120,7 +120,7 @@ def as_user_error(explain: Callable[[BaseException], UserError]) -> Iterator[Non
     """Turns whatever a foreign library raises for a user's input into one line; a `UserError` passes as it is.
 
     Args:
-        explain: The exception -> what the user is told.
+        explain: The exception -> the user's message.
     """
     try:
         yield

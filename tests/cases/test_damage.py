@@ -1,4 +1,4 @@
-"""Damaged and hostile folders: told in one line, mended, or refused; never another answer without a word."""
+"""Damaged and hostile folders: reported in one line, repaired, or refused; never another answer in silence."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def cut(path: Path, share: float = 0.5) -> None:
 
 
 def answer(home: Path) -> dict[str, object]:
-    told = json.loads((home / "runs/s/report/recommended.json").read_text())
-    return {key: told[key] for key in ("trial", "params") if key in told}
+    reported = json.loads((home / "runs/s/report/recommended.json").read_text())
+    return {key: reported[key] for key in ("trial", "params") if key in reported}
 
 
 def one_line(done, code: int, *words: str) -> None:
@@ -164,12 +164,12 @@ def test_a4_a_journal_that_was_cut_gives_the_same_table(home, tiny_overrides, sh
 @pytest.fixture
 def listener():
     """An HTTP server that notes what reaches it."""
-    heard: list[tuple[str, str | None]] = []
+    received: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def _note(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            heard.append((self.path, self.headers.get("Authorization")))
+            received.append((self.path, self.headers.get("Authorization")))
             self.send_error(500)
 
         do_GET = do_POST = do_PUT = _note  # noqa: N815
@@ -180,7 +180,7 @@ def listener():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", heard
+    yield f"http://127.0.0.1:{server.server_address[1]}", received
     server.shutdown()
     server.server_close()
     thread.join()
@@ -194,16 +194,16 @@ def pend(folder: Path, uri: str, **more: object) -> None:
 
 
 def test_a12_sync_sends_nothing_to_an_address_that_a_record_names(home, listener):
-    uri, heard = listener
+    uri, received = listener
     (home / "runs/strange").mkdir()
     shutil.copytree(home / "run", home / "runs/strange/run")
     pend(home / "runs/strange/run", uri)
     done = call("sync", cwd=home, timeout=60, MLFLOW_TRACKING_TOKEN="geheim")
     one_line(done, 2, f"belongs to {uri}, not to sqlite:///mlflow.db", f"tracking.uri={uri}")
-    assert heard == []
+    assert received == []
     done = call("sync", f"tracking.uri={uri}", cwd=home, timeout=60)  # named by the user it is asked
     assert done.returncode == 2
-    assert heard
+    assert received
 
 
 def test_a12_sync_sends_regular_files_of_the_folder_alone(home):

@@ -86,9 +86,9 @@ def test_19_a_store_that_is_down_costs_one_line(tmp_path, tiny_overrides, uri, r
     few = ("training.max_steps=2", "training.epochs=null", f"tracking.uri={uri}")
     done = call("run", *tiny_overrides, *few, "hydra.run.dir=a", cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr
-    told = [line for line in done.stderr.splitlines() if "MLflow" in line or "retr" in line.lower()]
-    assert len(told) == 1, done.stderr
-    assert reason in told[0]
+    reported = [line for line in done.stderr.splitlines() if "MLflow" in line or "retr" in line.lower()]
+    assert len(reported) == 1, done.stderr
+    assert reason in reported[0]
     assert "geheim" not in done.stderr
     assert reason in (tmp_path / "a" / "run.log").read_text()
 

@@ -44,7 +44,7 @@ def moved(project, tmp_path):
     """A copy whose former folder does not exist: the store names a place that nobody has."""
     there = tmp_path / "there"
     shutil.copytree(project, there)
-    before, after = str(project), str(tmp_path / "gone")
+    before, after = str(project), str(tmp_path / "missing")
     with closing(sqlite3.connect(there / "mlflow.db")) as database, database:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("tags", "value"),
                               ("logged_models", "artifact_location")):  # fmt: skip
@@ -72,7 +72,7 @@ def test_8_a_project_that_was_moved_works_as_before(moved, tiny_overrides, tmp_p
         assert uri.startswith(f"{moved}/mlruns/")
         assert Path(uri).is_dir()
         assert run.data.tags["frostline.run_dir"].startswith(f"{moved}/"), folders
-    assert not (tmp_path / "gone").exists()
+    assert not (tmp_path / "missing").exists()
 
 
 def test_8_a_copy_of_a_project_has_its_own_artifacts(project, tmp_path):

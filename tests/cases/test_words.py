@@ -222,9 +222,9 @@ def test_a_new_key_of_the_space_needs_no_plus(tmp_path, tiny_overrides):
 
 def test_an_hf_home_that_cant_be_written_is_named(tmp_path):
     error = PermissionError(13, "Permission denied", "/nowhere/hub")
-    told = str(assets.hub_error("model", "bert", error))
+    reported = str(assets.hub_error("model", "bert", error))
     assert (
-        told
+        reported
         == "model.location=bert: /nowhere/hub can't be written (Permission denied); set HF_HOME to a folder that can be"
     )
 

@@ -112,10 +112,10 @@ def test_2_the_head_is_a_fresh_one_though_the_folder_holds_a_classifier(tmp_path
         assert torch.equal(
             trained["bert.embeddings.word_embeddings.weight"], before["bert.embeddings.word_embeddings.weight"]
         )
-        told = call("inspect", *tiny_overrides[2:4], "model=path", f"model.location={folder}", cwd=tmp_path)
-        assert "classifier.bias, classifier.weight" in told.stdout.partition("newly initialized: ")[2]
+        reported = call("inspect", *tiny_overrides[2:4], "model=path", f"model.location={folder}", cwd=tmp_path)
+        assert "classifier.bias, classifier.weight" in reported.stdout.partition("newly initialized: ")[2]
         if name == "words":  # its weights have no pooler
-            assert "bert.pooler.dense.weight" in told.stdout
+            assert "bert.pooler.dense.weight" in reported.stdout
 
 
 def test_2_a_head_that_is_kept_is_mapped_by_the_names_of_its_classes(tmp_path, tiny_overrides):

@@ -267,7 +267,7 @@ def test_a_device_is_warmed_up_before_a_pass_is_measured(monkeypatch):
         got = taken[bool(slow)] = []
         took = compute_hidden_states(anatomy, made, [1, 2], lambda *batch, got=got: got.append(batch))
         assert set(took) == {1, 2}
-        assert len(calls) == 1 + len(got) // 2 + len(slow)  # it is looked at once
+        assert len(calls) == 1 + len(got) // 2 + len(slow)  # it is probed once
     assert len(taken[True]) > 2
     for (depth, rows, counts, one), (same_depth, same_rows, _, other) in zip(taken[True], taken[False], strict=True):
         assert depth == same_depth

@@ -1,6 +1,6 @@
 """What frostline relies on in transformers' Trainer, and the traps that it works around.
 
-When an upgrade changes one of these, the test says so; a trap that is gone means a workaround that can go.
+When an upgrade changes one of these, the test says so; a trap that vanished means a workaround that can be removed.
 """
 
 import json

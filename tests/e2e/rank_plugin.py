@@ -38,7 +38,7 @@ def one_breaks(groups, spec):
                     with suppress(OSError):
                         if stat.read_text().rsplit(")", 1)[1].split()[1] == str(os.getpid()):
                             os.kill(int(stat.parent.name), signal.SIGKILL)
-                            time.sleep(5)  # torch hears of it here, not somewhere in a collective operation
+                            time.sleep(5)  # torch notices it here, not somewhere in a collective operation
             if how == "nan":
                 with torch.no_grad():
                     groups[0]["params"][0].fill_(float("nan"))

@@ -27,7 +27,7 @@ def free_port() -> int:
 
 @contextmanager
 def mlflow_server(folder: Path, port: int, store: str | None = None):
-    """A real server on the loopback, with served artifacts; its store is a SQLite file unless told."""
+    """A real server on the loopback, with served artifacts; its store is a SQLite file by default."""
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
         "--backend-store-uri", store or f"sqlite:///{folder / 'server.db'}",

@@ -93,7 +93,7 @@ def hungry(groups, spec):
 def slow(groups, spec):
     """AdamW that takes its time, so that a test can come in between.
 
-    It touches SLOW_MARK once a step has begun, and makes SLOW_STEPS a byte longer.
+    It touches SLOW_MARK once a step has started, and makes SLOW_STEPS a byte longer.
     """
     optimizer = _adamw(groups, spec)
     step = optimizer.step

@@ -79,7 +79,7 @@ def nodes(tmp_path):
     made.cluster.shutdown()
     made.nodes.clear()
     made.cluster = None
-    with warnings.catch_warnings():  # Ray leaves files open, which the next test would be told of
+    with warnings.catch_warnings():  # Ray leaves files open, which the next test would be warned of
         warnings.simplefilter("ignore")
         gc.collect()
 

@@ -70,4 +70,4 @@ def test_a_preempted_job_checkpoints_is_queued_again_and_goes_on(tmp_path, tiny_
     steps = [line for line in metrics.read_text().splitlines() if "train/loss" in line]
     assert len(steps) == result.cost.steps  # each once
     children = [run for run in mlflow_runs(tmp_path) if run.data.tags.get("frostline.kind") == "trial"]
-    assert [run.info.status for run in children] == ["FINISHED"] * 2  # the same run, gone on with
+    assert [run.info.status for run in children] == ["FINISHED"] * 2  # the same run, resumed

@@ -1,4 +1,4 @@
-"""`frostline test`: the final number, looked at once."""
+"""`frostline test`: the final number, computed once."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def test_the_first_look_is_recorded_and_shown_again(run, frostline):
     wanted = read("scored/result.json")["metrics"]
     code, out, err = frostline("test", "r")
     assert code == 0, err
-    told = read("r/test.json")
-    assert (told["rows"], told["looks"]) == (40, 1)
-    for name, value in told["metrics"].items():
+    reported = read("r/test.json")
+    assert (reported["rows"], reported["looks"]) == (40, 1)
+    for name, value in reported["metrics"].items():
         assert value == pytest.approx(wanted[f"test/{name}"], abs=1e-5)
     assert "(40 rows)" in out
     assert "what the choice was made by" in out
     Path("r/model/config.json").write_text("")  # it is not asked any more
     code, again, _ = frostline("test", "r")
     assert code == 0
-    assert f"shown before ({told['first']})" in again
+    assert f"shown before ({reported['first']})" in again
     assert out.splitlines()[1] == again.splitlines()[1]
     code, _, err = frostline("test", "r", "--again")
     assert code == 2
@@ -58,8 +58,8 @@ def test_it_is_a_metric_of_the_run_in_mlflow(run, frostline, in_tmp):
     assert frostline("test", "r")[0] == 0
     store = client("sqlite:///mlflow.db")
     there = store.get_run(recorded_run(in_tmp / "r", "sqlite:///mlflow.db"))
-    told = read("r/test.json")
-    assert there.data.metrics["test/accuracy"] == told["metrics"]["accuracy"]
+    reported = read("r/test.json")
+    assert there.data.metrics["test/accuracy"] == reported["metrics"]["accuracy"]
     assert there.data.tags["frostline.test_looks"] == "1"
     assert there.info.status == "FINISHED"
 

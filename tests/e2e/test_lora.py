@@ -1,4 +1,4 @@
-"""LoRA as one more way of freezing: what is trained, what is saved, from the cache, stopped and gone on."""
+"""LoRA as one more way of freezing: what is trained, what is saved, from the cache, stopped and resumed."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_mlflow_loads_the_model_and_it_answers_as_predict_does(frostline, tiny_o
     assert {m.dataset_name for m in model.metrics if m.key.startswith("eval/")} == {"moods"}
     assert {m.key: m.value for m in model.metrics}["best/accuracy"] == run.data.metrics["best/accuracy"]
     assert {m.key for m in model.metrics} >= {"eval/loss", "eval/accuracy", "cost/train_s"}
-    for key, times in (("best/accuracy", 1), ("eval/accuracy", 3)):  # what stands in the run is not told twice
+    for key, times in (("best/accuracy", 1), ("eval/accuracy", 3)):  # what is in the run is not logged twice
         assert len(store.get_metric_history(run.info.run_id, key)) == times
 
     wanted = predicted(frostline, "one", TEXTS)
@@ -157,11 +157,11 @@ def test_an_old_server_gets_it_as_an_artifact(frostline, tiny_overrides, store, 
 def test_a_model_that_was_cut_off_is_uploaded_again(frostline, tiny_overrides, store, monkeypatch, mlflow_here, call):
     from mlflow import MlflowClient
 
-    def gone(self, *arguments, **settings):
-        raise ConnectionError("gone")
+    def missing(self, *arguments, **settings):
+        raise ConnectionError("lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr(MlflowClient, call, gone)
+        patched.setattr(MlflowClient, call, missing)
         code, _, err = frostline("run", *tiny_overrides, "dataset.train_rows=32", "hydra.run.dir=runs/one")
     assert code == 0
     assert "frostline sync records it later" in err

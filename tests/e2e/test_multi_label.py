@@ -94,10 +94,10 @@ def test_a_pipeline_and_predict_say_all_classes_of_a_text(several, tmp_path, fro
     scores = {each["label"]: each["score"] for each in pipe([text])[0]}
     code, out, _ = frostline("predict", "r", text, "--json")
     assert code == 0
-    told = json.loads(out)
-    assert told["scores"] == pytest.approx(scores, abs=1e-4)
-    assert told["label"] == "negative,positive"
-    assert told["score"] == pytest.approx(min(scores["negative"], scores["positive"]), abs=1e-4)
+    reported = json.loads(out)
+    assert reported["scores"] == pytest.approx(scores, abs=1e-4)
+    assert reported["label"] == "negative,positive"
+    assert reported["score"] == pytest.approx(min(scores["negative"], scores["positive"]), abs=1e-4)
     code, out, _ = frostline("predict", "r", "the plot of the actors")
     assert out.startswith("-\t")
     assert frostline("embed", "r", "--set", "eval")[0] == 0

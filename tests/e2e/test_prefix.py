@@ -390,7 +390,7 @@ def test_a_run_is_gone_on_with_as_it_began(train, home, caplog):
     _, whole = train(*cached)
     stopped, cut = train(*cached, monitor=StopAfter(11, 0))
     assert stopped.status is Status.KILLED
-    # whatever the config says now, and though the cache is gone
+    # whatever the config says now, and though the cache is missing
     shutil.rmtree(home / "prefix")
     resumed, folder = train("freeze.depth=2", "runtime.cache=off", resume_from=cut, sharing=Sharing(threads=2))
     assert resumed.prefix_cache == "depth 2"  # on its own thread, as it began

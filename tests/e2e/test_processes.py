@@ -167,7 +167,7 @@ def test_one_process_that_breaks_ends_all_with_one_reason(train, monkeypatch, br
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setattr("frostline.registry._imported", [])
     import_plugins(["rank_plugin"])
-    if breaks == "1:3:loader":  # as users have it, once: and torch hears of its loaders' deaths in no fork
+    if breaks == "1:3:loader":  # as users have it, once: and torch is not notified of its loaders' deaths in a fork
         monkeypatch.setattr("frostline.launch.processes.Popen", subprocess.Popen)
     began = time.monotonic()
     result, watch, folder = train(
@@ -309,8 +309,8 @@ def test_the_command_records_one_run(tmp_path, quick):
     assert run.data.metrics["eval/accuracy"] == result["metrics"]["eval/accuracy"]
     assert "training on cpu" in (tmp_path / "here" / "run.log").read_text()
     # No server there: the run goes on, says so once, and keeps what the store has missed.
-    gone = f"tracking.uri=http://127.0.0.1:{free_port()}"
-    again = call("reproduce", "here", gone, cwd=tmp_path)
+    missing = f"tracking.uri=http://127.0.0.1:{free_port()}"
+    again = call("reproduce", "here", missing, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "identical" in again.stdout
     assert again.stderr.count("does not answer as it should") == 1
@@ -341,7 +341,7 @@ def test_a_signal_stops_all_processes_after_the_step(tmp_path, quick, signum, co
         **PLUGIN,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert ("processes" in done.stderr) is bool(more), done.stderr  # another number of them is told
+    assert ("processes" in done.stderr) is bool(more), done.stderr  # another number of them is reported
     result = RunResult.read(tmp_path / "on")
     assert result.status is Status.FINISHED
     assert result.cost.steps == 20 * 4

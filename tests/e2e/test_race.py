@@ -66,7 +66,7 @@ def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path,
     asked = call("predict", "lr_x_depth", "good", cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr
     assert f"lr_x_depth: its recommended run, runs/lr_x_depth/{target.name}" in asked.stderr
-    # a model that is gone is trained again, to the same weights
+    # a missing model is trained again, to the same weights
     weights = (target / "model" / "model.safetensors").read_bytes()
     shutil.rmtree(target / "model")
     healed = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)

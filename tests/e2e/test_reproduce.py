@@ -103,8 +103,8 @@ def test_another_transformers_is_named_and_nothing_else(in_tmp, own):
     assert installed.returncode == 0, installed.stderr
     again = call("reproduce", "runs/one", "tracking=off", cwd=in_tmp, PYTHONPATH=str(in_tmp / "other"))
     assert again.returncode == 0, again.stderr
-    told = [line for line in again.stderr.splitlines() if "differs here" in line]
-    assert told == [f"differs here: transformers: {here} -> {OTHER} (may change bits)"]
+    reported = [line for line in again.stderr.splitlines() if "differs here" in line]
+    assert reported == [f"differs here: transformers: {here} -> {OTHER} (may change bits)"]
     equivalent = f"verdict: equivalent: within 0.01; not bit-equal because of transformers: {here} -> {OTHER}"
     assert "verdict: identical: " in again.stdout or equivalent in again.stdout
 
@@ -174,7 +174,7 @@ def test_bad_input_is_one_line(frostline, in_tmp, tiny_overrides, arguments, wor
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_runs_of_a_sweep_come_back_identical_from_mlflow_alone(frostline, in_tmp, own):
-    """Paused, pruned, gone on with, and trained in two slots."""
+    """Paused, pruned, resumed, and trained in two slots."""
     own = [o for o in own if not o.startswith("optimizer.lr=")]
     arguments = ["sweep.n_trials=8", "training.epochs=3", "sweep.rung_epochs=2", "runtime.slots=2", *RUNG]
     arguments += ["sweep.pruner.name=halving", "sweep.pruner.reduction_factor=2"]

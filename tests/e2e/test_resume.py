@@ -245,8 +245,8 @@ def test_a_checkpoint_of_another_schema_is_refused_and_other_versions_are_told(t
     versions = json.loads(manifest.read_text())["versions"]
     _edit(manifest, versions={**versions, "transformers": "5.3.0", "mlflow": "0"})
     _, folder = train(resume_from=cut)
-    told = f"resume: transformers 5.3.0 -> {versions['transformers']}: the numbers may differ"
-    assert [record.message for record in caplog.records if record.message.startswith(told)]
+    reported = f"resume: transformers 5.3.0 -> {versions['transformers']}: the numbers may differ"
+    assert [record.message for record in caplog.records if record.message.startswith(reported)]
     assert_same(whole, folder)
     _edit(manifest, schema=2)
     with pytest.raises(UserError, match=r"another version of frostline \(schema 2, this one reads 1\)"):
@@ -330,7 +330,7 @@ def test_a_malicious_checkpoint_runs_nothing(train, cut, tmp_path):
 @pytest.mark.parametrize("moment", ["step 32", "last evaluation", "saving", "recording"])
 @pytest.mark.slow
 def test_a_signal_after_the_last_step_lets_the_run_finish(train, tmp_path, make_spec, monkeypatch, moment):
-    """All the work is done: to throw it away would help nobody. But who runs several is told to stop."""
+    """All the work is done: to throw it away would help nobody. But a sweep is stopped."""
     from frostline.train import Interrupted
     from frostline.train.callbacks import EvaluationCallback
 

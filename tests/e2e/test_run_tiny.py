@@ -21,7 +21,7 @@ from tests.conftest import sentences, write_csv
 
 
 class Spy(NullRecorder):
-    """Keeps what it is told."""
+    """Keeps what it is given."""
 
     def __init__(self):
         self.started, self.lines, self.result = None, [], None

@@ -1,4 +1,4 @@
-"""Gradual unfreezing and LP-FT: what moves when, at which rate, from the cache and without, stopped and gone on."""
+"""Gradual unfreezing and LP-FT: what moves when, at which rate, from the cache and without, stopped and resumed."""
 
 from __future__ import annotations
 

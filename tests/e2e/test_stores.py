@@ -28,7 +28,7 @@ def bad_server(sleep_s: float):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             time.sleep(sleep_s)
-            with suppress(OSError):  # the client may have gone
+            with suppress(OSError):  # the client may have closed
                 self.send_error(500)
 
         def do_POST(self):
@@ -146,9 +146,9 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
             assert run.data.metrics["best/accuracy"] == trial.quality
             assert run.data.tags["frostline.status"] == ("FINISHED" if trial.state.value == "COMPLETE" else "PRUNED")
             lines = (folder / f"{trial.number:03d}" / "metrics.jsonl").read_text().splitlines()
-            told = [(row["step"], row["train/loss"]) for row in map(json.loads, lines) if "train/loss" in row]
+            reported = [(row["step"], row["train/loss"]) for row in map(json.loads, lines) if "train/loss" in row]
             history = made.get_metric_history(run.info.run_id, "train/loss")
-            assert sorted((metric.step, metric.value) for metric in history) == told
+            assert sorted((metric.step, metric.value) for metric in history) == reported
             assert run.data.params["freeze.depth"] == str(trial.depth)
             result = RunResult.read(folder / f"{trial.number:03d}")
             assert run.data.metrics["cost/train_s"] == result.cost.train_s
@@ -199,9 +199,9 @@ def test_a_server_that_goes_away_midway(tmp_path, tiny_overrides):
         assert call("sync", here, cwd=tmp_path).returncode == 0
         made, (run,) = all_runs(uri)
         assert run.info.status == "FINISHED"
-        told = [json.loads(line) for line in metrics.read_text().splitlines()]
+        reported = [json.loads(line) for line in metrics.read_text().splitlines()]
         history = made.get_metric_history(run.info.run_id, "train/loss")
-        assert len(history) == len([row for row in told if "train/loss" in row])
+        assert len(history) == len([row for row in reported if "train/loss" in row])
         assert {item.path for item in made.list_artifacts(run.info.run_id)} >= {"spec.json", "result.json"}
         (output,) = run.outputs.model_outputs
         assert made.get_logged_model(output.model_id).status.value == "READY"
@@ -218,8 +218,8 @@ def test_a_store_that_cant_say_whether_a_run_is_there_gets_no_second_one(tmp_pat
     run = made.create_run(made.create_experiment("e"))
     save_run_id(tmp_path / "run", uri, run.info.run_id)
     assert reopenable(tmp_path / "run", uri)[1].info.run_id == run.info.run_id
-    save_run_id(tmp_path / "gone", uri, "0" * 32)
-    assert reopenable(tmp_path / "gone", uri) is None
+    save_run_id(tmp_path / "missing", uri, "0" * 32)
+    assert reopenable(tmp_path / "missing", uri) is None
 
     def hiccup(self, run_id):
         raise MlflowException("API request failed: timed out")

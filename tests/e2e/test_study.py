@@ -1,4 +1,4 @@
-"""The study of docs/study.md on a tiny model: run, stopped, gone on with, and what its tables say."""
+"""The study of docs/study.md on a tiny model: run, stopped, resumed, and what its tables say."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
         arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    begun = tmp_path / "runs" / "s-n80-tuned" / "000" / "s0" / "result.json"
-    wait_for(begun.exists, what=str(begun))
+    started = tmp_path / "runs" / "s-n80-tuned" / "000" / "s0" / "result.json"
+    wait_for(started.exists, what=str(started))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the study and its sweep
     _, err = process.communicate(timeout=380)
     code = process.returncode

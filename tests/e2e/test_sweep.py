@@ -92,7 +92,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     best = ranked(found, True)[0]
     recommended = json.loads((folder / "report" / "recommended.json").read_text())
     assert [path.parent.name for path in folder.glob("*/model")] == [f"{recommended['trial']:03d}"]
-    # every frozen tensor was looked at, in both rungs
+    # every frozen tensor was hashed, in both rungs
     for result in results(folder).values():
         assert result["audit"]["frozen_unchanged"]
         assert result["audit"]["absent_from_optimizer"]
@@ -170,7 +170,7 @@ def test_a_point_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
     paused = [p for p in trials_in(folder) if p.state is TrialState.COMPLETE]
-    assert paused  # these were stopped after an epoch, and gone on with
+    assert paused  # these were stopped after an epoch, and resumed
     chosen = ranked(paused, True)[0]
     command = next(line for line in done.stdout.splitlines() if line.startswith("run it again: "))
     assert "freeze.depth=" in command
@@ -633,7 +633,7 @@ def test_eight_workers_start_together(tmp_path, tiny):
 
 
 def test_one_signal_finishes_the_step_and_the_same_command_goes_on(tmp_path, tiny):
-    """Ctrl-C in one trial; SIGTERM, when the same command has gone on, in another."""
+    """Ctrl-C in one trial; SIGTERM, when the same command has resumed, in another."""
     slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(5)]
     arguments = ["sweep", "lr_x_depth", *tiny, *slow]
     whole = tmp_path / "whole"

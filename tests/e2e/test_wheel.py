@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A venv with the wheel; its dependencies are looked up in this environment, frostline itself is not."""
+    """A venv with the wheel; its dependencies come from this environment, frostline itself is not."""
     place = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(place), str(ROOT)]
     done = subprocess.run(build, capture_output=True, text=True)

@@ -21,7 +21,7 @@ ALL = os.environ.get("FROSTLINE_FAULTS") == "all"
 SAMPLE = 4
 """Of each kind, in the suite."""
 
-SAME, TOLD, SILENT = "resumed to the same bits", "one line of error", "wrong without an error"
+SAME, ONE_LINE, SILENT = "resumed to the same bits", "one line of error", "wrong without an error"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200 if ALL else 900)]
 
@@ -73,7 +73,7 @@ def test_a_run(tmp_path, tiny_overrides, how):
                 result = SAME if outcome(home / "one") == wanted else SILENT
             else:
                 assert not is_resumable, (number, again.stderr)
-                result = TOLD if again.returncode == 2 and is_one_line(again.stderr) else SILENT
+                result = ONE_LINE if again.returncode == 2 and is_one_line(again.stderr) else SILENT
                 anew = call(*words, "hydra.run.dir=two", cwd=home, timeout=120)  # and nothing stands in the way
                 assert anew.returncode == 0, anew.stderr
                 assert outcome(home / "two") == wanted
@@ -113,9 +113,9 @@ def test_a_sweep(tmp_path, tiny_overrides, how):
         if code == 0:
             result = SAME if table(home) == wanted else SILENT
         else:
-            result = TOLD if code == 2 and is_one_line(err) else SILENT
+            result = ONE_LINE if code == 2 and is_one_line(err) else SILENT
         found[result] += 1
-        if result == TOLD:
+        if result == ONE_LINE:
             print(number, err.strip().splitlines()[-1].replace(str(home), ""))
         assert result != SILENT, (number, err)
         shutil.rmtree(home)
@@ -123,5 +123,5 @@ def test_a_sweep(tmp_path, tiny_overrides, how):
 
 
 def table(home: Path) -> list[tuple[object, ...]]:
-    told = json.loads((home / "runs/s/report/recommended.json").read_text())
-    return [(told["trial"],), *((p.number, p.params, p.state, dict(p.by_seed)) for p in trials(home / "runs/s"))]
+    reported = json.loads((home / "runs/s/report/recommended.json").read_text())
+    return [(reported["trial"],), *((p.number, p.params, p.state, dict(p.by_seed)) for p in trials(home / "runs/s"))]

@@ -219,11 +219,11 @@ def test_the_opening_begins_at_the_two_cheapest_levels_with_three_rates_each():
 def test_every_level_of_a_shallow_model_and_nine_of_a_deep_one_get_a_run():
     assert set(opening_levels(AXIS)) == set(AXIS.levels)
     assert set(opening_levels(depths(24))) == set(range(0, 25, 3))
-    begun: list[tuple[float, float]] = []
-    while (found := next_opening(AXIS, begun, None)) is not None:
-        begun.append(found)
-    assert len(begun) == 11
-    assert {level for level, _ in begun} == set(AXIS.levels)
+    started: list[tuple[float, float]] = []
+    while (found := next_opening(AXIS, started, None)) is not None:
+        started.append(found)
+    assert len(started) == 11
+    assert {level for level, _ in started} == set(AXIS.levels)
 
 
 def test_after_the_scouts_the_middle_then_the_level_farthest_from_those_tried():

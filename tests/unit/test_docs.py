@@ -134,8 +134,8 @@ def test_every_link_within_the_documentation_leads_somewhere():
 
 
 def test_every_page_has_its_place_on_the_site():
-    told = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
-    text = yaml.dump(told)
+    reported = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    text = yaml.dump(reported)
     for page in (ROOT / "docs").rglob("*.md"):
         assert str(page.relative_to(ROOT / "docs")) in text
 

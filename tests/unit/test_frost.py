@@ -180,7 +180,7 @@ def test_full_fine_tuning_is_a_row_of_its_own_and_no_trial(tmp_path):
     assert baseline.is_baseline
     assert baseline.params["freeze.depth"] is None
     assert 10**-4.3 < baseline.params["optimizer.lr"] < 10**-3.7  # the best rate of depth 0
-    started = [line[1] for line in watch.lines if line[0] == "begun"]
+    started = [line[1] for line in watch.lines if line[0] == "started"]
     assert started.index(-1) == 9  # when the search is over, before any further seed
     decision, _ = advisor.decide(summary.trials)
     assert (decision.standing, decision.recommended.level) == (Standing.SETTLED, -1.0)
@@ -199,9 +199,9 @@ def test_further_seeds_need_not_wait_for_full_fine_tuning(tmp_path):
     watch = Watch()
     summary, _ = sweep(tmp_path / "a", Executor(slots=2), listener=watch, full=True)
     assert summary.complete
-    started = [line[1] for line in watch.lines if line[0] == "begun"]
+    started = [line[1] for line in watch.lines if line[0] == "started"]
     first = started.index(-1)
-    assert watch.lines.index(("ended", -1, TrialState.COMPLETE)) > watch.lines.index(("begun", started[first + 1], 3))
+    assert watch.lines.index(("ended", -1, TrialState.COMPLETE)) > watch.lines.index(("started", started[first + 1], 3))
 
 
 @pytest.mark.slow

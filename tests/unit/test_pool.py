@@ -57,10 +57,10 @@ def test_slots_have_their_own_environment_and_run_side_by_side(make_pool, tmp_pa
     assert "meeting as a" in (tmp_path / "slot-0.log").read_text() + (tmp_path / "slot-1.log").read_text()
 
 
-@pytest.mark.parametrize("begun", [True, False])
-def test_it_grows(make_pool, tmp_path, begun):
+@pytest.mark.parametrize("started", [True, False])
+def test_it_grows(make_pool, tmp_path, started):
     with make_pool(1, env=lambda slot: {"SLOT": f"first {slot}"}) as pool:
-        if begun:
+        if started:
             pool.submit(0, {"do": "env"})
             assert collect(pool, 1)[0].value == "first 0"
         pool.grow(2, lambda slot: {"SLOT": f"then {slot}"})
@@ -70,7 +70,7 @@ def test_it_grows(make_pool, tmp_path, begun):
         values = {event.value for event in collect(pool, 2)}
         assert "then 1" in values
         assert values <= {"first 0", "then 0", "then 1"}
-        assert not begun or "first 0" in values  # it is the same process
+        assert not started or "first 0" in values  # it is the same process
 
 
 def test_the_environment_is_the_parents_of_now(make_pool, monkeypatch):
@@ -235,8 +235,8 @@ def test_a_signal_to_all_processes_ends_neither_template_nor_forks(tmp_path, sig
     process = parent(
         tmp_path,
         "import threading\n"
-        "heard = []\n"
-        f"signal.signal({int(signum)}, lambda *_: heard.append(1))\n"
+        "received = []\n"
+        f"signal.signal({int(signum)}, lambda *_: received.append(1))\n"
         f"threading.Timer(0.5, os.killpg, (0, {int(signum)})).start()\n"  # while the template imports
         "pool = started(template='slow_template')\n"
         "for key in range(4):\n"
@@ -247,7 +247,7 @@ def test_a_signal_to_all_processes_ends_neither_template_nor_forks(tmp_path, sig
         f"        os.killpg(0, {int(signum)})\n"
         "assert template() == first\n"
         "pool.close()\n"
-        "print(len(heard))\n",
+        "print(len(received))\n",
     )
     out, err = process.communicate(timeout=60)
     assert (out.split(), err, process.returncode) == (["2"], "", 0)

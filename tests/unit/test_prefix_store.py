@@ -1,4 +1,4 @@
-"""The files of the prefix cache: whole or not there, whoever crashes, fills the disk, or writes at the same time."""
+"""The files of the prefix cache: complete or absent, whatever crashes, fills the disk, or writes at the same time."""
 
 from __future__ import annotations
 
@@ -101,12 +101,12 @@ def test_damage_is_noticed_told_and_mended(store, caplog, damage):
 def test_what_is_removed_while_it_is_read_through_is_absent(entry, monkeypatch, caplog):
     from frostline.prefix_cache import entry as module
 
-    def gone(*arguments):
-        raise FileNotFoundError("gone")
+    def missing(*arguments):
+        raise FileNotFoundError("missing")
 
-    monkeypatch.setattr(module, "_damage", gone)
+    monkeypatch.setattr(module, "_damage", missing)
     assert entry.open("depth-001", SHAPE) is None
-    assert "is damaged (gone)" in caplog.text
+    assert "is damaged (missing)" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 99}'])

@@ -71,7 +71,7 @@ class Killed(BaseException):
 
 
 class FakeExecutor:
-    """Trains nothing; `slots` tasks at a time, each making its reports one by one. Ends in a random order if told."""
+    """Trains nothing; `slots` tasks at a time, each making its reports one by one. In a random order on request."""
 
     def __init__(self, plan, value=quality, slots=1, kill_after=None, order=None, broken=None):
         self.plan, self.value, self.slots = plan, value, slots
@@ -140,7 +140,7 @@ class Quiet:
         self.lines = []
 
     def started(self, task):
-        self.lines.append(("begun", task.number, task.rung))
+        self.lines.append(("started", task.number, task.rung))
 
     def reported(self, number, step, value):
         pass
@@ -228,7 +228,7 @@ def test_a_sweep_killed_anywhere_and_gone_on_with_ends_like_an_undisturbed_one(t
             trained += executor.done
             break
         assert table(summary.trials) == table(whole.trials)
-        assert len(trained) == len(set(trained))  # what was told is never trained again
+        assert len(trained) == len(set(trained))  # what is finished is never trained again
 
 
 def test_raising_the_total_goes_on(tmp_path):
@@ -666,9 +666,9 @@ def test_no_checkpoint_is_kept_that_nobody_can_need(tmp_path):
     plan = make_plan(n_trials=16)
     trials = go(tmp_path, plan, FakeExecutor(plan)).trials
     rung_1 = [replace(p, rung=1, state=TrialState.PRUNED, outcome=p.first_rung) for p in trials]
-    gone = set(eliminated(rung_1, plan, True, 16))
-    assert gone
-    assert not gone & {task.number for task in promoted(rung_1, plan, True)}
+    missing = set(eliminated(rung_1, plan, True, 16))
+    assert missing
+    assert not missing & {task.number for task in promoted(rung_1, plan, True)}
 
 
 # -- the storage --
@@ -849,8 +849,8 @@ def test_what_a_restarting_database_cut_off_is_asked_once_more(tmp_path, monkeyp
     assert "server closed the connection unexpectedly; trying again" in caplog.text
 
     def broken(*arguments, **options):
-        raise StorageInternalError("it is gone")
+        raise StorageInternalError("connection lost")
 
     monkeypatch.setattr(study._trials, "look", broken)
-    with pytest.raises(StorageInternalError, match="it is gone"):
+    with pytest.raises(StorageInternalError, match="connection lost"):
         study.trials()

@@ -309,7 +309,8 @@ class ClusterPool:
             key, host = placed.key, placed.about.host if placed.about is not None else "a node"
             self._drop(placed)
             self._next_look = 0.0
-            return [] if key is None else [WorkerEvent(EventKind.GONE, key, f"{host} died ({type(error).__name__})")]
+            why = f"{host} died ({type(error).__name__})"
+            return [] if key is None else [WorkerEvent(EventKind.MACHINE_DIED, key, why)]
         placed.pending = placed.actor.poll.remote(_POLL_S)
         events = []
         for each in news:
@@ -321,7 +322,7 @@ class ClusterPool:
             event = WorkerEvent(each.kind, placed.key, each.value)
             if placed.is_leaving and each.kind is EventKind.DONE and self._is_cut_short(each.value):
                 host = placed.about.host if placed.about is not None else "a node"
-                event = WorkerEvent(EventKind.GONE, placed.key, f"{host} is being drained")
+                event = WorkerEvent(EventKind.MACHINE_DIED, placed.key, f"{host} is being drained")
             events.append(event)
             if each.kind is not EventKind.MESSAGE:
                 placed.key = None

@@ -116,7 +116,7 @@ class Scale:
                 [given(images=[image], do_rescale=False, do_normalize=False)["pixel_values"][0] for image in images]
             )
         self.shape = whole.shape[1:]
-        # A byte has 256 values: what becomes of each is computed once, and looked up.
+        # A byte has 256 values: what becomes of each is computed once for all.
         found = np.tile(np.arange(256.0), (self.shape[0], 1))
         if getattr(given, "do_rescale", False):
             found = found * float(given.rescale_factor)

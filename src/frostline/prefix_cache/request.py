@@ -53,7 +53,7 @@ class CacheRequest:
     Attributes:
         spec: The run.
         machine: Device and precision, decided.
-        looked: The model, frozen, on the CPU.
+        probe: The model, frozen, on the CPU.
         depth: How many of the lowest blocks are frozen, and the embeddings; None: the embeddings are trained.
         tables: Tokenized rows.
         padding: How a batch of them is filled up.

@@ -31,8 +31,8 @@ _STARTUP = 10
 class SeededSampler(BaseSampler):
     """A sampler without memory: made anew for each trial from the sweep's seed and the trial's number.
 
-    So what a trial draws depends on them and on the trials told before, not on the process that asks: a sweep that was
-    killed and resumed draws what an undisturbed one would have drawn.
+    So what a trial draws depends on them and on the trials finished before, not on the process that asks: a sweep that
+    was killed and resumed draws what an undisturbed one would have drawn.
 
     Args:
         name: Which sampler.

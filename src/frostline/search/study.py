@@ -1,4 +1,4 @@
-"""A study asked for trials and told what they came to.
+"""A study: asked for trials, told their results.
 
 Only the parent process of a sweep writes to the storage. Everything that a resumed sweep needs lies in it.
 """
@@ -149,7 +149,7 @@ class Study(StoredStudy):
         """
         frozen = self._frozen(number)
         storage = self._study._storage
-        if frozen.state.is_finished():  # told earlier, by a call that was cut off
+        if frozen.state.is_finished():  # an earlier call that was cut off did it
             return
         storage.set_trial_user_attr(frozen._trial_id, attributes.FINAL, outcome.to_dict(2))
         done = outcome.state is TrialState.COMPLETE

@@ -119,10 +119,10 @@ class PoolExecutor:
             self._settled(event.key, self._trials[event.key])
             return [self._runs.checked(number, self._trials[event.key].params, event.value, seed)]
         died = event.kind in {EventKind.DIED, EventKind.TEMPLATE_DIED}
-        if self._stopping and (died or event.kind is EventKind.GONE):  # the signal came between two runs
+        if self._stopping and (died or event.kind is EventKind.MACHINE_DIED):  # the signal came between two runs
             return [TrialEnded(number=number, outcome=None, seed=seed)]
         reason = str(event.value)
-        if event.kind is EventKind.GONE:  # as often as need be: it says nothing of the trial
+        if event.kind is EventKind.MACHINE_DIED:  # as often as need be: it says nothing of the trial
             self._retry(event.key, reason)
             return []
         if died and event.key not in self._retried:

@@ -31,8 +31,8 @@ def flops_per_epoch(
 
     2 per parameter and token forward; backward, 2 for the gradient of what a matrix is given and 2 for that of the
     matrix itself (Kaplan et al. 2020, arXiv 2001.08361, section 2.1): the latter where it is trained, the former
-    wherever something below it is, or it is itself. Embeddings are looked up, not multiplied; attention scores are left
-    out, as there.
+    wherever something below it is, or it is itself. Embeddings are table lookups, not products; attention scores are
+    left out, as there.
 
     Args:
         model: Frozen as it will be trained.

@@ -123,4 +123,4 @@ class EventKind(StrEnum):
     DIED = "died"  # the process ended
     TEMPLATE_DIED = "template died"  # it ended because the process that it was forked from had ended
     TIMEOUT = "timeout"  # no sign of life: the process was killed
-    GONE = "gone"  # the machine that it ran on
+    MACHINE_DIED = "machine died"

@@ -117,10 +117,10 @@ def test_other_rows_that_are_trained_on_are_counted_and_told(train, make_spec, t
     twin = replace(spec.dataset, name="twin", eval_fraction=0.2, seed=0)
     spec = replace(spec, dataset=replace(spec.dataset, also_evaluate=(twin,)))
     result = run(spec, RunContext(NullRecorder(), tmp_path / "run"))
-    told = result.data["also"]["twin"]
-    assert told["eval_rows"] == 32
-    assert 20 < told["overlap"] <= 32
-    assert f"twin: evaluation rows whose text is trained on: {told['overlap']} of 32" in caplog.text
+    reported = result.data["also"]["twin"]
+    assert reported["eval_rows"] == 32
+    assert 20 < reported["overlap"] <= 32
+    assert f"twin: evaluation rows whose text is trained on: {reported['overlap']} of 32" in caplog.text
 
 
 def test_other_classes_are_refused_in_one_line(make_spec, tmp_path):

@@ -38,17 +38,17 @@ def test_it_is_not_trained_again_but_told_again(tiny_overrides, in_tmp, tmp_path
         sharing=Sharing(),
     )  # fmt: skip
     assert run_trial(trial, Channel()).outcome.state is TrialState.COMPLETE
-    (told,) = mlflow_runs(Path.cwd())
-    assert (told.info.status, told.data.tags["frostline.status"]) == ("FINISHED", "FINISHED")
+    (reported,) = mlflow_runs(Path.cwd())
+    assert (reported.info.status, reported.data.tags["frostline.status"]) == ("FINISHED", "FINISHED")
     stamp = (folder / "result.json").stat().st_mtime_ns
     client = MlflowClient(store)  # as the next command leaves a run whose process died before it could say how it ended
-    client.set_tag(told.info.run_id, "frostline.status", "KILLED")
-    client.set_tag(told.info.run_id, "frostline.reason", "its process died")
-    client.set_terminated(told.info.run_id, status="KILLED")
+    client.set_tag(reported.info.run_id, "frostline.status", "KILLED")
+    client.set_tag(reported.info.run_id, "frostline.reason", "its process died")
+    client.set_terminated(reported.info.run_id, status="KILLED")
     assert run_trial(trial, Channel()).outcome.state is TrialState.COMPLETE
     (again,) = mlflow_runs(Path.cwd())
-    assert again.info.run_id == told.info.run_id
+    assert again.info.run_id == reported.info.run_id
     assert (again.info.status, again.data.tags["frostline.status"]) == ("FINISHED", "FINISHED")
     assert "frostline.reason" not in again.data.tags
     assert (folder / "result.json").stat().st_mtime_ns == stamp
-    assert again.data.metrics == told.data.metrics
+    assert again.data.metrics == reported.data.metrics
