@@ -135,10 +135,12 @@ class best_effort:  # noqa: N801 - reads as a statement, as `contextlib.suppress
 
     Args:
         what: Is tried, for the log.
+        level: Of the log line.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, level: int = logging.DEBUG) -> None:
         self._what = what
+        self._level = level
 
     def __enter__(self) -> None:
         pass
@@ -146,6 +148,8 @@ class best_effort:  # noqa: N801 - reads as a statement, as `contextlib.suppress
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
         if isinstance(error, Exception):
             log.debug("%s", self._what, exc_info=error)
+            if self._level > logging.DEBUG:
+                log.log(self._level, "%s (%s: %s)", self._what, type(error).__name__, in_one_line(error))
             return True
         return False
 

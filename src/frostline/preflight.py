@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from frostline import assets, metrics
 from frostline.errors import SpecError, UserError
 from frostline.models import optimizer
+from frostline.records.recorder import RECORDERS
 from frostline.records.run_folder import SPEC_FILE, is_run_id
-from frostline.registry import import_plugins
 from frostline.spec import ModelSpec, Source, spec_diff
 
 if TYPE_CHECKING:
@@ -27,9 +27,10 @@ def preflight(job: Job) -> None:
         UserError: One line that says what to mend.
     """
     spec = job.run
-    import_plugins(job.plugins)
     optimizer.check(spec.optimizer)
     metrics.check(spec.training, spec.dataset.task)
+    for name in job.tracking.recorders:
+        RECORDERS.get(name)
     spec.freeze.check_installed()
     if spec.model.source is Source.PATH:
         spec.check_depth(num_blocks(spec.model))

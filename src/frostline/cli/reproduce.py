@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
 
     from frostline.config import Job
-    from frostline.records.recorder import RunStart
+    from frostline.records.recorder import RunStart, named_recorders
     from frostline.reproduce.compare import Verdict
     from frostline.reproduce.record import Recorded
     from frostline.spec import RunSpec
@@ -211,7 +211,7 @@ def _rerun(
     sharing = Sharing(threads=next((use.threads for use in recorded.result.cache_uses if use.threads), None))
     overrides = [redact(word) for word in (recorded.source, *options.overrides)]
     with RunFolder(folder, spec, overrides, keep_diff=job.tracking.git_diff) as run_folder:
-        recorders: list[Recorder] = [run_folder, watch]
+        recorders: list[Recorder] = [run_folder, watch, *named_recorders(job.tracking.recorders, spec, folder)]
         if job.tracking.enabled:
             # Its model is the recorded one once more, or not worth keeping.
             where = dataclasses.replace(job.tracking, log_model=False)

@@ -20,11 +20,10 @@ from frostline.errors import RunFailedError, UserError, visible
 from frostline.files import write_atomically
 from frostline.preflight import check_resume
 from frostline.provenance import redact
-from frostline.records.recorder import Recorder, Recorders
+from frostline.records.recorder import Recorder, Recorders, named_recorders
 from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_context import RunContext
 from frostline.records.run_folder import SPEC_FILE, RunFolder
-from frostline.registry import import_plugins
 from frostline.report import one_line, summary
 from frostline.signals import PREEMPTED, Interrupted, exit_code
 
@@ -78,7 +77,6 @@ class RunTask:
             _redact_file(Path(settings.sweep.dir) / "multirun.yaml")
         try:
             job = decode_job(cfg)
-            import_plugins(job.plugins)
             own = [word for word in settings.overrides.task if not word.startswith(_PLACE_IN_SWEEP)]
             result, stopped = execute(job, out_dir, [redact(override) for override in own])
         except UserError as error:
@@ -124,7 +122,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
         if step is None:
             raise UserError(f"resume={job.resume}: {_why_none(out_dir)}")
     with RunFolder(out_dir, spec, overrides, resume_step=step, keep_diff=job.tracking.git_diff) as folder:
-        recorders: list[Recorder] = [folder]
+        recorders: list[Recorder] = [folder, *named_recorders(job.tracking.recorders, spec, out_dir)]
         if job.tracking.enabled:
             again = child is not None or step is not None
             recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=again))

@@ -24,6 +24,7 @@ from frostline import paths
 from frostline.config.errors import one_line_errors
 from frostline.config.recorded import refuse_code
 from frostline.errors import SpecError, listing, nearest
+from frostline.registry import import_plugins
 from frostline.spec import Engine, RaySpec, RunSpec, Source, TrackingSpec, expand_cache_shorthand
 from frostline.spec.decode import decode
 
@@ -113,6 +114,8 @@ def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
         if rest["engine"] not in set(Engine):
             raise SpecError(f"runtime.engine={rest['engine']}: no such choice; one of {listing(Engine)}")
         decode(RaySpec, rest["ray"], "runtime.ray")  # under the name that the user gave it
+        if isinstance(rest["plugins"], list) and all(isinstance(name, str) for name in rest["plugins"]):
+            import_plugins(rest["plugins"])  # a task or a freeze method may be a plugin's
         run = RunSpec.from_dict(_with_other_sets(values, searchpath))
         _check_names(run)
         return decode(Job, {"run": run, **rest})

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from frostline.data.table_cache import load_cached
 from frostline.errors import DataError, as_user_error, first_line
 from frostline.files import is_lfs_pointer
 from frostline.hashes import file_sha256, hashes_of
+from frostline.registry import Registry
 from frostline.spec import DatasetSpec, Format, Source
 
 _BY_EXTENSION = {
@@ -55,6 +57,11 @@ _JSON_PIECE = 10 << 20
 """Bytes, as `datasets` has it."""
 
 
+READERS: Registry[Callable[[Path, DatasetSpec], Mapping[str, Sequence[Any]]]] = Registry("file format")
+"""Readers of further file formats by extension, without its dot: path, spec -> columns by name, all of one length.
+Register your own in a plugin: `@READERS.register("arff")`."""
+
+
 def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     """Reads a local file into a memory-mapped table.
 
@@ -68,6 +75,12 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     """
     if path.is_dir() or spec.format in {Format.PIXELS, Format.FOLDER}:
         return _read_images(path, spec)
+    extension = path.suffix.lower().removeprefix(".")
+    if spec.format is Format.AUTO and path.suffix.lower() not in _BY_EXTENSION and extension in READERS:
+        table = datasets.Dataset.from_dict(dict(READERS.get(extension)(path, spec)))
+        if len(table) == 0:
+            raise DataError(f"{path}: holds no rows")
+        return RawTable(table=table, fingerprint=file_sha256(path), name=path.name, folder=path.parent)
     given = path
     path, form = _prepared(path, spec, cache_dir)
     sha256 = file_sha256(path) if form is Format.PARQUET else _check_text(path)

@@ -111,7 +111,7 @@ def check(spec: TrainingSpec, task: Task) -> None:
 
 def _is_for(name: str, task: Task) -> bool:
     info = METRICS.get(name)
-    return task.name in {info.task, *info.also}
+    return (task.metrics_of or task.name) in {info.task, *info.also}
 
 
 class ComputeMetrics:

@@ -59,6 +59,9 @@ class Task:
 
     strata: ClassVar[Strata] = Strata.CLASSES
 
+    metrics_of: ClassVar[str | None] = None
+    """Name of the task whose metrics fit; None: those that name this task."""
+
     rows_are_independent: ClassVar[bool] = True
     """Whether what a metric averages over are independent rows, so that an interval of it is known."""
 

@@ -21,6 +21,7 @@ class TrackingSpec:
         git_diff: Whether a run's folder keeps what is changed beside the commit of the working directory.
         parent_run: Id of the MLflow run that the run is nested under; None: of none.
         run_name: Name of the MLflow run; None: the run's coordinates.
+        recorders: Names of further recorders, which a plugin registers.
         params: Keys of a nested run's config that are recorded as params besides the usual ones.
     """
 
@@ -34,6 +35,7 @@ class TrackingSpec:
     parent_run: str | None
     run_name: str | None
     params: tuple[str, ...]
+    recorders: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.enabled and not self.uri.strip():

@@ -17,7 +17,7 @@ from frostline import assets
 from frostline.console import configure_logging
 from frostline.errors import MACHINE_WAY_OUT, MachineError, UserError, machine_trouble
 from frostline.records.monitor import RunControl
-from frostline.records.recorder import Recorder, Recorders
+from frostline.records.recorder import Recorder, Recorders, named_recorders
 from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_context import RunContext
 from frostline.records.run_folder import FOR_TERMINAL, RunFolder
@@ -265,7 +265,7 @@ def _train(
             f"training.accumulation_steps={training.accumulation_steps}",
         ]
     with RunFolder(folder, spec, overrides, resume_step=step or 0, keep_diff=job.tracking.git_diff) as run_folder:
-        recorders: list[Recorder] = [run_folder]
+        recorders: list[Recorder] = [run_folder, *named_recorders(job.tracking.recorders, spec, folder)]
         if job.tracking.enabled:
             child = child_of(trial, spec.seed, retried=retried)
             recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=retried is None))
