@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo study study-quick test test-fast test-cases test-faults test-gpu check format docs docs-serve ui bench clean
+.PHONY: help setup demo study study-quick test test-fast test-cases test-faults test-gpu check format rooms docs docs-serve ui bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,7 +26,7 @@ demo: $(STAMP) ## fetch model and data, search over frozen depth and learning ra
 	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
 	$(BIN)/frostline sweep demo
 
-study: $(STAMP) ## frozen layers x training size, five seeds: an hour and a half on two cores with bf16, hours without; stopped, it goes on
+study: $(STAMP) ## frozen layers x training size, five seeds: an hour and a half on two cores with bf16, hours without; stopped, it is resumed
 	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
 	$(BIN)/python studies/frozen_layers.py
 
@@ -58,6 +58,9 @@ check: $(STAMP) ## ruff, mypy --strict, import-linter
 format: $(STAMP) ## let ruff format and mend what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+rooms: $(STAMP) ## the lines of each room of src/frostline, and docs/rooms.png from the import graph
+	$(BIN)/python docs/rooms.py
 
 docs: $(STAMP) ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

@@ -61,7 +61,7 @@ EXACT = """
 import numpy as np
 from PIL import Image
 from frostline.data.pixel_table import Scale
-from frostline.models.loading import load_image_processor
+from frostline.models.processors import load_image_processor
 
 processor = load_image_processor(folder)
 noise = np.random.default_rng(1).integers(0, 256, (50, 70, 3)).astype("uint8")
