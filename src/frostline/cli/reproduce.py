@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import argparse
 
     from frostline.config import Job
-    from frostline.records.recorder import RunStart, named_recorders
+    from frostline.records.recorder import RunStart
     from frostline.reproduce.compare import Verdict
     from frostline.reproduce.record import Recorded
     from frostline.spec import RunSpec
@@ -192,7 +192,7 @@ def _rerun(
 ) -> int:
     from frostline.launch import run
     from frostline.provenance import redact
-    from frostline.records.recorder import Recorder, Recorders
+    from frostline.records.recorder import Recorder, Recorders, named_recorders
     from frostline.records.result import Status
     from frostline.records.run_context import Sharing
     from frostline.records.run_folder import RunFolder

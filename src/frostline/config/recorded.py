@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -13,15 +13,6 @@ from frostline.config.errors import one_line_errors
 from frostline.errors import SpecError, UserError
 from frostline.records.run_folder import SPEC_FILE
 from frostline.spec import SCHEMA_VERSION, RunSpec, check_schema
-
-if TYPE_CHECKING:
-    from frostline.spec import RunSpec
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
 
 
 def spec_from_text(text: str) -> RunSpec:

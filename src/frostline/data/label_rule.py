@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from frostline.data.label_values import (
     IGNORED_LABEL,
@@ -19,9 +19,6 @@ from frostline.data.label_values import (
 )
 from frostline.errors import DataError, listing, nearest
 from frostline.spec import MissingLabels
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from frostline.data.lists import list_in, refuse_bare_list
 from frostline.errors import DataError, listing, nearest
-
-if TYPE_CHECKING:
-    pass
-
 
 NULL_OF_DATABASES = r"\N"
 """What MySQL and PostgreSQL write for no value."""

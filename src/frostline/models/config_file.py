@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -18,15 +18,6 @@ from transformers.utils import logging as transformers_logging
 
 from frostline.errors import ModelError, as_user_error, first_line
 from frostline.models import timm_models
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
 
 
 def reads_images(config: Any) -> bool:

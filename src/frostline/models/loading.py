@@ -22,9 +22,6 @@ from frostline.models.config_file import load_config, quiet_transformers, reads_
 from frostline.spec import TASKS, HeadChoice, Init, Task
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
     from frostline.spec import ModelSpec

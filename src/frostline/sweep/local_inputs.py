@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from frostline import assets
 from frostline.cluster import LocalInput
 from frostline.errors import UserError
 from frostline.spec import DatasetSpec, Format, Source
 from frostline.sweep.trial_job import TrialJob
-
-if TYPE_CHECKING:
-    pass
 
 
 def local_inputs(trial: TrialJob) -> dict[str, LocalInput]:

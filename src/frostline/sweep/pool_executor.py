@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from frostline.errors import UserError
 from frostline.records.result import Cause
@@ -18,9 +17,6 @@ from frostline.sweep.trial_job import Evaluated, TrialJob, TrialReply, WarningTe
 from frostline.sweep.trial_runs import TrialRuns, sharing_of
 from frostline.workers.pool import WorkerEvent, Workers
 from frostline.workers.worker_main import EventKind
-
-if TYPE_CHECKING:
-    pass
 
 _POLL_S = 0.2
 _CAUSES = {

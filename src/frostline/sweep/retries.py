@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import gc
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from frostline.config import spec_from_json
 from frostline.errors import UserError
 from frostline.records.run_folder import SPEC_FILE
 from frostline.spec import RunSpec, spec_diff
 from frostline.sweep.trial_job import Retry, SeedRun
-
-if TYPE_CHECKING:
-    pass
 
 
 def adopt_retry(seed_run: SeedRun) -> tuple[RunSpec, Retry | None]:

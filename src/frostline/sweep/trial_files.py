@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 from frostline.records.trial import TrialRecord, TrialState, ranked
 from frostline.search import TrialTask, eliminated
 from frostline.spec import KeepModels, SweepSpec
 from frostline.sweep.folder import SweepFolder
-
-if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
-    pass
 
 
 class TrialFiles:

@@ -9,15 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from frostline.config import Job
 from frostline.records.run_context import Sharing
 from frostline.records.trial import BASELINE_NUMBER, TrialOutcome
 from frostline.spec import RunSpec
-
-if TYPE_CHECKING:
-    pass
 
 
 class Retry(StrEnum):

@@ -6,16 +6,12 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from frostline.hashes import DamagedError
 from frostline.records.result import RunResult
 from frostline.records.run_folder import MODEL_FOLDER, RECORDED_FILES, check_files
 from frostline.records.trial import TrialOutcome, TrialState
 from frostline.spec import EVAL_SET
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -27,9 +26,6 @@ from frostline.sweep.input_check import InputCheck
 from frostline.sweep.params import encode, is_full
 from frostline.sweep.read_config import Compose, Sweep
 from frostline.sweep.trial_job import SeedRun, TrialReply
-
-if TYPE_CHECKING:
-    pass
 
 
 class TrialRuns:
