@@ -26,10 +26,6 @@ from frostline.tracking.pending import check_reachable, reason_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Run
 
 log = logging.getLogger(__name__)

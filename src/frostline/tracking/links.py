@@ -19,8 +19,6 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
-if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _TAG = "mlflow.sharedViewState."

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
-
 class Channel:
     """A job's line to the parent, in the worker."""
 
