@@ -1,6 +1,6 @@
 """Frozen layers x training size, at one learning rate and at the best of each depth: docs/study.md.
 
-    make study          # all of it; stopped, the same command goes on
+    make study          # all of it; stopped, the same command resumes
     make study-quick    # two sizes, two seeds
 
 The public experiment that it repeats (RoBERTa-base, 5 seeds, learning rate 5e-5 for every depth) can not tell "this
@@ -158,7 +158,7 @@ def run_all(plan: Plan) -> int:
                 command = [sys.executable, "-m", "frostline", *plan.command(rows, wanted, tuned=tuned)]
                 code = _run(command)
                 if code:
-                    print(f"{name} ended with exit code {code}; the same command goes on from there", file=sys.stderr)
+                    print(f"{name} ended with exit code {code}; the same command resumes from there", file=sys.stderr)
                     return code
     print(f"== all of it took {(time.monotonic() - began) / 60:.0f} min", flush=True)
     return 0

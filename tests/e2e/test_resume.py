@@ -1,4 +1,4 @@
-"""Checkpoints that are whole, and runs that go on from them as if nothing had happened."""
+"""Checkpoints that are whole, and runs that resume from them as if nothing had happened."""
 
 import importlib
 import json

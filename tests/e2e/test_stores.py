@@ -1,4 +1,4 @@
-"""A real MLflow server, and one that is down, slow or answers 500: training goes on, `frostline sync` catches up."""
+"""A real MLflow server, and one that is down, slow or answers 500: training continues, `frostline sync` catches up."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model
     _, err = process.communicate(timeout=380)
     code = process.returncode
     assert code == 130, err
-    assert err.splitlines()[-1] == "s-n80-tuned ended with exit code 130; the same command goes on from there"
+    assert err.splitlines()[-1] == "s-n80-tuned ended with exit code 130; the same command resumes from there"
     assert "Traceback" not in err
     code, out, err = study()
     assert code == 0, err

@@ -88,7 +88,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     page = (folder / "report" / "report.html").read_text(encoding="utf-8")
     assert 'src="data:image/png;base64,' in page
     assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
-    # models: of the recommended one alone; checkpoints: of nobody, after the end of those that went on
+    # models: of the recommended one alone; checkpoints: of none, after the end of those that were promoted
     best = ranked(found, True)[0]
     recommended = json.loads((folder / "report" / "recommended.json").read_text())
     assert [path.parent.name for path in folder.glob("*/model")] == [f"{recommended['trial']:03d}"]
@@ -135,7 +135,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
     again = call("sweep", "lr_x_depth", *tiny, *small(14, *learns), cwd=tmp_path)
     assert again.returncode == 0
-    assert "going on: 14 of 14 trials are done" in again.stderr
+    assert "resuming: 14 of 14 trials are done" in again.stderr
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")} == before
     assert again.stdout == done.stdout
     # and the report alone, from the files
@@ -389,7 +389,7 @@ def test_out_of_memory_is_first_answered_by_taking_hidden_states_off_the_device(
     _, children = pairs(tmp_path, "depth_only")
     assert [run.data.tags["frostline.retried"] for run in children if "frostline.retried" in run.data.tags] == [off]
     assert json.loads((folder / "000" / "spec.json").read_text())["training"]["batch_size"] == 16
-    assert len(set((tmp_path / "pids").read_text().split())) == 1  # the worker goes on, and keeps none there any more
+    assert len(set((tmp_path / "pids").read_text().split())) == 1  # the worker continues, and keeps none there any more
     assert list((tmp_path / "home" / "prefix").rglob("depth-001.bin"))  # from files, since
 
 

@@ -88,7 +88,7 @@ def steps_in(cwd: Path) -> int:
 
 
 def progress(folder: Path) -> dict[Path, int]:
-    """The step that each run would go on from; beyond all for one that has a result."""
+    """The step that each run would resume from; beyond all for one that has a result."""
     steps = {path: CheckpointStore(path.parent).newest_step() or 0 for path in folder.rglob(CHECKPOINTS_FOLDER)}
     found = {path.parent: step for path, step in steps.items()}
     return found | {path.parent: 10**9 for path in folder.rglob(RESULT_FILE)}

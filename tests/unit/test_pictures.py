@@ -200,7 +200,7 @@ def test_pixels_that_were_used_longest_ago_go_first(folder, models, tmp_path, fr
     assert assets.trim_pixels(size) == 0
     assert assets.trim_pixels(size - 1) == size // 2
     assert (old.path.exists(), new.path.exists()) == (False, True)
-    assert old.inputs([0])["pixel_values"].shape == (1, 3, 32, 32), "who reads them goes on"
+    assert old.inputs([0])["pixel_values"].shape == (1, 3, 32, 32), "open readers are not disturbed"
     assert assets.trim_pixels(0, {new.path}) == 0
     assert "MB of images, decoded and resized" in frostline("cache", "list")[1]
     assert "MB of images from" in frostline("cache", "clear")[1]

@@ -85,7 +85,7 @@ class RunFolder:
         folder: Created if it isn't there.
         spec: Written as `spec.json`.
         overrides: Written as `overrides.yaml`.
-        go_on_from: None begins a run in a folder that has none. A step goes on with the run that lies there: numbers
+        resume_step: None starts a run in a folder that has none. A step resumes the run that lies there: numbers
             up to this step are kept, the others and its result go; 0 begins it again.
 
         keep_diff: Whether `git.diff` is written.

@@ -1,4 +1,4 @@
-"""A study: asked for trials, told their results.
+"""A study: it is asked for trials and gets their results.
 
 Only the parent process of a sweep writes to the storage. Everything that a resumed sweep needs lies in it.
 """
