@@ -29,6 +29,7 @@ import pytest
 from frostline import assets
 from frostline.config import compose_run
 from frostline.hashes import sealed
+from frostline.process_cache import PROCESS_CACHE
 from frostline.spec import RunSpec
 
 REAL_HOME = (
@@ -213,13 +214,6 @@ def make_spec(tiny_overrides: list[str]) -> Callable[..., RunSpec]:
     return make
 
 
-ONCE_A_PROCESS = (
-    ("frostline.tracking.pending", "_warned"), ("frostline.tracking.pending", "_down"),
-    ("frostline.tracking.reach", "_answered"),
-)  # fmt: skip
-"""What a process knows of stores: a command that runs in the tests' process must not know it from another."""
-
-
 @pytest.fixture
 def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callable[..., tuple[int, str, str]]]:
     """Runs the command in this process; returns exit code, standard output and standard error."""
@@ -232,9 +226,7 @@ def frostline(capfd: pytest.CaptureFixture[str], monkeypatch) -> Iterator[Callab
 
     def call(*arguments: str) -> tuple[int, str, str]:
         capfd.readouterr()
-        for module, name in ONCE_A_PROCESS:
-            if module in sys.modules:
-                getattr(sys.modules[module], name).clear()
+        PROCESS_CACHE.clear()
         with pytest.raises(SystemExit) as stop:
             main(list(arguments))
         out, err = capfd.readouterr()

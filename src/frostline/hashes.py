@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from frostline.errors import UserError
+from frostline.process_cache import PROCESS_CACHE
 
 SEAL = "sha256"
 """Key of a JSON record that holds the hash of all its other keys."""
@@ -54,7 +54,7 @@ def unchanged_sha256(path: Path) -> str:
     return _sha256_of(path, (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
 
 
-@lru_cache(maxsize=1024)
+@PROCESS_CACHE.function
 def _sha256_of(path: Path, stamp: tuple[int, ...]) -> str:
     del stamp  # part of the key
     return file_sha256(path)

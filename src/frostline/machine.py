@@ -5,12 +5,12 @@ from __future__ import annotations
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 
 from frostline.errors import SpecError
+from frostline.process_cache import PROCESS_CACHE
 from frostline.spec import Device, Precision, RunSpec
 
 
@@ -45,7 +45,7 @@ class Machine:
         }
 
 
-@cache
+@PROCESS_CACHE.function
 def _blas() -> str:
     """Returns the libraries that torch's matrix products come from, as torch was built."""
     words = ("Math Kernel Library", "MKL-DNN", "OpenBLAS", "BLAS_INFO")
@@ -54,7 +54,7 @@ def _blas() -> str:
     return "; ".join(line[:120] for line in named)
 
 
-@cache
+@PROCESS_CACHE.function
 def _gpu() -> dict[str, str | None]:
     """Returns the CUDA version that torch was built for, and the driver."""
     found: dict[str, str | None] = {"cuda": torch.version.cuda, "driver": None}

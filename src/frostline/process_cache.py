@@ -1,14 +1,16 @@
-"""What a process that trains one run after another keeps from run to run."""
+"""The one object that holds what a process keeps from run to run."""
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 Value = TypeVar("Value")
-
+Container = TypeVar("Container", bound="set[Any] | dict[Any, Any]")
+P = ParamSpec("P")
 
 _MOST = 4
 """Things of one kind that are kept (assumed: a sweep has one or two data sets and models)."""
@@ -35,6 +37,51 @@ class LruCache(Generic[Value]):
                 self._values.popitem(last=False)
         self._values.move_to_end(key)
         return self._values[key]
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self._values.clear()
+
+
+class ProcessCache:
+    """Everything that a process keeps from run to run. Numbers never depend on it.
+
+    A module declares its part at import; `clear` empties all parts, so that what a process knows has one owner and one
+    end.
+    """
+
+    def __init__(self) -> None:
+        self._clear: list[Callable[[], None]] = []
+
+    def lru(self, most: int = _MOST) -> LruCache[Any]:
+        """Returns a part for the last few things of a kind.
+
+        Args:
+            most: How many.
+        """
+        part: LruCache[Any] = LruCache(most)
+        self._clear.append(part.clear)
+        return part
+
+    def container(self, part: Container) -> Container:
+        """Makes an empty set or dict a part, and returns it."""
+        self._clear.append(part.clear)
+        return part
+
+    def function(self, function: Callable[P, Value]) -> Callable[P, Value]:
+        """Decorates a function whose last 1,024 results are kept, by its arguments."""
+        cached = functools.lru_cache(maxsize=1024)(function)
+        self._clear.append(cached.cache_clear)
+        return functools.wraps(function)(cached)  # type: ignore[return-value]
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        for clear in self._clear:
+            clear()
+
+
+PROCESS_CACHE = ProcessCache()
+"""Of this process."""
 
 
 def stamp(files: Iterable[Path]) -> tuple[Hashable, ...]:

@@ -10,12 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from frostline import variables
+from frostline.process_cache import PROCESS_CACHE
 
 _PACKAGES = (
     "frostline",
@@ -71,7 +71,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-@cache
+@PROCESS_CACHE.function
 def packages() -> tuple[str, ...]:
     """Returns the installed packages as `pip freeze` lists them: `name==version`, or `name @ url`."""
     lines: dict[str, str] = {}
@@ -89,7 +89,7 @@ def packages() -> tuple[str, ...]:
     return tuple(line for _, line in sorted(lines.items()))
 
 
-@cache
+@PROCESS_CACHE.function
 def _instruction_set() -> tuple[str, ...]:
     """Returns the CPU's vector and matrix instructions, which decide about the kernels that are chosen."""
     try:
@@ -122,7 +122,7 @@ def git_diff(folder: Path, limit_bytes: int = 256 * 1024) -> str | None:
     return redact(text) + "\n"
 
 
-@cache
+@PROCESS_CACHE.function
 def num_cores() -> int:
     """Returns the CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
@@ -149,7 +149,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-@cache
+@PROCESS_CACHE.function
 def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():

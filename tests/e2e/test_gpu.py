@@ -150,11 +150,11 @@ def test_a_run_from_the_cache_trains_like_one_without(train, depth, precision, b
 def test_hidden_states_on_the_gpu_are_those_of_the_files_to_the_bit(train, monkeypatch):
     cached, on_gpu = train(*CACHED)
     assert cached.status is Status.FINISHED, cached.reason
-    assert [made.data.device.type for made in gpu_memory._KEPT.values()] == ["cuda"]
+    assert [made.data.device.type for made in gpu_memory.resident()] == ["cuda"]
     gpu_memory.forget()
     monkeypatch.setattr(gpu_memory, "_SHARE", 0.0)
     _, from_files = train(*CACHED)
-    assert not gpu_memory._KEPT
+    assert not gpu_memory.resident()
     left, right = weights(on_gpu), weights(from_files)
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert losses(on_gpu) == losses(from_files)
@@ -162,13 +162,13 @@ def test_hidden_states_on_the_gpu_are_those_of_the_files_to_the_bit(train, monke
 
 def test_hidden_states_stay_on_the_gpu_from_run_to_run_and_make_room(train, monkeypatch):
     train(*CACHED)
-    (first,) = gpu_memory._KEPT.values()
+    (first,) = gpu_memory.resident()
     train(*CACHED, "seed=1")
-    assert list(gpu_memory._KEPT.values()) == [first]
+    assert gpu_memory.resident() == [first]
     monkeypatch.setattr(gpu_memory, "_room", lambda prefix: first.data.nbytes + 1)
     result, _ = train(*CACHED, "freeze.depth=3")
     assert result.status is Status.FINISHED, result.reason
-    (second,) = gpu_memory._KEPT.values()
+    (second,) = gpu_memory.resident()
     assert second is not first
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from frostline.errors import UserError
 from frostline.prefix_cache import compute, gpu_memory, open_or_compute
 from frostline.prefix_cache.collate import Collator
+from frostline.process_cache import PROCESS_CACHE
 from frostline.records.monitor import NullMonitor
 from frostline.records.recorder import NullRecorder, Recorders
 from frostline.records.result import RunResult, Status
@@ -95,7 +96,7 @@ def assert_close(one: Path, other: Path, bound: float = BOUND):
 def on_device(monkeypatch):
     """Lets hidden states live on the device, as on a GPU."""
     monkeypatch.setattr(gpu_memory, "_room", lambda prefix: 1 << 30)
-    monkeypatch.setattr(gpu_memory, "_given_up", False)
+    PROCESS_CACHE.clear()
     gpu_memory.forget()
     yield
     gpu_memory.forget()
@@ -105,7 +106,7 @@ def on_device(monkeypatch):
 @pytest.mark.parametrize("freeze", ["freeze.depth=1", "freeze.depth=3", "freeze=head"])
 def test_hidden_states_on_the_device_give_the_bits_of_those_in_files(train, home, on_device, freeze):
     held, one = train(freeze, "runtime.cache=auto")
-    assert len(gpu_memory._KEPT) == 1
+    assert len(gpu_memory.resident()) == 1
     assert not (home / "prefix").exists()
     assert held.cost.fill_s > 0
     assert held.cost.saved_s > 0
@@ -214,7 +215,7 @@ def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, mo
 
     from frostline.prefix_cache import attach
 
-    monkeypatch.setattr(attach, "_CHECKED", set())  # else what another test compared would not be compared again
+    PROCESS_CACHE.clear()  # else what another test compared would not be compared again
     if broken == "padding":  # what the whole model gives depends on the padding: as FNet's does
         real = Collator.__call__
 

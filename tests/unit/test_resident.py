@@ -17,6 +17,7 @@ from frostline.prefix_cache.compute import RowsToCompute, at_position
 from frostline.prefix_cache.entry import FileShape, HiddenStates
 from frostline.prefix_cache.gpu_memory import RowOffsets
 from frostline.prefix_cache.open_or_compute import Prefix
+from frostline.process_cache import PROCESS_CACHE
 from tests.conftest import tiny_config
 
 LENGTHS = {"training": np.array([3, 1, 5, 2]), "held-out": np.array([4, 2])}
@@ -76,7 +77,7 @@ def tables():
 
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
-    monkeypatch.setattr(gpu_memory, "_given_up", False)
+    PROCESS_CACHE.clear()
     monkeypatch.setattr(gpu_memory, "_room", lambda prefix: 1 << 20)
     gpu_memory.forget()
     yield
@@ -112,10 +113,10 @@ def test_what_is_there_is_used_again_and_the_oldest_makes_room(prefix, tables, m
     hold(prefix, 1, tables)  # now depth 2 is the oldest
     monkeypatch.setattr(gpu_memory, "_room", lambda prefix: 2 * first.resident.data.nbytes)
     third = hold(prefix, 3, tables)
-    assert [each is made.resident for each, made in zip(gpu_memory._KEPT.values(), (first, third), strict=True)] == [
+    assert [each is made.resident for each, made in zip(gpu_memory.resident(), (first, third), strict=True)] == [
         True
     ] * 2
-    assert second.resident not in list(gpu_memory._KEPT.values())
+    assert second.resident not in gpu_memory.resident()
 
 
 def test_other_rows_or_weights_are_others(prefix, tables):
@@ -124,7 +125,7 @@ def test_other_rows_or_weights_are_others(prefix, tables):
     hold(prefix, 1, tables)
     hold(prefix, 1, [tables[0], replace(tables[1], sha256="other")])
     hold(replace(prefix, facts={"weights": "others"}), 1, tables)
-    assert len(gpu_memory._KEPT) == 3
+    assert len(gpu_memory.resident()) == 3
 
 
 def test_they_must_fit(prefix, tables, monkeypatch):
@@ -150,7 +151,7 @@ def test_a_full_device_is_given_up_for_good(prefix, tables, monkeypatch):
 
     monkeypatch.setattr(gpu_memory, "_make", full)
     assert hold(prefix, 2, tables) is None
-    assert not gpu_memory._KEPT
+    assert not gpu_memory.resident()
     monkeypatch.setattr(gpu_memory, "_make", real)
     assert not gpu_memory.fits(prefix, 1, tables)
     assert gpu_memory.give_up() is False  # nothing was left

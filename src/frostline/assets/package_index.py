@@ -16,6 +16,7 @@ from typing import Any
 
 from frostline.errors import AssetError
 from frostline.hashes import file_sha256
+from frostline.process_cache import PROCESS_CACHE
 from frostline.provenance import redact
 
 _TIMEOUT_S = 30.0
@@ -108,22 +109,18 @@ def _indexes() -> Iterator[str]:
             yield extra
 
 
-_config_cache: dict[str, str] | None = None
-
-
+@PROCESS_CACHE.function
 def _pip_config() -> dict[str, str]:
     """Returns pip's settings of this machine, as `{'index-url': ...}`; empty without pip."""
-    global _config_cache
-    if _config_cache is None:
-        command = [sys.executable, "-P", "-m", "pip", "config", "list"]
-        try:
-            listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
-        except (OSError, subprocess.TimeoutExpired):
-            listed = ""
-        _config_cache = {}
-        for line in listed.splitlines():
-            key, _, value = line.partition("=")
-            section, _, name = key.partition(".")
-            if section in {"global", "install", "download"}:
-                _config_cache[name] = value.strip().strip("'\"").replace("\\n", " ")
-    return _config_cache
+    command = [sys.executable, "-P", "-m", "pip", "config", "list"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        listed = ""
+    settings = {}
+    for line in listed.splitlines():
+        key, _, value = line.partition("=")
+        section, _, name = key.partition(".")
+        if section in {"global", "install", "download"}:
+            settings[name] = value.strip().strip("'\"").replace("\\n", " ")
+    return settings

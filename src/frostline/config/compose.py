@@ -9,7 +9,6 @@ from __future__ import annotations
 import shlex
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -24,6 +23,7 @@ from frostline import paths
 from frostline.config.errors import one_line_errors
 from frostline.config.recorded import refuse_code
 from frostline.errors import SpecError, listing, nearest
+from frostline.process_cache import PROCESS_CACHE
 from frostline.registry import import_plugins
 from frostline.spec import Engine, RaySpec, RunSpec, Source, TrackingSpec, expand_cache_shorthand
 from frostline.spec.decode import decode
@@ -138,7 +138,7 @@ def _check_names(run: RunSpec) -> None:
             )
 
 
-@cache
+@PROCESS_CACHE.function
 def _origin_of(group: str, name: str) -> dict[str, str]:
     """Returns where a ready-made choice is from, as its file says; nothing if there is none of this name."""
     path = paths.conf_dir() / group / f"{name}.yaml"
@@ -152,7 +152,7 @@ def _origin_of(group: str, name: str) -> dict[str, str]:
     }
 
 
-_OTHER_SETS: dict[tuple[str, ...], dict[str, Any]] = {}
+_OTHER_SETS: dict[tuple[str, ...], dict[str, Any]] = PROCESS_CACHE.container({})
 """By search path and name: a sweep composes the same ones for each of its trials."""
 
 

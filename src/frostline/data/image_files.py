@@ -9,7 +9,6 @@ import io
 import math
 import os
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import datasets
@@ -19,6 +18,7 @@ from PIL import Image
 from frostline.data.raw_table import RawTable
 from frostline.errors import DataError, listing
 from frostline.hashes import file_sha256
+from frostline.process_cache import PROCESS_CACHE
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation", "dev"})
 
@@ -148,7 +148,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in _extensions()
 
 
-@cache
+@PROCESS_CACHE.function
 def _extensions() -> frozenset[str]:
     found = Image.registered_extensions()
     return frozenset(ending for ending, form in found.items() if form in Image.OPEN and form not in {"PDF", "MPEG"})

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from frostline.models.blocks import Anatomy, NamedModule
+from frostline.process_cache import PROCESS_CACHE
 from frostline.records.result import Audit, Frozen, ParamCount
 from frostline.spec import FreezeMethod
 
@@ -127,7 +128,7 @@ def freeze(
     )
 
 
-_KNOWN: dict[str, dict[str, str]] = {}
+_KNOWN: dict[str, dict[str, str]] = PROCESS_CACHE.container({})
 """Hashes of tensors by origin."""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from frostline.files import is_lfs_pointer
 from frostline.hashes import unchanged_sha256
 from frostline.models import head
 from frostline.models.config_file import load_config, quiet_transformers, reads_images
+from frostline.process_cache import PROCESS_CACHE
 from frostline.spec import TASKS, HeadChoice, Init, Task
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _head_in(folder: Path, task: Task) -> tuple[head.Head, dict[str, str]]:
     return _head_found(folder, kind, changed)
 
 
-@lru_cache(maxsize=8)
+@PROCESS_CACHE.function
 def _head_found(folder: Path, task: Task, changed: tuple[int, ...]) -> tuple[head.Head, dict[str, str]]:
     del changed  # part of the cache key
     with torch.random.fork_rng(devices=[]):  # the next draws are the head's, whether this was cached or not
@@ -262,7 +262,7 @@ def max_positions(folder: Path, task: Task) -> int | None:
     return positions - _positions_before(folder, task, positions, (folder / "config.json").stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=8)
+@PROCESS_CACHE.function
 def _positions_before(folder: Path, task: Task, positions: int, changed: int) -> int:
     """Returns how many rows of the table of positions stand before the first token's."""
     del changed  # part of the cache key

@@ -29,6 +29,7 @@ from frostline.prefix_cache.probe_model import ModelProbe
 from frostline.prefix_cache.request import CachedPrefix, CacheRequest
 from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix_cache.suffix import Suffix, TrainableModel, hidden_size, vectors_of_image
+from frostline.process_cache import PROCESS_CACHE
 from frostline.records.result import CacheUse
 from frostline.records.run_context import Sharing
 from frostline.records.run_folder import FOR_TERMINAL
@@ -109,7 +110,7 @@ def _cannot(probe: ModelProbe, depth: int | None, dropout: bool) -> str | None:
     return None
 
 
-_CHECKED: set[str] = set()
+_CHECKED: set[str] = PROCESS_CACHE.container(set())
 """What this process has compared already."""
 
 

@@ -24,6 +24,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from frostline.files import write_atomically
+from frostline.process_cache import PROCESS_CACHE
 
 log = logging.getLogger(__name__)
 
@@ -313,7 +314,7 @@ class CacheEntry:
         return None if size == shape.num_bytes else f"{size} bytes instead of {shape.num_bytes}"
 
 
-_verified: set[tuple[str, int, int, int]] = set()
+_verified: set[tuple[str, int, int, int]] = PROCESS_CACHE.container(set())
 """Files that this process has read through: once is enough, since nobody changes them in place."""
 
 

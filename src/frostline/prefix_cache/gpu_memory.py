@@ -21,6 +21,7 @@ import torch
 from frostline.prefix_cache.compute import RowsToCompute, at_position, compute_hidden_states
 from frostline.prefix_cache.entry import FileShape
 from frostline.prefix_cache.open_or_compute import Prefix
+from frostline.process_cache import PROCESS_CACHE
 from frostline.records.run_folder import FOR_TERMINAL
 
 log = logging.getLogger(__name__)
@@ -102,16 +103,16 @@ class OpenedStates:
     fill_s: float
 
 
-_KEPT: OrderedDict[str, StatesOnGpu] = OrderedDict()
+_KEPT: OrderedDict[str, StatesOnGpu] = PROCESS_CACHE.container(OrderedDict())
 """What this process has on its device, the oldest use first."""
 
-_given_up = False
-"""Whether a run of this process ran out of memory beside them."""
+_OUT_OF_MEMORY: set[str] = PROCESS_CACHE.container(set())
+"""Not empty if a run of this process ran out of memory beside them."""
 
 
 def fits(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute]) -> bool:
     """Returns whether hidden states may live on the model's device."""
-    if _given_up:
+    if _OUT_OF_MEMORY:
         return False
     return _key(prefix, depth, tables) in _KEPT or _num_bytes(prefix, depth, tables) <= _room(prefix)
 
@@ -154,6 +155,11 @@ def keep_on_gpu(
     return OpenedStates(resident=made, fill_s=took)
 
 
+def resident() -> list[StatesOnGpu]:
+    """Returns what is in the device's memory, the oldest use first."""
+    return list(_KEPT.values())
+
+
 def forget() -> None:
     """Gives the memory back."""
     _KEPT.clear()
@@ -161,10 +167,9 @@ def forget() -> None:
 
 def give_up() -> bool:
     """Gives the memory back and takes none any more; returns whether there was any."""
-    global _given_up
     had = bool(_KEPT)
     _KEPT.clear()
-    _given_up = True
+    _OUT_OF_MEMORY.add("seen")
     return had
 
 

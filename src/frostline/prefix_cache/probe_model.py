@@ -18,7 +18,7 @@ from frostline.models.config_file import config_sha256
 from frostline.models.loading import LoadedModel
 from frostline.prefix_cache.last_block import LastBlockAtPosition, position_of, read_block
 from frostline.prefix_cache.suffix import reads_images
-from frostline.process_cache import LruCache
+from frostline.process_cache import PROCESS_CACHE, LruCache
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,10 @@ class ModelProbe:
     is_steady: bool = True
 
 
-_POSITIONS: LruCache[str | None] = LruCache()
-_CHECKED: set[str] = set()
+_POSITIONS: LruCache[str | None] = PROCESS_CACHE.lru()
+_CHECKED: set[str] = PROCESS_CACHE.container(set())
 """Kinds whose last block was found to be the same at the read position alone."""
-_UNSTEADY: set[str] = set()
+_UNSTEADY: set[str] = PROCESS_CACHE.container(set())
 
 
 def probe_model(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokenized, *, wanted: bool) -> ModelProbe:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from frostline.errors import SpecError, listing, nearest
+from frostline.process_cache import PROCESS_CACHE
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def _dotted(prefix: str, key: object) -> str:
     return f"{prefix}.{key}" if prefix else str(key)
 
 
-@cache
+@PROCESS_CACHE.function
 def _hints(cls: Hashable) -> dict[str, Any]:
     hints = get_type_hints(cls)
     return {field.name: hints[field.name] for field in fields(cast("Any", cls))}

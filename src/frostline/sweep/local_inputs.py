@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from frostline import assets
 from frostline.cluster import LocalInput
 from frostline.errors import UserError
+from frostline.process_cache import PROCESS_CACHE
 from frostline.spec import DatasetSpec, Format, Source
 from frostline.sweep.trial_job import TrialJob
 
@@ -52,7 +52,7 @@ def _with_images(data: DatasetSpec, path: Path) -> LocalInput:
     return LocalInput(path=path, beside=tuple(name for name in names if (path.parent / name).is_file()))
 
 
-@functools.cache
+@PROCESS_CACHE.function
 def _images_of(path: Path, data: DatasetSpec) -> tuple[str, ...]:
     from frostline.data.readers import image_names
 

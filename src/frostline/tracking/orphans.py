@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 import sys
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.errors import UserError
+from frostline.process_cache import PROCESS_CACHE
 from frostline.provenance import process_start
 from frostline.records.result import Status
 from frostline.records.run_folder import METRICS_FILE, metrics_up_to
@@ -33,12 +33,16 @@ log = logging.getLogger(__name__)
 
 def end_dead_runs(uri: str, experiment_id: str) -> int:
     """Ends what processes of this machine left RUNNING, now; returns how many runs there were."""
-    reconcile.cache_clear()
-    return reconcile(uri, experiment_id)
+    return _reconcile(uri, experiment_id)
 
 
-@cache
+@PROCESS_CACHE.function
 def reconcile(uri: str, experiment_id: str) -> int:
+    """See `end_dead_runs`; once per process."""
+    return _reconcile(uri, experiment_id)
+
+
+def _reconcile(uri: str, experiment_id: str) -> int:
     """Ends the runs that a process of this machine left RUNNING when it died; once per process.
 
     The numbers of their last seconds, which had not been sent, are taken from their folders. A run that is resumed

@@ -16,6 +16,7 @@ from typing import Any
 
 from frostline.errors import in_one_line
 from frostline.files import write_atomically
+from frostline.process_cache import PROCESS_CACHE
 from frostline.provenance import redact
 from frostline.spec import TrackingSpec
 from frostline.tracking.reach import knock
@@ -26,10 +27,10 @@ PENDING_FILE = ".mlflow-pending.json"
 _DOWN_S = 60.0
 """So long a server that did not answer isn't asked again by a process (assumed): else each trial would wait for it."""
 
-_down: dict[str, tuple[float, str]] = {}
+_down: dict[str, tuple[float, str]] = PROCESS_CACHE.container({})
 """Stores that did not answer: until when they aren't asked again, and why."""
 
-_warned: set[str] = set()
+_warned: set[str] = PROCESS_CACHE.container(set())
 """Stores that this process has warned about."""
 
 

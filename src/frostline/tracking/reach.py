@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from frostline.process_cache import PROCESS_CACHE
+
 LIMIT_S = 2.0
 """So long a store may take to accept a connection."""
 
@@ -21,7 +23,7 @@ _VALID_S = 60.0
 
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
-_answered: dict[str, float] = {}
+_answered: dict[str, float] = PROCESS_CACHE.container({})
 
 
 def knock(uri: str) -> None:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Hashable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,14 @@ from frostline.data.load import Rows, load_rows
 from frostline.data.pixel_table import ImageInput, PixelTable, pixel_tables
 from frostline.data.tokenize import Tokenized, pixelize, tokenize
 from frostline.errors import AssetError, DataError, as_user_error, listing
-from frostline.process_cache import LruCache
+from frostline.process_cache import PROCESS_CACHE, LruCache
 from frostline.spec import EVAL_SET, TEST_SET, DatasetSpec, Format, RunSpec, Source
 
 log = logging.getLogger(__name__)
 
-_ROWS: LruCache[Rows] = LruCache(8)
-_OVERLAPS: LruCache[int] = LruCache(32)
-_TABLES: LruCache[Tokenized] = LruCache()
+_ROWS: LruCache[Rows] = PROCESS_CACHE.lru(8)
+_OVERLAPS: LruCache[int] = PROCESS_CACHE.lru(32)
+_TABLES: LruCache[Tokenized] = PROCESS_CACHE.lru()
 
 
 def load_data(spec: RunSpec, bar: bool) -> tuple[Rows, dict[str, Rows]]:
@@ -158,7 +157,7 @@ def load_only(spec: RunSpec) -> tuple[int, int]:
     return len(rows.train), len(rows.evaluation)
 
 
-@cache
+@PROCESS_CACHE.function
 def warn_once(message: str) -> None:
     """Logs once what every run of a multirun would repeat; `result.json` has the counts of each."""
     log.warning(message)

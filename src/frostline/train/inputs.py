@@ -19,7 +19,7 @@ from frostline.errors import SpecError, listing
 from frostline.hashes import unchanged_sha256
 from frostline.metrics import ComputeMetrics
 from frostline.models import config_file, processors
-from frostline.process_cache import LruCache
+from frostline.process_cache import PROCESS_CACHE, LruCache
 from frostline.spec import EVAL_SET, TEST_SET, RunSpec
 from frostline.train.data import load_data, load_pixels, load_tables, overlap, warn_once
 
@@ -144,8 +144,8 @@ def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase
     return tokenizer, sha256
 
 
-_TOKENIZERS: LruCache[PreTrainedTokenizerBase] = LruCache()
-_PROCESSORS: LruCache[BaseImageProcessor] = LruCache()
+_TOKENIZERS: LruCache[PreTrainedTokenizerBase] = PROCESS_CACHE.lru()
+_PROCESSORS: LruCache[BaseImageProcessor] = PROCESS_CACHE.lru()
 
 
 def _tokenizer_sha256(folder: Path) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import gc
 import os
-from functools import cache
 
 import numpy as np
 import torch
 
+from frostline.process_cache import PROCESS_CACHE
 
-@cache
+
+@PROCESS_CACHE.function
 def freeze_gc() -> None:
     """Takes what was imported out of the garbage collector's sight, once: Trainer collects at the start of each run."""
     gc.collect()
