@@ -39,11 +39,11 @@ def main(arguments: list[str], commands: tuple[str, ...]) -> int:
             return 0
         ending = " " if line.endswith(" ") else ""
         os.environ["COMP_LINE"] = shlex.join([words[0]]) + " " + " ".join(rest) + ending
-    from frostline.cli.run import launch
+    from frostline.cli.run import application
     from frostline.cli.task import RunTask
 
     sys.argv = ["frostline"]
-    launch(arguments, RunTask(command="frostline"))
+    application(arguments, RunTask(command="frostline"))()
     return 0
 
 

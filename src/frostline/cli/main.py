@@ -10,7 +10,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from frostline import __version__, paths, scratch, signals, variables
@@ -66,7 +66,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print(f"note: this user has no home; caches lie in {home} (set HOME or FROSTLINE_HOME)", file=sys.stderr)
     signals.end_on_second()
     try:
-        code = _dispatch(arguments)
+        command, rest = _command(arguments)
+        code = int(command(rest))
     except UserError as error:
         code = report_error(error)
     except RunFailedError as error:
@@ -84,14 +85,15 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _dispatch(arguments: list[str]) -> int:
+def _command(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str]]:
+    """Returns what runs a command line, and the arguments for it."""
     if arguments and arguments[0] in {"-sc", "--shell-completion", "--shell_completion"}:
         completion = importlib.import_module("frostline.cli.completion")
-        return int(completion.main(arguments, tuple(_COMMANDS)))
+        return lambda words: int(completion.main(words, tuple(_COMMANDS))), arguments
     parser = _parser()
     if not arguments:
         parser.print_help()
-        return 0
+        sys.exit(0)
     if arguments[0] not in _COMMANDS:
         parser.parse_args(arguments)  # --help, --version, or an error with the choices
     ignored = variables.ignore(os.environ)
@@ -100,7 +102,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"note: ignored, since the config decides: {listed}", file=sys.stderr)
     scratch.remove_left()
     command = importlib.import_module(f"frostline.cli.{arguments[0]}")
-    return int(command.main(expand_cache_shorthand(arguments[1:])))
+    return command.main, expand_cache_shorthand(arguments[1:])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline import paths
@@ -44,7 +45,7 @@ def run_application(arguments: list[str], task: RunTask) -> int:
     configure_logging()
     HydraConfig.instance().cfg = None  # of an earlier command of this process
     try:
-        launch(arguments, task)
+        application(arguments, task)()
     except (UserError, RunFailedError) as error:
         print_comparison(task.folders)
         # In a multirun each job reported its own error when it happened.
@@ -60,15 +61,14 @@ def run_application(arguments: list[str], task: RunTask) -> int:
     return 0
 
 
-def launch(arguments: list[str], task: RunTask) -> Any:
-    """Hands over to Hydra; its exceptions come back unprinted."""
+def application(arguments: list[str], task: RunTask) -> Callable[[], Any]:
+    """Returns Hydra's application for a command line; its exceptions come back unprinted."""
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks and exits by itself
     sys.argv = ["frostline", *_flags_first(arguments)]
     _check_flags(sys.argv[1:])
-    application = hydra.main(version_base="1.3", config_path=str(paths.conf_dir()), config_name="config")(task)
-    return application()
+    return hydra.main(version_base="1.3", config_path=str(paths.conf_dir()), config_name="config")(task)
 
 
 _FLAGS_WITH_VALUE = frozenset(
