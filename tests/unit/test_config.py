@@ -18,9 +18,9 @@ from frostline.errors import SpecError, UserError, nearest
         (["learning_rate=1e-3"], r"did you mean 'optimizer.lr'"),
         (
             ["model.name=bert_base"],
-            r"model.name=bert_base: is the name of another one .*; to take that: model=bert_base",
+            r"model.name=bert_base: is the name of the ready-made model .*; use that one by model=bert_base",
         ),
-        (["dataset.name=tweets"], r"dataset.name=tweets: is the name of another one .*: dataset=tweets"),
+        (["dataset.name=tweets"], r"dataset.name=tweets: is the name of the ready-made dataset .* by dataset=tweets"),
         (["+nonsense=1"], r"nonsense: unknown key"),
         (["optimizer.lr=abc"], r"optimizer.lr=abc: expected a number, got the text 'abc'"),
         (["seed=1.5"], r"seed=1.5: expected a whole number"),

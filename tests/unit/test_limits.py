@@ -1,4 +1,4 @@
-"""What keeps the sources readable, counted: docs/design.md, "Limits"."""
+"""What keeps the sources readable, counted: docs/design.md, rule 10."""
 
 import ast
 import re

@@ -161,9 +161,7 @@ class SetRule(ClassRule):
         for item in listed:
             bits |= 1 << int(ClassRule.label(self, item))
         if len(listed) > bits.bit_count() and all(as_whole_number(item) is not None for item in listed):
-            raise DataError(
-                f"{value!r} names a class twice; a 0 or a 1 for each class wants these alone, in lists of one length"
-            )
+            raise DataError(f"{value!r} names a class twice; for a 0 or 1 per class, give lists of one length")
         return bits
 
     def is_missing(self, value: Any) -> bool:

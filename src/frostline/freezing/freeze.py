@@ -33,7 +33,7 @@ class FrozenPart:
     Attributes:
         model: The whole model.
         modules: What is frozen whole and pinned in eval mode, lowest first.
-        loose: Names of frozen parameters outside of these.
+        extra_params: Names of frozen parameters outside of these.
         prefix_depth: How many of the lowest blocks are frozen whole, and the embeddings with them: what a run may begin
             above; None if the embeddings are trained.
         frozen: The choice, and the depth that it came to.

@@ -140,7 +140,7 @@ def _is_stack(module: nn.ModuleList, num_layers: int | None) -> bool:
 def _beside(
     model: nn.Module, list_name: str, base_name: str
 ) -> tuple[tuple[NamedModule, ...], tuple[NamedModule, ...]]:
-    """Sorts everything beside the way from the model down to the block list into below and above."""
+    """Returns the modules outside of the block list: those before it in the model (below), and the others (above)."""
     below: list[NamedModule] = []
     above: list[NamedModule] = []
     outer: list[list[NamedModule]] = []

@@ -3,6 +3,7 @@
 Frozen blocks are deterministic, so their output for a row never changes: it is kept on the disk and shared by epochs,
 runs, processes and later commands. The blocks above are trained from there.
 
-`store` keeps files and knows no torch; `fill` computes them; `suffix` is a model that begins above them; `provide` puts
-the three together.
+`entry` reads and writes the files of one entry, `store` finds, lists and bounds all entries; neither knows torch.
+`compute` makes hidden states, `suffix` is a model that starts above them, `open_or_compute` puts these together, and
+`attach` gives them to a run.
 """

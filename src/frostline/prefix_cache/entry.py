@@ -257,7 +257,7 @@ class CacheEntry:
             shapes: By name.
 
         Yields:
-            A writer for each; and what is to be filled in: the seconds that computing each took.
+            A writer for each name; and a dict that the caller fills: seconds that computing each took.
 
         Raises:
             CacheError: The disk is full, or something else is wrong with it; nothing is left behind.

@@ -156,7 +156,7 @@ def open_or_compute(
 def _start(
     prefix: Prefix, entry: CacheEntry, lowest: int, lengths: np.ndarray[Any, Any], alive: Callable[[], None]
 ) -> tuple[int, HiddenStates] | None:
-    """Returns the deepest depth below the lowest that is missing which is there, with its hidden states."""
+    """Returns the deepest cached depth below `lowest`, the shallowest missing one, with its hidden states."""
     for depth in range(lowest - 1, 0, -1):
         shape = prefix.shape(depth, lengths)
         if entry.has(prefix.name(depth), shape):

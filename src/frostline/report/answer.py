@@ -23,7 +23,7 @@ class LevelRow:
     Attributes:
         level: Its value.
         group: The model and number of rows, if they are swept: levels of two don't compare.
-        point: The trial that the level is judged by; None if the level was not tried to its end.
+        trial: The trial that the level is judged by; None if the level was not tried to its end.
         mean: Posterior mean of the metric.
         low: Lower end of its 95 % interval.
         high: Upper end.
@@ -33,7 +33,7 @@ class LevelRow:
         seeds: Of the trial.
         num_trials: Trials at this level, those stopped early included.
         collapsed: Runs at this level that learnt nothing.
-        operations: Of training, as recorded, beside those of the dearest level; None: unknown.
+        operations: Of training, as recorded, relative to those of the most expensive level; None: unknown.
         seconds: Of training: the median over the runs at this level with the same further keys; None: unknown.
     """
 
@@ -167,7 +167,7 @@ def answer_of(
     Args:
         trials: All of the study.
         metric: The objective's name.
-        advisors: Who answers the question of each group of trials (`Point.group`).
+        advisors: Who answers the question of each group of trials (`TrialRecord.group`).
         maximize: Whether more of the objective is better.
         num_blocks: Of the model, if there is one model and it is known.
         evidence: A trial's quality on a set of rows, row by row where that is at hand; None: what the trials know.

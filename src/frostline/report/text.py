@@ -157,7 +157,7 @@ def legend(answer: Answer) -> str:
 def against_words(comparison: Comparison, metric: str) -> str:
     """Returns a comparison in words: `0.8 points worse, 95 % interval -0.4 to 2.0, p 0.11`."""
     scale = 100.0 if is_share(metric) else 1.0
-    unit = " trials" if is_share(metric) else ""
+    unit = " points" if is_share(metric) else ""
     size = difference(abs(comparison.loss), metric)
     word = "worse" if comparison.loss >= 0 else "better"
     shown = [f"{scale * value:.1f}" if unit else f"{value:.3g}" for value in (comparison.low, comparison.high)]

@@ -57,10 +57,10 @@ class Executor(Protocol):
         """Returns what happened, after a moment at most; may be empty."""
 
     def answer(self, key: Key, prune: bool) -> None:
-        """Answers the `Reported` of a task."""
+        """Answers the `TrialReported` of a task."""
 
     def stop(self) -> None:
-        """Interrupts what runs: each task ends, with an `Ended`."""
+        """Interrupts what runs: each task ends, with a `TrialEnded`."""
 
 
 class Listener(Protocol):

@@ -17,7 +17,7 @@ class TrialKind(Enum):
     """What a trial is.
 
     Attributes:
-        POINT: A trial of the sweep, at whatever rung.
+        TRIAL: A trial of the sweep, at whatever rung.
         WARM: A trial of an earlier study, to learn from.
         SURPLUS: A number of a rebuilt study that no trial has.
     """
@@ -40,8 +40,8 @@ class StudySnapshot:
     """The trials of a study at one moment, by number.
 
     Attributes:
-        trials: All of them.
-        trials: Those that are trials.
+        frozen_trials: All that Optuna has.
+        trials: Those of the sweep: not of an earlier study, and no placeholder.
     """
 
     frozen_trials: Sequence[FrozenTrial]

@@ -126,7 +126,7 @@ class SweepSpec:
         seed: Of the sampler. Apart from the runs' seeds.
         pruner: How a run is stopped after an evaluation.
         seeds: A trial is trained once with each; None: once, with the run's `seed`.
-        first_epochs: Rung 1 is the first seed's first so many epochs; None: its whole run.
+        rung_epochs: Epochs of the first seed in rung 1; None: all of them.
         promote_fraction: Share of the trials that is promoted to rung 2, 0 < x <= 1; the best at each frozen depth is,
             too.
         axis: The swept key that trades quality for cost: the cheapest value within the margin is recommended. None: the

@@ -1,4 +1,4 @@
-"""What a run that ran out of memory is tried again with."""
+"""Fallbacks of a run that ran out of memory: hidden states leave the GPU, then half the batch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def half_batch(spec: RunSpec) -> RunSpec | None:
 
 
 def gave_back_hidden_states() -> bool:
-    """Returns whether hidden states took some of the device's memory; from now on this process leaves them on disk."""
+    """Frees hidden states on the device, and leaves them on disk from now on; returns whether there were any."""
     from frostline.prefix_cache import gpu_memory
 
     return gpu_memory.give_up()

@@ -1,7 +1,7 @@
 """The loss of a batch, independent of how the batch is split into micro-batches.
 
 Trainer's own scale depends on accumulation and on the number of processes for sequence classifiers (docs/design.md,
-section 8), and its log hides NaN as 0.
+"What the stack really does"), and its log hides NaN as 0.
 """
 
 from __future__ import annotations

@@ -86,6 +86,8 @@ def _matches(model: nn.Module, patterns: tuple[str, ...]) -> set[str]:
                 f"{names[len(names) // 2]} (frostline inspect --params lists them)"
             )
         if not hits & trained - matched:
-            log.warning("freeze.pattern[%d]=%s freezes nothing that isn't frozen without it", index, pattern)
+            log.warning(
+                "freeze.pattern[%d]=%s adds nothing: what it matches is frozen by earlier patterns", index, pattern
+            )
         matched |= hits
     return matched
