@@ -1,6 +1,7 @@
 """Each command in a block of README and docs, run: on small models, few rows and few trials, one block after the other.
 
-index.md is run as it stands (test_quickstart), extending.md by test_extending; commands in running text and tables are composed (test_docs).
+index.md is run as it stands (test_quickstart), extending.md by its own test; commands in running text and tables are
+composed (test_docs).
 """
 
 from __future__ import annotations

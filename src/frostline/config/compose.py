@@ -133,8 +133,8 @@ def _check_names(run: RunSpec) -> None:
         origin = _origin_of(group, spec.name)
         if any(getattr(spec, key) != value for key, value in origin.items()):
             raise SpecError(
-                f"{group}.name={spec.name}: is the name of the ready-made {group} from {' '.join(origin.values())}, and "
-                f"this is another; use that one by {group}={spec.name}, or give {group}.name another name or null"
+                f"{group}.name={spec.name}: is the name of the ready-made {group} from {' '.join(origin.values())}, "
+                f"and this is another; use that one by {group}={spec.name}, or give {group}.name another name or null"
             )
 
 

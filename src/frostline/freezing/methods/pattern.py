@@ -87,7 +87,7 @@ def _matches(model: nn.Module, patterns: tuple[str, ...]) -> set[str]:
             )
         if not hits & trained - matched:
             log.warning(
-                "freeze.pattern[%d]=%s adds nothing: what it matches is frozen by earlier patterns", index, pattern
+                "freeze.pattern[%d]=%s adds nothing: what it matches is not trained, or matched before", index, pattern
             )
         matched |= hits
     return matched
