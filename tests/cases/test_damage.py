@@ -264,7 +264,7 @@ FULL = "No space left on device; mend that (df -h shows what is full); the same 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["worker", "parent_too"])
-def test_a2_a_full_disk_stops_the_sweep_and_the_same_command_goes_on(trained, tmp_path, tiny_overrides, where):
+def test_a2_a_full_disk_stops_the_sweep_and_the_same_command_resumes(trained, tmp_path, tiny_overrides, where):
     full = tmp_path / "full"
     words = (*sweep_words(tiny_overrides), "plugins=[full_disk_plugin]")
     env = {"PYTHONPATH": str(Path(__file__).parents[1] / "e2e"), "FULL_DISK": str(full)}

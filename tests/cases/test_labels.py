@@ -36,7 +36,7 @@ def test_rows_of_bits_are_not_taken_for_the_classes_0_and_1(tmp_path):
         with_eval(tmp_path, "ids.jsonl", json_lines([[0, 2], [1], [2, 1]] * 10), task=TASKS.get("multi_label"))
 
 
-def test_rows_of_no_class_are_told_from_rows_without_a_label(tmp_path):
+def test_rows_of_no_class_are_distinguished_from_rows_without_a_label(tmp_path):
     text = cells(["joy;fun", "joy", ""] * 20)
     with pytest.raises(DataError, match=r"row 3: the label is missing; .*=drop leaves .*, no_class takes them for"):
         rows_of(tmp_path, "a.csv", text, task=TASKS.get("multi_label"))
@@ -186,7 +186,7 @@ def test_comments_in_conll_are_no_words(tmp_path):
 # -- JSON, Parquet, archives, images -----------------------------------------------------------------------------------
 
 
-def test_texts_beside_numbers_in_json_are_told_so(tmp_path):
+def test_texts_beside_numbers_in_json_are_reported(tmp_path):
     with pytest.raises(DataError, match=r'label_column=label: holds values of several kinds \("1" beside 1\)'):
         rows_of(tmp_path, "a.jsonl", json_lines(["1", 2] * 20))
 
@@ -197,7 +197,7 @@ def test_rows_below_a_key_are_named(tmp_path):
         rows_of(tmp_path, "a.json", json.dumps(table))
 
 
-def test_parquet_without_rows_is_told_so(tmp_path):
+def test_parquet_without_rows_is_reported(tmp_path):
     parquet.write_table(
         pa.table({"text": pa.array([], pa.string()), "label": pa.array([], pa.string())}), tmp_path / "a.parquet"
     )

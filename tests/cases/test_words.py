@@ -140,7 +140,7 @@ def test_a_message_does_not_grow_with_the_data(tmp_path):
     assert len(str(error.value)) < 1300
 
 
-def test_rows_of_one_text_are_told_so(tmp_path):
+def test_rows_of_one_text_are_reported(tmp_path):
     text = "text,label\n" + "".join(f"the same,{'ab'[n % 2]}\n" for n in range(80))
     with pytest.raises(DataError, match=r"all 80 rows have the same text, .* is dataset.text_column the right column"):
         rows_of(tmp_path, "a.csv", text)
@@ -230,7 +230,7 @@ def test_an_hf_home_that_cant_be_written_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_same_command_and_resume_goes_on_where_it_names_its_folder(tmp_path, tiny_overrides):
+def test_the_same_command_and_resume_resumes_where_it_names_its_folder(tmp_path, tiny_overrides):
     env = {"PYTHONPATH": str(Path(__file__).parents[1] / "e2e"), "SLOW_S": "0.2"}
     words = ["run", *tiny_overrides, "plugins=[sweep_plugin]", "optimizer.name=slow", "training.epochs=2",
              "hydra.run.dir=one", "tracking=off"]  # fmt: skip
@@ -247,7 +247,7 @@ def test_the_same_command_and_resume_goes_on_where_it_names_its_folder(tmp_path,
     assert (tmp_path / "one/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
 
 
-def test_archives_that_are_none_are_told_so(tmp_path):
+def test_archives_that_are_none_are_reported(tmp_path):
     (tmp_path / "a.csv.bz2").write_bytes(b"text,label\n")
     with pytest.raises(DataError, match=r"a\.csv\.bz2: can't be unpacked"):
         rows_of(tmp_path, "a.csv.bz2")

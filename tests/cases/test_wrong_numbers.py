@@ -289,7 +289,7 @@ def test_6_truth_values_among_others_and_named_by_the_user_stay_what_they_are(tm
     ]
 
 
-def test_7_numbers_too_large_to_be_told_apart_are_refused(tmp_path):
+def test_7_numbers_too_large_to_be_distinguished_are_refused(tmp_path):
     with pytest.raises(DataError, match="may stand for several whole ones"):
         rows_of(tmp_path, "a.jsonl", json_lines([7, 2**63, 2**63 + 1] * 10))
     rows = rows_of(tmp_path, "b.jsonl", json_lines([7, 2**62, 2**62 + 1] * 10))

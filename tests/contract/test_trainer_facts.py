@@ -107,7 +107,7 @@ def test_fact_the_default_flow_comes_first_and_on_evaluate_last(tmp_path):
     assert order == [("epoch_end", True, True), "evaluate", "save"]
 
 
-def test_fact_a_checkpoint_has_the_files_that_resuming_needs(tmp_path):
+def test_fact_a_checktrial_has_the_files_that_resuming_needs(tmp_path):
     make_trainer(tmp_path, save_strategy="steps", save_steps=2).train()
     from frostline.train.checkpoint import _REQUIRED
 
@@ -164,7 +164,7 @@ def test_fact_warmup_below_one_is_a_share_of_the_steps(tmp_path):
     assert arguments.get_warmup_steps(100) == 25
 
 
-def test_fact_weights_are_loaded_in_the_files_dtype_unless_told(tmp_path):
+def test_fact_weights_are_loaded_in_the_files_dtype_by_default(tmp_path):
     model = AutoModelForSequenceClassification.from_config(tiny_config()).half()
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "float16"

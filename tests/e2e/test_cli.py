@@ -347,7 +347,7 @@ def test_a_users_own_optimizer_and_metric_from_a_plugin(frostline, in_tmp, tiny_
     assert code == 0, err
 
 
-def test_resume_goes_on_and_refuses_another_config(frostline, in_tmp, tiny_overrides):
+def test_resume_resumes_and_refuses_another_config(frostline, in_tmp, tiny_overrides):
     code, out, _ = frostline("run", *tiny_overrides, OFF, "hydra.run.dir=whole", "training.epochs=2")
     assert code == 0
     code, _, err = frostline("run", *tiny_overrides, OFF, "resume=whole", "training.epochs=2", "optimizer.lr=2e-3")

@@ -41,7 +41,7 @@ def job_of(folder: Path) -> int | None:
 
 
 @pytest.mark.timeout(600)
-def test_a_preempted_job_checkpoints_is_queued_again_and_goes_on(tmp_path, tiny_overrides, submitit):
+def test_a_preempted_job_checkpoints_is_queued_again_and_resumes(tmp_path, tiny_overrides, submitit):
     arguments = ["hydra/launcher=submitit_local", "plugins=[sweep_plugin]", "optimizer.name=slow", "freeze.depth=1"]
     arguments += ["dataset.train_rows=64", "training.epochs=4", "sweep.n_trials=2", "sweep.enqueue=none"]
     fixed = [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]

@@ -89,7 +89,7 @@ def test_what_is_recorded_of_every_set_is_what_the_saved_model_says(train, tmp_p
 
 
 @pytest.mark.slow
-def test_test_rows_are_not_looked_at_unless_asked_and_change_nothing_else(train):
+def test_test_rows_are_not_scored_unless_asked_and_change_nothing_else(train):
     _, folder, plain = train(others=False)
     assert not any(key.startswith("test/") for key in plain.metrics)
     assert set(pd.read_parquet(folder / "predictions.parquet")["set"]) == {"eval"}
@@ -112,7 +112,7 @@ def test_the_kept_weights_are_scored_whether_or_not_the_run_was_resumed(train, t
     pd.testing.assert_frame_equal(tables[0], tables[1], check_exact=False, atol=1e-6)
 
 
-def test_other_rows_that_are_trained_on_are_counted_and_told(train, make_spec, tmp_path, caplog):
+def test_other_rows_that_are_trained_on_are_counted_and_reported(train, make_spec, tmp_path, caplog):
     spec = make_spec("dataset.eval_fraction=0.1", "dataset.seed=3")
     twin = replace(spec.dataset, name="twin", eval_fraction=0.2, seed=0)
     spec = replace(spec, dataset=replace(spec.dataset, also_evaluate=(twin,)))

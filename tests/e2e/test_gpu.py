@@ -173,7 +173,7 @@ def test_hidden_states_stay_on_the_gpu_from_run_to_run_and_make_room(train, monk
 
 
 @pytest.mark.parametrize("cache", ["off", "require"])
-def test_a_run_that_is_gone_on_with_gives_the_same_bits(train, cache):
+def test_a_run_that_is_resumed_gives_the_same_bits(train, cache):
     shape = ("freeze.depth=2", "training.epochs=2", "runtime.deterministic=true", "training.checkpoint=epoch")
     shape = (*shape, f"runtime.cache={cache}")
     _, whole = train(*shape)
@@ -292,7 +292,7 @@ def test_images(kind, precision, train, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["gradual", "lp_ft", "lora"])
-def test_stages_and_adapters(way, train):
+def test_rungs_and_adapters(way, train):
     """From hidden states in the GPU's memory, of each rung's depth, and without: the same but for rounding."""
     given = [f"freeze={way}", "training.epochs=4", "training.precision=fp32", "optimizer.lr=5e-4"]
     given += ["freeze.depth=2"] if way != "lp_ft" else []

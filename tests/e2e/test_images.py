@@ -271,7 +271,7 @@ def test_stages_and_test_rows_from_the_prefix_cache(train):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_in_the_same_bits(train, frostline, in_tmp, models, folder):
+def test_a_killed_run_resumes_in_the_same_bits(train, frostline, in_tmp, models, folder):
     from frostline.config import compose_job
     from frostline.records.recorder import NullRecorder
     from frostline.train.run import run
@@ -293,7 +293,7 @@ def test_what_does_not_belong_together_is_one_line(frostline, in_tmp, models, fo
     code, _, err = frostline("run", *texts)
     assert (code, "the model (vit) reads images, the data set holds texts" in err) == (2, True)
     code, _, err = frostline("run", *arguments(models["resnet"], folder, "runtime.cache=require", "freeze.depth=2"))
-    assert (code, "runtime.cache=require: what its stages give are maps of different sizes" in err) == (2, True)
+    assert (code, "runtime.cache=require: its layers give maps of different sizes" in err) == (2, True)
     big = shutil.copytree(models["vit"], in_tmp / "big")
     ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(big)
     code, _, err = frostline("run", *arguments(big, folder))

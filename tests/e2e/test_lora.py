@@ -96,7 +96,7 @@ def test_below_a_depth_there_are_none_and_the_cache_is_used(train):
 
 @pytest.mark.parametrize("stop", [4, 8])
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on_bit_by_bit(train, stop):
+def test_a_run_that_was_stopped_resumes_bit_by_bit(train, stop):
     whole, whole_folder = train("freeze.dropout=0.1")
     stopped, cut = train("freeze.dropout=0.1", stop=stop)
     assert stopped.status is Status.KILLED

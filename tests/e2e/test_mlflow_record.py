@@ -77,7 +77,7 @@ def test_odd_names_long_values_and_no_numbers_are_cleaned_with_a_record(tmp_path
     assert run.data.tags["team"] == "nlp"
 
 
-def test_a_run_that_is_gone_on_with_is_not_taken_for_dead(tmp_path, monkeypatch):
+def test_a_run_that_is_resumed_is_not_taken_for_dead(tmp_path, monkeypatch):
     from frostline.tracking import orphans
     from frostline.tracking.client import PROCESS_TAG, process_tags, reopen
 

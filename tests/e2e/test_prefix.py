@@ -196,7 +196,7 @@ def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
         (["freeze.depth=2", "training.epochs=2", "runtime.cache.max_bytes=1000"], "runtime.cache.max_bytes is 0 MB"),
     ],
 )
-def test_where_it_cant_be_used_it_says_why_or_goes_on(frostline, in_tmp, home, tiny_overrides, overrides, why):
+def test_where_it_cant_be_used_it_says_why_or_continues(frostline, in_tmp, home, tiny_overrides, overrides, why):
     mine = [o for o in tiny_overrides if o != "runtime.cache=off"]
     mine += ["tracking=off", *overrides]
     code, _, err = frostline("run", *mine, "runtime.cache.mode=require", "hydra.run.dir=a")
@@ -386,7 +386,7 @@ class StopAfter(NullMonitor):
 
 
 @pytest.mark.slow
-def test_a_run_is_gone_on_with_as_it_began(train, home, caplog):
+def test_a_run_is_resumed_as_it_began(train, home, caplog):
     cached = ["freeze.depth=2", "runtime.cache=require"]
     _, whole = train(*cached)
     stopped, cut = train(*cached, monitor=StopAfter(11, 0))

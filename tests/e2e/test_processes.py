@@ -72,7 +72,7 @@ def train(make_spec, still_model, tmp_path):
         spec = make_spec(f"model.location={still_model}", *overrides)
         folder = arguments.pop("folder", None) or tmp_path / f"run-{next(count)}"
         watch = Watch()
-        with RunFolder(folder, spec, resume_step=arguments.pop("go_on_from", None)) as run_folder:
+        with RunFolder(folder, spec, resume_step=arguments.pop("resume_step", None)) as run_folder:
             result = run(
                 spec, RunContext(Recorders([run_folder, watch]), folder, monitor=monitor or NullMonitor(), **arguments)
             )
@@ -214,7 +214,7 @@ def test_a_pruned_run_ends_on_all_processes(train, mark):
     assert not children(mark)
 
 
-def test_a_stopped_run_goes_on_where_it_was(train, monkeypatch):
+def test_a_stopped_run_resumes_where_it_was(train, monkeypatch):
     shape = ["runtime.num_processes=2", "training.epochs=2", "dataset.train_rows=107", "freeze.depth=1"]
     whole, seen, _ = train(*shape)
     cut, _, folder = train(*shape, until_step=5)
@@ -379,7 +379,7 @@ def test_no_process_outlives_a_killed_parent_and_its_run_is_ended_by_the_next_st
     assert sorted(run.info.status for run in mlflow_runs(tmp_path)) == ["FINISHED", "KILLED"]
 
 
-def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_goes_on(tmp_path, quick, mark):
+def test_every_way_to_fail_of_several_processes_is_recorded_and_the_sweep_continues(tmp_path, quick, mark):
     (tmp_path / "hungry.txt").write_text("hungry")
     ways = {
         0: TrialState.COMPLETE,

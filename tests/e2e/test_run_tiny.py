@@ -157,7 +157,7 @@ def test_a_head_that_is_frozen_is_each_seeds_own(train):
         assert result.audit.num_tensors == 2
 
 
-def test_floating_point_operations_follow_the_gradients(train):
+def test_floating_trial_operations_follow_the_gradients(train):
     """Forward 2 per parameter; backward 2 for each that is trained, 2 for each that a gradient goes through."""
     found = {}
     for choice in ("none", "head", "bias_only", "norm_only"):

@@ -125,7 +125,7 @@ def test_a_lock_on_a_server_dies_with_its_connection_and_is_taken_again(monkeypa
             pass
 
 
-def test_a_database_that_restarts_is_waited_for_and_one_that_is_gone_is_one_line(tmp_path, monkeypatch, caplog):
+def test_a_database_that_restarts_is_waited_for_and_one_that_is_lost_is_one_line(tmp_path, monkeypatch, caplog):
     plan = make_plan(n_trials=4, promote_fraction=1.0, rung_epochs=None)
     with postgresql("optuna") as database:
         storage = open_url(database("optuna"))
@@ -154,7 +154,7 @@ def test_a_database_that_restarts_is_waited_for_and_one_that_is_gone_is_one_line
 
 
 @pytest.mark.timeout(300)
-def test_a_sweep_whose_database_is_gone_says_so_and_goes_on_later(tmp_path, tiny_overrides):
+def test_a_sweep_whose_database_is_lost_says_so_and_resumes_later(tmp_path, tiny_overrides):
     with postgresql("optuna") as database:
         arguments = ["sweep", "depth_only", *tiny_overrides, "dataset.train_rows=64", "tracking=off"]
         arguments += [f"sweep.storage='{database('optuna')}'", "plugins=[sweep_plugin]", "optimizer.name=slow"]

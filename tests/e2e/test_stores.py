@@ -53,7 +53,7 @@ def all_runs(uri):
 
 
 @pytest.mark.parametrize("kind", ["down", "answers 500", "slow"])
-def test_a_run_without_its_server_is_finished_and_told_once(tmp_path, tiny_overrides, kind):
+def test_a_run_without_its_server_is_finished_and_reported_once(tmp_path, tiny_overrides, kind):
     with bad_server(0.0 if kind == "answers 500" else 5.0) as uri:
         if kind == "down":
             uri = f"http://me:hunter2@127.0.0.1:{free_port()}"

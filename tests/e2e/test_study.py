@@ -23,7 +23,7 @@ SCRIPT = Path(__file__).parents[2] / "studies" / "frozen_layers.py"
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_study_goes_on_where_it_was_and_reports_what_the_runs_say(tiny_model, tiny_csv, tmp_path, monkeypatch):
+def test_the_study_resumes_where_it_was_and_reports_what_the_runs_say(tiny_model, tiny_csv, tmp_path, monkeypatch):
     own = [each for each in TINY if not each.startswith("optimizer.lr")]
     arguments = [
         sys.executable, str(SCRIPT), "--sizes", "80", "--depths", "2,4", "--seeds", "0,1,2", "--prefix", "s", "--",

@@ -165,7 +165,7 @@ def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
     assert "schema 99" in refused.stderr
 
 
-def test_a_point_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
+def test_a_trial_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
     done = call("sweep", "lr_x_depth", *tiny, *small(6, "runtime.slots=2"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "lr_x_depth"
@@ -298,7 +298,7 @@ def test_by_default_as_many_trials_as_cores_are_trained_side_by_side_and_the_com
     assert f" runtime.threads={threads}\n" in again.stdout, again.stdout
 
 
-def test_a_gpu_that_torch_can_not_use_is_measured_in_vain_and_the_sweep_goes_on(tmp_path, tiny):
+def test_a_gpu_that_torch_can_not_use_is_measured_in_vain_and_the_sweep_continues(tmp_path, tiny):
     own = [word for word in tiny if not word.startswith(("runtime.device", "runtime.slots"))]
     arguments = ["sweep", "lr_x_depth", *own, "sweep.n_trials=6", "training.epochs=1", *TRIALS_ALONE]
     done = call(*arguments, "plugins=[sweep_plugin]", "optimizer.name=slow", cwd=tmp_path, CUDA_VISIBLE_DEVICES="0",
@@ -324,7 +324,7 @@ def breaking(n, what, *more):
     ]  # fmt: skip
 
 
-def test_every_way_to_fail_is_recorded_and_the_sweep_goes_on(tmp_path, tiny):
+def test_every_way_to_fail_is_recorded_and_the_sweep_continues(tmp_path, tiny):
     arguments = breaking(8, [0, 1, 2, 3, 4, 5, 6, 7], "sweep.trial_timeout_s=12", "runtime.slots=2")
     done = call("sweep", "depth_only", *tiny, *arguments, cwd=tmp_path, **PLUGIN)
     assert done.returncode == 0, done.stderr
@@ -632,7 +632,7 @@ def test_eight_workers_start_together(tmp_path, tiny):
 # -- signals --
 
 
-def test_one_signal_finishes_the_step_and_the_same_command_goes_on(tmp_path, tiny):
+def test_one_signal_finishes_the_step_and_the_same_command_resumes(tmp_path, tiny):
     """Ctrl-C in one trial; SIGTERM, when the same command has resumed, in another."""
     slow = ["plugins=[sweep_plugin]", "optimizer.name=slow", *small(5)]
     arguments = ["sweep", "lr_x_depth", *tiny, *slow]
@@ -715,7 +715,7 @@ def test_a_clock_that_jumps_changes_nothing(tmp_path, quiet):
     assert [p.number for p in SweepFolder(folder).read_trials()] == [0, 1, 2, 3, 4]
 
 
-def test_a_plan_is_told_before_anything_runs(tmp_path, tiny):
+def test_a_plan_is_reported_before_anything_runs(tmp_path, tiny):
     home = {"FROSTLINE_HOME": str(tmp_path / "home")}
     done = call("plan", "lr_x_depth", *tiny, *small(12), "runtime.slots=2", "--nodes", "3", cwd=tmp_path, **home)
     assert done.returncode == 0, done.stderr

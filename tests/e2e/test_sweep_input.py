@@ -95,7 +95,7 @@ def test_a_sweep_of_sweeps_through_run_is_refused(frostline, in_tmp, tiny_overri
 
 
 @pytest.mark.slow
-def test_a_value_given_twice_is_told(frostline, in_tmp, tiny_overrides):
+def test_a_value_given_twice_is_reported(frostline, in_tmp, tiny_overrides):
     bad = "sweep.storage=nonsense://x"  # so that it ends here
     code, _, err = frostline("sweep", "lr_x_depth", *tiny_overrides, "freeze.depth=0,0,1", bad)
     assert code == 2
@@ -103,7 +103,7 @@ def test_a_value_given_twice_is_told(frostline, in_tmp, tiny_overrides):
 
 
 @pytest.mark.slow
-def test_whole_bounds_of_a_key_of_any_number_are_told(frostline, in_tmp, tiny_overrides):
+def test_whole_bounds_of_a_key_of_any_number_are_reported(frostline, in_tmp, tiny_overrides):
     bad = "sweep.storage=nonsense://x"
     decay = "+sweep.space.optimizer.weight_decay={low: 0, high: 1}"
     code, _, err = frostline("sweep", "lr_x_depth", *tiny_overrides, decay, bad)

@@ -232,7 +232,7 @@ def test_ways_of_freezing(train, name):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_in_the_same_bits(train, in_tmp, tiny_model, conll):
+def test_a_killed_run_resumes_in_the_same_bits(train, in_tmp, tiny_model, conll):
     from frostline.train.run import run
 
     _, whole = train("freeze.depth=1", "training.epochs=3")
@@ -331,7 +331,7 @@ def test_no_word_is_lost_or_merged_in_reading(tmp_path):
     assert raw.table["tags"][:] == [["O", "B-X"], ["B-LOC", "O"], ["O"], ["O"]]
 
 
-def test_words_that_are_cut_off_are_counted_and_told(train, frostline, in_tmp, tiny_model, conll):
+def test_words_that_are_cut_off_are_counted_and_reported(train, frostline, in_tmp, tiny_model, conll):
     code, _, err = frostline("run", *arguments(tiny_model, conll, "training.max_tokens=6"))
     assert code == 0, err
     [made] = {path.parent for path in in_tmp.rglob("result.json")}

@@ -27,7 +27,7 @@ class Channel:
         return False
 
 
-def test_it_is_not_trained_again_but_told_again(tiny_overrides, in_tmp, tmp_path):
+def test_it_is_not_trained_again_but_recorded_again(tiny_overrides, in_tmp, tmp_path):
     folder = tmp_path / "000"
     store = f"sqlite:///{Path.cwd() / 'mlflow.db'}"
     job = compose_job([*tiny_overrides, "training.epochs=1", f"tracking.uri={store}"])

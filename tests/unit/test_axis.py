@@ -61,7 +61,7 @@ def test_choices_of_a_config_group_have_a_decision_each():
     assert {row.group for row in answer.rows} == {"sgd", "adamw"}
 
 
-def test_depths_beside_another_axis_are_told_by_their_own_runs():
+def test_depths_beside_another_axis_are_found_by_their_own_runs():
     """Levels of the axis are numbers, too: 1, 2 and 4 epochs are no depths."""
     operations = {0: 100.0, 1: 80.0, 2: 60.0, 3: 45.0, 4: 30.0}
     places = [(1, depth) for depth in range(5)] + [(epochs, depth) for epochs in (2, 4) for depth in range(4, -1, -1)]

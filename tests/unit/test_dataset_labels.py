@@ -43,7 +43,7 @@ def test_numbers_are_ids_when_names_are_given():
     assert rule.names == ("neg", "pos")
 
 
-def test_one_and_one_point_nought_are_one_class():
+def test_one_and_one_trial_nought_are_one_class():
     rule = label_rule(spec(), ["1", "1.0", "0"], None, 100)
     assert rule.names == ("0", "1")
     assert rule("1.0") == rule("1") == 1

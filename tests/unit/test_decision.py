@@ -242,7 +242,7 @@ def test_expected_improvement_prefers_cheap_levels_at_first_and_not_at_the_end()
     assert next_setting(posterior, candidates, progress=1.0, exclude=[last]) != last
 
 
-def test_a_trial_under_way_is_believed_and_not_begun_twice():
+def test_a_trial_under_way_is_believed_and_not_started_twice():
     runs = [on_ridge(level, 0.8) for level in range(7)]
     posterior = Posterior(runs, AXIS, Noise(rows=np.eye(7) * 1e-4, seed_sd=0.01))
     candidates = [Setting(level=level, rate=rate) for level in AXIS.levels for rate in rates_of(AXIS)]

@@ -22,7 +22,7 @@ def costs(**changes):
     return Costs(**{**plain, **changes})
 
 
-def test_one_stage_on_one_worker_is_the_sum(tmp_path):
+def test_one_rung_on_one_worker_is_the_sum(tmp_path):
     plan = make_plan(n_trials=6, promote_fraction=1.0, rung_epochs=None)
     queue = queue_of(plan, SPACE, None)  # depths 4, 4, 2, 2, 0, 0
     found = forecast(plan, queue, DEPTHS, 3.0, costs(), workers=1)
@@ -34,7 +34,7 @@ def test_one_stage_on_one_worker_is_the_sum(tmp_path):
     assert found.longest_s == 31.0
 
 
-def test_two_stages_add_the_rest_of_the_best_share_and_of_the_best_at_each_depth():
+def test_two_rungs_add_the_rest_of_the_best_share_and_of_the_best_at_each_depth():
     plan = make_plan(n_trials=10, promote_fraction=0.2, rung_epochs=1)
     found = forecast(plan, [], DEPTHS, 3.0, costs(fill_s=0.0, start_s=0.0), workers=1)
     first = sum(2 * (1 + 10 - 2 * depth) for depth in DEPTHS)

@@ -147,7 +147,7 @@ def test_a_model_without_biases_has_none_to_train():
     )  # and the last norm, head
 
 
-def test_norms_are_told_by_layers_and_not_by_the_names_of_blocks():
+def test_norms_are_found_by_layers_and_not_by_the_names_of_blocks():
     config = RobertaPreLayerNormConfig(
         vocab_size=64, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
     )

@@ -252,7 +252,7 @@ def test_folders_that_are_called_by_numbers(tmp_path):
     assert classes(found) == {(name, name) for name in map(str, range(11))}
 
 
-def test_classes_are_told_by_name_in_every_folder(tmp_path):
+def test_classes_are_found_by_name_in_every_folder(tmp_path):
     """A held-out folder that lacks a class, and names in another order."""
     train = save_images(tmp_path / "train", each=8, classes=("cat", "dog", "fox"))
     test = save_images(tmp_path / "test", each=8, classes=("dog", "fox"), seed=1)

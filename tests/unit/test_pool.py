@@ -207,7 +207,7 @@ def test_forks_have_what_their_template_imported(tmp_path):
     assert process.communicate(timeout=60) == ("True\nFalse\n", "")
 
 
-def test_when_the_template_is_killed_its_forks_are_gone_and_there_are_new_ones(tmp_path):
+def test_when_the_template_is_killed_its_forks_end_and_there_are_new_ones(tmp_path):
     process = parent(
         tmp_path,
         "pool = started()\n"

@@ -88,7 +88,7 @@ def flip(path):
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.unlink()])
-def test_damage_is_noticed_told_and_mended(store, caplog, damage):
+def test_damage_is_noticed_reported_and_repaired(store, caplog, damage):
     made = store.entry(KEY)
     write(made)
     damage(made.folder / "depth-001.bin")
@@ -115,7 +115,7 @@ def test_a_damaged_manifest_is_no_manifest(entry, text):
     assert entry.open("depth-001", SHAPE) is None
 
 
-def test_whoever_reads_goes_on_when_it_is_replaced_or_removed(store, entry):
+def test_a_reader_is_not_disturbed_when_it_is_replaced_or_removed(store, entry):
     found = entry.open("depth-001", SHAPE)
     write(entry, data=rows(1))
     assert_holds(found, rows(0))

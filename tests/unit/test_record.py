@@ -88,7 +88,7 @@ def test_folders_with_spaces_and_unicode_work_and_a_file_does_not(tmp_path):
         pass
 
 
-def test_bad_input_found_late_is_told_in_the_folder(tmp_path):
+def test_bad_input_found_late_is_reported_in_the_folder(tmp_path):
     with pytest.raises(UserError), RunFolder(tmp_path, compose_run()):
         raise UserError("dataset.text_column=x: no such column")
     assert RunResult.read(tmp_path).status is Status.FAILED

@@ -77,7 +77,7 @@ def clear_cut():
     ]  # fmt: skip
 
 
-def test_full_fine_tuning_that_failed_is_told_beside_the_answer():
+def test_full_fine_tuning_that_failed_is_reported_beside_the_answer():
     failed = trial(BASELINE_NUMBER, None, None, state=TrialState.FAILED, reason="it is too large")
     lines = standing_lines(say([*clear_cut(), failed], margin=0.02))
     assert lines[:-1] == standing_lines(say(clear_cut(), margin=0.02))
@@ -316,7 +316,7 @@ def test_the_terminal_says_the_same(capsys):
         assert line in out
 
 
-def test_a_point_survives_its_file():
+def test_a_trial_survives_its_file():
     one = trial(3, 2, 0.7, reason="why", paused=True)
     assert TrialRecord.from_json(one.to_json()) == one
     assert one.label() == "d2 lr1e-04"

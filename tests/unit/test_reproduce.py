@@ -152,7 +152,7 @@ def test_a_spec_that_is_not_the_one_of_the_result_is_seen():
     assert (difference.name, difference.effect) == ("spec.json", Effect.MEANING)
 
 
-def test_what_cant_change_bits_is_told_and_is_no_excuse():
+def test_what_cant_change_bits_is_reported_and_is_no_excuse():
     other = changed("versions/mlflow", "4.0")
     (difference,) = differences(record(), record().spec, other)
     assert difference.effect is Effect.NONE

@@ -28,7 +28,7 @@ def vectors_of(lengths, width=4, seed=0):
 
 
 @pytest.mark.parametrize("is_train", [True, False])
-def test_places_point_to_what_files_would_bring(is_train):
+def test_places_trial_to_what_files_would_bring(is_train):
     shapes = [FileShape(lengths=lengths, width=4, dtype="float32") for lengths in LENGTHS.values()]
     both = [vectors_of(shape.lengths, seed=seed) for seed, shape in enumerate(shapes)]
     places, which = RowOffsets(*shapes), 0 if is_train else 1

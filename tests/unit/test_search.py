@@ -207,7 +207,7 @@ def test_the_best_quarter_and_the_best_at_each_depth_go_on_to_the_end(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_anywhere_and_gone_on_with_ends_like_an_undisturbed_one(tmp_path):
+def test_a_sweep_killed_anywhere_and_resumed_ends_like_an_undisturbed_one(tmp_path):
     plan = make_plan(n_trials=14)
     (tmp_path / "whole").mkdir()
     whole = go(tmp_path / "whole", plan)
@@ -231,7 +231,7 @@ def test_a_sweep_killed_anywhere_and_gone_on_with_ends_like_an_undisturbed_one(t
         assert len(trained) == len(set(trained))  # what is finished is never trained again
 
 
-def test_raising_the_total_goes_on(tmp_path):
+def test_raising_the_total_continues(tmp_path):
     first = go(tmp_path, make_plan(n_trials=8))
     executor = FakeExecutor(make_plan(n_trials=12))
     more = go(tmp_path, make_plan(n_trials=12), executor)
@@ -263,7 +263,7 @@ def test_a_study_is_held_by_one_parent_at_a_time(tmp_path):
         pass
 
 
-def test_a_point_that_was_begun_is_begun_again_by_the_next_command(tmp_path):
+def test_a_trial_that_was_started_is_started_again_by_the_next_command(tmp_path):
     plan = make_plan(n_trials=4)
     study = open_study(tmp_path, plan)
     study.fill([])
@@ -274,7 +274,7 @@ def test_a_point_that_was_begun_is_begun_again_by_the_next_command(tmp_path):
 # -- failures --
 
 
-def test_one_failed_point_of_ten_leaves_nine(tmp_path):
+def test_one_failed_trial_of_ten_leaves_nine(tmp_path):
     plan = make_plan(n_trials=10)
     listener = Quiet()
     summary = go(tmp_path, plan, FakeExecutor(plan, broken={7: "ValueError: seven"}), listener=listener)
@@ -285,7 +285,7 @@ def test_one_failed_point_of_ten_leaves_nine(tmp_path):
     assert ("ended", 7, TrialState.FAILED) in listener.lines
 
 
-def test_a_point_that_fails_in_stage_2_is_failed_keeps_its_first_value_and_nobody_takes_its_place(tmp_path):
+def test_a_trial_that_fails_in_rung_2_is_failed_keeps_its_first_value_and_no_other_takes_its_place(tmp_path):
     plan = make_plan(n_trials=12)
     whole = go(tmp_path, plan)
     victim = next(p for p in whole.trials if p.rung == 2).number
@@ -332,7 +332,7 @@ def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_point_that_failed_twice_is_tried_once_more(tmp_path):
+def test_a_trial_that_failed_twice_is_tried_once_more(tmp_path):
     first = make_plan(n_trials=2, promote_fraction=1.0, rung_epochs=None)
     go(tmp_path, first, FakeExecutor(first, broken={1: "ValueError: x"}))
     plan = make_plan(n_trials=2, promote_fraction=1.0, rung_epochs=None, retry_failed=True)
@@ -452,7 +452,7 @@ def test_the_grid_is_all_of_the_space(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_grid_whose_total_is_raised_goes_on_with_the_grid(tmp_path):
+def test_a_grid_whose_total_is_raised_continues_the_grid(tmp_path):
     whole = queue_of(make_plan(n_trials=None, sampler="grid", promote_fraction=1.0, rung_epochs=None), SPACE, None)
     for total in (3, None):
         plan = make_plan(n_trials=total, sampler="grid", promote_fraction=1.0, rung_epochs=None)
@@ -493,7 +493,7 @@ def test_promotion_goes_by_loss_and_not_to_what_learnt_nothing():
     assert promotable(tied[:3], plan, True) == []
 
 
-def test_the_best_are_promoted_before_all_have_ended_stage_1(tmp_path):
+def test_the_best_are_promoted_before_all_have_ended_rung_1(tmp_path):
     plan = make_plan(n_trials=16)
     executor = FakeExecutor(plan)
     summary = go(tmp_path, plan, executor)
@@ -534,7 +534,7 @@ def test_depths_of_two_models_have_a_best_each():
      ("halving", {"reduction_factor": 2}), ("hyperband", {"reduction_factor": 2})],
 )  # fmt: skip
 @pytest.mark.parametrize("cost", [None, "num_trainable"])
-def test_pruners_prune_under_stages_and_with_a_cost(tmp_path, name, settings, cost):
+def test_pruners_prune_under_rungs_and_with_a_cost(tmp_path, name, settings, cost):
     """Optuna's own compare with COMPLETE trials, of which rung 1 has none, and never prune several objectives."""
     rungs = (
         {"promote_fraction": 0.25, "rung_epochs": 3} if cost is None else {"promote_fraction": 1.0, "rung_epochs": None}
@@ -623,7 +623,7 @@ def test_seeds_are_averaged_and_bad_points_stop_after_the_first(tmp_path):
     assert done[0].spread == pytest.approx(0.003)
 
 
-def test_the_sampler_is_told_the_quality_of_a_whole_first_seed(tmp_path):
+def test_the_sampler_gets_the_quality_of_a_whole_first_seed(tmp_path):
     plan = make_plan(n_trials=8, seeds=[0, 1], rung_epochs=None)
     go(tmp_path, plan)
     study = open_study(tmp_path, plan)
@@ -662,7 +662,7 @@ def test_warm_start_teaches_the_sampler_and_is_not_counted(tmp_path):
     assert max(p.quality for p in summary.trials) > np.mean(cold)
 
 
-def test_no_checkpoint_is_kept_that_nobody_can_need(tmp_path):
+def test_no_checktrial_is_kept_that_nobody_can_need(tmp_path):
     plan = make_plan(n_trials=16)
     trials = go(tmp_path, plan, FakeExecutor(plan)).trials
     rung_1 = [replace(p, rung=1, state=TrialState.PRUNED, outcome=p.first_rung) for p in trials]

@@ -54,6 +54,6 @@ def test_each_slot_has_its_threads_and_takes_turns_at_the_gpus():
     assert {env(slot)["OMP_NUM_THREADS"] for slot in range(3)} == {"2"}
 
 
-def test_it_is_told_in_one_line():
+def test_it_is_reported_in_one_line():
     assert str(Slots(count=4, threads=2, gpus=())) == "4 trials side by side, 2 threads each"
     assert str(Slots(count=1, threads=2, gpus=())) == "one trial at a time, 2 threads"

@@ -67,7 +67,7 @@ def test_a_logarithmic_range_of_whole_numbers_is_spread_on_its_scale():
     assert dimension("training.batch_size", low=8, high=128, log=True).values(3) == (8, 32, 128)
 
 
-def test_a_point_off_the_steps_is_refused():
+def test_a_trial_off_the_steps_is_refused():
     with pytest.raises(SpecError, match="in steps of 2"):
         dimension("freeze.depth", low=0, high=6, step=2).check(3)
 
@@ -144,7 +144,7 @@ def test_bounds_follow_the_group():
         ({"optimizer.lr": 1e-4, "freeze.depth": 1, "seed": 1}, "seed is not in sweep.space"),
     ],
 )
-def test_a_point_outside_of_the_space_is_refused(trial, words):
+def test_a_trial_outside_of_the_space_is_refused(trial, words):
     both = space(a=dimension("optimizer.lr", low=1e-5, high=1e-3, log=True), b=dimension("freeze.depth", low=0, high=4))
     with pytest.raises(SpecError, match=words):
         both.check(trial)

@@ -31,7 +31,7 @@ def test_a_file_arrives_whole_in_pieces_with_its_time(tmp_path, monkeypatch):
     assert stamps(there) == stamps(here)
 
 
-def test_only_what_changed_is_sent_and_what_is_gone_goes(tmp_path):
+def test_only_what_changed_is_sent_and_what_is_removed_goes(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     for name in ("spec.json", "metrics.jsonl", "model/weights", "lock", ".a.tmp"):
         (here / name).parent.mkdir(parents=True, exist_ok=True)

@@ -98,7 +98,7 @@ def test_gradual_trains_one_more_block_every_epoch_from_above(train):
 
 
 @pytest.mark.slow
-def test_a_run_too_short_for_all_stages_leaves_frozen_what_it_does_not_come_to(train):
+def test_a_run_too_short_for_all_phases_leaves_frozen_what_it_does_not_come_to(train):
     result, watch, _ = train("freeze=gradual", "freeze.every=2", "training.epochs=4")
     assert watch.moved == [{"classifier"}, {"classifier"}, {"classifier", "layer.3."}, {"classifier", "layer.3."}]
     assert result.audit.frozen_unchanged
@@ -125,7 +125,7 @@ def test_lp_ft_trains_the_head_at_its_own_rate_and_begins_the_schedule_anew(trai
 
 @pytest.mark.parametrize("way", ["gradual", "lp_ft"])
 @pytest.mark.slow
-def test_the_stages_come_from_the_cache_with_the_same_numbers(train, way):
+def test_the_phases_come_from_the_cache_with_the_same_numbers(train, way):
     overrides = (f"freeze={way}", "training.epochs=5", "optimizer.lr=3e-3", "training.last_block=whole")
     if way == "lp_ft":
         overrides += ("freeze.probe_epochs=3",)  # one would not pay for filling
@@ -150,7 +150,7 @@ def test_the_stages_come_from_the_cache_with_the_same_numbers(train, way):
 @pytest.mark.parametrize("cache", ["off", "require"])
 @pytest.mark.parametrize("stop", [8, 16, 20])  # within the head's epoch, at its end, within the next
 @pytest.mark.slow
-def test_a_run_that_was_stopped_goes_on_in_its_stage_bit_by_bit(train, stop, cache):
+def test_a_run_that_was_stopped_resumes_in_its_phase_bit_by_bit(train, stop, cache):
     overrides = (
         "freeze=lp_ft", "freeze.depth=2", "training.epochs=3", "training.batch_size=8", f"runtime.cache={cache}",
         "optimizer.lr=3e-3",
@@ -203,7 +203,7 @@ def test_what_can_not_be_right_is_one_line(make_spec, tmp_path, overrides, messa
 
 
 @pytest.mark.slow
-def test_other_rows_are_not_kept_for_stages_that_do_not_read_them(train):
+def test_other_rows_are_not_kept_for_phases_that_do_not_read_them(train):
     import os
     from pathlib import Path
 
