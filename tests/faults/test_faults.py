@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, end_what_was_started, start, trials
+from tests.e2e.sweep_tools import TRIALS_ALONE, call, end_what_was_started, start, trials_in
 
 ALL = os.environ.get("FROSTLINE_FAULTS") == "all"
 SAMPLE = 4
@@ -124,4 +124,4 @@ def test_a_sweep(tmp_path, tiny_overrides, how):
 
 def table(home: Path) -> list[tuple[object, ...]]:
     reported = json.loads((home / "runs/s/report/recommended.json").read_text())
-    return [(reported["trial"],), *((p.number, p.params, p.state, dict(p.by_seed)) for p in trials(home / "runs/s"))]
+    return [(reported["trial"],), *((p.number, p.params, p.state, dict(p.by_seed)) for p in trials_in(home / "runs/s"))]
