@@ -22,7 +22,7 @@ from frostline.hashes import hashes_of
 from frostline.records.run_folder import RECORDED_FILES
 from tests.conftest import rewrite
 from tests.e2e.sweep_tools import TRIALS_ALONE, call, mlflow_runs, start, trials_in, wait_for
-from tests.unit.test_assets import FILES, index, model_spec, wheel  # noqa: F401
+from tests.unit.assets.test_fetch import FILES, index, model_spec, wheel  # noqa: F401
 
 FEW = ("training.max_steps=2", "training.epochs=null", "tracking=off")
 

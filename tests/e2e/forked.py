@@ -5,7 +5,7 @@ imported once by a server (`multiprocessing`'s), which is forked for each comman
 its own session, folder, environment, output and signals. So are `accelerate launch` and the processes of a run that it
 starts (`WarmPython`): it is Accelerate's and torchrun's code that runs there, only Python's start is left out. What
 users start is tested in test_cli, test_quickstart, test_wheel and where processes are killed (`as_users_do`); what a
-command imports, in tests/unit/test_imports.py.
+command imports, in tests/unit/project/test_imports.py.
 """
 
 from __future__ import annotations

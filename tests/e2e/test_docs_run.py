@@ -22,7 +22,7 @@ from tests.e2e.pictures import save_images, save_model
 from tests.e2e.services import free_port
 from tests.e2e.sweep_tools import TRIALS_ALONE, call, start, wait_for
 from tests.e2e.test_tokens import save_sentences
-from tests.unit.test_docs import BLOCKS
+from tests.unit.project.test_docs import BLOCKS
 
 ELSEWHERE = {
     "< lines.txt": "what is typed or piped: test_cli",

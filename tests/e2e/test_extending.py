@@ -12,7 +12,7 @@ import pytest
 from frostline.records.result import RunResult, Status
 from tests.conftest import write_csv
 from tests.e2e.sweep_tools import TRIALS_ALONE, call
-from tests.unit.test_docs import ROOT
+from tests.unit.project.test_docs import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+)\n((?:(?!^## ).*\n?)*)", PAGE, re.MULTILINE))

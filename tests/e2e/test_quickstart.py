@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import sentences, write_csv
 from tests.e2e.sweep_tools import call
-from tests.unit.test_docs import BLOCKS
+from tests.unit.project.test_docs import BLOCKS
 
 
 @pytest.mark.slow

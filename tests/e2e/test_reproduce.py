@@ -162,7 +162,7 @@ def test_a_record_cant_have_code_run(frostline, in_tmp, own, recorded):
 )
 def test_bad_input_is_one_line(frostline, in_tmp, tiny_overrides, arguments, words):
     from frostline.config import compose_run
-    from tests.unit.test_reproduce import write_record
+    from tests.unit.reproduce.test_compare import write_record
 
     write_record(Path("runs/one"), compose_run(tiny_overrides))
     code, _, err = frostline("reproduce", *arguments)

@@ -21,7 +21,7 @@ from frostline.search import LockLostError, Study, open_locked, open_url, queue_
 from tests.e2e.forked import Forked
 from tests.e2e.services import free_port, mlflow_server, postgresql
 from tests.e2e.sweep_tools import RUNG, call, start, trials_in, wait_for, worker_pids
-from tests.unit.test_search import SPACE, make_plan
+from tests.unit.search.test_loop import SPACE, make_plan
 
 pytestmark = pytest.mark.slow
 

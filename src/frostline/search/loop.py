@@ -1,6 +1,6 @@
 """The ask/tell loop of a sweep over an injected executor.
 
-`tests/unit/test_search.py` drives it with a fake executor.
+`tests/unit/search/test_loop.py` drives it with a fake executor.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from frostline.search import Journal, SearchLimits, Study, TrialEnded, queue_of,
 from frostline.search.samplers import distribution
 from frostline.spec import Space, parse_dimension
 from frostline.sweep.questions import SeedRace
-from tests.unit.test_search import Killed, Quiet, make_plan
+from tests.unit.search.test_loop import Killed, Quiet, make_plan
 
 DEPTH = parse_dimension("freeze.depth", {"low": 0, "high": 4})[0]
 RATE = parse_dimension("optimizer.lr", {"low": 1e-5, "high": 1e-2, "log": True})[0]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from frostline.assets.convert import is_converted, to_safetensors
 from frostline.errors import ModelError
-from tests.unit.test_model import load
+from tests.unit.models.test_loading import load
 
 
 def tensors():

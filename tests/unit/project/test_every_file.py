@@ -14,7 +14,7 @@ from frostline.models import optimizer
 from frostline.spec import TASKS, Source
 from frostline.sweep.read_config import read
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GROUPS = sorted(path for path in (ROOT / "conf").glob("*/*.yaml"))
 SWEEPS = sorted((ROOT / "sweeps" / "sweep").glob("*.yaml"))
 BASES = sorted((ROOT / "conf").glob("*/_base/*.yaml")) + sorted((ROOT / "sweeps").glob("sweep/_base/*.yaml"))

@@ -19,7 +19,7 @@ from frostline.cli.sweep import names as sweep_names
 from frostline.config import check_multirun, compose_job, value_from_text
 from frostline.spec import flat_entries, parse_dimension
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _UNKNOWN = re.compile(r"\.\.\.|<[^>]+>|\b(?:NAME|STUDY|FOLDER|FILE|KEY|RUN|URI|ANOTHER|HOST)\b|joblib|submitit|=ray\b")
 """Commands with something to fill in, or with a launcher that isn't installed, are not composed."""

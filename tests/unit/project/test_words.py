@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PRIVATE = re.compile(
     r"\b(begun|told|looked|heard|hears|whoever|buried|spool|gone (on|with)|go(es|ing)? on (with|from|to)|went on)\b"
     r"|\bgone\b",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "src" / "frostline"
+SOURCE = Path(__file__).parents[3] / "src" / "frostline"
 
 
 def classes():

@@ -13,7 +13,7 @@ from frostline.metrics import METRICS
 from frostline.spec import PrunerName, SamplerName
 from tests.e2e.sweep_tools import call
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def listed(frostline, *arguments):
