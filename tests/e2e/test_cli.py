@@ -72,7 +72,7 @@ def test_mlflow_has_the_run_with_all_that_matters(frostline, in_tmp, tiny_overri
     assert tags["frostline.frozen_unchanged"] == "true"
     assert tags["frostline.version.torch"]
     assert "frostline run" in tags["mlflow.note.content"]
-    assert f"It came to **accuracy {result.objective.value:.4f}**" in tags["mlflow.note.content"]
+    assert f"Result: **accuracy {result.objective.value:.4f}**" in tags["mlflow.note.content"]
     (dataset,) = [item.dataset for item in run.inputs.dataset_inputs]
     assert (dataset.name, dataset.source_type) == ("moods", "path")
     assert result.provenance["data_fingerprint"].startswith(dataset.digest)

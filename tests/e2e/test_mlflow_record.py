@@ -15,7 +15,8 @@ from frostline.records.recorder import RunStart
 from frostline.records.result import Frozen, RunResult, Status
 from frostline.spec import TrackingSpec
 from frostline.tracking import ChildRun, MlflowRecorder, client
-from frostline.tracking.client import send_inputs
+from frostline.tracking.names import Sanitizer
+from frostline.tracking.stored_run import PROCESS_TAG, StoredRun, process_tags
 from tests.e2e.sweep_tools import call, mlflow_runs, start, wait_for
 
 ODD = {
@@ -45,29 +46,38 @@ def tracking(folder, **tags):
     )
 
 
+def test_params_beyond_mlflows_limits_are_cut_with_a_record(tmp_path):
+    params = {f"extra.{n}": n for n in range(248)} | {"long": "y" * 7000, "odd (key)": "z"}
+    store = client(tracking(tmp_path).uri)
+    stored = StoredRun.create(store, store.create_experiment("odd"), name="d0", tags={}, cleaner=Sanitizer())
+    stored.send_params(params)
+    stored.end(Status.FINISHED, {})
+    (run,) = mlflow_runs(tmp_path)
+    assert len(run.data.params) == 250
+    assert run.data.params["long"] == "y" * 6000
+    assert run.data.params["odd _key_"] == "z"
+    assert run.data.tags["frostline.cleaned"].splitlines() == [
+        "param long: the first 6000 of 7000 characters",
+        "param odd (key) is recorded as odd _key_",
+    ]
+
+
 def test_odd_names_long_values_and_no_numbers_are_cleaned_with_a_record(tmp_path, make_spec, caplog):
     spec = make_spec()
-    params = {f"extra.{n}": n for n in range(248)} | {"long": "y" * 7000, "odd (key)": "z"}
-    child = ChildRun(parent=None, name="d0", params=params, tags={"t" * 300: "v" * 9000})
+    child = ChildRun(parent=None, name="d0", params={}, tags={"t" * 300: "v" * 9000})
     recorder = MlflowRecorder(tracking(tmp_path, team="nlp"), spec, tmp_path / "run", child=child)
-    recorder._create(params, {})
     recorder.log(ODD, 1)
     recorder.log({"inf": -math.inf, "f1(macro)": 0.3}, 2)
     result = RunResult(name=spec.name(), status=Status.FAILED, reason="r" * 20_000, spec_digest=spec.digest())
     recorder.finish(result)
     assert "does not answer" not in caplog.text
     (run,) = mlflow_runs(tmp_path)
-    assert len(run.data.params) == 250
-    assert run.data.params["long"] == "y" * 6000
-    assert run.data.params["odd _key_"] == "z"
     metrics = run.data.metrics
     assert {"f1_macro_", "50 _ _1", "__/up", "inf", "nan"} <= metrics.keys()
     assert sorted(value for key, value in metrics.items() if key.startswith("f1_macro_")) == [0.3, 0.5]
     assert math.isnan(metrics["inf"])
     assert math.isnan(metrics["nan"])
     record = run.data.tags["frostline.cleaned"].splitlines()
-    assert "param long: the first 6000 of 7000 characters" in record
-    assert "param odd (key) is recorded as odd _key_" in record
     assert "metric f1(macro) is recorded as f1_macro_" in record
     assert "metric inf: inf is recorded as NaN" in record
     assert "metric inf: -inf is recorded as NaN" in record
@@ -79,16 +89,18 @@ def test_odd_names_long_values_and_no_numbers_are_cleaned_with_a_record(tmp_path
 
 def test_a_run_that_is_resumed_is_not_taken_for_dead(tmp_path, monkeypatch):
     from frostline.tracking import orphans
-    from frostline.tracking.client import PROCESS_TAG, process_tags, reopen
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     made = client(uri)
     experiment = made.create_experiment("e")
     (host,) = {value.split("/")[0] for value in process_tags().values()}
     runs = [made.create_run(experiment, tags={PROCESS_TAG: f"{host}/999999/1"}).info.run_id for _ in range(2)]
-    monkeypatch.setattr(
-        orphans, "_send_rest", lambda _, __, run: reopen(made, run) if run.info.run_id == runs[0] else None
-    )
+
+    def resumed_meanwhile(pid):
+        StoredRun.resume(made, made.get_run(runs[0]), Sanitizer())
+        return "2"
+
+    monkeypatch.setattr(orphans, "process_start", resumed_meanwhile)
     assert orphans.end_dead_runs(uri, experiment) == 1
     assert [made.get_run(run_id).info.status for run_id in runs] == ["RUNNING", "KILLED"]
     assert "frostline.reason" not in made.get_run(runs[0]).data.tags
@@ -186,7 +198,7 @@ def test_no_token_of_the_environment_reaches_a_file_or_the_store(tmp_path, tiny_
     assert not [path for path in files if b"hunter2" in path.read_bytes()]
 
 
-def test_runs_that_tell_the_same_data_at_the_same_moment_are_all_recorded(tmp_path, monkeypatch):
+def test_runs_that_record_the_same_data_at_the_same_moment_are_all_recorded(tmp_path, monkeypatch):
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -205,7 +217,8 @@ def test_runs_that_tell_the_same_data_at_the_same_moment_are_all_recorded(tmp_pa
     made = client(tracking(tmp_path).uri)
     run_id = made.create_run(made.create_experiment("odd")).info.run_id
     dataset = Dataset(name="moods", digest="abc", source_type="local", source="{}")
-    send_inputs(made, run_id, [DatasetInput(dataset=dataset, tags=[])])
+    stored = StoredRun(made, run_id, Sanitizer())
+    stored.send_inputs([DatasetInput(dataset=dataset, tags=[])])
     assert len(refused) == 2
     assert [one.dataset.name for one in made.get_run(run_id).inputs.dataset_inputs] == ["moods"]
 
@@ -214,4 +227,4 @@ def test_runs_that_tell_the_same_data_at_the_same_moment_are_all_recorded(tmp_pa
 
     monkeypatch.setattr(MlflowClient, "log_inputs", broken)
     with pytest.raises(MlflowException, match="the disk is full"):
-        send_inputs(made, run_id, [])
+        stored.send_inputs([])

@@ -211,19 +211,19 @@ def test_a_store_that_cant_say_whether_a_run_is_there_gets_no_second_one(tmp_pat
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    from frostline.tracking.client import reopenable, save_run_id
+    from frostline.tracking.stored_run import lookup_run, save_run_id
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     made = client(uri)
     run = made.create_run(made.create_experiment("e"))
     save_run_id(tmp_path / "run", uri, run.info.run_id)
-    assert reopenable(tmp_path / "run", uri)[1].info.run_id == run.info.run_id
+    assert lookup_run(tmp_path / "run", uri)[1].info.run_id == run.info.run_id
     save_run_id(tmp_path / "missing", uri, "0" * 32)
-    assert reopenable(tmp_path / "missing", uri) is None
+    assert lookup_run(tmp_path / "missing", uri) is None
 
     def hiccup(self, run_id):
         raise MlflowException("API request failed: timed out")
 
     monkeypatch.setattr(MlflowClient, "get_run", hiccup)
     with pytest.raises(MlflowException):
-        reopenable(tmp_path / "run", uri)
+        lookup_run(tmp_path / "run", uri)

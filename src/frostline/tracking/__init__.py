@@ -1,12 +1,13 @@
 """MLflow tracking; nothing else imports mlflow."""
 
 from frostline.records.run_folder import MODEL_FOLDER
-from frostline.tracking.client import RUN_DIR_TAG, absolute, add_numbers, client, preload, recorded_run, ui_command
+from frostline.tracking.client import RUN_DIR_TAG, absolute, client, preload, ui_command
 from frostline.tracking.content import ChildRun
 from frostline.tracking.lookup import fetch_files, recorded_folder, run_folder, tag_run
 from frostline.tracking.orphans import reconcile
 from frostline.tracking.pending import find_pending
 from frostline.tracking.run import MlflowRecorder
+from frostline.tracking.stored_run import add_numbers, recorded_run
 from frostline.tracking.sweep import SweepRun
 from frostline.tracking.sync import OtherStoreError, Replay, publish_run
 

@@ -12,7 +12,7 @@ from frostline.provenance import redact
 from frostline.records.recorder import RunStart
 from frostline.records.result import Frozen, RunResult, Status
 from frostline.spec import RunSpec
-from frostline.tracking.client import REASON_TAG, STATUS_TAG
+from frostline.tracking.stored_run import REASON_TAG, STATUS_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
@@ -114,12 +114,12 @@ def note_of(run: RunStart, command: str) -> str:
 
 
 def outcome_of(result: RunResult) -> str:
-    """Returns what a run came to, in a sentence of its description."""
+    """Returns what a run gave, for its description."""
     if result.status is Status.FINISHED and result.objective is not None:
         name, value = result.objective.metric, result.objective.value
         seconds = f", {result.cost.train_s:.0f} s of training" if result.cost is not None else ""
-        return f"It came to **{name} {value:.4f}** (step {result.step}{seconds})."
-    return f"It ended as **{result.status.value}**: {redact(result.reason or 'unknown')}."
+        return f"Result: **{name} {value:.4f}** (step {result.step}{seconds})."
+    return f"Status: **{result.status.value}**: {redact(result.reason or 'unknown')}."
 
 
 def inputs_of(run: RunStart) -> list[DatasetInput]:

@@ -10,9 +10,10 @@ from frostline import scratch
 from frostline.errors import UserError, as_user_error
 from frostline.provenance import redact
 from frostline.records.run_folder import MODEL_FOLDER
-from frostline.tracking.client import BEST_TAG, RUN_DIR_TAG, absolute, client
+from frostline.tracking.client import RUN_DIR_TAG, absolute, client
 from frostline.tracking.model import download_model, model_id_of
 from frostline.tracking.pending import reason_of
+from frostline.tracking.stored_run import BEST_TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

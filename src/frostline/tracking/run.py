@@ -14,29 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.errors import best_effort
 from frostline.files import regular_files
 from frostline.records.recorder import RunStart
 from frostline.records.result import RunResult
 from frostline.records.run_folder import MODEL_FOLDER, metrics_up_to
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import pending
-from frostline.tracking.client import (
-    CLEANED_TAG,
-    PARENT_TAG,
-    RUN_DIR_TAG,
-    STATUS_TAG,
-    absolute,
-    client,
-    experiment_of,
-    mlflow_status,
-    reopen,
-    reopenable,
-    save_run_id,
-    send_inputs,
-    send_params,
-    source_tags,
-)
+from frostline.tracking.client import RUN_DIR_TAG, absolute, client, experiment_of
 from frostline.tracking.content import (
     ChildRun,
     final_metrics,
@@ -48,13 +32,22 @@ from frostline.tracking.content import (
     tags_of,
 )
 from frostline.tracking.model import log_model
-from frostline.tracking.names import Sanitizer, batches
+from frostline.tracking.names import Sanitizer
 from frostline.tracking.orphans import reconcile
+from frostline.tracking.stored_run import (
+    CLEANED_TAG,
+    PARENT_TAG,
+    STATUS_TAG,
+    StoredRun,
+    lookup_run,
+    mlflow_status,
+    save_run_id,
+    source_tags,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
-
 
 _FIRST_FLUSH_S = 60.0
 """So long the first batch waits for an evaluation: MLflow's compare page opens on what was recorded first."""
@@ -87,11 +80,9 @@ class MlflowRecorder:
         self._folder = folder
         self._child = child
         self._reopen = reopen
-        self._recorded: dict[str, int] = {}
-        self._told: dict[tuple[str, int], float] = {}
         self._cleaner = Sanitizer()
-        self._client: MlflowClient | None = None
-        self._run_id: str | None = None
+        self._stored: StoredRun | None = None
+        self._last_steps: dict[str, int] = {}
         self._broken = False
         self._note = ""
         # What to type for such a run; a trial of a sweep is one like any other.
@@ -104,29 +95,23 @@ class MlflowRecorder:
     def start(self, run: RunStart) -> None:
         """Creates the run with its params and tags."""
         with self._forgiving("start"):
-            self._begin(run)
+            self._note = note_of(run, self._command)
+            earlier = lookup_run(self._folder, self._tracking.uri) if self._reopen else None
+            params = params_of(self._spec, run.freeze, self._child)
+            if earlier is not None:
+                stored = self._resume(*earlier, params)
+            else:
+                stored = self._create(params, tags_of(run))
+                stored.send_inputs(inputs_of(run))
             if self._tracking.system_metrics:
-                self._watch()
+                self._watch(stored)
 
-    def _begin(self, run: RunStart) -> None:
-        self._note = note_of(run, self._command)
-        earlier = reopenable(self._folder, self._tracking.uri) if self._reopen else None
-        if earlier is not None:
-            self._open(*earlier)
-            self._send_params(params_of(self._spec, run.freeze, self._child), earlier[1].data.params)
-            return
-        self._create(params_of(self._spec, run.freeze, self._child), tags_of(run))
-        assert self._client is not None
-        assert self._run_id is not None
-        send_inputs(self._client, self._run_id, inputs_of(run))
-
-    def _watch(self) -> None:
+    def _watch(self, stored: StoredRun) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-        assert self._run_id is not None
         monitor: Any = SystemMetricsMonitor  # untyped
         self._monitor = monitor(
-            self._run_id, tracking_uri=absolute(self._tracking.uri), resume_logging=bool(self._recorded)
+            stored.run_id, tracking_uri=absolute(self._tracking.uri), resume_logging=bool(stored.history)
         )
         self._monitor.start()
 
@@ -141,9 +126,9 @@ class MlflowRecorder:
             return
         now_ms = int(time.time() * 1000)
         cleaned = [self._cleaner.metric(key, value) for key, value in metrics.items() if key != "train/epoch"]
-        self._pending += [(key, value, now_ms, step) for key, value in cleaned if step > self._recorded.get(key, -1)]
+        self._pending += [(key, value, now_ms, step) for key, value in cleaned if step > self._last_steps.get(key, -1)]
         for key, value in cleaned:
-            if self._told.get((key, step), value) != value and value == value:
+            if self._history.get((key, step), value) != value and value == value:
                 self._cleaner.tell(f"metric {key}: some steps stand here as they were before the run was resumed")
         self._is_evaluated |= f"eval/{self._spec.training.objective}" in metrics
         if time.monotonic() - self._flushed > (_FLUSH_S if self._is_evaluated else _FIRST_FLUSH_S):
@@ -153,36 +138,22 @@ class MlflowRecorder:
     def finish(self, result: RunResult) -> None:
         """Sends what is left, the files of the run's folder, and the status: never FINISHED for what isn't."""
         if self._broken:
-            with best_effort(
-                "the status in MLflow"
-            ):  # logged already; at least the status should be true if the store is back
-                if (
-                    self._client is not None
-                    and self._run_id is not None
-                    and not pending.is_unreachable(self._tracking.uri)
-                ):
-                    self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
+            if self._stored is not None:
+                self._stored.try_to_set_status(self._tracking.uri, result.status)
             return
         with self._forgiving("finish"):
             self._unwatch()
-            if self._run_id is None:  # it failed before it started
+            if self._stored is None:  # it failed before it started
                 self._create(params_of(self._spec, None, self._child), {})
-            assert self._client is not None
-            assert self._run_id is not None
+            assert self._stored is not None
             last = result.step or (result.cost.steps if result.cost else 0)
-            self._finish_metrics(final_metrics(result), last)
+            self._add_final(final_metrics(result), last)
             self._flush()
             tags = final_tags(result)
             if self._note:
                 tags["mlflow.note.content"] = f"{self._note}\n{outcome_of(result)}\n"
-            tags = self._cleaner.tags(tags)
-            if self._cleaner.record:
-                tags[CLEANED_TAG] = self._cleaner.record
-            for key, value in tags.items():
-                self._client.set_tag(self._run_id, key, value)
-            # The status first: a kill while the model is uploaded must not leave the run RUNNING for ever.
-            self._client.set_terminated(self._run_id, status=mlflow_status(result.status))
-            self._log_files()
+            self._stored.end(result.status, tags)
+            self._log_files(self._stored)
             pending.clear(self._folder)
 
     def close_run(self, result: RunResult, start: RunStart | None = None) -> bool:
@@ -196,28 +167,31 @@ class MlflowRecorder:
             Whether MLflow has it now.
         """
         with self._forgiving("end"):
-            earlier = reopenable(self._folder, self._tracking.uri)
+            earlier = lookup_run(self._folder, self._tracking.uri)
             missed = pending.load(self._folder) is not None
             if start is not None:
                 self._note = note_of(start, self._command)
             params = params_of(self._spec, start.freeze if start is not None else None, self._child)
             if earlier is None:
-                self._create(params, tags_of(start) if start is not None else {})
-            elif _has_heard(earlier[1], result) and not missed:
+                stored = self._create(params, tags_of(start) if start is not None else {})
+            elif _has_end(earlier[1], result) and not missed:
                 return True
             else:
-                self._open(*earlier)
-                self._send_params(params, earlier[1].data.params)
-            if start is not None and self._client is not None and self._run_id is not None:
-                send_inputs(self._client, self._run_id, inputs_of(start))
+                stored = self._resume(*earlier, params)
+            if start is not None:
+                stored.send_inputs(inputs_of(start))
             for step, values in metrics_up_to(self._folder, sys.maxsize):  # its last seconds had not been sent
                 self.log(values, step)
         self.finish(result)
         return not self._broken
 
-    def _create(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        self._client = client(self._tracking.uri)
-        experiment_id = experiment_of(self._client, self._tracking)
+    @property
+    def _history(self) -> dict[tuple[str, int], float]:
+        return self._stored.history if self._stored is not None else {}
+
+    def _create(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> StoredRun:
+        store = client(self._tracking.uri)
+        experiment_id = experiment_of(store, self._tracking)
         if self._child is None:  # a sweep's parent has done it for its children
             reconcile(self._tracking.uri, experiment_id)
         child = self._child
@@ -228,65 +202,53 @@ class MlflowRecorder:
         }
         if self._note:
             base["mlflow.note.content"] = self._note
-        everything = self._cleaner.tags({**base, **tags, **(child.tags if child else {}), **self._tracking.tags})
+        all_tags = self._cleaner.tags({**base, **tags, **(child.tags if child else {}), **self._tracking.tags})
         if self._cleaner.record:
-            everything[CLEANED_TAG] = self._cleaner.record
+            all_tags[CLEANED_TAG] = self._cleaner.record
         if child is not None and child.parent is not None:
-            everything[PARENT_TAG] = child.parent
-        # With the tags from the start: a kill right now leaves a run that the next command sees is dead.
+            all_tags[PARENT_TAG] = child.parent
         name = child.name if child is not None else self._spec.name()
-        run = self._client.create_run(experiment_id, run_name=name, tags=everything)
-        self._run_id = run.info.run_id
-        save_run_id(self._folder, self._tracking.uri, self._run_id)
-        self._send_params(params, {})
+        stored = StoredRun.create(store, experiment_id, name=name, tags=all_tags, cleaner=self._cleaner)
+        self._stored = stored
+        save_run_id(self._folder, self._tracking.uri, stored.run_id)
+        stored.send_params(params)
+        return stored
 
-    def _finish_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """What the whole run came to replaces what stands there of a part of it, whichever step that was logged at."""
+    def _resume(self, store: MlflowClient, run: Run, params: Mapping[str, Any]) -> StoredRun:
+        """Continues an earlier run: the steps that it has already are not sent again."""
+        self._stored = StoredRun.resume(store, run, self._cleaner)
+        self._last_steps = self._stored.last_steps()
+        self._stored.send_params(params)
+        return self._stored
+
+    def _add_final(self, metrics: Mapping[str, float], step: int) -> None:
+        """Adds results of the whole run; they replace those of a part of it, whatever step that was logged at."""
         now_ms = int(time.time() * 1000)
         for name, number in metrics.items():
             key, value = self._cleaner.metric(name, number)
-            at = max(step, self._recorded.get(key, step))
-            if self._told.get((key, at)) != value:  # a model that failed to be uploaded is no reason to log it twice
+            at = max(step, self._last_steps.get(key, step))
+            if self._history.get((key, at)) != value:  # a failed upload of the model is no reason to log it twice
                 self._pending.append((key, value, now_ms, at))
 
-    def _send_params(self, params: Mapping[str, Any], there: Mapping[str, str]) -> None:
-        assert self._client is not None
-        assert self._run_id is not None
-        send_params(self._client, self._run_id, self._cleaner.params(params), there)
-
-    def _open(self, made: MlflowClient, run: Run) -> None:
-        """Continues an earlier run; what is logged again of the steps that are there already is left out."""
-        reopen(made, run)
-        run_id = run.info.run_id
-        for key in run.data.metrics:
-            history = made.get_metric_history(run_id, key)
-            self._recorded[key] = max(metric.step for metric in history)
-            self._told |= {(key, metric.step): metric.value for metric in history}
-        self._client, self._run_id = made, run_id
-
     def _flush(self) -> None:
-        if self._client is None or self._run_id is None:
+        if self._stored is None:
             return
-        from mlflow.entities import Metric
-
         objective = self._cleaner.name("metric", f"eval/{self._spec.training.objective}")
-        rows = sorted(self._pending, key=lambda row: (not row[0].startswith("best/"), row[0] != objective))
-        for some in batches((Metric(*row) for row in rows), 1000):
-            self._client.log_batch(self._run_id, metrics=some)
+        self._stored.send_metrics(
+            sorted(self._pending, key=lambda row: (not row[0].startswith("best/"), row[0] != objective))
+        )
         self._pending.clear()
         self._flushed, self._is_evaluated = time.monotonic(), True  # from now on there is no need to wait
 
-    def _log_files(self) -> None:
-        assert self._client is not None
-        assert self._run_id is not None
+    def _log_files(self, stored: StoredRun) -> None:
         for path in regular_files(self._folder):
             relative = path.relative_to(self._folder)
             hidden = any(part.startswith(".") for part in relative.parts)
             if not hidden and relative.parts[0] not in {"checkpoints", MODEL_FOLDER}:
                 parent = relative.parent.as_posix()
-                self._client.log_artifact(self._run_id, str(path), None if parent == "." else parent)
+                stored.store.log_artifact(stored.run_id, str(path), None if parent == "." else parent)
         if self._tracking.log_model and (self._folder / MODEL_FOLDER).is_dir():
-            log_model(self._client, self._run_id, self._folder)
+            log_model(stored.store, stored.run_id, self._folder)
 
     @contextmanager
     def _forgiving(self, what: str) -> Iterator[None]:
@@ -303,5 +265,5 @@ class MlflowRecorder:
             pending.warn(self._tracking.uri, pending.reason_of(error))
 
 
-def _has_heard(run: Run, result: RunResult) -> bool:
+def _has_end(run: Run, result: RunResult) -> bool:
     return run.info.status == mlflow_status(result.status) and run.data.tags.get(STATUS_TAG) == result.status.value

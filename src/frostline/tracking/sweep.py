@@ -15,29 +15,15 @@ from frostline.records.result import Status
 from frostline.records.run_folder import MODEL_FOLDER
 from frostline.spec import TrackingSpec
 from frostline.tracking import pending
-from frostline.tracking.client import (
-    BEST_TAG,
-    CLEANED_TAG,
-    RUN_DIR_TAG,
-    STATUS_TAG,
-    client,
-    experiment_of,
-    recorded_run,
-    reopen,
-    reopenable,
-    save_run_id,
-    send_params,
-    source_tags,
-)
+from frostline.tracking.client import RUN_DIR_TAG, client, experiment_of
 from frostline.tracking.links import RunListView, publish
 from frostline.tracking.model import log_model
 from frostline.tracking.names import Sanitizer, clean_name
 from frostline.tracking.orphans import end_dead_runs, end_runs_below, reconcile
+from frostline.tracking.stored_run import BEST_TAG, StoredRun, lookup_run, recorded_run, save_run_id, source_tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
-
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +45,8 @@ class SweepRun:
         self._name = name
         self._folder = folder
         self._cleaner = Sanitizer()
-        self._params = self._cleaner.params(params)
-        self._client: MlflowClient | None = None
+        self._params = dict(params)
+        self._stored: StoredRun | None = None
         self._known: dict[tuple[str, int], float] = {}
         self._broken = False
         self._is_whole = True
@@ -69,7 +55,11 @@ class SweepRun:
         self._view: dict[str, Any] | None = None
         self.warning: str | None = None
         """The last warning about the store."""
-        self.run_id: str | None = None
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run in MLflow; None if there is none."""
+        return None if self._stored is None else self._stored.run_id
 
     def start(self, known: str | None = None) -> None:
         """Makes the run, or opens the one that the folder is recorded in; ends what a dead process left RUNNING.
@@ -80,61 +70,44 @@ class SweepRun:
         if not self._tracking.enabled:
             return
         with self._forgiving("start"):
-            made = self._client = client(self._tracking.uri)
-            self._experiment_id = experiment_of(made, self._tracking)
+            store = client(self._tracking.uri)
+            self._experiment_id = experiment_of(store, self._tracking)
             reconcile(self._tracking.uri, self._experiment_id)
-            earlier = reopenable(self._folder, self._tracking.uri)
+            earlier = lookup_run(self._folder, self._tracking.uri)
             if earlier is None and known is not None:
                 save_run_id(self._folder, self._tracking.uri, known)
-                earlier = reopenable(self._folder, self._tracking.uri)  # None: it is of another store
+                earlier = lookup_run(self._folder, self._tracking.uri)  # None: it is of another store
                 if earlier is not None:
                     end_runs_below(self._tracking.uri, known, "its machine died")
-            if earlier is not None:
-                self._open(made, earlier[1])
-                send_params(made, earlier[1].info.run_id, self._params, earlier[1].data.params)
-            else:
-                self._create(made)
+            self._stored = self._create(store) if earlier is None else StoredRun.resume(*earlier, self._cleaner)
+            self._known |= self._stored.history
+            self._stored.send_params(self._params)
             for key, step, value in (pending.load(self._folder) or {}).get("metrics", ()):
                 self.log({key: value}, step)  # what an earlier command could not send
 
-    def _create(self, made: MlflowClient) -> None:
+    def _create(self, store: MlflowClient) -> StoredRun:
         tags = {
             **source_tags("frostline sweep"),
             RUN_DIR_TAG: str(self._folder.absolute()),
             "frostline.kind": "sweep",
             **self._cleaner.tags(self._tracking.tags),
         }
-        run = made.create_run(self._experiment_id, run_name=self._name, tags=tags)
-        self.run_id = run.info.run_id
-        save_run_id(self._folder, self._tracking.uri, self.run_id)
-        send_params(made, self.run_id, self._params, {})
-
-    def _open(self, made: MlflowClient, run: Run) -> None:
-        reopen(made, run)
-        for key in run.data.metrics:
-            for metric in made.get_metric_history(run.info.run_id, key):
-                self._known[key, metric.step] = metric.value
-        self.run_id = run.info.run_id
+        stored = StoredRun.create(store, self._experiment_id, name=self._name, tags=tags, cleaner=self._cleaner)
+        save_run_id(self._folder, self._tracking.uri, stored.run_id)
+        return stored
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Records numbers at a step; what stands there already with the same value is left out."""
         rows = dict(self._cleaner.metric(key, float(value)) for key, value in metrics.items())
         new = {key: value for key, value in rows.items() if self._known.get((key, step)) != value}
         self._known |= {(key, step): value for key, value in new.items()}
-        if self._broken and new:  # the next word may never come
+        if self._broken and new:  # this may be the last call
             self._keep("metrics")
-        if self._client is None or self.run_id is None or self._broken or not new:
+        if self._stored is None or self._broken or not new:
             return
         with self._forgiving("metrics"):
-            self._send(new, step)
-
-    def _send(self, metrics: Mapping[str, float], step: int) -> None:
-        from mlflow.entities import Metric
-
-        assert self._client is not None
-        assert self.run_id is not None
-        now_ms = int(time.time() * 1000)
-        self._client.log_batch(self.run_id, metrics=[Metric(k, value, now_ms, step) for k, value in metrics.items()])
+            now_ms = int(time.time() * 1000)
+            self._stored.send_metrics((key, value, now_ms, step) for key, value in new.items())
 
     def num_missed(self) -> int:
         """Returns how many of the sweep's runs, its own included, the store has missed something of."""
@@ -156,10 +129,11 @@ class SweepRun:
             The whole address if the store is a server, else what comes behind that of `frostline ui`.
         """
         self._view = {"metric": clean_name(f"best/{metric}"), "maximize": maximize, "keys": list(keys)}
-        if self._client is None or self.run_id is None or self._broken:
+        if self._stored is None or self._broken:
             return None
         with best_effort("MLflow's view of the sweep"):
-            path = publish(self._client, self._experiment_id, RunListView(parent=self.run_id, **self._view))
+            view = RunListView(parent=self._stored.run_id, **self._view)
+            path = publish(self._stored.store, self._experiment_id, view)
             uri = without_user(self._tracking.uri).rstrip("/")
             return f"{uri}{path}" if uri.startswith(("http://", "https://")) else path
         return None
@@ -203,48 +177,34 @@ class SweepRun:
         }
         if self._broken:
             self._keep("finish")
-            with best_effort(
-                "the status in MLflow"
-            ):  # logged already; at least the status should be true if the store is back
-                if (
-                    self._client is not None
-                    and self.run_id is not None
-                    and not pending.is_unreachable(self._tracking.uri)
-                ):
-                    self._client.set_terminated(self.run_id, status=status.value)
+            if self._stored is not None:
+                self._stored.try_to_set_status(self._tracking.uri, status)
             return
-        if self._client is None or self.run_id is None:
+        if self._stored is None:
             return
         with self._forgiving("finish"):
             # What a dead worker left RUNNING in the moment before its folder knew of it.
             end_dead_runs(self._tracking.uri, self._experiment_id)
-            self._end()
+            self._end(self._stored)
 
-    def _end(self) -> None:
-        assert self._client is not None
-        assert self.run_id is not None
-        status = self._ending["status"]
-        self._client.set_terminated(self.run_id, status=status)
-        tags = self._cleaner.tags({STATUS_TAG: status, **self._ending["tags"]})
-        tags |= {CLEANED_TAG: self._cleaner.record} if self._cleaner.record else {}
-        for key, value in tags.items():
-            self._client.set_tag(self.run_id, key, value)
+    def _end(self, stored: StoredRun) -> None:
+        stored.end(Status(self._ending["status"]), self._ending["tags"])
         best = self._inside(self._ending.get("best"))
         run_id = self.recorded(best) if best is not None else None
         if run_id is not None:
-            self._client.set_tag(self.run_id, BEST_TAG, run_id)
+            stored.store.set_tag(stored.run_id, BEST_TAG, run_id)
         for folder, more in self._ending.get("trials", {}).items():
             place = self._inside(folder)
             child = None if place is None else self.recorded(place)
             if child is not None:
                 for key, value in more.items():
-                    self._client.set_tag(child, key, value)
+                    stored.store.set_tag(child, key, value)
         for name in self._ending["files"]:
             if (file := self._inside(name)) is not None and file.is_file():
-                self._client.log_artifact(self.run_id, str(file))
+                stored.store.log_artifact(stored.run_id, str(file))
         with_model = self._ending.get("with_model") and best is not None and (best / MODEL_FOLDER).is_dir()
         if best is not None and run_id is not None and with_model:
-            log_model(self._client, run_id, best)
+            log_model(stored.store, run_id, best)
         if best is not None and run_id is None and pending.load(best) is not None:
             self._is_whole = False  # this run names its best one: it is to be logged again when that one is there
             self._keep("its best run is not recorded yet")
@@ -274,14 +234,15 @@ class SweepRun:
             Whether MLflow has it now.
         """
         self.start()
-        if self._broken:
+        stored = self._stored
+        if self._broken or stored is None:
             return False
         with self._forgiving("sync"):
-            # A process that was killed in the midst left no word of its end.
+            # A process that was killed before its end has no ending.
             self._ending = missed["ending"] or {"status": Status.KILLED.value, "tags": {}, "files": []}
-            if missed.get("view") and self._client is not None and self.run_id is not None:
-                publish(self._client, self._experiment_id, RunListView(parent=self.run_id, **missed["view"]))
-            self._end()
+            if missed.get("view"):
+                publish(stored.store, self._experiment_id, RunListView(parent=stored.run_id, **missed["view"]))
+            self._end(stored)
         return not self._broken and self._is_whole
 
     def _keep(self, why: str) -> None:
@@ -292,7 +253,7 @@ class SweepRun:
             "kind": "sweep",
             "tracking": pending.location_of(self._tracking),
             "name": self._name,
-            "params": self._params,
+            "params": {key: redact(str(value)) for key, value in self._params.items()},
             "view": self._view,
         }
         pending.save(self._folder, {**missed, "metrics": metrics, "ending": self._ending or None, "why": why})

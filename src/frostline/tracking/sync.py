@@ -18,9 +18,9 @@ from frostline.records.result import RunResult, Status
 from frostline.records.run_folder import LOCK_FILE, MODEL_FOLDER, OVERRIDES_FILE, RECORDED_FILES, SPEC_FILE, check_files
 from frostline.spec import RunSpec, TrackingSpec
 from frostline.tracking import pending
-from frostline.tracking.client import recorded_run
 from frostline.tracking.content import ChildRun
 from frostline.tracking.run import MlflowRecorder
+from frostline.tracking.stored_run import recorded_run
 from frostline.tracking.sweep import SweepRun
 
 Parse = Callable[[str], RunSpec]
