@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.conftest import TINY, save_tokenizer, sentences, tiny_config, write_csv
-from tests.e2e.sweep_tools import TRIALS_ALONE, call
+from tests.support.sweep_tools import TRIALS_ALONE, call
 
 SETTINGS = ("model=path", "model.location=model", "dataset=csv", "dataset.location=moods.csv", *TINY)
 SWEEP = (

@@ -25,7 +25,7 @@ from frostline.tracking.reach import knock
 from frostline.tracking.stored_run import source_tags
 from tests.cases.test_wrong_numbers import json_lines, rows_of
 from tests.conftest import fresh_store, save_tokenizer
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, end_what_was_started, start, trials_in
+from tests.support.sweep_tools import TRIALS_ALONE, call, end_what_was_started, start, trials_in
 
 client = importlib.import_module("frostline.tracking.client")  # the package names a function so, too
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cases.test_damage import FEW, TRIALS_ALONE
-from tests.e2e.sweep_tools import call, mlflow_runs, trials_in
+from tests.cases.damaged import FEW
+from tests.support.sweep_tools import TRIALS_ALONE, call, mlflow_runs, trials_in
 
 RECORDED = tuple(word for word in FEW if word != "tracking=off")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cases.test_damage import FEW, TRIALS_ALONE
+from tests.cases.damaged import FEW
+from tests.support.sweep_tools import TRIALS_ALONE
 
 STRANGER = 12345
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cases.test_damage import FEW, descendants, is_alive
-from tests.e2e.sweep_tools import start, wait_for
+from tests.cases.damaged import FEW
+from tests.cases.test_damage import descendants, is_alive
+from tests.support.sweep_tools import start, wait_for
 
 LIMIT_S = 2.0
 

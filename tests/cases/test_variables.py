@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from frostline import variables
-from tests.e2e.sweep_tools import call
+from tests.support.sweep_tools import call
 
 LIBRARIES = (
     "torch", "transformers", "accelerate", "datasets", "huggingface_hub", "evaluate", "tokenizers", "safetensors",

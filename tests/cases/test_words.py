@@ -10,7 +10,6 @@ import lzma
 import signal
 import zipfile
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +23,8 @@ from frostline.models import loading
 from frostline.spec import TASKS
 from frostline.tracking.reach import knock
 from tests.cases.test_wrong_numbers import rows_of
-from tests.e2e.sweep_tools import call, interrupt, start, wait_for
+from tests.support import PLUGINS
+from tests.support.sweep_tools import call, interrupt, start, wait_for
 
 TABLE = "text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(80))
 
@@ -231,7 +231,7 @@ def test_an_hf_home_that_cant_be_written_is_named(tmp_path):
 
 @pytest.mark.slow
 def test_the_same_command_and_resume_resumes_where_it_names_its_folder(tmp_path, tiny_overrides):
-    env = {"PYTHONPATH": str(Path(__file__).parents[1] / "e2e"), "SLOW_S": "0.2"}
+    env = {"PYTHONPATH": PLUGINS, "SLOW_S": "0.2"}
     words = ["run", *tiny_overrides, "plugins=[sweep_plugin]", "optimizer.name=slow", "training.epochs=2",
              "hydra.run.dir=one", "tracking=off"]  # fmt: skip
     whole = call(*(word.replace("=one", "=whole") for word in words), cwd=tmp_path, **{**env, "SLOW_S": "0"})

@@ -27,8 +27,8 @@ from frostline.records.run_folder import RunFolder
 from frostline.spec import TASKS, Format
 from frostline.train import run
 from tests.conftest import save_tokenizer, tiny_config
-from tests.e2e.sweep_tools import call
-from tests.e2e.test_resume import StopAt
+from tests.e2e.train.test_resume import StopAt
+from tests.support.sweep_tools import call
 
 FEW = ("training.max_steps=4", "training.epochs=null", "tracking=off")
 

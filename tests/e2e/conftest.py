@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.forked import WarmPython
-from tests.e2e.sweep_tools import end_what_was_started
+from tests.support.forked import WarmPython
+from tests.support.sweep_tools import end_what_was_started
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.sweep_tools import TRIALS_ALONE, call, end_what_was_started, start, trials_in
+from tests.support.sweep_tools import TRIALS_ALONE, call, end_what_was_started, start, trials_in
 
 ALL = os.environ.get("FROSTLINE_FAULTS") == "all"
 SAMPLE = 4

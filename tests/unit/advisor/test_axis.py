@@ -13,7 +13,7 @@ from frostline.report.terminal import transfer_table
 from frostline.search.promotion import promoted
 from frostline.spec import Space, parse_dimension
 from frostline.sweep.questions import advisors_of
-from tests.unit.search.test_loop import make_plan
+from tests.unit.search.fake_search import make_plan
 
 DEPTH = parse_dimension("freeze.depth", {"low": 0, "high": 4})[0]
 RATE = parse_dimension("optimizer.lr", {"low": 1e-5, "high": 3e-3, "log": True})[0]

@@ -11,7 +11,7 @@ from frostline.cli.list import _about
 from frostline.config import compose_run
 from frostline.metrics import METRICS
 from frostline.spec import PrunerName, SamplerName
-from tests.e2e.sweep_tools import call
+from tests.support.sweep_tools import call
 
 ROOT = Path(__file__).parents[3]
 

@@ -21,7 +21,7 @@ from frostline.data.pixel_table import ImageInput, pixel_tables
 from frostline.errors import DataError, SpecError
 from frostline.models.processors import load_image_processor
 from frostline.train.inputs import load_processor
-from tests.e2e.pictures import save_images, save_model
+from tests.support.pictures import save_images, save_model
 
 
 @pytest.fixture(scope="module")

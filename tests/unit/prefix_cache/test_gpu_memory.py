@@ -1,6 +1,6 @@
 """Hidden states in a device's memory: the same vectors as in files, kept from run to run, given back when it is full.
 
-The device is the CPU here, which the code itself never takes: tests/e2e/test_gpu.py does the same on a GPU.
+The device is the CPU here, which the code itself never takes: tests/e2e/train/test_gpu.py does the same on a GPU.
 """
 
 from __future__ import annotations

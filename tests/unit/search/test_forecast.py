@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from frostline.search import Costs, forecast, queue_of
-from tests.unit.search.test_loop import SPACE, make_plan
+from tests.unit.search.fake_search import SPACE, make_plan
 
 DEPTHS = [4, 3, 2, 1, 0]
 

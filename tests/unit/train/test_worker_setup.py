@@ -6,7 +6,7 @@ from frostline.train import can_be_forked
 
 
 def test_a_process_whose_forks_could_not_use_its_gpu_knows_it(monkeypatch):
-    """That torch tells so of a real one: tests/e2e/test_gpu.py."""
+    """That torch tells so of a real one: tests/e2e/train/test_gpu.py."""
     assert can_be_forked()
     monkeypatch.setattr(torch.cuda, "_is_in_bad_fork", lambda: True)
     assert not can_be_forked()

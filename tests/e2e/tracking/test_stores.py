@@ -1,0 +1,229 @@
+"""A real MLflow server, and one that is down, slow or answers 500: training continues, `frostline sync` catches up."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+import time
+from contextlib import contextmanager, nullcontext, suppress
+
+import pytest
+
+from frostline.records.result import RunResult
+from frostline.tracking import client, pending
+from tests.support import PLUGINS
+from tests.support.services import free_port, mlflow_server, postgresql
+from tests.support.sweep_tools import RUNG, call, start, trials_in, wait_for
+
+pytestmark = pytest.mark.slow
+
+QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
+
+
+@contextmanager
+def bad_server(sleep_s: float):
+    """Answers every request with 500, after a while."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            time.sleep(sleep_s)
+            with suppress(OSError):  # the client may have closed
+                self.send_error(500)
+
+        def do_POST(self):
+            self.do_GET()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads, server.block_on_close = False, True  # no socket is left to a later test
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def all_runs(uri):
+    made = client(uri)
+    return made, made.search_runs([e.experiment_id for e in made.search_experiments()], max_results=1000)
+
+
+@pytest.mark.parametrize("kind", ["down", "answers 500", "slow"])
+def test_a_run_without_its_server_is_finished_and_reported_once(tmp_path, tiny_overrides, kind):
+    with bad_server(0.0 if kind == "answers 500" else 5.0) as uri:
+        if kind == "down":
+            uri = f"http://me:hunter2@127.0.0.1:{free_port()}"
+        arguments = ["run", *tiny_overrides, "dataset.train_rows=32", f"tracking.uri={uri}", "hydra.run.dir=runs/one"]
+        done = call(*arguments, cwd=tmp_path, **QUICK)
+        assert done.returncode == 0, done.stderr
+        warnings = [line for line in done.stderr.splitlines() if "MLflow" in line]
+        assert len(warnings) == 1, done.stderr
+        assert "frostline sync records it later" in warnings[0]
+        assert pending.load(tmp_path / "runs" / "one")["kind"] == "run"
+        again = call("sync", f"tracking.uri={uri}", cwd=tmp_path, **QUICK)
+        assert again.returncode == 2
+        assert "runs/one: can't be recorded" in again.stderr
+        assert len(again.stderr.splitlines()) <= 2
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes(), path
+    assert "hunter2" not in done.stdout + done.stderr + again.stdout + again.stderr
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")  # by importing mlflow.pyfunc
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_overrides, kind):
+    """With files on this machine, and with the server's store and the study in PostgreSQL; all to the end there."""
+    with postgresql("mlflow", "optuna") if kind == "postgresql" else nullcontext() as database:
+        _on_a_real_server(tmp_path, tiny_overrides, database)
+
+
+def _on_a_real_server(tmp_path, tiny_overrides, database):
+    port = free_port()
+    here = f"tracking.uri=http://127.0.0.1:{port}"
+    sweep = ["sweep", "lr_x_depth", *(o for o in tiny_overrides if not o.startswith("optimizer.lr=")), here]
+    sweep += ["sweep.n_trials=5", "training.epochs=2", "dataset.train_rows=64", "sweep.enqueue=none", *RUNG]
+    sweep += ["tracking.experiment=mine", "+tracking.tags.team=nlp"]
+    sweep += [f"sweep.storage='{database('optuna')}'"] if database else []
+    down = call(*sweep, cwd=tmp_path, **QUICK)  # nobody listens yet
+    assert down.returncode == 0, down.stderr
+    assert (
+        f"not in MLflow yet: 6 of its runs; frostline sync runs/lr_x_depth tracking.uri=http://127.0.0.1:{port}"
+        in down.stdout
+    )
+    assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
+    folder = tmp_path / "runs" / "lr_x_depth"
+    found = trials_in(folder)
+    assert len(pending.find_pending([folder])) == 6
+    kept = {path: pending.load(path) for path in pending.find_pending([folder])}
+    ours = f"tracking.uri=http://127.0.0.1:{port}"
+    foreign = call("sync", cwd=tmp_path, **QUICK)
+    assert foreign.returncode == 2
+    assert f"belongs to http://127.0.0.1:{port}, not to sqlite:///mlflow.db; if you trust it, {ours}" in foreign.stderr
+    for elsewhere in ([ours], [f"tracking.uri=http://127.0.0.1:{free_port()}"]):
+        early = call("sync", *elsewhere, cwd=tmp_path, **QUICK)  # one line for all: nobody listens yet
+        assert early.returncode == 2
+        assert len(early.stderr.splitlines()) <= 2, early.stderr
+    for path, missed in kept.items():  # and an attempt that failed changes nothing
+        assert {**pending.load(path), "why": ""} == {**missed, "why": ""}
+
+    with mlflow_server(tmp_path, port, database("mlflow") if database else None) as uri:
+        done = [p for p in found if p.state.value == "COMPLETE"]
+        best_point = max(done, key=lambda p: (p.quality, -p.number))
+        trial = best_point if database else next(p for p in found if p.state.value == "PRUNED")
+        name = f"{trial.number:03d}"
+        (folder / name / "spec.json").rename(folder / name / "spec.away")
+        sync = call("sync", ours, cwd=tmp_path)
+        assert sync.returncode == 2
+        assert f"{name}/spec.json: can't be read" in sync.stderr
+        assert ("its best run is not recorded yet" in sync.stderr) == bool(database)
+        assert len([line for line in sync.stdout.splitlines() if line.startswith("recorded: ")]) == 4 + (not database)
+        (folder / name / "spec.away").rename(folder / name / "spec.json")
+        once_more = call("sync", ours, cwd=tmp_path)
+        assert once_more.returncode == 0, once_more.stderr
+        parent_too = "recorded: runs/lr_x_depth\n" if database else ""
+        assert once_more.stdout == f"recorded: runs/lr_x_depth/{name}\n{parent_too}"
+        assert not all_runs(f"sqlite:///{tmp_path / 'mlflow.db'}")[1]
+        made, runs = all_runs(uri)
+        experiment = made.get_experiment_by_name("mine")
+        assert {run.info.experiment_id for run in runs} == {experiment.experiment_id}
+        assert {run.data.tags["team"] for run in runs} == {"nlp"}
+        assert [key for key in experiment.tags if key.startswith("mlflow.sharedViewState.")]
+        (parent,) = [run for run in runs if run.data.tags["frostline.kind"] == "sweep"]
+        children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        assert parent.info.status == "FINISHED"
+        assert parent.data.params["sampler"] == "tpe"
+        assert len(children) == 5
+        best = next(run for run in children if run.info.run_id == parent.data.tags["frostline.best_run"])
+        assert best.data.metrics["best/accuracy"] == max(p.quality for p in found if p.state.value == "COMPLETE")
+        by_point = {int(run.data.tags["frostline.trial"]): run for run in children}
+        for trial in found:
+            run = by_point[trial.number]
+            assert run.data.metrics["best/accuracy"] == trial.quality
+            assert run.data.tags["frostline.status"] == ("FINISHED" if trial.state.value == "COMPLETE" else "PRUNED")
+            lines = (folder / f"{trial.number:03d}" / "metrics.jsonl").read_text().splitlines()
+            reported = [(row["step"], row["train/loss"]) for row in map(json.loads, lines) if "train/loss" in row]
+            history = made.get_metric_history(run.info.run_id, "train/loss")
+            assert sorted((metric.step, metric.value) for metric in history) == reported
+            assert run.data.params["freeze.depth"] == str(trial.depth)
+            result = RunResult.read(folder / f"{trial.number:03d}")
+            assert run.data.metrics["cost/train_s"] == result.cost.train_s
+            assert bool(run.outputs.model_outputs) == (run.info.run_id == best.info.run_id)
+            assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["moods"]
+        assert max(parent.data.metrics[name] for name in ("best/accuracy", "trial/accuracy")) > 0
+        assert {item.path for item in made.list_artifacts(parent.info.run_id)} >= {"report.html", "trials.csv"}
+        assert call("sync", cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
+        before = len(runs)
+
+        import mlflow
+
+        mlflow.set_tracking_uri(uri)
+        loaded = mlflow.pyfunc.load_model(f"runs:/{best.info.run_id}/model")
+        assert set(loaded.predict(loaded.input_example)["label"]) <= {"positive", "negative"}
+
+        if not database:
+            return
+        # and with the server there from the start: the same things, at once
+        other = call(*sweep, "sweep.name=there", cwd=tmp_path)
+        assert other.returncode == 0, other.stderr
+        assert "MLflow at" not in other.stderr
+        assert f"compare in the MLflow UI: {uri}/#/experiments/" in other.stdout
+        _, runs = all_runs(uri)
+        assert len(runs) == before + 6
+        again = next(run for run in runs if run.data.tags.get("frostline.status") == "FINISHED" and run not in children
+                     and run.data.tags["frostline.kind"] == "trial")  # fmt: skip
+        back = call("reproduce", again.info.run_id, here, cwd=tmp_path)
+        assert back.returncode == 0, back.stderr
+        assert "verdict: identical" in back.stdout
+
+
+@pytest.mark.timeout(600)
+def test_a_server_that_goes_away_midway(tmp_path, tiny_overrides):
+    port = free_port()
+    here = f"tracking.uri=http://127.0.0.1:{port}"
+    arguments = ["run", *tiny_overrides, here, "plugins=[sweep_plugin]", "optimizer.name=slow", "training.epochs=4"]
+    arguments.append("hydra.run.dir=runs/one")
+    env = {**QUICK, "PYTHONPATH": PLUGINS, "SLOW_S": "0.25"}
+    with mlflow_server(tmp_path, port):
+        process = start(*arguments, cwd=tmp_path, **env)
+        metrics = tmp_path / "runs" / "one" / "metrics.jsonl"
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert len([line for line in err.splitlines() if "MLflow" in line]) == 1, err
+    with mlflow_server(tmp_path, port) as uri:
+        assert call("sync", here, cwd=tmp_path).returncode == 0
+        made, (run,) = all_runs(uri)
+        assert run.info.status == "FINISHED"
+        reported = [json.loads(line) for line in metrics.read_text().splitlines()]
+        history = made.get_metric_history(run.info.run_id, "train/loss")
+        assert len(history) == len([row for row in reported if "train/loss" in row])
+        assert {item.path for item in made.list_artifacts(run.info.run_id)} >= {"spec.json", "result.json"}
+        (output,) = run.outputs.model_outputs
+        assert made.get_logged_model(output.model_id).status.value == "READY"
+
+
+def test_a_store_that_cant_say_whether_a_run_is_there_gets_no_second_one(tmp_path, monkeypatch):
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    from frostline.tracking.stored_run import lookup_run, save_run_id
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    made = client(uri)
+    run = made.create_run(made.create_experiment("e"))
+    save_run_id(tmp_path / "run", uri, run.info.run_id)
+    assert lookup_run(tmp_path / "run", uri)[1].info.run_id == run.info.run_id
+    save_run_id(tmp_path / "missing", uri, "0" * 32)
+    assert lookup_run(tmp_path / "missing", uri) is None
+
+    def hiccup(self, run_id):
+        raise MlflowException("API request failed: timed out")
+
+    monkeypatch.setattr(MlflowClient, "get_run", hiccup)
+    with pytest.raises(MlflowException):
+        lookup_run(tmp_path / "run", uri)
