@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from frostline.records.trial import TrialState
 from frostline.sweep.folder import SweepFolder
 from frostline.sweep.predictions import evidence_in
+from tests.support.shared import built_once
 from tests.support.sweep_tools import call, mlflow_runs, results, trials_in
 
 pytestmark = pytest.mark.slow
@@ -20,68 +22,130 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.timeout(600)
-def test_further_seeds_become_part_of_the_answer_and_more_can_be_added(tmp_path, tiny_overrides):
+@dataclass(frozen=True)
+class Raced:
+    """A sweep whose further seeds were trained: its working folder, its command, and what that printed."""
+
+    home: Path
+    arguments: list[str]
+    out: str
+    err: str
+
+    @property
+    def folder(self):
+        return self.home / "runs" / "lr_x_depth"
+
+    @property
+    def trials(self):
+        return trials_in(self.folder)
+
+    @property
+    def baseline(self):
+        return SweepFolder(self.folder).read_trials()[0]
+
+    @property
+    def replicates(self):
+        return {(trial.number, seed) for trial in self.trials for seed in trial.replicates}
+
+    @property
+    def recommended(self):
+        """The number and the folder of the recommended run."""
+        number = json.loads((self.folder / "report" / "recommended.json").read_text())["trial"]
+        return number, SweepFolder(self.folder).trial_folder(number)
+
+
+@pytest.fixture(scope="session")
+def raced(tmp_path_factory, tiny_overrides):
     tiny = [each for each in tiny_overrides if not each.startswith("optimizer.lr=")]
     small = ["sweep.n_trials=9", "training.epochs=4", "training.evaluate=never", "runtime.slots=2"]
     small += ["training.keep=last", "sweep.margin=0.1", "sweep.space.optimizer.lr.high=1e-2", "dataset.eval_rows=20"]
-    done = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "lr_x_depth"
-    trials = trials_in(folder)
-    assert [p.state for p in trials] == [TrialState.COMPLETE] * 9
-    assert sorted(p.depth for p in trials) == [0, 1, 2, 3, 3, 3, 4, 4, 4]
-    replicates = {(p.number, seed) for p in trials for seed in p.replicates}
-    assert replicates
-    for number, seed in replicates:
-        result = results(folder)[f"{number:03d}/s{seed}"]
+
+    def build(home):
+        done = call("sweep", "lr_x_depth", *tiny, *small, cwd=home, FROSTLINE_HOME=str(home / "cache"))
+        assert done.returncode == 0, done.stderr
+        said = {"arguments": [*tiny, *small], "out": done.stdout, "err": done.stderr}
+        (home / "said.json").write_text(json.dumps(said))
+
+    home = built_once(tmp_path_factory, "raced", build)
+    return Raced(home, **json.loads((home / "said.json").read_text()))
+
+
+@pytest.fixture
+def copy(raced, tmp_path):
+    """The same sweep in a folder of one's own."""
+    home = tmp_path / "copy"
+    shutil.copytree(raced.home, home)
+    return Raced(home, raced.arguments, raced.out, raced.err)
+
+
+def test_the_search_takes_three_rates_at_the_two_deepest_and_one_at_each_other_depth(raced):
+    assert [trial.state for trial in raced.trials] == [TrialState.COMPLETE] * 9
+    assert sorted(trial.depth for trial in raced.trials) == [0, 1, 2, 3, 3, 3, 4, 4, 4]
+
+
+def test_further_seeds_are_runs_of_their_trial_scored_on_all_held_out_rows(raced):
+    assert raced.replicates
+    for number, seed in raced.replicates:
+        result = results(raced.folder)[f"{number:03d}/s{seed}"]
         assert result["status"] == "FINISHED"
-        spec = json.loads((folder / f"{number:03d}" / f"s{seed}" / "spec.json").read_text())
-        assert (spec["seed"], spec["freeze"]["depth"]) == (seed, trials[number].depth)
-        # further seeds are scored on all held-out rows that there are
+        spec = json.loads((raced.folder / f"{number:03d}" / f"s{seed}" / "spec.json").read_text())
+        assert (spec["seed"], spec["freeze"]["depth"]) == (seed, raced.trials[number].depth)
         assert result["data"]["eval_rows"] == result["data"]["eval_rows_at_hand"] == spec["dataset"]["eval_rows"] > 20
-        assert results(folder)[f"{number:03d}"]["data"]["eval_rows"] == 20
-    assert done.stderr.count("[full fine-tuning] full lr") == 1
-    assert done.stderr.count("[further seeds]") == len(replicates) + len(
-        SweepFolder(folder).read_trials()[0].replicates
-    )
-    # one trial each in Optuna; a child run of its own in MLflow for each seed
-    kinds = [run.data.tags.get("frostline.kind") for run in mlflow_runs(tmp_path)]
-    full = SweepFolder(folder).read_trials()[0]
-    assert full.is_baseline
-    # every run is known row by row: the answer knows which of them are hard
-    find = evidence_in(folder, None)
-    for trial in SweepFolder(folder).read_trials():
-        assert set(find(trial, "eval").rows) == set(trial.by_seed), trial.label()
-    spec = json.loads((folder / "baseline" / "spec.json").read_text())
-    assert (spec["freeze"]["name"], spec["optimizer"]["lr"]) == ("none", full.params["optimizer.lr"])
-    assert json.loads((folder / "baseline" / "result.json").read_text())["params"]["num_frozen"] == 0
-    further = len(replicates) + len(full.replicates)
+        assert results(raced.folder)[f"{number:03d}"]["data"]["eval_rows"] == 20
+
+
+def test_full_fine_tuning_is_trained_beside_the_trials(raced):
+    assert raced.baseline.is_baseline
+    spec = json.loads((raced.folder / "baseline" / "spec.json").read_text())
+    assert (spec["freeze"]["name"], spec["optimizer"]["lr"]) == ("none", raced.baseline.params["optimizer.lr"])
+    assert json.loads((raced.folder / "baseline" / "result.json").read_text())["params"]["num_frozen"] == 0
+    first_words = [line.split()[0] for line in raced.out.splitlines() if line[:6].strip() in {"none", "0"}]
+    assert first_words == ["none", "0"]
+
+
+def test_a_line_for_each_further_seed_and_a_child_run_of_its_own_in_mlflow(raced):
+    further = len(raced.replicates) + len(raced.baseline.replicates)
+    assert raced.err.count("[full fine-tuning] full lr") == 1
+    assert raced.err.count("[further seeds]") == further
+    kinds = [run.data.tags.get("frostline.kind") for run in mlflow_runs(raced.home)]
     assert [kinds.count(kind) for kind in ("trial", "baseline", "replicate")] == [9, 1, further]
-    assert [line.split()[0] for line in done.stdout.splitlines() if line[:6].strip() in {"none", "0"}] == ["none", "0"]
-    # the recommended run's model alone is kept, and is what predict takes
-    chosen = json.loads((folder / "report" / "recommended.json").read_text())
-    target = SweepFolder(folder).trial_folder(chosen["trial"])
-    assert [path.parent for path in folder.rglob("model")] == [target]
-    asked = call("predict", "lr_x_depth", "good", cwd=tmp_path)
+
+
+def test_every_run_is_known_row_by_row(raced):
+    find = evidence_in(raced.folder, None)
+    for trial in SweepFolder(raced.folder).read_trials():
+        assert set(find(trial, "eval").rows) == set(trial.by_seed), trial.label()
+
+
+def test_the_recommended_runs_model_alone_is_kept_and_is_what_predict_takes(raced):
+    _, target = raced.recommended
+    assert [path.parent for path in raced.folder.rglob("model")] == [target]
+    asked = call("predict", "lr_x_depth", "good", cwd=raced.home)
     assert asked.returncode == 0, asked.stderr
     assert f"lr_x_depth: its recommended run, runs/lr_x_depth/{target.name}" in asked.stderr
-    # a missing model is trained again, to the same weights
+
+
+@pytest.mark.timeout(300)
+def test_a_missing_model_is_trained_again_to_the_same_weights_and_then_nothing_is_left_to_do(copy):
+    number, target = copy.recommended
     weights = (target / "model" / "model.safetensors").read_bytes()
     shutil.rmtree(target / "model")
-    healed = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
-    assert (healed.returncode, healed.stdout) == (0, done.stdout)
-    assert f"training #{chosen['trial']} " in healed.stderr
+    healed = call("sweep", "lr_x_depth", *copy.arguments, cwd=copy.home)
+    assert (healed.returncode, healed.stdout) == (0, copy.out)
+    assert f"training #{number} " in healed.stderr
     assert (target / "model" / "model.safetensors").read_bytes() == weights
-    # the same command trains nothing; a larger budget adds seeds and leaves the trials as they are
-    again = call("sweep", "lr_x_depth", *tiny, *small, cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (0, done.stdout)
-    more = call("sweep", "lr_x_depth", *tiny, *small, "sweep.settle=1.5", "sweep.margin=0.01", cwd=tmp_path)
+    again = call("sweep", "lr_x_depth", *copy.arguments, cwd=copy.home)
+    assert (again.returncode, again.stdout) == (0, copy.out)
+    assert "training #" not in again.stderr
+
+
+@pytest.mark.timeout(300)
+def test_a_larger_budget_adds_seeds_and_leaves_the_trials_as_they_are(copy, raced):
+    more = call("sweep", "lr_x_depth", *copy.arguments, "sweep.settle=1.5", "sweep.margin=0.01", cwd=copy.home)
     assert more.returncode == 0, more.stderr
-    added = trials_in(folder)
-    assert [p.params for p in added] == [p.params for p in trials]
-    assert {(p.number, seed) for p in added for seed in p.replicates} > replicates
-    report = call("report", "lr_x_depth", cwd=tmp_path)
+    assert [trial.params for trial in copy.trials] == [trial.params for trial in raced.trials]
+    assert copy.replicates > raced.replicates
+    report = call("report", "lr_x_depth", cwd=copy.home)
     assert report.returncode == 0
     assert "at 1 point" in report.stdout
 

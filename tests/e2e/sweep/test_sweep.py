@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import shutil
-import zlib
 
 import pytest
 
@@ -17,116 +15,12 @@ from frostline.sweep.slots import Slots, on_cores
 from tests.e2e.sweep.tiny_sweep import PLUGIN, pairs, small
 from tests.support.sweep_tools import (
     TRIALS_ALONE,
-    answer_rows,
     call,
     results,
     trials_in,
 )
 
 pytestmark = pytest.mark.slow
-
-
-def test_lr_x_depth_from_the_grid_to_the_report(tmp_path, tiny):
-    learns = ["training.epochs=4", "dataset.train_rows=null", "sweep.space.optimizer.lr.high=1e-2"]
-    done = call("sweep", "lr_x_depth", *tiny, *small(14, *learns), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "runs" / "lr_x_depth"
-    found = trials_in(folder)
-    assert len(found) == 14
-    assert {p.depth for p in found[:12]} == {0, 1, 3, 4}
-    finished = [p for p in found if p.state is TrialState.COMPLETE]
-    assert len(finished) >= 4
-    assert {p.depth for p in finished} == {p.depth for p in found}
-    words = r"(recommended|best guess): (nothing was learnt: )?freeze .*, lr \S+: accuracy 0\.\d{3} \(95 %: "
-    assert re.search(words, done.stdout)
-    assert "report: runs/lr_x_depth/report/report.html" in done.stdout
-    assert len([line for line in done.stderr.splitlines() if line.startswith("[")]) == 14 + len(finished)
-    names = {path.name for path in (folder / "report").iterdir()}
-    assert names >= {
-        "report.html",
-        "trials.csv",
-        "answer.png",
-        "history.png",
-        "quality_vs_cost.png",
-    }
-    page = (folder / "report" / "report.html").read_text(encoding="utf-8")
-    assert 'src="data:image/png;base64,' in page
-    assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
-    # models: of the recommended one alone; checkpoints: of none, after the end of those that were promoted
-    best = ranked(found, True)[0]
-    recommended = json.loads((folder / "report" / "recommended.json").read_text())
-    assert [path.parent.name for path in folder.glob("*/model")] == [f"{recommended['trial']:03d}"]
-    # every frozen tensor was hashed, in both rungs
-    for result in results(folder).values():
-        assert result["audit"]["frozen_unchanged"]
-        assert result["audit"]["absent_from_optimizer"]
-
-    parent, children = pairs(tmp_path, "lr_x_depth")
-    assert parent.info.status == "FINISHED"
-    assert len(children) == 14
-    assert {run.info.status for run in children} == {"FINISHED", "KILLED"}
-    states = [run.data.tags["frostline.status"] for run in children]
-    assert states.count("PRUNED") == len([p for p in found if p.state is TrialState.PRUNED])
-    assert states.count("FINISHED") == len(finished)
-    assert all(re.match(r"d\d lr", run.info.run_name) for run in children)
-    assert all(len(run.data.params) <= 10 and "freeze.depth" in run.data.params for run in children)
-    assert parent.data.tags["frostline.best"] == best.label()
-    assert parent.data.metrics["best/accuracy"] == best.quality
-    from frostline.tracking import client
-
-    made = client(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    by_depth = made.get_metric_history(parent.info.run_id, "by_depth/accuracy")
-    steps = {metric.step for metric in by_depth}
-    assert steps
-    assert steps <= {p.depth for p in finished}  # a depth whose runs learnt nothing has no number
-    # a ready-made view of the page, and a link to it
-    link = re.search(r"frostline ui, then http://127.0.0.1:5000(/#/experiments/(\d+)/runs\?\S+)", done.stdout)
-    key = link.group(1).rpartition("viewStateShareKey=")[2]
-    packed = made.get_experiment(link.group(2)).tags[f"mlflow.sharedViewState.{key}"]
-    state = json.loads(zlib.decompress(base64.b64decode(packed.removeprefix("deflate;"))))
-    assert state["searchFilter"] == f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
-    assert len(made.search_runs([link.group(2)], state["searchFilter"])) == 14
-    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`best/accuracy`", False)
-    assert "params.`freeze.depth`" in state["selectedColumns"]
-    known = {f"params.`{name}`" for run in children for name in run.data.params}
-    known |= {f"metrics.`{name}`" for run in children for name in run.data.metrics}
-    assert {column for column in state["selectedColumns"] if not column.startswith("tags.")} <= known
-    assert link.group(1) in parent.data.tags["mlflow.note.content"]
-    artifacts = {item.path for item in made.list_artifacts(parent.info.run_id)}
-    assert artifacts >= {"report.html", "trials.csv", "journal.log", "sweep.json", "answer.png"}
-
-    # the same command again trains nothing and says the same
-    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
-    again = call("sweep", "lr_x_depth", *tiny, *small(14, *learns), cwd=tmp_path)
-    assert again.returncode == 0
-    assert "resuming: 14 of 14 trials are done" in again.stderr
-    assert {path: path.stat().st_mtime_ns for path in folder.glob("*/result.json")} == before
-    assert again.stdout == done.stdout
-    # and the report alone, from the files
-    report = call("report", "lr_x_depth", cwd=tmp_path)
-    assert report.returncode == 0
-    assert report.stdout.splitlines()[:12] == done.stdout.splitlines()[:12]
-
-    # a changed config is refused with the difference, and nothing is lost
-    refused = call("sweep", "lr_x_depth", *tiny, *small(14), "optimizer.weight_decay=0.3", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "optimizer.weight_decay: 0.01 -> 0.3" in refused.stderr
-    assert "sweep.new=true" in refused.stderr
-    for change, words in (
-        ("sweep.pruner.patience=9", "sweep.pruner.patience: 1 -> 9"),
-        ("sweep.enqueue=[{freeze.depth: 1, optimizer.lr: 1e-3}]", "sweep.enqueue: coarse -> "),
-        ("sweep.space.optimizer.lr.coarse=2", "optimizer.lr.coarse: 3 -> 2"),
-    ):
-        refused = call("sweep", "lr_x_depth", *tiny, *small(14), change, cwd=tmp_path)
-        assert refused.returncode == 2
-        assert words in refused.stderr
-    assert answer_rows(folder)
-    # a sweep of another schema is not resumed
-    description = json.loads((folder / "sweep.json").read_text())
-    (folder / "sweep.json").write_text(json.dumps({**description, "schema": 99}))
-    refused = call("sweep", "lr_x_depth", *tiny, *small(14), cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "schema 99" in refused.stderr
 
 
 def test_a_trial_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
