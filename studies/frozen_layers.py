@@ -149,7 +149,7 @@ def run_all(plan: Plan) -> int:
     for number, rows in enumerate(plan.sizes, 1):
         for depths in (plan.depths, (_NONE,)):
             for tuned in (True, False):
-                wanted = depths if tuned else _not_yet_fixed(plan, rows, depths)
+                wanted = depths if tuned else not_yet_fixed(plan, rows, depths)
                 if not wanted:
                     continue
                 minutes = (time.monotonic() - began) / 60
@@ -173,7 +173,7 @@ def _run(command: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, before)
 
 
-def _not_yet_fixed(plan: Plan, rows: int, depths: Sequence[int]) -> list[int]:
+def not_yet_fixed(plan: Plan, rows: int, depths: Sequence[int]) -> list[int]:
     """Returns the depths without runs at the one rate among the tuned ones: the same spec gives the same numbers."""
     there = _cells_in(plan, rows, tuned=True, frozen=_NONE not in depths, rate=FIXED_RATE)
     return [depth for depth in depths if depth not in there]
