@@ -109,11 +109,11 @@ def ours(spec: RunSpec) -> float:
 def from_files(spec: RunSpec) -> float:
     """Returns the seconds of a step in frostline if hidden states are not kept in the GPU's memory."""
     gpu_memory.forget()
-    share, gpu_memory._SHARE = gpu_memory._SHARE, 0.0
+    share, gpu_memory.MAX_SHARE = gpu_memory.MAX_SHARE, 0.0
     try:
         return ours(spec)
     finally:
-        gpu_memory._SHARE = share
+        gpu_memory.MAX_SHARE = share
 
 
 def hand(spec: RunSpec) -> float:

@@ -16,7 +16,7 @@ MAX_GROWTH = 200
 """Times that a file may grow when it is unpacked (assumed: texts are compressed to a tenth, a file that is made to fill
 a disk to a thousandth)."""
 
-_SMALL_BYTES = 64 << 20
+SMALL_BYTES = 64 << 20
 
 
 class TooLargeError(ValueError):
@@ -25,7 +25,7 @@ class TooLargeError(ValueError):
 
 def unpacked_limit(packed: Path) -> int:
     """Returns how many bytes the content of a compressed file may have."""
-    return max(_SMALL_BYTES, MAX_GROWTH * packed.stat().st_size)
+    return max(SMALL_BYTES, MAX_GROWTH * packed.stat().st_size)
 
 
 def copy_bounded(

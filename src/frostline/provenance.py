@@ -38,7 +38,7 @@ _PACKAGES = (
 def capture() -> dict[str, Any]:
     """Returns versions, platform, variables that can change a number, and the git state of the working directory."""
     return {
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **installed_versions()},
         "platform": {
             "system": platform.platform(),
             "machine": platform.machine(),
@@ -139,7 +139,8 @@ def free_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
+    """Returns the versions of the packages that can change a number."""
     found = {}
     for package in _PACKAGES:
         try:

@@ -95,20 +95,20 @@ def _load_entry_points() -> None:
             entry.load()
 
 
-_imported: list[str] = []
+IMPORTED_PLUGINS: list[str] = []
 
 
 def imported_plugins() -> tuple[str, ...]:
     """Returns the modules that were imported by `import_plugins`, in order."""
-    return tuple(_imported)
+    return tuple(IMPORTED_PLUGINS)
 
 
 def plugins_sha256() -> str | None:
     """Returns a sha256 of the imported plugins' files; None without plugins."""
-    if not _imported:
+    if not IMPORTED_PLUGINS:
         return None
     digest = hashlib.sha256()
-    for name in sorted(_imported):
+    for name in sorted(IMPORTED_PLUGINS):
         module = sys.modules[name]
         folders = [Path(each) for each in getattr(module, "__path__", [])]
         files = [path for folder in folders for path in sorted(folder.rglob("*.py"))] or [Path(module.__file__ or "")]
@@ -131,8 +131,8 @@ def import_plugins(modules: Iterable[str]) -> None:
         sys.path[:] = paths.search_path()
         with as_user_error(partial(_import_error, module)):
             importlib.import_module(module)
-        if module not in _imported:
-            _imported.append(module)
+        if module not in IMPORTED_PLUGINS:
+            IMPORTED_PLUGINS.append(module)
 
 
 def _import_error(module: str, error: BaseException) -> UserError:

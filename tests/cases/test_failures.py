@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.cli.predict import _lines
+from frostline.cli.predict import read_lines
 from frostline.errors import DataError, ModelError, UserError
 from frostline.models import processors
 from frostline.provenance import git_diff, git_state
@@ -96,7 +96,7 @@ def test_19_a_store_that_is_down_costs_one_line(tmp_path, tiny_overrides, uri, r
 
 def test_19_a_store_is_found_to_be_down_within_seconds(monkeypatch):
     with monkeypatch.context() as patch:  # as of an address that swallows packets: none can be counted on here
-        patch.setattr(reach, "_connect", lambda *_: time.sleep(20))
+        patch.setattr(reach, "connect", lambda *_: time.sleep(20))
         with pytest.raises(TimeoutError, match="10.255.255.1:5432: no answer within 2 s"):
             knock("postgresql+psycopg2://10.255.255.1/runs")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -118,7 +118,7 @@ def test_20_a_long_path_of_the_temporary_folder(tmp_path, tiny_overrides):
 def test_21_bytes_that_are_no_text_get_one_line(monkeypatch):
     def given(data: bytes) -> list[str]:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-        return list(_lines())
+        return list(read_lines())
 
     assert given("\ufeffa film\r\nünï\n".encode()) == ["a film", "ünï"]
     with pytest.raises(UserError, match=r"standard input, line 2: is not UTF-8 \(byte 3\); convert it"):

@@ -63,7 +63,7 @@ def test_what_was_made_of_data_files_is_listed_and_removed(frostline, in_tmp, ti
 
 
 def test_a_compressed_file_that_fills_a_disk_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_SMALL_BYTES", 1 << 20)
+    monkeypatch.setattr(files, "SMALL_BYTES", 1 << 20)
     (tmp_path / "bomb.csv.gz").write_bytes(gzip.compress(b"text,label\n" + b"a" * (8 << 20)))
     with pytest.raises(DataError, match="unpacks to more than 1 MiB"):
         rows_of(tmp_path, "bomb.csv.gz")

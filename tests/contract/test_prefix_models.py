@@ -258,11 +258,11 @@ def test_seconds_are_those_of_the_passes(name, tmp_path):
 def test_a_device_is_warmed_up_before_a_pass_is_measured(monkeypatch):
     model, made = make("bert"), table("bert")
     anatomy, calls = find_blocks(model), []
-    monkeypatch.setattr(compute, "_BATCH_TOKENS", {"cpu": 64})
+    monkeypatch.setattr(compute, "BATCH_TOKENS", {"cpu": 64})
     model.base_model.register_forward_hook(lambda *_: calls.append(1))
     taken = {}
     for slow in ({}, {"cpu"}):
-        monkeypatch.setattr(compute, "_SLOW_AT_FIRST", slow)
+        monkeypatch.setattr(compute, "SLOW_AT_FIRST", slow)
         calls.clear()
         got = taken[bool(slow)] = []
         took = compute_hidden_states(anatomy, made, [1, 2], lambda *batch, got=got: got.append(batch))

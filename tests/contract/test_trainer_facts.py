@@ -107,7 +107,7 @@ def test_fact_the_default_flow_comes_first_and_on_evaluate_last(tmp_path):
     assert order == [("epoch_end", True, True), "evaluate", "save"]
 
 
-def test_fact_a_checktrial_has_the_files_that_resuming_needs(tmp_path):
+def test_fact_a_checkpoint_has_the_files_that_resuming_needs(tmp_path):
     make_trainer(tmp_path, save_strategy="steps", save_steps=2).train()
     from frostline.train.checkpoint import _REQUIRED
 

@@ -19,7 +19,7 @@ from frostline.hashes import file_sha256
 from frostline.process_cache import PROCESS_CACHE
 from frostline.provenance import redact
 
-_TIMEOUT_S = 30.0
+TIMEOUT_S = 30.0
 
 
 def fetch(requirement: str, sha256: str, folder: Path, progress: bool) -> Path:
@@ -60,14 +60,14 @@ def _from_index(index: str, project: str, version: str, sha256: str, folder: Pat
     shown = redact(index)
     try:
         with _session() as session, PyPISimple(index, session=session) as client:
-            page = client.get_project_page(project, timeout=_TIMEOUT_S)
+            page = client.get_project_page(project, timeout=TIMEOUT_S)
             wanted = [file for file in page.packages if file.digests.get("sha256", sha256) == sha256]
             wanted = [file for file in wanted if file.version == version]
             if not wanted:
                 return f"{shown} has no file of it with sha256 {sha256[:12]}..."
             bar: dict[str, Any] = {"progress": tqdm_progress_factory(desc=wanted[0].filename)} if progress else {}
             path = folder / wanted[0].filename
-            client.download_package(wanted[0], path=path, timeout=_TIMEOUT_S, verify=False, **bar)
+            client.download_package(wanted[0], path=path, timeout=TIMEOUT_S, verify=False, **bar)
             return path
     except NoSuchProjectError:
         return f"{shown} has no project {project}"
@@ -80,14 +80,14 @@ def _session() -> Any:
 
     session = requests.Session()
     # pip's own certificate setting counts for pip's index; requests reads the others by itself.
-    if bundle := os.environ.get("PIP_CERT") or _pip_config().get("cert"):
+    if bundle := os.environ.get("PIP_CERT") or pip_config().get("cert"):
         session.verify = bundle
     return session
 
 
 def _from_find_links(project: str, version: str, sha256: str) -> Path | None:
     stem = f"{project}-{version}".replace("-", "_").lower()
-    places = os.environ.get("PIP_FIND_LINKS") or _pip_config().get("find-links") or ""
+    places = os.environ.get("PIP_FIND_LINKS") or pip_config().get("find-links") or ""
     for place in places.split():
         folder = Path(place.removeprefix("file://"))
         if not folder.is_dir():
@@ -101,7 +101,7 @@ def _from_find_links(project: str, version: str, sha256: str) -> Path | None:
 def _indexes() -> Iterator[str]:
     from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
-    config = _pip_config()
+    config = pip_config()
     first = os.environ.get("PIP_INDEX_URL") or os.environ.get("UV_DEFAULT_INDEX") or config.get("index-url")
     yield first or PYPI_SIMPLE_ENDPOINT
     for extra in (os.environ.get("PIP_EXTRA_INDEX_URL") or config.get("extra-index-url") or "").split():
@@ -110,7 +110,7 @@ def _indexes() -> Iterator[str]:
 
 
 @PROCESS_CACHE.function
-def _pip_config() -> dict[str, str]:
+def pip_config() -> dict[str, str]:
     """Returns pip's settings of this machine, as `{'index-url': ...}`; empty without pip."""
     command = [sys.executable, "-P", "-m", "pip", "config", "list"]
     try:

@@ -88,12 +88,12 @@ def _files(folders: list[Path]) -> Entries:
     files = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     for name in sorted(files):
         try:
-            yield name, _about(files[name].read_text(encoding="utf-8"))
+            yield name, first_sentence(files[name].read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             yield name, f"(can't be read: {type(error).__name__})"
 
 
-def _about(text: str) -> str:
+def first_sentence(text: str) -> str:
     """Returns the first sentence of a file's comment; indented lines in it are commands."""
     lines = []
     for line in text.splitlines():

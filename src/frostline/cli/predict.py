@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> int:
     from frostline.inference.predict import Predictor
 
     predictor = Predictor(folder / "model", spec.training.max_tokens)
-    source = iter(texts) if texts else _lines()
+    source = iter(texts) if texts else read_lines()
     if predictor.reads_images and not texts and sys.stdin.isatty():
         raise UserError(f"{run}: its model reads images; give their paths")
     for prediction in predictor.predict((text, options.pair) for text in source):
@@ -55,7 +55,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _lines() -> Iterator[str]:
+def read_lines() -> Iterator[str]:
+    """Yields the lines of standard input; at a terminal it says first what it waits for."""
     if sys.stdin.isatty():
         print("one text a line, Ctrl-D to end:", file=sys.stderr)
     for number, line in enumerate(sys.stdin.buffer, 1):

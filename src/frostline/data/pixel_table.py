@@ -153,7 +153,7 @@ class PixelTable:
         self.rows = rows
         self.sha256 = sha256
         self.shape = shape
-        self._scale = scale
+        self.scale = scale
         plain = rows.with_format("arrow")
         has_labels = "labels" in rows.column_names
         self.labels = torch.from_numpy(labels_of(plain["labels"])) if has_labels else None
@@ -166,7 +166,7 @@ class PixelTable:
         """Returns some of the images, of which nothing is copied."""
         where = places if self._places is None else self._places[places]
         digest = hashlib.sha256(f"{self.sha256} {np.ascontiguousarray(places, dtype='<i8').tobytes().hex()}".encode())
-        part = PixelTable(self.rows, self._scale, self.shape, digest.hexdigest(), self.path)
+        part = PixelTable(self.rows, self.scale, self.shape, digest.hexdigest(), self.path)
         part.labels = None if self.labels is None else self.labels[torch.from_numpy(places)]
         part.lengths = self.lengths[places]
         part._places = where
@@ -202,7 +202,7 @@ class PixelTable:
     @cached_property
     def _chunks(self) -> tuple[list[np.ndarray[Any, Any]], IntArray]:
         """Views of the memory-mapped pixels, `[rows, C, H, W]` each, and the row with which each begins."""
-        dtype = np.uint8 if self._scale is not None else np.float32
+        dtype = np.uint8 if self.scale is not None else np.float32
         column: Any = self.rows.with_format("arrow")["pixels"]
         column = column[:] if not hasattr(column, "chunks") else column
         found = []
@@ -222,7 +222,7 @@ class PixelTable:
         numbers = numbers if self._places is None else self._places[numbers]
         which = np.searchsorted(starts, numbers, side="right") - 1
         images = np.stack([chunks[c][n - starts[c]] for c, n in zip(which, numbers, strict=True)])
-        return {"pixel_values": torch.from_numpy(images if self._scale is None else self._scale(images))}
+        return {"pixel_values": torch.from_numpy(images if self.scale is None else self.scale(images))}
 
 
 def pixel_tables(

@@ -110,7 +110,7 @@ def chance_of_settling(
     settings = [level.setting for level in decision.levels]
     mean, covariance = posterior.moments(settings)
     contenders = [index for index, level in enumerate(decision.levels) if level in decision.contenders]
-    after = _covariance_after(posterior, covariance, contenders, count, rows, new_rows)
+    after = covariance_after(posterior, covariance, contenders, count, rows, new_rows)
     rng = np.random.default_rng(seed)
     shift = square_root(covariance - after)
     noise = rng.standard_normal((400, len(settings))) @ square_root(after).T
@@ -128,7 +128,7 @@ def chance_of_settling(
     return settled / _FORECASTS
 
 
-def _covariance_after(
+def covariance_after(
     posterior: Posterior,
     covariance: Array,
     contenders: Sequence[int],

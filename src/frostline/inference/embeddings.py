@@ -27,7 +27,7 @@ from frostline.errors import ModelError, SpecError, as_user_error, first_line
 from frostline.models import timm_models
 from frostline.models.blocks import find_blocks, num_blocks_of
 
-_CHUNK = 64
+CHUNK_BATCHES = 64
 """Batches whose rows are sorted by length before they are cut: little padding, and few rows in memory (assumed)."""
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -161,8 +161,8 @@ class Encoder:
             padding: How a batch is filled up.
             batch_size: Rows of a forward pass.
         """
-        for first in range(0, len(table), batch_size * _CHUNK):
-            rows = np.arange(first, min(first + batch_size * _CHUNK, len(table)))
+        for first in range(0, len(table), batch_size * CHUNK_BATCHES):
+            rows = np.arange(first, min(first + batch_size * CHUNK_BATCHES, len(table)))
             order = rows[np.argsort(-table.lengths[rows], kind="stable")]
             vectors = np.empty((len(rows), self.width), dtype=np.float32)
             for start in range(0, len(order), batch_size):

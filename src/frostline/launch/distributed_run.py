@@ -42,7 +42,7 @@ _POLL_S = 0.1
 _SETTLE_S = 1.0
 """How long to listen for the first cause of a failure: the others' connections break when a process dies."""
 
-_LOST_S = 10.0
+LOST_S = 10.0
 """The same, while all that is known is that another process could not be reached: that one knows the cause."""
 
 
@@ -208,7 +208,7 @@ class DistributedRun:
         failed, began = [envelope], time.monotonic()
 
         def left_s() -> float:
-            waits = _LOST_S if all(_lost_peer(each.message.result) for each in failed) else _SETTLE_S
+            waits = LOST_S if all(_lost_peer(each.message.result) for each in failed) else _SETTLE_S
             return waits - (time.monotonic() - began)
 
         while (left := left_s()) > 0 and len(self._ended) < self._processes.size:

@@ -177,22 +177,22 @@ class TimmProcessor(BaseImageProcessor):
                 f"its pretrained_cfg is none that timm takes: {type(error).__name__}: {in_one_line(error, 100)}"
             )
         ):
-            self._own: Any = TimmWrapperImageProcessor(
+            self.timm_processor: Any = TimmWrapperImageProcessor(
                 pretrained_cfg=config.pretrained_cfg, architecture=config.architecture
             )
-            self.image_mean = self._own.data_config["mean"]
-            self.image_std = self._own.data_config["std"]
+            self.image_mean = self.timm_processor.data_config["mean"]
+            self.image_std = self.timm_processor.data_config["std"]
 
     def __call__(  # type: ignore[override] # it has no settings
         self, images: Sequence[Picture], do_rescale: bool = True, do_normalize: bool = True
     ) -> dict[str, np.ndarray[Any, Any]]:
         """Returns `pixel_values`, `[B, C, H, W]`: float32, or bytes that are neither rescaled nor normalized."""
         if do_rescale and do_normalize:
-            return {"pixel_values": self._own(list(images))["pixel_values"].numpy()}
+            return {"pixel_values": self.timm_processor(list(images))["pixel_values"].numpy()}
         from torchvision import transforms  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         of_pictures = []
-        for transform in self._own.val_transforms.transforms:
+        for transform in self.timm_processor.val_transforms.transforms:
             if isinstance(transform, transforms.Normalize) or "ToTensor" in type(transform).__name__:
                 break
             of_pictures.append(transform)
@@ -205,7 +205,7 @@ class TimmProcessor(BaseImageProcessor):
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all that its pixels depend on."""
-        return {**self._own.data_config, "timm": version("timm"), "torchvision": version("torchvision")}
+        return {**self.timm_processor.data_config, "timm": version("timm"), "torchvision": version("torchvision")}
 
     def save_pretrained(self, folder: Any) -> None:  # type: ignore[override]
         """Does nothing: what it is lies in the model's config.json."""

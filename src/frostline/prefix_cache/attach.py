@@ -67,7 +67,7 @@ def open_cache(request: CacheRequest) -> CachedPrefix | None:
     if why_not is None:
         assert request.depth is not None
         try:
-            return _open(request, request.depth)
+            return open_prefix(request, request.depth)
         except (CacheError, OverflowInPrefixError) as error:
             why_not = str(error)
         except Exception as error:
@@ -114,7 +114,13 @@ _CHECKED: set[str] = PROCESS_CACHE.container(set())
 """What this process has compared already."""
 
 
-def _open(request: CacheRequest, depth: int) -> CachedPrefix:
+def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
+    """Returns the hidden states of a depth, opened or computed, with the part that is trained on them.
+
+    Raises:
+        CacheError: They can't be cached; the message says why.
+        OverflowInPrefixError: A hidden state is not finite.
+    """
     spec, machine, probe, sharing = request.spec, request.machine, request.probe, request.sharing
     anatomy = probe.anatomy
     tables = (request.tables.train, request.tables.evaluation)

@@ -20,13 +20,13 @@ from frostline.models.blocks import Anatomy
 from frostline.prefix_cache.entry import HiddenStates
 from frostline.prefix_cache.suffix import HIDDEN, Suffix, as_output, num_outputs, replaced
 
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
+BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
 """Tokens of a batch, padding included. Measured on 2 cores with MiniLM: 1024 to 4096 differ by some 3 %, 8192 takes a
 fifth more, since what a block makes no longer stays in a processor's cache. On an H100 with BERT-base in bf16 2048 took
 three times as long as 8192, since it waits for its host, and 16384 gained another fifth; but copies of more than 32 MiB
 made the host slow."""
 
-_SLOW_AT_FIRST = {"cuda"}
+SLOW_AT_FIRST = {"cuda"}
 """A process loads a GPU's kernels when it first calls them, which took 3 s on an H100: that is no part of a pass."""
 
 Take = Callable[[int, "np.ndarray[Any, Any]", Sequence[int], torch.Tensor], None]
@@ -59,7 +59,7 @@ class RowsToCompute:
 
 def batch_tokens(device: str) -> int:
     """Returns the tokens of a batch, padding included, on a device of this type: its bits depend on them."""
-    return _BATCH_TOKENS.get(device, _BATCH_TOKENS["cpu"])
+    return BATCH_TOKENS.get(device, BATCH_TOKENS["cpu"])
 
 
 def canonical_batches(lengths: np.ndarray[Any, Any], num_tokens: int) -> Iterator[np.ndarray[Any, Any]]:
@@ -109,7 +109,7 @@ def compute_hidden_states(
     seen: dict[int, torch.Tensor] = {}
     clock = _Clock(device)
     with _lowest_blocks(anatomy, depths, partial(_keep, seen, clock), start) as run, autocast or nullcontext():
-        is_warm = device.type not in _SLOW_AT_FIRST
+        is_warm = device.type not in SLOW_AT_FIRST
         for rows in canonical_batches(table.lengths, batch_tokens(device.type)):
             made = table.collate([int(row) for row in rows])
             batch = {key: value.to(device) for key, value in made.items()}

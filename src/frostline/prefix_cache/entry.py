@@ -189,7 +189,7 @@ class CacheEntry:
             trouble = self._trouble(name, shape)
             if trouble is None:
                 with path.open("rb") as file:  # what is hashed is what is mapped, though it be replaced meanwhile
-                    trouble = _damage(file, str(path), self._manifest(name), alive)
+                    trouble = damage_of(file, str(path), self._manifest(name), alive)
                     if trouble is None:
                         data = np.memmap(file, dtype=_STORED[shape.dtype], mode="r").reshape(-1, shape.width)
                         os.utime(manifest)  # it was used: the oldest ones go first when room is needed
@@ -326,7 +326,8 @@ def _reserve(fd: int, num_bytes: int) -> None:
         os.ftruncate(fd, num_bytes)
 
 
-def _damage(file: BinaryIO, path: str, manifest: Mapping[str, Any], alive: Callable[[], None] | None) -> str | None:
+def damage_of(file: BinaryIO, path: str, manifest: Mapping[str, Any], alive: Callable[[], None] | None) -> str | None:
+    """Returns what is wrong with a file, by its manifest; None if it is whole."""
     stat = os.fstat(file.fileno())
     seen = (path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
     if seen not in _verified:

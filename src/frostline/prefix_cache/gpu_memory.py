@@ -26,7 +26,7 @@ from frostline.records.run_folder import FOR_TERMINAL
 
 log = logging.getLogger(__name__)
 
-_SHARE = 0.125
+MAX_SHARE = 0.125
 """Of the GPU's free memory, for all that is kept (assumed: what a step needs is not known before the first one)."""
 
 
@@ -114,7 +114,7 @@ def fits(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute]) -> bool:
     """Returns whether hidden states may live on the model's device."""
     if _OUT_OF_MEMORY:
         return False
-    return _key(prefix, depth, tables) in _KEPT or _num_bytes(prefix, depth, tables) <= _room(prefix)
+    return _key(prefix, depth, tables) in _KEPT or _num_bytes(prefix, depth, tables) <= free_bytes(prefix)
 
 
 def keep_on_gpu(
@@ -136,12 +136,12 @@ def keep_on_gpu(
         _KEPT.move_to_end(key)
         return OpenedStates(resident=found, fill_s=0.0)
     size = _num_bytes(prefix, depth, tables)
-    room, is_first = _room(prefix), not _KEPT
+    room, is_first = free_bytes(prefix), not _KEPT
     while _KEPT and size + sum(each.data.nbytes for each in _KEPT.values()) > room:
         _KEPT.popitem(last=False)
     began = time.monotonic()
     try:
-        made = _make(prefix, depth, tables, alive)
+        made = compute_on_gpu(prefix, depth, tables, alive)
     except torch.OutOfMemoryError:
         log.info("prefix cache: no memory is left on the GPU to compute hidden states there")
         give_up()
@@ -173,7 +173,10 @@ def give_up() -> bool:
     return had
 
 
-def _make(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute], alive: Callable[[], None]) -> StatesOnGpu:
+def compute_on_gpu(
+    prefix: Prefix, depth: int, tables: Sequence[RowsToCompute], alive: Callable[[], None]
+) -> StatesOnGpu:
+    """Computes the hidden states of training and evaluation rows into one tensor on the model's device."""
     train, evaluation = tables
     places = RowOffsets(prefix.shape(depth, train.lengths), prefix.shape(depth, evaluation.lengths))
     device = next(prefix.anatomy.model.parameters()).device
@@ -210,7 +213,7 @@ def _num_bytes(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute]) -> i
     return sum(prefix.shape(depth, table.lengths).num_bytes for table in tables)
 
 
-def _room(prefix: Prefix) -> int:
+def free_bytes(prefix: Prefix) -> int:
     """Returns the bytes that may be kept on the model's device, what is kept already included."""
     device = next(prefix.anatomy.model.parameters()).device
     if device.type != "cuda":
@@ -218,4 +221,4 @@ def _room(prefix: Prefix) -> int:
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     kept = sum(each.data.nbytes for each in _KEPT.values())
-    return int(_SHARE * (free + unused + kept))
+    return int(MAX_SHARE * (free + unused + kept))

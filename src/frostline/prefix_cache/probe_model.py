@@ -63,7 +63,7 @@ def probe_model(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokeniz
     if not wanted or not anatomy.blocks or kind in _UNSTEADY:
         return ModelProbe(loaded=loaded, anatomy=anatomy, kind=kind, is_steady=kind not in _UNSTEADY)
     before = _modules(loaded.model)
-    position = _of_every_row(_POSITIONS.get(kind, lambda: position_of(anatomy)), anatomy, tables)
+    position = if_of_every_row(_POSITIONS.get(kind, lambda: position_of(anatomy)), anatomy, tables)
     reading = None if reads_images(anatomy) else read_block(anatomy, position, is_checked=kind in _CHECKED)
     if _modules(loaded.model) != before:
         log.info("%s exchanges its own modules when it is run: it is trained as it is", type(loaded.model).__name__)
@@ -75,7 +75,7 @@ def probe_model(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokeniz
     return ModelProbe(loaded=loaded, anatomy=anatomy, kind=kind, position=position, reading=reading)
 
 
-def _of_every_row(position: str | None, anatomy: Anatomy, tables: Tokenized) -> str | None:
+def if_of_every_row(position: str | None, anatomy: Anatomy, tables: Tokenized) -> str | None:
     """Returns the position if the head reads it of every row."""
     if any((table.lengths == 0).any() for table in tables.every):
         return None  # a tokenizer that adds nothing makes nothing of an empty text: there is no position to read

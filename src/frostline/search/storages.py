@@ -29,11 +29,11 @@ R = TypeVar("R")
 _BEING_MADE = ("already exists", "duplicate key", "unique constraint")
 """What a database says to the second of two that make the same tables."""
 
-_MAKING_S = (0.2, 0.5, 1.0, 2.0, 3.0)
+MAKING_S = (0.2, 0.5, 1.0, 2.0, 3.0)
 """Seconds to wait for the first one: hosts that begin together all find an empty database."""
 
 
-_AWAY_S = 300.0
+AWAY_S = 300.0
 """How long a database that was there is waited for (assumed: one that restarts or fails over is back by then)."""
 
 
@@ -101,7 +101,7 @@ def open_url(url: str) -> BaseStorage:
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
             what = error.strerror if isinstance(error, OSError) else "it is no journal of Optuna's, or damaged"
             raise UserError(f"sweep.storage={url}: can't be opened: {what}") from error
-    for wait_s in (*_MAKING_S, None):
+    for wait_s in (*MAKING_S, None):
         try:
             with quiet():
                 # A server may drop a connection that was idle: it is tried before it is used.
@@ -138,7 +138,7 @@ def _wait_when_away(storage: RDBStorage, url: str) -> None:
                 if not since:
                     since.append(time.monotonic())
                     log.warning("sweep.storage=%s does not answer: waiting for it (%s)", url, _first_line(error))
-                if time.monotonic() - since[0] > _AWAY_S:
+                if time.monotonic() - since[0] > AWAY_S:
                     raise
                 time.sleep(random.uniform(0.5, 1.5))
             else:

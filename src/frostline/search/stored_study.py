@@ -103,7 +103,7 @@ class StoredStudy:
         return all(
             frozen.state is OptunaState.WAITING
             or (frozen.state is OptunaState.RUNNING and not frozen.intermediate_values)
-            for frozen in self._trials.look().frozen_trials
+            for frozen in self._trials.read().frozen_trials
         )
 
     def reset(self) -> None:
@@ -152,7 +152,7 @@ class StoredStudy:
         """
         if self.is_ready:
             return
-        present = {frozen.number for frozen in self._trials.look().frozen_trials}
+        present = {frozen.number for frozen in self._trials.read().frozen_trials}
         rows = [self._make.warm(trial) for trial in warm] + [self._make.waiting(params) for params in queue]
         for number, frozen in enumerate(rows):
             if number not in present:
@@ -208,7 +208,7 @@ class StoredStudy:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was put into it yet."""
-        return not self._trials.look().frozen_trials and not self.is_ready
+        return not self._trials.read().frozen_trials and not self.is_ready
 
     def rebuild(self, trials: Sequence[TrialRecord], warm: Sequence[TrialRecord] = ()) -> None:
         """Puts recorded trials into an empty study, each under its number.
@@ -280,9 +280,9 @@ class StoredStudy:
         Args:
             fresh: As the storage has them now; else as they were when a trial was last started.
         """
-        look = self._trials.look() if fresh or self._trials.last is None else self._trials.last
+        snapshot = self._trials.read() if fresh or self._trials.last is None else self._trials.last
         known = self._read_before
-        found = [known.get(frozen.number) or self._read(frozen) for frozen in look.trials]
+        found = [known.get(frozen.number) or self._read(frozen) for frozen in snapshot.trials]
         replicates = replicates_in(self._study)
         if replicates:
             found = [
@@ -305,7 +305,7 @@ class StoredStudy:
 
     def num_warm(self) -> int:
         """Returns how many trials of an earlier study it learns from."""
-        return sum(kind_of(frozen) is TrialKind.WARM for frozen in self._trials.look().frozen_trials)
+        return sum(kind_of(frozen) is TrialKind.WARM for frozen in self._trials.read().frozen_trials)
 
     def _frozen(self, number: int) -> FrozenTrial:
         storage = self._study._storage

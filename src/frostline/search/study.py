@@ -35,7 +35,7 @@ class Study(StoredStudy):
         Returns:
             Number and parameters; None when there are enough.
         """
-        trials = self._trials.look().trials
+        trials = self._trials.read().trials
         for frozen in trials:
             is_begun = frozen.state is OptunaState.RUNNING and not is_paused(frozen)
             if is_begun and frozen.number not in self._active:
@@ -91,7 +91,7 @@ class Study(StoredStudy):
         known = verdicts["steps"].get(str(step))
         if known is None:
             newest = self._frozen(number)
-            others = [other for other in self._trials.look().trials if self._is_comparable(other, newest)]
+            others = [other for other in self._trials.read().trials if self._is_comparable(other, newest)]
             known, attrs = ask_pruner(
                 self._pruner, newest, others,
                 name=self._study.study_name, maximize=self.maximize, noted=verdicts["attrs"],

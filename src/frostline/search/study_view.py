@@ -61,7 +61,7 @@ class StudyView:
         self.last: StudySnapshot | None = None
         """The newest look: a look reads all that has not ended from the storage, a few times for each trial."""
 
-    def look(self) -> StudySnapshot:
+    def read(self) -> StudySnapshot:
         """Returns the trials as the storage has them now."""
         frozen_trials = sorted(self._study.get_trials(deepcopy=False), key=attrgetter("number"))
         known = self._ended

@@ -53,7 +53,7 @@ def knock(uri: str) -> None:
     if _answered.get(place, 0.0) > time.monotonic():
         return
     found: list[OSError] = []
-    thread = threading.Thread(target=_connect, args=(host, port, found), daemon=True)  # a name may take long to resolve
+    thread = threading.Thread(target=connect, args=(host, port, found), daemon=True)  # a name may take long to resolve
     thread.start()
     thread.join(LIMIT_S + 0.5)
     if thread.is_alive():
@@ -63,7 +63,8 @@ def knock(uri: str) -> None:
     _answered[place] = time.monotonic() + _VALID_S
 
 
-def _connect(host: str, port: int, found: list[OSError]) -> None:
+def connect(host: str, port: int, found: list[OSError]) -> None:
+    """Connects to a server and hangs up; an error goes into `found`, since it runs in a thread."""
     try:
         socket.create_connection((host, port), timeout=LIMIT_S).close()
     except OSError as error:

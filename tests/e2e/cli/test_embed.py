@@ -37,7 +37,7 @@ def alone(folder, texts, pool, block=None):
 def test_parquet_holds_each_rows_vector_label_and_text(
     frostline, tiny_overrides, tiny_model, in_tmp, monkeypatch, pool, block
 ):
-    monkeypatch.setattr(embeddings, "_CHUNK", 2)  # several row groups
+    monkeypatch.setattr(embeddings, "CHUNK_BATCHES", 2)  # several row groups
     more = [] if block is None else ["--block", str(block)]
     pooled = ["model.location=" + str(tiny_model)]
     code, out, err = frostline(
@@ -60,7 +60,7 @@ def test_parquet_holds_each_rows_vector_label_and_text(
 
 
 def test_safetensors_holds_the_same(frostline, tiny_overrides, in_tmp, monkeypatch):
-    monkeypatch.setattr(embeddings, "_CHUNK", 2)
+    monkeypatch.setattr(embeddings, "CHUNK_BATCHES", 2)
     common = ["embed", *tiny_overrides, "training.eval_batch_size=16", "dataset.train_rows=101"]
     assert frostline(*common)[0] == 0
     code, _, err = frostline(*common, "--out", "vectors.safetensors")

@@ -166,7 +166,7 @@ def test_one_process_that_breaks_ends_all_with_one_reason(train, monkeypatch, br
     monkeypatch.setenv("RANK_BREAKS", breaks)
     monkeypatch.setenv("PYTHONPATH", PLUGINS)
     monkeypatch.syspath_prepend(PLUGINS)
-    monkeypatch.setattr("frostline.registry._imported", [])
+    monkeypatch.setattr("frostline.registry.IMPORTED_PLUGINS", [])
     import_plugins(["rank_plugin"])
     if breaks == "1:3:loader":  # as users have it, once: and torch is not notified of its loaders' deaths in a fork
         monkeypatch.setattr("frostline.launch.processes.Popen", subprocess.Popen)

@@ -70,7 +70,7 @@ scale = Scale(processor, image, "RGB")
 bytes_ = processor(images=[image], do_rescale=False, do_normalize=False)["pixel_values"]
 assert bytes_.dtype == np.uint8 and scale.is_exact
 assert np.array_equal(scale(bytes_), processor(images=[image])["pixel_values"])
-own = processor._own([image])["pixel_values"].numpy()  # timm's transforms themselves
+own = processor.timm_processor([image])["pixel_values"].numpy()  # timm's transforms themselves
 assert np.array_equal(scale(bytes_), own)
 """
 

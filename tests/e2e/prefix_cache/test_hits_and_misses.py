@@ -73,14 +73,14 @@ def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, mo
         monkeypatch.setattr(attach, "Suffix", refuse)
         why = "unsupported architecture (IndexError: index out of range in self)"
     else:
-        real = attach._open
+        real = attach.open_prefix
 
         def emptied(request, depth):
             tables = copy.copy(request.tables.train)
             tables.lengths = tables.lengths * 0
             return real(replace(request, tables=replace(request.tables, train=tables)), depth)
 
-        monkeypatch.setattr(attach, "_open", emptied)
+        monkeypatch.setattr(attach, "open_prefix", emptied)
         why = "a row has no tokens"
     with pytest.raises(UserError, match=r"runtime\.cache=require") as error:
         train("freeze.depth=2", "runtime.cache=require")
@@ -155,8 +155,8 @@ def test_any_change_of_what_hidden_states_depend_on_is_a_miss(
 
         monkeypatch.setattr(setup.loading, "load_model", eager)
     elif field == "version":
-        versions = {**provenance._versions(), "torch": "99.0"}
-        monkeypatch.setattr(provenance, "_versions", lambda: versions)
+        versions = {**provenance.installed_versions(), "torch": "99.0"}
+        monkeypatch.setattr(provenance, "installed_versions", lambda: versions)
     else:
         sharing = Sharing(threads=2)
     train(*cached, *more, sharing=sharing)

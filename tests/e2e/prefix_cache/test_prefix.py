@@ -46,7 +46,7 @@ def assert_close(one: Path, other: Path, bound: float = BOUND):
 @pytest.fixture
 def on_device(monkeypatch):
     """Lets hidden states live on the device, as on a GPU."""
-    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: 1 << 30)
+    monkeypatch.setattr(gpu_memory, "free_bytes", lambda prefix: 1 << 30)
     PROCESS_CACHE.clear()
     gpu_memory.forget()
     yield
@@ -104,7 +104,7 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
     from frostline.data.token_table import TokenTable
     from frostline.data.tokenize import Tokenized
     from frostline.models.blocks import find_blocks
-    from frostline.prefix_cache.probe_model import _of_every_row
+    from frostline.prefix_cache.probe_model import if_of_every_row
     from frostline.prefix_cache.suffix import read_position
 
     config = GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=40, pad_token_id=7, bos_token_id=7, eos_token_id=7)
@@ -112,7 +112,7 @@ def test_a_decoders_head_reads_the_last_token_that_is_not_padding(ends_in_paddin
     plain = TokenTable(Dataset.from_dict({"input_ids": [[1, 2, 3], [7, 4]]}))
     other = TokenTable(Dataset.from_dict({"input_ids": [[1, 2], [4, 7]]})) if ends_in_padding else plain
     tables = Tokenized(train=plain, evaluation=other, others={}, truncated={})
-    assert _of_every_row(read_position(anatomy), anatomy, tables) == (None if ends_in_padding else "last")
+    assert if_of_every_row(read_position(anatomy), anatomy, tables) == (None if ends_in_padding else "last")
 
 
 def test_frozen_blocks_are_not_run_in_training(train, monkeypatch):
@@ -198,7 +198,7 @@ def test_the_cache_is_listed_and_cleared(frostline, in_tmp, home, tiny_overrides
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_sweep_fills_once_for_all_its_points(tmp_path, tiny_overrides):
+def test_a_sweep_fills_once_for_all_its_trial(tmp_path, tiny_overrides):
     own = [o for o in tiny_overrides if not o.startswith(("optimizer.lr=", "runtime.cache"))]
     arguments = [
         "sweep",

@@ -141,7 +141,7 @@ def test_a_database_that_restarts_is_waited_for_and_one_that_is_lost_is_one_line
             assert next(trial.state for trial in study.trials()) is TrialState.COMPLETE
             assert caplog.text.count("does not answer: waiting for it") == 1
             database.server.stop()
-            monkeypatch.setattr("frostline.search.storages._AWAY_S", 0.5)
+            monkeypatch.setattr("frostline.search.storages.AWAY_S", 0.5)
             with pytest.raises(StorageInternalError) as caught:
                 study.begin(4)
             trouble = storage_trouble(caught.value)

@@ -7,6 +7,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from frostline.sweep.folder import SweepFolder
 from tests.e2e.sweep.tiny_sweep import PLUGIN, small
 from tests.support.sweep_tools import (
@@ -20,6 +22,8 @@ from tests.support.sweep_tools import (
     wait_for,
     worker_pids,
 )
+
+pytestmark = pytest.mark.slow
 
 
 def test_one_signal_finishes_the_step_and_the_same_command_resumes(tmp_path, tiny):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import sqlite3
 
+import pytest
+
 from frostline.records.result import RunResult
 from frostline.records.trial import TrialState
 from tests.conftest import sentences, write_csv
@@ -17,6 +19,8 @@ from tests.support.sweep_tools import (
     trials_in,
     wait_for,
 )
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_basic_launcher_trains_in_batches(tmp_path, tiny):
@@ -89,7 +93,7 @@ def test_a_journal_elsewhere_takes_one_parent(tmp_path, quiet):
     assert [trial.state for trial in trials_in(tmp_path / "b" / "depth_only")] == [TrialState.COMPLETE] * 4
 
 
-def test_a_lost_or_broken_study_is_rebuilt_from_the_points_files(tmp_path, quiet):
+def test_a_lost_or_broken_study_is_rebuilt_from_the_trials_files(tmp_path, quiet):
     arguments = ["sweep", "depth_only", *quiet, "optimizer.lr=1e-3", "dataset.train_rows=64"]
     assert call(*arguments, cwd=tmp_path).returncode == 0
     folder = tmp_path / "runs" / "depth_only"

@@ -16,6 +16,8 @@ from tests.support.sweep_tools import (
     trials_in,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def breaking(n, what, *more):
     values = ",".join(f"{value / 1000}" for value in what)

@@ -153,7 +153,7 @@ def test_hidden_states_on_the_gpu_are_those_of_the_files_to_the_bit(train, monke
     assert cached.status is Status.FINISHED, cached.reason
     assert [made.data.device.type for made in gpu_memory.resident()] == ["cuda"]
     gpu_memory.forget()
-    monkeypatch.setattr(gpu_memory, "_SHARE", 0.0)
+    monkeypatch.setattr(gpu_memory, "MAX_SHARE", 0.0)
     _, from_files = train(*CACHED)
     assert not gpu_memory.resident()
     left, right = weights(on_gpu), weights(from_files)
@@ -166,7 +166,7 @@ def test_hidden_states_stay_on_the_gpu_from_run_to_run_and_make_room(train, monk
     (first,) = gpu_memory.resident()
     train(*CACHED, "seed=1")
     assert gpu_memory.resident() == [first]
-    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: first.data.nbytes + 1)
+    monkeypatch.setattr(gpu_memory, "free_bytes", lambda prefix: first.data.nbytes + 1)
     result, _ = train(*CACHED, "freeze.depth=3")
     assert result.status is Status.FINISHED, result.reason
     (second,) = gpu_memory.resident()

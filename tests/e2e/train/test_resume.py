@@ -213,7 +213,7 @@ def _link(path: Path):
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=str)
-def test_a_damaged_newest_checktrial_is_passed_over_with_a_warning(cut, caplog, damage):
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(cut, caplog, damage):
     DAMAGE[damage](cut / "checkpoints" / "step-000000020")
     path, manifest = CheckpointStore(cut).newest_whole()
     assert path.name == "step-000000016"
@@ -228,7 +228,7 @@ def test_after_a_damage_the_result_is_still_the_same(train, cut):
     assert_same(whole, train(resume_from=cut)[1])
 
 
-def test_a_checktrial_half_written_is_none(cut):
+def test_a_checkpoint_half_written_is_none(cut):
     store = CheckpointStore(cut)
     (store.writing / "checkpoint-24").mkdir(parents=True)  # what a kill during Trainer's writing leaves
     (store.writing / "checkpoint-24" / "model.safetensors").write_bytes(b"half")
@@ -239,7 +239,7 @@ def _edit(manifest: Path, **changes):
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
 
 
-def test_a_checktrial_of_another_schema_is_refused_and_other_versions_are_reported(train, cut, caplog):
+def test_a_checkpoint_of_another_schema_is_refused_and_other_versions_are_reported(train, cut, caplog):
     whole = train()[1]
     manifest = cut / "checkpoints" / "step-000000020" / MANIFEST
     versions = json.loads(manifest.read_text())["versions"]
@@ -262,7 +262,7 @@ MOMENTS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_while_a_checktrial_or_the_model_is_written(train, tiny_overrides, tmp_path, moment):
+def test_killed_while_a_checkpoint_or_the_model_is_written(train, tiny_overrides, tmp_path, moment):
     """SIGKILL, in a process of its own; at the second checkpoint, or when all steps are done."""
     whole = train()[1]
     script = f"""
@@ -292,7 +292,7 @@ if {moment == "after the last step"}:
     assert_same(whole, tmp_path / "again")
 
 
-def test_no_checktrial_and_another_config_are_refused(train, cut, tmp_path):
+def test_no_checkpoint_and_another_config_are_refused(train, cut, tmp_path):
     with pytest.raises(UserError, match="no whole checkpoint"):
         train(resume_from=tmp_path / "nowhere")
     with pytest.raises(UserError, match="its checkpoint is of another config"):
@@ -307,7 +307,7 @@ def test_a_torn_last_line_of_the_old_metrics_is_left_out(train, cut):
     assert_same(whole, train(resume_from=cut)[1])
 
 
-def test_a_malicious_checktrial_runs_nothing(train, cut, tmp_path):
+def test_a_malicious_checkpoint_runs_nothing(train, cut, tmp_path):
     canary = tmp_path / "canary"
 
     class Evil:

@@ -72,7 +72,7 @@ def test_a_run_that_ends_at_a_step_computed_what_the_whole_run_does(train, make_
     assert whole.status is Status.FINISHED
 
 
-def test_floating_trial_operations_follow_the_gradients(train):
+def test_floating_point_operations_follow_the_gradients(train):
     """Forward 2 per parameter; backward 2 for each that is trained, 2 for each that a gradient goes through."""
     found = {}
     for choice in ("none", "head", "bias_only", "norm_only"):

@@ -13,13 +13,13 @@ from frostline.models.optimizer import OPTIMIZERS
 if "AWAY_S" in os.environ:  # nobody wants to wait for minutes until a database is given up
     from frostline.search import storages
 
-    storages._AWAY_S = float(os.environ["AWAY_S"])
+    storages.AWAY_S = float(os.environ["AWAY_S"])
 
 
 if "RESIDENT" in os.environ:  # hidden states live on the device, as on a GPU
     from frostline.prefix_cache import gpu_memory
 
-    gpu_memory._room = lambda prefix: 1 << 30
+    gpu_memory.free_bytes = lambda prefix: 1 << 30
 
 
 def _adamw(groups, spec):

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from optuna.storages import JournalStorage
 
 from frostline.decision import RaceEnd, Standing
 from frostline.records.predictions import Evidence
 from frostline.report.answer import answer_of
 from frostline.search import Journal, Study
-from frostline.search.samplers import distribution
 from frostline.spec import Space, parse_dimension
 from tests.unit.advisor.fake_sweep import (
     DEAD,
@@ -160,7 +160,7 @@ def test_an_axis_that_can_not_be_counted(tmp_path):
     assert decision.recommended.level in tried
 
 
-def test_a_trial_that_a_kill_left_half_drawn_gets_the_rest(tmp_path):
+def test_a_trial_that_a_kill_left_half_drawn_gets_the_rest(tmp_path, monkeypatch):
     whole, advisor = sweep(tmp_path / "whole", Executor(), settle=0.0)
     plan = make_plan(n_trials=9, sampler="frost", promote_fraction=1.0, settle=0.0)
     space = Space(groups=(), variants={(): (DEPTH, RATE)})
@@ -170,6 +170,19 @@ def test_a_trial_that_a_kill_left_half_drawn_gets_the_rest(tmp_path):
     )  # fmt: skip
     study.fill([])
     first = whole.trials[0].params
-    asked = study._asking.ask()
-    asked._suggest("freeze.depth", distribution(DEPTH))  # and here it was killed
-    assert study.begin(9) == (0, first)
+    real = JournalStorage.set_trial_param
+
+    def killed_at_the_rate(storage, trial_id, name, *more):
+        if name == "optimizer.lr":
+            raise Killed
+        real(storage, trial_id, name, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JournalStorage, "set_trial_param", killed_at_the_rate)
+        with pytest.raises(Killed):
+            study.begin(9)
+    again = Study(
+        Journal(tmp_path / "journal.log").open(), "test", plan, space, maximize=True,
+        propose=lambda trials, number: advisor.propose(trials, number, 9, plan.seed),
+    )  # fmt: skip
+    assert again.begin(9) == (0, first)

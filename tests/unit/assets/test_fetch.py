@@ -67,7 +67,7 @@ def index(monkeypatch):
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     monkeypatch.setenv("PIP_INDEX_URL", server.url)
-    monkeypatch.setattr(package_index, "_pip_config", dict)  # this machine's own pip settings stay out of it
+    monkeypatch.setattr(package_index, "pip_config", dict)  # this machine's own pip settings stay out of it
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.delenv("PIP_CERT", raising=False)
     yield server
@@ -237,7 +237,7 @@ def test_two_processes_fetch_once(index):
 def test_offline_gets_one_line_without_the_password(index, monkeypatch):
     index.shutdown()
     index.server_close()
-    monkeypatch.setattr(package_index, "_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(package_index, "TIMEOUT_S", 2.0)
     with pytest.raises(AssetError, match=r"demo==1.0: can't be fetched: .* can't be reached") as error:
         assets.model_folder(model_spec(b"x", "demo/model"))
     assert "secret" not in str(error.value)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from frostline.cli.list import _about
+from frostline.cli.list import first_sentence
 from frostline.config import compose_run
 from frostline.metrics import METRICS
 from frostline.spec import PrunerName, SamplerName
@@ -103,7 +103,7 @@ def test_bad_arguments_get_one_line(frostline, arguments, message):
     ],
 )
 def test_the_first_sentence_of_a_comment(text, about):
-    assert _about(text) == about
+    assert first_sentence(text) == about
 
 
 @pytest.mark.slow

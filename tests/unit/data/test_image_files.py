@@ -99,7 +99,7 @@ def test_pixels_are_the_image_processors_to_the_bit(folder, models, tmp_path, ki
     assert found.dtype == np.float32
     assert np.array_equal(found, np.stack(expected).astype(np.float32))
     assert table.labels.tolist() == rows.evaluation["labels"]
-    assert table._scale is not None, "bytes are enough for it"
+    assert table.scale is not None, "bytes are enough for it"
     [kept] = tmp_path.glob("*.arrow")
     inode = kept.stat().st_ino
     again = pixel_tables({"eval": (rows.evaluation, "y")}, images, tmp_path)["eval"]
@@ -120,7 +120,7 @@ def test_a_processor_that_does_more_than_scale_is_kept_in_floats(folder, models,
     table = pixel_tables({"eval": (rows.evaluation, "y")}, images, tmp_path)["eval"]
     decoded = rows.evaluation.cast_column("image", datasets.Image())
     expected = odd(images=[decoded[1]["image"].convert("RGB")])["pixel_values"][0]
-    assert table._scale is None
+    assert table.scale is None
     assert np.array_equal(table.inputs([1])["pixel_values"][0].numpy(), np.asarray(expected, dtype=np.float32))
 
 

@@ -35,7 +35,7 @@ from frostline.decision import (
     with_pending,
 )
 from frostline.decision.folds import rows_across, seeds_across
-from frostline.decision.forecast import _covariance_after
+from frostline.decision.forecast import covariance_after
 from frostline.decision.kernel import matern
 from frostline.decision.rows import covariance, of_bootstrap, of_mean
 
@@ -393,7 +393,7 @@ def test_what_more_rows_bring_is_counted_once():
     posterior, after = Posterior(runs, AXIS, equal), []
     for noise in (equal, mixed):
         posterior.noise = noise
-        after.append(_covariance_after(posterior, np.eye(3) * 1e-4, [0, 1, 2], 4, 512, 2048))
+        after.append(covariance_after(posterior, np.eye(3) * 1e-4, [0, 1, 2], 4, 512, 2048))
     assert after[0] == pytest.approx(after[1])
 
 

@@ -57,7 +57,7 @@ def test_a_process_that_lost_another_waits_for_the_cause(processes):
 
 
 def test_a_process_that_sends_nothing_was_lost(processes, monkeypatch):
-    monkeypatch.setattr(distributed_run, "_LOST_S", 0.2)
+    monkeypatch.setattr(distributed_run, "LOST_S", 0.2)
     processes.failed(0, 1.0, LOST)
     assert reason_of(processes) == f"process 0 of 2 lost another one: {LOST}"
 

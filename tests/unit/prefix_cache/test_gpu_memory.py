@@ -78,7 +78,7 @@ def tables():
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch):
     PROCESS_CACHE.clear()
-    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: 1 << 20)
+    monkeypatch.setattr(gpu_memory, "free_bytes", lambda prefix: 1 << 20)
     gpu_memory.forget()
     yield
     gpu_memory.forget()
@@ -111,7 +111,7 @@ def test_what_is_there_is_used_again_and_the_oldest_makes_room(prefix, tables, m
     assert again.fill_s == 0.0
     second = hold(prefix, 2, tables)
     hold(prefix, 1, tables)  # now depth 2 is the oldest
-    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: 2 * first.resident.data.nbytes)
+    monkeypatch.setattr(gpu_memory, "free_bytes", lambda prefix: 2 * first.resident.data.nbytes)
     third = hold(prefix, 3, tables)
     assert [each is made.resident for each, made in zip(gpu_memory.resident(), (first, third), strict=True)] == [
         True
@@ -131,27 +131,27 @@ def test_other_rows_or_weights_are_others(prefix, tables):
 def test_they_must_fit(prefix, tables, monkeypatch):
     assert gpu_memory.fits(prefix, 1, tables)
     size = 4 * 32 * (11 + 6)
-    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: size)
+    monkeypatch.setattr(gpu_memory, "free_bytes", lambda prefix: size)
     assert gpu_memory.fits(prefix, 1, tables)
-    monkeypatch.setattr(gpu_memory, "_room", lambda prefix: size - 1)
+    monkeypatch.setattr(gpu_memory, "free_bytes", lambda prefix: size - 1)
     assert not gpu_memory.fits(prefix, 1, tables)
 
 
 def test_a_cpu_holds_nothing(prefix, monkeypatch):
     monkeypatch.undo()
-    assert gpu_memory._room(prefix) == 0
+    assert gpu_memory.free_bytes(prefix) == 0
 
 
 def test_a_full_device_is_given_up_for_good(prefix, tables, monkeypatch):
     hold(prefix, 1, tables)
-    real = gpu_memory._make
+    real = gpu_memory.compute_on_gpu
 
     def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(gpu_memory, "_make", full)
+    monkeypatch.setattr(gpu_memory, "compute_on_gpu", full)
     assert hold(prefix, 2, tables) is None
     assert not gpu_memory.resident()
-    monkeypatch.setattr(gpu_memory, "_make", real)
+    monkeypatch.setattr(gpu_memory, "compute_on_gpu", real)
     assert not gpu_memory.fits(prefix, 1, tables)
     assert gpu_memory.give_up() is False  # nothing was left

@@ -104,7 +104,7 @@ def test_what_is_removed_while_it_is_read_through_is_absent(entry, monkeypatch, 
     def missing(*arguments):
         raise FileNotFoundError("missing")
 
-    monkeypatch.setattr(module, "_damage", missing)
+    monkeypatch.setattr(module, "damage_of", missing)
     assert entry.open("depth-001", SHAPE) is None
     assert "is damaged (missing)" in caplog.text
 

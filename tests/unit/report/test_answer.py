@@ -248,13 +248,13 @@ def test_what_stopped_early_is_not_compared():
     assert answer.recommended.depth == 0
 
 
-def test_failed_and_nan_points_are_never_the_best():
+def test_failed_and_nan_trials_are_never_the_best():
     trials = [trial(0, 0, 0.5), trial(1, 1, math.nan), trial(2, 2, None, state=TrialState.FAILED, reason="x")]
     answer = say(trials)
     assert answer.best.number == answer.recommended.number == 0
 
 
-def test_no_depth_and_no_points():
+def test_no_depth_and_no_trials():
     lone = TrialRecord(
         number=0,
         params={"optimizer.lr": 3e-4},
@@ -322,7 +322,7 @@ def test_a_trial_survives_its_file():
     assert one.label() == "d2 lr1e-04"
 
 
-def test_what_the_cache_saved_is_added_up_once_for_each_point():
+def test_what_the_cache_saved_is_added_up_once_for_each_trial():
     plain, shallow = trial(0, 0, 0.85), trial(1, 4, 0.85)
     assert cache_line(say([plain, shallow])) == ""
     cost = {**shallow.outcome.cost, "fill_s": 12.34, "saved_s": 240.6}

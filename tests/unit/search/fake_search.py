@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import optuna
 import yaml
 
 from frostline import paths
@@ -145,6 +146,12 @@ class Quiet:
 
 def open_study(folder: Path, plan, space=SPACE, maximize=True) -> Study:
     return Study(Journal(folder / "journal.log").open(), "test", plan, space, maximize=maximize, max_steps=3)
+
+
+def optuna_trials(folder: Path):
+    """The trials as Optuna itself reads them from the journal."""
+    storage = Journal(folder / "journal.log").open()
+    return optuna.load_study(study_name="test", storage=storage).get_trials(deepcopy=False)
 
 
 def go(folder, plan, executor=None, total=None, listener=None, space=SPACE, explicit=None, **kwargs):

@@ -93,7 +93,7 @@ def test_a_trial_that_failed_twice_is_tried_once_more(tmp_path):
     ]
 
 
-def test_points_lost_with_the_workers_template_do_not_stop_it(tmp_path):
+def test_trials_lost_with_the_workers_template_do_not_stop_it(tmp_path):
     plan = make_plan(n_trials=6)
     assert go(tmp_path, plan, FakeExecutor(plan, broken=dict.fromkeys(range(3), Cause.TEMPLATE_DIED))).complete
 
@@ -112,7 +112,7 @@ def test_max_failures(tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, "abc", "1.5", math.nan, math.inf, -math.inf, [], np.ones(2), True])
-def test_an_objective_that_is_no_finite_number_fails_its_point(value):
+def test_an_objective_that_is_no_finite_number_fails_its_trial(value):
     outcome = checked(TrialOutcome(state=TrialState.COMPLETE, by_seed={0: value}))
     assert outcome.state is TrialState.FAILED
     assert outcome.reason.startswith("the objective is ")

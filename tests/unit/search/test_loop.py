@@ -28,7 +28,7 @@ from tests.unit.search.fake_search import (
 )
 
 
-def test_a_total_of_points_the_coarse_grid_first_and_the_deepest_of_it_first(tmp_path):
+def test_a_total_of_trials_the_coarse_grid_first_and_the_deepest_of_it_first(tmp_path):
     summary = go(tmp_path, make_plan(n_trials=10))
     assert summary.complete
     assert len(summary.trials) == 10
@@ -111,7 +111,7 @@ def test_an_interruption_and_a_time_limit(tmp_path):
     assert go(tmp_path, make_plan(n_trials=8)).complete
 
 
-def test_like_points_are_trained_once(tmp_path):
+def test_like_trials_are_trained_once(tmp_path):
     plan = make_plan(n_trials=12, sampler="random", promote_fraction=1.0, rung_epochs=None)
     small = Space(groups=(), variants={(): (
         parse_dimension("freeze.depth", {"choices": [0, 1]})[0], parse_dimension("optimizer.lr", {"choices": [1e-3]})[0]

@@ -9,7 +9,7 @@ from optuna.trial import TrialState as OptunaState
 
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.search.promotion import eliminated, promotable, promoted
-from tests.unit.search.fake_search import EPOCHS, FakeExecutor, go, make_plan, open_study, quality
+from tests.unit.search.fake_search import EPOCHS, FakeExecutor, go, make_plan, open_study, optuna_trials, quality
 
 
 def test_the_best_quarter_and_the_best_at_each_depth_go_on_to_the_end(tmp_path):
@@ -59,7 +59,7 @@ def test_the_best_are_promoted_before_all_have_ended_rung_1(tmp_path):
     rungs = [rung for _, rung in executor.done]
     assert 2 in rungs[: rungs.index(1, 8)]
     # one trial each, from its beginning to its end
-    trials = open_study(tmp_path, plan)._study.get_trials(deepcopy=False)
+    trials = optuna_trials(tmp_path)
     assert len(trials) == 16
     assert {trial.state for trial in trials} == {OptunaState.COMPLETE, OptunaState.PRUNED}
     for frozen, trial in zip(trials, summary.trials, strict=True):
@@ -87,7 +87,7 @@ def test_depths_of_two_models_have_a_best_each():
     assert [task.number for task in promoted(waiting, plan, True)] == [0, 3]
 
 
-def test_seeds_are_averaged_and_bad_points_stop_after_the_first(tmp_path):
+def test_seeds_are_averaged_and_bad_trials_stop_after_the_first(tmp_path):
     plan = make_plan(n_trials=8, seeds=[0, 1, 2], rung_epochs=None)
     trials = go(tmp_path, plan).trials
     done = [p for p in trials if p.state is TrialState.COMPLETE]
@@ -100,13 +100,12 @@ def test_seeds_are_averaged_and_bad_points_stop_after_the_first(tmp_path):
 def test_the_sampler_gets_the_quality_of_a_whole_first_seed(tmp_path):
     plan = make_plan(n_trials=8, seeds=[0, 1], rung_epochs=None)
     go(tmp_path, plan)
-    study = open_study(tmp_path, plan)
-    for frozen, trial in zip(study._trials.look().trials, study.trials(), strict=False):
+    for frozen, trial in zip(optuna_trials(tmp_path), open_study(tmp_path, plan).trials(), strict=True):
         assert frozen.intermediate_values[max(frozen.intermediate_values)] == pytest.approx(trial.first_quality)
         assert len(frozen.intermediate_values) == EPOCHS
 
 
-def test_no_checktrial_is_kept_that_nobody_can_need(tmp_path):
+def test_no_checkpoint_is_kept_that_no_trial_can_need(tmp_path):
     plan = make_plan(n_trials=16)
     trials = go(tmp_path, plan, FakeExecutor(plan)).trials
     rung_1 = [replace(p, rung=1, state=TrialState.PRUNED, outcome=p.first_rung) for p in trials]

@@ -61,7 +61,7 @@ def test_a_grid_whose_total_is_raised_continues_the_grid(tmp_path):
     assert [p.params for p in study.trials()] == whole
 
 
-def test_more_points_to_try_first_than_the_total_are_refused():
+def test_more_trials_to_try_first_than_the_total_are_refused():
     trials = [{"freeze.depth": depth, "optimizer.lr": 1e-4} for depth in (0, 1, 2)]
     with pytest.raises(UserError, match="names 3 trials"):
         queue_of(make_plan(n_trials=2), SPACE, trials)

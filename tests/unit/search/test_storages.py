@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from optuna.exceptions import StorageInternalError
+from optuna.storages import JournalStorage
 
 from frostline.errors import UserError
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
@@ -32,7 +33,7 @@ def test_a_study_is_held_by_one_parent_at_a_time(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_study_is_rebuilt_from_points_when_its_journal_is_lost(tmp_path):
+def test_a_study_is_rebuilt_from_trials_when_its_journal_is_lost(tmp_path):
     plan = make_plan(n_trials=10)
     whole = go(tmp_path, plan)
     half = tmp_path / "half"
@@ -52,7 +53,7 @@ def test_a_study_is_rebuilt_from_points_when_its_journal_is_lost(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_rebuilt_study_invents_no_points(tmp_path):
+def test_a_rebuilt_study_invents_no_trials(tmp_path):
     """Numbers between the trials are those of an earlier study, of rung 2 and of retries."""
     old = go(tmp_path, make_plan(n_trials=6, promote_fraction=1.0, rung_epochs=None)).trials
     folder = tmp_path / "new"
@@ -123,7 +124,7 @@ def test_a_study_with_another_direction_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_points_in_bounded_memory(tmp_path):
+def test_ten_thousand_trials_in_bounded_memory(tmp_path):
     import resource
 
     plan = make_plan(n_trials=10_000, sampler="random", promote_fraction=1.0, rung_epochs=None)
@@ -153,11 +154,11 @@ def test_a_database_whose_tables_another_host_is_just_making_is_waited_for(monke
             raise RuntimeError('duplicate key value violates unique constraint "pg_type_typname_nsp_index"')
         return real(url, engine_kwargs=engine_kwargs)
 
-    monkeypatch.setattr(storages, "_MAKING_S", (0.01, 0.01))
+    monkeypatch.setattr(storages, "MAKING_S", (0.01, 0.01))
     monkeypatch.setattr(storages, "RDBStorage", busy)
     assert open_url(f"sqlite:///{tmp_path / 'a.db'}") is not None
     assert len(failed) == 2
-    monkeypatch.setattr(storages, "_MAKING_S", ())
+    monkeypatch.setattr(storages, "MAKING_S", ())
     failed.clear()
     with pytest.raises(UserError, match=r"sweep\.storage=sqlite:.*duplicate key"):
         open_url(f"sqlite:///{tmp_path / 'b.db'}")
@@ -167,7 +168,7 @@ def test_what_a_restarting_database_cut_off_is_asked_once_more(tmp_path, monkeyp
     study = open_study(tmp_path, make_plan(n_trials=4, promote_fraction=1.0, rung_epochs=None))
     study.fill([])
     number, _ = study.begin(4)
-    real, cut = study._study._storage.set_trial_state_values, []
+    real, cut = JournalStorage.set_trial_state_values, []
 
     def break_off(*arguments, **options):
         done = real(*arguments, **options)
@@ -176,7 +177,7 @@ def test_what_a_restarting_database_cut_off_is_asked_once_more(tmp_path, monkeyp
             raise StorageInternalError("server closed the connection unexpectedly")
         return done
 
-    monkeypatch.setattr(study._study._storage, "set_trial_state_values", break_off)
+    monkeypatch.setattr(JournalStorage, "set_trial_state_values", break_off)
     study.tell(number, TrialOutcome(state=TrialState.COMPLETE, by_seed={0: 0.5}))
     (trial,) = study.trials()
     assert (trial.state, trial.quality) == (TrialState.COMPLETE, 0.5)
@@ -185,6 +186,6 @@ def test_what_a_restarting_database_cut_off_is_asked_once_more(tmp_path, monkeyp
     def broken(*arguments, **options):
         raise StorageInternalError("connection lost")
 
-    monkeypatch.setattr(study._trials, "look", broken)
+    monkeypatch.setattr(JournalStorage, "get_all_trials", broken)
     with pytest.raises(StorageInternalError, match="connection lost"):
         study.trials()
