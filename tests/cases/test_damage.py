@@ -19,6 +19,8 @@ from tests.support import PLUGINS
 from tests.support.sweep_tools import call, start, trials_in, wait_for
 from tests.unit.assets.test_fetch import FILES, index, model_spec, wheel  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("share", [0.0, 0.33, 0.67, 0.9])
 def test_a4_a_journal_that_was_cut_gives_the_same_table(home, tiny_overrides, share):
@@ -36,7 +38,6 @@ def test_a4_a_journal_that_was_cut_gives_the_same_table(home, tiny_overrides, sh
 FULL = "No space left on device; mend that (df -h shows what is full); the same command resumes"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["worker", "parent_too"])
 def test_a2_a_full_disk_stops_the_sweep_and_the_same_command_resumes(trained, tmp_path, tiny_overrides, where):
     full = tmp_path / "full"
@@ -122,7 +123,6 @@ def test_a8_a_damaged_table_of_a_hub_data_set_is_converted_again(tmp_path, damag
         assert "a converted table is damaged: converting it again" in after.stderr
 
 
-@pytest.mark.slow
 def test_a16_nobody_and_nothing_is_left_when_the_parent_is_killed(tmp_path, tiny_overrides):
     scratch = Path(tempfile.mkdtemp())  # short enough for a socket in it
     env = {"PYTHONPATH": PLUGINS, "SLOW_S": "0.5", "TMPDIR": str(scratch)}
@@ -158,7 +158,6 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-@pytest.mark.slow
 def test_a3_a_trial_whose_worker_was_killed_is_trained_again(tmp_path, tiny_overrides):
     words = (*sweep_words(tiny_overrides), "plugins=[sweep_plugin]", "optimizer.name=killed_once")
     env = {"PYTHONPATH": PLUGINS}

@@ -14,6 +14,8 @@ from tests.cases.damaged import FEW, answer, cut, flip, one_line, pend, sweep_wo
 from tests.conftest import rewrite
 from tests.support.sweep_tools import call, start
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "damage"),

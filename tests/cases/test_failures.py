@@ -50,6 +50,7 @@ def test_15_files_of_the_users_own_are_not_taken_for_libraries(tmp_path, tiny_ov
     assert "was run" not in out + err
 
 
+@pytest.mark.slow
 def test_16_a_torn_off_part_of_another_launchers_group_trains_alone(tmp_path, tiny_overrides):
     left = {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "10.255.255.1", "MASTER_PORT": "29500", "LOCAL_RANK": "1"}
     few = ("training.max_steps=2", "training.epochs=null", "tracking=off")
@@ -75,6 +76,7 @@ def test_18_a_letter_and_a_number_are_a_class(tmp_path):
         rows_of(tmp_path, "b.csv", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("uri", "reason"),
     [
@@ -94,6 +96,7 @@ def test_19_a_store_that_is_down_costs_one_line(tmp_path, tiny_overrides, uri, r
     assert reason in (tmp_path / "a" / "run.log").read_text()
 
 
+@pytest.mark.slow
 def test_19_a_store_is_found_to_be_down_within_seconds(monkeypatch):
     with monkeypatch.context() as patch:  # as of an address that swallows packets: none can be counted on here
         patch.setattr(reach, "connect", lambda *_: time.sleep(20))

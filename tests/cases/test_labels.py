@@ -232,6 +232,7 @@ def test_images_of_other_colours_are_converted_or_refused(mode):
 # -- what a second attack found ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_large_json_file_means_what_a_small_one_does(tmp_path):
     rows = [{"text": f'{n} said "hi"\n' + "x" * 10_000, "label": "ab"[n % 2]} for n in range(1_200)]
     lines = [json.dumps(row) + "\n" for row in rows]

@@ -13,6 +13,8 @@ from tests.cases.damaged import FEW, one_line, pend
 from tests.conftest import rewrite
 from tests.support.sweep_tools import call, mlflow_runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def listener():

@@ -13,6 +13,8 @@ import pytest
 from tests.cases.damaged import FEW
 from tests.support.sweep_tools import TRIALS_ALONE, call, mlflow_runs, trials_in
 
+pytestmark = pytest.mark.slow
+
 RECORDED = tuple(word for word in FEW if word != "tracking=off")
 
 
@@ -52,7 +54,6 @@ def moved(project, tmp_path):
     return there
 
 
-@pytest.mark.slow
 def test_8_a_project_that_was_moved_works_as_before(moved, tiny_overrides, tmp_path):
     run_id = json.loads((moved / "runs/one/.mlflow.json").read_text())["run_id"]
     for command in (

@@ -45,6 +45,7 @@ def test_compressed_files_are_the_same_data(tmp_path, ending):
     assert found.train["text"][:] == plain.train["text"][:]
 
 
+@pytest.mark.slow
 def test_what_was_made_of_data_files_is_listed_and_removed(frostline, in_tmp, tiny_overrides, tiny_csv):
     packed = in_tmp / "moods.csv.gz"
     packed.write_bytes(gzip.compress(tiny_csv.read_bytes()))
@@ -212,6 +213,7 @@ def test_overrides_that_hydra_reads_otherwise_show_how_they_are_typed(frostline,
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_new_key_of_the_space_needs_no_plus(tmp_path, tiny_overrides):
     tiny = [each for each in tiny_overrides if not each.startswith("optimizer.lr=")]
     space = ("sweep.space.optimizer.weight_decay.low=0.01", "sweep.space.optimizer.weight_decay.high=0.1")

@@ -70,6 +70,7 @@ def test_1_no_variable_of_another_launcher_changes_a_number(tmp_path, tiny_overr
         assert not variables.keys() & seen["variables"].keys()
 
 
+@pytest.mark.slow
 def test_1_what_can_change_bits_is_recorded_and_named_by_reproduce(tmp_path, tiny_overrides):
     done = call("run", *tiny_overrides, *FEW, "hydra.run.dir=a", cwd=tmp_path, ATEN_CPU_CAPABILITY="default")
     assert done.returncode == 0, done.stderr
@@ -98,6 +99,7 @@ def classifier(folder: Path, names: list[str], kind: str = "BertForSequenceClass
     return folder
 
 
+@pytest.mark.slow
 def test_2_the_head_is_a_fresh_one_though_the_folder_holds_a_classifier(tmp_path, tiny_overrides):
     for name, kind in (("sentences", "BertForSequenceClassification"), ("words", "BertForTokenClassification")):
         folder = classifier(tmp_path / name, ["positive", "negative"], kind)
@@ -118,6 +120,7 @@ def test_2_the_head_is_a_fresh_one_though_the_folder_holds_a_classifier(tmp_path
             assert "bert.pooler.dense.weight" in reported.stdout
 
 
+@pytest.mark.slow
 def test_2_a_head_that_is_kept_is_mapped_by_the_names_of_its_classes(tmp_path, tiny_overrides):
     first = call("run", *tiny_overrides, "training.epochs=12", "tracking=off", "hydra.run.dir=first", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
@@ -140,6 +143,7 @@ def test_2_a_head_that_is_kept_is_mapped_by_the_names_of_its_classes(tmp_path, t
     assert "newly initialized" not in kept.stdout
 
 
+@pytest.mark.slow
 def test_2_a_head_of_other_classes_is_not_kept(tmp_path, tiny_overrides, tiny_model):
     folder = classifier(tmp_path / "other", ["joy", "anger"])
     done = call("run", *tiny_overrides, f"model.location={folder}", "model.head=keep", *FEW, cwd=tmp_path)

@@ -7,6 +7,7 @@ import pytest
 
 from frostline.records.result import RunResult, Status
 from tests.e2e.cli.store_runs import OFF, runs_of
+from tests.support.sweep_tools import call
 
 
 def test_a_run_ends_with_where_it_is(frostline, in_tmp, tiny_overrides):
@@ -77,7 +78,9 @@ def test_freeze_head_has_its_depth_as_a_number_and_the_model_may_stay_out(frostl
     assert not run.outputs.model_outputs
 
 
-def test_a_users_own_optimizer_and_metric_from_a_plugin(frostline, in_tmp, tiny_overrides):
+@pytest.mark.slow
+def test_a_users_own_optimizer_from_a_plugin(in_tmp, tiny_overrides):
+    """In a process of its own: what a plugin registers stays registered."""
     (in_tmp / "my_parts.py").write_text(
         "import torch\n"
         "from frostline.models.optimizer import OPTIMIZERS\n"
@@ -85,8 +88,9 @@ def test_a_users_own_optimizer_and_metric_from_a_plugin(frostline, in_tmp, tiny_
         "def plain(groups, spec):\n"
         "    return torch.optim.SGD(groups, lr=spec.lr)\n"
     )
-    code, _, err = frostline("run", *tiny_overrides, OFF, "plugins=[my_parts]", "optimizer.name=plain_sgd")
-    assert code == 0, err
+    own = (OFF, "plugins=[my_parts]", "optimizer.name=plain_sgd")
+    done = call("run", *tiny_overrides, *own, cwd=in_tmp, PYTHONPATH=str(in_tmp))
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

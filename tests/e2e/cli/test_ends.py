@@ -53,6 +53,7 @@ def test_an_exit_in_a_run_is_a_failure(frostline, in_tmp, tiny_overrides, store,
     assert "SystemExit" in RunResult.read(next((in_tmp / "runs" / "single").iterdir())).reason
 
 
+@pytest.mark.slow
 def test_a_tracking_server_that_is_down_ends_no_run(frostline, in_tmp, tiny_overrides, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     code, out, err = frostline("run", *tiny_overrides, "tracking.uri=http://me:secret@127.0.0.1:9")
@@ -103,6 +104,7 @@ def test_a_signal_is_killed_everywhere_and_the_run_can_go_on(store, in_tmp, tiny
     assert err.splitlines()[-1] == f"resume it with the same command and 'resume={in_tmp / 'cut short'}'"
 
 
+@pytest.mark.slow
 def test_resume_by_the_run_id_in_mlflow(frostline, in_tmp, tiny_overrides, store, monkeypatch):
     with monkeypatch.context() as patched:
         interrupt_step_three(patched)

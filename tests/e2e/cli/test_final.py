@@ -23,6 +23,7 @@ def run(frostline, tiny_overrides, in_tmp):
     return call
 
 
+@pytest.mark.slow
 def test_the_first_look_is_recorded_and_shown_again(run, frostline):
     aside = ["dataset.test_fraction=0.25", "tracking=off"]
     run(*aside)

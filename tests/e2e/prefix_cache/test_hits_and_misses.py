@@ -47,6 +47,7 @@ def test_where_it_cant_be_used_it_says_why_or_continues(frostline, in_tmp, home,
     assert not list(home.rglob("*.bin"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["padding", "probe", "empty"])
 def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, monkeypatch, broken):
     from dataclasses import replace

@@ -237,6 +237,7 @@ def test_a_sweep_fills_once_for_all_its_trial(tmp_path, tiny_overrides):
         assert trial.state in {TrialState.COMPLETE, TrialState.PRUNED}
 
 
+@pytest.mark.slow
 def test_one_filling_serves_all_folds_and_the_numbers_are_those_without(train, fills):
     held_out, losses = [], []
     for fold in range(3):

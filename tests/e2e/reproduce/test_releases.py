@@ -71,6 +71,7 @@ def test_a_run_is_predicted_with_and_explained(home):
     assert "positive" in done("predict", run_id, "a lovely film", cwd=home).stdout
 
 
+@pytest.mark.slow
 def test_a_cache_entry_is_listed(home):
     listed = done("cache", "list", cwd=home).stdout
     assert "moods" in listed

@@ -69,6 +69,7 @@ def test_a_run_comes_back_identical_and_what_differs_is_named(frostline, in_tmp,
     assert "verdict: different: because of data: " in out
 
 
+@pytest.mark.slow
 def test_other_weights_and_another_version_are_named(frostline, in_tmp, own, recorded):
     from safetensors.torch import load_file, save_file
 

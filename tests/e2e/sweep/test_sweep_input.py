@@ -111,6 +111,7 @@ def test_whole_bounds_of_a_key_of_any_number_are_reported(frostline, in_tmp, tin
     assert "note: sweep.space.optimizer.weight_decay: only the whole numbers 0 to 1 are tried; write low: 0.0" in err
 
 
+@pytest.mark.slow
 def test_help_lists_the_sweeps_and_imports_nothing_heavy(tmp_path):
     done = call("sweep", "--help", cwd=tmp_path)
     assert done.returncode == 0

@@ -331,6 +331,7 @@ def test_no_word_is_lost_or_merged_in_reading(tmp_path):
     assert raw.table["tags"][:] == [["O", "B-X"], ["B-LOC", "O"], ["O"], ["O"]]
 
 
+@pytest.mark.slow
 def test_words_that_are_cut_off_are_counted_and_reported(train, frostline, in_tmp, tiny_model, conll):
     code, _, err = frostline("run", *arguments(tiny_model, conll, "training.max_tokens=6"))
     assert code == 0, err

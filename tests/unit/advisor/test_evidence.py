@@ -107,6 +107,7 @@ def test_of_very_many_trials_as_many_of_each_depth_are_taken_whatever_they_came_
     assert advisor.fit(trials).num_left_out == 0
 
 
+@pytest.mark.slow
 def test_an_answer_says_how_many_trials_it_was_made_without():
     find = known
     trials = many(1100, 3)

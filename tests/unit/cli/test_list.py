@@ -30,7 +30,8 @@ def listed(frostline, *arguments):
     ],
 )  # fmt: skip
 def test_files_are_listed_with_their_first_sentence(frostline, what, folder):
-    found = listed(frostline, what)
+    # Other tests of this process may have registered some of their own.
+    found = {name: about for name, about in listed(frostline, what).items() if not name.startswith("test-")}
     assert set(found) == {path.stem for path in (ROOT / folder).glob("*.yaml")}
     assert all(len(about) > 10 for about in found.values()), found
     assert not [about for about in found.values() if "\n" in about or about.startswith("#") or "frostline " in about]

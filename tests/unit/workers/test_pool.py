@@ -175,6 +175,7 @@ def parent(tmp_path, body, **env):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [None, "colorsys"])
 def test_workers_do_not_outlive_a_killed_parent(tmp_path, template):
     process = parent(
@@ -229,6 +230,7 @@ def test_when_the_template_is_killed_its_forks_end_and_there_are_new_ones(tmp_pa
     assert (last, err) == ("done", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_to_all_processes_ends_neither_template_nor_forks(tmp_path, signum):
     (tmp_path / "slow_template.py").write_text("import time\ntime.sleep(1.0)\n")
