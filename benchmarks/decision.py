@@ -298,7 +298,7 @@ def shipped_plan(name: str, **changes: Any) -> SweepSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What one simulated sweep came to; qualities are fractions."""
+    """The result of one simulated sweep; qualities are fractions."""
 
     regret: float
     settled: bool

@@ -18,7 +18,7 @@ engines.WARM = None
 
 
 def sleep(trial: TrialJob, channel: Channel) -> TrialReply:
-    """Takes its time and comes to a value, better in the middle of the learning rates and at shallow depths."""
+    """Takes its time and returns a value, better in the middle of the learning rates and at shallow depths."""
     del channel
     time.sleep(float(os.environ["SLEEP_S"]))
     rng = random.Random(trial.number)

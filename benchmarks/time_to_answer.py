@@ -217,7 +217,7 @@ def described(found: Sequence[float]) -> str:
 
 
 def tell(ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], ours_s: float) -> dict[str, float]:
-    """Prints what two passes over the same settings came to; returns the ratios A / B."""
+    """Prints the results of two passes over the same settings; returns the ratios A / B."""
     theirs_s = sum(trial.seconds for trial in theirs)
     print(f"  all {len(ours)} points A {theirs_s:.0f} s, B {ours_s:.0f} s", flush=True)
     ratios = {"whole": theirs_s / ours_s}

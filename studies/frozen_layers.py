@@ -180,7 +180,7 @@ def not_yet_fixed(plan: Plan, rows: int, depths: Sequence[int]) -> list[int]:
 
 
 def cells_of(plan: Plan, *, tuned: bool) -> dict[tuple[int, int], Cell]:
-    """Returns what the finished sweeps came to, by training rows and depth."""
+    """Returns the results of the finished sweeps, by training rows and depth."""
     found: dict[tuple[int, int], Cell] = {}
     for rows in plan.sizes:
         for frozen in (True, False):
@@ -192,7 +192,7 @@ def cells_of(plan: Plan, *, tuned: bool) -> dict[tuple[int, int], Cell]:
 
 
 def _cells_in(plan: Plan, rows: int, *, tuned: bool, frozen: bool, rate: float | None) -> dict[int, Cell]:
-    """Returns what one sweep came to, by depth: at a rate, or with None at the best on the held-out rows, all seeds."""
+    """Returns the results of one sweep, by depth: at a rate, or with None at the best on the held-out rows, all seeds."""
     folder = Path("runs") / plan.name(rows, tuned=tuned, frozen=frozen)
     if not (folder / "sweep.json").is_file():
         return {}

@@ -19,8 +19,8 @@ _CONTROL = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""Returns a text with its control characters written out, as `\x1b`: a terminal would obey them."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    r"""Returns a text with its control characters written out, for example `\x1b`: a terminal would obey them."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
 
 
 _MOST_LETTERS = 1200

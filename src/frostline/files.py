@@ -29,7 +29,7 @@ def unpacked_limit(packed: Path) -> int:
 
 
 def copy_bounded(
-    source: IO[bytes], sink: IO[bytes], limit: int, seen: Callable[[bytes], object] = lambda _piece: None
+    source: IO[bytes], sink: IO[bytes], limit: int, on_bytes: Callable[[bytes], object] = lambda _piece: None
 ) -> int:
     """Copies a stream.
 
@@ -37,7 +37,7 @@ def copy_bounded(
         source: Read to its end.
         sink: Written to.
         limit: Bytes that are copied at most.
-        seen: Called with each piece, for example to hash it.
+        on_bytes: Called with each piece, for example to hash it.
 
     Returns:
         The bytes that were copied.
@@ -50,7 +50,7 @@ def copy_bounded(
         size += len(piece)
         if size > limit:
             raise TooLargeError(f"unpacks to more than {limit >> 20} MiB, {MAX_GROWTH} times its size")
-        seen(piece)
+        on_bytes(piece)
         sink.write(piece)
     return size
 
@@ -67,10 +67,10 @@ def is_lfs_pointer(path: Path) -> bool:
 
 def regular_files(folder: Path) -> list[Path]:
     """Returns the files below a folder, sorted; links are left out, and folders that are links not entered."""
-    found = []
+    paths = []
     for root, _, names in os.walk(folder):
-        found += [path for name in names if not (path := Path(root) / name).is_symlink() and path.is_file()]
-    return sorted(found)
+        paths += [path for name in names if not (path := Path(root) / name).is_symlink() and path.is_file()]
+    return sorted(paths)
 
 
 def refuse_links(paths: Iterable[Path]) -> None:

@@ -161,11 +161,11 @@ def _is_shown(path: Path, folder: Path) -> bool:
 
 
 def _files(folder: Path, names: Iterable[str]) -> list[Path]:
-    found: list[Path] = []
+    paths: list[Path] = []
     for name in names:
         path = folder / name
-        found += sorted(each for each in path.rglob("*") if _is_shown(each, path)) if path.is_dir() else [path]
-    return [path for path in found if path.is_file()]
+        paths += sorted(each for each in path.rglob("*") if _is_shown(each, path)) if path.is_dir() else [path]
+    return [path for path in paths if path.is_file()]
 
 
 def _digest(data: Mapping[str, Any]) -> str:

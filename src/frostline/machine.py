@@ -57,25 +57,27 @@ def _blas() -> str:
 @PROCESS_CACHE.function
 def _gpu() -> dict[str, str | None]:
     """Returns the CUDA version that torch was built for, and the driver."""
-    found: dict[str, str | None] = {"cuda": torch.version.cuda, "driver": None}
+    versions: dict[str, str | None] = {"cuda": torch.version.cuda, "driver": None}
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     with suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
         if done.returncode == 0 and done.stdout.strip():
-            found["driver"] = done.stdout.splitlines()[0].strip()
-    return found
+            versions["driver"] = done.stdout.splitlines()[0].strip()
+    return versions
 
 
 def device_of(spec: RunSpec) -> str:
-    """Returns what `runtime.device` comes to on this machine: `cpu`, `cuda` or `mps`.
+    """Returns the device that `runtime.device` means on this machine: `cpu`, `cuda` or `mps`.
 
     Raises:
         SpecError: It isn't there, or there are not as many as processes.
     """
     wanted = spec.runtime.device
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    device = next(name for name in ("cuda", "mps", "cpu") if there[name]) if wanted is Device.AUTO else wanted.value
-    if not there[device]:
+    is_available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = (
+        next(name for name in ("cuda", "mps", "cpu") if is_available[name]) if wanted is Device.AUTO else wanted.value
+    )
+    if not is_available[device]:
         raise SpecError(f"runtime.device={device}: there is none on this machine; use runtime.device=auto")
     processes = spec.runtime.num_processes
     if device == "mps" and processes > 1:
@@ -89,7 +91,7 @@ def device_of(spec: RunSpec) -> str:
 
 
 def resolve_precision(wanted: Precision, device: str) -> Precision:
-    """Returns the precision that `auto` comes to on a device.
+    """Returns the precision that `auto` means on a device.
 
     Raises:
         SpecError: fp16 without a GPU.

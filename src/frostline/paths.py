@@ -38,9 +38,9 @@ def search_path(*, with_here: bool = True) -> list[str]:
     Args:
         with_here: Whether the current folder belongs there, for plugins, if it doesn't stand there.
     """
-    here = str(Path.cwd())
-    others = [path for path in dict.fromkeys(sys.path) if path not in {"", here}]
-    return [*others, here] if with_here or {"", here} & set(sys.path) else others
+    current = str(Path.cwd())
+    others = [path for path in dict.fromkeys(sys.path) if path not in {"", current}]
+    return [*others, current] if with_here or {"", current} & set(sys.path) else others
 
 
 def _has_home() -> bool:
@@ -51,7 +51,7 @@ def _has_home() -> bool:
 
 
 def take_home() -> Path | None:
-    """Gives a user without a home or a name, as in a container, those that libraries ask for.
+    """Gives a user without a home or a name, for example in a container, those that libraries ask for.
 
     Returns:
         The folder that `HOME` names from now on; None: there was one.

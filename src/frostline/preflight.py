@@ -53,10 +53,10 @@ def check_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{folder}: can't be made ({error.strerror}); give another, as hydra.run.dir=runs/NEW"
+            f"{folder}: can't be made ({error.strerror}); give another, for example hydra.run.dir=runs/NEW"
         ) from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"{folder}: can't be written (permissions); give another, as hydra.run.dir=runs/NEW")
+        raise UserError(f"{folder}: can't be written (permissions); give another, for example hydra.run.dir=runs/NEW")
 
 
 def check_resume(job: Job) -> Path:
@@ -101,7 +101,7 @@ def num_blocks(spec: ModelSpec) -> int | None:
         raise UserError(f"{folder / 'config.json'}: can't be read: {error}") from error
     if isinstance(config, dict) and isinstance(config.get("vision_config"), dict):
         config = config["vision_config"]
-    found = [config[key] for key in _LAYER_KEYS if isinstance(config, dict) and isinstance(config.get(key), int)]
-    if not found and isinstance(config, dict) and isinstance(config.get("depths"), list):
+    counts = [config[key] for key in _LAYER_KEYS if isinstance(config, dict) and isinstance(config.get(key), int)]
+    if not counts and isinstance(config, dict) and isinstance(config.get("depths"), list):
         return len(config["depths"])  # a convolutional network's stages
-    return found[0] if found else None
+    return counts[0] if counts else None

@@ -141,13 +141,13 @@ def free_memory() -> int:
 
 def installed_versions() -> dict[str, str]:
     """Returns the versions of the packages that can change a number."""
-    found = {}
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 @PROCESS_CACHE.function

@@ -23,7 +23,7 @@ def make(kind: str, longest_path: int | None = None) -> Path:
 
     Args:
         kind: A word for its name.
-        longest_path: Bytes that its path may have, as for a socket in it.
+        longest_path: Bytes that its path may have, for example for a socket in it.
 
     Raises:
         OSError: There is no place for one.

@@ -56,8 +56,8 @@ _AT_ONCE_S = 1.5
 def end_on_second() -> None:
     """Makes a second Ctrl-C or SIGTERM end this process within two seconds, wherever it waits.
 
-    Python runs a signal's handler between two of its own instructions: one that waits in a library, as for a name
-    server, would not hear it. The interpreter writes each signal into a pipe at once, and a thread reads that.
+    Python runs a signal's handler between two of its own instructions: one that waits in a library, for example for a
+    name server, would not hear it. The interpreter writes each signal into a pipe at once, and a thread reads that.
     """
     if threading.current_thread() is not threading.main_thread():
         return

@@ -67,10 +67,10 @@ def ignore(environment: MutableMapping[str, str]) -> dict[str, str]:
     Returns:
         What was taken out.
     """
-    found = {name: environment.pop(name) for name in sorted(environment) if _IGNORED.fullmatch(name)}
-    if found:
-        environment[_KEPT] = json.dumps({**ignored(environment), **found})
-    return found
+    removed = {name: environment.pop(name) for name in sorted(environment) if _IGNORED.fullmatch(name)}
+    if removed:
+        environment[_KEPT] = json.dumps({**ignored(environment), **removed})
+    return removed
 
 
 def ignored(environment: Mapping[str, str]) -> dict[str, str]:

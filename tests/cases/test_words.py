@@ -194,7 +194,7 @@ def test_mlflows_variables_count(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sweep", "lr_only", "training.max_tokens=choice(null,32)"], "the values, as training.max_tokens=null,32"),
+        (["sweep", "lr_only", "training.max_tokens=choice(null,32)"], "for example training.max_tokens=null,32"),
         (["run", "-m", "optimizer.lr=interval(1e-5,1e-3)"], "a multirun draws nothing from an interval"),
         (["run", "dataset=csv", "dataset.location=ünï.csv"], """quote the value: 'dataset.location="ünï.csv"'"""),
         (["run", "dataset=csv", "dataset.location=a=b.csv"], """quote the value: 'dataset.location="a=b.csv"'"""),

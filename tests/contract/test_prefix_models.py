@@ -442,7 +442,7 @@ def test_what_is_trained_is_a_model_of_its_own_under_the_same_names(name):
     assert {key for key, _ in part.named_parameters()} == wanted
     assert all(p is dict(model.named_parameters())[key] for key, p in part.named_parameters())
     part.eval()
-    kept = [module for _, module in (*anatomy.blocks[2:], *anatomy.above)]
+    kept = [module for _, module in (*anatomy.blocks[2:], *anatomy.head)]
     assert not model.training
     assert not any(inner.training for module in kept for inner in module.modules())
     part.train()

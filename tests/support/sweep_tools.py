@@ -108,7 +108,7 @@ def trials_in(folder: Path) -> list[TrialRecord]:
 
 
 def answer_rows(folder: Path) -> list[tuple]:
-    """The final table: all that a sweep came to but times."""
+    """The final table: all results of a sweep but times."""
     with (folder / "report" / "trials.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return [tuple(value for key, value in row.items() if key != "train_s") for row in rows]

@@ -196,8 +196,8 @@ class Advisor:
 
         assert fitted.posterior is not None
         new_rows = fitted.race_rows if fitted.rows else None
-        found = requirement(decision, fitted.posterior, rows=fitted.rows or 1, new_rows=new_rows)
-        return found and replace(found, cost=found.cost * fitted.race_cost)
+        needed = requirement(decision, fitted.posterior, rows=fitted.rows or 1, new_rows=new_rows)
+        return needed and replace(needed, cost=needed.cost * fitted.race_cost)
 
     def search_cost(self, trials: Sequence[TrialRecord]) -> float:
         """Returns the relative cost of the search's runs that ended, of each seed of a trial.
@@ -214,14 +214,16 @@ class Advisor:
             if setting is None or outcome is None or trial.copy_of is not None or trial.is_baseline:
                 continue
             count = max(1, len(outcome.by_seed))
-            whole = axis.cost(setting.level) * count
+            full_cost = axis.cost(setting.level) * count
             operations = outcome.cost.get("flops", 0.0) / count
             longest[setting.level] = max(longest.get(setting.level, 0.0), operations)
             if trial.state is TrialState.COMPLETE or (operations == 0 and trial.state is TrialState.PRUNED):
-                cost += whole
+                cost += full_cost
             else:
-                stopped.append((setting.level, whole, operations))
-        return cost + sum(whole * operations / longest[level] for level, whole, operations in stopped if operations)
+                stopped.append((setting.level, full_cost, operations))
+        return cost + sum(
+            full_cost * operations / longest[level] for level, full_cost, operations in stopped if operations
+        )
 
     @on_one_thread
     def next_replicate(
@@ -246,14 +248,14 @@ class Advisor:
             for setting, trial in fitted.trials.items()
         }
         spent = sum(count * fitted.axis.cost(setting.level) for setting, count in started.items())
-        found = next_replicate(
+        replicate = next_replicate(
             decision, fitted.posterior, spent=spent, started=started,
             budget=settle * self.search_cost(trials) / fitted.race_cost, rows=fitted.rows or 1,
             new_rows=fitted.race_rows if fitted.rows else None,
         )  # fmt: skip
-        if isinstance(found, Replicate):
-            return fitted.trials[found.setting], found
-        return found
+        if isinstance(replicate, Replicate):
+            return fitted.trials[replicate.setting], replicate
+        return replicate
 
     @on_one_thread
     def baseline(self, trials: Sequence[TrialRecord]) -> Params | None:
@@ -289,8 +291,8 @@ class Advisor:
 
         started: list[tuple[float, float]] = []
         question = self.question
-        while (found := next_opening(question.axis(), started, None, question.listed_rates())) is not None:
-            started.append(found)
+        while (setting := next_opening(question.axis(), started, None, question.listed_rates())) is not None:
+            started.append(setting)
         template = question.random(np.random.default_rng(0))
         return [question.params(replace(template, level=level, rate=rate)) for level, rate in started]
 

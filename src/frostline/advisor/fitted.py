@@ -87,7 +87,7 @@ class RunTable:
         trials: By setting.
         runs: All of them; values are larger where they are better.
         numbers: Held-out rows of each run whose predictions are at hand.
-        constants: What a constant prediction comes to on them.
+        constants: The score of a constant prediction on them.
         vectors: Of each run that learnt something: what its rows contribute to its noise, `[N]`; None: not known.
         counts: Its held-out rows; 0: not known.
         folds: Its fold.
@@ -112,12 +112,12 @@ class RunTable:
 
     @property
     def baseline(self) -> float | None:
-        """What a constant prediction comes to; None if no run says it."""
+        """The score of a constant prediction; None if no run records it."""
         return next((value for value in self.constants if math.isfinite(value)), None)
 
 
 def spread_part(finished: list[tuple[TrialRecord, Setting]], most: int) -> list[tuple[TrialRecord, Setting]]:
-    """Returns as many trials of each level as of the others, chosen without a look at what they came to.
+    """Returns as many trials of each level as of the others, chosen without a look at their results.
 
     Those with further seeds are always among them. A choice by value would believe luck.
     """
@@ -134,10 +134,10 @@ def spread_part(finished: list[tuple[TrialRecord, Setting]], most: int) -> list[
     return [trial for trial in finished if trial[0].number in chosen]
 
 
-def is_near(one: Setting, two: Setting) -> bool:
+def is_near(first: Setting, second: Setting) -> bool:
     """Returns whether a setting says nothing that another one wouldn't: a rate beside it, all else alike."""
-    alike = (one.level, one.others, one.groups) == (two.level, two.others, two.groups)
-    return alike and abs(one.rate - two.rate) < _NEAR_RATE
+    alike = (first.level, first.others, first.groups) == (second.level, second.others, second.groups)
+    return alike and abs(first.rate - second.rate) < _NEAR_RATE
 
 
 def train_rows_of(trial: TrialRecord) -> int | None:

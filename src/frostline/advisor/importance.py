@@ -51,14 +51,14 @@ def importances(question: Question, fitted: Fitted) -> dict[str, float]:
     if len(settings) < len(params):
         return {}
     mean, _ = posterior.mean_and_sd(settings)
-    whole = float(mean.var())
-    if whole <= 0:
+    total = float(mean.var())
+    if total <= 0:
         return {}
     shares = {}
     for key, own in zip(values, places, strict=True):
         number = np.bincount(own)
         by_value = np.bincount(own, weights=mean - mean.mean())[number > 0] / number[number > 0]
-        shares[key] = float(number[number > 0] @ by_value**2 / len(mean)) / whole
+        shares[key] = float(number[number > 0] @ by_value**2 / len(mean)) / total
     explained = max(1.0, sum(shares.values()))  # above 1 by what the random part of many combinations adds
     return {
         **{key: share / explained for key, share in shares.items()},

@@ -44,7 +44,7 @@ NOTHING_FROZEN = -1.0
 """The level of full fine-tuning on the axis of the frozen depth: at depth 0 the embeddings are frozen still."""
 
 _NUM_LEVELS = 9
-"""Levels to choose from of an axis that can't be counted, as `freeze.fraction`."""
+"""Levels to choose from of an axis that can't be counted, for example `freeze.fraction`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +91,11 @@ class Question:
         keys = [each.key for each in self.dimensions if each.key in COST_KEYS and is_numeric(each)]
         return keys[0] if keys else None
 
-    def axis(self, seen: Sequence[float] = (), *, grid: bool = False) -> Axis:
+    def axis(self, values: Sequence[float] = (), *, grid: bool = False) -> Axis:
         """Returns the axis of cost.
 
         Args:
-            seen: Levels that were tried; the only ones of a range that can't be counted.
+            values: Levels that were tried; the only ones of a range that can't be counted.
             grid: Of such a range, some more, to choose from.
         """
         from frostline.decision import Axis
@@ -106,8 +106,8 @@ class Question:
             return Axis(levels=(0.0,), positions=(0.0,), relative_costs=(1.0,), rates=rates, ridge=ridge)
         dimension = next(each for each in self.dimensions if each.key == key)
         many = _has_many(dimension)
-        wanted = () if many and seen and not grid else dimension.values(_NUM_LEVELS if many else None)
-        levels = sorted({*(_number(value) for value in wanted if _is_number(value)), *seen})
+        wanted = () if many and values and not grid else dimension.values(_NUM_LEVELS if many else None)
+        levels = sorted({*(_number(value) for value in wanted if _is_number(value)), *values})
         if key not in _CHEAPER_WHEN_LARGER:
             levels.reverse()
         positions = self._positions(dimension, levels)

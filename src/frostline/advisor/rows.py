@@ -137,7 +137,7 @@ def _by_rows(metric: str) -> Callable[[Any, Any], float] | None:
 
 
 def constant_prediction(rows: RowScores, metric: str) -> float:
-    """Returns what the best constant prediction comes to; NaN where that is not known."""
+    """Returns the score of the best constant prediction; NaN where that is not known."""
     import numpy as np
 
     labels = rows.labels

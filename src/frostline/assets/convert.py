@@ -44,12 +44,14 @@ def to_safetensors(source: Path, target: Path) -> list[Path]:
     index = _index(source / _INDEX, {file.name for file in files})
     try:
         with tempfile.TemporaryDirectory(prefix=".convert-", dir=target) as scratch:  # all of it or nothing
-            made = Path(scratch)
+            converted = Path(scratch)
             for file in files:
-                save_file(_tensors(file), made / _name(file.name), metadata={"format": "pt"})
+                save_file(_tensors(file), converted / _name(file.name), metadata={"format": "pt"})
             if index is not None:
-                (made / _name(_INDEX)).write_text(index, encoding="utf-8")
-            for file in sorted(made.iterdir(), key=lambda path: path.suffix == ".json"):  # what names them comes last
+                (converted / _name(_INDEX)).write_text(index, encoding="utf-8")
+            for file in sorted(
+                converted.iterdir(), key=lambda path: path.suffix == ".json"
+            ):  # what names them comes last
                 file.replace(target / file.name)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{target}: safetensors can't be written there: {error}") from error

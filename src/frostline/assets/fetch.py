@@ -56,8 +56,8 @@ def weight_bytes(spec: ModelSpec) -> int | None:
         folder = Path(os.devnull)
         with best_effort("the hub model at hand"):  # whatever it is, a run will say it
             folder = Path(snapshot_download(spec.location, revision=spec.revision, local_files_only=True))
-    found = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
-    return found or None
+    num_bytes = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
+    return num_bytes or None
 
 
 def data_file(spec: DatasetSpec, progress: bool = False) -> Path:

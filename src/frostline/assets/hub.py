@@ -42,11 +42,11 @@ def hub_model(spec: ModelSpec) -> Path:
     if is_whole(converted):
         return converted
     damaged = f"{converted} is damaged; " if converted.is_dir() else ""
-    given = f"model={spec.name}" if spec.name else f"model=hub model.location={spec.location}"
-    given += f" model.revision={spec.revision}" if spec.revision and not spec.name else ""
+    choice = f"model={spec.name}" if spec.name else f"model=hub model.location={spec.location}"
+    choice += f" model.revision={spec.revision}" if spec.revision and not spec.name else ""
     raise AssetError(
         f"model.location={spec.location}: {damaged}no safetensors at this commit; pickled weights can run code when "
-        f"loaded, so they are read once, as tensors alone, when you say so: frostline fetch {given} --convert-pickle"
+        f"loaded, so they are read once, as tensors alone, when you say so: frostline fetch {choice} --convert-pickle"
     )
 
 
@@ -99,18 +99,18 @@ def converted_hub_model(spec: ModelSpec, convert: Callable[[Path, Path], object]
 def _convert(snapshot: Path, target: Path, convert: Callable[[Path, Path], object]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".convert-", dir=target.parent) as scratch:
-        made = Path(scratch) / target.name
-        made.mkdir()
+        converted = Path(scratch) / target.name
+        converted.mkdir()
         for path in snapshot.iterdir():
             is_wanted = any(path.match(pattern) for pattern in _HUB_MODEL_FILES) and path.is_file()
             if is_wanted and not any(path.match(pattern) for pattern in _HUB_PICKLES):
-                shutil.copyfile(path, made / path.name)
-        convert(snapshot, made)
-        files = hashes_of(made, [path.name for path in made.iterdir()])
-        (made / COMPLETE_FILE).write_text(sealed({"files": files}), encoding="utf-8")
+                shutil.copyfile(path, converted / path.name)
+        convert(snapshot, converted)
+        files = hashes_of(converted, [path.name for path in converted.iterdir()])
+        (converted / COMPLETE_FILE).write_text(sealed({"files": files}), encoding="utf-8")
         if target.exists():  # damaged
             shutil.rmtree(target)
-        made.replace(target)
+        converted.replace(target)
 
 
 def _is_of_the_network(error: BaseException) -> bool:
@@ -135,5 +135,5 @@ def hub_error(group: str, location: str, error: BaseException) -> AssetError:
     return AssetError(
         f"{group}.location={location}: the hub can't be reached ({name}); to work offline, give a local copy as "
         f"{group}={nearby[0]} {group}.location=..., fill the cache ahead with `frostline fetch`, or take one that "
-        f"needs no hub, as {group}={nearby[1]}"
+        f"needs no hub, for example {group}={nearby[1]}"
     )

@@ -111,7 +111,7 @@ def _indexes() -> Iterator[str]:
 
 @PROCESS_CACHE.function
 def pip_config() -> dict[str, str]:
-    """Returns pip's settings of this machine, as `{'index-url': ...}`; empty without pip."""
+    """Returns pip's settings of this machine, for example `{'index-url': ...}`; empty without pip."""
     command = [sys.executable, "-P", "-m", "pip", "config", "list"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout

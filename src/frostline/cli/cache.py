@@ -34,19 +34,19 @@ def main(arguments: list[str]) -> int:
                 shutil.rmtree(folder, ignore_errors=True)
             print(f"removed {sum(tables.values()) / 1e6:.1f} MB of data files from {home() / 'datasets'}")
         return 0
-    found = store.listing()
+    entries = store.listing()
     if options.json:
         print(json.dumps([
-            {"folder": str(folder), "key": key, "bytes": sizes, "used": used} for folder, key, sizes, used in found
+            {"folder": str(folder), "key": key, "bytes": sizes, "used": used} for folder, key, sizes, used in entries
         ]))  # fmt: skip
         return 0
-    for folder, key, sizes, used in found:
+    for folder, key, sizes, used in entries:
         about = key.get("about") or {}
         what = ", ".join(str(about[name]) for name in ("model", "dataset", "rows") if name in about) or folder.name
         when = f"{datetime.fromtimestamp(used):%Y-%m-%d %H:%M}"
         print(f"{sum(sizes.values()) / 1e6:9.1f} MB  {when}  {what}: {', '.join(sorted(sizes)) or 'nothing'}")
-    total = sum(sum(sizes.values()) for _, _, sizes, _ in found)
-    print(f"{total / 1e6:9.1f} MB in {len(found)} entries of {store.root}")
+    total = sum(sum(sizes.values()) for _, _, sizes, _ in entries)
+    print(f"{total / 1e6:9.1f} MB in {len(entries)} entries of {store.root}")
     if size := pixels_bytes():
         print(f"{size / 1e6:9.1f} MB of images, decoded and resized, in {pixels_folder()}")
     if tables := table_folders():

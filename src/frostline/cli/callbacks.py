@@ -75,17 +75,17 @@ def _or_exit() -> Iterator[None]:
 
 def _sweep_overrides(config: DictConfig) -> list[str]:
     """Returns the job's overrides with those of `hydra.sweeper.params`, which the basic sweeper adds."""
-    given = list(config.hydra.overrides.task)
-    named = {override.partition("=")[0].lstrip("+") for override in given}
+    overrides = list(config.hydra.overrides.task)
+    named = {override.partition("=")[0].lstrip("+") for override in overrides}
     params = config.hydra.sweeper.get("params") or {}
-    return [*(f"{key}={value}" for key, value in params.items() if key not in named), *given]
+    return [*(f"{key}={value}" for key, value in params.items() if key not in named), *overrides]
 
 
 def _refuse_sweep_of_sweeps(config: DictConfig) -> None:
     """`sweep=a,b` would quietly run the basic sweeper over two plans, searching nothing."""
     for override in OverridesParser.create().parse_overrides(list(config.hydra.overrides.task)):
         if override.key_or_group == "sweep" and override.is_sweep_override():
-            raise SpecError(f"{override.input_line}: one sweep at a time, as frostline sweep lr_x_depth")
+            raise SpecError(f"{override.input_line}: one sweep at a time, for example frostline sweep lr_x_depth")
 
 
 def _num_jobs(overrides: list[str]) -> int:

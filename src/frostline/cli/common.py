@@ -40,7 +40,7 @@ class _OverrideParser(OneLineParser):
 
 
 def override_parser(command: str, description: str, epilog: str = "") -> OneLineParser:
-    """Returns a parser for a command that takes config overrides, as `model=minilm`."""
+    """Returns a parser for a command that takes config overrides, for example `model=minilm`."""
     parser = _OverrideParser(
         prog=f"frostline {command}",
         description=description,
@@ -77,15 +77,15 @@ def located(spec: RunSpec, folder: Path) -> RunSpec:
                     return str(above / tail)
         return place
 
-    def data(one: DatasetSpec) -> DatasetSpec:
-        if one.source is Source.HUB:
-            return one
+    def data(dataset: DatasetSpec) -> DatasetSpec:
+        if dataset.source is Source.HUB:
+            return dataset
         return replace(
-            one,
-            location=find("dataset.location", one.location) if one.source is Source.PATH else one.location,
-            eval_from=None if one.eval_from is None else find("dataset.eval_from", one.eval_from),
-            test_from=None if one.test_from is None else find("dataset.test_from", one.test_from),
-            also_evaluate=tuple(map(data, one.also_evaluate)),
+            dataset,
+            location=find("dataset.location", dataset.location) if dataset.source is Source.PATH else dataset.location,
+            eval_from=None if dataset.eval_from is None else find("dataset.eval_from", dataset.eval_from),
+            test_from=None if dataset.test_from is None else find("dataset.test_from", dataset.test_from),
+            also_evaluate=tuple(map(data, dataset.also_evaluate)),
         )
 
     model = spec.model

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     )
     actions = [action for action in parser._actions if action.dest == "overrides"]
     actions[0].help, actions[0].metavar = (
-        "a run (its folder, a sweep, an MLflow run id): its model and data; then overrides, as dataset=tweets",
+        "a run (its folder, a sweep, an MLflow run id): its model and data; then overrides, for example dataset=tweets",
         "[RUN] KEY=VALUE",
     )
     parser.add_argument("--pool", choices=_POOLS, default="mean", help="which vector (default: mean of the tokens)")
@@ -186,7 +186,7 @@ class _Rows:
     padding: Padding
 
 
-def _write_sets(writer: VectorWriter, spec: RunSpec, encoder: Encoder, given: _Rows, options: Any) -> int:
+def _write_sets(writer: VectorWriter, spec: RunSpec, encoder: Encoder, embedded: _Rows, options: Any) -> int:
     """Writes the vectors of all sets; returns how many texts were cut."""
     from tqdm.auto import tqdm
 
@@ -196,22 +196,22 @@ def _write_sets(writer: VectorWriter, spec: RunSpec, encoder: Encoder, given: _R
     from frostline.data.tokenize import token_table
     from frostline.train.data import load_pixel_table
 
-    label_names, cut = given.rows.label_names, 0
+    label_names, cut = embedded.rows.label_names, 0
     separator = spec.dataset.label_separator if spec.dataset.task.may_have_no_class else None
-    total = sum(len(table) for table in given.sets.values())
+    total = sum(len(table) for table in embedded.sets.values())
     with tqdm(total=total, unit=" rows", disable=not sys.stderr.isatty()) as progress:
-        for name, table in given.sets.items():
+        for name, table in embedded.sets.items():
             inputs: RowTable
-            if isinstance(given.processor, ImageInput):
-                inputs = load_pixel_table(name, table, given.rows, given.processor)
+            if isinstance(embedded.processor, ImageInput):
+                inputs = load_pixel_table(name, table, embedded.rows, embedded.processor)
             else:
-                inputs, is_cut = token_table(table, given.processor, spec.training.max_tokens)
+                inputs, is_cut = token_table(table, embedded.processor, spec.training.max_tokens)
                 cut += int(is_cut.sum())
-            for part in encoder.embed(name, inputs, given.padding, spec.training.eval_batch_size):
-                some = table[part.first : part.first + len(part.vectors)]
-                labels = some["labels"]
+            for part in encoder.embed(name, inputs, embedded.padding, spec.training.eval_batch_size):
+                part_rows = table[part.first : part.first + len(part.vectors)]
+                labels = part_rows["labels"]
                 if label_names and options.out.suffix == ".parquet":
                     labels = [class_words(label, label_names, separator) for label in labels]
-                writer.write(part, labels, some["text"] if options.text else None)
+                writer.write(part, labels, part_rows["text"] if options.text else None)
                 progress.update(len(part.vectors))
     return cut

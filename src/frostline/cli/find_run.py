@@ -29,10 +29,10 @@ def find_sweep(name: str) -> Path | None:
     Args:
         name: What the user gave.
     """
-    here = Path.cwd()
-    for folder in (Path(name), *(above / RUNS / name for above in (here, *here.parents))):
+    current = Path.cwd()
+    for folder in (Path(name), *(above / RUNS / name for above in (current, *current.parents))):
         if (folder / "sweep.json").is_file():
-            return Path(os.path.relpath(folder)) if folder.is_relative_to(here) else folder
+            return Path(os.path.relpath(folder)) if folder.is_relative_to(current) else folder
     return None
 
 
@@ -69,7 +69,7 @@ def find_run(name: str) -> Path | None:
         return None
     seeds = sorted(path.parent.name for path in folder.glob(f"s[0-9]*/{SPEC_FILE}"))
     if seeds and not (folder / SPEC_FILE).exists():
-        raise UserError(f"{folder}: has a run for each seed: give one, as {folder / seeds[0]}")
+        raise UserError(f"{folder}: has a run for each seed: give one, for example {folder / seeds[0]}")
     return folder
 
 

@@ -58,13 +58,13 @@ def main(arguments: list[str]) -> int:
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise UserError(f"--config-dir={options.config_dir}: no such folder")
     import_plugins(options.plugin)
-    found = dict(_KINDS[options.what](options.config_dir))
+    names = dict(_KINDS[options.what](options.config_dir))
     if options.json:
-        print(json.dumps([{"name": name, "about": about} for name, about in found.items()], ensure_ascii=False))
+        print(json.dumps([{"name": name, "about": about} for name, about in names.items()], ensure_ascii=False))
         return 0
-    width = max(map(len, found))
+    width = max(map(len, names))
     room = max(40, shutil.get_terminal_size((120, 24)).columns - width - 2)
-    for name, about in found.items():
+    for name, about in names.items():
         first, *more = textwrap.wrap(about, room) or [""]
         print(f"{name:<{width}}  {first}".rstrip())
         for line in more:

@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
         epilog="example: frostline report lr_x_depth",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("study", metavar="STUDY", help="a sweep's name, as lr_x_depth, or its folder")
+    parser.add_argument("study", metavar="STUDY", help="a sweep's name, for example lr_x_depth, or its folder")
     parser.add_argument(
         "--against",
         metavar="STUDY",
@@ -42,18 +42,18 @@ def main(arguments: list[str]) -> int:
     recovery = recover(SweepFolder(folder), description)
     for note in notes_of(recovery):
         print(f"warning: {visible(note)}", file=sys.stderr)
-    if recovery.lost:
+    if recovery.unreadable:
         raise RunFailedError(
-            f"{folder}: no report: {len(recovery.lost)} of its trials can't be read; the sweep's own command trains "
-            "them again"
+            f"{folder}: no report: {len(recovery.unreadable)} of its trials can't be read; the sweep's own "
+            "command trains them again"
         )
     trials = recovery.trials
     if not trials:
         raise UserError(f"{folder}: no trial of this sweep has started yet")
     baselines = []
     for other in options.against:
-        there = sweep_folder(other)
-        known = read_description(there)
+        other_folder = sweep_folder(other)
+        known = read_description(other_folder)
         if known["objective"] != description["objective"]:
             raise UserError(
                 f"--against {other}: is judged by {known['objective']}, {options.study} by {description['objective']}"
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         others = other_rows(description["base"], known["base"])
         if others:
             raise UserError(f"--against {other}: was judged on other rows: {'; '.join(others)}")
-        baselines.append(baseline_of(other, there, recover(SweepFolder(there), known).trials, known))
+        baselines.append(baseline_of(other, other_folder, recover(SweepFolder(other_folder), known).trials, known))
     answer, paths, command = report_again(folder, description, trials, baselines)
     console = make_console()
     print_answer(answer, console)

@@ -68,10 +68,10 @@ def application(arguments: list[str], task: RunTask) -> Callable[[], Any]:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks and exits by itself
     sys.argv = ["frostline", *_flags_first(arguments)]
     _check_flags(sys.argv[1:])
-    made: Callable[[], Any] = hydra.main(version_base="1.3", config_path=str(paths.conf_dir()), config_name="config")(
-        task
-    )
-    return made
+    decorated: Callable[[], Any] = hydra.main(
+        version_base="1.3", config_path=str(paths.conf_dir()), config_name="config"
+    )(task)
+    return decorated
 
 
 _FLAGS_WITH_VALUE = frozenset(

@@ -61,7 +61,9 @@ def main(arguments: list[str], plan: PlanRequest | None = None) -> int:
         return 0
     name, *rest = arguments
     if name.startswith("-") or "=" in name:
-        raise SpecError(f"frostline sweep {name}: the sweep's name comes first, as frostline sweep lr_x_depth {name}")
+        raise SpecError(
+            f"frostline sweep {name}: the sweep's name comes first, for example frostline sweep lr_x_depth {name}"
+        )
     if "," in name:
         raise SpecError(f"frostline sweep {name}: one sweep at a time")
     if name not in known and not any(
@@ -77,11 +79,11 @@ def main(arguments: list[str], plan: PlanRequest | None = None) -> int:
 
 def names() -> dict[str, str]:
     """Returns the ready-made sweeps with the first line of each file."""
-    found = {}
+    sweeps = {}
     for path in sorted((paths.sweeps_dir() / "sweep").glob("*.yaml")):
         lines = path.read_text(encoding="utf-8").splitlines()
         comments = [
             line.removeprefix("# ").strip() for line in lines if line.startswith("# ") and "@package" not in line
         ]
-        found[path.stem] = comments[0] if comments else ""
-    return found
+        sweeps[path.stem] = comments[0] if comments else ""
+    return sweeps

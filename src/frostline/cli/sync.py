@@ -30,7 +30,10 @@ def main(arguments: list[str]) -> int:
     )
     parser.usage = "frostline sync [-h] [--config-dir FOLDER] [FOLDER ...] [KEY=VALUE ...]"
     actions = [action for action in parser._actions if action.dest == "overrides"]
-    actions[0].help, actions[0].metavar = "where to look (runs/), and keys, as tracking.uri=...", "FOLDER|KEY=VALUE"
+    actions[0].help, actions[0].metavar = (
+        "where to look (runs/), and keys, for example tracking.uri=...",
+        "FOLDER|KEY=VALUE",
+    )
     options = parser.parse_intermixed_args(arguments)
     folders = [Path(word) for word in options.overrides if "=" not in word] or [RUNS]
     for folder in folders:
@@ -39,17 +42,17 @@ def main(arguments: list[str]) -> int:
     from frostline.config import spec_from_json
     from frostline.tracking import Replay, find_pending
 
-    found = find_pending(folders)
-    if not found:
+    pending = find_pending(folders)
+    if not pending:
         print("nothing is pending: MLflow has it all")
         return 0
     overrides = [word for word in options.overrides if "=" in word]
     tracking = compose(Namespace(overrides=overrides, config_dir=options.config_dir)).tracking
     keys = frozenset(word.partition("=")[0].rpartition(".")[2] for word in overrides if "tracking." in word)
-    return _record(found, Replay(tracking, keys, spec_from_json))
+    return _record(pending, Replay(tracking, keys, spec_from_json))
 
 
-def _record(found: Sequence[Path], replay: Replay) -> int:
+def _record(pending: Sequence[Path], replay: Replay) -> int:
     """Records folder after folder; one that can't be recorded doesn't keep the others from it."""
     from frostline.tracking import OtherStoreError
 
@@ -57,7 +60,7 @@ def _record(found: Sequence[Path], replay: Replay) -> int:
     failed: set[Path] = set()
     others: list[Path] = []
     # Parents are made first, so that their runs find them, and ended last, when the best run's id is known.
-    for step, folders in ((replay.begin, found), (replay.record, list(reversed(found)))):
+    for step, folders in ((replay.begin, pending), (replay.record, list(reversed(pending)))):
         for folder in folders:
             if folder in failed:
                 continue

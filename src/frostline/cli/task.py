@@ -124,8 +124,8 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
     with RunFolder(out_dir, spec, overrides, resume_step=step, keep_diff=job.tracking.git_diff) as folder:
         recorders: list[Recorder] = [folder, *named_recorders(job.tracking.recorders, spec, out_dir)]
         if job.tracking.enabled:
-            again = child is not None or step is not None
-            recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=again))
+            reopen = child is not None or step is not None
+            recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=reopen))
         try:
             result = run(spec, RunContext(Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from))
         except Interrupted as stop:
@@ -146,21 +146,21 @@ def _step_before_requeue(folder: Path, spec: RunSpec) -> int | None:
     from frostline.train.checkpoint import CheckpointStore
 
     try:
-        same = spec_from_json((folder / SPEC_FILE).read_text(encoding="utf-8")).digest() == spec.digest()
+        is_same = spec_from_json((folder / SPEC_FILE).read_text(encoding="utf-8")).digest() == spec.digest()
     except (OSError, UserError):
         return None
     with suppress(UserError):
         if RunResult.read(folder).status is not Status.KILLED:
             return None
-    return (CheckpointStore(folder).newest_step() or 0) if same else None
+    return (CheckpointStore(folder).newest_step() or 0) if is_same else None
 
 
 def _why_none(folder: Path) -> str:
     """Returns why a run without a whole checkpoint can't be resumed."""
     with suppress(UserError):
         if RunResult.read(folder).status is Status.FINISHED:
-            return "that run is FINISHED; give another folder for a new one, as hydra.run.dir=runs/NEW"
-    return "no whole checkpoint there; start the run anew, in another folder, as hydra.run.dir=runs/NEW"
+            return "that run is FINISHED; give another folder for a new one, for example hydra.run.dir=runs/NEW"
+    return "no whole checkpoint there; start the run anew, in another folder, for example hydra.run.dir=runs/NEW"
 
 
 def _child(job: Job) -> ChildRun | None:

@@ -148,14 +148,16 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
         else:
             table, _ = token_table(rows.test, processor, spec.training.max_tokens)
             padding = Padding.of(processor, predictor.model)
-            if lost := num_words(rows.test) - table.num_labels:
-                warn_once(f"words beyond training.max_tokens={spec.training.max_tokens}, which are not scored: {lost}")
+            if num_cut := num_words(rows.test) - table.num_labels:
+                warn_once(
+                    f"words beyond training.max_tokens={spec.training.max_tokens}, which are not scored: {num_cut}"
+                )
         labels = table.all_labels()
         logits = np.zeros((*labels.shape, spec.dataset.task.num_outputs(rows.label_names)))
         for first in range(0, len(table), size):
-            some = np.arange(first, min(first + size, len(table)))
-            given = predictor.of_inputs(table.inputs(some, padding)).double().numpy()
-            logits[some, : given.shape[1]] = given  # of sentences as long as the longest of these
+            numbers = np.arange(first, min(first + size, len(table)))
+            outputs = predictor.of_inputs(table.inputs(numbers, padding)).double().numpy()
+            logits[numbers, : outputs.shape[1]] = outputs  # of sentences as long as the longest of these
     else:
         pairs = rows.test["pair"] if "pair" in rows.test.column_names else [None] * len(rows.test)
         logits = predictor.logits(zip(rows.test["text"], pairs, strict=True), size)

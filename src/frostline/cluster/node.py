@@ -124,8 +124,8 @@ class Slot:
         """
         if self._is_shared:
             return []
-        self._places |= {given: str(self._input(digest) / names[given]) for given, digest in inputs.items()}
-        return [given for given, digest in inputs.items() if not (self._input(digest) / ".complete").exists()]
+        self._places |= {name: str(self._input(digest) / names[name]) for name, digest in inputs.items()}
+        return [name for name, digest in inputs.items() if not (self._input(digest) / ".complete").exists()]
 
     def put_input(self, digest: str, parts: list[Piece], is_last: bool) -> None:
         """Writes parts of an input."""
@@ -151,18 +151,18 @@ class Slot:
 
         Args:
             name: Of the trial.
-            below: Folder in it, as `model`.
+            below: Folder in it, for example `model`.
             skip: How many parts were had before.
         """
         folder = self._trial(name)
         wanted = sorted(each for each in stamps(folder, models=True) if each.startswith(f"{below}/"))
-        found: list[Piece] = []
+        fetched: list[Piece] = []
         for number, part in enumerate(pieces(folder, wanted)):
             if number >= skip + _AT_ONCE:
                 break
             if number >= skip:
-                found.append(part)
-        return found
+                fetched.append(part)
+        return fetched
 
     def _trial(self, name: str) -> Path:
         return (self._settings.folder if self._is_shared else self._root) / name
@@ -204,14 +204,14 @@ class Slot:
         Raises:
             RuntimeError: The slot can't continue, for example because the node's disk is full.
         """
-        found: list[WorkerEvent | Piece] = []
+        received: list[WorkerEvent | Piece] = []
         if self._broken is not None:
             raise RuntimeError(f"{type(self._broken).__name__}: {self._broken}") from self._broken
         with suppress(queue.Empty):
-            found.append(self._news.get(timeout=wait_s))
-            while len(found) < _AT_ONCE:
-                found.append(self._news.get_nowait())
-        return found
+            received.append(self._news.get(timeout=wait_s))
+            while len(received) < _AT_ONCE:
+                received.append(self._news.get_nowait())
+        return received
 
     def close(self, *, forget: bool) -> None:
         """Ends the worker.

@@ -34,8 +34,8 @@ def open_pool(
         settings: What is asked of it.
         inputs_of: Payload of a job -> the local files that it reads, by the path in the config.
         name_of: Key of a job -> its folder, relative to the sweep's.
-        near_of: Payload of a job -> what makes a node that had it before the better one, as the frozen depth.
-        is_cut_short: What a job came to -> whether a signal ended it before its end.
+        near_of: Payload of a job -> what makes a node that had it before the better one, for example the frozen depth.
+        is_cut_short: Result of a job -> whether a signal ended it before its end.
         **slot: Of `SlotSettings`: folder, function, relocate, warm, template, env, hang_s.
 
     Raises:

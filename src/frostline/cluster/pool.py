@@ -138,7 +138,7 @@ class ClusterPool:
                 placed.actor.signal.remote(int(signum))
 
     def bring(self, key: Any, below: str) -> bool:
-        """Brings what a node has below a folder of a trial's, as `model`; returns whether one had it."""
+        """Brings what a node has below a folder of a trial's, for example `model`; returns whether one had it."""
         name = self._name_of(key)
         for placed in self._placed:
             if name not in placed.held or placed.about is None or placed.about.is_shared:
@@ -221,8 +221,8 @@ class ClusterPool:
         return f"{settings.cpus:g} cores and {settings.gpus or 0:g} GPUs{memory} for a trial"
 
     def _there(self) -> str:
-        found = self._ray.cluster_resources()
-        return f"{found.get('CPU', 0):g} cores and {found.get('GPU', 0):g} GPUs in all"
+        resources = self._ray.cluster_resources()
+        return f"{resources.get('CPU', 0):g} cores and {resources.get('GPU', 0):g} GPUs in all"
 
     def _take_ready(self) -> None:
         """Lets slots that Ray has placed take jobs."""
@@ -280,12 +280,12 @@ class ClusterPool:
         if placed.about.is_shared:
             return
         actor = placed.actor
-        for given, found in self._inputs_of(payload).items():
-            self._inputs.add(given, found)
-        names = {given: found.path.name for given, found in self._inputs.known.items()}
-        for given in self._ask(actor.lacks.remote(self._inputs.digests, names)):
-            digest = self._inputs.digests[given]
-            for batch, is_last in batches_of(input_pieces(self._inputs.known[given])):
+        for missing, local in self._inputs_of(payload).items():
+            self._inputs.add(missing, local)
+        names = {missing: local.path.name for missing, local in self._inputs.known.items()}
+        for missing in self._ask(actor.lacks.remote(self._inputs.digests, names)):
+            digest = self._inputs.digests[missing]
+            for batch, is_last in batches_of(input_pieces(self._inputs.known[missing])):
                 self._ask(actor.put_input.remote(digest, batch, is_last))
         theirs, ours = self._ask(actor.files.remote(name)), stamps(self._folder / name)
         removed = [Piece(name=each) for each in theirs.keys() - ours.keys()]

@@ -50,12 +50,12 @@ def stamps(folder: Path, *, models: bool = False) -> dict[str, Stamp]:
         folder: Need not be there.
         models: Whether those of `model/` are among them.
     """
-    found: dict[str, Stamp] = {}
+    stamp_of: dict[str, Stamp] = {}
     for path in _files(folder, models=models):
         with suppress(OSError):  # it was removed just now
             stat = path.stat()
-            found[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
-    return found
+            stamp_of[path.relative_to(folder).as_posix()] = (stat.st_size, stat.st_mtime_ns)
+    return stamp_of
 
 
 def _files(folder: Path, *, models: bool) -> Iterator[Path]:
@@ -166,33 +166,33 @@ class Inputs:
     digests: dict[str, str] = field(default_factory=dict)
     known: dict[str, LocalInput] = field(default_factory=dict)
 
-    def add(self, given: str, found: LocalInput) -> None:
-        """Adds one.
+    def add(self, place: str, local: LocalInput) -> None:
+        """Adds an input.
 
         Args:
-            given: As the config has it.
-            found: What it is here.
+            place: Its path in the config.
+            local: The file or folder on this machine.
 
         Raises:
             OSError: It can't be read.
         """
-        if given not in self.digests:
-            self.digests[given] = _content(found)
-            self.known[given] = found
+        if place not in self.digests:
+            self.digests[place] = _content(local)
+            self.known[place] = local
 
 
-def _content(found: LocalInput) -> str:
-    digest = hashlib.sha256(found.path.name.encode())
-    for name in found.names():
+def _content(expected: LocalInput) -> str:
+    digest = hashlib.sha256(expected.path.name.encode())
+    for name in expected.names():
         digest.update(name.encode())
-        with (found.folder / name).open("rb") as opened:
+        with (expected.folder / name).open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()
 
 
-def input_pieces(found: LocalInput) -> Iterator[Piece]:
+def input_pieces(inputs: LocalInput) -> Iterator[Piece]:
     """Yields the parts of an input, under their names relative to its folder."""
-    yield from pieces(found.folder, found.names())
+    yield from pieces(inputs.folder, inputs.names())
 
 
 def remove(folder: Path) -> None:

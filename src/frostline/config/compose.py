@@ -62,15 +62,15 @@ class Job:
     ray: RaySpec
 
     def __post_init__(self) -> None:
-        given = self.gpus_per_trial
-        if given is not None and not (1 <= given <= 1024 and given == int(given)):
+        gpus = self.gpus_per_trial
+        if gpus is not None and not (1 <= gpus <= 1024 and gpus == int(gpus)):
             if self.engine is not Engine.RAY:
                 raise SpecError(
-                    f"runtime.gpus_per_trial={given:g}: must be 1 to 1024, or null for one for each process; more "
+                    f"runtime.gpus_per_trial={gpus:g}: must be 1 to 1024, or null for one for each process; more "
                     "runtime.slots than GPUs share them"
                 )
-            if not 0 < given < 1:
-                raise SpecError(f"runtime.gpus_per_trial={given:g}: must be a whole number, or a part of one GPU")
+            if not 0 < gpus < 1:
+                raise SpecError(f"runtime.gpus_per_trial={gpus:g}: must be a whole number, or a part of one GPU")
         if self.slots is not None and not 1 <= self.slots <= 1024:
             raise SpecError(f"runtime.slots={self.slots}: {_SLOTS}")
 
@@ -144,11 +144,11 @@ def _origin_of(group: str, name: str) -> dict[str, str]:
     path = paths.conf_dir() / group / f"{name}.yaml"
     if PurePath(name).name != name or not path.is_file():
         return {}
-    said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     return {
-        key: said[key]
+        key: content[key]
         for key in ("location", "member", "subset")
-        if isinstance(said.get(key), str) and said[key] != "???"
+        if isinstance(content.get(key), str) and content[key] != "???"
     }
 
 
@@ -166,10 +166,10 @@ def _with_other_sets(values: dict[str, Any], searchpath: Sequence[str]) -> dict[
     others = dataset.get("also_evaluate") if isinstance(dataset, dict) else None
     if not isinstance(dataset, dict) or not isinstance(others, list):
         return values
-    found = [
+    also_evaluate = [
         _other_set(each, index, searchpath) if isinstance(each, str) else each for index, each in enumerate(others)
     ]
-    return {**values, "dataset": {**dataset, "also_evaluate": found}}
+    return {**values, "dataset": {**dataset, "also_evaluate": also_evaluate}}
 
 
 def _other_set(name: str, index: int, searchpath: Sequence[str]) -> dict[str, Any]:

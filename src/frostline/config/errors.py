@@ -38,7 +38,7 @@ def explain(error: BaseException) -> SpecError | None:
     for link in chain:
         if isinstance(link, MissingMandatoryValue):
             key = _first(r"full_key: (\S+)", str(link)) or _first(r"value: (\S+)", str(link)) or "a mandatory key"
-            return SpecError(f"{key} is missing: give it, as {key}=...")
+            return SpecError(f"{key} is missing: give it, for example {key}=...")
     if isinstance(error, (HydraException, OmegaConfBaseException, ValueError)):
         return SpecError(_hydra_line(error, chain))
     return None
@@ -51,7 +51,7 @@ _OF_SWEEPS = (
 
 
 def known_keys() -> list[str]:
-    """Returns every dotted key of a run's config, as `optimizer.lr`."""
+    """Returns every dotted key of a run's config, for example `optimizer.lr`."""
     tracking = [f"tracking.{key}" for key in get_type_hints(TrackingSpec)]
     sweep = [f"sweep.{key}" for key in [*_dotted(SweepSpec, ""), "space", "enqueue"]]
     return [*_dotted(RunSpec, ""), *tracking, *sweep, "resume", "plugins", *_OF_SWEEPS]
@@ -97,7 +97,7 @@ def _unread(override: str) -> str:
         return f"{override}: is no KEY=VALUE"
     sweep = re.fullmatch(r"choice\((.*)\)", value)
     if sweep and "null" in re.split(r"\s*,\s*", sweep[1]):
-        return f"{override}: choice() takes no null; list the values, as {key}={sweep[1]}"
+        return f"{override}: choice() takes no null; list the values, for example {key}={sweep[1]}"
     if value[:1] in {"'", '"'} or value.startswith(("[", "{")):
         return f"{override}: can't be read as KEY=VALUE: see that quotes and brackets are closed"
     quoted = shlex.quote(f'{key}="{value}"')

@@ -179,10 +179,10 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
 def _words(value: Any, where: str, column: str) -> list[str]:
     if isinstance(value, str):
         try:
-            found = list_in(value) if re.match(r"\s*[\[(]\s*['\"]", value) else None  # else a text in brackets
+            items = list_in(value) if re.match(r"\s*[\[(]\s*['\"]", value) else None  # else a text in brackets
         except DataError as error:
             raise DataError(f"{where}: {error} (column {column})") from error
-        value = value.split() if found is None else found
+        value = value.split() if items is None else items
     if not isinstance(value, (list, tuple)) or not all(isinstance(word, str) for word in value):
         raise DataError(f"{where}: expected a list of words in column {column}, got {type(value).__name__}")
     return list(value)

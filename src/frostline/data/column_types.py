@@ -99,15 +99,15 @@ def as_written(path: Path, table: datasets.Dataset) -> datasets.Dataset:
     names = [name for name in table.column_names if _is_temporal(schema.field(name).type)]
     if not names:
         return table
-    found: dict[str, list[Any]] = {name: [] for name in names}
+    columns: dict[str, list[Any]] = {name: [] for name in names}
     try:
         for row in _objects(path):
             for name in names:
-                found[name].append(row.get(name))
+                columns[name].append(row.get(name))
     except (ValueError, AttributeError):  # objects that go over several lines: Arrow alone reads those
         return table
     features = {name: _feature("string", is_list=_is_list(schema.field(name).type)) for name in names}
-    texts = datasets.Dataset.from_dict(found, features=datasets.Features(features))
+    texts = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
     order = table.column_names
     others = [name for name in order if name not in names]
     if not others:
@@ -126,8 +126,8 @@ def _objects(path: Path) -> Iterator[dict[str, Any]]:
             return
         text, decoder, at = file.read(), json.JSONDecoder(), 0
         while (at := _behind_blanks(text, at)) < len(text):  # an object may go over several lines
-            found, at = decoder.raw_decode(text, at)
-            yield found
+            value, at = decoder.raw_decode(text, at)
+            yield value
 
 
 def _behind_blanks(text: str, at: int) -> int:
@@ -155,14 +155,14 @@ def refuse_columns_of_json(path: Path, name: str, *, has_lists: bool) -> None:
         first = next((line for line in file if line.strip()), "")
         is_only = not any(line.strip() for line in file)
     try:
-        found = json.loads(first if is_only else path.read_text(encoding="utf-8-sig")) if first[:1] == "{" else None
+        record = json.loads(first if is_only else path.read_text(encoding="utf-8-sig")) if first[:1] == "{" else None
     except ValueError:  # an object a line, or what the reader reports
         return
     columns: tuple[type, ...] = (dict,) if has_lists else (list, dict)
-    below = next((key for key, value in found.items() if _is_rows(value)), None) if isinstance(found, dict) else None
+    below = next((key for key, value in record.items() if _is_rows(value)), None) if isinstance(record, dict) else None
     if below is not None:
         raise DataError(f"{name}: is one object, whose rows are below {below!r}; write those alone, an object a line")
-    if isinstance(found, dict) and found and all(isinstance(value, columns) for value in found.values()):
+    if isinstance(record, dict) and record and all(isinstance(value, columns) for value in record.values()):
         raise DataError(
             f"{name}: is one object of columns, not an object a line; write it with df.to_json(path, "
             "orient='records', lines=True)"

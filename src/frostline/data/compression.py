@@ -95,9 +95,9 @@ def _only_member(path: Path) -> IO[bytes]:
 
 
 def _member(archive: zipfile.ZipFile, path: Path) -> zipfile.ZipInfo:
-    found = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX/")]
-    if len(found) != 1:
-        raise DataError(f"{path}: holds {len(found)} files; unpack it, and give one as dataset.location")
-    if Path(found[0].filename).name in {"", ".", ".."}:
-        raise DataError(f"{path}: holds a file without a name ({found[0].filename!r}); unpack it yourself")
-    return found[0]
+    members = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX/")]
+    if len(members) != 1:
+        raise DataError(f"{path}: holds {len(members)} files; unpack it, and give one as dataset.location")
+    if Path(members[0].filename).name in {"", ".", ".."}:
+        raise DataError(f"{path}: holds a file without a name ({members[0].filename!r}); unpack it yourself")
+    return members[0]

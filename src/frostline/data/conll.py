@@ -39,9 +39,9 @@ def read_conll(path: Path, sha256: str) -> RawTable:
         tags.clear()
 
     with path.open(encoding="utf-8-sig", newline="\n") as file:
-        given = file.readlines()
-    has_tabs = 2 * sum("\t" in line for line in given) > sum(bool(line.strip()) for line in given)
-    lines = [_conll_fields(line, has_tabs) for line in given]
+        raw_lines = file.readlines()
+    has_tabs = 2 * sum("\t" in line for line in raw_lines) > sum(bool(line.strip()) for line in raw_lines)
+    lines = [_conll_fields(line, has_tabs) for line in raw_lines]
     unclear = 0  # the first line that may be a comment, or a word that is a number sign
     usual = Counter(len(fields) for fields in lines if fields and not fields[0].startswith("#")).most_common(1)
     width = usual[0][0] if usual else 0
@@ -65,7 +65,7 @@ def read_conll(path: Path, sha256: str) -> RawTable:
     long = [words for words in sentences["words"] if len(words) > 1]
     if long and all(words == [str(number) for number in range(1, len(words) + 1)] for words in long):
         raise DataError(
-            f"{path.name}: its first column counts the words: keep the words and their tags, as with cut -f 2,4"
+            f"{path.name}: its first column counts the words: keep words and tags, for example with cut -f 2,4"
         )
     if len(long) > 1 and all(len(set(words)) == 1 for words in long):
         raise DataError(

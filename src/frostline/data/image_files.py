@@ -73,10 +73,10 @@ def _refuse_splits(folder: Path, classes: Sequence[Path]) -> None:
     """
     below = {}
     for each in classes:
-        found = [path for path in each.iterdir() if not path.name.startswith(".")]
-        if any(path.is_file() and _is_image(path) for path in found):
+        entries = [path for path in each.iterdir() if not path.name.startswith(".")]
+        if any(path.is_file() and _is_image(path) for path in entries):
             return
-        below[each] = frozenset(path.name for path in found if path.is_dir())
+        below[each] = frozenset(path.name for path in entries if path.is_dir())
     if len(classes) == 1 and len(below[classes[0]]) > 1:
         raise DataError(f"{folder}: holds one folder, {classes[0].name}, of {len(below[classes[0]])} folders; "
                         f"if those are the classes, give dataset.location={classes[0]}")  # fmt: skip
@@ -95,8 +95,8 @@ def image_files(folder: Path) -> Iterator[Path]:
     """Yields all files that `read_images` may look at."""
     yield from sorted(
         path
-        for found, _, names in os.walk(folder, followlinks=True)
-        for path in (Path(found, name) for name in names)
+        for current, _, names in os.walk(folder, followlinks=True)
+        for path in (Path(current, name) for name in names)
         if path.is_file()
     )
 
@@ -139,9 +139,9 @@ def _png(fields: list[str], side: int, where: str) -> bytes:
         raise DataError(f"{where}: {error}") from error
     if not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
         raise DataError(f"{where}: a pixel is no whole number from 0 to 255")
-    made = io.BytesIO()
-    Image.fromarray(values.astype(np.uint8).reshape(side, side)).save(made, format="PNG")
-    return made.getvalue()
+    buffer = io.BytesIO()
+    Image.fromarray(values.astype(np.uint8).reshape(side, side)).save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def _is_image(path: Path) -> bool:
@@ -150,5 +150,5 @@ def _is_image(path: Path) -> bool:
 
 @PROCESS_CACHE.function
 def _extensions() -> frozenset[str]:
-    found = Image.registered_extensions()
-    return frozenset(ending for ending, form in found.items() if form in Image.OPEN and form not in {"PDF", "MPEG"})
+    formats = Image.registered_extensions()
+    return frozenset(ending for ending, form in formats.items() if form in Image.OPEN and form not in {"PDF", "MPEG"})

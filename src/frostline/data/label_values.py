@@ -57,9 +57,9 @@ def members(value: Any, separator: str | None) -> list[Any]:
         DataError: The text starts and ends like a list, but is not one.
     """
     if isinstance(value, str):
-        found = list_in(value)
-        if found is not None:
-            return found
+        items = list_in(value)
+        if items is not None:
+            return items
         if separator is None:
             refuse_bare_list(value)
         return [part.strip() for part in value.split(separator) if part.strip()]
@@ -123,8 +123,8 @@ def class_ids(values: Sequence[Any], names: Sequence[str] | None, column: str) -
                 f"ids 0 to {len(names) - 1}"
             )
         by_number: dict[Any, int] = {str(index): index for index in range(len(names))}
-        found = {value: int(number) for value, number in zip(values, numbers, strict=True) if number is not None}
-        return by_number | found
+        ids = {value: int(number) for value, number in zip(values, numbers, strict=True) if number is not None}
+        return by_number | ids
     if all(_is_fraction(value) for value in values):
         raise DataError(
             f"dataset.label_column={column}: its values are fractions ({values[0]}): give dataset.threshold to make "
@@ -144,8 +144,8 @@ def class_name(value: Any) -> str:
     """Returns the name of a class: a number as `1`, however it is written; a truth value as CSV files have it."""
     if isinstance(value, bool):
         return str(value)
-    whole = as_whole_number(value)
-    return str(value if whole is None else whole)
+    number = as_whole_number(value)
+    return str(value if number is None else number)
 
 
 def _is_truth(value: Any) -> bool:

@@ -38,11 +38,11 @@ def list_in(text: str) -> list[Any] | None:
         raise DataError(f"a list of {len(text)} characters in a text")
     for parse in (json.loads, _literal):
         try:
-            found = parse(text)
+            items = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError):
             continue
-        if isinstance(found, (list, tuple)) and all(isinstance(each, (str, int, float)) for each in found):
-            return list(found)
+        if isinstance(items, (list, tuple)) and all(isinstance(each, (str, int, float)) for each in items):
+            return list(items)
     raise DataError(f'{text[:60]!r} starts and ends like a list, but is not one like ["a", "b"]')
 
 

@@ -160,9 +160,9 @@ def _dealt(
         keys[every], labels[every], strata=spec.task.strata, folds=folds, seed=spec.seed,
     )  # fmt: skip
     rest = every[dealt != spec.fold]
-    kept = even(rest, labels, spec.train_rows) if _wants_even(spec) else rest
+    chosen = even(rest, labels, spec.train_rows) if _wants_even(spec) else rest
     pool, trained, evaluated = (
-        replace(train, indices=each, at_hand=len(each)) for each in (every, kept, every[dealt == spec.fold])
+        replace(train, indices=each, at_hand=len(each)) for each in (every, chosen, every[dealt == spec.fold])
     )
     return pool, trained, evaluated
 

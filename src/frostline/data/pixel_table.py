@@ -105,34 +105,39 @@ class Scale:
     """
 
     def __init__(self, processor: BaseImageProcessor, sample: Picture, mode: str) -> None:
-        given: Any = processor
+        typed_processor: Any = processor
         noise = np.random.default_rng(0).integers(0, 256, (*sample.size[::-1], 3)).astype(np.uint8)
         images = [in_mode(sample, mode, "the first image"), Image.fromarray(noise).convert(mode)]
         with as_user_error(
             lambda error: DataError(f"the model's image processor can't take the images: {in_one_line(error, 150)}")
         ):
-            whole = np.stack([given(images=[image])["pixel_values"][0] for image in images])
+            processed = np.stack([typed_processor(images=[image])["pixel_values"][0] for image in images])
             plain = np.stack(
-                [given(images=[image], do_rescale=False, do_normalize=False)["pixel_values"][0] for image in images]
+                [
+                    typed_processor(images=[image], do_rescale=False, do_normalize=False)["pixel_values"][0]
+                    for image in images
+                ]
             )
-        self.shape = whole.shape[1:]
+        self.shape = processed.shape[1:]
         # A byte has 256 values: what becomes of each is computed once for all.
-        found = np.tile(np.arange(256.0), (self.shape[0], 1))
-        if getattr(given, "do_rescale", False):
-            found = found * float(given.rescale_factor)
-        found = found.astype(np.float32)
-        if getattr(given, "do_normalize", False):
-            mean, std = (np.asarray(each, dtype=np.float32) for each in (given.image_mean, given.image_std))
-            found = (found - mean[:, None]) / std[:, None]
-        self._values = found
-        self.is_exact = plain.dtype == np.uint8 and np.array_equal(self(plain), whole.astype(np.float32))
+        levels = np.tile(np.arange(256.0), (self.shape[0], 1))
+        if getattr(typed_processor, "do_rescale", False):
+            levels = levels * float(typed_processor.rescale_factor)
+        levels = levels.astype(np.float32)
+        if getattr(typed_processor, "do_normalize", False):
+            mean, std = (
+                np.asarray(each, dtype=np.float32) for each in (typed_processor.image_mean, typed_processor.image_std)
+            )
+            levels = (levels - mean[:, None]) / std[:, None]
+        self._values = levels
+        self.is_exact = plain.dtype == np.uint8 and np.array_equal(self(plain), processed.astype(np.float32))
 
     def __call__(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Returns float32 pixels `[B, C, H, W]` of bytes of the same shape."""
-        found = np.empty(images.shape, dtype=np.float32)
+        scaled = np.empty(images.shape, dtype=np.float32)
         for channel, values in enumerate(self._values):
-            found[:, channel] = values[images[:, channel]]
-        return found
+            scaled[:, channel] = values[images[:, channel]]
+        return scaled
 
 
 class PixelTable:
@@ -205,14 +210,14 @@ class PixelTable:
         dtype = np.uint8 if self.scale is not None else np.float32
         column: Any = self.rows.with_format("arrow")["pixels"]
         column = column[:] if not hasattr(column, "chunks") else column
-        found = []
+        chunks = []
         for chunk in column.chunks:
             _, offsets, data = chunk.buffers()
             first = np.frombuffer(offsets, dtype=np.int64 if "large" in str(chunk.type) else np.int32)[chunk.offset]
             size = int(np.prod(self.shape)) * np.dtype(dtype).itemsize
             flat = np.frombuffer(data, dtype=np.uint8)[first : first + len(chunk) * size]
-            found.append(flat.view(dtype).reshape(len(chunk), *self.shape))
-        return found, np.cumsum([0, *(len(chunk) for chunk in found)])
+            chunks.append(flat.view(dtype).reshape(len(chunk), *self.shape))
+        return chunks, np.cumsum([0, *(len(chunk) for chunk in chunks)])
 
     def inputs(self, numbers: Sequence[int] | IntArray, padding: Padding | None = None) -> dict[str, torch.Tensor]:
         """Returns a batch of some rows: `pixel_values`, `[B, C, H, W]`."""
@@ -241,29 +246,29 @@ def pixel_tables(
     return {name: _table(rows, images, identity, folder, name) for name, (rows, identity) in parts.items()}
 
 
-def _table(rows: datasets.Dataset, given: ImageInput, identity: str, folder: Path, name: str) -> PixelTable:
-    processor: Any = given.processor
-    mode = given.mode
+def _table(rows: datasets.Dataset, images: ImageInput, identity: str, folder: Path, name: str) -> PixelTable:
+    processor: Any = images.processor
+    mode = images.mode
     images = rows.cast_column("image", datasets.Image())
     scale = Scale(processor, _decoded(images, 0, name, mode), mode)
     settings = {} if not scale.is_exact else {"do_rescale": False, "do_normalize": False}
     dtype = np.uint8 if scale.is_exact else np.float32
 
     def convert(_batch: Any, indices: list[int]) -> dict[str, Any]:
-        found = []
+        arrays = []
         for index in indices:
-            made = processor(images=[_decoded(images, index, name, mode)], **settings)["pixel_values"][0]
-            pixels = np.ascontiguousarray(made, dtype=dtype)
+            array = processor(images=[_decoded(images, index, name, mode)], **settings)["pixel_values"][0]
+            pixels = np.ascontiguousarray(array, dtype=dtype)
             if pixels.shape != scale.shape:
                 raise DataError(
                     f"{name} image {index + 1}: the model's image processor gives {pixels.shape}, of others "
                     f"{scale.shape}: it has to resize or crop to one size"
                 )
-            found.append(pixels.tobytes())
-        return {"pixels": found}
+            arrays.append(pixels.tobytes())
+        return {"pixels": arrays}
 
     versions = ":".join(version(package) for package in ("pillow", "transformers", "numpy"))
-    about = f"{_PIXELS_VERSION}:{identity}:{given.sha256}:{mode}:{versions}:{dtype.__name__}"
+    about = f"{_PIXELS_VERSION}:{identity}:{images.sha256}:{mode}:{versions}:{dtype.__name__}"
     sha256 = hashlib.sha256(about.encode()).hexdigest()
     path = folder / f"{sha256[:32]}.arrow"
     features = datasets.Features({"labels": rows.features["labels"], "pixels": datasets.Value("binary")})
@@ -282,10 +287,10 @@ def _decoded(images: datasets.Dataset, index: int, name: str, mode: str) -> Pict
             f"{_where(images, index, name)}: is no image that can be read: {in_one_line(error, 150)}"
         )
     ):
-        found: Picture = images[index]["image"]
-        found.load()
-    where = _where(images, index, name) if found.mode.startswith(_DEEP) else name
-    return in_mode(found, mode, where)
+        picture: Picture = images[index]["image"]
+        picture.load()
+    where = _where(images, index, name) if picture.mode.startswith(_DEEP) else name
+    return in_mode(picture, mode, where)
 
 
 def _where(images: datasets.Dataset, index: int, name: str) -> str:

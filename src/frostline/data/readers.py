@@ -48,8 +48,8 @@ logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # it 
 _SIGNATURES = {
     b"\x1f\x8b": "packed by gzip: let its name end in .gz",
     b"PK": "a zip archive or a spreadsheet: let an archive's name end in .zip; save a spreadsheet as CSV",
-    b"\xff\xfe": "UTF-16, not UTF-8; convert it, as with iconv -f UTF-16 -t UTF-8",
-    b"\xfe\xff": "UTF-16, not UTF-8; convert it, as with iconv -f UTF-16 -t UTF-8",
+    b"\xff\xfe": "UTF-16, not UTF-8; convert it, for example with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16, not UTF-8; convert it, for example with iconv -f UTF-16 -t UTF-8",
 }
 """First bytes of files that are no text, and what to do with them."""
 
@@ -81,13 +81,13 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         if len(table) == 0:
             raise DataError(f"{path}: holds no rows")
         return RawTable(table=table, fingerprint=file_sha256(path), name=path.name, folder=path.parent)
-    given = path
+    original = path
     path, form = _prepared(path, spec, cache_dir)
     sha256 = file_sha256(path) if form is Format.PARQUET else _check_text(path)
     if form is Format.CONLL:
         return read_conll(path, sha256)
     if form is Format.JSONL:
-        refuse_columns_of_json(path, given.name, has_lists=spec.task.labels_words)
+        refuse_columns_of_json(path, original.name, has_lists=spec.task.labels_words)
     builder, options = _builder(path, form, spec)
     notes = check_fields(path, options) if builder == "csv" else ()
     folder = cache_dir / sha256[:20]
@@ -101,7 +101,7 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
             return _no_rows(path, form)
         is_quoted = options.get("quoting", csv.QUOTE_NONE) != csv.QUOTE_NONE
         hint = "; if a stray quote stands in a text, use dataset.quoted=false" if is_quoted else ""
-        return DataError(f"{given.name}: can't be read as {form.value}: {_cause(error)}{hint}")
+        return DataError(f"{original.name}: can't be read as {form.value}: {_cause(error)}{hint}")
 
     with as_user_error(unreadable):
         table = load_cached(folder, load)
@@ -109,7 +109,7 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
         raise _no_rows(path, form)
     if form is Format.JSONL:
         table = as_written(path, table)
-    return RawTable(table=table, fingerprint=sha256, name=given.name, notes=notes, folder=given.parent)
+    return RawTable(table=table, fingerprint=sha256, name=original.name, notes=notes, folder=original.parent)
 
 
 def _read_images(path: Path, spec: DatasetSpec) -> RawTable:
@@ -126,7 +126,7 @@ def _read_images(path: Path, spec: DatasetSpec) -> RawTable:
 
 def _prepared(path: Path, spec: DatasetSpec, cache_dir: Path) -> tuple[Path, Format]:
     """Returns a file, decompressed, and its format."""
-    given = path
+    original = path
     if path.stat().st_size and is_lfs_pointer(path):
         raise DataError(f"{path}: is a git-lfs pointer, not the file: git lfs pull fetches it")
     if is_compressed(path):
@@ -138,7 +138,7 @@ def _prepared(path: Path, spec: DatasetSpec, cache_dir: Path) -> tuple[Path, For
         known = ", ".join(sorted(_BY_EXTENSION))
         raise DataError(f"{path.name}: unknown format: give dataset.format, or an extension of {known}")
     if path.stat().st_size == 0:
-        raise DataError(f"{given}: is empty")
+        raise DataError(f"{original}: is empty")
     return path, form
 
 

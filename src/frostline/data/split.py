@@ -81,8 +81,8 @@ def split(
         held_out[ordered[:first]] = True
         rest = ordered[first:][::-1]
         aside[rest[: _cut(hashes[rest], round(test_fraction * len(ordered)))]] = True
-    everything = np.arange(len(keys))
-    return everything[~(held_out | aside)], everything[held_out], everything[aside]
+    numbers = np.arange(len(keys))
+    return numbers[~(held_out | aside)], numbers[held_out], numbers[aside]
 
 
 def deal(keys: Keys, labels: Labels, *, strata: Strata, folds: int, seed: int) -> Indices:
@@ -106,13 +106,13 @@ def deal(keys: Keys, labels: Labels, *, strata: Strata, folds: int, seed: int) -
     fold_of: dict[int, int] = {}
     in_all = [0] * folds
     for stratum in _strata(labels, hashes, strata):
-        here = [0] * folds
+        counts = [0] * folds
         for row in stratum[np.argsort(hashes[stratum], kind="stable")].tolist():
             text = int(hashes[row])
             if text not in fold_of:
-                fold_of[text] = min(range(folds), key=lambda fold: (here[fold], in_all[fold], fold))
+                fold_of[text] = min(range(folds), key=lambda fold: (counts[fold], in_all[fold], fold))
             dealt[row] = fold_of[text]
-            here[fold_of[text]] += 1
+            counts[fold_of[text]] += 1
             in_all[fold_of[text]] += 1
     return dealt
 

@@ -113,9 +113,9 @@ class TokenTable:
 
     def all_labels(self) -> np.ndarray[Any, Any]:
         """Returns all labels, `[N]`, or where each token has one `[N, T]`, T the longest row's."""
-        found = self.labels_at(np.arange(len(self)), int(self.lengths.max()))
-        assert found is not None, "the rows have no labels"
-        return found.numpy()
+        labels = self.labels_at(np.arange(len(self)), int(self.lengths.max()))
+        assert labels is not None, "the rows have no labels"
+        return labels.numpy()
 
     def labels_at(self, numbers: IntArray, width: int) -> torch.Tensor | None:
         """Returns the labels of some rows, `[B]`, or where each token has one `[B, T]`; None if they have none.
@@ -126,9 +126,9 @@ class TokenTable:
         """
         if self._token_labels is None:
             return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
-        there = np.arange(width) < self.lengths[numbers][:, None]
-        filled = np.full(there.shape, NO_LABEL, dtype=np.int64)
-        filled[there] = self._token_labels[(self._starts[numbers][:, None] + np.arange(width))[there]]
+        is_token = np.arange(width) < self.lengths[numbers][:, None]
+        filled = np.full(is_token.shape, NO_LABEL, dtype=np.int64)
+        filled[is_token] = self._token_labels[(self._starts[numbers][:, None] + np.arange(width))[is_token]]
         return torch.from_numpy(filled)
 
     @property
@@ -152,9 +152,9 @@ class TokenTable:
         lengths = self.lengths[numbers]
         longest = max(1, int(lengths.max()))  # rows without tokens are padding
         width = -(-longest // padding.multiple_of) * padding.multiple_of
-        there = np.arange(width) < lengths[:, None]
-        positions = (self._starts[numbers][:, None] + np.arange(width))[there]
-        return self._batch(positions, there, padding)
+        is_token = np.arange(width) < lengths[:, None]
+        positions = (self._starts[numbers][:, None] + np.arange(width))[is_token]
+        return self._batch(positions, is_token, padding)
 
     def inputs_at(self, numbers: Sequence[int] | IntArray, position: str, padding: Padding) -> dict[str, torch.Tensor]:
         """Returns a batch of the `first` or the `last` token of some rows, `[B, 1]`."""
@@ -163,17 +163,17 @@ class TokenTable:
         return self._batch(positions, np.ones((len(numbers), 1), dtype=bool), padding)
 
     def _batch(
-        self, positions: IntArray, there: np.ndarray[Any, np.dtype[np.bool_]], padding: Padding
+        self, positions: IntArray, is_token: np.ndarray[Any, np.dtype[np.bool_]], padding: Padding
     ) -> dict[str, torch.Tensor]:
         batch = {}
         for name, values in self._values.items():
             if padding.accepted is not None and name not in padding.accepted:
                 continue
-            filled = np.full(there.shape, padding.values.get(name, padding.default), dtype=np.int64)
-            filled[there] = values[positions]
+            filled = np.full(is_token.shape, padding.values.get(name, padding.default), dtype=np.int64)
+            filled[is_token] = values[positions]
             batch[name] = torch.from_numpy(filled)
         if padding.has_mask:
-            batch[_MASK] = torch.from_numpy(there.astype(np.int64))
+            batch[_MASK] = torch.from_numpy(is_token.astype(np.int64))
         return batch
 
 
@@ -181,7 +181,7 @@ def rows_sha256(columns: Mapping[str, tuple[np.ndarray[Any, Any], np.ndarray[Any
     """Returns a sha256 over columns of whole numbers, ragged; names and row borders count.
 
     Args:
-        columns: Lengths `[N]` and all values one behind the other, by name, as `input_ids`.
+        columns: Lengths `[N]` and all values one behind the other, by name, for example `input_ids`.
     """
     digest = hashlib.sha256()
     for name, (lengths, values) in sorted(columns.items()):

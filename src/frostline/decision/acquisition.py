@@ -65,14 +65,14 @@ def scouts(axis: Axis, allowed: Sequence[float] | None = None) -> list[Setting]:
         axis: Of cost.
         allowed: See `next_opening`.
     """
-    found: list[Setting] = []
+    settings: list[Setting] = []
     for level in opening_levels(axis)[:_NUM_SCOUT_LEVELS]:
         for offset in (0.0, -_SCOUT_GAP, _SCOUT_GAP) if axis.rates is not None else (0.0,):
             setting = Setting(level=level, rate=_nearest(axis.ridge_rate(level, offset), allowed))
-            near = (other for other in found if other.level == level)
+            near = (other for other in settings if other.level == level)
             if all(abs(other.rate - setting.rate) > _SCOUT_GAP / 2 for other in near):
-                found.append(setting)
-    return found
+                settings.append(setting)
+    return settings
 
 
 def _nearest(rate: float, allowed: Sequence[float] | None) -> float:

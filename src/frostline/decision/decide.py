@@ -163,7 +163,7 @@ def decide(
     beside = [other for setting in settings for other in _beside(setting, axis, kinds)]
     every = posterior.draws([*settings, *beside], NUM_DRAWS, np.random.default_rng(seed))
     draws = could = every[:, : len(settings)]
-    if beside:  # what a level could come to at a rate, or with other keys, that nobody tried there
+    if beside:  # what a level could give at a rate, or with other keys, that was not tried there
         could = np.maximum(draws, every[:, len(settings) :].reshape(len(every), len(settings), -1).max(axis=2))
     loss = draws.max(axis=1, keepdims=True) - draws
     most = np.quantile(could.max(axis=1, keepdims=True) - draws, _LEVEL, axis=0)
@@ -210,12 +210,12 @@ def _beside(setting: Setting, axis: Axis, kinds: Sequence[tuple[tuple[float, ...
         axis: Of cost: at rates beside the setting's, if the rate is swept.
         kinds: Further keys and groups of all levels: with those of another, if they differ.
     """
-    found = [replace(setting, others=others, groups=groups) for others, groups in kinds] if len(kinds) > 1 else []
+    settings = [replace(setting, others=others, groups=groups) for others, groups in kinds] if len(kinds) > 1 else []
     if axis.rates is not None:
         low, high = axis.rates
         rates = (setting.rate + gap for gap in np.linspace(-_REACH, _REACH, _NUM_BESIDE))
-        found += [replace(setting, rate=float(min(high, max(low, rate)))) for rate in rates]
-    return found
+        settings += [replace(setting, rate=float(min(high, max(low, rate)))) for rate in rates]
+    return settings
 
 
 def _check(runs: Sequence[Run], margin: float, confidence: float) -> None:

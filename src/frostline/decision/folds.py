@@ -52,8 +52,8 @@ def seeds_across(folds: Sequence[int], settings: Sequence[Hashable], num_folds: 
 
 def _equal(values: Sequence[Hashable]) -> Array:
     numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
-    found = np.array([numbers[value] for value in values])
-    equal: Array = found[:, None] == found[None, :]
+    codes = np.array([numbers[value] for value in values])
+    equal: Array = codes[:, None] == codes[None, :]
     return equal
 
 

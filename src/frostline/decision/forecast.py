@@ -82,14 +82,14 @@ def requirement(
     least: Requirement | None = None
     for count in _BUDGETS:
         chance = chance_of_settling(decision, posterior, count, rows=rows, new_rows=held_out, seed=seed)
-        found = Requirement(
+        needed = Requirement(
             seeds=count, rows=held_out, chance=chance, cost=count * sum(level.cost for level in contenders),
             contenders=tuple(level.level for level in contenders),
         )  # fmt: skip
         if chance >= _LIKELY:
-            return found
+            return needed
         if least is None or chance > least.chance:
-            least = found
+            least = needed
     assert least is not None
     return least if least.chance >= 0.5 else replace(least, seeds=None)
 

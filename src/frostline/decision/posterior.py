@@ -108,7 +108,7 @@ class Noise:
 
 
 def with_pending(posterior: Posterior, pending: Sequence[Setting]) -> Posterior:
-    """Returns a posterior as if runs that are under way had come to what is expected of them.
+    """Returns a posterior as if runs that are under way had given what is expected of them.
 
     So several runs side by side don't all go to one place (the "kriging believer", Ginsbourger et al. 2010).
 
@@ -284,9 +284,9 @@ class Posterior:
         mean: Array = -self._curvature * inputs.rates**2
         return mean
 
-    def _covariance(self, shape: Hyperparameters, one: KernelInputs, two: KernelInputs) -> Array:
+    def _covariance(self, shape: Hyperparameters, first: KernelInputs, second: KernelInputs) -> Array:
         """Returns the covariance `[N, M]` of `f` at two lists of settings."""
-        return self._assembled(shape, self._parts(shape.position_scale, one, two))
+        return self._assembled(shape, self._parts(shape.position_scale, first, second))
 
     def _assembled(self, shape: Hyperparameters, parts: CovarianceParts) -> Array:
         every = shape.variance * (parts.every + shape.rest**2 * parts.rest)
@@ -295,21 +295,21 @@ class Posterior:
         covariance: Array = every + parts.parabola + (3 * self._spread) ** 2
         return covariance
 
-    def _parts(self, position_scale: float, one: KernelInputs, two: KernelInputs) -> CovarianceParts:
-        gaps = np.abs(one.positions[:, None] - two.positions[None, :])
+    def _parts(self, position_scale: float, first: KernelInputs, second: KernelInputs) -> CovarianceParts:
+        gaps = np.abs(first.positions[:, None] - second.positions[None, :])
         curve = matern(gaps / position_scale)
-        rest = curve * matern(np.abs(one.rates[:, None] - two.rates[None, :]) / _REST_RATE_SCALE)
+        rest = curve * matern(np.abs(first.rates[:, None] - second.rates[None, :]) / _REST_RATE_SCALE)
         every = curve + _LEVEL_SHARE * (gaps < 1e-12)
-        if one.others.shape[1]:
-            others = matern(np.linalg.norm(one.others[:, None, :] - two.others[None, :, :], axis=2) / _OTHER_SCALE)
+        if first.others.shape[1]:
+            others = matern(np.linalg.norm(first.others[:, None, :] - second.others[None, :, :], axis=2) / _OTHER_SCALE)
             every = every + _OTHER_SHARE * others
             rest = rest * others
         groups: Array | None = None
-        if one.groups.shape[1]:
-            differing = (one.groups[:, None, :] != two.groups[None, :, :]).sum(axis=2)
+        if first.groups.shape[1]:
+            differing = (first.groups[:, None, :] != second.groups[None, :, :]).sum(axis=2)
             groups = _GROUP_CORRELATION**differing
         slowly = matern(gaps / _COEFFICIENT_SCALE)
-        products = np.outer(one.rates, two.rates)
+        products = np.outer(first.rates, second.rates)
         parabola = slowly * (self._slope_sd**2 * products + (self._curvature / 2) ** 2 * products**2)
         return CovarianceParts(every=every, rest=rest, parabola=parabola, groups=groups)
 

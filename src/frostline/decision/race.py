@@ -32,7 +32,7 @@ class Replicate:
 
     Attributes:
         setting: That was tried before.
-        ordinal: Of its further seeds, counted from 0, whatever they came to.
+        ordinal: Of its further seeds, counted from 0, failed ones too.
     """
 
     setting: Setting

@@ -36,7 +36,7 @@ class FrozenPart:
         extra_params: Names of frozen parameters outside of these.
         prefix_depth: How many of the lowest blocks are frozen whole, and the embeddings with them: what a run may begin
             above; None if the embeddings are trained.
-        frozen: The choice, and the depth that it came to.
+        frozen: The choice, and the depth that it means.
         params: Counts of the whole model.
         before: sha256 of each frozen tensor, by name.
     """
@@ -90,7 +90,7 @@ def freeze(
             this process is not hashed again: the audit then also finds a tensor that was not read as it was before.
         fresh: Names of tensors that are not as in that file: a head's.
         dropout: Don't pin them, so that they drop out in training. A statistic that moves is found by the audit.
-        hashed: False: it will not be audited, as when it has no values (meta device).
+        hashed: False: it will not be audited, for example when it has no values (meta device).
 
     Returns:
         The frozen part, hashed as it is now.
@@ -158,7 +158,7 @@ def freeze_temporarily(modules: Sequence[NamedModule]) -> dict[str, str]:
     """Freezes modules for a while: no gradients, pinned in eval mode.
 
     Returns:
-        sha256 of each of their tensors, by name: `moved` compares.
+        sha256 of each of their tensors, by name: for `changed_tensors`.
     """
     for _, module in modules:
         module.requires_grad_(False)
@@ -167,16 +167,16 @@ def freeze_temporarily(modules: Sequence[NamedModule]) -> dict[str, str]:
 
 
 def changed_tensors(modules: Sequence[NamedModule], before: Mapping[str, str]) -> list[str]:
-    """Returns the names of the tensors of held modules that are not what they were."""
+    """Returns the names of the tensors of temporarily frozen modules that changed."""
     now = dict(_tensors(nn.Module(), tuple(modules), ()))
     return sorted(name for name, value in before.items() if name not in now or _sha256(now[name]) != value)
 
 
 def unfreeze(modules: Sequence[NamedModule], mode: bool) -> None:
-    """Lets held modules be trained.
+    """Lets temporarily frozen modules be trained again.
 
     Args:
-        modules: They.
+        modules: By name.
         mode: Whether the model is in training mode.
     """
     for _, module in modules:

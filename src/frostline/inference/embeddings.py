@@ -86,7 +86,7 @@ class Encoder:
             )  # fmt: skip
         fresh = [name for name in info["missing_keys"] if "pooler" not in name]
         if fresh:
-            raise ModelError(f"{folder}: the weights file lacks {len(fresh)} tensors, as {fresh[0]}")
+            raise ModelError(f"{folder}: the weights file lacks {len(fresh)} tensors, for example {fresh[0]}")
         if pool is Pooling.POOLER:
             if block is not None:
                 raise SpecError("--pool=pooler: is made of the last hidden state; it takes no --block")
@@ -166,14 +166,14 @@ class Encoder:
             order = rows[np.argsort(-table.lengths[rows], kind="stable")]
             vectors = np.empty((len(rows), self.width), dtype=np.float32)
             for start in range(0, len(order), batch_size):
-                some = order[start : start + batch_size]
-                found = self.encode(table.inputs(some, padding))
-                if found.shape[1] != self.width:
+                batch = order[start : start + batch_size]
+                encoded = self.encode(table.inputs(batch, padding))
+                if encoded.shape[1] != self.width:
                     raise SpecError(
-                        f"--block={self._block}: a vector has {found.shape[1]} numbers there and {self.width} at the "
+                        f"--block={self._block}: a vector has {encoded.shape[1]} numbers there and {self.width} at the "
                         "end: blocks of different widths can't be asked for"
                     )
-                vectors[some - first] = found
+                vectors[batch - first] = encoded
             yield EmbeddedRows(name=name, first=first, vectors=vectors)
 
     @staticmethod

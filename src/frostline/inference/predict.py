@@ -152,14 +152,14 @@ class Predictor:
     def _of_sentence(self, text: str, words: list[str], word_ids: list[int | None], logits: torch.Tensor) -> Prediction:
         probabilities = logits.softmax(-1)
         names = self.model.config.id2label
-        found = [(word, NO_CLASS, 0.0) for word in words]
+        tagged = [(word, NO_CLASS, 0.0) for word in words]
         for position, index in reversed(list(enumerate(word_ids))):  # a word's first token comes last
             if index is not None:
                 best = int(probabilities[position].argmax())
-                found[index] = (words[index], names[best], float(probabilities[position, best]))
+                tagged[index] = (words[index], names[best], float(probabilities[position, best]))
         return Prediction(
-            text=text, label=" ".join(label for _, label, _ in found), score=min(score for *_, score in found),
-            scores={}, words=tuple(found),
+            text=text, label=" ".join(label for _, label, _ in tagged), score=min(score for *_, score in tagged),
+            scores={}, words=tuple(tagged),
         )  # fmt: skip
 
     def _logits(self, batch: list[tuple[str, str | None]]) -> torch.Tensor:
@@ -188,6 +188,6 @@ class Predictor:
     @torch.inference_mode()
     def of_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Returns the logits of a batch as the model takes it, `[B, C]`, on the CPU."""
-        given = {name: tensor.to(self._device) for name, tensor in inputs.items()}
-        logits: torch.Tensor = self.model(**given).logits.float().cpu()
+        on_device = {name: tensor.to(self._device) for name, tensor in inputs.items()}
+        logits: torch.Tensor = self.model(**on_device).logits.float().cpu()
         return logits

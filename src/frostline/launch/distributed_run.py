@@ -89,18 +89,18 @@ def _check_config(name: str) -> None:
         UserError: It isn't.
     """
     try:
-        found = yaml.safe_load(assets.local_path(name).read_text(encoding="utf-8"))
+        config = yaml.safe_load(assets.local_path(name).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"runtime.accelerate_config={name}: can't be read ({type(error).__name__})") from error
-    if not isinstance(found, dict):
+    if not isinstance(config, dict):
         raise UserError(f"runtime.accelerate_config={name}: is no file of `accelerate config`")
-    kind = str(found.get("distributed_type", "NO"))
+    kind = str(config.get("distributed_type", "NO"))
     if kind not in _KINDS:
         raise UserError(
             f"runtime.accelerate_config={name}: distributed_type {kind} is not supported, only data parallel: "
             f"{listing(_KINDS)}"
         )
-    if found.get("num_machines", 1) not in {1, "1"}:
+    if config.get("num_machines", 1) not in {1, "1"}:
         raise UserError(
             f"runtime.accelerate_config={name}: a run has the processes of one machine; num_machines is more"
         )
@@ -237,8 +237,8 @@ class DistributedRun:
         result = first.message.result
         own = next((each.message.result for each in failed if each.rank == 0), None)
         if not causes:  # the other one ended without a word: its death is the cause, this is all that is known of it
-            lost = f"process {first.rank} of {self._processes.size} lost another one: {result.reason}"
-            return replace(own or result, reason=lost, cause=Cause.LOST_PEER)
+            lost_peer = f"process {first.rank} of {self._processes.size} lost another one: {result.reason}"
+            return replace(own or result, reason=lost_peer, cause=Cause.LOST_PEER)
         if first.rank == 0 or (own is not None and own.error is not None and own.error == result.error):
             return own or result
         reason = f"process {first.rank} of {self._processes.size}: {result.reason}"

@@ -90,7 +90,7 @@ class Processes:
         self.pids: dict[int, int] = {}
         self._alive: dict[int, int] = {}
         """Of those whose wire is open: a number that is free again may be another process's."""
-        self._told: set[int] = set()
+        self._signalled: set[int] = set()
         self._wires: dict[int, Connection] = {}
 
     def __enter__(self) -> Processes:
@@ -136,8 +136,8 @@ class Processes:
         # To them preemption is a signal like any other: nobody would put a single process into the queue again.
         signum = signal.SIGTERM if signum == PREEMPTED else signum
         for rank, pid in list(self._alive.items()):
-            if rank not in self._told:
-                self._told.add(rank)
+            if rank not in self._signalled:
+                self._signalled.add(rank)
                 _send(pid, signum)
 
     def _kill(self) -> None:

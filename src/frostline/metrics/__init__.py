@@ -31,7 +31,7 @@ class MetricInfo:
         scores: Whether it reads class probabilities instead of classes.
         binary_only: Whether it needs exactly two classes.
         also: Other tasks that it is for.
-        spans: Whether it reads tags of sentences, as `B-PER`, instead of classes.
+        spans: Whether it reads tags of sentences, for example `B-PER`, instead of classes.
     """
 
     direction: Direction
@@ -139,7 +139,7 @@ class ComputeMetrics:
                 )
             if info is not None and info.spans and not any(re.fullmatch(r"[BIESLU]-.+", tag) for tag in self._tags):
                 raise SpecError(
-                    f"training.metrics: {name} is for tags of spans, as B-PER and I-PER; here are "
+                    f"training.metrics: {name} is for tags of spans, for example B-PER and I-PER; here are "
                     f"{listing(self._tags)}: take training.metrics=[accuracy,f1_macro] training.objective=accuracy"
                 )
 
@@ -179,9 +179,9 @@ class ComputeMetrics:
         return values
 
 
-def _tags(classes: Any, there: Any, names: Sequence[str]) -> list[list[str]]:
+def _tags(classes: Any, mask: Any, names: Sequence[str]) -> list[list[str]]:
     """Returns the tags of each sentence's words."""
-    return [[names[each] for each in row[own]] for row, own in zip(classes, there, strict=True)]
+    return [[names[each] for each in row[own]] for row, own in zip(classes, mask, strict=True)]
 
 
 def _softmax(logits: Any) -> Any:

@@ -99,12 +99,12 @@ class _Entities(evaluate.Metric):  # type: ignore[misc]
         return evaluate.MetricInfo(description=f"{self.which} of spans.", citation="", features=features)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        found, wanted = (
+        predicted, wanted = (
             {(row, *span) for row, tags in enumerate(each) for span in spans_of(tags)}
             for each in (predictions, references)
         )
-        right = len(found & wanted)
-        precision, recall = right / max(1, len(found)), right / max(1, len(wanted))
+        right = len(predicted & wanted)
+        precision, recall = right / max(1, len(predicted)), right / max(1, len(wanted))
         both = 2 * precision * recall / (precision + recall) if right else 0.0
         return {f"entity_{self.which}": {"precision": precision, "recall": recall, "f1": both}[self.which]}
 
@@ -116,20 +116,20 @@ def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     there is none (as the CoNLL-2000 evaluation takes it); of the other schemes `S-` and `U-` are a span of one word,
     `E-` and `L-` the last of one.
     """
-    found: list[tuple[str, int, int]] = []
+    spans: list[tuple[str, int, int]] = []
     open_span: tuple[str, int] | None = None
     for index, tag in enumerate([*tags, "O"]):
         letter, _, kind = tag.partition("-")
         continues = open_span is not None and letter in {"I", "E", "L"} and kind == open_span[0]
         if open_span is not None and not continues:
-            found.append((open_span[0], open_span[1], index))
+            spans.append((open_span[0], open_span[1], index))
             open_span = None
         if open_span is None and kind:
             open_span = (kind, index)
         if open_span is not None and letter in {"E", "L", "S", "U"}:
-            found.append((open_span[0], open_span[1], index + 1))
+            spans.append((open_span[0], open_span[1], index + 1))
             open_span = None
-    return found
+    return spans
 
 
 def _entity_metric(which: str) -> type[evaluate.Metric]:

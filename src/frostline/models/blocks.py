@@ -1,8 +1,8 @@
 """Finds the embeddings, the ordered blocks and the head of a model.
 
 Found from the structure: the one list of as many like modules as the config counts layers (of a convolutional network:
-stages), what is registered before it on the way down to it (below), and everything else (above). What lies beside the
-list and feeds every block is below, too. No list of architectures. Models of timm have their own word for it.
+stages), what is registered before it on the way down to it (embeddings), and everything else (head). What lies beside
+the list and feeds every block counts as embeddings, too.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class Anatomy:
 
     Attributes:
         model: The whole model.
-        below: What runs before the blocks: the embeddings.
+        embeddings: What runs before the blocks.
         blocks: The blocks, lowest first.
-        above: What runs after the blocks: pooler, final norm, classifier.
+        head: What runs after the blocks: pooler, final norm, classifier.
         image: Channels, height and width of what it will be given; None: tokens.
     """
 
     model: nn.Module
-    below: tuple[NamedModule, ...]
+    embeddings: tuple[NamedModule, ...]
     blocks: tuple[NamedModule, ...]
-    above: tuple[NamedModule, ...]
+    head: tuple[NamedModule, ...]
     image: tuple[int, ...] | None = None
 
     @property
@@ -49,14 +49,14 @@ class Anatomy:
 
     def prefix(self, depth: int) -> tuple[NamedModule, ...]:
         """Returns the embeddings and the lowest `depth` blocks."""
-        return (*self.below, *self.blocks[:depth])
+        return (*self.embeddings, *self.blocks[:depth])
 
     def groups(self) -> Iterator[tuple[str, tuple[NamedModule, ...]]]:
         """Yields `embeddings`, `block 0`, `block 1`, ..., `head` with their modules."""
-        yield "embeddings", self.below
+        yield "embeddings", self.embeddings
         for index, block in enumerate(self.blocks):
             yield f"block {index}", (block,)
-        yield "head", self.above
+        yield "head", self.head
 
 
 def find_blocks(model: PreTrainedModel) -> Anatomy:
@@ -76,8 +76,8 @@ def find_blocks(model: PreTrainedModel) -> Anatomy:
             "freeze=pattern"
         )
     if getattr(config, "model_type", None) == timm_models.MODEL_TYPE:
-        below, blocks, above = timm_models.parts_of(model)
-        anatomy = Anatomy(model=model, below=below, blocks=blocks, above=above)
+        embeddings, blocks, head = timm_models.parts_of(model)
+        anatomy = Anatomy(model=model, embeddings=embeddings, blocks=blocks, head=head)
         _check_whole(anatomy, name)
         return anatomy
     num_layers = num_blocks_of(config)
@@ -92,18 +92,18 @@ def find_blocks(model: PreTrainedModel) -> Anatomy:
     if getattr(config, "is_encoder_decoder", False) and any("decoder" in key for key, _ in model.named_modules()):
         raise ModelError(f"{name} has an encoder and a decoder: freezing by depth needs one stack of blocks")
     if len(lists) != 1:
-        found = "none" if not lists else f"{len(lists)} ({', '.join(key for key, _ in lists)})"
+        listed = "none" if not lists else f"{len(lists)} ({', '.join(key for key, _ in lists)})"
         raise ModelError(
-            f"{name}: expected one list of {num_layers} like blocks, found {found}: unsupported architecture"
+            f"{name}: expected one list of {num_layers} like blocks, found {listed}: unsupported architecture"
         )
     list_name, stack = lists[0]
-    below, above = _beside(model, list_name, base_name)
-    shared = _read_by_blocks(model, above, list_name, base_name)
+    embeddings, head = _beside(model, list_name, base_name)
+    shared = _read_by_blocks(model, head, list_name, base_name)
     anatomy = Anatomy(
         model=model,
-        below=(*below, *shared),
+        embeddings=(*embeddings, *shared),
         blocks=tuple((f"{list_name}.{index}", block) for index, block in enumerate(stack)),
-        above=tuple(item for item in above if item not in shared),
+        head=tuple(item for item in head if item not in shared),
     )
     _check_whole(anatomy, name)
     return anatomy
@@ -140,9 +140,9 @@ def _is_stack(module: nn.ModuleList, num_layers: int | None) -> bool:
 def _beside(
     model: nn.Module, list_name: str, base_name: str
 ) -> tuple[tuple[NamedModule, ...], tuple[NamedModule, ...]]:
-    """Returns the modules outside of the block list: those before it in the model (below), and the others (above)."""
-    below: list[NamedModule] = []
-    above: list[NamedModule] = []
+    """Returns the modules outside of the block list: embeddings are before it in the model, the head is the rest."""
+    embeddings: list[NamedModule] = []
+    head: list[NamedModule] = []
     outer: list[list[NamedModule]] = []
     parent, parent_name = model, ""
     for part in list_name.split("."):
@@ -159,16 +159,16 @@ def _beside(
                 [*before, *after],
                 [],
             )  # beside the base model: the head, wherever it is registered
-        below += before
+        embeddings += before
         outer.append(after)
         parent, parent_name = getattr(parent, part), f"{parent_name}.{part}".lstrip(".")
     for level in reversed(outer):
-        above += level
-    return tuple(below), tuple(above)
+        head += level
+    return tuple(embeddings), tuple(head)
 
 
 def _read_by_blocks(
-    model: PreTrainedModel, above: tuple[NamedModule, ...], list_name: str, base_name: str
+    model: PreTrainedModel, head: tuple[NamedModule, ...], list_name: str, base_name: str
 ) -> tuple[NamedModule, ...]:
     """Returns what is registered beside the blocks but read by each of them: DeBERTa's and MPNet's position bias.
 
@@ -183,20 +183,22 @@ def _read_by_blocks(
         return ()
     beside = [
         (name, module)
-        for name, module in above
+        for name, module in head
         if name.rpartition(".")[0] == parent and any(True for _ in module.parameters())
     ]
     others = [name for name, module in beside if "norm" not in type(module).__name__.lower()]
     if not others:
         return ()
-    found = _feeding(model, model.get_submodule(f"{list_name}.0"), beside)
+    readers = _read_by_first_block(model, model.get_submodule(f"{list_name}.0"), beside)
     for name in others:
-        if not any(name == each for each, _ in found):
+        if not any(name == each for each, _ in readers):
             raise ModelError(f"{name} lies beside the blocks, and does not feed them: unsupported architecture")
-    return found
+    return readers
 
 
-def _feeding(model: PreTrainedModel, block: nn.Module, modules: list[NamedModule]) -> tuple[NamedModule, ...]:
+def _read_by_first_block(
+    model: PreTrainedModel, block: nn.Module, modules: list[NamedModule]
+) -> tuple[NamedModule, ...]:
     """Returns the modules on whose parameters a block's output depends, by running the model on a few tokens."""
     outputs: list[torch.Tensor] = []
 
@@ -234,10 +236,10 @@ def _feeding(model: PreTrainedModel, block: nn.Module, modules: list[NamedModule
 
 def _check_whole(anatomy: Anatomy, name: str) -> None:
     parts = [{id(p) for _, m in modules for p in m.parameters()} for _, modules in anatomy.groups()]
-    everything = {id(p) for p in anatomy.model.parameters()}
-    if set().union(*parts) != everything:
-        loose = len(everything - set().union(*parts))
-        raise ModelError(f"{name}: {loose} parameters belong to no part of it: unsupported architecture")
+    all_ids = {id(p) for p in anatomy.model.parameters()}
+    if set().union(*parts) != all_ids:
+        num_left = len(all_ids - set().union(*parts))
+        raise ModelError(f"{name}: {num_left} parameters belong to no part of it: unsupported architecture")
     blocks = parts[1:-1]
     if sum(len(block) for block in blocks) != len(set().union(*blocks)):
         raise ModelError(
@@ -248,4 +250,4 @@ def _check_whole(anatomy: Anatomy, name: str) -> None:
 
 def whole_as_head(model: nn.Module) -> Anatomy:
     """Returns the anatomy of a model that can't be dissected: all of it is head. Enough where nothing is frozen."""
-    return Anatomy(model=model, below=(), blocks=(), above=tuple(model.named_children()))
+    return Anatomy(model=model, embeddings=(), blocks=(), head=tuple(model.named_children()))

@@ -32,16 +32,16 @@ class Head:
     other: frozenset[str]
 
 
-def head_of(two: PreTrainedModel, three: PreTrainedModel) -> Head:
+def head_of(of_two: PreTrainedModel, three: PreTrainedModel) -> Head:
     """Returns the head of a classifier, found by comparing it for two classes with it for three.
 
     Args:
-        two: With two classes. Both may live on the meta device.
+        of_two: With two classes. Both may live on the meta device.
         three: The same with three.
     """
-    shapes = {name: tensor.shape for name, tensor in two.state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in of_two.state_dict().items()}
     output = frozenset(name for name, tensor in three.state_dict().items() if tensor.shape != shapes[name])
-    base = next((name for name, module in two.named_modules() if module is two.base_model), "")
+    base = next((name for name, module in of_two.named_modules() if module is of_two.base_model), "")
     beside = frozenset(name for name in shapes if base and not name.startswith(f"{base}."))  # else all of it is base
     return Head(output=output, other=beside - output)
 
@@ -67,37 +67,37 @@ def in_file(head: Head, folder: Path, prefix: str) -> dict[str, str]:
                 names.extend(file.keys())
         except (OSError, SafetensorError) as error:
             raise ModelError(f"{path}: the model can't be loaded: {error}") from error
-    found = {}
+    shapes = {}
     for name in names:
         for full in (name, f"{prefix}.{name}"):
             if full in head.output | head.other:
-                found[name] = full
-    return found if set(found.values()) & head.output else {}
+                shapes[name] = full
+    return shapes if set(shapes.values()) & head.output else {}
 
 
 def without(folder: Path, names: Collection[str]) -> dict[str, Any]:
     """Returns the tensors of a folder's weights but for some, by name."""
-    found: dict[str, Any] = {}
+    changes: dict[str, Any] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            found.update({name: file.get_tensor(name) for name in file.keys() if name not in names})  # noqa: SIM118
-    return found
+            changes.update({name: file.get_tensor(name) for name in file.keys() if name not in names})  # noqa: SIM118
+    return changes
 
 
-def order_of(kept: Mapping[int, str], label_names: Sequence[str], folder: Path) -> list[int]:
+def order_of(names_of_file: Mapping[int, str], label_names: Sequence[str], folder: Path) -> list[int]:
     """Returns for each class its row in the head that a folder brings.
 
     Args:
-        kept: Names of that head's classes by row.
+        names_of_file: Names of that head's classes by row.
         label_names: Of the data set.
         folder: For the message.
 
     Raises:
         ModelError: The names are others.
     """
-    rows = {name: row for row, name in kept.items()}
-    if len(rows) != len(kept) or set(rows) != set(label_names):
-        theirs, ours = ", ".join(kept[row] for row in sorted(kept)), ", ".join(label_names)
+    rows = {name: row for row, name in names_of_file.items()}
+    if len(rows) != len(names_of_file) or set(rows) != set(label_names):
+        theirs, ours = ", ".join(names_of_file[row] for row in sorted(names_of_file)), ", ".join(label_names)
         raise ModelError(
             f"model.head=keep: the classes of {folder} are {theirs}, the data set's are {ours}: name them alike "
             "(dataset.label_names), or take model.head=fresh"

@@ -109,7 +109,7 @@ def _pretrained(
 ) -> tuple[PreTrainedModel, tuple[str, ...], tuple[str, ...]]:
     """Returns a model with the weights of a folder, the names of its fresh tensors and those of its reordered ones."""
     classifier = task.auto_class(config)
-    found, held = _head_in(folder, task)
+    file_head, held = _head_in(folder, task)
     keeps = spec.head is HeadChoice.KEEP
     order = _kept_order(folder, task, label_names, held) if keeps else []
     foreign = as_user_error(lambda error: ModelError(f"{folder}: the model can't be loaded: {first_line(error)}"))
@@ -131,10 +131,10 @@ def _pretrained(
     fresh = tuple(sorted({*info["missing_keys"], *mismatched}))
     reordered: tuple[str, ...] = ()
     if keeps:
-        if lost := sorted(set(fresh) & (found.output | found.other)):
-            raise ModelError(f"model.head=keep: the head in {folder} lacks {lost[0]}, or it has another shape")
-        head.reorder(model, found, order)
-        reordered = tuple(sorted(found.output))
+        if unread := sorted(set(fresh) & (file_head.output | file_head.other)):
+            raise ModelError(f"model.head=keep: the head in {folder} lacks {unread[0]}, or it has another shape")
+        head.reorder(model, file_head, order)
+        reordered = tuple(sorted(file_head.output))
     return model, fresh, reordered
 
 
@@ -149,9 +149,9 @@ def _head_in(folder: Path, task: Task) -> tuple[head.Head, dict[str, str]]:
 def _head_found(folder: Path, task: Task, changed: tuple[int, ...]) -> tuple[head.Head, dict[str, str]]:
     del changed  # part of the cache key
     with torch.random.fork_rng(devices=[]):  # the next draws are the head's, whether this was cached or not
-        two, three = (skeleton(folder, task=task, label_names=[str(n) for n in range(count)]) for count in (2, 3))
-    found = head.head_of(two, three)
-    return found, head.in_file(found, folder, two.base_model_prefix)
+        of_two, of_three = (skeleton(folder, task=task, label_names=[str(n) for n in range(count)]) for count in (2, 3))
+    head_of_file = head.head_of(of_two, of_three)
+    return head_of_file, head.in_file(head_of_file, folder, of_two.base_model_prefix)
 
 
 def _kept_order(folder: Path, task: Task, label_names: Sequence[str], held: Mapping[str, str]) -> list[int]:
@@ -193,7 +193,7 @@ def check_fresh(fresh: Sequence[str], pretrained: Sequence[str], folder: Path) -
     random = [name for name in fresh if any(name.startswith(f"{prefix}.") for prefix in pretrained)]
     if random:
         raise ModelError(
-            f"{folder}: the weights file lacks {len(random)} tensors of the pretrained part, as {random[0]}"
+            f"{folder}: the weights file lacks {len(random)} tensors of the pretrained part, for example {random[0]}"
         )
 
 

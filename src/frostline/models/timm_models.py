@@ -127,27 +127,27 @@ def parts_of(
     if len(layers) < 3 or not any(id(names[name]) in classifier for name in layers[-1]):
         raise ModelError(f"timm's {kind}: no stem, layers and head could be identified: unsupported architecture")
     owner = {name: number for number, layer in enumerate(layers) for name in layer}
-    found: list[list[NamedModule]] = [[] for _ in layers]
-    _sort_into(inner, "", owner, found)
+    parts: list[list[NamedModule]] = [[] for _ in layers]
+    _sort_into(inner, "", owner, parts)
     loose = [name for name in names if "." not in name]
     if loose:
         raise ModelError(f"timm's {kind}: {loose[0]} belongs to no module, so no part can hold it: unsupported "
                          "architecture; transformers has vision transformers of its own")  # fmt: skip
-    prefixed = [[(f"timm_model.{name}", module) for name, module in part] for part in found]
+    prefixed = [[(f"timm_model.{name}", module) for name, module in part] for part in parts]
     first, *middle, last = prefixed
     blocks = [item for layer in middle[:-1] for item in layer] + middle[-1][:1]
     return tuple(first), tuple(blocks), (*middle[-1][1:], *last)
 
 
-def _sort_into(module: nn.Module, name: str, owner: Mapping[str, int], found: Sequence[list[NamedModule]]) -> None:
+def _sort_into(module: nn.Module, name: str, owner: Mapping[str, int], parts: Sequence[list[NamedModule]]) -> None:
     """Puts the largest modules that lie in one layer alone into that layer, in the order of registration."""
     for child_name, child in module.named_children():
         path = f"{name}.{child_name}".lstrip(".")
         layers = {owner[f"{path}.{key}"] for key, _ in child.named_parameters() if f"{path}.{key}" in owner}
         if len(layers) == 1:
-            found[layers.pop()].append((path, child))
+            parts[layers.pop()].append((path, child))
         elif layers:
-            _sort_into(child, path, owner, found)
+            _sort_into(child, path, owner, parts)
 
 
 class TimmProcessor(BaseImageProcessor):
@@ -196,12 +196,12 @@ class TimmProcessor(BaseImageProcessor):
             if isinstance(transform, transforms.Normalize) or "ToTensor" in type(transform).__name__:
                 break
             of_pictures.append(transform)
-        made = []
+        arrays = []
         for image in images:
             for transform in of_pictures:
                 image = transform(image)
-            made.append(np.moveaxis(np.asarray(image, dtype=np.uint8).reshape(*image.size[::-1], -1), -1, 0))
-        return {"pixel_values": np.stack(made)}
+            arrays.append(np.moveaxis(np.asarray(image, dtype=np.uint8).reshape(*image.size[::-1], -1), -1, 0))
+        return {"pixel_values": np.stack(arrays)}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all that its pixels depend on."""

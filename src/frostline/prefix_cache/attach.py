@@ -126,7 +126,7 @@ def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
     tables = (request.tables.train, request.tables.evaluation)
     if any((table.lengths == 0).any() for table in request.tables.every):
         raise CacheError("a row has no tokens")
-    two = [_table(name, table, request) for name, table in zip(("training", "held-out"), tables, strict=True)]
+    both = [_table(name, table, request) for name, table in zip(("training", "held-out"), tables, strict=True)]
     if machine.device == "cuda":
         threads = machine.threads  # nothing there depends on them
     elif request.resumed is None:
@@ -136,22 +136,22 @@ def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
     prefix = _prefix(request, threads)
     anatomy.model.to(machine.device)
     position = prefix.position if prefix.is_read(depth) else None
-    per_image = 1 if position is not None else int(two[0].lengths[0])
+    per_image = 1 if position is not None else int(both[0].lengths[0])
     held, others, others_s = None, dict[str, HiddenRows](), 0.0
-    if fits(prefix, depth, two) and (request.resumed is not None or _is_read_again(spec, sharing, two)):
-        held = keep_on_gpu(prefix, depth, two, request.alive)
+    if fits(prefix, depth, both) and (request.resumed is not None or _is_read_again(spec, sharing, both)):
+        held = keep_on_gpu(prefix, depth, both, request.alive)
     if held is not None:
         hidden = HiddenRows(states=held.resident.places, position=position, per_image=per_image)
         suffix, fill_s, pass_s = Suffix(anatomy, depth, held.resident.take), held.fill_s, held.resident.pass_s
     else:
-        train, evaluation = _from_files(request, prefix, depth, two)
+        train, evaluation = _from_files(request, prefix, depth, both)
         hidden = HiddenRows(states=(train.rows, evaluation.rows), position=position, per_image=per_image)
         fill_s, pass_s = train.fill_s + evaluation.fill_s, (train.pass_s, evaluation.pass_s)
         others, others_s = _others(request, prefix, depth, position)
         suffix = Suffix(anatomy, depth)
     if isinstance(request.tables.train, PixelTable) and not suffix.passes_embeddings_by:
         raise CacheError("its lowest block is not given what one module makes of an image: unsupported architecture")
-    checked = json.dumps([prefix.facts, depth, position, held is not None, *(table.sha256 for table in two)])
+    checked = json.dumps([prefix.facts, depth, position, held is not None, *(table.sha256 for table in both)])
     if checked not in _CHECKED:
         _check(request, suffix, hidden)
         _CHECKED.add(checked)
@@ -179,16 +179,16 @@ def _others(
     spec, sharing = request.spec, request.sharing
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
     also = [each for each in sharing.depths if 1 <= each <= prefix.anatomy.num_blocks and each != depth]
-    found, seconds = {}, 0.0
+    opened, seconds = {}, 0.0
     for name, rows in request.tables.others.items():
         table = _table(name, rows, request)
         if sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None:
             continue
         provided = open_or_compute(store, prefix, depth, also, table, request.alive)
         per_image = 1 if position is not None else int(table.lengths[0])
-        found[name] = HiddenRows(states=(provided.rows, provided.rows), position=position, per_image=per_image)
+        opened[name] = HiddenRows(states=(provided.rows, provided.rows), position=position, per_image=per_image)
         seconds += provided.fill_s
-    return found, seconds
+    return opened, seconds
 
 
 def _prefix(request: CacheRequest, threads: int) -> Prefix:
@@ -233,7 +233,7 @@ def _passes(spec: RunSpec, sharing: Sharing, tables: Sequence[RowsToCompute]) ->
 
 
 def _from_files(
-    request: CacheRequest, prefix: Prefix, depth: int, two: list[RowsToCompute]
+    request: CacheRequest, prefix: Prefix, depth: int, tables: list[RowsToCompute]
 ) -> tuple[TableOnDisk, TableOnDisk]:
     """Returns hidden states from files, of training and held-out rows.
 
@@ -245,34 +245,34 @@ def _from_files(
     depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= num_blocks)})
     pool, places = request.tables.pool, request.tables.places
     # Rows that were dealt into folds are kept together: one filling serves all folds.
-    stored = two if pool is None else [_table("dealt", pool, request)]
-    passes = _passes(spec, sharing, two)
+    stored = tables if pool is None else [_table("dealt", pool, request)]
+    passes = _passes(spec, sharing, tables)
     may_skip = spec.runtime.cache.mode is CacheMode.AUTO and request.resumed is None
     # Before a look at what is cached already: the same spec decides the same, whatever ran before.
     if may_skip and (reason := reason_to_skip(passes)) is not None:
         raise CacheError(reason)
-    there = is_cached(store, prefix, depth, stored)
-    size = num_bytes(prefix, [depth], two)
-    if not there:
+    was_cached = is_cached(store, prefix, depth, stored)
+    size = num_bytes(prefix, [depth], tables)
+    if not was_cached:
         if (trouble := store.room_for(size)) is not None:
             raise CacheError(trouble)
         also = [each for each in depths if each != depth]
-        if also and store.room_for(num_bytes(prefix, depths, two)) is not None:
+        if also and store.room_for(num_bytes(prefix, depths, tables)) is not None:
             also = []
         how = f"computed once for {passes:.0f} forward passes"
         if also:
             others = ", ".join(map(str, also))
-            how += f"; with those of depth {others} of the sweep {num_bytes(prefix, depths, two) / 1e6:.0f} MB"
+            how += f"; with those of depth {others} of the sweep {num_bytes(prefix, depths, tables) / 1e6:.0f} MB"
     else:
         also, how = [], "already computed"
     log.info(
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
-        depth, num_blocks, size / 1e6, how, extra={FOR_TERMINAL: not there},
+        depth, num_blocks, size / 1e6, how, extra={FOR_TERMINAL: not was_cached},
     )  # fmt: skip
-    found = [open_or_compute(store, prefix, depth, also, table, request.alive, stored) for table in stored]
+    opened = [open_or_compute(store, prefix, depth, also, table, request.alive, stored) for table in stored]
     if places is not None:
-        found = _by_fold(found[0], places)
-    train, evaluation = found
+        opened = _by_fold(opened[0], places)
+    train, evaluation = opened
     return train, evaluation
 
 
@@ -294,25 +294,25 @@ def _check(request: CacheRequest, suffix: Suffix, hidden: HiddenRows) -> None:
     """
     model: Any = request.probe.anatomy.model
     machine, train = request.machine, request.tables.train
-    two = [int(train.lengths.argmin()), int(train.lengths.argmax())]
-    plain = train.inputs(two, request.padding)
-    short = Collator(train, request.tables.evaluation, request.padding, hidden)(two)
+    rows = [int(train.lengths.argmin()), int(train.lengths.argmax())]
+    plain = train.inputs(rows, request.padding)
+    short = Collator(train, request.tables.evaluation, request.padding, hidden)(rows)
     short.pop("labels", None)
     was_training = model.training
     model.eval()
     try:
         with _autocast(machine):
-            whole = model(**{key: value.to(machine.device) for key, value in plain.items()}).logits.float()
+            expected = model(**{key: value.to(machine.device) for key, value in plain.items()}).logits.float()
             suffix.attach()
             part = model(**{key: value.to(machine.device) for key, value in short.items()}).logits.float()
     finally:
         suffix.detach()
         model.train(was_training)
-    if whole.dim() == _BY_TOKEN:  # nobody reads what is said of padding
-        lengths = torch.from_numpy(train.lengths[two])[:, None]
-        there = (torch.arange(whole.shape[1]) < lengths).to(whole.device)
-        whole, part = whole[there], part[there]
-    apart, scale = float((whole - part).abs().max()), float(whole.abs().max())
+    if expected.dim() == _BY_TOKEN:  # nobody reads what is said of padding
+        lengths = torch.from_numpy(train.lengths[rows])[:, None]
+        is_token = (torch.arange(expected.shape[1]) < lengths).to(expected.device)
+        expected, part = expected[is_token], part[is_token]
+    apart, scale = float((expected - part).abs().max()), float(expected.abs().max())
     allowed = _ALIKE if machine.precision is Precision.FP32 else _ALIKE_HALF
     if not apart <= allowed * scale + 1e-7:
         raise CacheError(

@@ -80,8 +80,8 @@ class Collator:
                 batch[HIDDEN_AT] = hidden.states.at(rows, length, is_train=is_train)
             else:
                 states = hidden.states[0 if is_train else 1]
-                found = states.padded(rows, length) if hidden.position is None else states.single(rows)[:, None]
-                batch[HIDDEN] = torch.from_numpy(found)
+                hidden_states = states.padded(rows, length) if hidden.position is None else states.single(rows)[:, None]
+                batch[HIDDEN] = torch.from_numpy(hidden_states)
         width = batch["input_ids"].shape[1] if "input_ids" in batch else 1
         if (labels := table.labels_at(rows, width)) is not None:
             batch["labels"] = mark_fillers(labels, torch.from_numpy(fillers)) if fillers.any() else labels

@@ -111,8 +111,8 @@ def compute_hidden_states(
     with _lowest_blocks(anatomy, depths, partial(_keep, seen, clock), start) as run, autocast or nullcontext():
         is_warm = device.type not in SLOW_AT_FIRST
         for rows in canonical_batches(table.lengths, batch_tokens(device.type)):
-            made = table.collate([int(row) for row in rows])
-            batch = {key: value.to(device) for key, value in made.items()}
+            inputs = table.collate([int(row) for row in rows])
+            batch = {key: value.to(device) for key, value in inputs.items()}
             if start is not None:
                 states = start[1].padded(rows, int(table.lengths[rows].max()))
                 batch[HIDDEN] = torch.from_numpy(states).to(device)
@@ -125,7 +125,7 @@ def compute_hidden_states(
             run(**batch)
             for depth in depths:
                 hidden = seen.pop(depth)
-                mask = made["attention_mask"].bool() if "attention_mask" in made else _all_of(hidden)
+                mask = inputs["attention_mask"].bool() if "attention_mask" in inputs else _all_of(hidden)
                 # A last block that is computed for one position gives just that.
                 real = mask if hidden.shape[1] == mask.shape[1] else mask[:, : hidden.shape[1]]
                 vectors = hidden[real.to(device)]
@@ -197,10 +197,10 @@ class _Clock:
         self.seconds[depth] = self.seconds.get(depth, 0.0) + self._now() - self._began
 
 
-def _keep(seen: dict[int, torch.Tensor], clock: _Clock, depth: int, *call: Any) -> None:
+def _keep(hidden_states: dict[int, torch.Tensor], clock: _Clock, depth: int, *call: Any) -> None:
     output = call[-1]  # after the module and its inputs
     clock.stop(depth)
-    seen[depth] = output[0] if isinstance(output, tuple) else output
+    hidden_states[depth] = output[0] if isinstance(output, tuple) else output
 
 
 def _all_of(hidden: torch.Tensor) -> torch.Tensor:

@@ -132,27 +132,27 @@ def keep_on_gpu(
         OverflowInPrefixError: A hidden state is NaN or infinite.
     """
     key = _key(prefix, depth, tables)
-    if (found := _KEPT.get(key)) is not None:
+    if (resident := _KEPT.get(key)) is not None:
         _KEPT.move_to_end(key)
-        return OpenedStates(resident=found, fill_s=0.0)
+        return OpenedStates(resident=resident, fill_s=0.0)
     size = _num_bytes(prefix, depth, tables)
     room, is_first = free_bytes(prefix), not _KEPT
     while _KEPT and size + sum(each.data.nbytes for each in _KEPT.values()) > room:
         _KEPT.popitem(last=False)
     began = time.monotonic()
     try:
-        made = compute_on_gpu(prefix, depth, tables, alive)
+        computed = compute_on_gpu(prefix, depth, tables, alive)
     except torch.OutOfMemoryError:
         log.info("prefix cache: no memory is left on the GPU to compute hidden states there")
         give_up()
         return None
     took = time.monotonic() - began
-    _KEPT[key] = made
+    _KEPT[key] = computed
     log.info(
         "prefix cache: on, in the GPU's memory: blocks 1 to %d of %d, %.0f MB, computed in %.1f s",
         depth, prefix.anatomy.num_blocks, size / 1e6, took, extra={FOR_TERMINAL: is_first},
     )  # fmt: skip
-    return OpenedStates(resident=made, fill_s=took)
+    return OpenedStates(resident=computed, fill_s=took)
 
 
 def resident() -> list[StatesOnGpu]:
@@ -220,5 +220,5 @@ def free_bytes(prefix: Prefix) -> int:
         return 0  # the CPU reads mapped files, and processes share them
     free, _ = torch.cuda.mem_get_info(device)
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    kept = sum(each.data.nbytes for each in _KEPT.values())
-    return int(MAX_SHARE * (free + unused + kept))
+    held = sum(each.data.nbytes for each in _KEPT.values())
+    return int(MAX_SHARE * (free + unused + held))

@@ -94,12 +94,12 @@ class LastBlockAtPosition:
         del block
         mask = args[self._mask_at] if self._mask_at < len(args) else kwargs.get("attention_mask")
         parts, is_first = self._parts, self._position == "first"
-        kept = None if mask is None else _kept(mask, is_first)
-        where = None if is_first or kept is None else kept.sum(-1) - 1
+        visible = None if mask is None else _kept(mask, is_first)
+        where = None if is_first or visible is None else visible.sum(-1) - 1
         rows = torch.arange(len(hidden_states), device=hidden_states.device)
-        given = hidden_states[:, 0 if is_first else -1] if where is None else hidden_states[rows, where]
-        heads = _attend(parts, parts.before(given), parts.before(hidden_states), kept)
-        output = parts.after(heads, given)
+        query_states = hidden_states[:, 0 if is_first else -1] if where is None else hidden_states[rows, where]
+        heads = _attend(parts, parts.before(query_states), parts.before(hidden_states), visible)
+        output = parts.after(heads, query_states)
         if is_first:
             read = output[:, None]
         else:
@@ -137,18 +137,18 @@ def position_of(anatomy: Anatomy) -> str | None:
     return None
 
 
-def _attend(parts: _Parts, one: torch.Tensor, hidden: torch.Tensor, kept: torch.Tensor | None) -> torch.Tensor:
+def _attend(parts: _Parts, asking: torch.Tensor, hidden: torch.Tensor, visible: torch.Tensor | None) -> torch.Tensor:
     """Returns what the heads give for one query a row, `[B, D]`.
 
     Args:
         parts: Of the block.
-        one: The position that asks, `[B, D]`.
+        asking: Hidden state of the position that asks, `[B, D]`.
         hidden: All positions, `[B, T, D]`.
-        kept: Which of them may be attended to, `[B, T]`; None: all.
+        visible: Which of them may be attended to, `[B, T]`; None: all.
     """
     (w_q, b_q), (w_k, b_k), (w_v, b_v) = parts.projections()
-    size, width, num_heads = len(one), hidden.shape[-1], parts.num_heads
-    query = functional.linear(one, w_q, b_q).view(size, num_heads, -1) * parts.scaling
+    size, width, num_heads = len(asking), hidden.shape[-1], parts.num_heads
+    query = functional.linear(asking, w_q, b_q).view(size, num_heads, -1) * parts.scaling
     per_head = query.shape[-1]
     probes = torch.bmm(query.transpose(0, 1), w_k.view(num_heads, per_head, width)).transpose(0, 1)
     scores = torch.matmul(probes, hidden.transpose(1, 2))
@@ -156,8 +156,8 @@ def _attend(parts: _Parts, one: torch.Tensor, hidden: torch.Tensor, kept: torch.
         # q b_k is the same for all positions, so softmax takes it out and its gradient is 0. Computed, that would be
         # rounding errors, which Adam scales up to the learning rate; here it is 0, and not absent.
         scores = scores + 0.0 * b_k.sum()
-    if kept is not None:
-        scores = scores.masked_fill(~kept[:, None], float("-inf"))
+    if visible is not None:
+        scores = scores.masked_fill(~visible[:, None], float("-inf"))
     weights = functional.dropout(scores.softmax(-1), parts.dropout.p, parts.dropout.training)  # type: ignore[arg-type]
     mixed = torch.matmul(weights, hidden)
     heads = torch.bmm(mixed.transpose(0, 1), w_v.view(num_heads, per_head, width).transpose(1, 2)).transpose(0, 1)
@@ -201,10 +201,10 @@ def _check(anatomy: Anatomy, block: LastBlockAtPosition, position: str) -> None:
     try:
         for mask in (padded, torch.ones_like(ids)):
             batch = {"input_ids": ids.masked_fill(mask == 0, 0 if pad is None else pad), "attention_mask": mask}
-            whole = model(**batch).logits.float()
+            expected = model(**batch).logits.float()
             with block.attached():
                 read = model(**batch).logits.float()
-            apart, scale = float((whole - read).abs().max()), float(whole.abs().max())
+            apart, scale = float((expected - read).abs().max()), float(expected.abs().max())
             if not apart <= _ALIKE * scale + 1e-7:
                 where = f"at the {position} position alone it gives other logits"
                 raise ValueError(f"{where} ({apart:.1e} apart, of {scale:.1e})")
@@ -239,8 +239,8 @@ def _like_bert(block: Any) -> _Parts:
     """BERT, RoBERTa, ELECTRA, and what else has their parts: norms after the sums."""
     own, output = block.attention.self, block.attention.output
 
-    def after(heads: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        attended = output(heads, given)
+    def after(heads: torch.Tensor, block_input: torch.Tensor) -> torch.Tensor:
+        attended = output(heads, block_input)
         result: torch.Tensor = block.output(block.intermediate(attended), attended)
         return result
 
@@ -253,8 +253,8 @@ def _like_bert(block: Any) -> _Parts:
 def _like_distilbert(block: Any) -> _Parts:
     own = block.attention
 
-    def after(heads: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        attended = block.sa_layer_norm(own.out_lin(heads) + given)
+    def after(heads: torch.Tensor, block_input: torch.Tensor) -> torch.Tensor:
+        attended = block.sa_layer_norm(own.out_lin(heads) + block_input)
         # The feed-forward layer cuts along dimension 1, which is there for nothing but that.
         result: torch.Tensor = block.output_layer_norm(block.ffn(attended[:, None])[:, 0] + attended)
         return result
@@ -273,8 +273,8 @@ def _like_gpt2(block: Any) -> _Parts:
         (w_q, w_k, w_v), (b_q, b_k, b_v) = own.c_attn.weight.t().chunk(3), own.c_attn.bias.chunk(3)
         return (w_q, b_q), (w_k.contiguous(), b_k), (w_v.contiguous(), b_v)
 
-    def after(heads: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-        attended = own.resid_dropout(own.c_proj(heads)) + given
+    def after(heads: torch.Tensor, block_input: torch.Tensor) -> torch.Tensor:
+        attended = own.resid_dropout(own.c_proj(heads)) + block_input
         result: torch.Tensor = attended + block.mlp(block.ln_2(attended))
         return result
 

@@ -134,7 +134,7 @@ def open_or_compute(
     if rows is not None:
         return TableOnDisk(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=0.0)
     name = prefix.name(depth)
-    kept = {(_entry(store, prefix, each).folder, name) for each in (*keep, table)}
+    in_use = {(_entry(store, prefix, each).folder, name) for each in (*keep, table)}
     with entry.building(alive):
         rows = entry.open(name, shapes[depth], alive)  # somebody else may have made it meanwhile
         if rows is None:
@@ -142,8 +142,8 @@ def open_or_compute(
             missing[depth] = shapes[depth]  # there perhaps, but damaged
             start = _start(prefix, entry, min(missing), lengths, alive)
             if start is not None:
-                kept.add((entry.folder, prefix.name(start[0])))
-            store.make_room(sum(shape.num_bytes for shape in missing.values()), kept)
+                in_use.add((entry.folder, prefix.name(start[0])))
+            store.make_room(sum(shape.num_bytes for shape in missing.values()), in_use)
             began = time.monotonic()
             _make(prefix, entry, missing, table, alive, start)
             fill_s = time.monotonic() - began

@@ -53,15 +53,15 @@ class PrefixStore:
 
         What a builder that died has left counts too, under its file's name.
         """
-        found = []
+        entries = []
         for folder in self._folders():
             sizes = {}
             for path in _files(folder):
                 with suppress(OSError):
                     sizes[path.stem if path.suffix == ".bin" else path.name] = path.stat().st_size
             used = max((_used(path) for path in folder.glob("*.json")), default=0.0)
-            found.append((folder, _read_key(folder), sizes, used))
-        return sorted(found, key=lambda item: item[3], reverse=True)
+            entries.append((folder, _read_key(folder), sizes, used))
+        return sorted(entries, key=lambda item: item[3], reverse=True)
 
     def clear(self) -> int:
         """Removes everything that nobody is building; returns how many bytes that freed."""
@@ -161,5 +161,5 @@ def _unless_held(folder: Path, *, building: bool = False) -> Iterator[bool]:
 
 
 def _free_bytes(path: Path) -> int:
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free

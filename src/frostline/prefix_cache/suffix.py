@@ -48,10 +48,10 @@ class Suffix:
         self._hidden: torch.Tensor | None = None
         self._was_used = False
         self._before: list[tuple[nn.Module, Any]] = []
-        seen = _look(anatomy)
+        seen = _probe(anatomy)
         self._num_outputs = seen.num_outputs
         # One module that alone makes what the blocks are given need not run either.
-        self._embeddings = [anatomy.below[0][1]] if seen.embeddings_are_one else []
+        self._embeddings = [anatomy.embeddings[0][1]] if seen.embeddings_are_one else []
 
     @property
     def passes_embeddings_by(self) -> bool:
@@ -78,9 +78,9 @@ class Suffix:
         # Instance attributes: they are no parameters, so nothing of this is saved with the model.
         self._model.forward = MethodType(forward, self._model)
         for block in self._blocks:
-            block.forward = MethodType(self._pass_by, block)
+            block.forward = MethodType(self._skip_block, block)
         for embeddings in self._embeddings:
-            embeddings.forward = MethodType(self._hand_over, embeddings)
+            embeddings.forward = MethodType(self._inject_hidden, embeddings)
 
     def detach(self) -> None:
         """The model is as it was."""
@@ -88,14 +88,14 @@ class Suffix:
             _put(module, forward)
         self._before = []
 
-    def _pass_by(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def _skip_block(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
         del args, kwargs
         hidden = self._hidden
         assert hidden is not None, "a block ran outside of the model's forward"
         self._was_used |= block is self._blocks[-1]
         return as_output(hidden, self._num_outputs)
 
-    def _hand_over(self, embeddings: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def _inject_hidden(self, embeddings: nn.Module, *args: Any, **kwargs: Any) -> Any:
         del embeddings, args, kwargs
         assert self._hidden is not None, "the embeddings ran outside of the model's forward"
         return self._hidden
@@ -133,12 +133,12 @@ class TrainableModel(nn.Module):
     def __init__(self, anatomy: Anatomy, depth: int) -> None:
         super().__init__()
         frozen = {module for _, part in anatomy.prefix(depth) for module in part.modules()}
-        kept = [*anatomy.blocks[depth:], *anatomy.above]
-        for name, module in kept:
+        trained = [*anatomy.blocks[depth:], *anatomy.head]
+        for name, module in trained:
             self._graft(name, module)
         # Not registered: a tuple is no module. Their flag is all that `train()` has to change in what lies between.
         self._whole = (anatomy.model,)
-        inside = {module for _, part in kept for module in part.modules()}
+        inside = {module for _, part in trained for module in part.modules()}
         self._between = tuple(module for module in anatomy.model.modules() if module not in inside | frozen)
 
     @property
@@ -180,12 +180,12 @@ def num_outputs(anatomy: Anatomy) -> int | None:
     Args:
         anatomy: The model taken apart; it is run once, on three tokens.
     """
-    return _look(anatomy).num_outputs
+    return _probe(anatomy).num_outputs
 
 
 def vectors_of_image(anatomy: Anatomy) -> int:
     """Returns how many vectors a model's lowest block is given for an image: one of each patch, and others."""
-    return _look(anatomy).num_vectors
+    return _probe(anatomy).num_vectors
 
 
 def reads_images(anatomy: Anatomy) -> bool:
@@ -199,32 +199,32 @@ def as_output(hidden: torch.Tensor, count: int | None) -> Any:
 
 
 @torch.no_grad()
-def _look(anatomy: Anatomy) -> _Seen:
+def _probe(anatomy: Anatomy) -> _Seen:
     """Runs a model once, on three tokens, and looks at what its lowest block is given and gives."""
-    found: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
     model = anatomy.model
     was_training = model.training
     model.eval()  # dropout would draw from the run's generator
 
-    def look(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def record(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
         del module
-        found[name] = (inputs[0] if inputs else None, output)
+        seen[name] = (inputs[0] if inputs else None, output)
 
-    handles = [anatomy.blocks[0][1].register_forward_hook(partial(look, "block"))]
-    if len(anatomy.below) == 1:
-        handles.append(anatomy.below[0][1].register_forward_hook(partial(look, "embeddings")))
+    handles = [anatomy.blocks[0][1].register_forward_hook(partial(record, "block"))]
+    if len(anatomy.embeddings) == 1:
+        handles.append(anatomy.embeddings[0][1].register_forward_hook(partial(record, "embeddings")))
     try:
         model.base_model(**probe_inputs(anatomy))  # type: ignore[operator]
     finally:
         for handle in handles:
             handle.remove()
         model.train(was_training)
-    given, output = found["block"]
-    embeddings = found.get("embeddings", (None, None))[1]
+    block_input, output = seen["block"]
+    embeddings = seen.get("embeddings", (None, None))[1]
     return _Seen(
         num_outputs=len(output) if isinstance(output, tuple) else None,
-        embeddings_are_one=embeddings is not None and embeddings is given,
-        num_vectors=int(given.shape[1]),
+        embeddings_are_one=embeddings is not None and embeddings is block_input,
+        num_vectors=int(block_input.shape[1]),
     )
 
 

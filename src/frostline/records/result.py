@@ -76,7 +76,7 @@ class Frozen:
 
     Attributes:
         name: The config's choice.
-        depth: The number of lowest blocks that it came to, if it counts them.
+        depth: The number of lowest blocks that are frozen, if it counts them.
         num_blocks: Of the model.
         words: What was frozen, for people.
     """

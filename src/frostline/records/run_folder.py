@@ -124,7 +124,9 @@ class RunFolder:
                 _rewind(self.folder, self._go_on_from)
             elif (self.folder / RESULT_FILE).exists() or (self.folder / METRICS_FILE).exists():
                 self._lock.release()
-                raise UserError(f"{self.folder}: holds a run already; give another folder, as hydra.run.dir=runs/NEW")
+                raise UserError(
+                    f"{self.folder}: holds a run already; give another folder, for example hydra.run.dir=runs/NEW"
+                )
             write_atomically(self.folder / SPEC_FILE, self._spec.to_json())
             write_atomically(self.folder / OVERRIDES_FILE, yaml.safe_dump(self._overrides, allow_unicode=True))
             self._metrics = (self.folder / METRICS_FILE).open("a", encoding="utf-8")

@@ -35,7 +35,7 @@ another."""
 
 @dataclass(frozen=True, kw_only=True)
 class TrialOutcome:
-    """What one rung of a trial's work came to.
+    """The result of one rung of a trial.
 
     Attributes:
         state: COMPLETE (to the end of what was asked), PRUNED (stopped by the pruner), FAILED.
@@ -50,7 +50,7 @@ class TrialOutcome:
         loss: The mean over the seeds of the evaluation loss; None if it isn't known.
         learnt: Whether any run does better than a constant prediction could by chance; True where that isn't known.
         resumed: How often its runs were resumed from a checkpoint.
-        note: Something to know about it, as a retry.
+        note: Something to know about it, for example a retry.
     """
 
     state: TrialState
@@ -120,12 +120,12 @@ class TrialRecord:
         number: Its number in the study; its folder's name.
         params: What was chosen.
         state: Where it stands.
-        outcome: What it came to; None while it waits or runs. If rung 2 failed, what rung 1 came to, with the cause.
+        outcome: Its result; None while it waits or runs. If rung 2 failed, the result of rung 1, with the cause.
         history: Objective after each reported evaluation, by `seed index * epochs + epoch`.
         copy_of: Number of the like trial whose outcome it took over.
         rung: The last rung that was trained: 1 or 2.
-        first_rung: What rung 1 came to, by which trials were chosen for rung 2; None if there is one rung.
-        replicates: What further seeds came to that were trained after the search, by seed.
+        first_rung: The result of rung 1, by which trials were promoted; None if there is one rung.
+        replicates: The results of further seeds, trained after the search, by seed.
     """
 
     number: int
@@ -267,7 +267,7 @@ class TrialRecord:
 
 
 def is_group(key: str) -> bool:
-    """Returns whether a swept key is a config group, as `model` or `optimizer`: a key of a run's config has a dot."""
+    """Returns whether a swept key is a config group, for example `model`: a key of a run's config has a dot."""
     return "." not in key
 
 

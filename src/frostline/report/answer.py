@@ -100,7 +100,7 @@ class Answer:
             does. None where no constant prediction is known.
         num_collapsed: Runs that learnt nothing, of models and sizes of which no run learnt anything.
         seconds_per_cost: What a unit of relative cost took here; None if unknown.
-        transfer: What the rows come to on other rows than those that they were chosen by.
+        transfer: The rows' results on other rows than those that they were chosen by.
         filled_s: Seconds to compute hidden states for the prefix cache.
         saved_s: Seconds of forward passes through frozen blocks that it saved.
         num_cached: Trials that used it.
@@ -177,9 +177,9 @@ def answer_of(
     groups, num_collapsed = [], 0
     for name, advisor in advisors.items():
         own = [trial for trial in trials if trial.group == name]
-        found = _group(name, advisor, own, maximize)
-        if found is not None:
-            groups.append(found)
+        group = _group(name, advisor, own, maximize)
+        if group is not None:
+            groups.append(group)
         else:
             num_collapsed += sum(run.collapsed for run in advisor.fit(own).runs)
     finished = ranked(trials, maximize)
@@ -210,7 +210,7 @@ def _why_no_baseline(trials: Sequence[TrialRecord]) -> str | None:
 def _by_depth(finished: Sequence[TrialRecord], main: GroupAnswer | None) -> list[tuple[int, TrialRecord]]:
     """Returns a trial for each frozen depth, to be compared on other rows: the one that the answer judges it by.
 
-    A depth whose runs learnt nothing has its best trial: what it comes to elsewhere is worth knowing, too.
+    A depth whose runs learnt nothing has its best trial: its result on other rows is worth knowing, too.
 
     Args:
         finished: The best first.

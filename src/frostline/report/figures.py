@@ -65,7 +65,7 @@ def make_figures(trials: Sequence[TrialRecord], answer: Answer, cost: CostName) 
 
 
 def _answer(answer: Answer) -> bytes | None:
-    """Returns the one picture of an answer: what each level comes to and, where rates were searched, the surface."""
+    """Returns the one picture of an answer: the result at each level and, where rates were searched, the surface."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.4, 4.2), layout="constrained")

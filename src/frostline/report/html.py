@@ -84,7 +84,7 @@ def recommendation(answer: Answer) -> dict[str, Any]:
     """Returns what `recommended.json` keeps of an answer: the trial to take and how sure that is."""
     trial = answer.recommended
     assert trial is not None
-    found: dict[str, Any] = {
+    values: dict[str, Any] = {
         "trial": trial.number if trial.copy_of is None else trial.copy_of,
         "params": dict(trial.params),
         "metric": answer.metric,
@@ -94,11 +94,11 @@ def recommendation(answer: Answer) -> dict[str, Any]:
     row = answer.main.recommended_row if answer.main is not None else None
     if row is not None and answer.main is not None:
         decision = answer.main.decision
-        found |= {
+        values |= {
             "mean": row.mean, "low": row.low, "high": row.high, "most_loss": row.most_loss,
             "p_within": row.p_within, "margin": decision.margin, "confidence": decision.confidence,
         }  # fmt: skip
-    return found
+    return values
 
 
 def _page(material: ReportData, figures: Mapping[str, bytes]) -> str:

@@ -16,22 +16,22 @@ from frostline.reproduce.compare import Conclusion, Difference, Gap, Verdict
 from frostline.reproduce.record import Recorded
 
 
-def print_differences(source: str, found: Sequence[Difference], console: Console | None = None) -> None:
+def print_differences(source: str, differences: Sequence[Difference], console: Console | None = None) -> None:
     """Prints what is not as it was, the weightiest first.
 
     Args:
         source: What the record is called.
-        found: From `reproduce.differences`.
+        differences: From `reproduce.differences`.
         console: Where; standard output by default.
     """
     console = console or make_console()
-    if not found:
+    if not differences:
         console.print(f"{escape(source)}: nothing that its record knows of differs here", highlight=False)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("what", "recorded", "here", "what it can do"):
         table.add_column(name, overflow="fold")
-    for difference in found:
+    for difference in differences:
         cells = (difference.name, difference.recorded, difference.now, difference.effect.value)
         table.add_row(*(escape(cell) for cell in cells))
     console.print(table)
@@ -67,17 +67,17 @@ def print_verdict(
 
 
 def _rows(recorded: Recorded, verdict: Verdict) -> list[tuple[str, str, str, str]]:
-    found = []
+    rows = []
     objective = recorded.result.objective
     largest = verdict.largest
     if objective is not None and verdict.conclusion is Conclusion.IDENTICAL:
         value = number(objective.value)
-        found.append((objective.metric, value, value, "0"))
+        rows.append((objective.metric, value, value, "0"))
     if verdict.first is not None:
-        found.append((f"first to differ: step {verdict.first.step}, {verdict.first.metric}", *_numbers(verdict.first)))
+        rows.append((f"first to differ: step {verdict.first.step}, {verdict.first.metric}", *_numbers(verdict.first)))
     if largest is not None and largest != verdict.first:
-        found.append((f"largest gap: step {largest.step}, {largest.metric}", *_numbers(largest)))
-    return found
+        rows.append((f"largest gap: step {largest.step}, {largest.metric}", *_numbers(largest)))
+    return rows
 
 
 def _numbers(gap: Gap) -> tuple[str, str, str]:

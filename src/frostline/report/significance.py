@@ -78,8 +78,8 @@ def compare(
     The difference of the two means has two sources of variance. *Rows*: that of the mean over rows of the runs'
     differences, row by row, averaged over the seeds; of a metric that is no mean over rows, of a bootstrap over them
     (`frostline.decision.rows`). *Seeds*: `seed_sd^2 (1/J + 1/K)` for J and K seeds if the standard deviation from seed
-    to seed is known, as from a sweep's posterior; else that of the differences of three common seeds or more, with the
-    degrees of freedom of Satterthwaite (1946).
+    to seed is known, for example from a sweep's posterior; else that of the differences of three common seeds or more,
+    with the degrees of freedom of Satterthwaite (1946).
 
     Args:
         first: Of the better one.
@@ -93,18 +93,18 @@ def compare(
     """
     seeds = sorted(first.by_seed.keys() & second.by_seed.keys())
     sign = 1.0 if maximize else -1.0
-    one, two = (_values(each, seeds) for each in (first, second))
-    loss = sign * (statistics.fmean(one) - statistics.fmean(two))
+    first_values, second_values = (_values(each, seeds) for each in (first, second))
+    loss = sign * (statistics.fmean(first_values) - statistics.fmean(second_values))
     is_same, by_rows = _row_variance(first, second, seeds, metric)
     if not is_same:
         return None
     over = "rows and seeds" if by_rows is not None else "seeds, on these rows"
     if seed_sd is not None:
-        variance = (by_rows or 0.0) + seed_sd**2 * (1 / len(one) + 1 / len(two))
+        variance = (by_rows or 0.0) + seed_sd**2 * (1 / len(first_values) + 1 / len(second_values))
         return _normal(loss, math.sqrt(variance), math.inf, f"normal, {over}")
     if len(seeds) < _FEWEST_SEEDS:
         return None
-    by_seeds = statistics.variance([a - b for a, b in zip(one, two, strict=True)]) / len(seeds)
+    by_seeds = statistics.variance([a - b for a, b in zip(first_values, second_values, strict=True)]) / len(seeds)
     variance = (by_rows or 0.0) + by_seeds
     freedom = (len(seeds) - 1) * (variance / by_seeds) ** 2 if by_seeds > 0 else math.inf
     return _normal(loss, math.sqrt(variance), freedom, f"t-test, {over}")
@@ -127,9 +127,9 @@ def _values(evidence: Evidence, seeds: Sequence[int]) -> list[float]:
 
 def _row_variance(first: Evidence, second: Evidence, seeds: Sequence[int], metric: str) -> tuple[bool, float | None]:
     """Returns whether both saw the same rows, and the variance of their difference over rows; None if unknown."""
-    one, two = ([each.rows.get(seed) for seed in (seeds or each.by_seed)] for each in (first, second))
-    known = [run for run in (*one, *two) if run is not None]
-    if len(known) < len(one) + len(two):
+    first_rows, second_rows = ([each.rows.get(seed) for seed in (seeds or each.by_seed)] for each in (first, second))
+    known = [run for run in (*first_rows, *second_rows) if run is not None]
+    if len(known) < len(first_rows) + len(second_rows):
         return True, None
     vectors = [vector for run in known if (vector := row_vector(run, metric)) is not None]
     if len(vectors) < len(known):
@@ -138,13 +138,13 @@ def _row_variance(first: Evidence, second: Evidence, seeds: Sequence[int], metri
     if all(np.array_equal(longest[: len(run.labels)], run.labels) for run in known):  # further seeds may see more rows
         size = max(len(vector) for vector in vectors)
         padded = [np.pad(vector, (0, size - len(vector))) for vector in vectors]
-        gap = np.mean(padded[: len(one)], axis=0) - np.mean(padded[len(one) :], axis=0)
+        gap = np.mean(padded[: len(first_rows)], axis=0) - np.mean(padded[len(first_rows) :], axis=0)
         return True, float(gap @ gap)
-    pairs = list(zip(known[: len(one)], known[len(one) :], strict=False))
-    if len(one) != len(two) or any(not np.array_equal(a.labels, b.labels) for a, b in pairs):
+    pairs = list(zip(known[: len(first_rows)], known[len(first_rows) :], strict=False))
+    if len(first_rows) != len(second_rows) or any(not np.array_equal(a.labels, b.labels) for a, b in pairs):
         return False, None
     # Each seed held out a fold of its own.
-    gaps = [a - b for a, b in zip(vectors[: len(one)], vectors[len(one) :], strict=True)]
+    gaps = [a - b for a, b in zip(vectors[: len(first_rows)], vectors[len(first_rows) :], strict=True)]
     return True, float(sum(gap @ gap for gap in gaps)) / len(gaps) ** 2
 
 

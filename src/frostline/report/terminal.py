@@ -33,7 +33,7 @@ class Row:
 
     Attributes:
         coordinates: The spec's flat keys.
-        result: What it came to.
+        result: Of the run.
         folder: Where it lies.
     """
 
@@ -165,22 +165,22 @@ def print_answer(answer: Answer, console: Console | None = None) -> None:
 
 def transfer_notes(answer: Answer) -> list[str]:
     """Returns what is significant on other rows, in sentences; and that nothing is."""
-    found = []
+    notes = []
     transfer = answer.transfer
     for each in transfer.against:
         if each.is_negative_transfer:
             words = against_words(each.comparison, answer.metric)
-            found.append(
+            notes.append(
                 f"negative transfer: frozen to {each.depth}, on {each.name} worse than {each.baseline} "
                 f"({words}; {each.p:.2g} adjusted for {len(transfer.against)} comparisons)"
             )
-    if transfer.against and not found:
+    if transfer.against and not notes:
         names = " or ".join(dict.fromkeys(each.baseline for each in transfer.against))
-        found.append(
+        notes.append(
             f"no negative transfer: no depth is significantly worse than {names} on any set "
             f"({len(transfer.against)} comparisons, Holm)"
         )
-    return found
+    return notes
 
 
 def transfer_table(answer: Answer) -> tuple[list[str], list[list[str]]]:

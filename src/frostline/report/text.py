@@ -150,7 +150,7 @@ def legend(answer: Answer) -> str:
         f"train time: measured, median over the {axis}'s runs",
     ]
     if baseline is not None:
-        parts.append(f"a constant prediction comes to {_number(baseline)}")
+        parts.append(f"a constant prediction scores {_number(baseline)}")
     return "; ".join(parts)
 
 

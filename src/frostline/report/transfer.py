@@ -22,7 +22,7 @@ class Baseline:
 
     Attributes:
         name: In words: `the head-only probe`, `scratch`.
-        find: What it comes to on a set of rows.
+        find: Its evidence on a set of rows.
     """
 
     name: str
@@ -70,7 +70,7 @@ class BaselineComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """What a sweep's rows come to on all sets.
+    """The results of a sweep's rows on all sets.
 
     Attributes:
         sets: Names, the own held-out rows first; empty if there are no others.
@@ -93,7 +93,7 @@ def transfer_of(
     num_blocks: int | None,
     seed_sd: float | None = None,
 ) -> Transfer:
-    """Returns what rows come to on every set, and against baselines.
+    """Returns the results of rows on every set, and against baselines.
 
     Args:
         rows: Depth and its best trial, of one model.
@@ -112,7 +112,7 @@ def transfer_of(
     every = list(baselines)
     if probe is not None:
         every.append(Baseline(name="the head-only probe", find=lambda name: find(probe, name)))
-    found = []
+    points = []
     for baseline in every:
         for depth, trial in rows:
             if trial is probe and baseline is every[-1]:
@@ -123,13 +123,13 @@ def transfer_of(
                 if first is not None and second is not None:
                     comparison = compare(first, second, metric, maximize=maximize, seed_sd=seed_sd)
                 if comparison is not None:
-                    found.append(
+                    points.append(
                         BaselineComparison(
                             depth=depth, name=name, baseline=baseline.name, comparison=comparison, p=comparison.p
                         )
                     )
-    adjusted = holm([each.p for each in found])
-    against = [replace(each, p=p) for each, p in zip(found, adjusted, strict=True)]
+    adjusted = holm([each.p for each in points])
+    against = [replace(each, p=p) for each, p in zip(points, adjusted, strict=True)]
     if not names:
         return Transfer(against=against)
     scores = [(depth, [_score(find(trial, name), name) for name in sets]) for depth, trial in rows]

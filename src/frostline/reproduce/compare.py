@@ -118,7 +118,7 @@ def differences(recorded: Recorded, spec: RunSpec, provenance: Mapping[str, Any]
         spec: What is trained now.
         provenance: With what it is trained now: `RunStart.provenance`.
     """
-    found = [
+    differing = [
         Difference(name=key, recorded=str(before), now=str(now), effect=Effect.MEANING)
         for key, before, now in _changed(_coordinates(recorded.spec), _coordinates(spec))
     ]
@@ -126,25 +126,25 @@ def differences(recorded: Recorded, spec: RunSpec, provenance: Mapping[str, Any]
     if recorded.result.spec_digest != recorded.spec.digest():
         recorded_digest = f"digest {recorded.result.spec_digest[:12]}"
         now = f"digest {recorded.spec.digest()[:12]}"
-        found.append(Difference(name=SPEC_FILE, recorded=recorded_digest, now=now, effect=Effect.MEANING))
+        differing.append(Difference(name=SPEC_FILE, recorded=recorded_digest, now=now, effect=Effect.MEANING))
     for key, name in INPUTS.items():
         before, after = str(then.get(key, "?")), str(provenance.get(key, "?"))
         if before != after:
-            found.append(Difference(name=name, recorded=_short(before), now=_short(after), effect=Effect.MEANING))
+            differing.append(Difference(name=name, recorded=_short(before), now=_short(after), effect=Effect.MEANING))
     if "variables" in then:  # not in records from before they were kept
         for name, before, after in _changed(then["variables"], provenance.get("variables") or {}):
-            found.append(Difference(name=name, recorded=str(before), now=str(after), effect=Effect.BITS))
+            differing.append(Difference(name=name, recorded=str(before), now=str(after), effect=Effect.BITS))
     for name, before, after in _changed(_surroundings(then), _surroundings(provenance)):
         effect = Effect.BITS if name in _MOVES_BITS else Effect.NONE
-        found.append(Difference(name=name, recorded=str(before), now=str(after), effect=effect))
-    return tuple(sorted(found, key=lambda difference: list(Effect).index(difference.effect)))
+        differing.append(Difference(name=name, recorded=str(before), now=str(after), effect=effect))
+    return tuple(sorted(differing, key=lambda difference: list(Effect).index(difference.effect)))
 
 
 def compare(
     recorded: Recorded,
     again: RunResult,
     curve: Curve,
-    found: Sequence[Difference],
+    differing: Sequence[Difference],
     *,
     tolerance: float = TOLERANCE,
     until: int | None = None,
@@ -156,23 +156,23 @@ def compare(
 
     Args:
         recorded: Then.
-        again: What the re-run came to.
+        again: The result of the re-run.
         curve: Its numbers by step.
-        found: From `differences`.
+        differing: From `differences`.
         tolerance: How far a number may be off, relative to the recorded value if that is above 1. A metric of the
             held-out rows may be off by two of them at least.
         until: The step after which the re-run was to end; None: its own end.
     """
     rows = float(again.data.get("eval_rows") or 0)
     gaps, num_compared = _gaps(recorded, again, curve, until)
-    whole = _is_whole(recorded, until)
+    is_complete = _is_whole(recorded, until)
     weights = None
-    if whole and recorded.result.weights_sha256 is not None and again.weights_sha256 is not None:
+    if is_complete and recorded.result.weights_sha256 is not None and again.weights_sha256 is not None:
         weights = recorded.result.weights_sha256 == again.weights_sha256
     largest = max(gaps, key=lambda gap: _excess(gap, tolerance, rows), default=None)
     within = largest is None or largest.size <= _allowed(largest, tolerance, rows)
-    causes = "; ".join(str(each) for each in found if each.effect is Effect.MEANING)
-    causes_of_bits = "; ".join(str(each) for each in found if each.effect is Effect.BITS)
+    causes = "; ".join(str(each) for each in differing if each.effect is Effect.MEANING)
+    causes_of_bits = "; ".join(str(each) for each in differing if each.effect is Effect.BITS)
     alike = again.status in _expected(recorded, until) and (
         again.status is not Status.FAILED or _failed_alike(again, recorded.result)
     )
@@ -185,7 +185,8 @@ def compare(
     elif not num_compared:
         conclusion, reason = Conclusion.DIFFERENT, "there was no number to compare"
     elif not gaps and weights is not False:
-        conclusion, reason = Conclusion.IDENTICAL, _what_is_equal(recorded, until, whole=whole, weights=weights)
+        equal = _what_is_equal(recorded, until, is_complete=is_complete, weights=weights)
+        conclusion, reason = Conclusion.IDENTICAL, equal
     elif causes:
         conclusion, reason = Conclusion.DIFFERENT, f"because of {causes}"
     elif causes_of_bits and within:
@@ -196,14 +197,14 @@ def compare(
         conclusion, reason = Conclusion.DIFFERENT, "nothing that the record knows of differs here"
     return Verdict(
         conclusion=conclusion, reason=reason, num_compared=num_compared, first=gaps[0] if gaps else None,
-        largest=largest, weights=weights, differences=tuple(found), tolerance=tolerance,
+        largest=largest, weights=weights, differences=tuple(differing), tolerance=tolerance,
     )  # fmt: skip
 
 
-def _what_is_equal(recorded: Recorded, until: int | None, *, whole: bool, weights: bool | None) -> str:
+def _what_is_equal(recorded: Recorded, until: int | None, *, is_complete: bool, weights: bool | None) -> str:
     """Returns what of an identical re-run was compared."""
     text = "every number is bit-equal" if until is None else f"every number up to step {until} is bit-equal"
-    if whole:
+    if is_complete:
         text += ", the trained weights too" if weights else "; the record holds no hash of the trained weights"
     return text + ("" if recorded.curve else "; the record has no curve that could be compared")
 
@@ -231,8 +232,8 @@ _MOVES_BITS = frozenset(
 
 
 def _coordinates(spec: RunSpec) -> dict[str, Any]:
-    found = spec.without_places().flat()
-    return {key: value for key, value in found.items() if not key.startswith("runtime.")}
+    values = spec.without_places().flat()
+    return {key: value for key, value in values.items() if not key.startswith("runtime.")}
 
 
 def _surroundings(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -274,18 +275,18 @@ def _failed_alike(again: RunResult, then: RunResult) -> bool:
 
 def _gaps(recorded: Recorded, again: RunResult, curve: Curve, until: int | None) -> tuple[list[Gap], int]:
     """Returns the numbers that differ, by step, the largest of a step first; and how many were compared."""
-    whole = _is_whole(recorded, until)
+    is_complete = _is_whole(recorded, until)
     gaps, count = [], 0
     for step in sorted({*recorded.curve, *curve}) if recorded.curve else ():  # a damaged curve is not compared
         if until is not None and step > until:
             break
         then, now = recorded.curve.get(step, {}), curve.get(step, {})
         # Where a re-run ends on request it is evaluated and logged once more than the recorded run was.
-        names = then if not whole and step == until else dict.fromkeys([*then, *now])
+        names = then if not is_complete and step == until else dict.fromkeys([*then, *now])
         count += len(names)
-        here = [_gap(step, name, then, now) for name in names]
-        gaps += sorted((gap for gap in here if gap is not None), key=lambda gap: -gap.size)
-    if whole:
+        step_gaps = [_gap(step, name, then, now) for name in names]
+        gaps += sorted((gap for gap in step_gaps if gap is not None), key=lambda gap: -gap.size)
+    if is_complete:
         then, now = recorded.result.metrics, again.metrics
         names = dict.fromkeys([*then, *now])
         count += len(names)

@@ -31,7 +31,7 @@ class Recorded:
 
     Attributes:
         spec: What was trained.
-        result: What it came to.
+        result: Of the run.
         curve: Its numbers by step.
         source: Where the record was found, for messages and the new run's record.
     """

@@ -23,13 +23,13 @@ class TrialReported:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEnded:
-    """A task came to its end.
+    """A task ended.
 
     Attributes:
         number: Of the trial.
-        outcome: What it came to; None if it was interrupted and can be resumed.
+        outcome: Its result; None if it was interrupted and can be resumed.
         fatal: What the user must mend before any trial can be trained, if that is why.
-        machine: Whether that is the machine's trouble, as a full disk.
+        machine: Whether that is the machine's trouble, for example a full disk.
         seed: Of a further seed of a finished trial.
     """
 

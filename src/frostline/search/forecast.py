@@ -97,7 +97,7 @@ def forecast(
     num_promoted: list[int | None] = []
     if plan.has_rungs:
         share = math.ceil(plan.promote_fraction * total - 1e-9)
-        # The best share is expected to hold the best of that share of the depths: the other depths' best come to it.
+        # The best share is expected to hold the best of that share of the depths: the other depths' best are added.
         number = min(total, share + round(len(counts) * (1 - plan.promote_fraction)))
         order = sorted(counts, key=lambda depth: -1 if depth is None else depth)
         num_promoted = [order[index % len(order)] for index in range(number)]
@@ -105,13 +105,13 @@ def forecast(
     second = [rung_2(depth) for depth in num_promoted]
     makespan = _makespan(first, workers) + _makespan(second, workers)
     busy_s = sum(first) + sum(second)
-    whole = {depth: rung_1(depth) + (rung_2(depth) if plan.has_rungs else 0.0) for depth in counts}
+    full_cost = {depth: rung_1(depth) + (rung_2(depth) if plan.has_rungs else 0.0) for depth in counts}
     return Forecast(
         trials=total,
         num_promoted=len(num_promoted),
-        by_depth={depth: (counts[depth], rung_1(depth), whole[depth]) for depth in counts},
+        by_depth={depth: (counts[depth], rung_1(depth), full_cost[depth]) for depth in counts},
         busy_s=busy_s,
-        longest_s=max(whole.values(), default=0.0),
+        longest_s=max(full_cost.values(), default=0.0),
         wall_s=costs.start_s + costs.fill_s + makespan,
         idle=0.0 if makespan == 0 else max(0.0, 1 - busy_s / (workers * makespan)),
         fill_s=costs.fill_s,

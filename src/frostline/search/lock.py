@@ -88,7 +88,7 @@ def _held_file(url: str, name: str) -> Iterator[None]:
     if url.startswith("sqlite"):  # takes one writer for all of its studies
         path = Path(url.partition(":///")[2].partition("?")[0])
         lock = FileLock(f"{path}.lock")
-        way = "SQLite takes one writer; wait for it, use a server, as postgresql://..., or sweep.storage=null"
+        way = "SQLite takes one writer; wait for it, use a server, for example postgresql://..., or sweep.storage=null"
     else:
         path = Path(url.removeprefix("journal:"))
         lock = FileLock(f"{path}.{hashlib.sha256(name.encode()).hexdigest()[:8]}.parent")

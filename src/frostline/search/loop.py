@@ -146,8 +146,10 @@ class SearchLoop:
     def next_baseline(self, baseline: Callable[[Sequence[TrialRecord]], Params | None]) -> TrialTask | None:
         """Returns full fine-tuning, unless it was trained, or is just now."""
         done = self._study.baseline()
-        again = done is not None and done.state is TrialState.FAILED and self._plan.retry_failed and not self._retried
-        if (BASELINE_NUMBER, None) in self._running or (done is not None and not again):
+        is_retry = (
+            done is not None and done.state is TrialState.FAILED and self._plan.retry_failed and not self._retried
+        )
+        if (BASELINE_NUMBER, None) in self._running or (done is not None and not is_retry):
             return None
         self._retried = True
         params = baseline(self._study.trials())
@@ -158,11 +160,11 @@ class SearchLoop:
         if race is None:
             return None
         further = [key for key in self._running if key[1] is not None]
-        found = race.next(self._study.with_baseline(), further)
-        if isinstance(found, RaceEnd):
-            self.race_end = found
+        replicate = race.next(self._study.with_baseline(), further)
+        if isinstance(replicate, RaceEnd):
+            self.race_end = replicate
             return None
-        trial, seed = found
+        trial, seed = replicate
         return TrialTask(number=trial.number, params=trial.params, rung=3, seed=seed)
 
     def drain(self, next_task: Callable[[], TrialTask | None]) -> None:
@@ -210,7 +212,8 @@ class SearchLoop:
             self._on_replicate(task, task.seed, event)
             return
         if task.number == BASELINE_NUMBER and event.fatal is not None and not event.machine:
-            # What the sweep fixes may not go with it, as runtime.cache.mode=require: the trials are what they are.
+            # What the sweep fixes may not go with it, for example runtime.cache.mode=require: the trials are what they
+            # are.
             refused = TrialOutcome(state=TrialState.FAILED, reason=event.fatal, cause=Cause.ERROR)
             event = replace(event, fatal=None, outcome=refused)
         if event.fatal is not None:

@@ -75,7 +75,7 @@ def promotable(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -
 
 
 def _by_rank(trials: Sequence[TrialRecord], plan: SweepSpec, maximize: bool) -> list[TrialRecord]:
-    """Returns the trials that came to the end of rung 1, the best there first; ties by number.
+    """Returns the trials that finished rung 1, the best there first; ties by number.
 
     After a few epochs they are compared by their loss, since many accuracies are equal then; whole runs of a first seed
     by the objective, as they are where a loss is not known. A run that learnt nothing comes after all that did.

@@ -27,7 +27,7 @@ def ask_pruner(
     """Asks a pruner in a copy of the study in which it can decide.
 
     Optuna's pruners compare with COMPLETE trials only, and never prune a study of several objectives. In the copy a
-    trial that came to the end of rung 1 is COMPLETE, and there is the quality alone. The numbers are those of the
+    trial that finished rung 1 is COMPLETE, and there is the quality alone. The numbers are those of the
     study, since Hyperband's brackets depend on them.
 
     Args:

@@ -45,7 +45,7 @@ def read_trials(path: Path, name: str) -> list[TrialRecord]:
 
 
 def baseline_in(study: optuna.Study) -> TrialRecord | None:
-    """Returns what full fine-tuning came to; None if it was not trained."""
+    """Returns the result of full fine-tuning; None if it was not trained."""
     data = study.user_attrs.get(attributes.BASELINE)
     if data is None:
         return None
@@ -57,10 +57,10 @@ def baseline_in(study: optuna.Study) -> TrialRecord | None:
 
 
 def replicates_in(study: optuna.Study) -> dict[int, dict[int, TrialOutcome]]:
-    """Returns what further seeds came to, by number of the trial and seed."""
-    found: dict[int, dict[int, TrialOutcome]] = {}
+    """Returns the results of further seeds, by number of the trial and seed."""
+    replicates: dict[int, dict[int, TrialOutcome]] = {}
     for key, data in study.user_attrs.items():
         if key.startswith(attributes.REPLICATE):
             number, seed = key.removeprefix(attributes.REPLICATE).split(".")
-            found.setdefault(int(number), {})[int(seed)] = TrialOutcome.from_dict(data)[0]
-    return found
+            replicates.setdefault(int(number), {})[int(seed)] = TrialOutcome.from_dict(data)[0]
+    return replicates

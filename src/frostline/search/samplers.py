@@ -42,13 +42,13 @@ class SeededSampler(BaseSampler):
     def __init__(self, name: SamplerName, seed: int) -> None:
         self._name = name
         self._seed = seed
-        self._made: tuple[int, BaseSampler] | None = None
+        self._current: tuple[int, BaseSampler] | None = None
 
     def _of(self, trial: FrozenTrial) -> BaseSampler:
-        if self._made is None or self._made[0] != trial.number:
+        if self._current is None or self._current[0] != trial.number:
             digest = hashlib.sha256(f"{self._seed}/{trial.number}".encode()).digest()
-            self._made = (trial.number, _make(self._name, int.from_bytes(digest[:4], "big"), self._seed))
-        return self._made[1]
+            self._current = (trial.number, _make(self._name, int.from_bytes(digest[:4], "big"), self._seed))
+        return self._current[1]
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See Optuna."""
@@ -99,8 +99,8 @@ class PausedAsPruned:
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """See Optuna."""
-        found = self._storage.get_all_trials(study_id, deepcopy=deepcopy)
-        shown = [_as_pruned(trial) if is_paused(trial) else trial for trial in found]
+        trials = self._storage.get_all_trials(study_id, deepcopy=deepcopy)
+        shown = [_as_pruned(trial) if is_paused(trial) else trial for trial in trials]
         return [trial for trial in shown if states is None or trial.state in states]
 
 

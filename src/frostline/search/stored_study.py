@@ -65,9 +65,11 @@ class StoredStudy:
         self._study = self._open(name)
         self._asking = self._with_paused()
         self._trials = StudyView(self._study)
-        found = [direction.name.lower() for direction in self._study.directions]
-        if found != directions:
-            raise UserError(f"study {name}: is there already, to {' and '.join(found)}; give another sweep.name")
+        stored_directions = [direction.name.lower() for direction in self._study.directions]
+        if stored_directions != directions:
+            raise UserError(
+                f"study {name}: is there already, to {' and '.join(stored_directions)}; give another sweep.name"
+            )
 
     def _open(self, name: str) -> optuna.Study:
         with quiet():
@@ -119,8 +121,8 @@ class StoredStudy:
     @property
     def description(self) -> dict[str, Any] | None:
         """What sweep it is of, as somebody described it; None if nobody did yet."""
-        found = self._study.user_attrs.get(attributes.DESCRIPTION)
-        return dict(found) if found is not None else None
+        stored = self._study.user_attrs.get(attributes.DESCRIPTION)
+        return dict(stored) if stored is not None else None
 
     def describe(self, description: Mapping[str, Any]) -> None:
         """Keeps what sweep it is of: a shared storage must not mix two sweeps of one name."""
@@ -129,8 +131,8 @@ class StoredStudy:
     @property
     def mlflow_run(self) -> str | None:
         """The id of the sweep's run in MLflow, if a command noted it: for one that resumes from another machine."""
-        found = self._study.user_attrs.get(attributes.MLFLOW_RUN)
-        return None if found is None else str(found)
+        stored = self._study.user_attrs.get(attributes.MLFLOW_RUN)
+        return None if stored is None else str(stored)
 
     def note_mlflow_run(self, run_id: str) -> None:
         """Keeps the id of the sweep's run in MLflow."""
@@ -179,16 +181,16 @@ class StoredStudy:
     def retry_failed(self) -> int:
         """Puts the trials that failed into the queue once more, beyond the total; returns how many.
 
-        One that failed when it was promoted is promoted again: what rung 1 came to stands.
+        One that failed when it was promoted is promoted again: the result of rung 1 stays.
         """
         trials = self.trials()
         done = [trial.params for trial in trials if trial.state is not TrialState.FAILED]
-        again: list[TrialRecord] = []
+        retried: list[TrialRecord] = []
         for trial in trials:
-            known = (*done, *(other.params for other in again))  # it may have failed twice
+            known = (*done, *(other.params for other in retried))  # it may have failed twice
             if trial.state is TrialState.FAILED and trial.params not in known:
-                again.append(trial)
-        for trial in again:
+                retried.append(trial)
+        for trial in retried:
             if trial.first_rung is not None:
                 paused = replace(trial, state=TrialState.PRUNED, outcome=trial.first_rung, rung=1)
                 frozen = self._make.recorded(paused)
@@ -196,9 +198,9 @@ class StoredStudy:
             else:
                 frozen = self._make.waiting(trial.params, is_retry=True)
             self._study.add_trial(frozen)
-        if again:
-            self._study.set_user_attr(attributes.EXTRA, self.num_extra + len(again))
-        return len(again)
+        if retried:
+            self._study.set_user_attr(attributes.EXTRA, self.num_extra + len(retried))
+        return len(retried)
 
     @property
     def num_extra(self) -> int:
@@ -244,7 +246,7 @@ class StoredStudy:
 
     @again_if_cut_off
     def tell_replicate(self, number: int, seed: int, outcome: TrialOutcome) -> None:
-        """Keeps what a further seed of a finished trial came to: Optuna never changes a finished trial.
+        """Stores the result of a further seed of a finished trial: Optuna never changes a finished trial.
 
         Args:
             number: Of the trial.
@@ -255,7 +257,7 @@ class StoredStudy:
 
     @again_if_cut_off
     def tell_baseline(self, params: Params, outcome: TrialOutcome) -> None:
-        """Keeps what full fine-tuning came to, which lies outside of the space and is no trial.
+        """Stores the result of full fine-tuning, which lies outside of the space and is no trial.
 
         Args:
             params: With which it was trained.
@@ -265,7 +267,7 @@ class StoredStudy:
 
     @again_if_cut_off
     def baseline(self) -> TrialRecord | None:
-        """Returns what full fine-tuning came to; None if it was not trained."""
+        """Returns the result of full fine-tuning; None if it was not trained."""
         return baseline_in(self._study)
 
     def with_baseline(self) -> list[TrialRecord]:
@@ -282,18 +284,18 @@ class StoredStudy:
         """
         snapshot = self._trials.read() if fresh or self._trials.last is None else self._trials.last
         known = self._read_before
-        found = [known.get(frozen.number) or self._read(frozen) for frozen in snapshot.trials]
+        trials = [known.get(frozen.number) or self._read(frozen) for frozen in snapshot.trials]
         replicates = replicates_in(self._study)
         if replicates:
-            found = [
+            trials = [
                 replace(trial, replicates=dict(sorted(own.items()))) if (own := replicates.get(trial.number)) else trial
-                for trial in found
+                for trial in trials
             ]
-        if all(trial.copy_of is None for trial in found):
-            return found
-        first = {trial.number: trial.first_rung or trial.outcome for trial in found}
+        if all(trial.copy_of is None for trial in trials):
+            return trials
+        first = {trial.number: trial.first_rung or trial.outcome for trial in trials}
         return [
-            trial if trial.copy_of is None else replace(trial, first_rung=first.get(trial.copy_of)) for trial in found
+            trial if trial.copy_of is None else replace(trial, first_rung=first.get(trial.copy_of)) for trial in trials
         ]
 
     def _read(self, frozen: FrozenTrial) -> TrialRecord:

@@ -114,7 +114,7 @@ class Study(StoredStudy):
 
         Args:
             number: Of the trial.
-            outcome: What rung 1 came to.
+            outcome: The result of rung 1.
             copy_of: Number of the like trial that it was taken from.
         """
         frozen = self._frozen(number)
@@ -145,7 +145,7 @@ class Study(StoredStudy):
 
         Args:
             number: Of the trial.
-            outcome: What rung 2 came to.
+            outcome: The result of rung 2.
         """
         frozen = self._frozen(number)
         storage = self._study._storage

@@ -65,7 +65,7 @@ class DatasetSpec:
         member: `package` only: the file inside; `a.tar.gz!b.txt` reaches into a nested archive.
         sha256: `package` only: of the whole file, as downloaded.
         revision: `hub` only.
-        subset: `hub` only: the configuration name, as `sst2` of `glue`.
+        subset: `hub` only: the configuration name, for example `sst2` of `glue`.
         split: `hub` only: the split to train on.
         format: Form of the file.
         columns: Column names of a file without a header line; None: the first line holds them.
@@ -169,7 +169,7 @@ class DatasetSpec:
                 raise SpecError("dataset.label_names: a classification needs two classes or more")
         if self.missing_labels is MissingLabels.NO_CLASS and not self.task.may_have_no_class:
             raise SpecError("dataset.missing_labels=no_class: is for dataset.task=multi_label")
-        require(self.label_separator != "", "dataset.label_separator", "''", "a text, as ';'")
+        require(self.label_separator != "", "dataset.label_separator", "''", "a text, for example ';'")
         if self.balance is not Balance.NONE and not self.task.one_class_a_row:
             raise SpecError(f"dataset.balance={self.balance.value}: is for dataset.task=classification")
         self.task.check_dataset(self)
@@ -200,14 +200,14 @@ class DatasetSpec:
 
     def other_files(self) -> dict[str, str]:
         """Returns the files besides the data set's own, by the key that names them."""
-        found = {"dataset.eval_from": self.eval_from, "dataset.test_from": self.test_from}
-        return {key: path for key, path in found.items() if path is not None and self.source is not Source.HUB}
+        files = {"dataset.eval_from": self.eval_from, "dataset.test_from": self.test_from}
+        return {key: path for key, path in files.items() if path is not None and self.source is not Source.HUB}
 
     def _check_images(self) -> None:
         content = ("image_column",) if self.is_image else ("text_column", "pair_column")
         read = [(key, getattr(self, key)) for key in (*content, "label_column") if getattr(self, key) is not None]
-        for (key, column), (other, same) in itertools.combinations(read, 2):
-            if column == same:
+        for (key, column), (other, other_column) in itertools.combinations(read, 2):
+            if column == other_column:
                 raise SpecError(f"dataset.{key}={column}: dataset.{other} names the same column")
         by_word = self.task.labels_words
         if (self.is_image or by_word) and self.pair_column is not None:

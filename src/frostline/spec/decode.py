@@ -46,7 +46,7 @@ def decode(cls: type[T], data: Mapping[str, Any], prefix: str = "") -> T:
             values[key] = defaults[key]
             continue
         if key not in data:
-            raise SpecError(f"{where} is missing: give it, as {where}=...")
+            raise SpecError(f"{where} is missing: give it, for example {where}=...")
         values[key] = _decode_value(hint, data[key], where)
     return cls(**values)
 
@@ -73,12 +73,12 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
         return None if value is None else _decode_value(inner[0], value, where)
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise SpecError(f"{where}: expected a list, as [a,b], got {_shown(value)}")
+            raise SpecError(f"{where}: expected a list, for example [a,b], got {_shown(value)}")
         item = get_args(hint)[0]
         return tuple(_decode_value(item, each, f"{where}[{i}]") for i, each in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise SpecError(f"{where}: expected keys and values, as {{a: b}}, got {_shown(value)}")
+            raise SpecError(f"{where}: expected keys and values, for example {{a: b}}, got {_shown(value)}")
         item = get_args(hint)[1]
         return {str(key): _decode_value(item, each, f"{where}.{key}") for key, each in value.items()}
     if hasattr(hint, "decode_name"):
@@ -95,7 +95,7 @@ def _decode_value(hint: Any, value: Any, where: str) -> Any:
             value = hint.from_word(("on" if value else "off") if isinstance(value, bool) else value)
         return decode(cast("type[Any]", hint), value, where)
     if value is None:
-        raise SpecError(f"{where} is null: give a value, as {where}=...")
+        raise SpecError(f"{where} is null: give a value, for example {where}=...")
     if isinstance(hint, type) and issubclass(hint, Enum):
         return _decode_enum(hint, value, where)
     return _decode_scalar(hint, value, where)

@@ -134,7 +134,7 @@ class FreezeMethod:
         """
         name = value.get("name")
         if name is None:
-            raise SpecError(f"{where}.name is missing: give it, as {where}.name=...")
+            raise SpecError(f"{where}.name is missing: give it, for example {where}.name=...")
         if not isinstance(name, str) or name not in FREEZE_METHODS:
             names = listing(FREEZE_METHODS)
             raise SpecError(f"{where}.name={name}: no such choice{nearest(str(name), FREEZE_METHODS)}; one of {names}")

@@ -31,7 +31,7 @@ class ModelSpec:
     Attributes:
         name: Its name in run names and reports; None takes the last part of `location`.
         source: Where it comes from.
-        location: `package`: the requirement, as `name==version`; `path`: a folder; `hub`: the repository.
+        location: `package`: the requirement, for example `name==version`; `path`: a folder; `hub`: the repository.
         member: `package` only: the folder inside the file.
         sha256: `package` only: of the whole file, as downloaded.
         revision: `hub` only: a commit, tag or branch; a commit is the one that can be reproduced.

@@ -37,7 +37,7 @@ class OptimizerSpec:
     max_grad_norm: float
 
     def __post_init__(self) -> None:
-        require(finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "a finite number above 0, as 1e-4")
+        require(finite(self.lr) and self.lr > 0, "optimizer.lr", self.lr, "a finite number above 0, for example 1e-4")
         for key, value in (
             ("weight_decay", self.weight_decay),
             ("max_grad_norm", self.max_grad_norm),

@@ -104,7 +104,7 @@ class RunSpec:
         return self.dataset.short_name
 
     def name(self) -> str:
-        """Returns the run's name: its coordinates, those that vary first, as `d4-lr1e-04-s0-minilm-movie_reviews`."""
+        """Returns the run's name: its coordinates, for example `d4-lr1e-04-s0-minilm-movie_reviews`."""
         parts = (
             self.freeze.label(),
             f"lr{short_number(self.optimizer.lr)}",
@@ -132,7 +132,7 @@ class RunSpec:
         return decode(cls, data)
 
     def flat(self) -> dict[str, Scalar]:
-        """Returns dotted coordinates, as `{'freeze.depth': 4, ...}`: the names that trackers and reports use."""
+        """Returns dotted coordinates, for example `{'freeze.depth': 4}`: the names that trackers and reports use."""
         return dict(_flatten("", self))
 
     def without_places(self) -> RunSpec:

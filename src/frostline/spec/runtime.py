@@ -69,10 +69,10 @@ def expand_cache_shorthand(overrides: Sequence[str]) -> list[str]:
     set in a word. Alone it stays, as it replaces a word that a config file may have. A new key of `tracking.tags`
     needs no `+`: they are the user's own.
     """
-    found = [re.sub(r"^(?=tracking\.tags(\.|=\{))", "++", word) for word in overrides]
+    expanded = [re.sub(r"^(?=tracking\.tags(\.|=\{))", "++", word) for word in overrides]
     if not any(re.match(r"runtime\.cache\.", word) for word in overrides):
-        return found
-    return [re.sub(r"^runtime\.cache=(?=[a-z]+(,[a-z]+)*$)", "runtime.cache.mode=", word) for word in found]
+        return expanded
+    return [re.sub(r"^runtime\.cache=(?=[a-z]+(,[a-z]+)*$)", "runtime.cache.mode=", word) for word in expanded]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

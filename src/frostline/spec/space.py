@@ -42,7 +42,7 @@ class Dimension:
     """One key of the config that is swept.
 
     Attributes:
-        key: Dotted, as in the config; or a config group, as `model`.
+        key: Dotted, as in the config; or a config group, for example `model`.
         choices: The values to choose from; None for a range.
         low: Smallest value of a range.
         high: Largest value, itself included.
@@ -273,16 +273,16 @@ def flat_entries(raw: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     Raises:
         SpecError: An entry is neither a range nor choices.
     """
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for name, value in raw.items():
         key = f"{prefix}.{name}" if prefix else str(name)
         if value is None:  # `sweep.space.optimizer.lr=null` takes a key of a ready-made sweep out
             continue
         if isinstance(value, Mapping) and value and not _ENTRY & set(map(str, value)):
-            found.update(flat_entries(value, key))
+            entries.update(flat_entries(value, key))
         else:
-            found[key] = value
-    return found
+            entries[key] = value
+    return entries
 
 
 def parse_dimension(key: str, entry: Any) -> tuple[Dimension, list[str]]:
@@ -304,15 +304,15 @@ def parse_dimension(key: str, entry: Any) -> tuple[Dimension, list[str]]:
         if others:
             raise SpecError(f"{where}: choices and {others[0]} exclude each other")
         if isinstance(entry["choices"], str) or not isinstance(entry["choices"], (list, tuple)):
-            raise SpecError(f"{where}.choices={entry['choices']}: expected a list, as [1,2]")
+            raise SpecError(f"{where}.choices={entry['choices']}: expected a list, for example [1,2]")
         return _choices(key, list(entry["choices"]))
-    given = {"low": None, "high": None, "log": False, "step": None, "coarse": _COARSE, **entry}
-    values = decode(_Entry, given, where)
+    fields = {"low": None, "high": None, "log": False, "step": None, "coarse": _COARSE, **entry}
+    values = decode(_Entry, fields, where)
     if values.low is None or values.high is None:
         raise SpecError(f"{where}: a range needs low and high (both are included)")
     # Numbers written without a dot make a range of whole numbers.
-    whole = all(isinstance(given[name], int) for name in ("low", "high")) and isinstance(
-        given["step"], (int, type(None))
+    is_integer = all(isinstance(fields[name], int) for name in ("low", "high")) and isinstance(
+        fields["step"], (int, type(None))
     )
     return (
         Dimension(
@@ -321,7 +321,7 @@ def parse_dimension(key: str, entry: Any) -> tuple[Dimension, list[str]]:
             high=values.high,
             log=values.log,
             step=values.step,
-            whole=whole,
+            whole=is_integer,
             coarse=values.coarse,
         ),
         [],

@@ -114,8 +114,8 @@ class BatchExecutor:
                     reason, where = f"{type(error).__name__}: {error}", origin(error)
                 else:
                     reason, where = "left no result", None
-                lost = TrialOutcome(state=TrialState.FAILED, reason=reason, cause=Cause.ERROR, error=where)
-                return TrialEnded(number=task.number, outcome=lost, seed=own)
+                failed = TrialOutcome(state=TrialState.FAILED, reason=reason, cause=Cause.ERROR, error=where)
+                return TrialEnded(number=task.number, outcome=failed, seed=own)
             error = getattr(returns.get((task.number, seed)), "_return_value", None)
             if isinstance(error, UserError):
                 return TrialEnded(number=task.number, outcome=None, fatal=str(error), seed=own)

@@ -57,19 +57,19 @@ def groups_of(entries: Mapping[str, Any], swept: Mapping[str, Override]) -> tupl
         SpecError: A group has a range instead of choices.
     """
     names = {field.name for field in fields(RunSpec) if is_dataclass(get_type_hints(RunSpec)[field.name])}
-    found: list[Dimension] = []
+    groups: list[Dimension] = []
     notices: list[str] = []
     for key in [*entries, *swept]:
         if key not in names:
             continue
         dimension, more = (
-            parse_dimension(key, entries[key]) if key in entries else _from_override(swept[key], whole=False)
+            parse_dimension(key, entries[key]) if key in entries else _from_override(swept[key], is_integer=False)
         )
         if dimension.choices is None:
             raise SpecError(f"sweep.space.{key}: a config group has choices, not a range")
-        found.append(dimension)
+        groups.append(dimension)
         notices += more
-    return tuple(found), notices
+    return tuple(groups), notices
 
 
 def dimensions_of(
@@ -97,7 +97,7 @@ def dimensions_of(
     spec = job.run
     known = spec.flat()
     taken = {group.key for group in groups}
-    found: list[Dimension] = []
+    dimensions: list[Dimension] = []
     notices: list[str] = []
     for key in [*entries, *swept]:
         if key in taken:
@@ -113,18 +113,20 @@ def dimensions_of(
             )
         if key in _JUDGES:
             raise SpecError(f"sweep.space.{key}: trials are compared by one objective; run a sweep for each")
-        whole = isinstance(known[key], int) and not isinstance(known[key], bool)
+        is_integer = isinstance(known[key], int) and not isinstance(known[key], bool)
         if key not in swept:
             now[key] = _with_blocks(key, now[key], job)
-        dimension, more = _from_override(swept[key], whole=whole) if key in swept else parse_dimension(key, now[key])
-        found.append(dimension)
+        dimension, more = (
+            _from_override(swept[key], is_integer=is_integer) if key in swept else parse_dimension(key, now[key])
+        )
+        dimensions.append(dimension)
         notices += more
         if key not in swept and dimension.whole and isinstance(known[key], float):
             notices.append(
                 f"sweep.space.{key}: only the whole numbers {dimension.low:g} to {dimension.high:g} are tried; write "
                 f"low: {dimension.low:.1f} for any number between"
             )
-    return tuple(found), notices
+    return tuple(dimensions), notices
 
 
 def _with_blocks(key: str, entry: Any, job: Job) -> Any:
@@ -135,7 +137,7 @@ def _with_blocks(key: str, entry: Any, job: Job) -> Any:
     if blocks is None:
         raise SpecError(
             f"sweep.space.{key}.high: how many blocks {job.run.model_name} has is not known before it is loaded; "
-            "give it, as model.num_blocks=12"
+            "give it, for example model.num_blocks=12"
         )
     return {**entry, "high": blocks}
 
@@ -147,7 +149,7 @@ def _value_of(spec: RunSpec, key: str) -> Any:
     return value
 
 
-def _from_override(override: Override, *, whole: bool) -> tuple[Dimension, list[str]]:
+def _from_override(override: Override, *, is_integer: bool) -> tuple[Dimension, list[str]]:
     """Hydra's own syntax: `a,b` and `choice(a,b)`, `range(a,b,step)` (without its end), `interval(a,b)` (with both)."""
     key, value = override.key_or_group, override.value()
     if isinstance(value, RangeSweep):
@@ -159,7 +161,7 @@ def _from_override(override: Override, *, whole: bool) -> tuple[Dimension, list[
         low, high = float(value.start or 0.0), float(value.end or 0.0)
         is_log = "log" in value.tags
         return Dimension(
-            key=key, low=low, high=high, log=is_log, whole=whole and low.is_integer() and high.is_integer()
+            key=key, low=low, high=high, log=is_log, whole=is_integer and low.is_integer() and high.is_integer()
         ), []
     if isinstance(value, ChoiceSweep):
         texts = [
@@ -202,7 +204,7 @@ def read_enqueue(raw: Any) -> tuple[Params, ...] | None:
     trials = []
     for index, entry in enumerate(raw):
         if not isinstance(entry, Mapping):
-            raise SpecError(f"sweep.enqueue[{index}]: a trial is a group of keys, as {{freeze.depth: 3}}")
+            raise SpecError(f"sweep.enqueue[{index}]: a trial is a group of keys, for example {{freeze.depth: 3}}")
         trials.append(_flat_trial(entry))
     return tuple(trials)
 

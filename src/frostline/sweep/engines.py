@@ -126,8 +126,8 @@ class EngineOpener:
         while not self.is_stopping():
             for event in pool.poll(0.5):
                 if event.kind is EventKind.DONE:
-                    found: Footprint | None = event.value
-                    return found
+                    footprint: Footprint | None = event.value
+                    return footprint
                 if event.kind is not EventKind.MESSAGE:
                     log.warning("what a trial takes of the GPU could not be measured: %s", event.value)
                     return None

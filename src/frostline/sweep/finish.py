@@ -175,7 +175,7 @@ def with_settle(command: str, settle: int) -> str:
 
 
 def progress_line(trials: Sequence[TrialRecord], stopped: str | None) -> str:
-    """Returns how many trials came to what, in words."""
+    """Returns how many trials ended in which state, in words."""
     trials = [trial for trial in trials if not trial.is_baseline]
     counts = Counter(trial.state for trial in trials)
     names = {TrialState.COMPLETE: "to the end", TrialState.PRUNED: "stopped early", TrialState.FAILED: "failed"}

@@ -96,8 +96,8 @@ class SweepFolder:
         recorded = read_description(self.folder)
         difference = differences(recorded, description)
         if not difference:
-            kept = ("answer", "command")  # it may be asked for more or less sure; its files may lie elsewhere
-            if any(recorded.get(key) != description[key] for key in kept):
+            ignored = ("answer", "command")  # it may be asked for more or less sure; its files may lie elsewhere
+            if any(recorded.get(key) != description[key] for key in ignored):
                 self._record(description)
             return True
         if self._has_trained():
@@ -198,16 +198,16 @@ def _content(spec: RunSpec, swept_keys: Sequence[str]) -> dict[str, str]:
         if spec.dataset.source is Source.PATH:
             places["dataset.location"] = spec.dataset.location
         places |= spec.dataset.other_files()
-    found = {}
+    content = {}
     for key, place in places.items():
         if place is not None:
             with contextlib.suppress(OSError):  # a run says what is wrong with it
-                found[key] = quick_sha256(Path(place).expanduser())
-    return found
+                content[key] = quick_sha256(Path(place).expanduser())
+    return content
 
 
 def _group_settings(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Returns the settings of each choice of a swept group that aren't swept themselves, as `model.location`."""
+    """Returns the settings that each choice of a swept group sets, for example `model.location`, without swept ones."""
     prefixes = tuple(f"{group.key}." for group in sweep.space.groups)
     if not prefixes:
         return {}
@@ -296,15 +296,15 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Returns what differs between two descriptions of a sweep: `key: before -> now`."""
-    found = []
+    changes = []
     prefixes = {"plan": "sweep.", "space": "sweep.space.", "base": "", "groups": ""}
     compared = recorded.get("content", {}).keys() & now.get("content", {}).keys()  # by content, wherever it lies
     for part, prefix in prefixes.items():
         before, after = _flat(recorded.get(part, {})), _flat(now[part])
         for key in sorted((before.keys() | after.keys()) - compared):
             if before.get(key) != after.get(key):
-                found.append(f"{prefix}{key}: {before.get(key)} -> {after.get(key)}")
-    return [*found, *_other_content(recorded, now)]
+                changes.append(f"{prefix}{key}: {before.get(key)} -> {after.get(key)}")
+    return [*changes, *_other_content(recorded, now)]
 
 
 def _other_content(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

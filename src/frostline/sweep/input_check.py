@@ -43,13 +43,13 @@ class InputCheck:
             for trial in self._folder.read_trials():
                 if trial.outcome is not None and trial.copy_of is None:
                     self._note(trial.params, self._folder_of(trial.number))
-        found = self._note(params, run)
-        if found is None:
+        note = self._note(params, run)
+        if note is None:
             return None
         with suppress(OSError):  # else the next command would take it for the trial's
             (run / RESULT_FILE).unlink()
         return (
-            f"{found} are not those that this sweep's first trials were trained with: put them back, or begin afresh "
+            f"{note} are not those that this sweep's first trials were trained with: put them back, or begin afresh "
             "with sweep.new=true"
         )
 

@@ -18,24 +18,24 @@ def local_inputs(trial: TrialJob) -> dict[str, LocalInput]:
     Raises:
         UserError: It reads some that can't be sent to another machine.
     """
-    found: dict[str, LocalInput] = {}
+    inputs: dict[str, LocalInput] = {}
     for spec in (run.job.run for run in trial.runs):
         if spec.runtime.accelerate_config is not None:
             name = spec.runtime.accelerate_config
-            found[name] = LocalInput(path=assets.local_file(name, "runtime.accelerate_config"))
+            inputs[name] = LocalInput(path=assets.local_file(name, "runtime.accelerate_config"))
         if spec.model.source is Source.PATH:
-            found[spec.model.location] = LocalInput(path=assets.model_folder(spec.model))
+            inputs[spec.model.location] = LocalInput(path=assets.model_folder(spec.model))
         for data in (spec.dataset, *spec.dataset.also_evaluate):
             if data.source is Source.HUB and (copied := assets.local_path(data.location)).exists():
-                found[data.location] = LocalInput(path=copied.absolute())
+                inputs[data.location] = LocalInput(path=copied.absolute())
             if data.source is not Source.PATH:
                 continue
-            found[data.location] = _with_images(data, assets.data_file(data))
+            inputs[data.location] = _with_images(data, assets.data_file(data))
             for key, other in data.other_files().items():
-                found[other] = _with_images(data, assets.local_file(other, key, folder=data.is_image))
+                inputs[other] = _with_images(data, assets.local_file(other, key, folder=data.is_image))
     for name in trial.runs[0].job.plugins:
-        found |= _plugin(name)
-    return found
+        inputs |= _plugin(name)
+    return inputs
 
 
 def _with_images(data: DatasetSpec, path: Path) -> LocalInput:

@@ -27,7 +27,7 @@ def record_worker_death(trial: TrialJob, reason: str, cause: Cause) -> None:
     for seed_run in trial.runs:
         spec, _ = adopt_retry(seed_run)
         result = finished_result(seed_run, spec)
-        lost = result is None
+        has_no_result = result is None
         if result is None:
             result = RunResult(
                 name=spec.name(), status=Status.FAILED, reason=reason, cause=cause, spec_digest=spec.digest()
@@ -38,5 +38,5 @@ def record_worker_death(trial: TrialJob, reason: str, cause: Cause) -> None:
             except OSError as error:
                 log.warning("%s: its end can't be written there (%s)", seed_run.folder, error.strerror)
         close_run(trial, seed_run, spec, result)
-        if lost:
+        if has_no_result:
             return

@@ -16,7 +16,7 @@ from frostline.tracking import SweepRun
 
 
 def record_summary(finished: FinishedSweep, run: SweepRun, view: str | None, paths: Sequence[Path]) -> None:
-    """Records what a sweep came to in its MLflow run, and ends the run.
+    """Records the results of a sweep in its MLflow run, and ends the run.
 
     Args:
         finished: The sweep.

@@ -67,14 +67,14 @@ class StudyOpener:
             log.warning("the study is missing: rebuilt from the files of %d trials in %s", len(trials), folder)
             study.rebuild(recorded, warm_start_trials)
         elif plan.storage is None and (late := behind(study.with_baseline(), recorded)):
-            everything = merged(study.with_baseline(), recorded)
+            all_trials = merged(study.with_baseline(), recorded)
             aside = journal.put_aside()
             log.warning(
                 "%s lacks what %d trials' own records hold: put aside as %s, and the study is rebuilt from them",
                 journal.path, len(late), aside.name,
             )  # fmt: skip
             study = self._study(journal.open())
-            study.rebuild(everything, warm_start_trials)
+            study.rebuild(all_trials, warm_start_trials)
         self._admit(study)
         study.fill(queue, warm_start_trials)
         if plan.sampler is SamplerName.GRID:

@@ -62,7 +62,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     advisor = the_advisor(advisors)
     plan = _forecast(sweep, advisor, planning.nodes)
     raced = sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
-    rows = _scored_rows(sweep, plan.seen, raced=raced)
+    rows = _scored_rows(sweep, plan.measured, raced=raced)
     asks = any(each.question.axis_key is not None for each in advisors.values())
     # Of other metrics nobody knows beforehand.
     is_accuracy = sweep.job.run.training.objective == "accuracy"
@@ -70,7 +70,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     if planning.json:
         _print_json(plan, margin)
     else:
-        _print(plan, _about_the_answer(sweep.plan, plan.found, rows, margin, raced=raced))
+        _print(plan, _about_the_answer(sweep.plan, plan.predicted, rows, margin, raced=raced))
     return 0
 
 
@@ -80,8 +80,8 @@ class _Plan:
 
     Attributes:
         sweep: The sweep.
-        seen: What was measured of it.
-        found: The forecast.
+        measured: What was measured of it.
+        predicted: The forecast.
         slots: Trials side by side, on all nodes.
         nodes: How many work on it.
         unit: Of its hours: `core-hours` or `GPU-hours`.
@@ -89,8 +89,8 @@ class _Plan:
     """
 
     sweep: Sweep
-    seen: Probe
-    found: Forecast
+    measured: Probe
+    predicted: Forecast
     slots: int
     nodes: int
     unit: str
@@ -99,7 +99,7 @@ class _Plan:
     @property
     def limit(self) -> str:
         """What stands in the way of a shorter or a possible sweep."""
-        return _limit(self.found, self.sweep, self.slots)
+        return _limit(self.predicted, self.sweep, self.slots)
 
 
 def _forecast(sweep: Sweep, advisor: Advisor | None, nodes: int) -> _Plan:
@@ -110,88 +110,97 @@ def _forecast(sweep: Sweep, advisor: Advisor | None, nodes: int) -> _Plan:
     queue = queue_of(sweep.plan, sweep.space, sweep.enqueue)
     if sweep.plan.sampler is SamplerName.FROST and advisor is not None:
         queue = [*queue, *advisor.opening()]
-    here = slots_here(sweep)
-    if wants_measuring(sweep, here):
-        here = slots_on_gpus(sweep, here, footprint(*ends_of(sweep, sweep.job.run)))
-    on_all = here.count * nodes
+    machine = slots_here(sweep)
+    if wants_measuring(sweep, machine):
+        machine = slots_on_gpus(sweep, machine, footprint(*ends_of(sweep, sweep.job.run)))
+    on_all = machine.count * nodes
     if sweep.job.engine is Engine.RAY and sweep.job.slots is not None:  # of the whole cluster
         on_all = min(on_all, sweep.job.slots)
-    spec = replace(sweep.job.run, runtime=replace(sweep.job.run.runtime, threads=here.threads))
+    spec = replace(sweep.job.run, runtime=replace(sweep.job.run.runtime, threads=machine.threads))
     ends, _ = ends_of(sweep, spec)
-    sharing = sharing_of(sweep, here.all_threads)
+    sharing = sharing_of(sweep, machine.all_threads)
     depths: list[int | None] = [*reversed(sharing.depths)] or [None]  # the deepest first
     print(f"measuring {_several(len(ends), 'trial')} on a few rows ...", file=sys.stderr, flush=True)
-    seen = probe(ends, sharing, run)
+    measured = probe(ends, sharing, run)
     costs = Costs(
-        epoch_s=_line(seen, depths),
-        trial_s=seen.trial_s,
+        epoch_s=_line(measured, depths),
+        trial_s=measured.trial_s,
         start_s=_START_S,
-        fill_s=seen.fill_s,
-        cache_bytes=seen.bytes_per_depth * sum(depth is None or 0 < depth < seen.num_blocks for depth in depths),
+        fill_s=measured.fill_s,
+        cache_bytes=measured.bytes_per_depth
+        * sum(depth is None or 0 < depth < measured.num_blocks for depth in depths),
     )
-    found = forecast(sweep.plan, queue, depths, _epochs(sweep, seen), costs, on_all)
-    unit, busy = ("GPU-hours", len(here.gpus[0].split(","))) if here.gpus else ("core-hours", here.threads)
+    predicted = forecast(sweep.plan, queue, depths, _epochs(sweep, measured), costs, on_all)
+    unit, busy = ("GPU-hours", len(machine.gpus[0].split(","))) if machine.gpus else ("core-hours", machine.threads)
     return _Plan(
-        sweep=sweep, seen=seen, found=found, slots=on_all, nodes=nodes, unit=unit, hours=found.busy_s * busy / 3600
+        sweep=sweep,
+        measured=measured,
+        predicted=predicted,
+        slots=on_all,
+        nodes=nodes,
+        unit=unit,
+        hours=predicted.busy_s * busy / 3600,
     )
 
 
 def _print_json(plan: _Plan, margin: float | None) -> None:
-    found = plan.found
-    data = {**asdict(found), "by_depth": {str(depth): row for depth, row in found.by_depth.items()}}
+    predicted = plan.predicted
+    data = {**asdict(predicted), "by_depth": {str(depth): row for depth, row in predicted.by_depth.items()}}
     data |= {plan.unit.replace("-", "_"): plan.hours, "slots": plan.slots, "nodes": plan.nodes}
     print(json.dumps({**data, "limit": plan.limit, "least_margin": margin}))
 
 
-def _scored_rows(sweep: Sweep, seen: Probe, *, raced: bool) -> int:
+def _scored_rows(sweep: Sweep, measured: Probe, *, raced: bool) -> int:
     """Returns the rows that a setting is scored on in the end: every fold's, or those that settle it.
 
     Args:
         sweep: The sweep.
-        seen: What was measured of it.
+        measured: What was measured of it.
         raced: Whether further seeds follow the search.
     """
     if sweep.plan.folds is not None:
-        rows = seen.eval_rows + seen.train_rows
+        rows = measured.eval_rows + measured.train_rows
         # Folds overlap in training rows: all of them are worth fewer rows (`frostline.decision.folds`).
         return round(rows / (1 + (sweep.plan.folds - 1) / sweep.plan.folds))
     if not raced:
-        return seen.eval_rows
-    epochs = _epochs(sweep, seen)
-    trained = seen.train_rows * (epochs if sweep.job.run.training.evaluate is Every.NEVER else min(1.0, epochs))
-    return rows_to_settle(seen.eval_rows, seen.eval_rows_at_hand, trained, sweep.plan.settle_rows)
+        return measured.eval_rows
+    epochs = _epochs(sweep, measured)
+    trained = measured.train_rows * (epochs if sweep.job.run.training.evaluate is Every.NEVER else min(1.0, epochs))
+    return rows_to_settle(measured.eval_rows, measured.eval_rows_at_hand, trained, sweep.plan.settle_rows)
 
 
-def _line(seen: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:
+def _line(probe: Probe, depths: Sequence[int | None]) -> Callable[[int | None], float]:
     """Returns seconds of an epoch over the depth: a block more or less costs the same."""
     known = [depth for depth in depths if depth is not None]
-    deep, shallow = seen.epoch_s[0], seen.epoch_s[-1]
+    deep, shallow = probe.epoch_s[0], probe.epoch_s[-1]
     if len(known) < 2:
         return lambda _depth: deep
     low, high = min(known), max(known)
     return lambda depth: deep + (shallow - deep) * (high - (high if depth is None else depth)) / (high - low)
 
 
-def _epochs(sweep: Sweep, seen: Probe) -> float:
+def _epochs(sweep: Sweep, probe: Probe) -> float:
     training = sweep.job.run.training
     if training.max_steps is not None:
-        return training.max_steps * training.batch_size * training.accumulation_steps / seen.train_rows
+        return training.max_steps * training.batch_size * training.accumulation_steps / probe.train_rows
     return float(training.epochs or 1.0)
 
 
-def _limit(found: Forecast, sweep: Sweep, workers: int) -> str:
+def _limit(predicted: Forecast, sweep: Sweep, workers: int) -> str:
     """Returns what stands in the way of a shorter or a possible sweep."""
     cache = sweep.job.run.runtime.cache
     free = shutil.disk_usage(home() if home().exists() else home().parent).free
-    if found.cache_bytes > min(cache.max_bytes, free):
+    if predicted.cache_bytes > min(cache.max_bytes, free):
         room = "runtime.cache.max_bytes" if cache.max_bytes < free else "the free disk"
         return f"the prefix cache of all depths does not fit into {room}: only some depths would have one"
-    if workers >= found.trials:
-        return f"the longest trial ({_time(found.longest_s)}): there are as many slots as trials"
-    if found.fill_s > 0.3 * found.wall_s:
-        return f"filling the prefix cache ({_time(found.fill_s)} on each node): more slots save little"
-    if found.idle > 0.3:
-        return f"idle slots ({found.idle:.0%} of their time): trials are of unlike length, and rung 2 waits for rung 1"
+    if workers >= predicted.trials:
+        return f"the longest trial ({_time(predicted.longest_s)}): there are as many slots as trials"
+    if predicted.fill_s > 0.3 * predicted.wall_s:
+        return f"filling the prefix cache ({_time(predicted.fill_s)} on each node): more slots save little"
+    if predicted.idle > 0.3:
+        return (
+            f"idle slots ({predicted.idle:.0%} of their time): trials are of unlike length, and rung 2 waits for rung 1"
+        )
     return "computing: with twice the slots it would take about half"
 
 
@@ -204,23 +213,23 @@ def _time(seconds: float) -> str:
 def _print(plan: _Plan, answer: Sequence[str]) -> None:
     from rich.table import Table
 
-    found, sweep, seen = plan.found, plan.sweep, plan.seen
+    predicted, sweep, measured = plan.predicted, plan.sweep, plan.measured
     console = make_console()
     table = Table(box=None, pad_edge=False)
     for name in ("frozen blocks", "trials", "a trial in rung 1" if sweep.plan.has_rungs else "a trial", "to its end"):
         table.add_column(name, justify="right")
-    by_depth = sorted(found.by_depth.items(), key=lambda row: -1 if row[0] is None else row[0])
-    for depth, (count, first, whole) in by_depth:
-        table.add_row("-" if depth is None else str(depth), str(count), _time(first), _time(whole))
+    by_depth = sorted(predicted.by_depth.items(), key=lambda row: -1 if row[0] is None else row[0])
+    for depth, (count, first, to_the_end) in by_depth:
+        table.add_row("-" if depth is None else str(depth), str(count), _time(first), _time(to_the_end))
     console.print(table)
-    rungs = f", of which {found.num_promoted} are promoted" if sweep.plan.has_rungs else ""
-    rows = f"{seen.train_rows} training rows, {seen.eval_rows} held out"
+    rungs = f", of which {predicted.num_promoted} are promoted" if sweep.plan.has_rungs else ""
+    rows = f"{measured.train_rows} training rows, {measured.eval_rows} held out"
     lines = [
-        f"{found.trials} trials{rungs}; {rows}",
+        f"{predicted.trials} trials{rungs}; {rows}",
         f"computing   {plan.hours:.2f} {plan.unit}",
-        f"cache       {found.cache_bytes / 1e9:.2f} GB on each node, filled in {_time(found.fill_s)}",
-        f"wall time   {_time(found.wall_s)} with {_several(plan.slots, 'slot')} on {_several(plan.nodes, 'node')}, "
-        f"idle {found.idle:.0%} of the time",
+        f"cache       {predicted.cache_bytes / 1e9:.2f} GB on each node, filled in {_time(predicted.fill_s)}",
+        f"wall time   {_time(predicted.wall_s)} with {_several(plan.slots, 'slot')} on {_several(plan.nodes, 'node')}, "
+        f"idle {predicted.idle:.0%} of the time",
         f"limited by  {plan.limit}",
         *answer,
         f"Taken for granted: {'; '.join(_assumed(sweep, plan.slots))}.",
@@ -242,11 +251,13 @@ def _assumed(sweep: Sweep, slots: int) -> list[str]:
     return assumed
 
 
-def _about_the_answer(plan: SweepSpec, found: Forecast, rows: int, margin: float | None, *, raced: bool) -> list[str]:
+def _about_the_answer(
+    plan: SweepSpec, predicted: Forecast, rows: int, margin: float | None, *, raced: bool
+) -> list[str]:
     """Returns what further seeds may take, and what the rows at hand can settle."""
     lines = []
     if raced:
-        lines.append(f"then        fresh seeds for the contenders, up to {_time(plan.settle * found.wall_s)} more")
+        lines.append(f"then        fresh seeds for the contenders, up to {_time(plan.settle * predicted.wall_s)} more")
     if margin is not None:
         asked = "too few for" if margin > plan.margin else "enough for"
         lines.append(

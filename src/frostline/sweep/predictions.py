@@ -69,10 +69,10 @@ _NOT_ROWS = frozenset({"name", "train_rows", "balance", "also_evaluate", "test_a
 """Keys of a data set that don't decide which rows are held out or put aside for a test."""
 
 
-def other_rows(one: Mapping[str, Any], two: Mapping[str, Any]) -> list[str]:
+def other_rows(first_run: Mapping[str, Any], second_run: Mapping[str, Any]) -> list[str]:
     """Returns in what two sweeps' data sets differ that decides which rows they are judged on: `key: one -> two`."""
-    keys = sorted(key for key in one.keys() | two.keys() if key.startswith("dataset."))
-    values = {key: (one.get(key), two.get(key)) for key in keys}
+    keys = sorted(key for key in first_run.keys() | second_run.keys() if key.startswith("dataset."))
+    values = {key: (first_run.get(key), second_run.get(key)) for key in keys}
     return [
         f"{key}: {first} -> {second}"
         for key, (first, second) in values.items()
@@ -89,10 +89,10 @@ def _read(path: Path) -> dict[str, RowScores]:
         return {}
     try:
         check_files(path.parent, RunResult.read(path.parent), path.name)
-        found = pq.read_table(path)
-        if pa.types.is_nested(found.schema.field("label").type):
+        predictions = pq.read_table(path)
+        if pa.types.is_nested(predictions.schema.field("label").type):
             return {}  # of words: those of a sentence are not independent, and no test here knows that
-        table = found.to_pandas()
+        table = predictions.to_pandas()
         num_classes = _num_classes(path.parent)
         return {
             str(name): RowScores(

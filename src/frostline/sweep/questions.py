@@ -88,7 +88,7 @@ def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | 
     """
     space = Space.from_description(description["space"])
     names = [group.key for group in space.groups]
-    found: dict[str | None, Advisor] = {}
+    advisors: dict[str | None, Advisor] = {}
     for chosen, question in questions_of(description).items():
         rows = next((each for each in space.variants[chosen] if each.key == ROWS_KEY), None)
         for number in rows.values() if rows is not None else (None,):
@@ -96,8 +96,8 @@ def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | 
             if number is not None:
                 params[ROWS_KEY] = number
             group = TrialRecord.group_of(params)
-            found[group] = Advisor(question=question, find=find)
-    return found
+            advisors[group] = Advisor(question=question, find=find)
+    return advisors
 
 
 def the_advisor(advisors: Mapping[str | None, Advisor]) -> Advisor | None:
@@ -124,10 +124,10 @@ class SeedRace:
     ) -> tuple[TrialRecord, int] | RaceEnd:
         """See `Race`."""
         numbers = [number for number, _ in running]
-        found = self._advisor.next_replicate(trials, numbers, settle=self._settle)
-        if isinstance(found, RaceEnd):
-            return found
-        trial, _ = found
+        replicate = self._advisor.next_replicate(trials, numbers, settle=self._settle)
+        if isinstance(replicate, RaceEnd):
+            return replicate
+        trial, _ = replicate
         taken = {*self._seeds, *trial.replicates, *(seed for number, seed in running if number == trial.number)}
         seed = self._seeds[0]
         while seed in taken:  # the same numbers for every trial: their runs are compared in pairs

@@ -197,16 +197,16 @@ def _check_objectives(jobs: Sequence[Job]) -> None:
 def _check_axis(axis: str | None, space: Space) -> None:
     if axis is None:
         return
-    found = [each for dimensions in space.variants.values() for each in dimensions if each.key == axis]
+    dimensions_of_axis = [each for dimensions in space.variants.values() for each in dimensions if each.key == axis]
     numeric = {each.key for dimensions in space.variants.values() for each in dimensions if is_numeric(each)}
     if axis in {LR_KEY, ROWS_KEY}:
         why = "no rate is cheaper than another" if axis == LR_KEY else "each number of rows has an answer of its own"
         raise SpecError(f"sweep.axis={axis}: {why}")
     if axis in {group.key for group in space.groups}:
         raise SpecError(f"sweep.axis={axis}: each of its choices has an answer of its own")
-    if not found:
+    if not dimensions_of_axis:
         raise SpecError(f"sweep.axis={axis}: is not swept{nearest(axis, numeric - {LR_KEY, ROWS_KEY})}")
-    if not all(is_numeric(each) for each in found):
+    if not all(is_numeric(each) for each in dimensions_of_axis):
         raise SpecError(f"sweep.axis={axis}: its choices are no numbers, so none is the cheapest")
 
 

@@ -31,12 +31,12 @@ class Recovery:
     Attributes:
         trials: By number, the baseline first.
         notes: What was damaged and is known from another record, a line each.
-        lost: Folders of trials that were trained, and of which no whole record is left.
+        unreadable: Folders of trials that were trained, and of which no whole record is left.
     """
 
     trials: Sequence[TrialRecord]
     notes: Sequence[str]
-    lost: Sequence[Path]
+    unreadable: Sequence[Path]
 
 
 def recover(sweep: SweepFolder, description: Mapping[str, Any]) -> Recovery:
@@ -54,7 +54,7 @@ def recover(sweep: SweepFolder, description: Mapping[str, Any]) -> Recovery:
     if trained or has_gaps:  # Optuna takes a second to import
         study = {trial.number: trial for trial in _trials_in_journal(sweep.folder, str(description["name"]))}
     notes: list[str] = []
-    lost: list[Path] = []
+    unreadable: list[Path] = []
     for number, folder in trained:
         is_there = (folder / TRIAL_FILE).exists()
         known, source = study.get(number), JOURNAL_FILE
@@ -65,13 +65,13 @@ def recover(sweep: SweepFolder, description: Mapping[str, Any]) -> Recovery:
             what = "is damaged" if is_there else "is missing"
             notes.append(f"{folder / TRIAL_FILE}: {what}; the trial is taken from {source}")
         elif is_there or _has_damaged_result(folder):
-            lost.append(folder)
+            unreadable.append(folder)
         # else it is under way: not all of its runs have ended
     for number, trial in study.items():  # its whole folder is missing
         if number not in trials and trial.outcome is not None and not sweep.trial_folder(number).exists():
             trials[number] = trial
             notes.append(f"{sweep.trial_folder(number)}: is missing; the trial is taken from {JOURNAL_FILE}")
-    return Recovery(trials=sorted(trials.values(), key=lambda trial: trial.number), notes=notes, lost=lost)
+    return Recovery(trials=sorted(trials.values(), key=lambda trial: trial.number), notes=notes, unreadable=unreadable)
 
 
 def behind(study: Sequence[TrialRecord], recorded: Sequence[TrialRecord]) -> list[int]:
@@ -101,8 +101,8 @@ def _is_ahead(recorded: TrialRecord, known: TrialRecord | None) -> bool:
         return False
     if known is None or _progress(recorded) > _progress(known):
         return True
-    same = _progress(recorded) == _progress(known)
-    return (same and recorded.params != known.params) or bool(recorded.replicates.keys() - known.replicates.keys())
+    is_same = _progress(recorded) == _progress(known)
+    return (is_same and recorded.params != known.params) or bool(recorded.replicates.keys() - known.replicates.keys())
 
 
 def _progress(trial: TrialRecord) -> int:
@@ -113,7 +113,7 @@ def _progress(trial: TrialRecord) -> int:
 
 def _trained(sweep: SweepFolder) -> list[tuple[int, Path]]:
     """Returns number and folder of each trial with a file of its own, or with a run that has ended."""
-    found = []
+    trials = []
     for folder in sorted(sweep.folder.iterdir()):
         number = int(folder.name) if re.fullmatch(r"\d{3,}", folder.name) else None
         number = BASELINE_NUMBER if folder.name == BASELINE_FOLDER else number
@@ -121,8 +121,8 @@ def _trained(sweep: SweepFolder) -> list[tuple[int, Path]]:
             continue
         runs = [folder / RESULT_FILE, *folder.glob(f"s*/{RESULT_FILE}")]
         if (folder / TRIAL_FILE).exists() or any(run.exists() for run in runs):
-            found.append((number, folder))
-    return found
+            trials.append((number, folder))
+    return trials
 
 
 def _has_damaged_result(folder: Path) -> bool:
@@ -145,7 +145,7 @@ def _trials_in_journal(folder: Path, name: str) -> list[TrialRecord]:
 
 
 def _from_results(folder: Path, number: int, description: Mapping[str, Any]) -> TrialRecord | None:
-    """Returns a trial as its runs' results have it; None if they do not say what it came to."""
+    """Returns a trial as its runs' results have it; None if they hold no outcome."""
     if number == BASELINE_NUMBER:
         return None
     plan = description["plan"]
@@ -202,15 +202,15 @@ def _params_of(run: Path, description: Mapping[str, Any]) -> Params:
     if OVERRIDES_FILE in result.files:
         check_files(run, result, OVERRIDES_FILE)
     words = yaml.safe_load((run / OVERRIDES_FILE).read_text(encoding="utf-8"))
-    given = dict(word.partition("=")[::2] for word in map(str, words))
-    given = {key.lstrip("+"): value for key, value in given.items()}
+    overrides = dict(word.partition("=")[::2] for word in map(str, words))
+    overrides = {key.lstrip("+"): value for key, value in overrides.items()}
     space = description["space"]
-    params: Params = {key: value_from_text(given[key]) for key in space["groups"]}
+    params: Params = {key: value_from_text(overrides[key]) for key in space["groups"]}
     chosen = ",".join(str(params[key]) for key in space["groups"])
-    params |= {key: value_from_text(given[key]) for key in space["variants"][chosen]}
+    params |= {key: value_from_text(overrides[key]) for key in space["variants"][chosen]}
     return params
 
 
 def notes_of(recovery: Recovery) -> list[str]:
     """Returns what a user should know of damaged records, a line each."""
-    return [*recovery.notes, *(f"{folder}: the records of this trial can't be read" for folder in recovery.lost)]
+    return [*recovery.notes, *(f"{folder}: the records of this trial can't be read" for folder in recovery.unreadable)]

@@ -215,10 +215,10 @@ class SweepCommand:
 
     def _judged(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Returns the trials that levels are judged by, of all models and sizes."""
-        found: list[TrialRecord] = []
+        judged: list[TrialRecord] = []
         for group, advisor in self._advisors.items():
-            found += advisor.judged([trial for trial in trials if trial.group == group])
-        return found
+            judged += advisor.judged([trial for trial in trials if trial.group == group])
+        return judged
 
     @property
     def _is_decided_here(self) -> bool:
@@ -325,7 +325,7 @@ class SweepCommand:
                 executor.stop()
         if (outcome is None or outcome.state is not TrialState.COMPLETE) and before is not None:
             record.write_bytes(before)  # the trial itself has ended well
-            self._view.say("warning: it did not come to its end; the same command tries again")
+            self._view.say("warning: it did not finish; the same command tries again")
 
     def _broken_off(self, stop: BaseException) -> int:
         """A second signal, or a launcher's job that was stopped by one."""

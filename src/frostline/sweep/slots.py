@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from frostline.train import Footprint
 
 _UNLEARNT = frozenset({SamplerName.RANDOM, SamplerName.GRID, SamplerName.QMC})
-"""Samplers whose choice does not depend on what trials came to."""
+"""Samplers whose choice does not depend on the trials' results."""
 
 _ROUNDS = 3
 """Other samplers choose in so many rounds, at least: what runs side by side was chosen without each other's results
@@ -138,8 +138,8 @@ def ends_of(sweep: Sweep, spec: RunSpec) -> tuple[list[RunSpec], Sharing]:
     sharing = sharing_of(sweep, None)
     if not sharing.depths:
         return [spec], sharing
-    two = dict.fromkeys((sharing.depths[-1], sharing.depths[0]))
-    return [with_params(spec, {DEPTH_KEY: depth}) for depth in two], sharing
+    depths = dict.fromkeys((sharing.depths[-1], sharing.depths[0]))
+    return [with_params(spec, {DEPTH_KEY: depth}) for depth in depths], sharing
 
 
 def on_cores(cores: int, least: int, most: int, exactly: bool) -> int:
@@ -187,9 +187,9 @@ def _shared(count: int, threads: int | None, gpus: Sequence[str]) -> Slots:
 
 def visible_gpus() -> list[str]:
     """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; without importing torch."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name.strip() and name.strip() != "-1"]
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is not None:
+        return [name for name in variable.split(",") if name.strip() and name.strip() != "-1"]
     try:
         listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):

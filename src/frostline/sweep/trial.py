@@ -117,13 +117,13 @@ def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialReply | Footp
     if isinstance(trial, Measure):
         from frostline.train import footprint
 
-        channel.retire()  # what it allocated on the GPU is not the trials'
+        channel.restart_after_job()  # what it allocated on the GPU is not the trials'
         import_plugins(trial.plugins)
         return footprint(trial.specs, trial.sharing)
     configure_logging()
     places = trial.places or {}
     assets.set_places(places)
-    sys.path += [str(Path(place).parent) for given, place in places.items() if given.startswith("plugin:")]
+    sys.path += [str(Path(place).parent) for name, place in places.items() if name.startswith("plugin:")]
     handler = _ToParent(channel)
     logging.getLogger("frostline").addHandler(handler)
     try:
@@ -141,7 +141,7 @@ def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialReply | Footp
         logging.getLogger("frostline").removeHandler(handler)
 
 
-def relocated(trial: TrialJob, cwd: Path, here: Path, there: Path, places: Mapping[str, str]) -> TrialJob:
+def relocated(trial: TrialJob, cwd: Path, here: Path, elsewhere: Path, places: Mapping[str, str]) -> TrialJob:
     """Returns a trial as it is to be trained on a machine that does not see this one's files.
 
     A store of MLflow on this machine is out of reach there: the parent records the trial when it has ended.
@@ -150,7 +150,7 @@ def relocated(trial: TrialJob, cwd: Path, here: Path, there: Path, places: Mappi
         trial: As the parent has it.
         cwd: The parent's current folder.
         here: The sweep's folder on the parent's machine.
-        there: Its counterpart on the other one.
+        elsewhere: Its counterpart on the other one.
         places: Where local files lie there, by the path in the config.
     """
 
@@ -158,7 +158,7 @@ def relocated(trial: TrialJob, cwd: Path, here: Path, there: Path, places: Mappi
         tracking = run.job.tracking
         if tracking.enabled and not is_reached_from_elsewhere(tracking.uri):
             tracking = replace(tracking, enabled=False)
-        folder = there / (cwd / run.folder).relative_to(here)
+        folder = elsewhere / (cwd / run.folder).relative_to(here)
         return replace(run, folder=folder, job=replace(run.job, tracking=tracking))
 
     return replace(trial, runs=tuple(map(moved, trial.runs)), places=places)
@@ -197,7 +197,7 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialReply:
         result, resumed = trained.result, resumed + trained.resumed
         note = trained.note or note
         if trained.retry is Retry.HALF_BATCH or (result is not None and result.cause is Cause.OUT_OF_MEMORY):
-            channel.retire()  # what it left in the device's memory must not be the next trial's trouble
+            channel.restart_after_job()  # what it left in the device's memory must not be the next trial's trouble
         if result is None or result.status is Status.KILLED:
             return TrialReply(outcome=None)
         if result.cause is Cause.MACHINE:

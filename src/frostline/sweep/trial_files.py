@@ -101,8 +101,8 @@ class TrialFiles:
             self._best_since = ranked(since, self._maximize)[:_BEST]
             self._remove_models(since, self._best_since)
 
-    def _remove_models(self, trials: Sequence[TrialRecord], kept: Sequence[TrialRecord]) -> None:
-        numbers = {trial.number for trial in kept}
+    def _remove_models(self, trials: Sequence[TrialRecord], needed: Sequence[TrialRecord]) -> None:
+        numbers = {trial.number for trial in needed}
         for trial in trials:
             if trial.outcome is None or trial.outcome.paused or trial.number in numbers:
                 continue

@@ -114,7 +114,7 @@ class TrialReply:
     Attributes:
         outcome: None if a signal stopped it.
         fatal: What the user must mend.
-        machine: Whether that is the machine's trouble, as a full disk: no fault of what was to be trained.
+        machine: Whether that is the machine's trouble, for example a full disk: no fault of what was to be trained.
     """
 
     outcome: TrialOutcome | None

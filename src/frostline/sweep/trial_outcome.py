@@ -1,4 +1,4 @@
-"""What the runs of a trial come to together."""
+"""The outcome of a trial, from the results of its runs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def outcome_of(
     resumed: int = 0,
     note: str | None = None,
 ) -> TrialOutcome:
-    """Returns what a trial's runs came to.
+    """Returns the outcome of a trial's runs.
 
     Args:
         results: By seed.

@@ -125,7 +125,7 @@ class TrialRuns:
         """Composes a trial.
 
         Hydra takes 0.2 s for it (measured), so it is asked once for each choice of groups; plain values are put in
-        before interpolations are resolved, which comes to the same.
+        before interpolations are resolved, which gives the same.
         """
         groups: Params = {group.key: params[group.key] for group in self._sweep.space.groups}
         groups |= {key: value for key, value in params.items() if is_full(key, value)}
@@ -154,8 +154,8 @@ def sharing_of(sweep: Sweep, threads: int | None) -> Sharing:
     depths: set[int] = set()
     for dimension in itertools.chain(*sweep.space.variants.values()):
         if dimension.key == DEPTH_KEY:
-            found = dimension.choices or range(round(dimension.low), round(dimension.high) + 1)
-            depths |= {depth for depth in found if isinstance(depth, int)}
+            values = dimension.choices or range(round(dimension.low), round(dimension.high) + 1)
+            depths |= {depth for depth in values if isinstance(depth, int)}
     num_runs = num_trials(sweep) * len(sweep.plan.seeds or (0,))
     return Sharing(num_runs=num_runs, depths=tuple(sorted(depths)), threads=threads)
 

@@ -48,11 +48,11 @@ class Classification(Task):
         odd = next((value for value in values if not isinstance(value, (str, int, float))), None)
         if odd is not None:
             raise DataError(f"{where}: holds {type(odd).__name__}, neither text nor number")
-        given = spec.label_names or raw.label_names
-        classes = class_ids(values, given, spec.label_column)
-        names = given or names_of(classes)
+        label_names = spec.label_names or raw.label_names
+        classes = class_ids(values, label_names, spec.label_column)
+        names = label_names or names_of(classes)
         num_rows = len(raw.table)
-        if given is None and len(names) > max(_ALWAYS_FINE_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
+        if label_names is None and len(names) > max(_ALWAYS_FINE_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
             raise DataError(
                 f"{where}: {len(names)} different values in {num_rows} rows are no classes; for numbers use "
                 "dataset.task=regression or dataset.threshold; if they are classes, name them in dataset.label_names"
@@ -101,7 +101,7 @@ def cross_entropies(logits: Array, labels: Array) -> Array:
 
 
 def is_span_tag(name: str) -> bool:
-    """Returns whether a class is a tag of spans, as `B-PER`."""
+    """Returns whether a class is a tag of spans, for example `B-PER`."""
     return re.fullmatch(r"[BIESLU]-.+", name) is not None
 
 

@@ -68,9 +68,9 @@ class MultiLabel(Task):
             raise DataError(f"{where}: a class is {type(odd).__name__}, neither text nor number")
         if not unique:
             raise DataError(f"{where}: no row has a class")
-        given = spec.label_names or raw.label_names
-        classes = class_ids(unique, given, spec.label_column)
-        names = given or names_of(classes)
+        label_names = spec.label_names or raw.label_names
+        classes = class_ids(unique, label_names, spec.label_column)
+        names = label_names or names_of(classes)
         if not 2 <= len(names) <= MAX_CLASSES:
             hint = f" (dataset.label_separator={separator!r})" if len(names) < 2 else ""
             raise DataError(

@@ -44,12 +44,12 @@ class TokenClassification(Task):
         odd = next((value for value in unique if not isinstance(value, (str, int))), None)
         if odd is not None:
             raise DataError(f"{where}: a word's class is {type(odd).__name__}, neither text nor number")
-        given = spec.label_names or raw.label_names
-        classes = class_ids(unique, given, spec.label_column)
-        names = given or names_of(classes)
+        label_names = spec.label_names or raw.label_names
+        classes = class_ids(unique, label_names, spec.label_column)
+        names = label_names or names_of(classes)
         if len(names) < 2:
             raise DataError(f"{where}: the words have {len(names)} different classes: there is nothing to learn")
-        if given is None and len(names) > max(_MAX_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
+        if label_names is None and len(names) > max(_MAX_CLASSES, _MAX_SHARE_OF_CLASSES * num_rows):
             raise DataError(
                 f"{where}: {len(names)} different values in {num_rows} rows are no classes of words (for example "
                 f"{names[0]!r}); is it the right column? If they are classes, name them in dataset.label_names"
@@ -110,11 +110,11 @@ class TokenClassification(Task):
 
         logits = logits[:, : labels.shape[1]]
         has_label = _has_label(labels)
-        predicted, given = (
+        predicted, gold = (
             pa.array([row[: len(own)][own] for row, own in zip(rows, has_label, strict=True)])
             for rows in (self.decide(logits), labels)
         )
-        return {"label": given, "predicted": predicted, "loss": self.losses_of(logits, labels).astype(np.float32)}
+        return {"label": gold, "predicted": predicted, "loss": self.losses_of(logits, labels).astype(np.float32)}
 
     @property
     def pipeline(self) -> Mapping[str, Any] | None:

@@ -74,44 +74,44 @@ def client(uri: str) -> MlflowClient:
 def _opened(uri: str) -> MlflowClient:
     from mlflow import MlflowClient
 
-    made = MlflowClient(tracking_uri=uri)
-    made.search_experiments(max_results=1)
-    return made
+    store = MlflowClient(tracking_uri=uri)
+    store.search_experiments(max_results=1)
+    return store
 
 
-def experiment_of(made: MlflowClient, tracking: TrackingSpec) -> str:
+def experiment_of(store: MlflowClient, tracking: TrackingSpec) -> str:
     """Returns the id of the experiment, made or restored if need be."""
     from mlflow.exceptions import MlflowException
 
-    found = made.get_experiment_by_name(tracking.experiment)
-    if found is None:
+    experiment = store.get_experiment_by_name(tracking.experiment)
+    if experiment is None:
         try:
             # Without this tag the page opens as one for generative AI, with an assistant's panel.
             tags = {"mlflow.experimentKind": "custom_model_development"}
-            return str(made.create_experiment(tracking.experiment, _artifact_location(tracking.uri), tags))
+            return str(store.create_experiment(tracking.experiment, _artifact_location(tracking.uri), tags))
         except MlflowException:
-            found = made.get_experiment_by_name(tracking.experiment)  # another process was faster
-            if found is None:
+            experiment = store.get_experiment_by_name(tracking.experiment)  # another process was faster
+            if experiment is None:
                 raise
-    if found.lifecycle_stage != "active":
-        _take_up_again(made, found.experiment_id, tracking.experiment)
-    return str(found.experiment_id)
+    if experiment.lifecycle_stage != "active":
+        _take_up_again(store, experiment.experiment_id, tracking.experiment)
+    return str(experiment.experiment_id)
 
 
-def _take_up_again(made: MlflowClient, experiment_id: str, name: str) -> None:
+def _take_up_again(store: MlflowClient, experiment_id: str, name: str) -> None:
     """Makes a deleted experiment one to record in; MLflow alone would bring all its runs back, too."""
     from mlflow.entities import ViewType
 
     deleted, page = [], None
     while True:
-        found = made.search_runs([experiment_id], run_view_type=ViewType.ALL, max_results=1000, page_token=page)
-        deleted += [run.info.run_id for run in found]
-        page = found.token
+        runs = store.search_runs([experiment_id], run_view_type=ViewType.ALL, max_results=1000, page_token=page)
+        deleted += [run.info.run_id for run in runs]
+        page = runs.token
         if not page:
             break
-    made.restore_experiment(experiment_id)
+    store.restore_experiment(experiment_id)
     for run_id in deleted:
-        made.delete_run(run_id)
+        store.delete_run(run_id)
     log.warning("MLflow experiment %s was deleted: it is taken up again; its %d runs stay deleted", name, len(deleted))
 
 

@@ -129,7 +129,7 @@ def inputs_of(run: RunStart) -> list[DatasetInput]:
     spec, data = run.spec.dataset, run.data
     counted = ("rows_read", "train_rows", "eval_rows", "labels", "duplicates", "overlap", "truncated")
     source = {"location": redact(spec.location), "member": spec.member, "subset": spec.subset, "split": spec.split}
-    found = []
+    inputs = []
     for context in ("training", "evaluation") if spec.eval_from is not None else ("training",):
         where = source if context == "training" else {"location": redact(spec.eval_from or "")}
         dataset = Dataset(
@@ -139,8 +139,8 @@ def inputs_of(run: RunStart) -> list[DatasetInput]:
             source=json.dumps({key: value for key, value in where.items() if value is not None}),
             profile=json.dumps({key: data[key] for key in counted if key in data}),
         )
-        found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
-    return found
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
+    return inputs
 
 
 def final_metrics(result: RunResult) -> dict[str, float]:

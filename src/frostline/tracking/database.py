@@ -111,9 +111,9 @@ def follow_move(path: Path, folder_tag: str) -> str | None:
                     statement = (
                         f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
                     )
-                    given = (after, len(before) + 1, len(before), before)
+                    arguments = (after, len(before) + 1, len(before), before)
                     with suppress(sqlite3.OperationalError):  # MLflow before 3 has no such table
-                        database.execute(statement, given)
+                        database.execute(statement, arguments)
             before, after = pairs[1]
             database.execute(
                 "UPDATE tags SET value = ? || substr(value, ?) WHERE key = ? AND substr(value, 1, ?) = ?",
@@ -129,8 +129,8 @@ def _former_folder(database: sqlite3.Connection, root: Path, name: str) -> Path 
     for (location,) in database.execute("SELECT artifact_location FROM experiments WHERE experiment_id != 0"):
         plain = unquote(urlsplit(location).path) if str(location).startswith("file:") else str(location)
         # Exactly as frostline names it: another experiment's artifacts may lie on a disk that is not mounted now.
-        before, found, rest = plain.rpartition(_ARTIFACTS)
-        if not found or rest or not before.startswith("/"):
+        before, separator, rest = plain.rpartition(_ARTIFACTS)
+        if not separator or rest or not before.startswith("/"):
             continue
         old = Path(before)
         is_here = os.path.realpath(old) == os.path.realpath(root)

@@ -42,16 +42,16 @@ class RunListView:
     keys: Sequence[str]
 
 
-def publish(made: MlflowClient, experiment_id: str, view: RunListView) -> str:
+def publish(store: MlflowClient, experiment_id: str, view: RunListView) -> str:
     """Keeps a view in the experiment; returns the part of its address behind the server's.
 
     Args:
-        made: A client.
+        store: A client.
         experiment_id: Where the sweep is.
         view: What it shows. The view of a sweep has the same key each time.
     """
     key = hashlib.sha256(f"frostline {view.parent}".encode()).hexdigest()
-    made.set_experiment_tag(experiment_id, f"{_TAG}{key}", _packed(state_of(view)))
+    store.set_experiment_tag(experiment_id, f"{_TAG}{key}", _packed(state_of(view)))
     # Without the first part the page shows itself as one for generative AI.
     mode = "workflowType=machine_learning&compareRunsMode=TABLE"
     return f"/#/experiments/{experiment_id}/runs?{mode}&viewStateShareKey={quote(key)}"

@@ -30,7 +30,7 @@ def run_folder(uri: str, run_id: str) -> Path:
     Raises:
         UserError: There is no such run, or it has no model.
     """
-    made, run = _look_up(uri, run_id)
+    store, run = _look_up(uri, run_id)
     best = run.data.tags.get(BEST_TAG)
     if best is not None:  # a sweep's run: its best one
         return run_folder(uri, best)
@@ -41,12 +41,12 @@ def run_folder(uri: str, run_id: str) -> Path:
         lambda error: UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})")
     ):
         model_id = model_id_of(run)
-        names = {item.path for item in made.list_artifacts(run_id)}
+        names = {item.path for item in store.list_artifacts(run_id)}
         if MODEL_FOLDER in names or model_id is not None:
             target = str(scratch.make("run"))
-            made.download_artifacts(run_id, "", dst_path=target)
+            store.download_artifacts(run_id, "", dst_path=target)
             if model_id is not None:
-                download_model(made, absolute(uri), model_id, Path(target))
+                download_model(store, absolute(uri), model_id, Path(target))
             return Path(target)
     where = f"{recorded} holds no model" if recorded.is_dir() else f"its folder {recorded} isn't here"
     raise UserError(f"{run_id}: {where}, and MLflow has none of it (tracking.log_model, sweep.keep_models)")
@@ -76,8 +76,8 @@ def _look_up(uri: str, run_id: str) -> tuple[MlflowClient, Run]:
     with as_user_error(
         lambda error: UserError(f"{run_id}: neither a run's folder nor a run in {redact(uri)} ({reason_of(error)})")
     ):
-        made = client(uri)
-        return made, made.get_run(run_id)
+        store = client(uri)
+        return store, store.get_run(run_id)
 
 
 def fetch_files(uri: str, run_id: str, names: Sequence[str], target: Path) -> Mapping[str, str]:
@@ -95,14 +95,14 @@ def fetch_files(uri: str, run_id: str, names: Sequence[str], target: Path) -> Ma
     Raises:
         UserError: There is no such run, or the store can't be reached.
     """
-    made, run = _look_up(uri, run_id)
+    store, run = _look_up(uri, run_id)
     with as_user_error(
         lambda error: UserError(f"{run_id}: its artifacts can't be had from {redact(uri)} ({type(error).__name__})")
     ):
-        there = {item.path for item in made.list_artifacts(run_id)}
+        artifacts = {item.path for item in store.list_artifacts(run_id)}
         for name in names:
-            if name in there:
-                made.download_artifacts(run_id, name, dst_path=str(target))
+            if name in artifacts:
+                store.download_artifacts(run_id, name, dst_path=str(target))
     return dict(run.data.tags)
 
 
@@ -114,6 +114,6 @@ def tag_run(uri: str, run_id: str, tags: Mapping[str, str]) -> None:
         run_id: MLflow's run id.
         tags: By name.
     """
-    made = client(uri)
+    store = client(uri)
     for key, value in tags.items():
-        made.set_tag(run_id, key, redact(value)[:6000])
+        store.set_tag(run_id, key, redact(value)[:6000])

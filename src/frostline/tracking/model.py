@@ -32,7 +32,7 @@ _REQUIREMENTS = ("torch", "transformers", "tokenizers", "safetensors", "accelera
 _EXAMPLE = "A sentence to classify."  # of no data set: its rows may be confidential
 
 
-def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
+def log_model(store: MlflowClient, run_id: str, folder: Path) -> None:
     """Makes the model of a run's folder one that MLflow's pages list and `mlflow.pyfunc.load_model` loads.
 
     Its name is `model`, so `runs:/RUN_ID/model` finds it. A server that knows no logged models (MLflow before 3) gets
@@ -40,7 +40,7 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     model already.
 
     Args:
-        made: Of the store.
+        store: Of the store.
         run_id: Of the run that it belongs to.
         folder: The run's, with `model/`, its spec and its result.
 
@@ -55,38 +55,38 @@ def log_model(made: MlflowClient, run_id: str, folder: Path) -> None:
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     if spec["dataset"].get("image_column") is not None or TASKS.get(spec["dataset"]["task"]).pipeline is None:
         # MLflow's own loading of an image pipeline wants torchvision.
-        _as_artifact(made, run_id, folder)
+        _as_artifact(store, run_id, folder)
         return
     is_pair = spec["dataset"].get("pair_column") is not None
     example = {"text": _EXAMPLE, "text_pair": _EXAMPLE} if is_pair else [_EXAMPLE]
-    run = made.get_run(run_id)
+    run = store.get_run(run_id)
     from mlflow.exceptions import MlflowException
 
     try:
-        model, is_whole = _entity(made, run, result.step or 0)
+        model, is_whole = _entity(store, run, result.step or 0)
     except MlflowException as error:
         if error.error_code != "ENDPOINT_NOT_FOUND":
             raise
-        _as_artifact(made, run_id, folder)
+        _as_artifact(store, run_id, folder)
         return
     if is_whole:
         return
     with scratch.folder("model") as name:
         _describe(name, folder, model, result, spec, run.data.params.get("model.name"))
         _write_example(name, example)
-        made.log_model_artifacts(model.model_id, str(name))
-    made.log_model_artifacts(model.model_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
+        store.log_model_artifacts(model.model_id, str(name))
+    store.log_model_artifacts(model.model_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
     load = f'model = mlflow.pyfunc.load_model("models:/{model.model_id}")\nmodel.predict({json.dumps(example)})'
     note = f"{run.data.tags.get('mlflow.note.content', '')}\nLoad it with\n\n```python\nimport mlflow\n\n{load}\n```\n"
-    made.set_logged_model_tags(model.model_id, {"mlflow.note.content": note[:MAX_TAG]})
-    _send_metrics(made, run, model.model_id, result)
-    made.finalize_logged_model(model.model_id, "READY")  # last: a model that is ready is not changed again
+    store.set_logged_model_tags(model.model_id, {"mlflow.note.content": note[:MAX_TAG]})
+    _send_metrics(store, run, model.model_id, result)
+    store.finalize_logged_model(model.model_id, "READY")  # last: a model that is ready is not changed again
 
 
-def _as_artifact(made: MlflowClient, run_id: str, folder: Path) -> None:
+def _as_artifact(store: MlflowClient, run_id: str, folder: Path) -> None:
     """Uploads the model as files of the run, once."""
-    if MODEL_FOLDER not in {item.path for item in made.list_artifacts(run_id)}:
-        made.log_artifacts(run_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
+    if MODEL_FOLDER not in {item.path for item in store.list_artifacts(run_id)}:
+        store.log_artifacts(run_id, str(folder / MODEL_FOLDER), MODEL_FOLDER)
 
 
 def model_id_of(run: Run) -> str | None:
@@ -95,11 +95,11 @@ def model_id_of(run: Run) -> str | None:
     return next((str(output.model_id) for output in outputs), None)
 
 
-def download_model(made: MlflowClient, uri: str, model_id: str, target: Path) -> None:
+def download_model(store: MlflowClient, uri: str, model_id: str, target: Path) -> None:
     """Downloads what `frostline predict` needs of a model in MLflow, to `model/` below a folder.
 
     Args:
-        made: Of the store.
+        store: Of the store.
         uri: Its tracking URI.
         model_id: The model's id in MLflow.
         target: An existing folder.
@@ -107,20 +107,20 @@ def download_model(made: MlflowClient, uri: str, model_id: str, target: Path) ->
     from mlflow import artifacts
 
     # By its place: in `models:/ID/model` MLflow takes the ID for a registered model's name.
-    location = made.get_logged_model(model_id).artifact_location
+    location = store.get_logged_model(model_id).artifact_location
     artifacts.download_artifacts(f"{location}/{MODEL_FOLDER}", dst_path=str(target), tracking_uri=uri)
 
 
-def _entity(made: MlflowClient, run: Run, step: int) -> tuple[LoggedModel, bool]:
+def _entity(store: MlflowClient, run: Run, step: int) -> tuple[LoggedModel, bool]:
     """Returns MLflow's entity of the run's model, and whether all of it is there already."""
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     model_id = model_id_of(run)
     if model_id is not None:
-        earlier = made.get_logged_model(model_id)
+        earlier = store.get_logged_model(model_id)
         return earlier, earlier.status == LoggedModelStatus.READY
     tags = {key: value for key, value in run.data.tags.items() if key.startswith("frostline.")}
-    model = made.create_logged_model(
+    model = store.create_logged_model(
         run.info.experiment_id,
         name=MODEL_FOLDER,
         source_run_id=run.info.run_id,
@@ -128,7 +128,7 @@ def _entity(made: MlflowClient, run: Run, step: int) -> tuple[LoggedModel, bool]
         params=run.data.params,
         model_type="classifier",
     )
-    made.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=step)])
+    store.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=step)])
     return model, False
 
 
@@ -221,21 +221,21 @@ def _write_requirements(target: Path, versions: dict[str, str]) -> None:
     (target / "conda.yaml").write_text(yaml.safe_dump(conda, sort_keys=False), encoding="utf-8")
 
 
-def _send_metrics(made: MlflowClient, run: Run, model_id: str, result: RunResult) -> None:
+def _send_metrics(store: MlflowClient, run: Run, model_id: str, result: RunResult) -> None:
     """Makes the numbers of the kept weights the model's, too: its page and the list of models show those alone."""
     from mlflow.entities import Metric
 
-    kept = [key for key in run.data.metrics if key.startswith(("best/", "cost/")) or key in result.metrics]
+    keys = [key for key in run.data.metrics if key.startswith(("best/", "cost/")) or key in result.metrics]
     run_id = run.info.run_id
     # The data set of a metric makes the model's page name it.
     inputs = run.inputs.dataset_inputs if run.inputs is not None else ()
     data = next(({"dataset_name": i.dataset.name, "dataset_digest": i.dataset.digest} for i in inputs), {})
-    found = []
-    for key in kept:
-        rows = made.get_metric_history(run_id, key)
+    metrics = []
+    for key in keys:
+        rows = store.get_metric_history(run_id, key)
         row = next((row for row in reversed(rows) if row.step == result.step or key not in result.metrics), None)
         if row is not None:  # the very same trial, or it would stand in the run twice
             rows_of = data if key.startswith(("eval/", "best/")) else {}
-            found.append(Metric(key, row.value, row.timestamp, row.step, model_id=model_id, run_id=run_id, **rows_of))
-    if found:
-        made.log_batch(run_id, metrics=found)
+            metrics.append(Metric(key, row.value, row.timestamp, row.step, model_id=model_id, run_id=run_id, **rows_of))
+    if metrics:
+        store.log_batch(run_id, metrics=metrics)

@@ -17,7 +17,7 @@ from frostline.provenance import redact
 MAX_NAME = 250  # of params, metrics and tags, in MLflow 3
 MAX_PARAM = 6000
 MAX_TAG = 8000
-_MAX_TOLD = 20
+_MAX_CHANGES = 20
 
 
 def clean_name(name: str) -> str:
@@ -41,7 +41,7 @@ class Sanitizer:
     def __init__(self) -> None:
         self._names: dict[tuple[str, str], str] = {}
         self._taken: dict[tuple[str, str], str] = {}
-        self._told: dict[str, None] = {}
+        self._changes: dict[str, None] = {}
 
     def metric(self, name: str, value: float) -> tuple[str, float]:
         """Returns a metric's name and value; infinity becomes NaN, which MLflow can say."""
@@ -74,9 +74,9 @@ class Sanitizer:
     @property
     def record(self) -> str:
         """What was changed, a line each; empty if nothing was."""
-        lines = list(self._told)
-        more = [f"and {len(lines) - _MAX_TOLD} more"] if len(lines) > _MAX_TOLD else []
-        return "\n".join([*lines[:_MAX_TOLD], *more])
+        lines = list(self._changes)
+        more = [f"and {len(lines) - _MAX_CHANGES} more"] if len(lines) > _MAX_CHANGES else []
+        return "\n".join([*lines[:_MAX_CHANGES], *more])
 
     def _text(self, kind: str, name: str, value: Any, limit: int) -> str:
         text = redact(str(value))
@@ -87,7 +87,7 @@ class Sanitizer:
 
     def tell(self, line: str) -> None:
         """Notes a change that somebody else made."""
-        self._told.setdefault(line)
+        self._changes.setdefault(line)
 
 
 def batches(items: Iterable[Any], size: int) -> Iterable[list[Any]]:

@@ -58,8 +58,8 @@ def clear(folder: Path) -> None:
 
 def find_pending(roots: Iterable[Path]) -> list[Path]:
     """Returns the folders below `roots` that a store has missed something of; sweeps come before their runs."""
-    found = {path.parent for root in roots for path in root.rglob(PENDING_FILE)}
-    return sorted(found)
+    folders = {path.parent for root in roots for path in root.rglob(PENDING_FILE)}
+    return sorted(folders)
 
 
 def mark_unreachable(uri: str, error: BaseException) -> None:

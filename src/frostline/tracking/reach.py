@@ -52,23 +52,23 @@ def knock(uri: str) -> None:
     place = f"{host}:{port}"
     if _answered.get(place, 0.0) > time.monotonic():
         return
-    found: list[OSError] = []
-    thread = threading.Thread(target=connect, args=(host, port, found), daemon=True)  # a name may take long to resolve
+    errors: list[OSError] = []
+    thread = threading.Thread(target=connect, args=(host, port, errors), daemon=True)  # a name may take long to resolve
     thread.start()
     thread.join(LIMIT_S + 0.5)
     if thread.is_alive():
         raise TimeoutError(f"{place}: no answer within {LIMIT_S:g} s")
-    if found:
-        raise ConnectionError(f"{place}: {found[0].strerror or found[0]}") from found[0]
+    if errors:
+        raise ConnectionError(f"{place}: {errors[0].strerror or errors[0]}") from errors[0]
     _answered[place] = time.monotonic() + _VALID_S
 
 
-def connect(host: str, port: int, found: list[OSError]) -> None:
-    """Connects to a server and hangs up; an error goes into `found`, since it runs in a thread."""
+def connect(host: str, port: int, errors: list[OSError]) -> None:
+    """Connects to a server and hangs up; an error goes into `errors`, since it runs in a thread."""
     try:
         socket.create_connection((host, port), timeout=LIMIT_S).close()
     except OSError as error:
-        found.append(error)
+        errors.append(error)
 
 
 def _goes_by_proxy(scheme: str, host: str) -> bool:

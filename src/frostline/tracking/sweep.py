@@ -139,7 +139,7 @@ class SweepRun:
         return None
 
     def log_by_step(self, name: str, values: Mapping[int, float]) -> None:
-        """Records one metric over something that isn't time, as the frozen depth."""
+        """Records one metric over something that isn't time, for example the frozen depth."""
         for step, value in sorted(values.items()):
             self.log({name: value}, step)
 

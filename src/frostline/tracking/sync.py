@@ -35,16 +35,17 @@ class Replay:
     """Records in MLflow what it has missed.
 
     Args:
-        given: Tracking settings as this command has them.
-        keys: Which of them the person gave on purpose, as `uri`; the others are those that the run was made with.
+        tracking: Tracking settings as this command has them.
+        keys: Which of them the person gave on purpose, for example `uri`; the others are those that the run was made
+            with.
         parse: Reads a `spec.json`.
     """
 
-    def __init__(self, given: TrackingSpec, keys: frozenset[str], parse: Parse) -> None:
-        self._given = given
+    def __init__(self, tracking: TrackingSpec, keys: frozenset[str], parse: Parse) -> None:
+        self._tracking_spec = tracking
         self._keys = keys
         self._parse = parse
-        self._uri = given.uri
+        self._uri = tracking.uri
 
     @property
     def is_out(self) -> bool:
@@ -91,7 +92,7 @@ class Replay:
 
     def _tracking(self, folder: Path, missed: Mapping[str, Any]) -> TrackingSpec:
         place = dict(missed["tracking"])
-        uri, theirs = self._given.uri, str(place["uri"])
+        uri, theirs = self._tracking_spec.uri, str(place["uri"])
         if "uri" not in self._keys and redact(uri) != theirs:
             # A record may be a stranger's: what it names gets neither files nor the token of this environment.
             raise OtherStoreError(
@@ -100,12 +101,12 @@ class Replay:
             )
         self._uri = uri
         return replace(
-            self._given,
+            self._tracking_spec,
             enabled=True,
             uri=uri,
-            experiment=self._given.experiment if "experiment" in self._keys else str(place["experiment"]),
-            log_model=self._given.log_model if "log_model" in self._keys else bool(place["log_model"]),
-            tags={**place["tags"], **self._given.tags},
+            experiment=self._tracking_spec.experiment if "experiment" in self._keys else str(place["experiment"]),
+            log_model=self._tracking_spec.log_model if "log_model" in self._keys else bool(place["log_model"]),
+            tags={**place["tags"], **self._tracking_spec.tags},
         )
 
     def _run(self, folder: Path, tracking: TrackingSpec, missed: Mapping[str, Any]) -> bool:

@@ -200,11 +200,11 @@ class CheckpointCallback(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Trainer has written all files of this step, once all processes have."""
         window = self._window.read()
-        window["loss"] = self._world.mean(window["loss"])
-        self._world.wait()
+        window["loss"] = self._world.all_reduce_mean(window["loss"])
+        self._world.barrier()
         if self._world.is_main:
             self._publish(state, window)
-        self._world.wait()
+        self._world.barrier()
 
     def _publish(self, state: TrainerState, window: Mapping[str, Any]) -> None:
         best = self._train_log.best
@@ -298,9 +298,9 @@ class StopCallback(TrainerCallback):
         """Trainer comes here after every stop; only a whole epoch is evaluated, or a resumed run would lack it."""
         if self._is_requested():
             control.should_training_stop = True
-            whole = _epoch_is_whole(state)
-            control.should_evaluate = control.should_evaluate and whole
-            control.should_save = whole and self._every is not Every.NEVER
+            is_whole = _epoch_is_whole(state)
+            control.should_evaluate = control.should_evaluate and is_whole
+            control.should_save = is_whole and self._every is not Every.NEVER
 
 
 class StopAtStepCallback(TrainerCallback):

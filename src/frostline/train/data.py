@@ -45,10 +45,11 @@ def load_data(spec: RunSpec, bar: bool) -> tuple[Rows, dict[str, Rows]]:
     for other in spec.dataset.also_evaluate:
         name = other.short_name
         others[name] = _kept_rows(other, bar)
-        again = overlap(rows, others[name])
-        if again:
+        repeated = overlap(rows, others[name])
+        if repeated:
             warn_once(
-                f"{name}: evaluation rows whose {other.unit} is trained on: {again} of {len(others[name].evaluation)}"
+                f"{name}: evaluation rows whose {other.unit} is trained on: "
+                f"{repeated} of {len(others[name].evaluation)}"
             )
         if others[name].label_names != rows.label_names:
             raise DataError(
@@ -107,8 +108,8 @@ def load_pixels(spec: RunSpec, rows: Rows, others: Mapping[str, Rows], images: I
 
     def make() -> Tokenized:
         tables = pixelize(rows, images, folder, also)
-        made = {table.path for table in tables.every if isinstance(table, PixelTable)}
-        assets.trim_pixels(int(spec.runtime.cache.max_bytes), made)
+        paths = {table.path for table in tables.every if isinstance(table, PixelTable)}
+        assets.trim_pixels(int(spec.runtime.cache.max_bytes), paths)
         return tables
 
     return _TABLES.get(known, make)

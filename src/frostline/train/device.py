@@ -38,7 +38,7 @@ def set_up(spec: RunSpec, world: World | None = None) -> Machine:
     torch.use_deterministic_algorithms(spec.runtime.deterministic)
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    world.join(device)
+    world.init(device)
     return Machine(
         device=device,
         precision=resolve_precision(spec.training.precision, device),

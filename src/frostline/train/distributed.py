@@ -56,8 +56,8 @@ class World:
         """Whether there are others."""
         return self.size > 1
 
-    def join(self, device: str) -> None:
-        """Meets the others, once. What is agreed on goes over the CPU, so that no GPU is made to wait for it.
+    def init(self, device: str) -> None:
+        """Joins the process group, once. What is agreed on goes over the CPU, so that no GPU is made to wait for it.
 
         Args:
             device: `cpu`, `cuda` or `mps`.
@@ -68,8 +68,8 @@ class World:
             torch.cuda.set_device(self.local_rank)
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_TIMEOUT)
 
-    def shared(self, value: Value | None) -> Value:
-        """Returns the first process's value; what the others give is ignored."""
+    def broadcast(self, value: Value | None) -> Value:
+        """Returns the first process's value to all; what the others pass is ignored."""
         if self.is_distributed:
             box = [value if self.is_main else None]
             distributed.broadcast_object_list(box, src=0)
@@ -84,7 +84,7 @@ class World:
         distributed.all_reduce(tensor, distributed.ReduceOp.MAX)
         return tensor.tolist()
 
-    def mean(self, value: float) -> float:
+    def all_reduce_mean(self, value: float) -> float:
         """Returns the mean of all processes' numbers."""
         if not self.is_distributed:
             return value
@@ -92,8 +92,8 @@ class World:
         distributed.all_reduce(tensor)
         return float(tensor[0]) / self.size
 
-    def wait(self) -> None:
-        """Returns when all have come here."""
+    def barrier(self) -> None:
+        """Returns when all processes have called it."""
         if self.is_distributed:
             self.all_reduce_max([0])
 
@@ -107,7 +107,7 @@ class World:
         Raises:
             RuntimeError: They have not; on every process.
         """
-        differs = self.is_distributed and text != self.shared(text)
+        differs = self.is_distributed and text != self.broadcast(text)
         if self.all_reduce_max([int(differs)])[0]:
             raise RuntimeError(f"the {self.size} processes of the run do not agree on {what}")
 
@@ -142,4 +142,4 @@ class SharedMonitor:
 
     def evaluated(self, epoch: float, value: float) -> RunControl:
         """See `Monitor`."""
-        return self._world.shared(self._monitor.evaluated(epoch, value) if self._world.is_main else None)
+        return self._world.broadcast(self._monitor.evaluated(epoch, value) if self._world.is_main else None)

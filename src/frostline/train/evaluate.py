@@ -44,7 +44,7 @@ class EvaluatedRows:
 
 
 def evaluate_tables(
-    spec: RunSpec, setup: Setup, assembly: Assembly, kept: BestWeights
+    spec: RunSpec, setup: Setup, assembly: Assembly, weights: BestWeights
 ) -> tuple[list[EvaluatedRows], dict[str, float]]:
     """Looks at every set that the run is scored on, with the weights that are in the model now.
 
@@ -52,30 +52,31 @@ def evaluate_tables(
         spec: The run.
         setup: Its tables.
         assembly: Its Trainer.
-        kept: The evaluation whose weights these are.
+        weights: The evaluation whose weights these are.
 
     Returns:
-        Rows and logits of each set, the held-out one first; metrics of the others, as `test/accuracy`, `tweets/loss`.
+        Rows and logits of each set, the held-out one first; metrics of the others, for example `test/accuracy`,
+        `tweets/loss`.
 
     Raises:
         DivergedError: A loss is not finite.
     """
     tables = setup.tables
-    if kept.logits is not None:
-        held_out = EvaluatedRows(name=EVAL_SET, labels=tables.evaluation.all_labels(), logits=kept.logits)
+    if weights.logits is not None:
+        held_out = EvaluatedRows(name=EVAL_SET, labels=tables.evaluation.all_labels(), logits=weights.logits)
     else:
-        held_out, _ = _look(spec, setup, assembly, EVAL_SET, tables.evaluation)
-    found, metrics = [held_out], dict[str, float]()
+        held_out, _ = _evaluate_table(spec, setup, assembly, EVAL_SET, tables.evaluation)
+    evaluations, metrics = [held_out], dict[str, float]()
     for name, table in tables.others.items():
-        scored, values = _look(spec, setup, assembly, name, table)
-        found.append(scored)
+        scored, values = _evaluate_table(spec, setup, assembly, name, table)
+        evaluations.append(scored)
         metrics |= values
         if not math.isfinite(values[f"{name}/loss"]):
             raise DivergedError(assembly.trainer.state.global_step, f"the loss on {name} is not finite")
-    return found, metrics
+    return evaluations, metrics
 
 
-def _look(
+def _evaluate_table(
     spec: RunSpec, setup: Setup, assembly: Assembly, name: str, table: RowTable
 ) -> tuple[EvaluatedRows, dict[str, float]]:
     """Runs the model over a table: from its hidden states if they are kept, else the whole model."""

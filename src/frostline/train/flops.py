@@ -71,17 +71,17 @@ def _counted(model: nn.Module, sample: Mapping[str, torch.Tensor], prefix: Seque
     finally:
         model.train(was_training)
     root = type(model).__name__
-    found = {name.removeprefix(f"{root}."): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    total = float(found.get("Global", 0))
-    below = sum(found.get(name, 0) for name, _ in prefix)
+    counts = {name.removeprefix(f"{root}."): sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    total = float(counts.get("Global", 0))
+    below = sum(counts.get(name, 0) for name, _ in prefix)
     inside = tuple(f"{name}." for name, _ in prefix)
     trained = other = 0.0
     for name, module in model.named_modules():
         own = list(module.parameters(recurse=False))
         if not own or name.startswith(inside) or any(name == each for each, _ in prefix):
             continue
-        other += found.get(name, 0)
-        trained += found.get(name, 0) if any(parameter.requires_grad for parameter in own) else 0
+        other += counts.get(name, 0)
+        trained += counts.get(name, 0) if any(parameter.requires_grad for parameter in own) else 0
     passed = total - below
     # What has no weights of its own (attention's products) passes gradients to both of what it multiplies.
     return float(total + passed + trained + (passed - other))

@@ -99,22 +99,22 @@ def _warn_of_truncation(spec: RunSpec, tables: Tokenized) -> None:
     cut, max_tokens = sum(tables.truncated.values()), spec.training.max_tokens
     if cut:
         warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={max_tokens}, which were cut: {cut}")
-    for name, lost in tables.words_cut.items():
-        if lost:
+    for name, num_cut in tables.words_cut.items():
+        if num_cut:
             set_name = spec.dataset_name if name in {"train", EVAL_SET, TEST_SET} else name
             warn_once(
                 f"{set_name} ({name}): words beyond training.max_tokens={max_tokens}, which nothing is trained or "
-                f"scored on: {lost}"
+                f"scored on: {num_cut}"
             )
 
 
 def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) -> None:
     """Computes the metrics once on made-up numbers: whether a foreign metric gives the objective is known only then."""
-    given = metrics(*spec.dataset.task.example(num_labels))
-    if spec.training.objective not in {*given, "loss"}:
+    values = metrics(*spec.dataset.task.example(num_labels))
+    if spec.training.objective not in {*values, "loss"}:
         raise SpecError(
             f"training.objective={spec.training.objective}: is not computed; training.metrics gives "
-            f"{listing([*given, 'loss'])}"
+            f"{listing([*values, 'loss'])}"
         )
 
 
@@ -128,18 +128,21 @@ def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase
     Raises:
         ModelError: There is no such thing in the folder, or it doesn't fit the model.
     """
-    kept = (folder, process_cache.stamp([folder / "config.json"]))
+    cache_key = (folder, process_cache.stamp([folder / "config.json"]))
     if spec.dataset.is_image:
         files = [path for name in processors.PROCESSOR_FILES if (path := folder / name).is_file()]
-        found = _PROCESSORS.get((*kept, process_cache.stamp(files)), lambda: processors.load_image_processor(folder))
+        processor = _PROCESSORS.get(
+            (*cache_key, process_cache.stamp(files)), lambda: processors.load_image_processor(folder)
+        )
         # What it does, not the file: there are two, of which one overrides the other.
-        sha256 = hashlib.sha256(json.dumps(found.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
+        sha256 = hashlib.sha256(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
         channels = int(getattr(config_file.load_config(folder), "num_channels", 3))
-        return ImageInput(processor=found, sha256=sha256, channels=channels), sha256
+        return ImageInput(processor=processor, sha256=sha256, channels=channels), sha256
     max_tokens, sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)
     by_word = spec.dataset.task.labels_words
     tokenizer = _TOKENIZERS.get(
-        (*kept, sha256, max_tokens, by_word), lambda: processors.load_tokenizer(folder, max_tokens, by_word=by_word)
+        (*cache_key, sha256, max_tokens, by_word),
+        lambda: processors.load_tokenizer(folder, max_tokens, by_word=by_word),
     )
     return tokenizer, sha256
 

@@ -14,24 +14,24 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
 
     Args:
         loaded: The trained model.
-        folder: Written aside first, then renamed: it is never there in part.
+        folder: Written partial first, then renamed: it is never there in part.
     """
-    aside = _aside(folder)
-    shutil.rmtree(aside, ignore_errors=True)
-    loaded.model.save_pretrained(aside)
-    loaded.processor.save_pretrained(aside)
-    for path in aside.rglob("*"):  # weights come out readable by their owner alone, whatever the umask says
+    partial = _partial_folder(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    loaded.model.save_pretrained(partial)
+    loaded.processor.save_pretrained(partial)
+    for path in partial.rglob("*"):  # weights come out readable by their owner alone, whatever the umask says
         path.chmod(0o666 & ~_umask())
     shutil.rmtree(folder, ignore_errors=True)
-    aside.replace(folder)
+    partial.replace(folder)
 
 
 def remove_unfinished(folder: Path) -> None:
     """Removes what an aborted `save_model` left beside a folder."""
-    shutil.rmtree(_aside(folder), ignore_errors=True)
+    shutil.rmtree(_partial_folder(folder), ignore_errors=True)
 
 
-def _aside(folder: Path) -> Path:
+def _partial_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.writing")
 
 

@@ -40,7 +40,7 @@ from frostline.train.loss import DivergedError
 from frostline.train.model_files import remove_unfinished, save_model
 from frostline.train.resume import ResumePoint
 from frostline.train.setup import Setup, prepare
-from frostline.train.train_log import BestWeights, TrainLog, load_weights, put_back
+from frostline.train.train_log import BestWeights, TrainLog, load_weights, restore_weights
 from frostline.train.trainer import Assembly, assemble
 from frostline.train.worker_setup import freeze_gc
 
@@ -126,13 +126,13 @@ class TrainingRun:
         self._record_start(setup)
         assembly = self._assembly = self._assemble(setup, checkpoint, guard)
         self._train(assembly, checkpoint, guard)
-        kept = self._evaluate(assembly, setup)
-        self._audit(setup, assembly, kept)
-        objective = _objective(self._spec, kept.metrics)
+        evaluations = self._evaluate(assembly, setup)
+        self._audit(setup, assembly, evaluations)
+        objective = _objective(self._spec, evaluations.metrics)
         if assembly.train_log.verdict is not RunControl.GO:
             cause = Cause.PAUSED if assembly.train_log.verdict is RunControl.PAUSE else Cause.PRUNED
             return self.result(Status.PRUNED, f"{cause} after epoch {self._epoch:g}", cause, objective=objective)
-        self._conclude(setup, assembly, kept)
+        self._conclude(setup, assembly, evaluations)
         return self.result(Status.FINISHED, objective=objective)
 
     def _prepare(self, resumed: Sequence[CacheUse] | None) -> Setup:
@@ -141,9 +141,9 @@ class TrainingRun:
         sharing = self._context.sharing_of(spec)
         if not world.is_distributed:
             return prepare(spec, sharing, resumed, alive)
-        world.join(device_of(spec))
+        world.init(device_of(spec))
         setup = prepare(spec, sharing, resumed, alive, world) if world.is_main else None
-        uses = world.shared(setup.provenance["compute"]["prefix_cache"] if setup is not None else None)
+        uses = world.broadcast(setup.provenance["compute"]["prefix_cache"] if setup is not None else None)
         if setup is None:
             setup = prepare(spec, sharing, read_cache_uses(uses), alive, world)
             if setup.provenance["compute"]["prefix_cache"] != uses:
@@ -231,10 +231,10 @@ class TrainingRun:
             return BestWeights(step=step, metrics=train_log.last_metrics, logits=train_log.last_logits)
         assert train_log.best.weights is not None, "there was an evaluation"
         if train_log.best.step != step:
-            put_back(setup.loaded.model, train_log.best.weights)
+            restore_weights(setup.loaded.model, train_log.best.weights)
         return train_log.best
 
-    def _audit(self, setup: Setup, assembly: Assembly, kept: BestWeights) -> None:
+    def _audit(self, setup: Setup, assembly: Assembly, evaluations: BestWeights) -> None:
         """Hashes what was frozen and what was trained.
 
         Raises:
@@ -247,8 +247,8 @@ class TrainingRun:
         weights_sha256 = trained_sha256(setup.loaded.model)
         self._world.assert_equal(weights_sha256, "the trained weights")
         self._known |= {
-            "metrics": kept.metrics,
-            "step": kept.step,
+            "metrics": evaluations.metrics,
+            "step": evaluations.step,
             "weights_sha256": weights_sha256,
             "audit": audit,
             "drift": setup.drift.table(audit.changed),
@@ -257,14 +257,14 @@ class TrainingRun:
         if not (audit.frozen_unchanged and audit.absent_from_optimizer and in_eval):
             raise RuntimeError(f"the frozen part was not frozen: {audit}")
 
-    def _conclude(self, setup: Setup, assembly: Assembly, kept: BestWeights) -> None:
+    def _conclude(self, setup: Setup, assembly: Assembly, evaluations: BestWeights) -> None:
         """Scores the kept weights on all sets of rows and writes predictions and model."""
         self._monitor.alive()
-        sets, others = evaluate_tables(self._spec, setup, assembly, kept)
-        self._known["metrics"] = kept.metrics | others
+        sets, others = evaluate_tables(self._spec, setup, assembly, evaluations)
+        self._known["metrics"] = evaluations.metrics | others
         if self._world.is_main:
             if others:
-                self._context.recorder.log(others, kept.step or 0)
+                self._context.recorder.log(others, evaluations.step or 0)
             write_predictions(sets, self._spec.dataset.task, self._context.folder)
             self._spec.freeze.finalize(setup.loaded.model)
             save_model(setup.loaded, self._context.folder / MODEL_FOLDER)

@@ -99,7 +99,7 @@ class LengthGroupedSampler(Sampler[int]):
         parts = [order[first : first + per_part] for first in range(0, num_steps * size, per_part)]
         if parts:
             parts[-1] = parts[-1][: num_steps * size - (len(parts) - 1) * per_part]
-            whole = np.concatenate([part[np.argsort(-self._lengths[part], kind="stable")] for part in parts])
-            steps = whole.reshape(num_steps, size)[rng.permutation(num_steps)]
+            sorted_rows = np.concatenate([part[np.argsort(-self._lengths[part], kind="stable")] for part in parts])
+            steps = sorted_rows.reshape(num_steps, size)[rng.permutation(num_steps)]
             yield from steps.ravel().tolist()
         yield from order[num_steps * size :].tolist()

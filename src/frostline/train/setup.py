@@ -179,7 +179,7 @@ def _freeze(spec: RunSpec, phases: tuple[FreezePhase, ...], probe: ModelProbe) -
 def _provenance(spec: RunSpec, inputs: Inputs, loaded: LoadedModel) -> dict[str, Any]:
     """Returns versions, platform and hashes of what the run is made of."""
     is_image = spec.dataset.is_image
-    found = {
+    record = {
         **capture(),
         "weights_sha256": loaded.weights_sha256,
         ("image_processor_sha256" if is_image else "tokenizer_sha256"): inputs.processor_sha256,
@@ -187,10 +187,10 @@ def _provenance(spec: RunSpec, inputs: Inputs, loaded: LoadedModel) -> dict[str,
         "fresh_tensors": list(loaded.fresh),
     }
     if (plugins := plugins_sha256()) is not None:
-        found["plugins_sha256"] = plugins
+        record["plugins_sha256"] = plugins
     if is_image:
-        found["versions"]["pillow"] = version("pillow")
-    return found
+        record["versions"]["pillow"] = version("pillow")
+    return record
 
 
 def _wants_look(spec: RunSpec, resumed: Sequence[CacheUse] | None) -> bool:
@@ -201,10 +201,14 @@ def _wants_look(spec: RunSpec, resumed: Sequence[CacheUse] | None) -> bool:
     return reads or (has_prefix and has_cache)
 
 
-def _prefix_facts(seen: dict[str, Any]) -> dict[str, Any]:
+def _prefix_facts(provenance: dict[str, Any]) -> dict[str, Any]:
     """Returns what a frozen prefix depends on besides depth, rows and machine."""
-    versions = {name: seen["versions"].get(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
-    return {"weights_sha256": seen["weights_sha256"], "tokenizer_sha256": seen.get("tokenizer_sha256"), **versions}
+    versions = {name: provenance["versions"].get(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    return {
+        "weights_sha256": provenance["weights_sha256"],
+        "tokenizer_sha256": provenance.get("tokenizer_sha256"),
+        **versions,
+    }
 
 
 def _anatomy(loaded: LoadedModel, spec: RunSpec) -> Anatomy:

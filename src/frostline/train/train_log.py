@@ -98,7 +98,7 @@ def trained_weights(model: nn.Module, names: Collection[str]) -> dict[str, torch
 
 
 @torch.no_grad()
-def put_back(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+def restore_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Copies weights from `trained_weights` into a model."""
     present = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, tensor in weights.items():
@@ -115,7 +115,7 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
     path = checkpoint / "model.safetensors"
     if path.is_file():
         names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
-        put_back(model, {name: tensor for name, tensor in load_file(path).items() if name in names})
+        restore_weights(model, {name: tensor for name, tensor in load_file(path).items() if name in names})
 
 
 def restore_train_log(train_log: TrainLog, checkpoint: Path, manifest: Mapping[str, Any]) -> None:

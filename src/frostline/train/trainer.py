@@ -219,9 +219,11 @@ def _add_phases(trainer: Trainer, spec: RunSpec, phases: UnfreezeSchedule, colla
 
         def create_scheduler(num_training_steps: int, optimizer: Any = None) -> Any:
             assert trainer.optimizer is not None
-            made = make_scheduler(spec, optimizer or trainer.optimizer, num_training_steps, num_rows, phases.phases)
-            trainer.lr_scheduler = made
-            return made
+            scheduler = make_scheduler(
+                spec, optimizer or trainer.optimizer, num_training_steps, num_rows, phases.phases
+            )
+            trainer.lr_scheduler = scheduler
+            return scheduler
 
         trainer.create_scheduler = create_scheduler  # type: ignore[method-assign]
 
@@ -286,6 +288,6 @@ def _compute_metrics(setup: Setup, task: Task, world: World, train_log: TrainLog
             labels = torch.as_tensor(prediction.label_ids)
             loss = task.summed_loss(torch.as_tensor(logits).float(), labels) / task.num_terms(labels)
             values = {**setup.metrics(logits, prediction.label_ids), EXACT_LOSS: float(loss)}
-        return world.shared(values)
+        return world.broadcast(values)
 
     return compute

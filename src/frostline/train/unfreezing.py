@@ -59,17 +59,17 @@ def phases_reached(spec: RunSpec, num_blocks: int, num_rows: int) -> tuple[Freez
         num_rows: Training rows.
 
     Raises:
-        SpecError: It ends before it comes to the second.
+        SpecError: It ends before the second.
     """
     phases = spec.freeze.phases(num_blocks)
     epochs = num_epochs(spec, num_rows)
-    found = tuple(phase for phase in phases if phase.first_epoch < epochs - 1e-9)
-    if phases and len(found) < 2:
+    reached = tuple(phase for phase in phases if phase.first_epoch < epochs - 1e-9)
+    if phases and len(reached) < 2:
         raise SpecError(
             f"training.max_steps={spec.training.max_steps}: are {epochs:.2g} epochs of {num_rows} rows, and with "
             f"freeze={spec.freeze.name} the head alone takes the first {phases[1].first_epoch}; give more"
         )
-    return found
+    return reached
 
 
 def num_epochs(spec: RunSpec, num_rows: int) -> float:
@@ -112,7 +112,7 @@ def open_phases(
     before: Sequence[CacheUse | None] = [None] * len(phases)
     if resumed is not None:
         before = resumed if len(resumed) == len(phases) else [CacheUse()] * len(phases)
-    found, uses = [], []
+    opened, uses = [], []
     for phase, end, then in zip(phases, ends, before, strict=True):
         cached = None
         if phase.depth:
@@ -132,9 +132,9 @@ def open_phases(
             prefix=() if phase.depth is None else anatomy.prefix(phase.depth),
             sample=sample_of(tables.train),
         )
-        found.append(UnfreezePhase(phase=phase, last_epoch=end, cached=cached, flops_per_epoch=flops))
-    made = UnfreezeSchedule(anatomy, found, evaluates=spec.training.evaluate is Every.EPOCH)
-    return made, tuple(uses)
+        opened.append(UnfreezePhase(phase=phase, last_epoch=end, cached=cached, flops_per_epoch=flops))
+    schedule = UnfreezeSchedule(anatomy, opened, evaluates=spec.training.evaluate is Every.EPOCH)
+    return schedule, tuple(uses)
 
 
 class UnfreezeSchedule:
@@ -197,8 +197,8 @@ class UnfreezeSchedule:
         last, depth = self._phases[-1].phase.depth, current.phase.depth
         # Frozen now, and not in the end: what is frozen to the end is frozen already.
         modules = () if depth is None else self._anatomy.prefix(depth)
-        kept = {name for name, _ in (() if last is None else self._anatomy.prefix(last))}
-        self._held = tuple((name, module) for name, module in modules if name not in kept)
+        frozen = {name for name, _ in (() if last is None else self._anatomy.prefix(last))}
+        self._held = tuple((name, module) for name, module in modules if name not in frozen)
         self._before = freeze_temporarily(self._held)
         self._now = current
         if current.cached is not None:
@@ -279,10 +279,10 @@ def _shape(spec: RunSpec, steps: int) -> Callable[[int], float]:
     """Returns the optimizer's schedule over some steps, as a multiple of its peak."""
     stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     warmup = math.ceil(spec.optimizer.warmup_ratio * steps)
-    made = get_scheduler(spec.optimizer.schedule, stand_in, num_warmup_steps=warmup, num_training_steps=steps)
-    if not isinstance(made, LambdaLR):
+    scheduler = get_scheduler(spec.optimizer.schedule, stand_in, num_warmup_steps=warmup, num_training_steps=steps)
+    if not isinstance(scheduler, LambdaLR):
         raise SpecError(
             f"optimizer.schedule={spec.optimizer.schedule}: can't begin anew, as freeze={spec.freeze.name} asks"
         )
-    found: Callable[[int], float] = made.lr_lambdas[0]
-    return found
+    shape: Callable[[int], float] = scheduler.lr_lambdas[0]
+    return shape

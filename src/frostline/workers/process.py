@@ -109,7 +109,7 @@ class ProcessStarter:
             ours, theirs = context.Pipe()
             forked = context.get_start_method() == "forkserver"
             about = (forked, {**os.environ, **env}, body, theirs, args, kwargs)
-            process = context.Process(target=_live, args=about, name=name)
+            process = context.Process(target=_process_main, args=about, name=name)
             attempts -= 1
             try:
                 with _hidden_main(), _watched(_TEMPLATE_S) if forked else contextlib.nullcontext():
@@ -218,7 +218,7 @@ def _hidden_main() -> Any:
             main.__spec__ = spec  # type: ignore[assignment]
 
 
-def _live(
+def _process_main(
     forked: bool,
     env: Mapping[str, str],
     body: Callable[..., None],
@@ -234,8 +234,8 @@ def _live(
         with contextlib.suppress(OSError):
             os.setsid()  # Ctrl-C in the terminal goes to the parent, which decides what its workers do
         _die_with_parent()
-        signal.signal(signal.SIGINT, _leave)
-        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGINT, _exit_on_signal)
+        signal.signal(signal.SIGTERM, _exit_on_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_THE_TEMPLATE)
         body(connection, *args, **kwargs)
     finally:
@@ -257,7 +257,7 @@ def be_template() -> None:
         os._exit(1)
 
 
-def _leave(signum: int, frame: object) -> None:
+def _exit_on_signal(signum: int, frame: object) -> None:
     del frame
     os._exit(128 + signum)
 

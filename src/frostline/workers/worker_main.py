@@ -23,13 +23,13 @@ class Channel:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._told = 0.0
+        self._last_message = 0.0
         self.retiring = False
 
     def send(self, message: Any) -> None:
         """Sends a message."""
         self._connection.send((EventKind.MESSAGE, message))
-        self._told = time.monotonic()
+        self._last_message = time.monotonic()
 
     def ask(self, message: Any) -> Any:
         """Sends a message and waits for the parent's answer."""
@@ -38,11 +38,11 @@ class Channel:
 
     def alive(self) -> None:
         """Sends a heartbeat; cheap enough for every step."""
-        if time.monotonic() - self._told > _HUSH_S:
-            self._told = time.monotonic()
+        if time.monotonic() - self._last_message > _HEARTBEAT_S:
+            self._last_message = time.monotonic()
             self._connection.send(None)
 
-    def retire(self) -> None:
+    def restart_after_job(self) -> None:
         """Has the process replaced once the job is done: it can't be trusted to be as it was."""
         self.retiring = True
 
@@ -103,7 +103,7 @@ def _redirect(log: str) -> None:
     os.close(target)
 
 
-_HUSH_S = 0.5
+_HEARTBEAT_S = 0.5
 """A worker sends a heartbeat at most so often."""
 
 

@@ -35,8 +35,8 @@ def launch(
     sweep_dir = Path(str(config.hydra.sweep.dir))
     sweep_dir.mkdir(parents=True, exist_ok=True)
     gpus = _gpus(config, job_overrides)
-    given = OmegaConf.select(config, "runtime.slots")
-    wanted = launcher.slots or (given if given not in {None, "auto"} else max(1, len(gpus)))
+    configured = OmegaConf.select(config, "runtime.slots")
+    wanted = launcher.slots or (configured if configured not in {None, "auto"} else max(1, len(gpus)))
     slots = max(1, min(wanted, len(job_overrides)))
     singletons = Singleton.get_state()
     jobs = [
@@ -70,21 +70,21 @@ def launch(
 def _gpus(config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[str]:
     """Returns the groups of GPUs that jobs take turns at, large enough for each of them."""
 
-    def given(key: str) -> list[str]:
+    def overridden(key: str) -> list[str]:
         words = [word for overrides in job_overrides for word in overrides if word.startswith(f"{key}=")]
         return [word.partition("=")[2] for word in words]
 
-    if set(given("runtime.device") or [str(OmegaConf.select(config, "runtime.device"))]) == {"cpu"}:
+    if set(overridden("runtime.device") or [str(OmegaConf.select(config, "runtime.device"))]) == {"cpu"}:
         return []
     per_job = OmegaConf.select(config, "runtime.gpus_per_trial") or OmegaConf.select(config, "runtime.num_processes")
-    swept = [int(value) for value in given("runtime.num_processes") if value.isdigit()]
+    swept = [int(value) for value in overridden("runtime.num_processes") if value.isdigit()]
     return share_gpus(visible_gpus(), max([per_job or 1, *swept]))
 
 
 def _lost(overrides: Sequence[str], reason: str) -> JobReturn:
-    lost = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
-    lost.return_value = RuntimeError(reason)
-    return lost
+    failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+    failed.return_value = RuntimeError(reason)
+    return failed
 
 
 def work(payload: bytes, channel: Channel) -> bytes:

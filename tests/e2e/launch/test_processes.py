@@ -234,7 +234,7 @@ def test_a_stopped_run_resumes_where_it_was(train, monkeypatch):
 
 
 class Stopper:
-    """Sends this process Ctrl-C when the run has come to its second evaluation's epoch, or some steps on."""
+    """Sends this process Ctrl-C when the run is at its second evaluation's epoch, or some steps on."""
 
     def __init__(self, alives):
         self._alives = alives

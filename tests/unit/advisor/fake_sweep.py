@@ -113,7 +113,7 @@ def table(trials):
 
 
 def many(count, seed):
-    """Trials of which most are at one depth; what they came to goes by the seed."""
+    """Trials of which most are at one depth; their results depend on the seed."""
     rng = np.random.default_rng(seed)
     found = []
     for number in range(count):

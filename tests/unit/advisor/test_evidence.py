@@ -19,7 +19,7 @@ from tests.unit.advisor.fake_sweep import DEAD, DEPTH, RATE, Executor, many, que
 
 
 def test_a_level_that_no_run_tells_of_is_no_contender_and_is_named(tmp_path):
-    """All runs at depth 0 learnt nothing: further seeds of the others can't settle what it would come to."""
+    """All runs at depth 0 learnt nothing: further seeds of the others can't settle its result."""
 
     def find(trial, name):
         return Evidence(by_seed=trial.by_seed, rows=dict.fromkeys(trial.by_seed, DEAD) if trial.depth == 0 else {})

@@ -30,7 +30,7 @@ from frostline.errors import SpecError, UserError, nearest
         (["training.precision=fp8"], r"training.precision=fp8: no such choice.*one of auto, bf16, fp16, fp32"),
         (["model=nosuch"], r"model=nosuch: no such choice; one of albert_base, .*, minilm, .*"),
         (["optimizer=adamww"], r"optimizer=adamww: no such choice \(did you mean 'adamw'\?\)"),
-        (["model=path"], r"model.location is missing: give it, as model.location="),
+        (["model=path"], r"model.location is missing: give it, for example model.location="),
         (["optimizer=null"], r"group override must be a string"),
         (["~optimizer.lr"], r"optimizer.lr is missing"),
         (["~optimizer"], r"optimizer is missing"),

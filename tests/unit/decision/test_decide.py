@@ -1,4 +1,4 @@
-"""The decision: posterior, rows, opening, standing, race; each against what it must come to."""
+"""The decision: posterior, rows, opening, standing, race; each against the known result."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def test_whole_blocks_are_frozen_and_pinned(anatomy, spec, numbers, embeddings, 
     assert part.extra_params == ()
     anatomy.model.train()
     assert [not block.training for _, block in anatomy.blocks] == [number in numbers for number in range(4)]
-    assert (not anatomy.below[0][1].training) is embeddings
+    assert (not anatomy.embeddings[0][1].training) is embeddings
     assert anatomy.model.bert.pooler.training
     audit = part.audit(optimizer_of(anatomy))
     assert (audit.frozen_unchanged, audit.absent_from_optimizer, audit.pinned_in_eval) == (True, True, True)
@@ -153,7 +153,7 @@ def test_norms_are_found_by_layers_and_not_by_the_names_of_blocks():
     )
     anatomy = find_blocks(AutoModelForSequenceClassification.from_config(config))
     freeze(anatomy, choice("norm_only"))
-    parts = [*anatomy.below, *anatomy.blocks]
+    parts = [*anatomy.embeddings, *anatomy.blocks]
     inside = {key for part, module in parts for key, p in module.named_parameters(part) if p.requires_grad}
     assert inside
     assert all("LayerNorm" in key.split(".")[-2] for key in inside), inside

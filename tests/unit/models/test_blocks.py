@@ -92,7 +92,7 @@ def test_what_every_block_reads_is_frozen_with_the_embeddings(name, shared, devi
     anatomy = find_blocks(model)
     assert torch.equal(torch.get_rng_state(), before)
     assert model.training
-    assert [part for part, _ in anatomy.below[1:]] == shared
+    assert [part for part, _ in anatomy.embeddings[1:]] == shared
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -102,7 +102,7 @@ def test_counts_at_each_depth(model):
     assert count_at(anatomy, None).num_frozen == 0
     frozen = [count_at(anatomy, depth).num_frozen for depth in range(4)]
     assert frozen == sorted(frozen)
-    assert frozen[0] == count(anatomy.below)
+    assert frozen[0] == count(anatomy.embeddings)
     assert all(count_at(anatomy, depth).num_total == total for depth in range(4))
 
 
@@ -136,7 +136,7 @@ def test_distilberts_table():
     assert named["distilbert.embeddings.position_embeddings.weight"] == 393_216
     assert sum(n for name, n in named.items() if "embeddings.LayerNorm" in name) == 1_536
     assert sum(count((block,)) for block in anatomy.blocks) == 42_527_232
-    above = {name: count(((name, module),)) for name, module in anatomy.above}
+    above = {name: count(((name, module),)) for name, module in anatomy.head}
     assert above["pre_classifier"] == 590_592
     assert above["classifier"] == 1_538
 
@@ -188,7 +188,7 @@ def test_models_of_images(name):
         )
     anatomy = find_blocks(model)
     assert anatomy.num_blocks == (4 if "hidden_sizes" in settings else 3) == num_blocks_of(model.config)
-    above = [name for name, module in anatomy.above if any(True for _ in module.parameters())]
+    above = [name for name, module in anatomy.head if any(True for _ in module.parameters())]
     assert above[-1].startswith(("classifier", "cls_classifier"))
     assert not any("embed" in name for name in above)
-    assert count(anatomy.below) > 0
+    assert count(anatomy.embeddings) > 0

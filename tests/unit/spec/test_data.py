@@ -30,7 +30,7 @@ def test_names_become_whole_data_sets_so_that_a_recorded_run_needs_no_compositio
         (["dataset.test_fraction=0.1", "dataset.test_from=x"], r"either dataset.test_from or dataset.test_fraction"),
         (["dataset.test_at_end=true"], r"dataset.test_at_end: there are no test rows"),
         (["dataset.test_rows=5"], r"dataset.test_rows: there are no test rows"),
-        (["dataset.label_separator=''"], r"dataset.label_separator='': must be a text, as ';'"),
+        (["dataset.label_separator=''"], r"dataset.label_separator='': must be a text, for example ';'"),
         (["model.init=random"], r"model.init=random: what is frozen would stay random; give freeze=none"),
     ],
 )

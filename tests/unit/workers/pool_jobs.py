@@ -12,7 +12,7 @@ def job(payload, channel):
     if what == "pid":
         return os.getpid()
     if what == "retire":
-        channel.retire()
+        channel.restart_after_job()
         return os.getpid()
     if what == "ask":
         return channel.ask("may I?")

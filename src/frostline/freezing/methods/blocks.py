@@ -14,7 +14,7 @@ from frostline.spec.freeze import FREEZE_METHODS, FreezeMethod, format_value, ke
 if TYPE_CHECKING:
     from frostline.models.blocks import Anatomy
 
-_HINT = "give the frozen blocks, as freeze.blocks=[0-3,7]"
+_HINT = "give the frozen blocks, for example freeze.blocks=[0-3,7]"
 
 
 @FREEZE_METHODS.register("blocks")
@@ -29,7 +29,7 @@ class FreezeBlocks(FreezeMethod):
 
     name: str = "blocks"
     blocks: tuple[int | str, ...] = key(_HINT)
-    embeddings: bool = key("say whether they are frozen too, as freeze.embeddings=true")
+    embeddings: bool = key("say whether they are frozen too, for example freeze.embeddings=true")
 
     def __post_init__(self) -> None:
         _expand(self.blocks)
@@ -44,7 +44,7 @@ class FreezeBlocks(FreezeMethod):
         """See `FreezeMethod`."""
         numbers, total = self.numbers(), anatomy.num_blocks
         assert max(numbers) < total, "FreezeMethod.check comes first"
-        below = anatomy.below if self.embeddings else ()
+        below = anatomy.embeddings if self.embeddings else ()
         listed = ", ".join(map(str, self.blocks))
         embeddings = "the embeddings and " if below else ""
         return Choice(
@@ -91,7 +91,7 @@ def _expand(blocks: Sequence[int | str]) -> tuple[int, ...]:
             raise SpecError(f"{where}: give the number of a block, from 0 up, or a range as 2-4")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise SpecError(f"{where}: a range goes up, as {last}-{first}")
+            raise SpecError(f"{where}: a range goes up, for example {last}-{first}")
         if last >= 10_000:
             raise SpecError(f"{where}: no model has so many blocks")
         numbers.update(range(first, last + 1))

@@ -23,7 +23,7 @@ class FreezeDepth(FreezeMethod):
     """
 
     name: str = "depth"
-    depth: int = key("give the number of frozen blocks, as freeze.depth=3")
+    depth: int = key("give the number of frozen blocks, for example freeze.depth=3")
 
     def __post_init__(self) -> None:
         require(self.depth >= 0, "freeze.depth", self.depth, "0 or more (blocks, counted from below)")

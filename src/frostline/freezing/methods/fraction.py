@@ -24,7 +24,7 @@ class FreezeFraction(FreezeMethod):
     """
 
     name: str = "fraction"
-    fraction: float = key("give the share of the blocks that is frozen, as freeze.fraction=0.5")
+    fraction: float = key("give the share of the blocks that is frozen, for example freeze.fraction=0.5")
 
     def __post_init__(self) -> None:
         require(0 <= self.fraction <= 1, "freeze.fraction", self.fraction, "0 to 1")

@@ -27,8 +27,8 @@ class FreezeGradually(FreezeMethod):
     """
 
     name: str = "gradual"
-    every: int = key("give the epochs after which one more block is trained, as freeze.every=1")
-    depth: int | None = key("give the number of frozen blocks in the end, as freeze.depth=3", nullable=True)
+    every: int = key("give the epochs after which one more block is trained, for example freeze.every=1")
+    depth: int | None = key("give the number of frozen blocks in the end, for example freeze.depth=3", nullable=True)
 
     def __post_init__(self) -> None:
         require(self.every >= 1, "freeze.every", self.every, "1 or more (whole epochs)")

@@ -23,7 +23,7 @@ class FreezeAllButLast(FreezeMethod):
     """
 
     name: str = "last"
-    last: int = key("give the number of blocks that are trained, counted from above, as freeze.last=2")
+    last: int = key("give the number of blocks that are trained, counted from above, for example freeze.last=2")
 
     def __post_init__(self) -> None:
         require(self.last >= 0, "freeze.last", self.last, "0 or more (blocks, counted from above)")

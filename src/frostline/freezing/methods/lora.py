@@ -36,10 +36,10 @@ class FreezeAllButAdapters(FreezeMethod):
     """
 
     name: str = "lora"
-    depth: int = key("give the number of frozen blocks, as freeze.depth=3")
-    rank: int = key("give the rank of the adapters, as freeze.rank=8")
-    alpha: float = key("give the scale of the adapters, as freeze.alpha=16")
-    dropout: float = key("give the dropout before the adapters, as freeze.dropout=0")
+    depth: int = key("give the number of frozen blocks, for example freeze.depth=3")
+    rank: int = key("give the rank of the adapters, for example freeze.rank=8")
+    alpha: float = key("give the scale of the adapters, for example freeze.alpha=16")
+    dropout: float = key("give the dropout before the adapters, for example freeze.dropout=0")
 
     def __post_init__(self) -> None:
         require(self.depth >= 0, "freeze.depth", self.depth, "0 or more (blocks, counted from below)")

@@ -25,13 +25,17 @@ class FreezeLinearProbeFirst(FreezeMethod):
     """
 
     name: str = "lp_ft"
-    probe_epochs: int = key("give the epochs in which the head alone is trained, as freeze.probe_epochs=1")
-    probe_lr: float = key("give the learning rate of the head while it alone is trained, as freeze.probe_lr=1e-3")
-    depth: int | None = key("give the number of frozen blocks afterwards, as freeze.depth=3", nullable=True)
+    probe_epochs: int = key("give the epochs in which the head alone is trained, for example freeze.probe_epochs=1")
+    probe_lr: float = key(
+        "give the learning rate of the head while it alone is trained, for example freeze.probe_lr=1e-3"
+    )
+    depth: int | None = key("give the number of frozen blocks afterwards, for example freeze.depth=3", nullable=True)
 
     def __post_init__(self) -> None:
         require(self.probe_epochs >= 1, "freeze.probe_epochs", self.probe_epochs, "1 or more (whole epochs)")
-        require(finite(self.probe_lr) and self.probe_lr > 0, "freeze.probe_lr", self.probe_lr, "above 0, as 1e-3")
+        require(
+            finite(self.probe_lr) and self.probe_lr > 0, "freeze.probe_lr", self.probe_lr, "above 0, for example 1e-3"
+        )
         if self.depth is not None:
             require(self.depth >= 0, "freeze.depth", self.depth, "0 or more (blocks, counted from below)")
 

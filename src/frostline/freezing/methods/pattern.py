@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_HINT = "give regular expressions of parameter names, as freeze.pattern=[embeddings,LayerNorm]"
+_HINT = "give regular expressions of parameter names, for example freeze.pattern=[embeddings,LayerNorm]"
 
 _MAX_LABEL = 40
 """Characters of a pattern in a run's name."""
