@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -88,16 +89,26 @@ def refuse_links(paths: Iterable[Path]) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what a killed process left of `write_atomically`; the folder must be locked."""
+    """Removes what a killed process left of `written_whole`; the folder must be locked."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside a file; what is written there replaces the file at the end, unless it failed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if temporary.is_file():
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a file so that a reader or a crash never sees half of it: temporary file, fsync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    with written_whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)

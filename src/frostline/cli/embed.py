@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.cli.common import compose, located, override_parser
 from frostline.errors import SpecError, UserError
+from frostline.files import written_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,23 +151,21 @@ def _check(spec: RunSpec, folder: Path | None, options: Any) -> None:
 
 @contextmanager
 def _writer(options: Any, width: int, about: dict[str, Any], sizes: dict[str, int]) -> Iterator[VectorWriter]:
-    """Gives what writes `--out`: aside first, so that a file that is there is whole."""
+    """Yields the writer of `--out`, which replaces a file of that name only when it is whole."""
     from frostline.inference.embeddings import ParquetWriter, SafetensorsWriter
 
-    aside, named = options.out.with_name(f".{options.out.name}.writing"), bool(about["label_names"])
+    named = bool(about["label_names"])
     try:
-        writer: VectorWriter
-        if options.out.suffix == ".parquet":
-            writer = ParquetWriter(aside, width, about, named=named, with_text=options.text)
-        else:
-            writer = SafetensorsWriter(aside, sizes, width, about, named=named)
-        yield writer
-        writer.close()
-        aside.replace(options.out)
+        with written_whole(options.out) as temporary:
+            writer: VectorWriter
+            if options.out.suffix == ".parquet":
+                writer = ParquetWriter(temporary, width, about, named=named, with_text=options.text)
+            else:
+                writer = SafetensorsWriter(temporary, sizes, width, about, named=named)
+            yield writer
+            writer.close()
     except OSError as error:
         raise UserError(f"--out={options.out}: can't be written ({error.strerror or error})") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

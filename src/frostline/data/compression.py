@@ -6,7 +6,6 @@ import bz2
 import gzip
 import hashlib
 import lzma
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from frostline.errors import DataError
-from frostline.files import TooLargeError, copy_bounded, unpacked_limit
+from frostline.files import TooLargeError, copy_bounded, unpacked_limit, written_whole
 from frostline.hashes import unchanged_sha256
 
 _OPENERS: dict[str, Callable[[Path], Any]] = {
@@ -51,13 +50,9 @@ def decompressed(path: Path, cache_dir: Path) -> Path:
     except (OSError, UnicodeDecodeError):
         pass
     folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{target.name}.{os.getpid()}.tmp"
-    try:
-        digest = _unpack(path, aside)
-        aside.replace(target)
-        seal.write_text(digest + "\n", encoding="ascii")
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_whole(target) as temporary:
+        digest = _unpack(path, temporary)
+    seal.write_text(digest + "\n", encoding="ascii")
     return target
 
 

@@ -246,9 +246,9 @@ def pixel_tables(
     return {name: _table(rows, images, identity, folder, name) for name, (rows, identity) in parts.items()}
 
 
-def _table(rows: datasets.Dataset, images: ImageInput, identity: str, folder: Path, name: str) -> PixelTable:
-    processor: Any = images.processor
-    mode = images.mode
+def _table(rows: datasets.Dataset, image_input: ImageInput, identity: str, folder: Path, name: str) -> PixelTable:
+    processor: Any = image_input.processor
+    mode = image_input.mode
     images = rows.cast_column("image", datasets.Image())
     scale = Scale(processor, _decoded(images, 0, name, mode), mode)
     settings = {} if not scale.is_exact else {"do_rescale": False, "do_normalize": False}
@@ -268,7 +268,7 @@ def _table(rows: datasets.Dataset, images: ImageInput, identity: str, folder: Pa
         return {"pixels": arrays}
 
     versions = ":".join(version(package) for package in ("pillow", "transformers", "numpy"))
-    about = f"{_PIXELS_VERSION}:{identity}:{images.sha256}:{mode}:{versions}:{dtype.__name__}"
+    about = f"{_PIXELS_VERSION}:{identity}:{image_input.sha256}:{mode}:{versions}:{dtype.__name__}"
     sha256 = hashlib.sha256(about.encode()).hexdigest()
     path = folder / f"{sha256[:32]}.arrow"
     features = datasets.Features({"labels": rows.features["labels"], "pixels": datasets.Value("binary")})

@@ -13,7 +13,7 @@ from typing import Any
 
 import datasets
 
-from frostline.files import write_atomically
+from frostline.files import write_atomically, written_whole
 from frostline.hashes import sealed, unchanged_sha256, unsealed
 
 log = logging.getLogger(__name__)
@@ -38,16 +38,13 @@ def map_cached(
         return table.map(function, new_fingerprint=fingerprint, **options)
     if not _is_sealed(target):
         # Made aside and renamed: another process may be about to read what it has just made and not yet sealed.
-        aside = target.with_name(f".{target.stem}.{os.getpid()}.tmp")
-        try:
+        with written_whole(target) as temporary:
             table.map(
-                function, new_fingerprint=fingerprint, cache_file_name=str(aside), load_from_cache_file=False, **options
-            )
-            if aside.is_file():  # of no rows nothing is kept
-                aside.replace(target)
-                _seal(target)
-        finally:
-            aside.unlink(missing_ok=True)
+                function, new_fingerprint=fingerprint, cache_file_name=str(temporary), load_from_cache_file=False,
+                **options,
+            )  # fmt: skip
+        if target.is_file():  # of no rows nothing is kept
+            _seal(target)
     return table.map(
         function, new_fingerprint=fingerprint, cache_file_name=str(target), load_from_cache_file=True, **options
     )

@@ -182,7 +182,7 @@ def _make(
     began = time.monotonic()
     reading = prefix.reading.attached() if prefix.reading is not None and any(map(prefix.is_read, shapes)) else None
     names = {prefix.name(depth): shape for depth, shape in shapes.items()}
-    with prefix.on_threads(), reading or nullcontext(), _told(), entry.writing(names) as (writers, seconds):
+    with prefix.on_threads(), reading or nullcontext(), _as_cache_error(), entry.writing(names) as (writers, seconds):
         by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
 
         def take(depth: int, rows: np.ndarray[Any, Any], counts: Sequence[int], vectors: torch.Tensor) -> None:
@@ -205,7 +205,7 @@ def _make(
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _as_cache_error() -> Iterator[None]:
     try:
         yield
     except OverflowInPrefixError as error:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from frostline.data.row_table import RowTable
+from frostline.files import written_whole
 from frostline.prefix_cache.collate import Collator
 from frostline.records.run_folder import PREDICTIONS_FILE
 from frostline.spec import EVAL_SET, RunSpec, Task
@@ -124,6 +125,5 @@ def write_predictions(sets: list[EvaluatedRows], task: Task, folder: Path) -> No
                 }
             )
         )
-    aside = folder / f".{PREDICTIONS_FILE}.writing"
-    pq.write_table(pa.concat_tables(parts).unify_dictionaries(), aside, compression="zstd")
-    aside.replace(folder / PREDICTIONS_FILE)
+    with written_whole(folder / PREDICTIONS_FILE) as temporary:
+        pq.write_table(pa.concat_tables(parts).unify_dictionaries(), temporary, compression="zstd")

@@ -14,7 +14,7 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
 
     Args:
         loaded: The trained model.
-        folder: Written partial first, then renamed: it is never there in part.
+        folder: Written beside it first, then renamed: it never exists in part.
     """
     partial = _partial_folder(folder)
     shutil.rmtree(partial, ignore_errors=True)
