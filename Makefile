@@ -37,7 +37,7 @@ study-quick: $(STAMP) ## the same for two sizes and two seeds, in minutes
 test: $(STAMP) ## the whole test suite, slow tests included
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "slow or not slow" --durations=40
 
-test-fast: $(STAMP) ## the tests that need no real model: some minutes
+test-fast: $(STAMP) ## the tests that need no real model and no long sweep: two minutes on two cores
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-cases: $(STAMP) ## inputs and faults that once gave wrong numbers or poor words, a test for each

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 import pytest
 
 from frostline.records.result import RunResult
+from frostline.records.trial import TrialState
 from frostline.tracking import client, pending
 from tests.support import PLUGINS
 from tests.support.services import free_port, mlflow_server, postgresql
@@ -83,100 +84,140 @@ def test_runs_and_sweeps_on_a_real_server_and_without_it(tmp_path, tiny_override
 
 
 def _on_a_real_server(tmp_path, tiny_overrides, database):
-    port = free_port()
-    here = f"tracking.uri=http://127.0.0.1:{port}"
-    sweep = ["sweep", "lr_x_depth", *(o for o in tiny_overrides if not o.startswith("optimizer.lr=")), here]
-    sweep += ["sweep.n_trials=5", "training.epochs=2", "dataset.train_rows=64", "sweep.enqueue=none", *RUNG]
-    sweep += ["tracking.experiment=mine", "+tracking.tags.team=nlp"]
-    sweep += [f"sweep.storage='{database('optuna')}'"] if database else []
-    down = call(*sweep, cwd=tmp_path, **QUICK)  # nobody listens yet
-    assert down.returncode == 0, down.stderr
-    assert (
-        f"not in MLflow yet: 6 of its runs; frostline sync runs/lr_x_depth tracking.uri=http://127.0.0.1:{port}"
-        in down.stdout
-    )
-    assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
-    folder = tmp_path / "runs" / "lr_x_depth"
-    found = trials_in(folder)
-    assert len(pending.find_pending([folder])) == 6
-    kept = {path: pending.load(path) for path in pending.find_pending([folder])}
-    ours = f"tracking.uri=http://127.0.0.1:{port}"
-    foreign = call("sync", cwd=tmp_path, **QUICK)
-    assert foreign.returncode == 2
-    assert f"belongs to http://127.0.0.1:{port}, not to sqlite:///mlflow.db; if you trust it, {ours}" in foreign.stderr
-    for elsewhere in ([ours], [f"tracking.uri=http://127.0.0.1:{free_port()}"]):
-        early = call("sync", *elsewhere, cwd=tmp_path, **QUICK)  # one line for all: nobody listens yet
-        assert early.returncode == 2
-        assert len(early.stderr.splitlines()) <= 2, early.stderr
-    for path, missed in kept.items():  # and an attempt that failed changes nothing
-        assert {**pending.load(path), "why": ""} == {**missed, "why": ""}
+    missed = Missed(tmp_path, tiny_overrides, database)
+    missed.train_while_nobody_listens()
+    missed.sync_to_the_wrong_place()
+    with mlflow_server(tmp_path, missed.port, database("mlflow") if database else None) as uri:
+        missed.sync_with_a_damaged_trial()
+        parent, children, best = missed.runs_on(uri)
+        missed.check_parent(uri, parent, best)
+        for trial in missed.trials:
+            missed.check_trial(uri, trial, children[trial.number], is_best=children[trial.number] == best)
+        assert call("sync", cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
+        missed.load_model(uri, best)
+        if database:
+            missed.train_while_it_listens(uri, num_before=1 + len(children))
 
-    with mlflow_server(tmp_path, port, database("mlflow") if database else None) as uri:
-        done = [p for p in found if p.state.value == "COMPLETE"]
-        best_point = max(done, key=lambda p: (p.quality, -p.number))
-        trial = best_point if database else next(p for p in found if p.state.value == "PRUNED")
-        name = f"{trial.number:03d}"
-        (folder / name / "spec.json").rename(folder / name / "spec.away")
-        sync = call("sync", ours, cwd=tmp_path)
+
+class Missed:
+    """A sweep that a server missed, since nobody listened there yet, and that it gets by `frostline sync`."""
+
+    def __init__(self, home, tiny_overrides, database):
+        self.home, self.database, self.port = home, database, free_port()
+        self.folder = home / "runs" / "lr_x_depth"
+        self.here = f"tracking.uri=http://127.0.0.1:{self.port}"
+        self.sweep = ["sweep", "lr_x_depth", *(o for o in tiny_overrides if not o.startswith("optimizer.lr="))]
+        self.sweep += [self.here, "sweep.n_trials=5", "training.epochs=2", "dataset.train_rows=64"]
+        self.sweep += ["sweep.enqueue=none", *RUNG, "tracking.experiment=mine", "+tracking.tags.team=nlp"]
+        self.sweep += [f"sweep.storage='{database('optuna')}'"] if database else []
+
+    @property
+    def trials(self):
+        return trials_in(self.folder)
+
+    @property
+    def finished(self):
+        return [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
+
+    def train_while_nobody_listens(self):
+        down = call(*self.sweep, cwd=self.home, **QUICK)
+        assert down.returncode == 0, down.stderr
+        way = f"not in MLflow yet: 6 of its runs; frostline sync runs/lr_x_depth {self.here}"
+        assert way in down.stdout
+        assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
+        assert len(pending.find_pending([self.folder])) == 6
+
+    def sync_to_the_wrong_place(self):
+        """One line each, and an attempt that failed changes nothing."""
+        before = {path: pending.load(path) for path in pending.find_pending([self.folder])}
+        foreign = call("sync", cwd=self.home, **QUICK)
+        assert foreign.returncode == 2
+        place = f"belongs to http://127.0.0.1:{self.port}, not to sqlite:///mlflow.db"
+        assert f"{place}; if you trust it, {self.here}" in foreign.stderr
+        for elsewhere in (self.here, f"tracking.uri=http://127.0.0.1:{free_port()}"):
+            early = call("sync", elsewhere, cwd=self.home, **QUICK)
+            assert early.returncode == 2
+            assert len(early.stderr.splitlines()) <= 2, early.stderr
+        for path, missed in before.items():
+            assert {**pending.load(path), "why": ""} == {**missed, "why": ""}
+
+    def sync_with_a_damaged_trial(self):
+        """All but that trial is recorded; the parent waits for it if it is the best one."""
+        best = max(self.finished, key=lambda trial: (trial.quality, -trial.number))
+        pruned = next(trial for trial in self.trials if trial.state is TrialState.PRUNED)
+        name = f"{(best if self.database else pruned).number:03d}"
+        (self.folder / name / "spec.json").rename(self.folder / name / "spec.away")
+        sync = call("sync", self.here, cwd=self.home)
         assert sync.returncode == 2
         assert f"{name}/spec.json: can't be read" in sync.stderr
-        assert ("its best run is not recorded yet" in sync.stderr) == bool(database)
-        assert len([line for line in sync.stdout.splitlines() if line.startswith("recorded: ")]) == 4 + (not database)
-        (folder / name / "spec.away").rename(folder / name / "spec.json")
-        once_more = call("sync", ours, cwd=tmp_path)
-        assert once_more.returncode == 0, once_more.stderr
-        parent_too = "recorded: runs/lr_x_depth\n" if database else ""
-        assert once_more.stdout == f"recorded: runs/lr_x_depth/{name}\n{parent_too}"
-        assert not all_runs(f"sqlite:///{tmp_path / 'mlflow.db'}")[1]
-        made, runs = all_runs(uri)
-        experiment = made.get_experiment_by_name("mine")
+        assert ("its best run is not recorded yet" in sync.stderr) == bool(self.database)
+        recorded = [line for line in sync.stdout.splitlines() if line.startswith("recorded: ")]
+        assert len(recorded) == 4 + (not self.database)
+        (self.folder / name / "spec.away").rename(self.folder / name / "spec.json")
+        again = call("sync", self.here, cwd=self.home)
+        assert again.returncode == 0, again.stderr
+        parent_too = "recorded: runs/lr_x_depth\n" if self.database else ""
+        assert again.stdout == f"recorded: runs/lr_x_depth/{name}\n{parent_too}"
+        assert not all_runs(f"sqlite:///{self.home / 'mlflow.db'}")[1]
+
+    def runs_on(self, uri):
+        """Returns the parent run, the trials' runs by number, and the best one."""
+        store, runs = all_runs(uri)
+        experiment = store.get_experiment_by_name("mine")
         assert {run.info.experiment_id for run in runs} == {experiment.experiment_id}
         assert {run.data.tags["team"] for run in runs} == {"nlp"}
         assert [key for key in experiment.tags if key.startswith("mlflow.sharedViewState.")]
         (parent,) = [run for run in runs if run.data.tags["frostline.kind"] == "sweep"]
-        children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        below = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+        children = {int(run.data.tags["frostline.trial"]): run for run in below}
+        assert len(below) == len(children) == 5
+        best = next(run for run in below if run.info.run_id == parent.data.tags["frostline.best_run"])
+        return parent, children, best
+
+    def check_parent(self, uri, parent, best):
         assert parent.info.status == "FINISHED"
         assert parent.data.params["sampler"] == "tpe"
-        assert len(children) == 5
-        best = next(run for run in children if run.info.run_id == parent.data.tags["frostline.best_run"])
-        assert best.data.metrics["best/accuracy"] == max(p.quality for p in found if p.state.value == "COMPLETE")
-        by_point = {int(run.data.tags["frostline.trial"]): run for run in children}
-        for trial in found:
-            run = by_point[trial.number]
-            assert run.data.metrics["best/accuracy"] == trial.quality
-            assert run.data.tags["frostline.status"] == ("FINISHED" if trial.state.value == "COMPLETE" else "PRUNED")
-            lines = (folder / f"{trial.number:03d}" / "metrics.jsonl").read_text().splitlines()
-            reported = [(row["step"], row["train/loss"]) for row in map(json.loads, lines) if "train/loss" in row]
-            history = made.get_metric_history(run.info.run_id, "train/loss")
-            assert sorted((metric.step, metric.value) for metric in history) == reported
-            assert run.data.params["freeze.depth"] == str(trial.depth)
-            result = RunResult.read(folder / f"{trial.number:03d}")
-            assert run.data.metrics["cost/train_s"] == result.cost.train_s
-            assert bool(run.outputs.model_outputs) == (run.info.run_id == best.info.run_id)
-            assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["moods"]
+        assert best.data.metrics["best/accuracy"] == max(trial.quality for trial in self.finished)
         assert max(parent.data.metrics[name] for name in ("best/accuracy", "trial/accuracy")) > 0
-        assert {item.path for item in made.list_artifacts(parent.info.run_id)} >= {"report.html", "trials.csv"}
-        assert call("sync", cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
-        before = len(runs)
+        artifacts = {item.path for item in client(uri).list_artifacts(parent.info.run_id)}
+        assert artifacts >= {"report.html", "trials.csv"}
 
+    def check_trial(self, uri, trial, run, *, is_best):
+        folder = self.folder / f"{trial.number:03d}"
+        assert run.data.metrics["best/accuracy"] == trial.quality
+        assert run.data.tags["frostline.status"] == ("FINISHED" if trial.state is TrialState.COMPLETE else "PRUNED")
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        reported = [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row]
+        history = client(uri).get_metric_history(run.info.run_id, "train/loss")
+        assert sorted((metric.step, metric.value) for metric in history) == reported
+        assert run.data.params["freeze.depth"] == str(trial.depth)
+        assert run.data.metrics["cost/train_s"] == RunResult.read(folder).cost.train_s
+        assert bool(run.outputs.model_outputs) == is_best
+        assert [item.dataset.name for item in run.inputs.dataset_inputs] == ["moods"]
+
+    def load_model(self, uri, best):
         import mlflow
 
         mlflow.set_tracking_uri(uri)
         loaded = mlflow.pyfunc.load_model(f"runs:/{best.info.run_id}/model")
         assert set(loaded.predict(loaded.input_example)["label"]) <= {"positive", "negative"}
 
-        if not database:
-            return
-        # and with the server there from the start: the same things, at once
-        other = call(*sweep, "sweep.name=there", cwd=tmp_path)
+    def train_while_it_listens(self, uri, num_before):
+        """With the server there from the start: the same runs, at once, and one comes back from its record."""
+        _, before = all_runs(uri)
+        other = call(*self.sweep, "sweep.name=there", cwd=self.home)
         assert other.returncode == 0, other.stderr
         assert "MLflow at" not in other.stderr
         assert f"compare in the MLflow UI: {uri}/#/experiments/" in other.stdout
         _, runs = all_runs(uri)
-        assert len(runs) == before + 6
-        again = next(run for run in runs if run.data.tags.get("frostline.status") == "FINISHED" and run not in children
-                     and run.data.tags["frostline.kind"] == "trial")  # fmt: skip
-        back = call("reproduce", again.info.run_id, here, cwd=tmp_path)
+        assert (len(before), len(runs)) == (num_before, num_before + 6)
+        known = {run.info.run_id for run in before}
+        finished = next(
+            run.info.run_id for run in runs
+            if run.info.run_id not in known and run.data.tags["frostline.kind"] == "trial"
+            and run.data.tags["frostline.status"] == "FINISHED"
+        )  # fmt: skip
+        back = call("reproduce", finished, self.here, cwd=self.home)
         assert back.returncode == 0, back.stderr
         assert "verdict: identical" in back.stdout
 

@@ -65,3 +65,34 @@ def test_every_module_says_in_a_line_what_it_holds(path):
     text = ast.get_docstring(TREES[path])
     assert text or not path.read_text(encoding="utf-8").strip(), "no docstring"
     assert not (text or "").startswith("Owns:")
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def test_no_test_is_a_monster():
+    """A test tells one fact: files up to 470 lines, functions up to 60."""
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in TESTS}
+    assert {name: count for name, count in lengths.items() if count > 470} == {}
+    functions = {
+        f"{path.name}: {node.name}": node.end_lineno - node.lineno + 1
+        for path in TESTS
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: count for name, count in functions.items() if count > 60} == {}
+
+
+def test_tests_go_through_public_doors():
+    """No private attribute of frostline's own modules; those of libraries are facts that tests/contract checks."""
+    private = re.compile(
+        r"setattr\([a-z_]+, \"_[a-z]|\"frostline\.[a-z_.]+\._[a-z]|from frostline\S* import [^#\n]*\b_[a-z]|__new__"
+    )
+    files = [path for path in TESTS if path != Path(__file__) and "contract" not in path.parts]
+    lines = [
+        f"{path.name}:{number}: {line.strip()}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if private.search(line) and "torch.cuda" not in line
+    ]
+    assert lines == []
