@@ -103,11 +103,12 @@ def table(folder: Path) -> list:
 def test_three_nodes_give_the_table_of_one_slot_here(tmp_path, nodes, tiny):
     for _ in range(3):
         nodes.add()
-    shared = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=6", "sweep.enqueue=coarse", "training.epochs=8"]
+    shared = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=6", "sweep.enqueue=coarse", "training.epochs=4"]
     shared += [
         "sweep.sampler=tpe",
         "sweep.promote_fraction=0.25",
-        "sweep.rung_epochs=4",
+        "sweep.rung_epochs=2",
+        "sweep.settle=0.5",
     ]  # promotion, race, full fine-tuning
     shared += ["training.batch_size=8", "dataset.train_rows=128"]
     shared += ["sweep.pruner.name=median", "sweep.pruner.startup_trials=2"]
@@ -194,7 +195,7 @@ def slow(tmp_path: Path) -> list[str]:
 def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, nodes, tiny):
     first = nodes.add(SLOW_S="0.4")
     nodes.add(SLOW_S="0.4")
-    arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=8", *TRIALS_ALONE, "sweep.sampler=random", *ALONE]
+    arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=5", *TRIALS_ALONE, "sweep.sampler=random", *ALONE]
     process = start(*arguments, *slow(tmp_path), nodes.address, cwd=tmp_path)
     folder = tmp_path / "runs" / "lr_x_depth"
     wait_for(lambda: len([*folder.glob("[0-9]*/metrics.jsonl")]) >= 3, 200, what="three trials")
@@ -206,14 +207,14 @@ def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, no
     assert " died (" in err
     assert "trained again from its last checkpoint" in err
     found = trials_in(folder)
-    assert [trial.number for trial in found] == list(range(8))
+    assert [trial.number for trial in found] == list(range(5))
     assert {trial.state for trial in found} == {TrialState.COMPLETE}
     assert third is not None
     assert (tmp_path / "node-2" / "cluster" / "inputs").is_dir()  # it was given something to do
     runs = mlflow_runs(tmp_path)
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert sorted(run.data.tags["frostline.trial"] for run in runs if "frostline.trial" in run.data.tags) == [
-        str(number) for number in range(8)
+        str(number) for number in range(5)
     ]
 
 
@@ -245,7 +246,7 @@ def test_a_trial_of_a_drained_node_resumes_on_another_one(tmp_path, nodes, tiny)
 def test_a_parent_that_dies_leaves_nobody_and_the_same_command_resumes(tmp_path, nodes, tiny):
     for _ in range(2):
         nodes.add(SLOW_S="0.3")
-    arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=6", *RUNG, "sweep.enqueue=coarse", *ALONE]
+    arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=4", *RUNG, "sweep.enqueue=coarse", *ALONE]
     arguments += [*slow(tmp_path), nodes.address]
     process = start(*arguments, cwd=tmp_path)
     folder = tmp_path / "runs" / "lr_x_depth"
@@ -256,7 +257,7 @@ def test_a_parent_that_dies_leaves_nobody_and_the_same_command_resumes(tmp_path,
     done = {path: path.stat().st_mtime_ns for path in folder.glob("[0-9]*/result.json")}
     again = call(*arguments, cwd=tmp_path, timeout=400)
     assert again.returncode == 0, again.stderr
-    assert len(trials_in(folder)) == 6
+    assert len(trials_in(folder)) == 4
     assert {trial.state for trial in trials_in(folder)} <= {TrialState.COMPLETE, TrialState.PRUNED}
     promoted = {trial.number for trial in trials_in(folder) if trial.rung == 2}
     kept = [path for path in done if int(path.parent.name) not in promoted]
@@ -322,7 +323,7 @@ def test_every_way_to_fail_is_recorded_where_all_nodes_see_one_file_system(tmp_p
     done = call(
         "sweep", "depth_only", *tiny, "sweep.sampler=grid", "sweep.n_trials=5", *TRIALS_ALONE, "runtime.engine=ray",
         "runtime.slots=auto", nodes.address, "plugins=[sweep_plugin]", "optimizer.name=breaking", "freeze.depth=2",
-        "optimizer.weight_decay=0.0,0.001,0.003,0.004,0.008", "optimizer.lr=1e-3", "sweep.trial_timeout_s=15",
+        "optimizer.weight_decay=0.0,0.001,0.003,0.004,0.008", "optimizer.lr=1e-3", "sweep.trial_timeout_s=10",
         cwd=_with_plugin(tmp_path), timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -333,7 +334,7 @@ def test_every_way_to_fail_is_recorded_where_all_nodes_see_one_file_system(tmp_p
     }  # fmt: skip
     assert "ValueError: no such thing" in found[1].outcome.reason
     assert "killed by signal 9" in found[3].outcome.reason
-    assert "no sign of life for 15 s" in found[4].outcome.reason
+    assert "no sign of life for 10 s" in found[4].outcome.reason
     assert "half the batch" in found[8].outcome.note
     assert not list(tmp_path.glob("node-*/cluster/*"))
     runs = mlflow_runs(tmp_path)

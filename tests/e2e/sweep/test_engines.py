@@ -12,7 +12,7 @@ from frostline.records.result import RunResult, Status
 from frostline.records.trial import TrialState
 from tests.support import PLUGINS
 from tests.support.services import installed
-from tests.support.sweep_tools import mlflow_runs, start, trials_in, wait_for
+from tests.support.sweep_tools import TRIALS_ALONE, mlflow_runs, start, trials_in, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def job_of(folder: Path) -> int | None:
 @pytest.mark.timeout(600)
 def test_a_preempted_job_checkpoints_is_queued_again_and_resumes(tmp_path, tiny_overrides, submitit):
     arguments = ["hydra/launcher=submitit_local", "plugins=[sweep_plugin]", "optimizer.name=slow", "freeze.depth=1"]
-    arguments += ["dataset.train_rows=64", "training.epochs=4", "sweep.n_trials=2", "sweep.enqueue=none"]
+    arguments += ["dataset.train_rows=64", "training.epochs=2", "sweep.n_trials=2", "sweep.enqueue=none", *TRIALS_ALONE]
     fixed = [o for o in tiny_overrides if not o.startswith("optimizer.lr=")]
     env = {**with_packages(submitit), "SLOW_S": "0.5"}
     process = start("sweep", "lr_only", *fixed, *arguments, "runtime.slots=1", cwd=tmp_path, **env)
