@@ -25,7 +25,7 @@ from frostline.errors import SpecError, UserError, nearest
         (["optimizer.lr=abc"], r"optimizer.lr=abc: expected a number, got the text 'abc'"),
         (["seed=1.5"], r"seed=1.5: expected a whole number"),
         (["freeze.depth=true"], r"freeze.depth=True: expected a whole number, got the switch True"),
-        (["training.metrics=accuracy"], r"training.metrics: expected a list, as \[a,b\]"),
+        (["training.metrics=accuracy"], r"training.metrics: expected a list, for example \[a,b\]"),
         (["training.metrics=[1]"], r"training.metrics\[0\]=1: expected a text"),
         (["training.precision=fp8"], r"training.precision=fp8: no such choice.*one of auto, bf16, fp16, fp32"),
         (["model=nosuch"], r"model=nosuch: no such choice; one of albert_base, .*, minilm, .*"),

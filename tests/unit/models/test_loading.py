@@ -155,7 +155,7 @@ def test_random_pretrained_parts_are_refused(own_model):
     save_file(weights, file, metadata={"format": "pt"})
     loaded = load(own_model)
     with pytest.raises(
-        ModelError, match=r"lacks \d+ tensors of the pretrained part, as bert.encoder.layer.2.attention"
+        ModelError, match=r"lacks \d+ tensors of the pretrained part, for example bert.encoder.layer.2.attention"
     ):
         loading.check_fresh(loaded.fresh, ["bert.embeddings", "bert.encoder.layer.2"], own_model)
 

@@ -165,7 +165,7 @@ def test_values_out_of_range_get_one_line_with_the_key(override, message):
         ("freeze=last freeze.last=-1", r"freeze.last=-1: must be 0 or more"),
         ("freeze=blocks", r"freeze.blocks is missing: give the frozen blocks, for example freeze.blocks=\[0-3,7\]"),
         ("freeze=blocks freeze.blocks=[0-6]", r"freeze.blocks=\[0-6\]: minilm has 6 blocks, so give 0 to 5"),
-        ("freeze=blocks freeze.blocks=[3-1]", r"freeze.blocks\[0\]=3-1: a range goes up, as 1-3"),
+        ("freeze=blocks freeze.blocks=[3-1]", r"freeze.blocks\[0\]=3-1: a range goes up, for example 1-3"),
         ("freeze=blocks freeze.blocks=[1,x]", r"freeze.blocks\[1\]=x: give the number of a block"),
         ("freeze=blocks freeze.blocks=[-1]", r"freeze.blocks\[0\]=-1: give the number of a block"),
         ("freeze=blocks freeze.blocks=[1.5]", r"freeze.blocks\[0\]"),
