@@ -156,7 +156,7 @@ def check(folder: Path, recorded: Mapping[str, str], names: Iterable[str], remed
 
 
 def _is_shown(path: Path, folder: Path) -> bool:
-    """Returns whether a path is a file that no file manager hides: such are left by one, and read by nobody."""
+    """Returns whether a path is a file that no file manager hides: such files are left by one, and never read."""
     return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 

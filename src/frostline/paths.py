@@ -65,7 +65,7 @@ def take_home() -> Path | None:
         return None
     folder = Path(tempfile.gettempdir()) / f"frostline-home-{user}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # somebody else was there first
+    if folder.is_symlink() or folder.stat().st_uid != os.getuid():  # another user made it first
         folder = Path(tempfile.mkdtemp(prefix="frostline-home-"))
     os.environ["HOME"] = str(folder)
     return folder

@@ -110,7 +110,7 @@ def git_diff(folder: Path, limit_bytes: int = 256 * 1024) -> str | None:
 
     Args:
         folder: Inside the repository.
-        limit_bytes: A record is no place for a data set that somebody has just changed.
+        limit_bytes: A record is no place for a data set that was just changed.
     """
     secrets = [":(top,exclude,glob)**/.env*", ":(top,exclude,glob)**/*.pem", ":(top,exclude,glob)**/*secret*"]
     text = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--no-textconv", "--", ":(top)", *secrets)

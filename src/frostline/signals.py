@@ -15,7 +15,7 @@ from frostline.records.result import Cause
 
 
 class Interrupted(BaseException):
-    """A signal ends the run; not an `Exception`, so that nobody takes it for a failure.
+    """A signal ends the run; not an `Exception`, so that no handler takes it for a failure.
 
     Attributes:
         signum: The signal.
@@ -97,7 +97,7 @@ class SignalGuard:
     """Turns the first signal into a request to stop after the step, the second into an immediate end.
 
     Outside of the training loop there is no step to finish, so the first one ends it at once. Preemption is handled
-    where somebody handles it: it is handed on when the guard is left, and nothing that comes after it hurries it. Use
+    where it is handled: it is handed on when the guard is left, and nothing that comes after it hurries it. Use
     as a context manager.
 
     Args:

@@ -167,7 +167,7 @@ def test_a3_a_trial_whose_worker_was_killed_is_trained_again(tmp_path, tiny_over
     assert call("sweep", "lr_x_depth", *words, cwd=whole, timeout=120, **env).returncode == 0
     done = call("sweep", "lr_x_depth", *words, cwd=tmp_path, timeout=120, **env)
     assert done.returncode == 0, done.stderr
-    assert "killed by signal 9 (out of memory?): trained again from its last checkpoint" in done.stderr
+    assert "killed by signal 9 (out of memory?): resumed from its last checkpoint" in done.stderr
     ours, theirs = trials_in(tmp_path / "runs/s"), trials_in(whole / "runs/s")
     assert [(p.params, p.state, p.by_seed) for p in ours] == [(p.params, p.state, p.by_seed) for p in theirs]
     assert [p.outcome.note is not None for p in ours] == [True, False, False, False]

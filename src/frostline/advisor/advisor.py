@@ -81,9 +81,9 @@ class Advisor:
         )  # fmt: skip
         if question.is_raced and question.num_folds == 1:  # of folds every row is held out once
             fitted.race_rows, fitted.race_cost = race_rows(list(table.trials.values()), question.settle_rows)
-        if table.alive:
+        if table.learnt:
             fitted.noise = self._noise(table)
-            fitted.posterior = Posterior(table.alive, fitted.axis, fitted.noise)
+            fitted.posterior = Posterior(table.learnt, fitted.axis, fitted.noise)
         return fitted
 
     def _table(self, finished: Sequence[tuple[TrialRecord, Setting]]) -> RunTable:
@@ -129,7 +129,7 @@ class Advisor:
         from frostline.decision.folds import rows_across, seeds_across
         from frostline.decision.rows import covariance, with_least
 
-        question, alive = self.question, table.alive
+        question, alive = self.question, table.learnt
         known = (number for trial in table.trials.values() if (number := train_rows_of(trial)) is not None)
         train_rows = next(known, _TRAIN_ROWS)
         scored: Array | None = None
@@ -203,7 +203,7 @@ class Advisor:
         """Returns the relative cost of the search's runs that ended, of each seed of a trial.
 
         Of a trial that was stopped early its share counts, by the recorded operations of the longest run at its level;
-        one that failed before it recorded any counts nothing.
+        one that failed before it recorded any counts nothing, a PRUNED one without a record in full.
         """
         axis = self.question.axis([s.level for p in trials if (s := self.question.setting(p.params)) is not None])
         cost = 0.0

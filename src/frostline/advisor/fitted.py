@@ -106,7 +106,7 @@ class RunTable:
     least: list[float] = field(default_factory=list)
 
     @property
-    def alive(self) -> list[Run]:
+    def learnt(self) -> list[Run]:
         """The runs that learnt something."""
         return [run for run in self.runs if not run.collapsed]
 

@@ -25,7 +25,7 @@ def trim_pixels(max_bytes: int, keep: Collection[Path] = ()) -> int:
 
     Args:
         max_bytes: Of all of them.
-        keep: Files that stay in any case. Of one that somebody else reads only the name goes.
+        keep: Files that stay in any case. Of one that another process reads only the name goes.
 
     Returns:
         The bytes removed.

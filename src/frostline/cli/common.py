@@ -104,7 +104,7 @@ def refuse_scripts(source: str, metrics: Sequence[str], trusted: Sequence[str], 
         plugins: Modules that register metrics, named by the user.
 
     Raises:
-        UserError: A metric may be a script that nobody named.
+        UserError: A metric may be a script that the user did not name.
     """
     from frostline.metrics import METRICS
     from frostline.registry import import_plugins

@@ -192,7 +192,6 @@ def _rerun(
 ) -> int:
     from frostline.launch import run
     from frostline.provenance import redact
-    from frostline.records.recorder import Recorder, Recorders, named_recorders
     from frostline.records.result import Status
     from frostline.records.run_context import Sharing
     from frostline.records.run_folder import RunFolder
@@ -200,7 +199,7 @@ def _rerun(
     from frostline.reproduce.compare import TOLERANCE, compare
     from frostline.reproduce.record import curve_of
     from frostline.signals import Interrupted, exit_code
-    from frostline.tracking import MlflowRecorder
+    from frostline.tracking import recorders_of
 
     tolerance = TOLERANCE if options.tolerance is None else options.tolerance
     if not (tolerance >= 0 and math.isfinite(tolerance)):
@@ -211,15 +210,11 @@ def _rerun(
     sharing = Sharing(threads=next((use.threads for use in recorded.result.cache_uses if use.threads), None))
     overrides = [redact(word) for word in (recorded.source, *options.overrides)]
     with RunFolder(folder, spec, overrides, keep_diff=job.tracking.git_diff) as run_folder:
-        recorders: list[Recorder] = [run_folder, watch, *named_recorders(job.tracking.recorders, spec, folder)]
-        if job.tracking.enabled:
-            # Its model is the recorded one once more, or not worth keeping.
-            where = dataclasses.replace(job.tracking, log_model=False)
-            recorders.append(MlflowRecorder(where, spec, folder, child=_child(recorded, spec, run_id)))
+        # Its model is the recorded one once more, or not worth keeping.
+        tracking = dataclasses.replace(job.tracking, log_model=False)
+        recorders = recorders_of(run_folder, spec, tracking, watch, child=_child(recorded, spec, run_id))
         try:
-            result = run(
-                spec, RunContext(Recorders(recorders), folder, overrides=overrides, until_step=until, sharing=sharing)
-            )
+            result = run(spec, RunContext(recorders, folder, overrides=overrides, until_step=until, sharing=sharing))
         except Interrupted as stop:
             return stop.exit_code
     if result.status is Status.KILLED:

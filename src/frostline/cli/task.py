@@ -20,7 +20,6 @@ from frostline.errors import RunFailedError, UserError, visible
 from frostline.files import write_atomically
 from frostline.preflight import check_resume
 from frostline.provenance import redact
-from frostline.records.recorder import Recorder, Recorders, named_recorders
 from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_context import RunContext
 from frostline.records.run_folder import SPEC_FILE, RunFolder
@@ -108,7 +107,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
         UserError: Bad input.
     """
     from frostline.launch import run
-    from frostline.tracking import MlflowRecorder
+    from frostline.tracking import recorders_of
     from frostline.train.checkpoint import CheckpointStore
 
     variables.ignore(os.environ)  # a launcher's job begins here, and not at the command line
@@ -122,12 +121,10 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
         if step is None:
             raise UserError(f"resume={job.resume}: {_why_none(out_dir)}")
     with RunFolder(out_dir, spec, overrides, resume_step=step, keep_diff=job.tracking.git_diff) as folder:
-        recorders: list[Recorder] = [folder, *named_recorders(job.tracking.recorders, spec, out_dir)]
-        if job.tracking.enabled:
-            reopen = child is not None or step is not None
-            recorders.append(MlflowRecorder(job.tracking, spec, out_dir, child=child, reopen=reopen))
+        reopen = child is not None or step is not None
+        recorders = recorders_of(folder, spec, job.tracking, child=child, reopen=reopen)
         try:
-            result = run(spec, RunContext(Recorders(recorders), out_dir, overrides=overrides, resume_from=resume_from))
+            result = run(spec, RunContext(recorders, out_dir, overrides=overrides, resume_from=resume_from))
         except Interrupted as stop:
             # Finished is finished: a job that has nothing left to do is not put into a queue again.
             return RunResult.read(out_dir), 0 if stop.signum == PREEMPTED else stop.exit_code

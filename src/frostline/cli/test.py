@@ -201,6 +201,6 @@ def _record(folder: Path, result: RunResult, record: dict[str, Any], uri: str | 
         return
     try:
         with as_user_error(lambda error: UserError(f"  not in MLflow: {type(error).__name__}")):
-            tracking.add_numbers(folder, where, values, result.step or 0, tags)
+            tracking.log_metrics_and_tags(folder, where, values, result.step or 0, tags)
     except UserError as error:  # the number is in the folder
         print(error)

@@ -100,7 +100,7 @@ def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
             raise SpecError(
                 "the sweep's file lies one level too deep (sweep.sweep): its first line must be '# @package _global_'"
             )
-        # What is not part of a run may be left out by a config that somebody else composed.
+        # What is not part of a run may be left out by a config that another program composed.
         rest = {"resume": None, "plugins": [], **{key: values.pop(key) for key in _BESIDE_THE_RUN if key in values}}
         runtime = values.get("runtime")
         for key in _OF_SWEEPS:  # nothing that a run computes depends on them

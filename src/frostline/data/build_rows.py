@@ -47,7 +47,10 @@ def with_named_labels(raw: RawTable, spec: DatasetSpec) -> RawTable:
         return raw
     names = list(inner.names)
     if not spec.task.has_classes and (odd := next((name for name in names if not is_number(name)), None)) is not None:
-        raise DataError(f"dataset.label_column={spec.label_column}: its classes are names (as {odd!r}), not numbers")
+        raise DataError(
+            f"dataset.label_column={spec.label_column}: its classes are names (for example {odd!r}), not numbers; "
+            "give dataset.task=classification"
+        )
     known = dict(enumerate(names))
 
     def name(value: Any) -> Any:
@@ -109,7 +112,7 @@ def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
 
 
 def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
-    """Returns columns text, pair, labels and key, dropped rows left out; converted once for the same input."""
+    """Returns the content (text and pair, words, or image), labels and key, without rows that the rule drops."""
     _check_columns(spec, raw)
     if spec.is_image:
         return _labelled_images(raw, spec, rule)
@@ -140,7 +143,7 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
     if spec.pair_column is not None:
         features["pair"] = "string"
     return map_cached(
-        raw.table, convert, _kept_as(raw, spec, rule), batched=True, with_indices=True,
+        raw.table, convert, _cache_fingerprint(raw, spec, rule), batched=True, with_indices=True,
         remove_columns=raw.table.column_names,
         features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}), desc="labels",
     )  # fmt: skip
@@ -158,7 +161,10 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
                 continue
             words = _words(batch[spec.text_column][offset], where, spec.text_column)
             if len(words) != len(labels):
-                raise DataError(f"{where}: has {len(words)} words and {len(labels)} labels")
+                raise DataError(
+                    f"{where}: has {len(words)} words in {spec.text_column} and {len(labels)} labels in "
+                    f"{spec.label_column}; give each word one label"
+                )
             if words:
                 out["words"].append(words)
                 out["labels"].append(labels)
@@ -171,7 +177,7 @@ def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datase
         "key": datasets.Value("int64"),
     }
     return map_cached(
-        raw.table, convert, _kept_as(raw, spec, rule), batched=True, with_indices=True,
+        raw.table, convert, _cache_fingerprint(raw, spec, rule), batched=True, with_indices=True,
         remove_columns=raw.table.column_names, features=datasets.Features(features), desc="labels",
     )  # fmt: skip
 
@@ -227,22 +233,22 @@ def _image(value: Any, where: str, column: str, folder: Path | None) -> tuple[di
     if isinstance(value, str) and value and folder is not None:
         value = {"bytes": None, "path": str(folder / value)}
     if value is None or value == "":
-        raise DataError(f"{where}: the image is missing (column {column})")
+        raise DataError(f"{where}: the image is missing (column {column}): fill it or remove the row")
     if not isinstance(value, dict) or not ("bytes" in value or "path" in value):
         raise DataError(f"{where}: expected an image in column {column}, got {type(value).__name__}")
     if value.get("bytes") is not None:
-        _refuse_deep(value["bytes"], where)
+        _refuse_16_bit(value["bytes"], where)
         return {"bytes": value["bytes"], "path": None}, value["bytes"]
     try:
         content = Path(value["path"]).read_bytes()
     except (OSError, TypeError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{where}: the image can't be read: {str(value.get('path'))[:150]}: {why}") from error
-    _refuse_deep(content, str(value["path"]))
+    _refuse_16_bit(content, str(value["path"]))
     return {"bytes": None, "path": value["path"]}, content
 
 
-def _refuse_deep(content: bytes, where: str) -> None:
+def _refuse_16_bit(content: bytes, where: str) -> None:
     """Refuses a PNG of colours with 16 bits a channel, of which Pillow keeps 8 without a word.
 
     Bytes 24 and 25 of its header are the bits and the kind of its channels (PNG specification, 11.2.2).
@@ -260,14 +266,14 @@ def _label(rule: LabelRule, value: Any, where: str, spec: DatasetSpec) -> Any:
 
 def _text(value: Any, where: str, column: str) -> str:
     if value is None or value == NULL_OF_DATABASES:
-        raise DataError(f"{where}: the text is missing (column {column})")
+        raise DataError(f"{where}: the text is missing (column {column}): fill it or remove the row")
     if not isinstance(value, str):
         raise DataError(f"{where}: expected text in column {column}, got {type(value).__name__}")
     return value
 
 
-def meaning_of(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
-    """What turns raw columns into texts and labels."""
+def label_settings(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
+    """Returns the settings that decide texts and labels, for a fingerprint."""
     columns = [spec.text_column, spec.pair_column, spec.label_column, spec.columns, spec.quoted]
     columns += [sign for sign in (spec.separator, spec.escape) if sign is not None]
     images = [spec.image_column] if spec.is_image else []
@@ -275,10 +281,10 @@ def meaning_of(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
     return [*columns, *images, *rule.identity(), spec.task.name, spec.threshold, spec.dead_zone, list(rule.names)]
 
 
-def _kept_as(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> str:
+def _cache_fingerprint(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> str:
     """Returns what a labelled table is found again by; tables kept before names counted are not taken for it."""
     names = [list(raw.label_names)] if raw.label_names is not None else []
-    return digest_of([ROWS_VERSION, raw.fingerprint, *meaning_of(spec, rule), *names])[:32]
+    return digest_of([ROWS_VERSION, raw.fingerprint, *label_settings(spec, rule), *names])[:32]
 
 
 def digest_of(parts: list[Any]) -> str:

@@ -67,7 +67,7 @@ _DEEP = ("I", "F")
 def in_mode(image: Picture, mode: str, where: str) -> Picture:
     """Returns an image in the channels that a model takes, on white where it is transparent.
 
-    What lies below transparent pixels is whatever the program left there that saved them; nobody sees it.
+    What lies below transparent pixels is whatever the program left there that saved them; it is not visible.
 
     Args:
         image: Any.
@@ -181,7 +181,7 @@ class PixelTable:
         return len(self.lengths)
 
     def stand_in(self, count: int) -> dict[str, torch.Tensor]:
-        """Returns a batch that nobody looks at, of a model that begins above its embeddings."""
+        """Returns a batch of zeros for a model that begins above its embeddings and does not read it."""
         return {"pixel_values": torch.zeros(count, 1, 1, 1)}
 
     @property

@@ -23,8 +23,8 @@ Array = np.ndarray[Any, Any]
 NUM_DRAWS = 4000
 """Joint draws behind every probability: a standard error of half a percent at 0.9."""
 
-_LEVEL = 0.95
-"""Of every interval."""
+_CREDIBLE_MASS = 0.95
+"""Probability that each interval covers."""
 
 _REACH = 0.6
 """Decades beside the best rate tried at a level within which an untried one may be better."""
@@ -46,7 +46,7 @@ class LevelState(StrEnum):
 
     GOOD = "good"  # within the margin of the best, with the confidence asked for
     OPEN = "open"
-    OUT = "out"  # worse than half the margin, with the confidence asked for
+    OUT = "out"  # another level is better by more than half the margin, with the confidence asked for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Decision:
         recommended: To take: the cheapest good level, else the best guess.
         best: The level with the highest posterior mean.
         collapsed: Runs that learnt nothing, left out of every average.
-        num_runs: Runs behind the answer.
+        num_runs: All runs, collapsed ones included.
         seed_sd: Posterior mean of the standard deviation from seed to seed.
         knows_rows: Whether the choice of held-out rows is accounted for; else everything is said of these rows.
     """
@@ -166,8 +166,8 @@ def decide(
     if beside:  # what a level could give at a rate, or with other keys, that was not tried there
         could = np.maximum(draws, every[:, len(settings) :].reshape(len(every), len(settings), -1).max(axis=2))
     loss = draws.max(axis=1, keepdims=True) - draws
-    most = np.quantile(could.max(axis=1, keepdims=True) - draws, _LEVEL, axis=0)
-    low, high = np.quantile(draws, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2], axis=0)
+    most = np.quantile(could.max(axis=1, keepdims=True) - draws, _CREDIBLE_MASS, axis=0)
+    low, high = np.quantile(draws, [(1 - _CREDIBLE_MASS) / 2, (1 + _CREDIBLE_MASS) / 2], axis=0)
     counts = _Counts(runs)
     levels = []
     for index, (setting, tried) in enumerate(targets):
@@ -203,7 +203,7 @@ class _Counts:
 
 
 def _beside(setting: Setting, axis: Axis, kinds: Sequence[tuple[tuple[float, ...], tuple[str, ...]]]) -> list[Setting]:
-    """Returns settings of one level beside one of its own; of each level as many.
+    """Returns untried neighbours of a level's setting: nearby rates, and other keys. Every level gets equally many.
 
     Args:
         setting: Of the level.

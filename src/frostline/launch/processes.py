@@ -133,7 +133,7 @@ class Processes:
 
     def stop(self, signum: int) -> None:
         """Hands a signal to every process, once; each has a session of its own, so that a terminal's reaches none."""
-        # To them preemption is a signal like any other: nobody would put a single process into the queue again.
+        # To them preemption is a signal like any other: no scheduler requeues a single process.
         signum = signal.SIGTERM if signum == PREEMPTED else signum
         for rank, pid in list(self._alive.items()):
             if rank not in self._signalled:
@@ -163,7 +163,7 @@ class Processes:
         self._kill()  # one that greeted late
 
     def exit_code(self, rank: int) -> int | None:
-        """Returns the exit code of a process that said nothing, negative for a signal; None if nobody knows it."""
+        """Returns the exit code of a process that said nothing, negative for a signal; None if it is unknown."""
         try:
             codes = json.loads(self._exit_codes.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # the launcher runs, or was killed
@@ -183,7 +183,7 @@ class Processes:
         return f"process {rank} of {self.size} {how}; what it printed is in {self._log}"
 
     def was_killed(self, rank: int) -> bool:
-        """Returns whether somebody killed a process, as the system does when memory runs out."""
+        """Returns whether a process was killed from outside, as the system does when memory runs out."""
         return self.exit_code(rank) == -signal.SIGKILL
 
     def log_tail(self) -> str:

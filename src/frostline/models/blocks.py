@@ -63,7 +63,8 @@ def find_blocks(model: PreTrainedModel) -> Anatomy:
     """Finds embeddings, blocks and head of a model.
 
     Args:
-        model: Any encoder or decoder with one stack of like blocks. May live on the meta device.
+        model: With one stack of blocks: an encoder, a decoder, or the stages of a convolutional network. May live on
+            the meta device.
 
     Raises:
         ModelError: There is no such stack, more than one, or the blocks share parameters; the message says why.
@@ -94,7 +95,8 @@ def find_blocks(model: PreTrainedModel) -> Anatomy:
     if len(lists) != 1:
         listed = "none" if not lists else f"{len(lists)} ({', '.join(key for key, _ in lists)})"
         raise ModelError(
-            f"{name}: expected one list of {num_layers} like blocks, found {listed}: unsupported architecture"
+            f"{name}: expected one list of {num_layers} like blocks, found {listed}: unsupported "
+            "architecture; give freeze=none, or freeze=pattern with the names of parameters"
         )
     list_name, stack = lists[0]
     embeddings, head = _beside(model, list_name, base_name)

@@ -37,14 +37,14 @@ from frostline.spec import CacheMode, Precision, RunSpec
 
 log = logging.getLogger(__name__)
 
-_FILLING = 4
+_FILL_VERSION = 4
 """Part of the key: raise it when the same rows would give other bits. 4: entries before it may hold wrong seconds."""
 
 _SHARED_FROM = 2
-"""Runs that will read hidden states which each reads once (computing them writes and hashes them, too)."""
+"""Least number of runs for which caching pays if each run reads the rows once."""
 
-_ALIKE = 1e-4
-_ALIKE_HALF = 5e-2
+_LOGIT_TOLERANCE = 1e-4
+_LOGIT_TOLERANCE_HALF = 5e-2
 """How far logits may be apart, of their size: seen are 1e-7 in fp32 where padding is masked, 1e-1 where it is not."""
 
 
@@ -72,9 +72,9 @@ def open_cache(request: CacheRequest) -> CachedPrefix | None:
             why_not = str(error)
         except Exception as error:
             log.debug("prefix cache", exc_info=True)
-            why_not = f"unsupported architecture ({type(error).__name__}: {in_one_line(error)})"
+            why_not = f"the cache failed ({type(error).__name__}: {in_one_line(error)})"
     if mode is CacheMode.REQUIRE:
-        raise UserError(f"runtime.cache=require: {why_not}")
+        raise UserError(f"runtime.cache=require: {why_not}; give runtime.cache=auto to run without it")
     if resumed is not None:
         log.warning("resume: the run had a prefix cache and continues without one (%s): last bits may differ", why_not)
     else:
@@ -138,7 +138,7 @@ def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
     position = prefix.position if prefix.is_read(depth) else None
     per_image = 1 if position is not None else int(both[0].lengths[0])
     held, others, others_s = None, dict[str, HiddenRows](), 0.0
-    if fits(prefix, depth, both) and (request.resumed is not None or _is_read_again(spec, sharing, both)):
+    if fits(prefix, depth, both) and (request.resumed is not None or _pays_on_gpu(spec, sharing, both)):
         held = keep_on_gpu(prefix, depth, both, request.alive)
     if held is not None:
         hidden = HiddenRows(states=held.resident.places, position=position, per_image=per_image)
@@ -200,7 +200,7 @@ def _prefix(request: CacheRequest, threads: int) -> Prefix:
         anatomy=probe.anatomy,
         facts={
             **request.facts,
-            "filling": _FILLING,
+            "filling": _FILL_VERSION,
             "architecture": type(model).__name__,
             "config": config_sha256(model.config),
             "attention": str(getattr(model.config, "_attn_implementation", None)),
@@ -218,7 +218,7 @@ def _prefix(request: CacheRequest, threads: int) -> Prefix:
     )
 
 
-def _is_read_again(spec: RunSpec, sharing: Sharing, tables: Sequence[RowsToCompute]) -> bool:
+def _pays_on_gpu(spec: RunSpec, sharing: Sharing, tables: Sequence[RowsToCompute]) -> bool:
     """Returns whether computing hidden states in a GPU's memory pays.
 
     They are computed in larger batches than a step's and nothing is written: once is no more than it would be anyway.
@@ -308,12 +308,12 @@ def _check(request: CacheRequest, suffix: Suffix, hidden: HiddenRows) -> None:
     finally:
         suffix.detach()
         model.train(was_training)
-    if expected.dim() == _BY_TOKEN:  # nobody reads what is said of padding
+    if expected.dim() == _BY_TOKEN:  # the outputs at padding are not used
         lengths = torch.from_numpy(train.lengths[rows])[:, None]
         is_token = (torch.arange(expected.shape[1]) < lengths).to(expected.device)
         expected, part = expected[is_token], part[is_token]
     apart, scale = float((expected - part).abs().max()), float(expected.abs().max())
-    allowed = _ALIKE if machine.precision is Precision.FP32 else _ALIKE_HALF
+    allowed = _LOGIT_TOLERANCE if machine.precision is Precision.FP32 else _LOGIT_TOLERANCE_HALF
     if not apart <= allowed * scale + 1e-7:
         raise CacheError(
             f"rows of this model depend on their padding, or its blocks on more than the one below (logits {apart:.1e} "

@@ -209,6 +209,6 @@ def _all_of(hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _as_it_is(count: int | None, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Takes the place of the forward of a block that nobody asked for."""
+    """Replaces the forward of a block whose output is not used."""
     del args, kwargs
     return as_output(hidden_states, count)

@@ -194,7 +194,7 @@ class CacheEntry:
                         data = np.memmap(file, dtype=_STORED[shape.dtype], mode="r").reshape(-1, shape.width)
                         os.utime(manifest)  # it was used: the oldest ones go first when room is needed
                         return HiddenStates(data, shape)
-        except (OSError, ValueError) as error:  # removed by somebody who needed room, or the disk is ill
+        except (OSError, ValueError) as error:  # removed by a process that needed room, or a disk error
             trouble = str(error)
         log.warning("prefix cache: %s is damaged (%s): it is computed again", path, trouble)
         return None
@@ -315,7 +315,7 @@ class CacheEntry:
 
 
 _verified: set[tuple[str, int, int, int]] = PROCESS_CACHE.container(set())
-"""Files that this process has read through: once is enough, since nobody changes them in place."""
+"""Files that this process has read through: once is enough, since they are never changed in place."""
 
 
 def _reserve(fd: int, num_bytes: int) -> None:

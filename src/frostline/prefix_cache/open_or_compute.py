@@ -119,7 +119,7 @@ def open_or_compute(
         store: Where they are kept.
         prefix: What computes them.
         depth: What is wanted, 1 or more.
-        also: Other depths that somebody will want: made if this one has to be.
+        also: Other depths that other runs will use: computed along if this one has to be.
         table: The rows.
         alive: Called now and then.
         keep: Tables whose hidden states after that depth must not go to make room.
@@ -136,7 +136,7 @@ def open_or_compute(
     name = prefix.name(depth)
     in_use = {(_entry(store, prefix, each).folder, name) for each in (*keep, table)}
     with entry.building(alive):
-        rows = entry.open(name, shapes[depth], alive)  # somebody else may have made it meanwhile
+        rows = entry.open(name, shapes[depth], alive)  # another process may have computed it meanwhile
         if rows is None:
             missing = {each: shape for each, shape in shapes.items() if not entry.has(prefix.name(each), shape)}
             missing[depth] = shapes[depth]  # there perhaps, but damaged

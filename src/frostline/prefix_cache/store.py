@@ -64,7 +64,7 @@ class PrefixStore:
         return sorted(entries, key=lambda item: item[3], reverse=True)
 
     def clear(self) -> int:
-        """Removes everything that nobody is building; returns how many bytes that freed."""
+        """Removes everything that no process is building; returns how many bytes that freed."""
         freed = 0
         for folder in self._folders():
             size = sum(path.stat().st_size for path in _files(folder))
@@ -89,7 +89,7 @@ class PrefixStore:
 
         Args:
             num_bytes: What is to be written.
-            keep: Folders and names of files that must stay. Those that somebody is building stay, too.
+            keep: Folders and names of files that must stay. Those that a process is building stay, too.
 
         Raises:
             CacheError: There is nothing left to remove.
@@ -139,7 +139,7 @@ def _read_key(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _unless_held(folder: Path, *, building: bool = False) -> Iterator[bool]:
-    """Holds the right to write in an entry, if nobody else has it; gives whether that is so.
+    """Takes the right to write in an entry unless another process has it; yields whether it was free.
 
     Args:
         folder: The entry's.

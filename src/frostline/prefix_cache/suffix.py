@@ -28,7 +28,7 @@ HIDDEN_AT = "prefix_at"
 
 
 class Suffix:
-    """Makes a model take `prefix_hidden` beside its own inputs, and pass its lowest blocks by.
+    """Makes a model take `prefix_hidden` (or `prefix_at`) beside its own inputs, and skip its lowest blocks.
 
     The model stays the same object with the same parameters and names: it is trained, saved and audited as ever.
 
@@ -59,7 +59,7 @@ class Suffix:
         return bool(self._embeddings)
 
     def attach(self) -> None:
-        """From now on the model's forward wants `prefix_hidden`."""
+        """Replaces forward: a batch must bring `prefix_hidden`, or `prefix_at` if `take` is given."""
         suffix, own = self, self._model.forward
         modules = (self._model, *self._blocks, *self._embeddings)
         self._before = [(module, module.__dict__.get("forward")) for module in modules]
@@ -147,7 +147,7 @@ class TrainableModel(nn.Module):
         return self._whole[0].config
 
     def forward(self, **inputs: Any) -> Any:
-        """Returns what the whole model returns for a batch with `prefix_hidden`."""
+        """Returns what the whole model returns for a batch with `prefix_hidden` or `prefix_at`."""
         return self._whole[0](**inputs)
 
     def train(self, mode: bool = True) -> TrainableModel:
@@ -178,7 +178,7 @@ def num_outputs(anatomy: Anatomy) -> int | None:
     """Returns how many things the blocks of a model return, the first being the hidden states; None: these alone.
 
     Args:
-        anatomy: The model taken apart; it is run once, on three tokens.
+        anatomy: The model taken apart; it is run once, on `probe_inputs`.
     """
     return _probe(anatomy).num_outputs
 
@@ -194,13 +194,13 @@ def reads_images(anatomy: Anatomy) -> bool:
 
 
 def as_output(hidden: torch.Tensor, count: int | None) -> Any:
-    """Returns hidden states as a block would, by `num_outputs`; what else it returns (attention) nobody asks for."""
+    """Returns hidden states as a block would, by `num_outputs`; what else a block returns (attention) is not used."""
     return hidden if count is None else (hidden, *[None] * (count - 1))
 
 
 @torch.no_grad()
 def _probe(anatomy: Anatomy) -> _Seen:
-    """Runs a model once, on three tokens, and looks at what its lowest block is given and gives."""
+    """Runs a model once, on `probe_inputs`, and looks at what its lowest block is given and gives."""
     seen: dict[str, Any] = {}
     model = anatomy.model
     was_training = model.training

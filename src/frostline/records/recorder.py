@@ -51,7 +51,7 @@ class Recorder(Protocol):
         """Called once, when everything of the run lies in its folder; also without a `start` before it."""
 
 
-RECORDERS: Registry[Callable[[RunSpec, Path], Recorder]] = Registry("recorder")
+RECORDERS: Registry[Callable[[RunSpec, Path], Recorder]] = Registry("recorder", "frostline.records.recorders")
 """Recorders beside folder and MLflow, by the names that `tracking.recorders` gives: spec, run folder -> recorder."""
 
 

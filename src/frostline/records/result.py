@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from frostline.errors import UserError
+from frostline.errors import UserError, listing
 from frostline.hashes import sealed, unsealed
 
 RESULT_SCHEMA = 1
@@ -178,6 +178,15 @@ class Audit:
     pinned_in_eval: bool
     num_tensors: int
     changed: tuple[str, ...] = ()
+
+    @property
+    def violation(self) -> str:
+        """What was not as it should be, in words."""
+        if not self.frozen_unchanged:
+            return f"frozen tensors changed ({listing(self.changed)})"
+        if not self.absent_from_optimizer:
+            return "frozen parameters are in the optimizer"
+        return "frozen modules were not in eval mode"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,7 +169,7 @@ class RunFolder:
             write_atomically(self.folder / DIFF_FILE, diff)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Appends one line to `metrics.jsonl`; what is logged again of the steps before a resume is there already."""
+        """Appends one line to `metrics.jsonl`; steps before a resume are not written twice."""
         assert self._metrics is not None, "log() outside of the context"
         if self._go_on_from is not None and step <= self._go_on_from:
             return

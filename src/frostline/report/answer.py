@@ -18,11 +18,11 @@ from frostline.spec import DEPTH_KEY
 
 @dataclass(frozen=True, kw_only=True)
 class LevelRow:
-    """A level of the axis of cost (a frozen depth, a LoRA rank) of one model and number of training rows.
+    """A level of the axis of cost (a frozen depth, a LoRA rank) of one choice of swept config groups and number of training rows.
 
     Attributes:
         level: Its value.
-        group: The model and number of rows, if they are swept: levels of two don't compare.
+        group: The swept config groups and number of rows, if any: levels of two groups don't compare.
         trial: The trial that the level is judged by; None if the level was not tried to its end.
         mean: Posterior mean of the metric.
         low: Lower end of its 95 % interval.
@@ -55,7 +55,7 @@ class LevelRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupAnswer:
-    """The decision of one model and number of training rows.
+    """The decision of one choice of swept config groups and number of training rows.
 
     Attributes:
         group: Its name; None if there is one only.
@@ -94,7 +94,7 @@ class Answer:
         axis_key: The key that trades quality for cost; None if none was swept.
         num_blocks: Of the model, if it is known.
         best: The finished trial with the best value as it was measured, or None.
-        groups: A decision for each model and number of rows.
+        groups: A decision for each combination of swept config groups and numbers of training rows.
         main: The one with the best level; None if nothing can be decided.
         learnt: Whether anything beats a constant prediction, with 95 % probability: else that is not known, or none
             does. None where no constant prediction is known.
@@ -104,7 +104,7 @@ class Answer:
         filled_s: Seconds to compute hidden states for the prefix cache.
         saved_s: Seconds of forward passes through frozen blocks that it saved.
         num_cached: Trials that used it.
-        num_trials: Trials in all, those that took over another's result left out.
+        num_trials: Trials that have an outcome of their own; duplicates and the baseline left out.
         baseline_failed: Why there is no row of full fine-tuning though one was asked for; None: there is, or it wasn't.
     """
 

@@ -141,8 +141,9 @@ def legend(answer: Answer) -> str:
         return ""
     margin = difference(main.decision.margin, answer.metric)
     baseline, axis = main.fitted.baseline, _axis_name(answer)
+    num_learnt = main.decision.num_runs - len(main.decision.collapsed)
     parts = [
-        f"{answer.metric}: posterior mean of all {main.decision.num_runs} runs together, with its 95 % interval",
+        f"{answer.metric}: posterior mean of all {num_learnt} runs together, with its 95 % interval",
         "at most worse: than the best setting, with 95 % probability",
         f"good: within {margin} of the best {axis} with probability {main.decision.confidence:g}; out: another {axis} "
         "is better by more than half of that, as surely; open: not known",

@@ -12,7 +12,7 @@ from frostline.search.events import (
 from frostline.search.forecast import Costs, Forecast, forecast
 from frostline.search.lock import LockLostError, open_locked
 from frostline.search.loop import SearchLimits, search
-from frostline.search.promotion import Key, TrialTask, check_alike, eliminated, queue_of
+from frostline.search.promotion import Key, TrialTask, eliminated, queue_of, reason_if_all_failed
 from frostline.search.read_trials import read_trials
 from frostline.search.storages import CorruptStudyError, Journal, open_url, storage_trouble, study_names
 from frostline.search.study import Study
@@ -34,13 +34,13 @@ __all__ = [
     "TrialEvent",
     "TrialReported",
     "TrialTask",
-    "check_alike",
     "eliminated",
     "forecast",
     "open_locked",
     "open_url",
     "queue_of",
     "read_trials",
+    "reason_if_all_failed",
     "search",
     "storage_trouble",
     "study_names",

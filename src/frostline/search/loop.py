@@ -58,7 +58,7 @@ def search(
         executor: Who trains.
         listener: Who watches.
         limits: When the search ends.
-        race: Gives further seeds to finished trials when the search is over; None: nobody does.
+        race: Gives further seeds to finished trials when the search is over; None: no further seeds.
         baseline: All trials -> parameters of full fine-tuning, trained when the search is over; None: not trained.
     """
     course = SearchLoop(plan, study, executor, listener, limits)
@@ -123,8 +123,10 @@ class SearchLoop:
             for step, value in sorted(twin.history.items()):
                 self._study.report(number, step, value)
             outcome = twin.outcome
-            if outcome.paused:  # the like one may be promoted, this one is not
-                outcome = replace(outcome, paused=False, state=TrialState.PRUNED, reason="like another trial")
+            if outcome.paused:  # only the original can be promoted
+                outcome = replace(
+                    outcome, paused=False, state=TrialState.PRUNED, reason=f"same parameters as #{twin.number}"
+                )
             self._study.tell(number, outcome, copy_of=twin.number)
             self._tell_listener(number)
 
@@ -144,7 +146,10 @@ class SearchLoop:
         return self._promoted.pop(0) if self._promoted else None
 
     def next_baseline(self, baseline: Callable[[Sequence[TrialRecord]], Params | None]) -> TrialTask | None:
-        """Returns full fine-tuning, unless it was trained, or is just now."""
+        """Returns the task of full fine-tuning; None if it ended or is running.
+
+        A FAILED one is returned once more with `sweep.retry_failed`.
+        """
         done = self._study.baseline()
         is_retry = (
             done is not None and done.state is TrialState.FAILED and self._plan.retry_failed and not self._retried
@@ -191,7 +196,7 @@ class SearchLoop:
             self._stop("interrupted")
         elif self.stopped is None and self._limits.clock() >= self._deadline:
             # What runs may finish: a time limit is no reason to throw an epoch away.
-            self.stopped = f"sweep.timeout_s={self._plan.timeout_s:g} is over"
+            self.stopped = f"sweep.timeout_s={self._plan.timeout_s:g} is reached; a larger one continues"
 
     def _stop(self, reason: str, *, too_many_failed: bool = False) -> None:
         if self.stopped is None:
@@ -234,7 +239,7 @@ class SearchLoop:
         else:
             if outcome.paused:
                 assert outcome.quality is not None
-                self._study.settle(task.number, outcome.quality)
+                self._study.set_rung_value(task.number, outcome.quality)
             self._study.tell(task.number, outcome)
         self._tell_listener(task.number)
         if outcome.state is TrialState.FAILED and task.number != BASELINE_NUMBER:
@@ -279,7 +284,7 @@ class SearchLoop:
             and len(kinds) == 1
             and not succeeded
         ):
-            self._stop(f"the first {_ALIKE} trials failed alike", too_many_failed=True)
+            self._stop(f"the first {_ALIKE} trials failed for the same reason", too_many_failed=True)
 
 
 def checked(outcome: TrialOutcome) -> TrialOutcome:

@@ -136,7 +136,7 @@ def _row(params: Params, axis: str | None) -> tuple[object, ...]:
     return TrialRecord.group_of(params), *(value for value in values if isinstance(value, int))
 
 
-def check_alike(trials: Sequence[TrialRecord]) -> str | None:
+def reason_if_all_failed(trials: Sequence[TrialRecord]) -> str | None:
     """Returns the first reason if no trial has a result, else None."""
     failed = [trial for trial in trials if trial.state is TrialState.FAILED]
     if not failed or ranked(trials, True) or any(trial.state is TrialState.PRUNED for trial in trials):

@@ -36,7 +36,7 @@ class StoredStudy:
         propose: For sampler `frost`: all trials but one, and the number of that -> its parameters.
 
     Raises:
-        UserError: The study is there already with other directions.
+        UserError: The study already exists with other directions.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class StoredStudy:
         stored_directions = [direction.name.lower() for direction in self._study.directions]
         if stored_directions != directions:
             raise UserError(
-                f"study {name}: is there already, to {' and '.join(stored_directions)}; give another sweep.name"
+                f"study {name}: already exists, to {' and '.join(stored_directions)}; give another sweep.name"
             )
 
     def _open(self, name: str) -> optuna.Study:
@@ -101,11 +101,11 @@ class StoredStudy:
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nothing of it was trained yet: it may be made anew for another config."""
+        """Whether no trial of the sweep has reported or ended: it may be reset for another config."""
         return all(
             frozen.state is OptunaState.WAITING
             or (frozen.state is OptunaState.RUNNING and not frozen.intermediate_values)
-            for frozen in self._trials.read().frozen_trials
+            for frozen in self._trials.read().trials
         )
 
     def reset(self) -> None:
@@ -120,7 +120,7 @@ class StoredStudy:
 
     @property
     def description(self) -> dict[str, Any] | None:
-        """What sweep it is of, as somebody described it; None if nobody did yet."""
+        """The description of its sweep that `describe` stored; None before."""
         stored = self._study.user_attrs.get(attributes.DESCRIPTION)
         return dict(stored) if stored is not None else None
 
@@ -215,8 +215,7 @@ class StoredStudy:
     def rebuild(self, trials: Sequence[TrialRecord], warm: Sequence[TrialRecord] = ()) -> None:
         """Puts recorded trials into an empty study, each under its number.
 
-        A number without a trial's file was that of an earlier study's trial, or of one that had just been chosen: it
-        stays taken, and counts for nothing.
+        A number without a record becomes the warm-start trial that had it, else a placeholder that samplers ignore.
 
         Args:
             trials: By their own files.
@@ -280,7 +279,7 @@ class StoredStudy:
         """Returns all trials by number.
 
         Args:
-            fresh: As the storage has them now; else as they were when a trial was last started.
+            fresh: As the storage has them now; False: the newest snapshot that an earlier call read.
         """
         snapshot = self._trials.read() if fresh or self._trials.last is None else self._trials.last
         known = self._read_before

@@ -46,18 +46,18 @@ class Study(StoredStudy):
         with quiet():
             return self._suggest(self._asking.ask())
 
-    def _suggest(self, frozen: Trial) -> tuple[int, Params]:
+    def _suggest(self, trial: Trial) -> tuple[int, Params]:
         params: Params = {}
         with quiet():
             for group in self._space.groups:
-                params[group.key] = frozen._suggest(group.key, distribution(group))
+                params[group.key] = trial._suggest(group.key, distribution(group))
             for dimension in self._space.of(params):
-                params[dimension.key] = frozen._suggest(dimension.key, distribution(dimension))
-        self._active.add(frozen.number)
-        return frozen.number, params
+                params[dimension.key] = trial._suggest(dimension.key, distribution(dimension))
+        self._active.add(trial.number)
+        return trial.number, params
 
     @again_if_cut_off
-    def settle(self, number: int, quality: float) -> None:
+    def set_rung_value(self, number: int, quality: float) -> None:
         """Makes the last report of a trial that waits for rung 2 its quality: what samplers compare it by.
 
         A run keeps its best epoch, and doesn't report its last one.
@@ -82,7 +82,7 @@ class Study(StoredStudy):
             value: The objective.
         """
         frozen = self._frozen(number)
-        if frozen.state is not OptunaState.RUNNING or is_paused(frozen):  # nobody prunes what was promoted
+        if frozen.state is not OptunaState.RUNNING or is_paused(frozen):  # promoted trials are not pruned
             return False
         self._study._storage.set_trial_intermediate_value(frozen._trial_id, step, value)
         if self._plan.pruner.name is PrunerName.NONE:
@@ -110,7 +110,7 @@ class Study(StoredStudy):
     def tell(self, number: int, outcome: TrialOutcome, *, copy_of: int | None = None) -> None:
         """Ends a trial, or its rung 1: then it waits, until it is promoted or pruned.
 
-        A value that is no finite number makes it FAILED: Optuna would take -inf for the best.
+        Values must be finite, which `loop.checked` ensures: Optuna would take -inf for the best.
 
         Args:
             number: Of the trial.

@@ -114,7 +114,7 @@ class Dimension:
         return [every[math.floor((len(every) - 1) * index / (limit - 1) + 0.5)] for index in range(limit)]
 
     def _centres(self, count: int) -> list[float]:
-        # Middles of equal cells: the ends of a learning-rate range are where nobody expects the best.
+        # Middles of equal cells: the ends of a learning-rate range are where the best is not expected.
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
         places = [low + (high - low) * (index + 0.5) / count for index in range(count)]
         exact = [math.exp(place) if self.log else place for place in places]
@@ -130,7 +130,7 @@ class Dimension:
         return int(value) if self.whole else float(value)
 
     def check(self, value: Value) -> None:
-        """Checks a value that somebody asked to try.
+        """Checks a value that the user asked to try.
 
         Raises:
             SpecError: It is outside of the space.

@@ -21,7 +21,7 @@ class TrackingSpec:
         git_diff: Whether a run's folder keeps what is changed beside the commit of the working directory.
         parent_run: Id of the MLflow run that the run is nested under; None: of none.
         run_name: Name of the MLflow run; None: the run's coordinates.
-        recorders: Names of further recorders, which a plugin registers.
+        recorders: Names of further recorders, of frostline or of a plugin.
         params: Keys of a nested run's config that are recorded as params besides the usual ones.
     """
 

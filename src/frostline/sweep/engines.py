@@ -149,7 +149,7 @@ class EngineOpener:
             target = self.folder.trial_folder(number) if seed is None else runs.folder_of(number, seed)
             return target.relative_to(folder).as_posix()
 
-        def settled(key: Key, trial: TrialJob) -> None:
+        def on_trial_end(key: Key, trial: TrialJob) -> None:
             if plan.keep_models not in {KeepModels.RECOMMENDED, KeepModels.NONE}:
                 for seed_run in trial.runs:
                     pool.bring(key, (seed_run.folder / MODEL_FOLDER).relative_to(folder / name_of(key)).as_posix())
@@ -163,7 +163,7 @@ class EngineOpener:
                 env=slot_env(2, threads, [])(0), hang_s=plan.trial_timeout_s,
             )
         )  # fmt: skip
-        executor = PoolExecutor(pool, self.sweep, runs, self.parent, self.warn, None, settled)
+        executor = PoolExecutor(pool, self.sweep, runs, self.parent, self.warn, None, on_trial_end)
         return Training(executor=executor, runs=runs, slots=pool.num_slots, pool=pool)
 
 

@@ -13,7 +13,7 @@ from frostline.preflight import num_blocks as blocks_of
 from frostline.provenance import redact
 from frostline.records.trial import TrialRecord, TrialState
 from frostline.report import Answer, ReportData, answer_of, make_console, print_answer, write_report
-from frostline.search import SearchSummary, check_alike
+from frostline.search import SearchSummary, reason_if_all_failed
 from frostline.spec import CostName, Direction
 from frostline.sweep.folder import REPORT_FOLDER, SweepFolder, read_description
 from frostline.sweep.predictions import evidence_in
@@ -24,6 +24,9 @@ from frostline.tracking.links import UI_ADDRESS
 
 if TYPE_CHECKING:
     from frostline.tracking import SweepRun
+
+
+_RETRY = "when that is mended, give the same command with sweep.retry_failed=true"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +60,7 @@ class FinishedSweep:
         return progress_line(self.trials, self.summary.stopped)
 
     @property
-    def best_run(self) -> Path | None:
+    def recommended_folder(self) -> Path | None:
         """The folder of the recommended trial's run."""
         chosen = self.answer.recommended
         if chosen is None:
@@ -65,9 +68,9 @@ class FinishedSweep:
         return self.runs.folder_of(chosen.number if chosen.copy_of is None else chosen.copy_of, self.runs.seeds[0])
 
     @property
-    def best_command(self) -> str:
+    def recommended_command(self) -> str:
         """What trains the recommended trial again; empty if there is none."""
-        chosen, folder = self.answer.recommended, self.best_run
+        chosen, folder = self.answer.recommended, self.recommended_folder
         if chosen is None or folder is None:
             return ""
         overrides = self.runs.overrides(chosen.params, self.runs.seeds[0])
@@ -80,9 +83,9 @@ class FinishedSweep:
         if self.interrupted or summary.fatal is not None:
             return None
         if summary.too_many_failed:
-            return f"stopped: {summary.stopped}; the first: {_first_reason(trials)}"
-        if (reason := check_alike(trials)) is not None:
-            return f"every trial failed; the first: {reason}"
+            return f"stopped: {summary.stopped}; the first: {_first_reason(trials)}; {_RETRY}"
+        if (reason := reason_if_all_failed(trials)) is not None:
+            return f"every trial failed; the first: {reason}; {_RETRY}"
         any_failed = any(trial.state is TrialState.FAILED for trial in trials)
         if summary.complete and self.answer.best is None and any_failed:
             return f"no trial was trained to its end; the first that failed: {_first_reason(trials)}"
@@ -123,7 +126,7 @@ def _write_report(finished: FinishedSweep) -> list[Path]:
         answer=finished.answer,
         cost=finished.sweep.plan.cost or CostName.TRAIN_S,
         base=_shared_settings(finished.sweep),
-        command=finished.best_command,
+        command=finished.recommended_command,
         status=finished.progress,
     )
     return write_report(data, finished.folder.folder / REPORT_FOLDER)
@@ -136,7 +139,7 @@ def _print_answer(finished: FinishedSweep, run: SweepRun, view: str | None, path
     lines = [finished.progress]
     if answer.settle_needed is not None and finished.summary.complete:
         lines.append(f"continue with: {with_settle(command, answer.settle_needed)}")
-    lines.append(f"run it again: {finished.best_command}")
+    lines.append(f"run it again: {finished.recommended_command}")
     if paths:
         lines.append(f"report: {paths[0]}")
     if view is not None:

@@ -51,7 +51,7 @@ def record_summary(finished: FinishedSweep, run: SweepRun, view: str | None, pat
     own = [finished.folder.folder / SWEEP_FILE, finished.folder.folder / JOURNAL_FILE]
     files = [*paths, *(path for path in own if path.is_file())]
     with_model = finished.sweep.plan.log_best_model and status is Status.FINISHED
-    run.finish(status, tags, files, best=finished.best_run, with_model=with_model, trials=states)
+    run.finish(status, tags, files, best=finished.recommended_folder, with_model=with_model, trials=states)
 
 
 def _log_charts(finished: FinishedSweep, run: SweepRun) -> None:

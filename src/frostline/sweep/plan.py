@@ -64,7 +64,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     raced = sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
     rows = _scored_rows(sweep, plan.measured, raced=raced)
     asks = any(each.question.axis_key is not None for each in advisors.values())
-    # Of other metrics nobody knows beforehand.
+    # Of other metrics it is not known beforehand.
     is_accuracy = sweep.job.run.training.objective == "accuracy"
     margin = least_margin(rows, sweep.plan.confidence) if asks and is_accuracy else None
     if planning.json:

@@ -40,7 +40,7 @@ class PoolExecutor:
         parent: MLflow run id of the sweep, known once it has started.
         warn: Called with a worker's warnings.
         threads: CPU threads of all slots together; None: each computes on its own.
-        settled: Called with each trial that ended.
+        on_trial_end: Called with each trial that ended.
     """
 
     def __init__(
@@ -51,10 +51,10 @@ class PoolExecutor:
         parent: Callable[[], str | None],
         warn: Callable[[str], None],
         threads: int | None,
-        settled: Callable[[Key, TrialJob], None] = lambda _key, _trial: None,
+        on_trial_end: Callable[[Key, TrialJob], None] = lambda _key, _trial: None,
     ) -> None:
         self._pool = pool
-        self._settled = settled
+        self._on_trial_end = on_trial_end
         self._sweep = sweep
         self._runs = runs
         self._parent = parent
@@ -112,28 +112,28 @@ class PoolExecutor:
             return [TrialReported(number=number, step=event.value.step, value=event.value.value, seed=seed)]
         if event.kind is EventKind.DONE:
             assert isinstance(event.value, TrialReply)
-            self._settled(event.key, self._trials[event.key])
+            self._on_trial_end(event.key, self._trials[event.key])
             return [self._runs.checked(number, self._trials[event.key].params, event.value, seed)]
         died = event.kind in {EventKind.DIED, EventKind.TEMPLATE_DIED}
         if self._stopping and (died or event.kind is EventKind.MACHINE_DIED):  # the signal came between two runs
             return [TrialEnded(number=number, outcome=None, seed=seed)]
         reason = str(event.value)
-        if event.kind is EventKind.MACHINE_DIED:  # as often as need be: it says nothing of the trial
+        if event.kind is EventKind.MACHINE_DIED:  # says nothing of the trial: retry without limit
             self._retry(event.key, reason)
             return []
         if died and event.key not in self._retried:
+            self._retried.add(event.key)
             self._retry(event.key, reason)
             return []
         cause = _CAUSES.get(event.kind, Cause.ERROR)
         record_worker_death(self._trials[event.key], reason, cause)
-        self._settled(event.key, self._trials[event.key])
+        self._on_trial_end(event.key, self._trials[event.key])
         outcome = TrialOutcome(state=TrialState.FAILED, reason=reason, cause=cause)
         return [TrialEnded(number=number, outcome=outcome, seed=seed)]
 
     def _retry(self, key: Key, reason: str) -> None:
-        """Gives a trial whose process died to another one: it is resumed from its last checkpoint."""
-        self._retried.add(key)
-        trial = self._trials[key] = replace(self._trials[key], note=f"{reason}: trained again from its last checkpoint")
+        """Submits a trial whose process died again: it is resumed from its last checkpoint."""
+        trial = self._trials[key] = replace(self._trials[key], note=f"{reason}: resumed from its last checkpoint")
         self._warn(f"warning: #{trial.number} {trial.name}: {trial.note}")
         self._pool.submit(key, trial)
 

@@ -140,7 +140,7 @@ class SweepCommand:
         self._metric = sweep.job.run.training.objective
         self._maximize = sweep.job.run.training.direction is Direction.MAXIMIZE
         self._signals = StopSignals()
-        self._run: SweepRun | None = None
+        self._mlflow_run: SweepRun | None = None
         self._training: Training | None = None
         self._warned: set[str] = set()
         self._studies = StudyOpener(
@@ -163,10 +163,10 @@ class SweepCommand:
         for notice in sweep.notices:
             print(f"note: {notice}", file=sys.stderr, flush=True)
         with self._signals.held():
-            self._run = SweepRun(sweep.job.tracking, plan.name, self._folder.folder, self._sweep.mlflow_params)
+            self._mlflow_run = SweepRun(sweep.job.tracking, plan.name, self._folder.folder, self._sweep.mlflow_params)
             training = self._training = EngineOpener(
                 sweep=sweep, compose=self._compose, folder=self._folder, launcher=self._launcher,
-                parent=lambda: None if self._run is None else self._run.run_id, warn=self._warn,
+                parent=lambda: None if self._mlflow_run is None else self._mlflow_run.run_id, warn=self._warn,
                 num_recorded=lambda: len(self._studies.recorded()) if self._is_resumed else 0,
                 is_stopping=lambda: self._signals.requested is not None, stack=self._stack,
             ).open()  # fmt: skip
@@ -178,11 +178,11 @@ class SweepCommand:
                 self._stack.callback(view.close)
                 self._view = view
                 if not self._is_resumed:
-                    self._warn_of_batch(total, queue, view)
-                self._start_run(study)
+                    self._note_if_grid_takes_all_trials(total, queue, view)
+                self._start_mlflow_run(study)
                 files = TrialFiles(self._folder, plan, self._maximize, total, self._judged)
                 self._take_up(study, view)
-                mlflow = MlflowListener(self._run, self._metric, self._maximize)
+                mlflow = MlflowListener(self._mlflow_run, self._metric, self._maximize)
                 summary = search(
                     plan, study, executor, Listeners([files, mlflow, view]),
                     SearchLimits(total=total, should_stop=lambda: self._should_stop(executor)),
@@ -196,7 +196,7 @@ class SweepCommand:
                 self._close_pool()
                 trouble = str(error) if isinstance(error, LockLostError) else storage_trouble(error)
                 full = machine_trouble(error) if trouble is None else None
-                self._end_run(Status.FAILED, trouble or full or f"{type(error).__name__}: {error}")
+                self._end_mlflow_run(Status.FAILED, trouble or full or f"{type(error).__name__}: {error}")
                 if full is not None:
                     raise MachineError(f"{self._folder.folder}: {full}; {MACHINE_WAY_OUT}") from error
                 if trouble is None:
@@ -207,11 +207,11 @@ class SweepCommand:
 
     # -- starting ----------------------------------------------------------------------------------------------------
 
-    def _start_run(self, study: Study) -> None:
-        assert self._run is not None
-        self._run.start(study.mlflow_run)
-        if self._run.run_id is not None and study.mlflow_run != self._run.run_id:
-            study.note_mlflow_run(self._run.run_id)
+    def _start_mlflow_run(self, study: Study) -> None:
+        assert self._mlflow_run is not None
+        self._mlflow_run.start(study.mlflow_run)
+        if self._mlflow_run.run_id is not None and study.mlflow_run != self._mlflow_run.run_id:
+            study.note_mlflow_run(self._mlflow_run.run_id)
 
     def _judged(self, trials: Sequence[TrialRecord]) -> list[TrialRecord]:
         """Returns the trials that levels are judged by, of all models and sizes."""
@@ -232,7 +232,7 @@ class SweepCommand:
         return self._advisor.baseline(trials)
 
     def _race(self, runs: TrialRuns) -> SeedRace | None:
-        """Returns who gives further seeds; None where nobody does."""
+        """Returns what gives further seeds; None if there are none."""
         plan = self._sweep.plan
         if not self._is_decided_here or plan.settle == 0:
             return None
@@ -247,7 +247,7 @@ class SweepCommand:
                 self._folder.write_trial(trial)
         view.resume(study.trials())
 
-    def _warn_of_batch(self, total: int, queue: Sequence[Any], view: ProgressView) -> None:
+    def _note_if_grid_takes_all_trials(self, total: int, queue: Sequence[Any], view: ProgressView) -> None:
         if self._sweep.enqueue is None and len(queue) == total and self._sweep.plan.sampler.value not in {"grid"}:
             view.say(f"note: the coarse grid takes all {total} trials, the sampler none: raise sweep.n_trials for more")
 
@@ -260,7 +260,7 @@ class SweepCommand:
         return self._signals.requested is not None
 
     def _warn(self, text: str) -> None:
-        was_shown = self._run is not None and text == f"warning: {self._run.warning}"
+        was_shown = self._mlflow_run is not None and text == f"warning: {self._mlflow_run.warning}"
         if text not in self._warned and not was_shown:  # every trial would repeat it
             self._warned.add(text)
             self._view.say(text)
@@ -268,7 +268,7 @@ class SweepCommand:
     # -- ending ------------------------------------------------------------------------------------------------------
 
     def _end(self, summary: SearchSummary, runs: TrialRuns, executor: Executor, files: TrialFiles) -> int:
-        assert self._run is not None
+        assert self._mlflow_run is not None
         answer = answer_for(self._sweep, self._folder, summary.trials)
         if summary.complete and answer.recommended is not None:
             self._keep_model(answer.recommended, runs, executor)
@@ -280,7 +280,7 @@ class SweepCommand:
             sweep=self._sweep, folder=self._folder, runs=runs, summary=summary, answer=answer,
             interrupted=signum is not None,
         )  # fmt: skip
-        failed = conclude(finished, self._run)
+        failed = conclude(finished, self._mlflow_run)
         if signum is not None:
             self._say_how_to_go_on()
             return 128 + signum
@@ -325,12 +325,12 @@ class SweepCommand:
                 executor.stop()
         if (outcome is None or outcome.state is not TrialState.COMPLETE) and before is not None:
             record.write_bytes(before)  # the trial itself has ended well
-            self._view.say("warning: it did not finish; the same command tries again")
+            self._view.say("warning: its model could not be trained again; give the same command once more")
 
     def _broken_off(self, stop: BaseException) -> int:
         """A second signal, or a launcher's job that was stopped by one."""
         self._close_pool(at_once=True)
-        self._end_run(Status.KILLED, "stopped by a signal")
+        self._end_mlflow_run(Status.KILLED, "stopped by a signal")
         self._say_how_to_go_on()
         if isinstance(stop, SystemExit) and isinstance(stop.code, int):
             return stop.code
@@ -342,9 +342,9 @@ class SweepCommand:
                 self._training.pool.kill()
             self._training.pool.close()
 
-    def _end_run(self, status: Status, reason: str) -> None:
-        if self._run is not None:
-            self._run.finish(status, {"frostline.reason": reason}, [])
+    def _end_mlflow_run(self, status: Status, reason: str) -> None:
+        if self._mlflow_run is not None:
+            self._mlflow_run.finish(status, {"frostline.reason": reason}, [])
 
     def _say_how_to_go_on(self) -> None:
         print(f"resume with: {visible(self._sweep.resume_command)}", file=sys.stderr, flush=True)

@@ -17,7 +17,6 @@ from frostline import assets
 from frostline.console import configure_logging
 from frostline.errors import MACHINE_WAY_OUT, MachineError, UserError, machine_trouble
 from frostline.records.monitor import RunControl
-from frostline.records.recorder import Recorder, Recorders, named_recorders
 from frostline.records.result import Cause, RunResult, Status
 from frostline.records.run_context import RunContext
 from frostline.records.run_folder import FOR_TERMINAL, RunFolder
@@ -108,7 +107,7 @@ class _ToParent(logging.Handler):
 
 
 def run_trial(trial: TrialJob | Measure, channel: Channel) -> TrialReply | Footprint | None:
-    """Trains a trial's runs one after the other; what is there already is taken as it is.
+    """Trains a trial's runs one after the other; runs that finished earlier are not trained again.
 
     Args:
         trial: What to train, or to measure.
@@ -248,7 +247,7 @@ def _train(
     trial: TrialJob, seed_run: SeedRun, spec: RunSpec, monitor: _ChannelMonitor, *, retried: str | None = None
 ) -> tuple[RunResult | None, bool]:
     from frostline.launch import run
-    from frostline.tracking import MlflowRecorder
+    from frostline.tracking import recorders_of
     from frostline.train.checkpoint import CheckpointStore
 
     job, folder = seed_run.job, seed_run.folder
@@ -265,14 +264,12 @@ def _train(
             f"training.accumulation_steps={training.accumulation_steps}",
         ]
     with RunFolder(folder, spec, overrides, resume_step=step or 0, keep_diff=job.tracking.git_diff) as run_folder:
-        recorders: list[Recorder] = [run_folder, *named_recorders(job.tracking.recorders, spec, folder)]
-        if job.tracking.enabled:
-            child = child_of(trial, spec.seed, retried=retried)
-            recorders.append(MlflowRecorder(job.tracking, spec, folder, child=child, reopen=retried is None))
+        child = child_of(trial, spec.seed, retried=retried)
+        recorders = recorders_of(run_folder, spec, job.tracking, child=child, reopen=retried is None)
         resume_from = folder if step is not None else None
         try:
             context = RunContext(
-                Recorders(recorders),
+                recorders,
                 folder,
                 overrides=overrides,
                 resume_from=resume_from,

@@ -6,8 +6,9 @@ from frostline.tracking.content import ChildRun
 from frostline.tracking.lookup import fetch_files, recorded_folder, run_folder, tag_run
 from frostline.tracking.orphans import reconcile
 from frostline.tracking.pending import find_pending
+from frostline.tracking.recorders import recorders_of
 from frostline.tracking.run import MlflowRecorder
-from frostline.tracking.stored_run import add_numbers, recorded_run
+from frostline.tracking.stored_run import log_metrics_and_tags, recorded_run
 from frostline.tracking.sweep import SweepRun
 from frostline.tracking.sync import OtherStoreError, Replay, publish_run
 
@@ -20,15 +21,16 @@ __all__ = [
     "Replay",
     "SweepRun",
     "absolute",
-    "add_numbers",
     "client",
     "fetch_files",
     "find_pending",
+    "log_metrics_and_tags",
     "preload",
     "publish_run",
     "reconcile",
     "recorded_folder",
     "recorded_run",
+    "recorders_of",
     "run_folder",
     "tag_run",
     "ui_command",

@@ -112,7 +112,7 @@ def download_model(store: MlflowClient, uri: str, model_id: str, target: Path) -
 
 
 def _entity(store: MlflowClient, run: Run, step: int) -> tuple[LoggedModel, bool]:
-    """Returns MLflow's entity of the run's model, and whether all of it is there already."""
+    """Returns MLflow's entity of the run's model, and whether it is already complete."""
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     model_id = model_id_of(run)

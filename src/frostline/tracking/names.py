@@ -86,7 +86,7 @@ class Sanitizer:
         return text[:limit]
 
     def tell(self, line: str) -> None:
-        """Notes a change that somebody else made."""
+        """Notes a change that the caller made."""
         self._changes.setdefault(line)
 
 

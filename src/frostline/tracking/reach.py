@@ -1,6 +1,6 @@
 """Checks within seconds whether a store is reachable.
 
-MLflow and SQLAlchemy try again for minutes, each process anew, before they say that nobody listens.
+MLflow and SQLAlchemy try again for minutes, each process anew, before they say that no server listens.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _answered: dict[str, float] = PROCESS_CACHE.container({})
 
 
 def knock(uri: str) -> None:
-    """Raises at once if nobody listens where a store should be, or its file can't be made.
+    """Raises at once if no server listens where a store should be, or its file can't be made.
 
     Args:
         uri: A tracking URI; of kinds that aren't known here nothing is found out.

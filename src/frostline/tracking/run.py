@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 _FIRST_FLUSH_S = 60.0
 """So long the first batch waits for an evaluation: MLflow's compare page opens on what was recorded first."""
 
-_FLUSH_S = 5.0  # a batch costs what ten single metrics cost (measured: field notes), so numbers are sent in batches
+_FLUSH_S = 5.0  # a batch costs what ten single metrics cost (measured), so numbers are sent in batches
 
 
 class MlflowRecorder:
@@ -62,7 +62,7 @@ class MlflowRecorder:
         tracking: Where, and under which experiment.
         spec: The run; needed even if it fails before it starts.
         folder: The run's folder, whose files become artifacts.
-        child: Its place in a sweep, or None.
+        child: Its parent run, name and tags if it is nested; None: a run of its own.
         reopen: Continue in the MLflow run that the folder was recorded in before, if there is one.
     """
 
@@ -89,7 +89,7 @@ class MlflowRecorder:
         self._command = child.command if child is not None and child.command != "frostline sweep" else "frostline run"
         self._pending: list[tuple[str, float, int, int]] = []
         self._flushed = time.monotonic()
-        self._is_evaluated = False
+        self._may_flush_early = False
         self._monitor: Any = None
 
     def start(self, run: RunStart) -> None:
@@ -104,9 +104,9 @@ class MlflowRecorder:
                 stored = self._create(params, tags_of(run))
                 stored.send_inputs(inputs_of(run))
             if self._tracking.system_metrics:
-                self._watch(stored)
+                self._start_system_metrics(stored)
 
-    def _watch(self, stored: StoredRun) -> None:
+    def _start_system_metrics(self, stored: StoredRun) -> None:
         from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
         monitor: Any = SystemMetricsMonitor  # untyped
@@ -115,7 +115,7 @@ class MlflowRecorder:
         )
         self._monitor.start()
 
-    def _unwatch(self) -> None:
+    def _stop_system_metrics(self) -> None:
         if self._monitor is not None:
             monitor, self._monitor = self._monitor, None
             monitor.finish()
@@ -130,8 +130,8 @@ class MlflowRecorder:
         for key, value in cleaned:
             if self._history.get((key, step), value) != value and value == value:
                 self._cleaner.tell(f"metric {key}: some steps stand here as they were before the run was resumed")
-        self._is_evaluated |= f"eval/{self._spec.training.objective}" in metrics
-        if time.monotonic() - self._flushed > (_FLUSH_S if self._is_evaluated else _FIRST_FLUSH_S):
+        self._may_flush_early |= f"eval/{self._spec.training.objective}" in metrics
+        if time.monotonic() - self._flushed > (_FLUSH_S if self._may_flush_early else _FIRST_FLUSH_S):
             with self._forgiving("metrics"):
                 self._flush()
 
@@ -142,7 +142,7 @@ class MlflowRecorder:
                 self._stored.try_to_set_status(self._tracking.uri, result.status)
             return
         with self._forgiving("finish"):
-            self._unwatch()
+            self._stop_system_metrics()
             if self._stored is None:  # it failed before it started
                 self._create(params_of(self._spec, None, self._child), {})
             assert self._stored is not None
@@ -192,7 +192,7 @@ class MlflowRecorder:
     def _create(self, params: Mapping[str, Any], tags: Mapping[str, str]) -> StoredRun:
         store = client(self._tracking.uri)
         experiment_id = experiment_of(store, self._tracking)
-        if self._child is None:  # a sweep's parent has done it for its children
+        if self._child is None:  # a sweep's parent does it for its trials
             reconcile(self._tracking.uri, experiment_id)
         child = self._child
         base = {
@@ -238,7 +238,7 @@ class MlflowRecorder:
             sorted(self._pending, key=lambda row: (not row[0].startswith("best/"), row[0] != objective))
         )
         self._pending.clear()
-        self._flushed, self._is_evaluated = time.monotonic(), True  # from now on there is no need to wait
+        self._flushed, self._may_flush_early = time.monotonic(), True  # the first batch is out
 
     def _log_files(self, stored: StoredRun) -> None:
         for path in regular_files(self._folder):
@@ -256,7 +256,7 @@ class MlflowRecorder:
             yield
         except Exception as error:  # noqa: BLE001 - recording must not end a run
             self._broken = True
-            self._unwatch()
+            self._stop_system_metrics()
             pending.mark_unreachable(self._tracking.uri, error)
             child = None if self._child is None else asdict(self._child)
             why = f"{what}: {pending.reason_of(error)}"

@@ -44,7 +44,7 @@ _MAX_METRICS = 1000
 _RACE_S = (0.1, 0.3, 1.0, 3.0)
 """Seconds to wait for another run that is recording the same at the same moment."""
 
-_IS_RACE = ("unique constraint", "uniqueviolation", "duplicate key", "duplicate entry")
+_RACE_MESSAGES = ("unique constraint", "uniqueviolation", "duplicate key", "duplicate entry")
 """What SQLite, PostgreSQL and MySQL say to the second one that inserts a row."""
 
 
@@ -99,7 +99,7 @@ class StoredRun:
         """Opens a run that ended before: it is RUNNING again, by this process, and has no reason for its end."""
         for key, value in {**process_tags(), STATUS_TAG: "RUNNING"}.items():
             store.set_tag(run.info.run_id, key, value)
-        # With the tags of its process there already: no other process takes it for dead.
+        # After the tags of its process: no other process takes it for dead.
         store.update_run(run.info.run_id, status="RUNNING")
         if REASON_TAG in run.data.tags:
             store.delete_tag(run.info.run_id, REASON_TAG)
@@ -157,7 +157,7 @@ class StoredRun:
                 self.store.log_inputs(self.run_id, datasets=datasets)
                 return
             except MlflowException as error:
-                if wait_s is None or not any(word in str(error).lower() for word in _IS_RACE):
+                if wait_s is None or not any(word in str(error).lower() for word in _RACE_MESSAGES):
                     raise
                 time.sleep(wait_s * random.uniform(0.5, 1.5))
 
@@ -259,7 +259,9 @@ def lookup_run(folder: Path, uri: str) -> tuple[MlflowClient, Run] | None:
     return (store, run) if run.info.lifecycle_stage == "active" else None
 
 
-def add_numbers(folder: Path, uri: str, values: Mapping[str, float], step: int, tags: Mapping[str, str]) -> None:
+def log_metrics_and_tags(
+    folder: Path, uri: str, values: Mapping[str, float], step: int, tags: Mapping[str, str]
+) -> None:
     """Adds numbers to the run that a folder is recorded in, if it still exists; its status stays as it is.
 
     Args:

@@ -65,7 +65,7 @@ class SweepRun:
         """Makes the run, or opens the one that the folder is recorded in; ends what a dead process left RUNNING.
 
         Args:
-            known: Id of the sweep's run, if another machine began it: nobody works on the sweep there any more.
+            known: Id of the sweep's run, if another machine began it: no process works on the sweep there any more.
         """
         if not self._tracking.enabled:
             return
@@ -97,7 +97,7 @@ class SweepRun:
         return stored
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Records numbers at a step; what stands there already with the same value is left out."""
+        """Records numbers at a step; what is already recorded with the same value is left out."""
         rows = dict(self._cleaner.metric(key, float(value)) for key, value in metrics.items())
         new = {key: value for key, value in rows.items() if self._known.get((key, step)) != value}
         self._known |= {(key, step): value for key, value in new.items()}

@@ -162,7 +162,7 @@ def _is_busy(folder: Path) -> bool:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[bool]:
-    """Holds a folder's lock; false if somebody works there. Without a lock's file nobody does."""
+    """Holds a folder's lock; yields false if a process works there. Without a lock file none does."""
     path = folder / LOCK_FILE
     if not path.exists():
         yield True

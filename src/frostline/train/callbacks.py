@@ -28,7 +28,7 @@ from frostline.train.loss import BatchLoss, DivergedError
 from frostline.train.loss_window import LossWindow
 from frostline.train.metric_names import evaluation_metrics
 from frostline.train.sampling import PaddedSampler
-from frostline.train.train_log import BEST_FILE, BestWeights, TrainLog, trained_weights
+from frostline.train.train_log import BEST_FILE, KeptWeights, TrainLog, trained_weights
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class EvaluationCallback(TrainerCallback):
         self._rng: RngState | None = None
         self._started = 0.0
 
-    def before(self) -> None:
+    def prepare(self) -> None:
         """Called before an evaluation that Trainer doesn't start by itself."""
         self._rng = RngState.capture()
         self._started = time.monotonic()
@@ -82,7 +82,7 @@ class EvaluationCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Trainer evaluates right after this, if it does."""
         if control.should_evaluate:
-            self.before()
+            self.prepare()
 
     on_epoch_end = on_step_end
 
@@ -102,7 +102,7 @@ class EvaluationCallback(TrainerCallback):
         value = values.get(f"eval/{self._spec.objective}", math.nan)
         if self._is_better(value):
             weights = trained_weights(self._model, self._trained)
-            train_log.best = BestWeights(
+            train_log.best = KeptWeights(
                 step=step, value=value, metrics=values, weights=weights, logits=train_log.last_logits
             )
 
@@ -140,20 +140,19 @@ class RecordCallback(TrainerCallback):
 class MonitorCallback(TrainerCallback):
     """Reports to the monitor, and stops the run if the monitor wants that. Comes after `EvaluationCallback`."""
 
-    def __init__(self, monitor: Monitor, train_log: TrainLog, objective: str, every: Every) -> None:
+    def __init__(self, monitor: Monitor, train_log: TrainLog, objective: str) -> None:
         self._monitor = monitor
         self._train_log = train_log
         self._objective = objective
-        self._every = every
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Gives a sign of life."""
+        """Sends a heartbeat."""
         self._monitor.alive()
 
     on_prediction_step = on_step_end
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Asks whether to continue; after the last step there is nothing to stop."""
+        """Asks the monitor, unless training has not started, is over, or is already being stopped."""
         if (
             state.global_step >= state.max_steps
             or state.global_step == 0

@@ -23,7 +23,7 @@ from frostline.spec import EVAL_SET, RunSpec, Task
 from frostline.train.loss import DivergedError
 from frostline.train.metric_names import evaluation_metrics
 from frostline.train.setup import Setup
-from frostline.train.train_log import BestWeights
+from frostline.train.train_log import KeptWeights
 from frostline.train.trainer import Assembly, by_length
 
 Array = np.ndarray[Any, Any]
@@ -45,7 +45,7 @@ class EvaluatedRows:
 
 
 def evaluate_tables(
-    spec: RunSpec, setup: Setup, assembly: Assembly, weights: BestWeights
+    spec: RunSpec, setup: Setup, assembly: Assembly, weights: KeptWeights
 ) -> tuple[list[EvaluatedRows], dict[str, float]]:
     """Looks at every set that the run is scored on, with the weights that are in the model now.
 

@@ -1,6 +1,6 @@
 """The progress bar of a run.
 
-A bar when a person watches, plain lines now and then when nobody does.
+A bar on a terminal, plain lines now and then elsewhere.
 """
 
 from __future__ import annotations

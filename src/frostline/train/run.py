@@ -40,7 +40,7 @@ from frostline.train.loss import DivergedError
 from frostline.train.model_files import remove_unfinished, save_model
 from frostline.train.resume import ResumePoint
 from frostline.train.setup import Setup, prepare
-from frostline.train.train_log import BestWeights, TrainLog, load_weights, restore_weights
+from frostline.train.train_log import KeptWeights, TrainLog, load_weights, restore_weights
 from frostline.train.trainer import Assembly, assemble
 from frostline.train.worker_setup import freeze_gc
 
@@ -51,17 +51,16 @@ def run(spec: RunSpec, context: RunContext, *, world: World | None = None) -> Ru
     """Trains one model as its spec says.
 
     Whatever happens to the training, a result comes back and is recorded: FINISHED, FAILED with the reason (an
-    exception, a loss that isn't finite, a frozen tensor that moved), PRUNED by the monitor or KILLED by a signal. Only
-    what the user can mend is raised.
+    exception, a loss that isn't finite, a frozen tensor that changed), PRUNED by the monitor or KILLED by a signal.
 
     Args:
         spec: What to train.
         context: Where it is recorded, who may stop it.
-        world: The processes that train it together, each by a call of its own; None: this one alone. The first one
-            records: what the other recorders hear has no numbers.
+        world: The processes that train it together, each by a call of its own; None: this one alone. Rank 0
+            records; the recorders of the other ranks get the result alone.
 
     Raises:
-        UserError: Bad input: no run was started.
+        UserError: Bad input. A run that had started is recorded as FAILED first.
         Interrupted: A signal came when the last step was done: the run was finished and recorded as FINISHED, but who
             runs several should stop.
     """
@@ -105,7 +104,7 @@ class TrainingRun:
         self._assembly: Assembly | None = None
         self._epoch = 0.0
         self._steps: int | None = None
-        """The step, if nothing was trained because the checkpoint lay at a step where the monitor says stop."""
+        """The checkpoint's step, if the monitor stopped the resumed run before it trained; else None."""
         self._known: dict[str, Any] = {"name": spec.name(), "spec_digest": spec.digest()}
         self.started = False
         """Whether the recorder knows of the run."""
@@ -126,13 +125,13 @@ class TrainingRun:
         self._record_start(setup)
         assembly = self._assembly = self._assemble(setup, checkpoint, guard)
         self._train(assembly, checkpoint, guard)
-        evaluations = self._evaluate(assembly, setup)
-        self._audit(setup, assembly, evaluations)
-        objective = _objective(self._spec, evaluations.metrics)
+        kept = self._evaluate(assembly, setup)
+        self._audit(setup, assembly, kept)
+        objective = _objective(self._spec, kept.metrics)
         if assembly.train_log.verdict is not RunControl.GO:
             cause = Cause.PAUSED if assembly.train_log.verdict is RunControl.PAUSE else Cause.PRUNED
             return self.result(Status.PRUNED, f"{cause} after epoch {self._epoch:g}", cause, objective=objective)
-        self._conclude(setup, assembly, evaluations)
+        self._conclude(setup, assembly, kept)
         return self.result(Status.FINISHED, objective=objective)
 
     def _prepare(self, resumed: Sequence[CacheUse] | None) -> Setup:
@@ -148,7 +147,9 @@ class TrainingRun:
             setup = prepare(spec, sharing, read_cache_uses(uses), alive, world)
             if setup.provenance["compute"]["prefix_cache"] != uses:
                 used = describe_cache_uses(read_cache_uses(uses))
-                raise RuntimeError(f"process {world.rank} can't use the prefix cache that the first one uses ({used})")
+                raise RuntimeError(
+                    f"rank {world.rank} can't read the prefix cache of rank 0 ({used}): give runtime.cache=off"
+                )
         return setup
 
     def _record_start(self, setup: Setup) -> None:
@@ -219,22 +220,22 @@ class TrainingRun:
             raise Interrupted(guard.requested)
         # All steps are done: what is left is an evaluation and writing files, which a first signal lets pass.
 
-    def _evaluate(self, assembly: Assembly, setup: Setup) -> BestWeights:
+    def _evaluate(self, assembly: Assembly, setup: Setup) -> KeptWeights:
         """Evaluates what isn't evaluated yet and leaves the kept weights in the model."""
         trainer, train_log = assembly.trainer, assembly.train_log
         step = self._steps if self._steps is not None else trainer.state.global_step
         if train_log.last_eval_step != step:
-            assembly.evaluation.before()
+            assembly.evaluation.prepare()
             trainer.evaluate()
             train_log.end()
         if self._spec.training.keep is Keep.LAST:
-            return BestWeights(step=step, metrics=train_log.last_metrics, logits=train_log.last_logits)
+            return KeptWeights(step=step, metrics=train_log.last_metrics, logits=train_log.last_logits)
         assert train_log.best.weights is not None, "there was an evaluation"
         if train_log.best.step != step:
             restore_weights(setup.loaded.model, train_log.best.weights)
         return train_log.best
 
-    def _audit(self, setup: Setup, assembly: Assembly, evaluations: BestWeights) -> None:
+    def _audit(self, setup: Setup, assembly: Assembly, kept: KeptWeights) -> None:
         """Hashes what was frozen and what was trained.
 
         Raises:
@@ -247,24 +248,24 @@ class TrainingRun:
         weights_sha256 = trained_sha256(setup.loaded.model)
         self._world.assert_equal(weights_sha256, "the trained weights")
         self._known |= {
-            "metrics": evaluations.metrics,
-            "step": evaluations.step,
+            "metrics": kept.metrics,
+            "step": kept.step,
             "weights_sha256": weights_sha256,
             "audit": audit,
             "drift": setup.drift.table(audit.changed),
         }
         in_eval = audit.pinned_in_eval or self._spec.training.frozen_dropout
         if not (audit.frozen_unchanged and audit.absent_from_optimizer and in_eval):
-            raise RuntimeError(f"the frozen part was not frozen: {audit}")
+            raise RuntimeError(f"{audit.violation}: a bug of frostline; report it with the run's spec.json")
 
-    def _conclude(self, setup: Setup, assembly: Assembly, evaluations: BestWeights) -> None:
+    def _conclude(self, setup: Setup, assembly: Assembly, kept: KeptWeights) -> None:
         """Scores the kept weights on all sets of rows and writes predictions and model."""
         self._monitor.alive()
-        sets, others = evaluate_tables(self._spec, setup, assembly, evaluations)
-        self._known["metrics"] = evaluations.metrics | others
+        sets, others = evaluate_tables(self._spec, setup, assembly, kept)
+        self._known["metrics"] = kept.metrics | others
         if self._world.is_main:
             if others:
-                self._context.recorder.log(others, evaluations.step or 0)
+                self._context.recorder.log(others, kept.step or 0)
             write_predictions(sets, self._spec.dataset.task, self._context.folder)
             self._spec.freeze.finalize(setup.loaded.model)
             save_model(setup.loaded, self._context.folder / MODEL_FOLDER)

@@ -91,7 +91,7 @@ def prepare(
 
     Args:
         spec: What to train.
-        sharing: Who else will want the same frozen prefix; None: nobody.
+        sharing: Which other runs will read the same hidden states; None: as many as `runtime.num_runs` says.
         resumed: How each phase of the interrupted run used the prefix cache; None: a new run.
         alive: Called now and then.
         world: The processes of the run; None: this one alone.

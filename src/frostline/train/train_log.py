@@ -21,7 +21,7 @@ BEST_FILE = "best.safetensors"
 
 
 @dataclass
-class BestWeights:
+class KeptWeights:
     """The best evaluation so far.
 
     Attributes:
@@ -54,7 +54,7 @@ class TrainLog:
         verdict: What the monitor said last.
     """
 
-    best: BestWeights = field(default_factory=BestWeights)
+    best: KeptWeights = field(default_factory=KeptWeights)
     last_eval_step: int | None = None
     last_metrics: dict[str, float] = field(default_factory=dict)
     last_logits: np.ndarray[Any, Any] | None = None
@@ -124,7 +124,7 @@ def restore_train_log(train_log: TrainLog, checkpoint: Path, manifest: Mapping[s
     train_log.last_eval_step, train_log.last_metrics = last["step"], dict(last["metrics"])
     train_log.carry(manifest["cost"])
     if best["step"] is not None:
-        train_log.best = BestWeights(
+        train_log.best = KeptWeights(
             step=best["step"],
             value=float(best["value"]),
             metrics=dict(best["metrics"]),

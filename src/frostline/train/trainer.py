@@ -139,7 +139,7 @@ def assemble(
         callbacks.LossCallback(loss, check_every),
         callbacks.StopCallback(guard, every, world),
         evaluation,
-        callbacks.MonitorCallback(monitor, train_log, spec.training.objective, every),
+        callbacks.MonitorCallback(monitor, train_log, spec.training.objective),
         callbacks.RecordCallback(recorder),
         callbacks.CheckpointCallback(store, train_log, window, spec.digest(), setup.provenance, world),
         callbacks.RankSeedCallback(spec.seed, world),

@@ -35,19 +35,19 @@ class UnfreezePhase:
 
     Attributes:
         phase: The phase.
-        last_epoch: The first epoch after it, counted from 0.
+        end_epoch: The epoch at which it ends, exclusive, counted from 0.
         cached: Its hidden states, if it begins at its frozen depth; detached.
         flops_per_epoch: Estimated; None if unknown.
     """
 
     phase: FreezePhase
-    last_epoch: float
+    end_epoch: float
     cached: CachedPrefix | None
     flops_per_epoch: float | None
 
     def epochs_in(self, epoch: float) -> float:
         """Returns how many epochs it lasted, of a run that was trained for some."""
-        return max(0.0, min(epoch, self.last_epoch) - self.phase.first_epoch)
+        return max(0.0, min(epoch, self.end_epoch) - self.phase.first_epoch)
 
 
 def phases_reached(spec: RunSpec, num_blocks: int, num_rows: int) -> tuple[FreezePhase, ...]:
@@ -94,7 +94,7 @@ def open_phases(
 
     Args:
         request: For the run; its depth is shared out.
-        phases: From `reached`.
+        phases: From `phases_reached`.
         resumed: How the interrupted run used the cache in each phase; None: a new run.
 
     Returns:
@@ -132,7 +132,7 @@ def open_phases(
             prefix=() if phase.depth is None else anatomy.prefix(phase.depth),
             sample=sample_of(tables.train),
         )
-        opened.append(UnfreezePhase(phase=phase, last_epoch=end, cached=cached, flops_per_epoch=flops))
+        opened.append(UnfreezePhase(phase=phase, end_epoch=end, cached=cached, flops_per_epoch=flops))
     schedule = UnfreezeSchedule(anatomy, opened, evaluates=spec.training.evaluate is Every.EPOCH)
     return schedule, tuple(uses)
 

@@ -1,7 +1,7 @@
 """A pool of warm worker processes: started once, watched, replaced.
 
-Each slot is one process that takes one job after another. The parent receives a job's messages, its end, its process's
-death, and of a job that gives no sign of life.
+Each slot is one process that takes one job after another. The parent receives a job's messages, its result, the death
+of its process, and a timeout if its heartbeat stops.
 """
 
 from __future__ import annotations
@@ -252,7 +252,7 @@ class Pool:
             worker.process.kill()
             self._end_of(worker)
             self._replace(worker)
-            events.append(WorkerEvent(EventKind.TIMEOUT, key, f"timeout: no sign of life for {self._hang_s:g} s"))
+            events.append(WorkerEvent(EventKind.TIMEOUT, key, f"timeout: no heartbeat for {self._hang_s:g} s"))
         return events
 
     def kill(self) -> None:

@@ -239,7 +239,7 @@ def _process_main(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_FOR_THE_TEMPLATE)
         body(connection, *args, **kwargs)
     finally:
-        if forked:  # of a fork multiprocessing asks nobody who wants to be asked at the end of a process
+        if forked:  # multiprocessing runs no exit handlers at the end of a fork
             sys.stdout.flush()
             atexit._run_exitfuncs()
 

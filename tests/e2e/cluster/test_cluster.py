@@ -205,7 +205,7 @@ def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, no
     assert process.returncode == 0, err
     assert "Traceback" not in err
     assert " died (" in err
-    assert "trained again from its last checkpoint" in err
+    assert "resumed from its last checkpoint" in err
     found = trials_in(folder)
     assert [trial.number for trial in found] == list(range(5))
     assert {trial.state for trial in found} == {TrialState.COMPLETE}
@@ -234,7 +234,7 @@ def test_a_trial_of_a_drained_node_resumes_on_another_one(tmp_path, nodes, tiny)
     )  # fmt: skip
     out, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
-    assert " is being drained: trained again from its last checkpoint" in err
+    assert " is being drained: resumed from its last checkpoint" in err
     found = trials_in(folder)
     assert [trial.state for trial in found] == [TrialState.COMPLETE] * 2
     assert sorted(trial.outcome.resumed for trial in found) == [0, 1]
@@ -334,7 +334,7 @@ def test_every_way_to_fail_is_recorded_where_all_nodes_see_one_file_system(tmp_p
     }  # fmt: skip
     assert "ValueError: no such thing" in found[1].outcome.reason
     assert "killed by signal 9" in found[3].outcome.reason
-    assert "no sign of life for 10 s" in found[4].outcome.reason
+    assert "no heartbeat for 10 s" in found[4].outcome.reason
     assert "half the batch" in found[8].outcome.note
     assert not list(tmp_path.glob("node-*/cluster/*"))
     runs = mlflow_runs(tmp_path)

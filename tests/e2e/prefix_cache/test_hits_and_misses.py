@@ -72,7 +72,7 @@ def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, mo
             raise IndexError("index out of range in self")
 
         monkeypatch.setattr(attach, "Suffix", refuse)
-        why = "unsupported architecture (IndexError: index out of range in self)"
+        why = "the cache failed (IndexError: index out of range in self)"
     else:
         real = attach.open_prefix
 

@@ -134,7 +134,7 @@ def test_a_killed_worker_is_replaced_and_the_table_is_that_of_an_undisturbed_swe
     assert killed == {1, 4, 6}
     for number in killed:
         assert f"warning: #{number} " in err
-    assert err.count("trained again from its last checkpoint") >= 3
+    assert err.count("resumed from its last checkpoint") >= 3
     found, undisturbed = trials_in(folder), trials_in(whole / "runs" / "lr_x_depth")
     assert [(p.params, p.state, p.by_seed) for p in found] == [(p.params, p.state, p.by_seed) for p in undisturbed]
     assert all("killed by signal 9" in p.outcome.note for p in found if p.number in killed)

@@ -168,7 +168,7 @@ def test_a_shared_study_of_another_config_is_refused(tmp_path, quiet):
     assert "resume with: frostline sweep lr_x_depth" in new.stderr
     assert new.stderr.splitlines()[-1].endswith("sweep.name=lr_x_depth-2")
     assert "sweep.new" not in new.stderr.splitlines()[-1]
-    assert "sweep.timeout_s=0.001 is over" in new.stdout
+    assert "sweep.timeout_s=0.001 is reached" in new.stdout
 
 
 def test_no_password_reaches_the_report_or_the_terminal(tmp_path, tiny):

@@ -60,7 +60,8 @@ def test_all_fail_is_one_line_with_the_first_reason(tmp_path, tiny):
     done = call("sweep", "depth_only", *tiny, *breaking(2, [1, 2]), cwd=tmp_path, **PLUGIN)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last == "frostline: every trial failed; the first: ValueError: no such thing"
+    reason = "every trial failed; the first: ValueError: no such thing"
+    assert last == f"frostline: {reason}; when that is mended, give the same command with sweep.retry_failed=true"
     parent, _ = pairs(tmp_path, "depth_only")
     assert parent.info.status == "FAILED"
 
@@ -72,7 +73,7 @@ def test_the_first_three_alike_stop_it(tmp_path, quiet):
     ]  # fmt: skip
     done = call("sweep", "depth_only", *quiet, *arguments, cwd=tmp_path, **PLUGIN)
     assert done.returncode == 1
-    assert "the first 3 trials failed alike; the first: ValueError: no such thing" in done.stderr
+    assert "the first 3 trials failed for the same reason; the first: ValueError: no such thing" in done.stderr
     states = [p.state for p in trials_in(tmp_path / "runs" / "depth_only")]
     assert states == [TrialState.FAILED] * 3
 

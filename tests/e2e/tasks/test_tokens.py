@@ -312,7 +312,7 @@ def test_trouble_is_one_line(tmp_path, frostline, tiny_model, conll):
             rows_of(path, tmp_path / "cache")
     path = tmp_path / "bad.jsonl"
     path.write_text('{"words": ["a", "b"], "tags": ["O", "B-X"]}\n{"words": ["a"], "tags": ["O", "O"]}\n')
-    with pytest.raises(DataError, match="row 2: has 1 words and 2 labels"):
+    with pytest.raises(DataError, match="row 2: has 1 words in .* and 2 labels in .*; give each word one label"):
         rows_of(path, tmp_path / "cache", "dataset.format=jsonl")
     code, _, err = frostline("run", *arguments(tiny_model, conll, "dataset.pair_column=b"))
     assert (code, "words with a class each come alone" in err) == (2, True)

@@ -64,7 +64,7 @@ def test_the_first_three_failing_alike_stop_the_sweep_and_keep_its_state(tmp_pat
     plan = make_plan(n_trials=10)
     reasons = {n: f"OSError: no space left after {n} bytes" for n in range(10)}
     summary = go(tmp_path, plan, FakeExecutor(plan, broken=reasons))
-    assert summary.stopped == "the first 3 trials failed alike"
+    assert summary.stopped == "the first 3 trials failed for the same reason"
     assert summary.too_many_failed
     assert [p.state for p in summary.trials[:4]] == [TrialState.FAILED] * 3 + [TrialState.WAITING]
     again = make_plan(n_trials=10, retry_failed=True)

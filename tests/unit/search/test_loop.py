@@ -102,7 +102,7 @@ def test_an_interruption_and_a_time_limit(tmp_path):
     plan = make_plan(n_trials=8, timeout_s=5.0)
     clock = iter([0.0, *range(1000)])
     summary = go(tmp_path, plan, clock=lambda: next(clock))
-    assert summary.stopped == "sweep.timeout_s=5 is over"
+    assert summary.stopped == "sweep.timeout_s=5 is reached; a larger one continues"
     assert not summary.too_many_failed
     assert not [p for p in summary.trials if p.state is TrialState.RUNNING]
     flags = iter([False, False, True, *[True] * 100])
