@@ -18,7 +18,7 @@ from frostline.spec import DEPTH_KEY
 
 @dataclass(frozen=True, kw_only=True)
 class LevelRow:
-    """A level of the axis of cost (a frozen depth, a LoRA rank) of one choice of swept config groups and number of training rows.
+    """A level of the axis of cost (a frozen depth, a LoRA rank) of one combination of swept groups and training rows.
 
     Attributes:
         level: Its value.
@@ -55,7 +55,7 @@ class LevelRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupAnswer:
-    """The decision of one choice of swept config groups and number of training rows.
+    """The decision of one combination of swept groups and training rows.
 
     Attributes:
         group: Its name; None if there is one only.

@@ -217,8 +217,8 @@ class SearchLoop:
             self._on_replicate(task, task.seed, event)
             return
         if task.number == BASELINE_NUMBER and event.fatal is not None and not event.machine:
-            # What the sweep fixes may not go with it, for example runtime.cache.mode=require: the trials are what they
-            # are.
+            # Fixed settings of the sweep may not suit full fine-tuning, for example runtime.cache.mode=require: it is
+            # FAILED, and the sweep continues.
             refused = TrialOutcome(state=TrialState.FAILED, reason=event.fatal, cause=Cause.ERROR)
             event = replace(event, fatal=None, outcome=refused)
         if event.fatal is not None:

@@ -118,5 +118,5 @@ class EventKind(StrEnum):
     ERROR = "error"  # the function raised
     DIED = "died"  # the process ended
     TEMPLATE_DIED = "template died"  # it ended because the process that it was forked from had ended
-    TIMEOUT = "timeout"  # no sign of life: the process was killed
+    TIMEOUT = "timeout"  # no heartbeat: the process was killed
     MACHINE_DIED = "machine died"

@@ -93,6 +93,18 @@ def test_a_study_that_nobody_trained_in_can_be_made_anew(tmp_path):
     assert not open_study(tmp_path, make_plan()).is_untouched
 
 
+def test_a_study_that_only_warm_trials_are_in_is_untouched(tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "new").mkdir()
+    plan = make_plan(n_trials=4, promote_fraction=1.0, rung_epochs=None)
+    old = go(tmp_path / "old", plan)
+    study = open_study(tmp_path / "new", plan)
+    study.fill([], warm=old.trials)
+    assert study.is_untouched
+    study.tell(study.begin(8)[0], TrialOutcome(state=TrialState.COMPLETE, by_seed={0: 0.5}))
+    assert not study.is_untouched
+
+
 @pytest.mark.parametrize("bad", ["/nowhere/at/all.log", "garbage.log"])
 def test_a_journal_that_cant_be_opened_is_one_line(tmp_path, bad):
     (tmp_path / "garbage.log").write_text("this is\nno journal\n")
