@@ -192,7 +192,7 @@ def cells_of(plan: Plan, *, tuned: bool) -> dict[tuple[int, int], Cell]:
 
 
 def _cells_in(plan: Plan, rows: int, *, tuned: bool, frozen: bool, rate: float | None) -> dict[int, Cell]:
-    """Returns the results of one sweep, by depth: at a rate, or with None at the best on the held-out rows, all seeds."""
+    """Returns the results of one sweep, by depth, all seeds; without a rate at the best one."""
     folder = Path("runs") / plan.name(rows, tuned=tuned, frozen=frozen)
     if not (folder / "sweep.json").is_file():
         return {}

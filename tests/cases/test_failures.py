@@ -176,6 +176,7 @@ def test_24_many_classes_of_few_rows_train_where_they_are_named(tmp_path):
 # -- A1, 13: the MLflow store ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a1_a_store_that_was_half_made_is_made_anew(tmp_path, caplog):
     path = tmp_path / "mlflow.db"
     fresh_store(path)

@@ -161,6 +161,7 @@ def test_2_a_head_of_other_classes_is_not_kept(tmp_path, tiny_overrides, tiny_mo
 # -- 3: resuming with other inputs -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", ["data", "weights", "tokenizer"])
 def test_3_a_stopped_run_does_not_go_on_with_other_inputs(tmp_path, make_spec, own_model, tiny_csv, changed):
     own_csv = tmp_path / "own.csv"
@@ -357,6 +358,7 @@ def test_12_columns_for_a_file_that_names_them_itself_are_refused(tmp_path):
 # -- 11: what decides which rows are held out --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["dataset.seed", "dataset.eval_fraction", "dataset.eval_rows", "dataset.threshold"])
 def test_11_trials_are_not_judged_by_different_rows(frostline, in_tmp, tiny_overrides, key):
     code, _, err = frostline("sweep", "lr_only", *tiny_overrides[:4], f"{key}=choice(1,2)", "tracking=off")

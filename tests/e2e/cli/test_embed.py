@@ -31,6 +31,7 @@ def alone(folder, texts, pool, block=None):
     return np.stack(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pool", "block"), [("mean", None), ("first", 2), ("last", None), ("mean", 0), ("pooler", None)]
 )

@@ -88,6 +88,7 @@ def test_a_run_that_did_not_finish_has_no_final_number(frostline, tiny_overrides
     assert "has no final number: it is FAILED (diverged" in err
 
 
+@pytest.mark.slow
 def test_a_run_without_test_rows_and_a_damaged_record(run, frostline, in_tmp):
     run("tracking=off")
     code, out, err = frostline("test", "r")

@@ -39,6 +39,7 @@ def test_a_failing_run_lets_the_others_go_on(frostline, in_tmp, tiny_overrides, 
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_bad_data_in_a_multirun_lets_the_others_go_on(frostline, in_tmp, tiny_overrides):
     code, out, err = frostline("run", "-m", *tiny_overrides, OFF, "dataset.text_column=text,words")
     assert code == 1
@@ -69,6 +70,7 @@ def test_an_earlier_commands_runs_stay_out_of_the_table(frostline, in_tmp, tiny_
     assert "runs/all/old" not in out
 
 
+@pytest.mark.slow
 def test_an_interrupted_multirun_stops(frostline, in_tmp, tiny_overrides, monkeypatch):
     calls = interrupt_step_three(monkeypatch)
     code, out, _ = frostline("run", "-m", *tiny_overrides, OFF, "seed=0,1,2")

@@ -104,6 +104,7 @@ def test_folds_of_images_are_learned_alike_from_the_prefix_cache(train):
     assert found[0, "off"].metrics["eval/loss"] != found[1, "off"].metrics["eval/loss"]
 
 
+@pytest.mark.slow
 def test_brightness_is_learned(train, frostline, in_tmp):
     """The saved model is asked for files; test rows are scored by the same pixels."""
     made, result = train(

@@ -90,6 +90,7 @@ def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, mo
     assert (result.status, result.prefix_cache) == (Status.FINISHED, "off")
 
 
+@pytest.mark.slow
 def test_another_config_on_the_same_weights_is_another_key(train, fills, tiny_model, tmp_path):
     own = tmp_path / "own"
     shutil.copytree(tiny_model, own)

@@ -141,6 +141,7 @@ def test_small_commands_import_nothing_heavy(tmp_path, arguments):
     assert "HEAVY []" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_the_parent_of_a_sweep_imports_no_torch(tmp_path):
     code = (
         "import sys\nimport frostline.sweep.run_sweep, frostline.search, frostline.tracking, frostline.report\n"

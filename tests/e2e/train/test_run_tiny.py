@@ -56,6 +56,7 @@ def test_the_hash_of_the_trained_weights_is_that_of_their_bits(train):
     assert same.weights_sha256 == again.weights_sha256 != other.weights_sha256
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 4, 5])  # the first, an epoch's last, one inside the second
 def test_a_run_that_ends_at_a_step_computed_what_the_whole_run_does(train, make_spec, tmp_path, step):
     whole, _, everything = train("training.epochs=2", "dataset.train_rows=64")

@@ -218,6 +218,7 @@ def _fetch(spec, home, url, barrier, results):
     results.put(str(assets.model_folder(spec)))
 
 
+@pytest.mark.slow
 def test_two_processes_fetch_once(index):
     data = wheel({**FILES, "demo/model/big": b"x" * 3_000_000})
     index.files["demo-1.0-py3-none-any.whl"] = data

@@ -290,6 +290,7 @@ def test_links_to_folders_are_followed_and_names_may_be_any(tmp_path):
         read_images(folder)
 
 
+@pytest.mark.slow
 def test_what_the_processor_does_counts_not_the_file_that_says_so(folder, models, tmp_path):
     """transformers lets processor_config.json override the other file: pixels of before are not those of now."""
     model = shutil.copytree(models["vit"], tmp_path / "model")

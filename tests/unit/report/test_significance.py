@@ -154,6 +154,7 @@ def test_holm():
     assert holm([]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_seeds", "known"), [(1, 0.02), (5, 0.02), (5, None)])
 def test_an_equally_good_one_is_called_worse_as_rarely_as_the_level_says(num_seeds, known):
     rng = np.random.default_rng(num_seeds)
