@@ -75,8 +75,8 @@ class Advisor:
         table = self._table(taken)
         fitted = Fitted(
             axis=question.axis([run.setting.level for run in table.runs], grid=grid), runs=table.runs, noise=None,
-            posterior=None, trials=table.trials, baseline=table.baseline, rows=min(table.numbers, default=0),
-            most_rows=max(table.numbers, default=0), num_folds=question.num_folds,
+            posterior=None, trials=table.trials, constant_score=table.constant_score,
+            rows=min(table.numbers, default=0), most_rows=max(table.numbers, default=0), num_folds=question.num_folds,
             num_left_out=len(finished) - len(taken),
         )  # fmt: skip
         if question.is_raced and question.num_folds == 1:  # of folds every row is held out once

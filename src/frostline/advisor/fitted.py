@@ -55,7 +55,7 @@ class Fitted:
         noise: Of those that didn't.
         posterior: Of those; None if there are none.
         trials: Setting -> its trial.
-        baseline: Quality of a constant prediction (for an accuracy the majority class), in the metric's sign; None:
+        constant_score: Of a constant prediction (for an accuracy the majority class), in the metric's sign; None:
             unknown.
         rows: Held-out rows of the search's runs; 0 if unknown.
         most_rows: Of any run.
@@ -70,7 +70,7 @@ class Fitted:
     noise: Noise | None
     posterior: Posterior | None
     trials: dict[Setting, TrialRecord]
-    baseline: float | None
+    constant_score: float | None
     rows: int
     most_rows: int
     num_folds: int = 1
@@ -111,7 +111,7 @@ class RunTable:
         return [run for run in self.runs if not run.collapsed]
 
     @property
-    def baseline(self) -> float | None:
+    def constant_score(self) -> float | None:
         """The score of a constant prediction; None if no run records it."""
         return next((value for value in self.constants if math.isfinite(value)), None)
 

@@ -303,10 +303,10 @@ def _row(level: Level, group: str | None, fitted: Fitted, num_trials: int, maxim
 
 
 def _learnt(main: GroupAnswer | None, maximize: bool) -> bool | None:
-    if main is None or main.fitted.baseline is None:
+    if main is None or main.fitted.constant_score is None:
         return None
-    baseline = main.fitted.baseline if maximize else -main.fitted.baseline
-    return any(level.low > baseline for level in main.decision.levels if level.tried)
+    constant = main.fitted.constant_score if maximize else -main.fitted.constant_score
+    return any(level.low > constant for level in main.decision.levels if level.tried)
 
 
 def _seconds_per_cost(main: GroupAnswer | None) -> float | None:

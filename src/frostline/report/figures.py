@@ -107,10 +107,12 @@ def _posterior(axes: Axes, answer: Answer) -> bool:
     if untried:
         axes.plot([row.level for row in untried], [row.mean for row in untried], "o", mfc="none", color=_GREY,
                   ms=8, label="not tried")  # fmt: skip
-    if main.fitted.baseline is not None:
+    if main.fitted.constant_score is not None:
         low, high = axes.get_ylim()
-        if low - (high - low) < main.fitted.baseline < high + (high - low):
-            axes.axhline(main.fitted.baseline, color=_GREY, linewidth=1, linestyle=":", label="constant prediction")
+        if low - (high - low) < main.fitted.constant_score < high + (high - low):
+            axes.axhline(
+                main.fitted.constant_score, color=_GREY, linewidth=1, linestyle=":", label="constant prediction"
+            )
     row = main.recommended_row
     assert row is not None
     axes.annotate(

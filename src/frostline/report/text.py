@@ -140,7 +140,7 @@ def legend(answer: Answer) -> str:
     if main is None or not main.rows:
         return ""
     margin = difference(main.decision.margin, answer.metric)
-    baseline, axis = main.fitted.baseline, _axis_name(answer)
+    constant, axis = main.fitted.constant_score, _axis_name(answer)
     num_learnt = main.decision.num_runs - len(main.decision.collapsed)
     parts = [
         f"{answer.metric}: posterior mean of all {num_learnt} runs together, with its 95 % interval",
@@ -150,8 +150,8 @@ def legend(answer: Answer) -> str:
         f"operations: of training, as recorded, without the prefix cache, beside the dearest {axis}'s",
         f"train time: measured, median over the {axis}'s runs",
     ]
-    if baseline is not None:
-        parts.append(f"a constant prediction scores {_number(baseline)}")
+    if constant is not None:
+        parts.append(f"a constant prediction scores {_number(constant)}")
     return "; ".join(parts)
 
 
@@ -191,10 +191,10 @@ def _interval(main: GroupAnswer, answer: Answer) -> tuple[float, float, float]:
     return -level.high, -level.mean, -level.low
 
 
-def _baseline(answer: Answer) -> float:
+def _constant_score(answer: Answer) -> float:
     assert answer.main is not None
-    assert answer.main.fitted.baseline is not None
-    return answer.main.fitted.baseline
+    assert answer.main.fitted.constant_score is not None
+    return answer.main.fitted.constant_score
 
 
 def _axis_name(answer: Answer) -> str:

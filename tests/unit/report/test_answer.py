@@ -174,7 +174,7 @@ def test_a_run_that_says_one_class_for_all_rows_is_named_and_left_out():
     )
     row = answer.rows[2]
     assert (row.trial, row.collapsed) == (None, 1)
-    assert answer.main.fitted.baseline == 0.5
+    assert answer.main.fitted.constant_score == 0.5
     assert answer.learnt
 
 
