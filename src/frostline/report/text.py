@@ -25,7 +25,7 @@ def headline(answer: Answer) -> str:
     low, mean, high = _interval(answer.main, answer)
     text = f"{what}: {answer.metric} {_number(mean)} (95 %: {_number(low)} to {_number(high)})"
     if answer.learnt is False:
-        constant = f"a constant prediction ({_number(_baseline(answer))})"
+        constant = f"a constant prediction ({_number(_constant_score(answer))})"
         return f"nothing was learnt: {text} does not beat {constant} with {100 * LEVEL:.0f} % probability"
     return text
 
