@@ -22,7 +22,7 @@ class Retry(StrEnum):
 
     HALF_BATCH = "out of memory: retried with half the batch and twice the accumulation"
     OFF_GPU = "out of memory: retried with the prefix cache's hidden states off the GPU"
-    FROM_CHECKPOINT = "trained again from its last checkpoint"
+    FROM_CHECKPOINT = "resumed from its last checkpoint"
 
 
 @dataclass(frozen=True, kw_only=True)
