@@ -190,7 +190,7 @@ def _rerun(
     run_id: str | None,
     base: Path,
 ) -> int:
-    from frostline.launch import run
+    from frostline.launch import runner_of
     from frostline.provenance import redact
     from frostline.records.result import Status
     from frostline.records.run_context import Sharing
@@ -214,7 +214,9 @@ def _rerun(
         tracking = dataclasses.replace(job.tracking, log_model=False)
         recorders = recorders_of(run_folder, spec, tracking, watch, child=_child(recorded, spec, run_id))
         try:
-            result = run(spec, RunContext(recorders, folder, overrides=overrides, until_step=until, sharing=sharing))
+            result = runner_of(spec)(
+                spec, RunContext(recorders, folder, overrides=overrides, until_step=until, sharing=sharing)
+            )
         except Interrupted as stop:
             return stop.exit_code
     if result.status is Status.KILLED:

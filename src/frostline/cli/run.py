@@ -17,23 +17,12 @@ if TYPE_CHECKING:
     from frostline.cli.task import RunTask
 
 
-def main(arguments: list[str]) -> int:
-    """Runs Hydra with the arguments after `frostline run`.
-
-    Returns:
-        The exit code.
-    """
-    from frostline.cli.task import RunTask
-
-    return run_application(arguments, RunTask(command=shlex.join(["frostline", "run", *arguments])))
-
-
-def run_application(arguments: list[str], task: RunTask) -> int:
+def main(arguments: list[str], task: RunTask | None = None) -> int:
     """Runs Hydra's application.
 
     Args:
         arguments: Hydra's flags and overrides.
-        task: The task function.
+        task: The task function; None: that of `frostline run`.
 
     Returns:
         The exit code.
@@ -41,7 +30,9 @@ def run_application(arguments: list[str], task: RunTask) -> int:
     from hydra.core.hydra_config import HydraConfig
 
     from frostline.cli.comparison import multirun_folder, print_comparison
+    from frostline.cli.task import RunTask
 
+    task = task or RunTask(command=shlex.join(["frostline", "run", *arguments]))
     configure_logging()
     HydraConfig.instance().cfg = None  # of an earlier command of this process
     try:

@@ -52,7 +52,7 @@ def main(arguments: list[str], plan: PlanRequest | None = None) -> int:
     Returns:
         The exit code.
     """
-    from frostline.cli.run import run_application
+    from frostline.cli import run
     from frostline.cli.task import RunTask
 
     known = names()
@@ -74,7 +74,7 @@ def main(arguments: list[str], plan: PlanRequest | None = None) -> int:
     # Whatever key is swept may be a new one of the space: Hydra wants that said.
     rest = [re.sub(r"^(?=sweep\.space[.=])", "++", word) for word in rest]
     task = RunTask(command=shlex.join(["frostline", "sweep", *arguments]), plan=plan)
-    return run_application([*([] if only_look else ["-m"]), f"+sweep={name}", *rest], task)
+    return run.main([*([] if only_look else ["-m"]), f"+sweep={name}", *rest], task)
 
 
 def names() -> dict[str, str]:

@@ -106,7 +106,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
     Raises:
         UserError: Bad input.
     """
-    from frostline.launch import run
+    from frostline.launch import runner_of
     from frostline.tracking import recorders_of
     from frostline.train.checkpoint import CheckpointStore
 
@@ -124,7 +124,7 @@ def execute(job: Job, out_dir: Path, overrides: list[str]) -> tuple[RunResult, i
         reopen = child is not None or step is not None
         recorders = recorders_of(folder, spec, job.tracking, child=child, reopen=reopen)
         try:
-            result = run(spec, RunContext(recorders, out_dir, overrides=overrides, resume_from=resume_from))
+            result = runner_of(spec)(spec, RunContext(recorders, out_dir, overrides=overrides, resume_from=resume_from))
         except Interrupted as stop:
             # Finished is finished: a job that has nothing left to do is not put into a queue again.
             return RunResult.read(out_dir), 0 if stop.signum == PREEMPTED else stop.exit_code

@@ -47,20 +47,16 @@ LOST_S = 10.0
 
 
 def run(spec: RunSpec, context: RunContext) -> RunResult:
-    """Trains one model as `frostline.train.run` does, on as many processes as `runtime.num_processes` says.
+    """Trains one model as `frostline.train.run` does, on several processes: as many as `runtime.num_processes` says.
 
     Args:
-        spec: What to train; with several processes it lies in the run's folder already, as `RunFolder` writes it.
+        spec: What to train; it lies in the run's folder already, as `RunFolder` writes it.
         context: Where it is recorded, who may stop it.
 
     Raises:
         UserError: Bad input.
         Interrupted: A signal came when the last step was done.
     """
-    if spec.runtime.num_processes == 1:
-        from frostline.train import run as alone
-
-        return alone(spec, context)
     if spec.runtime.accelerate_config is not None:
         _check_config(spec.runtime.accelerate_config)  # before anything is started
     threads = spec.runtime.threads or _own_threads()

@@ -246,7 +246,7 @@ def _one_run(trial: TrialJob, seed_run: SeedRun, monitor: _ChannelMonitor) -> _T
 def _train(
     trial: TrialJob, seed_run: SeedRun, spec: RunSpec, monitor: _ChannelMonitor, *, retried: str | None = None
 ) -> tuple[RunResult | None, bool]:
-    from frostline.launch import run
+    from frostline.launch import runner_of
     from frostline.tracking import recorders_of
     from frostline.train.checkpoint import CheckpointStore
 
@@ -276,7 +276,7 @@ def _train(
                 monitor=monitor,
                 sharing=trial.sharing,
             )
-            result = run(spec, context)
+            result = runner_of(spec)(spec, context)
         except Interrupted:  # it came when the run was done
             result = RunResult.read(folder)
     return result, step is not None

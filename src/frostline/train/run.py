@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from frostline.errors import UserError, listing, machine_trouble, origin
+from frostline.errors import UserError, listing, origin
 from frostline.freezing.freeze import trained_sha256
 from frostline.machine import device_of
 from frostline.provenance import PeakMemory
@@ -33,10 +33,10 @@ from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import Keep, RunSpec
 from frostline.train import callbacks
 from frostline.train.checkpoint import CheckpointStore
-from frostline.train.distributed import SharedMonitor, World, is_of_collective
+from frostline.train.distributed import SharedMonitor, World
 from frostline.train.evaluate import evaluate_tables, write_predictions
+from frostline.train.failures import cause_of, reason_of
 from frostline.train.flops import flops_of_setup
-from frostline.train.loss import DivergedError
 from frostline.train.model_files import remove_unfinished, save_model
 from frostline.train.resume import ResumePoint
 from frostline.train.setup import Setup, prepare
@@ -67,7 +67,9 @@ def run(spec: RunSpec, context: RunContext, *, world: World | None = None) -> Ru
     course = TrainingRun(spec, context, world or World())
     with SignalGuard(patient=course.is_distributed) as guard:
         try:
-            result = course.go(guard)
+            course.prepare(guard)
+            course.train(guard)
+            result = course.finish()
         except UserError as error:
             if course.started:
                 refused = course.result(Status.FAILED, str(error), Cause.ERROR, error=origin(error))
@@ -78,8 +80,8 @@ def run(spec: RunSpec, context: RunContext, *, world: World | None = None) -> Ru
             result = course.result(Status.KILLED, str(stop) or "stopped by SIGINT", cause)
         except (Exception, SystemExit) as error:  # an exit inside a run ends this run, not the sweep
             log.exception("%s failed", spec.name())
-            cause = _cause(error, is_distributed=course.is_distributed)
-            result = course.result(Status.FAILED, _reason(error), cause, error=origin(error))
+            cause = cause_of(error, is_distributed=course.is_distributed)
+            result = course.result(Status.FAILED, reason_of(error), cause, error=origin(error))
         guard.defer()  # a signal now must not leave a half-written record
         course.clean_up()
         context.recorder.finish(result)
@@ -102,6 +104,7 @@ class TrainingRun:
         self._flops_per_epoch: float | None = None
         self._setup: Setup | None = None
         self._assembly: Assembly | None = None
+        self._checkpoint: ResumePoint | None = None
         self._epoch = 0.0
         self._steps: int | None = None
         """The checkpoint's step, if the monitor stopped the resumed run before it trained; else None."""
@@ -114,17 +117,23 @@ class TrainingRun:
         """Whether several processes train it."""
         return self._world.is_distributed
 
-    def go(self, guard: SignalGuard) -> RunResult:
-        """Prepares, trains, audits, saves."""
+    def prepare(self, guard: SignalGuard) -> None:
+        """Loads model and data, freezes, records the start, makes the Trainer."""
         freeze_gc()
         context = self._context
-        checkpoint = None if context.resume_from is None else ResumePoint.open(self._spec, context.resume_from)
-        setup = self._setup = self._prepare(None if checkpoint is None else checkpoint.cache_uses)
-        if checkpoint is not None:
-            checkpoint.check_inputs(setup.provenance)
+        if context.resume_from is not None:
+            self._checkpoint = ResumePoint.open(self._spec, context.resume_from)
+        setup = self._setup = self._set_up(None if self._checkpoint is None else self._checkpoint.cache_uses)
+        if self._checkpoint is not None:
+            self._checkpoint.check_inputs(setup.provenance)
         self._record_start(setup)
-        assembly = self._assembly = self._assemble(setup, checkpoint, guard)
-        self._train(assembly, checkpoint, guard)
+        self._assembly = self._assemble(setup, self._checkpoint, guard)
+
+    def finish(self) -> RunResult:
+        """Evaluates the weights that are kept, audits, saves."""
+        setup, assembly = self._setup, self._assembly
+        assert setup is not None
+        assert assembly is not None
         kept = self._evaluate(assembly, setup)
         self._audit(setup, assembly, kept)
         objective = _objective(self._spec, kept.metrics)
@@ -134,7 +143,7 @@ class TrainingRun:
         self._conclude(setup, assembly, kept)
         return self.result(Status.FINISHED, objective=objective)
 
-    def _prepare(self, resumed: Sequence[CacheUse] | None) -> Setup:
+    def _set_up(self, resumed: Sequence[CacheUse] | None) -> Setup:
         """Prepares the first process before the others: they find what it fetched and computed, and keep to it."""
         world, spec, alive = self._world, self._spec, self._monitor.alive
         sharing = self._context.sharing_of(spec)
@@ -194,7 +203,10 @@ class TrainingRun:
         )  # fmt: skip
         return assembly
 
-    def _train(self, assembly: Assembly, checkpoint: ResumePoint | None, guard: SignalGuard) -> None:
+    def train(self, guard: SignalGuard) -> None:
+        """Trains up to the last step, or to where the monitor or a signal ends it."""
+        assembly, checkpoint = self._assembly, self._checkpoint
+        assert assembly is not None
         self._setup_s = time.monotonic() - self._start_s
         train_log = assembly.train_log
         if checkpoint is not None and train_log.last_eval_step == checkpoint.step:
@@ -333,18 +345,3 @@ def _objective(spec: RunSpec, metrics: Mapping[str, float]) -> Objective:
     if not math.isfinite(value):
         raise ValueError(f"the objective {name} is {value}")
     return Objective(metric=name, value=value, direction=spec.training.direction.value)
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, DivergedError) else f"{type(error).__name__}: {text}"
-
-
-def _cause(error: BaseException, *, is_distributed: bool) -> Cause:
-    if isinstance(error, torch.OutOfMemoryError):
-        return Cause.OUT_OF_MEMORY
-    if machine_trouble(error) is not None:
-        return Cause.MACHINE
-    if is_distributed and is_of_collective(error):
-        return Cause.LOST_PEER
-    return Cause.DIVERGED if isinstance(error, DivergedError) else Cause.ERROR
