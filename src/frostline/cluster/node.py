@@ -43,7 +43,7 @@ class SlotSettings:
         warm: See `Pool`.
         template: See `Pool`.
         env: Variables of the worker.
-        hang_s: See `Pool`.
+        heartbeat_timeout_s: See `Pool`.
     """
 
     study: str
@@ -55,7 +55,7 @@ class SlotSettings:
     warm: str
     template: str | None
     env: Mapping[str, str]
-    hang_s: float
+    heartbeat_timeout_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +238,7 @@ class Slot:
         program = WorkerProgram(
             function=settings.function, warm=settings.warm, path=[str(cwd)], template=settings.template, log_dir=logs
         )
-        pool = Pool(1, program, env=lambda _slot: settings.env, hang_s=settings.hang_s)
+        pool = Pool(1, program, env=lambda _slot: settings.env, heartbeat_timeout_s=settings.heartbeat_timeout_s)
         scanned = 0.0
         with pool:
             while not self._ended.is_set():

@@ -36,7 +36,7 @@ def open_pool(
         name_of: Key of a job -> its folder, relative to the sweep's.
         near_of: Payload of a job -> what makes a node that had it before the better one, for example the frozen depth.
         is_cut_short: Result of a job -> whether a signal ended it before its end.
-        **slot: Of `SlotSettings`: folder, function, relocate, warm, template, env, hang_s.
+        **slot: Of `SlotSettings`: folder, function, relocate, warm, template, env, heartbeat_timeout_s.
 
     Raises:
         UserError: Ray is missing, the cluster does not answer, or no node has what a trial asks for.

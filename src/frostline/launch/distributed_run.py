@@ -187,7 +187,7 @@ class DistributedRun:
         elif isinstance(message, messages.Evaluated):
             self._processes.answer(envelope.rank, self._monitor.evaluated(message.epoch, message.value))
         elif isinstance(message, messages.Heartbeat):
-            self._monitor.alive()
+            self._monitor.heartbeat()
         elif isinstance(message, messages.ProgressText):
             print(message.text, end="", file=sys.stderr, flush=True)
         elif isinstance(message, messages.LogLine):

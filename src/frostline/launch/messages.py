@@ -132,7 +132,7 @@ class ParentConnection:
             except OSError:
                 os._exit(LOST_PARENT)
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Sends the parent a heartbeat now and then."""
         if time.monotonic() >= self._next_alive:
             self._next_alive = time.monotonic() + _ALIVE_EVERY_S
@@ -178,9 +178,9 @@ class ParentMonitor:
     def __init__(self, wire: ParentConnection) -> None:
         self._wire = wire
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """See `Monitor`."""
-        self._wire.alive()
+        self._wire.heartbeat()
 
     def evaluated(self, epoch: float, value: float) -> RunControl:
         """See `Monitor`."""

@@ -139,7 +139,7 @@ def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
     per_image = 1 if position is not None else int(both[0].lengths[0])
     held, others, others_s = None, dict[str, HiddenRows](), 0.0
     if fits(prefix, depth, both) and (request.resumed is not None or _pays_on_gpu(spec, sharing, both)):
-        held = keep_on_gpu(prefix, depth, both, request.alive)
+        held = keep_on_gpu(prefix, depth, both, request.heartbeat)
     if held is not None:
         hidden = HiddenRows(states=held.resident.places, position=position, per_image=per_image)
         suffix, fill_s, pass_s = Suffix(anatomy, depth, held.resident.take), held.fill_s, held.resident.pass_s
@@ -184,7 +184,7 @@ def _others(
         table = _table(name, rows, request)
         if sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None:
             continue
-        provided = open_or_compute(store, prefix, depth, also, table, request.alive)
+        provided = open_or_compute(store, prefix, depth, also, table, request.heartbeat)
         per_image = 1 if position is not None else int(table.lengths[0])
         opened[name] = HiddenRows(states=(provided.rows, provided.rows), position=position, per_image=per_image)
         seconds += provided.fill_s
@@ -269,7 +269,7 @@ def _from_files(
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
         depth, num_blocks, size / 1e6, how, extra={FOR_TERMINAL: not was_cached},
     )  # fmt: skip
-    opened = [open_or_compute(store, prefix, depth, also, table, request.alive, stored) for table in stored]
+    opened = [open_or_compute(store, prefix, depth, also, table, request.heartbeat, stored) for table in stored]
     if places is not None:
         opened = _by_fold(opened[0], places)
     train, evaluation = opened

@@ -86,7 +86,7 @@ def compute_hidden_states(
     *,
     start: tuple[int, HiddenStates] | None = None,
     autocast: AbstractContextManager[Any] | None = None,
-    alive: Callable[[], None] | None = None,
+    heartbeat: Callable[[], None] | None = None,
 ) -> dict[int, float]:
     """Runs the lowest blocks over all rows once, in eval mode, and hands out what comes after each depth.
 
@@ -97,7 +97,7 @@ def compute_hidden_states(
         take: Called for each batch and depth; each row comes once.
         start: A depth below all of them and the hidden states after it: from there on is enough, in the same bits.
         autocast: In which the model computes.
-        alive: Called after each batch.
+        heartbeat: Called after each batch.
 
     Returns:
         Seconds that computing took from the start up to each depth.
@@ -132,8 +132,8 @@ def compute_hidden_states(
                 if not bool(torch.isfinite(vectors).all()):
                     raise OverflowInPrefixError(f"the hidden states after block {depth} are not finite")
                 take(depth, rows, real.sum(1).tolist(), vectors)
-            if alive is not None:
-                alive()
+            if heartbeat is not None:
+                heartbeat()
     return clock.seconds
 
 

@@ -174,13 +174,13 @@ class CacheEntry:
         """Returns whether a file is there and fits; it is not read yet."""
         return self._trouble(name, shape) is None
 
-    def open(self, name: str, shape: FileShape, alive: Callable[[], None] | None = None) -> HiddenStates | None:
+    def open(self, name: str, shape: FileShape, heartbeat: Callable[[], None] | None = None) -> HiddenStates | None:
         """Returns a file's rows; None if it isn't there. A damaged one is logged and counts as absent.
 
         Args:
             name: Of the file.
             shape: The form that it must have.
-            alive: Called now and then while it is read through.
+            heartbeat: Called now and then while it is read through.
         """
         path, manifest = self.folder / f"{name}.bin", self.folder / f"{name}.json"
         try:
@@ -189,7 +189,7 @@ class CacheEntry:
             trouble = self._trouble(name, shape)
             if trouble is None:
                 with path.open("rb") as file:  # what is hashed is what is mapped, though it be replaced meanwhile
-                    trouble = damage_of(file, str(path), self._manifest(name), alive)
+                    trouble = damage_of(file, str(path), self._manifest(name), heartbeat)
                     if trouble is None:
                         data = np.memmap(file, dtype=_STORED[shape.dtype], mode="r").reshape(-1, shape.width)
                         os.utime(manifest)  # it was used: the oldest ones go first when room is needed
@@ -213,11 +213,11 @@ class CacheEntry:
             (self.folder / f"{name}.{end}").unlink(missing_ok=True)
 
     @contextmanager
-    def building(self, alive: Callable[[], None] | None = None, wait_s: float = math.inf) -> Iterator[None]:
+    def building(self, heartbeat: Callable[[], None] | None = None, wait_s: float = math.inf) -> Iterator[None]:
         """Holds the write lock; waits for the process that has it. The system frees that of a process that died.
 
         Args:
-            alive: Called now and then while waiting.
+            heartbeat: Called now and then while waiting.
             wait_s: How long at most.
 
         Raises:
@@ -233,8 +233,8 @@ class CacheEntry:
                     break
                 if time.monotonic() >= until:
                     raise CacheError(f"another process is still filling {self.folder}")
-                if alive is not None:
-                    alive()
+                if heartbeat is not None:
+                    heartbeat()
         except OSError as error:
             raise CacheError(f"{self.folder} can't be written: {error.strerror}") from error
         try:
@@ -326,21 +326,23 @@ def _reserve(fd: int, num_bytes: int) -> None:
         os.ftruncate(fd, num_bytes)
 
 
-def damage_of(file: BinaryIO, path: str, manifest: Mapping[str, Any], alive: Callable[[], None] | None) -> str | None:
+def damage_of(
+    file: BinaryIO, path: str, manifest: Mapping[str, Any], heartbeat: Callable[[], None] | None
+) -> str | None:
     """Returns what is wrong with a file, by its manifest; None if it is whole."""
     stat = os.fstat(file.fileno())
     seen = (path, stat.st_ino, stat.st_mtime_ns, stat.st_size)
     if seen not in _verified:
-        if _sha256(file, alive) != manifest.get("sha256"):
+        if _sha256(file, heartbeat) != manifest.get("sha256"):
             return "another checksum"
         _verified.add(seen)
     return None
 
 
-def _sha256(file: BinaryIO, alive: Callable[[], None] | None = None) -> str:
+def _sha256(file: BinaryIO, heartbeat: Callable[[], None] | None = None) -> str:
     digest = hashlib.sha256()
     while chunk := file.read(_CHUNK):
         digest.update(chunk)
-        if alive is not None:
-            alive()
+        if heartbeat is not None:
+            heartbeat()
     return digest.hexdigest()

@@ -118,7 +118,7 @@ def fits(prefix: Prefix, depth: int, tables: Sequence[RowsToCompute]) -> bool:
 
 
 def keep_on_gpu(
-    prefix: Prefix, depth: int, tables: Sequence[RowsToCompute], alive: Callable[[], None]
+    prefix: Prefix, depth: int, tables: Sequence[RowsToCompute], heartbeat: Callable[[], None]
 ) -> OpenedStates | None:
     """Returns hidden states on the model's device: those of an earlier run, or computed now; None if it is too full.
 
@@ -126,7 +126,7 @@ def keep_on_gpu(
         prefix: What computes them.
         depth: After how many blocks.
         tables: Training and held-out rows.
-        alive: Called now and then.
+        heartbeat: Called now and then.
 
     Raises:
         OverflowInPrefixError: A hidden state is NaN or infinite.
@@ -141,7 +141,7 @@ def keep_on_gpu(
         _KEPT.popitem(last=False)
     began = time.monotonic()
     try:
-        computed = compute_on_gpu(prefix, depth, tables, alive)
+        computed = compute_on_gpu(prefix, depth, tables, heartbeat)
     except torch.OutOfMemoryError:
         log.info("prefix cache: no memory is left on the GPU to compute hidden states there")
         give_up()
@@ -174,7 +174,7 @@ def give_up() -> bool:
 
 
 def compute_on_gpu(
-    prefix: Prefix, depth: int, tables: Sequence[RowsToCompute], alive: Callable[[], None]
+    prefix: Prefix, depth: int, tables: Sequence[RowsToCompute], heartbeat: Callable[[], None]
 ) -> StatesOnGpu:
     """Computes the hidden states of training and evaluation rows into one tensor on the model's device."""
     train, evaluation = tables
@@ -198,7 +198,9 @@ def compute_on_gpu(
                 vectors, _ = at_position(vectors, counts, position)
                 data[places.flat(rows, is_train=is_train).to(device)] = vectors.float()
 
-            took = compute_hidden_states(prefix.anatomy, table, [depth], take, autocast=prefix.autocast(), alive=alive)
+            took = compute_hidden_states(
+                prefix.anatomy, table, [depth], take, autocast=prefix.autocast(), heartbeat=heartbeat
+            )
             seconds.append(took[depth])
     return StatesOnGpu(places=places, data=data, pass_s=(seconds[0], seconds[1]))
 

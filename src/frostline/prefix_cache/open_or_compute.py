@@ -110,7 +110,7 @@ def open_or_compute(
     depth: int,
     also: Sequence[int],
     table: RowsToCompute,
-    alive: Callable[[], None],
+    heartbeat: Callable[[], None],
     keep: Sequence[RowsToCompute] = (),
 ) -> TableOnDisk:
     """Returns the hidden states of a table after a depth; computes them, and other depths in the same pass, if need be.
@@ -121,7 +121,7 @@ def open_or_compute(
         depth: What is wanted, 1 or more.
         also: Other depths that other runs will use: computed along if this one has to be.
         table: The rows.
-        alive: Called now and then.
+        heartbeat: Called now and then.
         keep: Tables whose hidden states after that depth must not go to make room.
 
     Raises:
@@ -130,37 +130,37 @@ def open_or_compute(
     fill_s = 0.0
     entry, lengths = _entry(store, prefix, table), table.lengths
     shapes = {each: prefix.shape(each, lengths) for each in sorted({depth, *also})}
-    rows = entry.open(prefix.name(depth), shapes[depth], alive)
+    rows = entry.open(prefix.name(depth), shapes[depth], heartbeat)
     if rows is not None:
         return TableOnDisk(rows=rows, pass_s=entry.seconds(prefix.name(depth)), fill_s=0.0)
     name = prefix.name(depth)
     in_use = {(_entry(store, prefix, each).folder, name) for each in (*keep, table)}
-    with entry.building(alive):
-        rows = entry.open(name, shapes[depth], alive)  # another process may have computed it meanwhile
+    with entry.building(heartbeat):
+        rows = entry.open(name, shapes[depth], heartbeat)  # another process may have computed it meanwhile
         if rows is None:
             missing = {each: shape for each, shape in shapes.items() if not entry.has(prefix.name(each), shape)}
             missing[depth] = shapes[depth]  # there perhaps, but damaged
-            start = _start(prefix, entry, min(missing), lengths, alive)
+            start = _start(prefix, entry, min(missing), lengths, heartbeat)
             if start is not None:
                 in_use.add((entry.folder, prefix.name(start[0])))
             store.make_room(sum(shape.num_bytes for shape in missing.values()), in_use)
             began = time.monotonic()
-            _make(prefix, entry, missing, table, alive, start)
+            _make(prefix, entry, missing, table, heartbeat, start)
             fill_s = time.monotonic() - began
-            rows = entry.open(name, shapes[depth], alive)
+            rows = entry.open(name, shapes[depth], heartbeat)
     if rows is None:
         raise CacheError(f"{entry.folder} was written and can't be read back")
     return TableOnDisk(rows=rows, pass_s=entry.seconds(name), fill_s=fill_s)
 
 
 def _start(
-    prefix: Prefix, entry: CacheEntry, lowest: int, lengths: np.ndarray[Any, Any], alive: Callable[[], None]
+    prefix: Prefix, entry: CacheEntry, lowest: int, lengths: np.ndarray[Any, Any], heartbeat: Callable[[], None]
 ) -> tuple[int, HiddenStates] | None:
     """Returns the deepest cached depth below `lowest`, the shallowest missing one, with its hidden states."""
     for depth in range(lowest - 1, 0, -1):
         shape = prefix.shape(depth, lengths)
         if entry.has(prefix.name(depth), shape):
-            rows = entry.open(prefix.name(depth), shape, alive)
+            rows = entry.open(prefix.name(depth), shape, heartbeat)
             if rows is not None:
                 return depth, rows
     return None
@@ -176,7 +176,7 @@ def _make(
     entry: CacheEntry,
     shapes: Mapping[int, FileShape],
     table: RowsToCompute,
-    alive: Callable[[], None],
+    heartbeat: Callable[[], None],
     start: tuple[int, HiddenStates] | None,
 ) -> None:
     began = time.monotonic()
@@ -192,7 +192,7 @@ def _make(
                 by_depth[depth].put(int(row), own.numpy())
 
         took = compute_hidden_states(
-            prefix.anatomy, table, list(shapes), take, start=start, autocast=prefix.autocast(), alive=alive
+            prefix.anatomy, table, list(shapes), take, start=start, autocast=prefix.autocast(), heartbeat=heartbeat
         )
         before = 0.0 if start is None else entry.seconds(prefix.name(start[0]))
         seconds.update({prefix.name(depth): before + took[depth] for depth in shapes})

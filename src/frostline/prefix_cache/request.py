@@ -60,7 +60,7 @@ class CacheRequest:
         facts: Hashes of weights and tokenizer, versions: what the prefix depends on.
         sharing: Who else will want it.
         resumed: How the interrupted run used the cache: it is resumed in the same bits. None: a new run.
-        alive: Called now and then while hidden states are computed or waited for.
+        heartbeat: Called now and then while hidden states are computed or waited for.
     """
 
     spec: RunSpec
@@ -72,4 +72,4 @@ class CacheRequest:
     facts: Mapping[str, Any]
     sharing: Sharing
     resumed: CacheUse | None
-    alive: Callable[[], None]
+    heartbeat: Callable[[], None]

@@ -17,7 +17,7 @@ class RunControl(StrEnum):
 class Monitor(Protocol):
     """Who watches a run while it trains and may stop it."""
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Called after each optimizer step and now and then before the first."""
 
     def evaluated(self, epoch: float, value: float) -> RunControl:
@@ -27,7 +27,7 @@ class Monitor(Protocol):
 class NullMonitor:
     """Lets every run go to its end."""
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Does nothing."""
 
     def evaluated(self, epoch: float, value: float) -> RunControl:

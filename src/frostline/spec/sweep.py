@@ -120,7 +120,7 @@ class SweepSpec:
         n_trials: How many trials in total, those of earlier commands included; None with sampler grid: all of it.
         timeout_s: Seconds of wall time after which no further trial is started; None: no limit.
         max_failures: Failed trials of one command after which the sweep stops; None: no limit.
-        trial_timeout_s: Seconds without a sign of life (a step, an evaluation) after which a run is killed.
+        trial_timeout_s: Seconds without a heartbeat (a step, an evaluation) after which a run is killed.
         retry_failed: Try the failed trials of earlier commands once more.
         sampler: How the next trial is chosen.
         seed: Of the sampler. Apart from the runs' seeds.

@@ -108,7 +108,9 @@ class EngineOpener:
         logs = self.folder.folder / WORKERS_FOLDER
         logs.mkdir(exist_ok=True)
         program = WorkerProgram(function=RUN_TRIAL, warm=WARM, log_dir=logs, path=[str(Path.cwd())], template=TEMPLATE)
-        pool = self.stack.enter_context(Pool(slots.count, program, env=slots.env(), hang_s=sweep.plan.trial_timeout_s))
+        pool = self.stack.enter_context(
+            Pool(slots.count, program, env=slots.env(), heartbeat_timeout_s=sweep.plan.trial_timeout_s)
+        )
         if wants_measuring(sweep, slots) and self.num_recorded() < num_trials(sweep):
             slots = slots_on_gpus(sweep, slots, self._footprint(pool))
             pool.grow(slots.count, slots.env())
@@ -160,7 +162,7 @@ class EngineOpener:
             open_pool(
                 settings, local_inputs, name_of, lambda trial: trial.params.get(DEPTH_KEY), _is_cut_short,
                 folder=folder, function=RUN_TRIAL, relocate=RELOCATE, warm=WARM, template=TEMPLATE,
-                env=slot_env(2, threads, [])(0), hang_s=plan.trial_timeout_s,
+                env=slot_env(2, threads, [])(0), heartbeat_timeout_s=plan.trial_timeout_s,
             )
         )  # fmt: skip
         executor = PoolExecutor(pool, self.sweep, runs, self.parent, self.warn, None, on_trial_end)

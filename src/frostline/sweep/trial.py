@@ -72,9 +72,9 @@ class _ChannelMonitor:
         self._ask = ask
         self._offset = offset
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Sends a heartbeat now and then."""
-        self._channel.alive()
+        self._channel.heartbeat()
 
     def evaluated(self, epoch: float, value: float) -> RunControl:
         """Reports whole epochs; the pruner is asked before the end of the rung is checked."""
@@ -191,7 +191,7 @@ def _run_all(trial: TrialJob, channel: Channel) -> TrialReply:
 
     for index, seed_run in enumerate(trial.runs):
         monitor = _ChannelMonitor(channel, seed_run, trial.ask, index * trial.steps_per_run)
-        channel.alive()
+        channel.heartbeat()
         trained = _one_run(trial, seed_run, monitor)
         result, resumed = trained.result, resumed + trained.resumed
         note = trained.note or note

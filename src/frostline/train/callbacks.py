@@ -147,7 +147,7 @@ class MonitorCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Sends a heartbeat."""
-        self._monitor.alive()
+        self._monitor.heartbeat()
 
     on_prediction_step = on_step_end
 

@@ -136,9 +136,9 @@ class SharedMonitor:
         self._monitor = monitor
         self._world = world
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """See `Monitor`."""
-        self._monitor.alive()
+        self._monitor.heartbeat()
 
     def evaluated(self, epoch: float, value: float) -> RunControl:
         """See `Monitor`."""

@@ -145,15 +145,15 @@ class TrainingRun:
 
     def _set_up(self, resumed: Sequence[CacheUse] | None) -> Setup:
         """Prepares the first process before the others: they find what it fetched and computed, and keep to it."""
-        world, spec, alive = self._world, self._spec, self._monitor.alive
+        world, spec, heartbeat = self._world, self._spec, self._monitor.heartbeat
         sharing = self._context.sharing_of(spec)
         if not world.is_distributed:
-            return prepare(spec, sharing, resumed, alive)
+            return prepare(spec, sharing, resumed, heartbeat)
         world.init(device_of(spec))
-        setup = prepare(spec, sharing, resumed, alive, world) if world.is_main else None
+        setup = prepare(spec, sharing, resumed, heartbeat, world) if world.is_main else None
         uses = world.broadcast(setup.provenance["compute"]["prefix_cache"] if setup is not None else None)
         if setup is None:
-            setup = prepare(spec, sharing, read_cache_uses(uses), alive, world)
+            setup = prepare(spec, sharing, read_cache_uses(uses), heartbeat, world)
             if setup.provenance["compute"]["prefix_cache"] != uses:
                 used = describe_cache_uses(read_cache_uses(uses))
                 raise RuntimeError(
@@ -272,7 +272,7 @@ class TrainingRun:
 
     def _conclude(self, setup: Setup, assembly: Assembly, kept: KeptWeights) -> None:
         """Scores the kept weights on all sets of rows and writes predictions and model."""
-        self._monitor.alive()
+        self._monitor.heartbeat()
         sets, others = evaluate_tables(self._spec, setup, assembly, kept)
         self._known["metrics"] = kept.metrics | others
         if self._world.is_main:

@@ -84,7 +84,7 @@ def prepare(
     spec: RunSpec,
     sharing: Sharing | None = None,
     resumed: Sequence[CacheUse] | None = None,
-    alive: Callable[[], None] = lambda: None,
+    heartbeat: Callable[[], None] = lambda: None,
     world: World | None = None,
 ) -> Setup:
     """Fetches, loads, tokenizes and freezes, cheap checks first.
@@ -93,7 +93,7 @@ def prepare(
         spec: What to train.
         sharing: Which other runs will read the same hidden states; None: as many as `runtime.num_runs` says.
         resumed: How each phase of the interrupted run used the prefix cache; None: a new run.
-        alive: Called now and then.
+        heartbeat: Called now and then.
         world: The processes of the run; None: this one alone.
 
     Raises:
@@ -119,7 +119,7 @@ def prepare(
         spec=spec, machine=machine, depth=frozen.prefix_depth, probe=probe, tables=inputs.tables,
         padding=padding_of(loaded), facts=_prefix_facts(provenance),
         sharing=sharing or Sharing(num_runs=spec.runtime.num_runs),
-        resumed=resumed[0] if resumed is not None else None, alive=alive,
+        resumed=resumed[0] if resumed is not None else None, heartbeat=heartbeat,
     )  # fmt: skip
     cached, unfreezing = None, None
     if phases:

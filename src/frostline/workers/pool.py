@@ -78,7 +78,7 @@ class _Worker:
         self.connection = connection
         self.key: Any = None
         self.retiring = False
-        self.last_sign_s = time.monotonic()
+        self.last_heartbeat_s = time.monotonic()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class Pool:
         slots: How many.
         program: What they run.
         env: Environment variables of each slot, set before anything is imported.
-        hang_s: Seconds without a sign of life after which a job's process is killed; None: never.
+        heartbeat_timeout_s: Seconds without a heartbeat after which a job's process is killed; None: never.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class Pool:
         program: WorkerProgram,
         *,
         env: Callable[[int], Mapping[str, str]] = lambda _slot: {},
-        hang_s: float | None = None,
+        heartbeat_timeout_s: float | None = None,
     ) -> None:
         self._program = program
         self._env = env
-        self._hang_s = hang_s
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._starter = ProcessStarter(program.template)
         self._slots = slots
         self._workers: list[_Worker] = []
@@ -177,7 +177,7 @@ class Pool:
         if not worker.process.is_alive():  # it died while idle
             worker = self._replace(worker)
         worker.key = key
-        worker.last_sign_s = time.monotonic()
+        worker.last_heartbeat_s = time.monotonic()
         with contextlib.suppress(OSError):  # a death right now is reported by `poll`
             worker.connection.send(("job", payload))
 
@@ -216,7 +216,7 @@ class Pool:
         try:
             while worker.connection.poll():
                 message = worker.connection.recv()
-                worker.last_sign_s = time.monotonic()
+                worker.last_heartbeat_s = time.monotonic()
                 if message is None or worker.key is None:
                     continue
                 if message == RETIRING:
@@ -246,13 +246,19 @@ class Pool:
     def _look_for_hangs(self) -> list[WorkerEvent]:
         events: list[WorkerEvent] = []
         for worker in list(self._workers):
-            if worker.key is None or self._hang_s is None or time.monotonic() - worker.last_sign_s < self._hang_s:
+            if (
+                worker.key is None
+                or self._heartbeat_timeout_s is None
+                or time.monotonic() - worker.last_heartbeat_s < self._heartbeat_timeout_s
+            ):
                 continue
             key = worker.key
             worker.process.kill()
             self._end_of(worker)
             self._replace(worker)
-            events.append(WorkerEvent(EventKind.TIMEOUT, key, f"timeout: no heartbeat for {self._hang_s:g} s"))
+            events.append(
+                WorkerEvent(EventKind.TIMEOUT, key, f"timeout: no heartbeat for {self._heartbeat_timeout_s:g} s")
+            )
         return events
 
     def kill(self) -> None:

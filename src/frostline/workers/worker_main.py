@@ -36,7 +36,7 @@ class Channel:
         self.send(message)
         return self._connection.recv()
 
-    def alive(self) -> None:
+    def heartbeat(self) -> None:
         """Sends a heartbeat; cheap enough for every step."""
         if time.monotonic() - self._last_message > _HEARTBEAT_S:
             self._last_message = time.monotonic()

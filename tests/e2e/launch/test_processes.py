@@ -193,7 +193,7 @@ class Prune:
     def __init__(self):
         self.asked, self.alives = [], 0
 
-    def alive(self):
+    def heartbeat(self):
         self.alives += 1
 
     def evaluated(self, epoch, value):
@@ -239,7 +239,7 @@ class Stopper:
     def __init__(self, alives):
         self._alives = alives
 
-    def alive(self):
+    def heartbeat(self):
         self._alives -= 1
         if self._alives == 0:
             os.kill(os.getpid(), signal.SIGINT)

@@ -17,7 +17,7 @@ from tests.support.sweep_tools import mlflow_runs
 class Channel:
     """Nobody answers."""
 
-    def alive(self):
+    def heartbeat(self):
         pass
 
     def send(self, value):

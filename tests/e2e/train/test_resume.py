@@ -88,7 +88,7 @@ class StopAfter(NullMonitor):
     def __init__(self, step):
         self._left = step
 
-    def alive(self):
+    def heartbeat(self):
         self._left -= 1
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGINT)

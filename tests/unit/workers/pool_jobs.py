@@ -57,7 +57,7 @@ def job(payload, channel):
         end = time.monotonic() + payload["seconds"]
         while time.monotonic() < end:
             time.sleep(0.05)
-            channel.alive()
+            channel.heartbeat()
         return None
     time.sleep(600)
     return None

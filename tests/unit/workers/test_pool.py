@@ -114,7 +114,7 @@ def test_a_dead_worker_is_noticed_and_replaced(make_pool, what, words):
 
 @pytest.mark.slow
 def test_a_hung_worker_is_killed_but_a_slow_one_is_not(make_pool):
-    with make_pool(hang_s=1.5) as pool:
+    with make_pool(heartbeat_timeout_s=1.5) as pool:
         pool.submit(1, {"do": "slow", "seconds": 3.0})  # longer than the limit, but it gives signs of life
         assert collect(pool, 1)[0].kind is EventKind.DONE
         pool.submit(2, {"do": "hang"})
