@@ -154,7 +154,7 @@ class TrialRecord:
 
     @property
     def is_paused(self) -> bool:
-        """Whether it has ended rung 1 and may be promoted."""
+        """Whether it has finished rung 1 and may be promoted."""
         return self.outcome is not None and self.outcome.paused
 
     @property

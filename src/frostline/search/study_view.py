@@ -79,7 +79,7 @@ class StudyView:
 
 
 def is_paused(frozen: FrozenTrial) -> bool:
-    """Returns whether it has ended rung 1 and waits to be promoted or pruned, or is trained in rung 2.
+    """Returns whether it has finished rung 1 and waits to be promoted or pruned, or is trained in rung 2.
 
     Optuna has no state for that: it stays RUNNING, so that it is one trial from its beginning to its end.
     """

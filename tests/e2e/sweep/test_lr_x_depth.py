@@ -5,65 +5,32 @@ from __future__ import annotations
 import base64
 import json
 import re
-import shutil
 import zlib
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from frostline.records.trial import TrialState, ranked
 from frostline.tracking import client
-from tests.e2e.sweep.tiny_sweep import pairs, small
-from tests.support.shared import built_once
-from tests.support.sweep_tools import TRIALS_ALONE, answer_rows, call, results, trials_in
+from tests.e2e.sweep.tiny_sweep import finished_once, pairs, small
+from tests.support.sweep_tools import TRIALS_ALONE, answer_rows, call, results
 
 pytestmark = pytest.mark.slow
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A sweep of 14 trials that ended: its working folder, its command, and what that printed."""
-
-    home: Path
-    arguments: list[str]
-    out: str
-    err: str
-
-    @property
-    def folder(self):
-        return self.home / "runs" / "lr_x_depth"
-
-    @property
-    def trials(self):
-        return trials_in(self.folder)
-
-    @property
-    def completed(self):
-        return [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, tiny_overrides):
     tiny = [each for each in tiny_overrides if not each.startswith("optimizer.lr=")]
     learns = ["training.epochs=4", "dataset.train_rows=null", "sweep.space.optimizer.lr.high=1e-2"]
-
-    def build(home):
-        arguments = [*tiny, *TRIALS_ALONE, *small(14, *learns)]
-        done = call("sweep", "lr_x_depth", *arguments, cwd=home, FROSTLINE_HOME=str(home / "cache"))
-        assert done.returncode == 0, done.stderr
-        (home / "said.json").write_text(json.dumps({"arguments": arguments, "out": done.stdout, "err": done.stderr}))
-
-    home = built_once(tmp_path_factory, "lr_x_depth", build)
-    return Finished(home, **json.loads((home / "said.json").read_text()))
+    return finished_once(tmp_path_factory, "lr_x_depth", [*tiny, *TRIALS_ALONE, *small(14, *learns)])
 
 
 @pytest.fixture
 def copy(finished, tmp_path):
-    """The same sweep in a folder of one's own."""
-    home = tmp_path / "copy"
-    shutil.copytree(finished.home, home)
-    return Finished(home, finished.arguments, finished.out, finished.err)
+    return finished.copied_to(tmp_path / "copy")
+
+
+def completed(sweep):
+    return [trial for trial in sweep.trials if trial.state is TrialState.COMPLETE]
 
 
 @pytest.fixture
@@ -74,8 +41,8 @@ def store(finished):
 def test_the_trials_are_a_grid_then_the_samplers_and_the_best_of_each_depth_are_trained_to_the_end(finished):
     assert len(finished.trials) == 14
     assert {trial.depth for trial in finished.trials[:12]} == {0, 1, 3, 4}
-    assert len(finished.completed) >= 4
-    assert {trial.depth for trial in finished.completed} == {trial.depth for trial in finished.trials}
+    assert len(completed(finished)) >= 4
+    assert {trial.depth for trial in completed(finished)} == {trial.depth for trial in finished.trials}
 
 
 def test_it_prints_the_recommended_depth_and_a_line_for_each_trial(finished):
@@ -83,7 +50,7 @@ def test_it_prints_the_recommended_depth_and_a_line_for_each_trial(finished):
     assert re.search(words, finished.out)
     assert "report: runs/lr_x_depth/report/report.html" in finished.out
     lines = [line for line in finished.err.splitlines() if line.startswith("[")]
-    assert len(lines) == 14 + len(finished.completed)
+    assert len(lines) == 14 + len(completed(finished))
 
 
 def test_the_report_is_a_page_that_needs_no_other_file(finished):
@@ -113,7 +80,7 @@ def test_each_trial_is_a_child_run_in_mlflow_with_its_state(finished):
     assert {run.info.status for run in children} == {"FINISHED", "KILLED"}
     states = [run.data.tags["frostline.status"] for run in children]
     assert states.count("PRUNED") == len([p for p in finished.trials if p.state is TrialState.PRUNED])
-    assert states.count("FINISHED") == len(finished.completed)
+    assert states.count("FINISHED") == len(completed(finished))
     assert all(re.match(r"d\d lr", run.info.run_name) for run in children)
     assert all(len(run.data.params) <= 10 and "freeze.depth" in run.data.params for run in children)
 
@@ -125,7 +92,7 @@ def test_the_parent_run_holds_the_answer(finished, store):
     assert parent.data.metrics["best/accuracy"] == best.quality
     steps = {metric.step for metric in store.get_metric_history(parent.info.run_id, "by_depth/accuracy")}
     assert steps
-    assert steps <= {trial.depth for trial in finished.completed}  # a depth whose runs learnt nothing has no number
+    assert steps <= {trial.depth for trial in completed(finished)}  # a depth whose runs learnt nothing has no number
     artifacts = {item.path for item in store.list_artifacts(parent.info.run_id)}
     assert artifacts >= {"report.html", "trials.csv", "journal.log", "sweep.json", "answer.png"}
 

@@ -14,8 +14,8 @@ import pytest
 from frostline.records.trial import TrialState
 from frostline.sweep.folder import SweepFolder
 from frostline.sweep.predictions import evidence_in
-from tests.support.shared import built_once
-from tests.support.sweep_tools import call, mlflow_runs, results, trials_in
+from tests.e2e.sweep.tiny_sweep import Finished, finished_once
+from tests.support.sweep_tools import call, mlflow_runs, results
 
 pytestmark = pytest.mark.slow
 
@@ -23,21 +23,8 @@ ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
-class Raced:
-    """A sweep whose further seeds were trained: its working folder, its command, and what that printed."""
-
-    home: Path
-    arguments: list[str]
-    out: str
-    err: str
-
-    @property
-    def folder(self):
-        return self.home / "runs" / "lr_x_depth"
-
-    @property
-    def trials(self):
-        return trials_in(self.folder)
+class Raced(Finished):
+    """A sweep whose further seeds were trained."""
 
     @property
     def baseline(self):
@@ -59,23 +46,12 @@ def raced(tmp_path_factory, tiny_overrides):
     tiny = [each for each in tiny_overrides if not each.startswith("optimizer.lr=")]
     small = ["sweep.n_trials=9", "training.epochs=4", "training.evaluate=never", "runtime.slots=2"]
     small += ["training.keep=last", "sweep.margin=0.1", "sweep.space.optimizer.lr.high=1e-2", "dataset.eval_rows=20"]
-
-    def build(home):
-        done = call("sweep", "lr_x_depth", *tiny, *small, cwd=home, FROSTLINE_HOME=str(home / "cache"))
-        assert done.returncode == 0, done.stderr
-        said = {"arguments": [*tiny, *small], "out": done.stdout, "err": done.stderr}
-        (home / "said.json").write_text(json.dumps(said))
-
-    home = built_once(tmp_path_factory, "raced", build)
-    return Raced(home, **json.loads((home / "said.json").read_text()))
+    return finished_once(tmp_path_factory, "raced", [*tiny, *small], Raced)
 
 
 @pytest.fixture
 def copy(raced, tmp_path):
-    """The same sweep in a folder of one's own."""
-    home = tmp_path / "copy"
-    shutil.copytree(raced.home, home)
-    return Raced(home, raced.arguments, raced.out, raced.err)
+    return raced.copied_to(tmp_path / "copy")
 
 
 def test_the_search_takes_three_rates_at_the_two_deepest_and_one_at_each_other_depth(raced):
