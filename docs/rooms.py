@@ -83,10 +83,14 @@ def draw(path: Path, imports: dict[str, set[str]]) -> None:
         for other in others
         if module.count(".") and other.count(".")
     }
-    below = {room: {two for one, two in edges if one == room and two != room and two in places} for room in places}
-    for one, others in below.items():
-        for two in others - set().union(*(_reached(below, other) for other in others)):
-            (left, upper), (right, lower) = places[one], places[two]
+    below = {
+        room: {other for importer, other in edges if importer == room and other != room and other in places}
+        for room in places
+    }
+    for room, others in below.items():
+        follows = set().union(*(_reached(below, other) for other in others))
+        for other in sorted(others - follows):  # sorted: the same imports give the same bytes
+            (left, upper), (right, lower) = places[room], places[other]
             axes.annotate(
                 "", (right, lower + 0.28), (left, upper - 0.28),
                 arrowprops={"arrowstyle": "-|>", "color": "#9aa7b0", "linewidth": 0.8},
@@ -113,8 +117,8 @@ def main() -> None:
             print(f"{room:<16}{num_lines(room):>7,}")
             total += num_lines(room)
     print(f"{'in all':<16}{total:>7,}")
-    if found := circle(imports):
-        sys.exit(f"a circle of imports: {' -> '.join(found)}")
+    if modules := circle(imports):
+        sys.exit(f"a circle of imports: {' -> '.join(modules)}")
     draw(ROOT / "docs" / "rooms.png", imports)
 
 
