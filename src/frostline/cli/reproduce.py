@@ -129,7 +129,7 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     """Returns the recorded spec, on as many threads and with the cache or without, with what is changed on purpose."""
     from frostline.config import value_from_text
     from frostline.errors import nearest
-    from frostline.spec import CACHE_MAX_BYTES, CacheMode, Progress
+    from frostline.spec import CACHE_MAX_BYTES, CacheDtype, CacheMode, Progress
     from frostline.sweep.params import with_params
 
     runtime = dataclasses.replace(recorded.spec.runtime, progress=Progress.AUTO)
@@ -138,8 +138,13 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     if isinstance(threads, int) and threads > 0:
         runtime = dataclasses.replace(runtime, threads=threads)
     uses = recorded.result.cache_uses
-    mode = CacheMode.REQUIRE if any(use.depth is not None for use in uses) else CacheMode.OFF
-    cache = dataclasses.replace(runtime.cache, mode=mode, max_bytes=max(runtime.cache.max_bytes, CACHE_MAX_BYTES))
+    cached = [use for use in uses if use.depth is not None]
+    cache = dataclasses.replace(
+        runtime.cache,
+        mode=CacheMode.REQUIRE if cached else CacheMode.OFF,
+        max_bytes=max(runtime.cache.max_bytes, CACHE_MAX_BYTES),
+        dtype=CacheDtype(cached[0].dtype) if cached else runtime.cache.dtype,
+    )
     spec = dataclasses.replace(recorded.spec, runtime=dataclasses.replace(runtime, cache=cache))
     known = spec.flat()
     changes: dict[str, Any] = {}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -17,23 +16,25 @@ from frostline.data.pixel_table import PixelTable
 from frostline.data.row_table import RowTable
 from frostline.data.split import Indices
 from frostline.errors import UserError, in_one_line
-from frostline.machine import Machine
+from frostline.models.blocks import Anatomy
 from frostline.models.config_file import config_sha256
-from frostline.prefix_cache.collate import Collator, HiddenRows
+from frostline.prefix_cache.collate import HiddenRows
+from frostline.prefix_cache.compare import autocast, compare_with_whole
 from frostline.prefix_cache.compute import OverflowInPrefixError, RowsToCompute, batch_tokens
 from frostline.prefix_cache.entry import CacheError
+from frostline.prefix_cache.forward_probe import row_shape
 from frostline.prefix_cache.gpu_memory import fits, keep_on_gpu
 from frostline.prefix_cache.open_or_compute import Prefix, TableOnDisk, is_cached, num_bytes, open_or_compute
 from frostline.prefix_cache.policy import num_passes, reason_to_skip
 from frostline.prefix_cache.probe_model import ModelProbe
 from frostline.prefix_cache.request import CachedPrefix, CacheRequest
 from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
-from frostline.prefix_cache.suffix import Suffix, TrainableModel, hidden_size, vectors_of_image
+from frostline.prefix_cache.suffix import Suffix, TrainableModel, hidden_size
 from frostline.process_cache import PROCESS_CACHE
 from frostline.records.result import CacheUse
 from frostline.records.run_context import Sharing
 from frostline.records.run_folder import FOR_TERMINAL
-from frostline.spec import CacheMode, Precision, RunSpec
+from frostline.spec import CacheMode, RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,11 @@ _FILL_VERSION = 4
 _SHARED_FROM = 2
 """Least number of runs for which caching pays if each run reads the rows once."""
 
-_LOGIT_TOLERANCE = 1e-4
-_LOGIT_TOLERANCE_HALF = 5e-2
-"""How far logits may be apart, of their size: seen are 1e-7 in fp32 where padding is masked, 1e-1 where it is not."""
+_SEQUENCE = 2
+"""Dimensions of what is cached of an image, if it is a sequence of vectors, and no map."""
 
-
-_BY_TOKEN = 3
-"""Dimensions of logits where each token has its own."""
+_PIXELS_PER_TOKEN = 256
+"""What a token of a convolutional network counts for, as a patch of 16 x 16 pixels is one of a vision transformer."""
 
 
 def open_cache(request: CacheRequest) -> CachedPrefix | None:
@@ -103,9 +102,7 @@ def _cannot(probe: ModelProbe, depth: int | None, dropout: bool) -> str | None:
     anatomy = probe.anatomy
     if getattr(anatomy.model.config, "layerdrop", 0.0):
         return "the model drops whole blocks at random (layerdrop)"
-    if hasattr(anatomy.model.config, "hidden_sizes"):
-        return "its layers give maps of different sizes, which are not cached"
-    if not hasattr(anatomy.model.config, "hidden_size"):
+    if anatomy.image is None and not hasattr(anatomy.model.config, "hidden_size"):
         return "the config names no hidden_size: unsupported architecture"
     return None
 
@@ -136,24 +133,22 @@ def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
     prefix = _prefix(request, threads)
     anatomy.model.to(machine.device)
     position = prefix.position if prefix.is_read(depth) else None
-    per_image = 1 if position is not None else int(both[0].lengths[0])
     held, others, others_s = None, dict[str, HiddenRows](), 0.0
     if fits(prefix, depth, both) and (request.resumed is not None or _pays_on_gpu(spec, sharing, both)):
         held = keep_on_gpu(prefix, depth, both, request.heartbeat)
     if held is not None:
-        hidden = HiddenRows(states=held.resident.places, position=position, per_image=per_image)
-        suffix, fill_s, pass_s = Suffix(anatomy, depth, held.resident.take), held.fill_s, held.resident.pass_s
+        hidden = HiddenRows(states=held.resident.places, position=position)
+        suffix = Suffix(anatomy, depth, held.resident.take, position)
+        fill_s, pass_s = held.fill_s, held.resident.pass_s
     else:
         train, evaluation = _from_files(request, prefix, depth, both)
-        hidden = HiddenRows(states=(train.rows, evaluation.rows), position=position, per_image=per_image)
+        hidden = HiddenRows(states=(train.rows, evaluation.rows), position=position)
         fill_s, pass_s = train.fill_s + evaluation.fill_s, (train.pass_s, evaluation.pass_s)
         others, others_s = _others(request, prefix, depth, position)
-        suffix = Suffix(anatomy, depth)
-    if isinstance(request.tables.train, PixelTable) and not suffix.passes_embeddings_by:
-        raise CacheError("its lowest block is not given what one module makes of an image: unsupported architecture")
+        suffix = Suffix(anatomy, depth, None, position)
     checked = json.dumps([prefix.facts, depth, position, held is not None, *(table.sha256 for table in both)])
     if checked not in _CHECKED:
-        _check(request, suffix, hidden)
+        compare_with_whole(request, suffix, hidden)
         _CHECKED.add(checked)
     part = TrainableModel(anatomy, depth)
     suffix.attach()
@@ -163,7 +158,9 @@ def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
         others=others,
         detach=suffix.detach,
         attach=suffix.attach,
-        use=CacheUse(depth=depth, position=position, threads=threads if threads != machine.threads else None),
+        use=CacheUse(
+            depth=depth, position=position, threads=threads if threads != machine.threads else None, dtype=request.dtype
+        ),
         fill_s=fill_s + others_s,
         pass_s=pass_s,
     )
@@ -185,8 +182,7 @@ def _others(
         if sharing.num_runs < _SHARED_FROM or store.room_for(num_bytes(prefix, [depth, *also], [table])) is not None:
             continue
         provided = open_or_compute(store, prefix, depth, also, table, request.heartbeat)
-        per_image = 1 if position is not None else int(table.lengths[0])
-        opened[name] = HiddenRows(states=(provided.rows, provided.rows), position=position, per_image=per_image)
+        opened[name] = HiddenRows(states=(provided.rows, provided.rows), position=position)
         seconds += provided.fill_s
     return opened, seconds
 
@@ -209,11 +205,11 @@ def _prefix(request: CacheRequest, threads: int) -> Prefix:
             **{key: machine.describe()[key] for key in ("device", "device_name", "precision", "cpu_capability")},
         },
         about={"model": spec.model_name, "dataset": spec.dataset_name},
-        width=hidden_size(model),
-        dtype="float32",
+        width=hidden_size(model) if probe.anatomy.image is None else 0,
+        dtype=request.dtype,
         position=probe.position,
         reading=probe.reading,
-        autocast=partial(_autocast, machine),
+        autocast=partial(autocast, machine),
         threads=threads,
     )
 
@@ -285,42 +281,6 @@ def _by_fold(provided: TableOnDisk, places: tuple[Indices, Indices]) -> list[Tab
     ]
 
 
-@torch.no_grad()
-def _check(request: CacheRequest, suffix: Suffix, hidden: HiddenRows) -> None:
-    """Compares the suffix with the whole model on the shortest and the longest row, padded to one length.
-
-    Raises:
-        CacheError: They differ by more than other padding explains: rows of this model depend on their padding.
-    """
-    model: Any = request.probe.anatomy.model
-    machine, train = request.machine, request.tables.train
-    rows = [int(train.lengths.argmin()), int(train.lengths.argmax())]
-    plain = train.inputs(rows, request.padding)
-    short = Collator(train, request.tables.evaluation, request.padding, hidden)(rows)
-    short.pop("labels", None)
-    was_training = model.training
-    model.eval()
-    try:
-        with _autocast(machine):
-            expected = model(**{key: value.to(machine.device) for key, value in plain.items()}).logits.float()
-            suffix.attach()
-            part = model(**{key: value.to(machine.device) for key, value in short.items()}).logits.float()
-    finally:
-        suffix.detach()
-        model.train(was_training)
-    if expected.dim() == _BY_TOKEN:  # the outputs at padding are not used
-        lengths = torch.from_numpy(train.lengths[rows])[:, None]
-        is_token = (torch.arange(expected.shape[1]) < lengths).to(expected.device)
-        expected, part = expected[is_token], part[is_token]
-    apart, scale = float((expected - part).abs().max()), float(expected.abs().max())
-    allowed = _LOGIT_TOLERANCE if machine.precision is Precision.FP32 else _LOGIT_TOLERANCE_HALF
-    if not apart <= allowed * scale + 1e-7:
-        raise CacheError(
-            f"rows of this model depend on their padding, or its blocks on more than the one below (logits {apart:.1e} "
-            f"apart, of {scale:.1e})"
-        )
-
-
 def _table(name: str, table: RowTable, request: CacheRequest) -> RowsToCompute:
     # What hidden states are computed from does not depend on a run's precision.
     plain = replace(request.padding, multiple_of=1)
@@ -328,14 +288,14 @@ def _table(name: str, table: RowTable, request: CacheRequest) -> RowsToCompute:
     def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
         return table.inputs(numbers, plain)
 
-    lengths = table.lengths
-    if isinstance(table, PixelTable):
-        lengths = lengths * vectors_of_image(request.probe.anatomy)
-    return RowsToCompute(name=name, lengths=lengths, sha256=table.sha256, collate=collate)
+    unit = _tokens_of_image(request.probe.anatomy) if isinstance(table, PixelTable) else 1
+    return RowsToCompute(name=name, lengths=table.lengths, sha256=table.sha256, collate=collate, unit_tokens=unit)
 
 
-def _autocast(machine: Machine) -> AbstractContextManager[Any]:
-    dtypes = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
-    if machine.precision not in dtypes:
-        return nullcontext()
-    return torch.autocast(machine.device, dtype=dtypes[machine.precision])
+def _tokens_of_image(anatomy: Anatomy) -> int:
+    """Returns how many tokens an image counts for in a batch that hidden states are computed in."""
+    assert anatomy.image is not None
+    shape = row_shape(anatomy, 1, None)
+    if len(shape) == _SEQUENCE:
+        return shape[0]
+    return max(1, math.prod(anatomy.image[1:]) // _PIXELS_PER_TOKEN)

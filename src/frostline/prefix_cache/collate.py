@@ -24,13 +24,12 @@ class HiddenRows:
 
     Attributes:
         states: Of the training and of the held-out rows, for a batch to bring; or where they lie on the run's device.
-        position: `first` or `last` if only what the head reads is there: a batch is then one token wide.
-        per_image: Vectors of each row, if rows are images.
+        position: `first` or `last` if only what the head reads is there: a batch is then one token wide. All of an
+            image lies in one vector.
     """
 
     states: tuple[HiddenStates, HiddenStates] | RowOffsets
     position: str | None
-    per_image: int = 1
 
 
 class Collator:
@@ -57,7 +56,8 @@ class Collator:
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Returns a batch: the tokenizer's columns `[B, T]`, or pixels `[B, C, H, W]`, and labels `[B]`.
 
-        Hidden states, if there are, are `[B, T, D]`, or `[B, T]` numbers of where they lie on the device.
+        Hidden states, if there are, are `[B, T, D]`, of images `[B, 1, width]`; or `[B, T]` numbers of where they lie
+        on the device.
         """
         is_train = numbers[0] >= 0
         table = self._train if is_train else self._evaluation
@@ -75,12 +75,13 @@ class Collator:
                 batch = table.inputs_at(rows, hidden.position, self.padding)
             else:
                 batch = table.inputs(rows, self.padding)
-            length = batch["input_ids"].shape[1] if "input_ids" in batch else hidden.per_image
+            is_single = hidden.position is not None or isinstance(table, PixelTable)
+            length = batch["input_ids"].shape[1] if "input_ids" in batch else 1
             if isinstance(hidden.states, RowOffsets):
                 batch[HIDDEN_AT] = hidden.states.at(rows, length, is_train=is_train)
             else:
                 states = hidden.states[0 if is_train else 1]
-                hidden_states = states.padded(rows, length) if hidden.position is None else states.single(rows)[:, None]
+                hidden_states = states.single(rows)[:, None] if is_single else states.padded(rows, length)
                 batch[HIDDEN] = torch.from_numpy(hidden_states)
         width = batch["input_ids"].shape[1] if "input_ids" in batch else 1
         if (labels := table.labels_at(rows, width)) is not None:

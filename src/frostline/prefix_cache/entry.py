@@ -34,6 +34,9 @@ LOCK_FILE = ".lock"
 _CHUNK = 1 << 24
 
 
+BEYOND_FLOAT16 = "a hidden state is beyond the range of float16 (65504): give runtime.cache.dtype=float32"
+
+
 class CacheError(Exception):
     """The cache can't hold or give something; the run continues without it.
 
@@ -141,10 +144,16 @@ class EntryWriter:
         Args:
             row: Its number.
             vectors: `[T, width]`.
+
+        Raises:
+            CacheError: A number is beyond the range of what they are kept in.
         """
         length, width = int(self._shape.lengths[row]), self._shape.width
         assert vectors.shape == (length, width), f"row {row}: {vectors.shape} instead of {(length, width)}"
-        array: Any = np.ascontiguousarray(vectors, dtype=_STORED[self._shape.dtype])
+        with np.errstate(over="ignore"):  # it is looked for below
+            array: Any = np.ascontiguousarray(vectors, dtype=_STORED[self._shape.dtype])
+        if self._shape.dtype == "float16" and not np.isfinite(array).all():
+            raise CacheError(BEYOND_FLOAT16)
         data = memoryview(array).cast("B")
         at = int(self._offsets[row]) * self._shape.row_bytes
         while data:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from frostline.prefix_cache.compute import RowsToCompute, at_position, compute_hidden_states
-from frostline.prefix_cache.entry import FileShape
+from frostline.prefix_cache.compute import OverflowInPrefixError, RowsToCompute, compute_hidden_states
+from frostline.prefix_cache.entry import BEYOND_FLOAT16, FileShape
 from frostline.prefix_cache.open_or_compute import Prefix
 from frostline.process_cache import PROCESS_CACHE
 from frostline.records.run_folder import FOR_TERMINAL
@@ -77,7 +77,7 @@ class StatesOnGpu:
 
     Attributes:
         places: Where each row lies.
-        data: All vectors, `[vectors, D]`, float32; the first one is zero.
+        data: All vectors, `[vectors, D]`, float32 or float16; the first one is zero.
         pass_s: Seconds that computing them took: training rows, held-out rows.
     """
 
@@ -87,7 +87,7 @@ class StatesOnGpu:
 
     def take(self, at: torch.Tensor) -> torch.Tensor:
         """Returns hidden states `[B, T, D]` by where they lie, `[B, T]`, on the device."""
-        return self.data[at]
+        return self.data[at].float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +180,8 @@ def compute_on_gpu(
     train, evaluation = tables
     places = RowOffsets(prefix.shape(depth, train.lengths), prefix.shape(depth, evaluation.lengths))
     device = next(prefix.anatomy.model.parameters()).device
-    data = torch.zeros((places.num_vectors, prefix.width), dtype=torch.float32, device=device)
+    dtype = torch.float16 if prefix.dtype == "float16" else torch.float32
+    data = torch.zeros((places.num_vectors, prefix.row_width(depth)), dtype=dtype, device=device)
     position = prefix.position if prefix.is_read(depth) else None
     reading = prefix.reading.attached() if prefix.reading is not None and position is not None else nullcontext()
     seconds = []
@@ -194,9 +195,11 @@ def compute_on_gpu(
                 vectors: torch.Tensor,
                 is_train: bool = table is train,
             ) -> None:
-                del depth
-                vectors, _ = at_position(vectors, counts, position)
-                data[places.flat(rows, is_train=is_train).to(device)] = vectors.float()
+                vectors, _ = prefix.stored(depth, len(rows), vectors, counts)
+                kept = vectors.to(dtype)
+                if not bool(torch.isfinite(kept).all()):
+                    raise OverflowInPrefixError(BEYOND_FLOAT16)
+                data[places.flat(rows, is_train=is_train).to(device)] = kept
 
             took = compute_hidden_states(
                 prefix.anatomy, table, [depth], take, autocast=prefix.autocast(), heartbeat=heartbeat

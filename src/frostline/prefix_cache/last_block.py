@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from frostline.errors import best_effort, in_one_line
 from frostline.models.blocks import Anatomy
-from frostline.prefix_cache.suffix import as_output, num_outputs, read_position, replaced
+from frostline.prefix_cache.forward_probe import probe_forward
+from frostline.prefix_cache.suffix import read_position, replaced
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class LastBlockAtPosition:
         self._block = anatomy.blocks[-1][1]
         self._position = position
         self._parts = _take_apart(self._block)
-        self._num_outputs = num_outputs(anatomy)
+        self._output = probe_forward(anatomy).outputs[anatomy.blocks[-1][0]]
         names = list(inspect.signature(type(self._block).forward).parameters)[2:]  # after self and the hidden states
         if "attention_mask" not in names:
             raise LookupError(f"{type(self._block).__name__} takes no attention_mask")
@@ -105,7 +106,7 @@ class LastBlockAtPosition:
         else:
             read = torch.zeros_like(hidden_states, dtype=output.dtype)
             read = read.index_put((rows, torch.full_like(rows, -1) if where is None else where), output)
-        return as_output(read, self._num_outputs)
+        return self._output.of(read)
 
 
 def read_block(anatomy: Anatomy, position: str | None, *, is_checked: bool = False) -> LastBlockAtPosition | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +21,7 @@ from frostline.prefix_cache.compute import (
     compute_hidden_states,
 )
 from frostline.prefix_cache.entry import CacheEntry, CacheError, FileShape, HiddenStates
+from frostline.prefix_cache.forward_probe import is_pooled, row_shape
 from frostline.prefix_cache.last_block import LastBlockAtPosition
 from frostline.prefix_cache.store import PrefixStore
 from frostline.records.run_folder import FOR_TERMINAL
@@ -35,7 +37,7 @@ class Prefix:
         anatomy: The model, on its device.
         facts: All that the numbers depend on besides rows and depth; part of the key.
         about: What a person should read beside the key; not part of it.
-        width: Numbers of a hidden state.
+        width: Numbers of a hidden state; of images another at each depth, see `shape`.
         dtype: In which they are kept.
         position: Which position the head reads, `first` or `last`, if it is just one.
         reading: Computes the last block for it alone, if the architecture allows.
@@ -65,17 +67,43 @@ class Prefix:
 
     def name(self, depth: int) -> str:
         """Returns the name of a depth's file."""
-        return f"read-{self.position}-{depth:03d}" if self.is_read(depth) else f"depth-{depth:03d}"
+        if self.is_read(depth):
+            return f"read-{self.position}-{depth:03d}"
+        return f"{'pooled' if is_pooled(self.anatomy, depth) else 'depth'}-{depth:03d}"
 
     def is_read(self, depth: int) -> bool:
         """Whether only the position that the head reads is kept: nothing else of the last block is needed."""
         return depth == self.anatomy.num_blocks and self.position is not None
 
     def shape(self, depth: int, lengths: np.ndarray[Any, Any]) -> FileShape:
-        """Returns the form of a depth's file."""
+        """Returns the form of a depth's file: of an image one vector, in which all of it lies."""
         return FileShape(
-            lengths=np.ones_like(lengths) if self.is_read(depth) else lengths, width=self.width, dtype=self.dtype
+            lengths=np.ones_like(lengths) if self.is_read(depth) else lengths,
+            width=self.row_width(depth),
+            dtype=self.dtype,
         )
+
+    def row_width(self, depth: int) -> int:
+        """Returns the numbers of a vector in a depth's file."""
+        if self.anatomy.image is None:
+            return self.width
+        return math.prod(row_shape(self.anatomy, depth, self.position if self.is_read(depth) else None))
+
+    def stored(
+        self, depth: int, num_rows: int, vectors: torch.Tensor, counts: Sequence[int]
+    ) -> tuple[torch.Tensor, Sequence[int]]:
+        """Returns what is kept of some rows after a depth, row after row, and how many vectors each then has.
+
+        Args:
+            depth: After how many blocks.
+            num_rows: How many rows.
+            vectors: All vectors of the rows, row after row, `[sum of counts, D]`.
+            counts: Vectors of each row.
+        """
+        vectors, counts = at_position(vectors, counts, self.position if self.is_read(depth) else None)
+        if self.anatomy.image is None:
+            return vectors, counts
+        return vectors.reshape(num_rows, -1), [1] * num_rows
 
 
 def num_bytes(prefix: Prefix, depths: Sequence[int], tables: Sequence[RowsToCompute]) -> int:
@@ -186,7 +214,7 @@ def _make(
         by_depth = {depth: writers[prefix.name(depth)] for depth in shapes}
 
         def take(depth: int, rows: np.ndarray[Any, Any], counts: Sequence[int], vectors: torch.Tensor) -> None:
-            vectors, counts = at_position(vectors, counts, prefix.position if prefix.is_read(depth) else None)
+            vectors, counts = prefix.stored(depth, len(rows), vectors, counts)
             on_host = vectors.cpu().float()  # float32 holds what any precision computes
             for row, own in zip(rows, torch.split(on_host, list(counts)), strict=True):
                 by_depth[depth].put(int(row), own.numpy())

@@ -17,7 +17,6 @@ from frostline.models.blocks import Anatomy
 from frostline.models.config_file import config_sha256
 from frostline.models.loading import LoadedModel
 from frostline.prefix_cache.last_block import LastBlockAtPosition, position_of, read_block
-from frostline.prefix_cache.suffix import reads_images
 from frostline.process_cache import PROCESS_CACHE, LruCache
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def probe_model(load: Callable[[], tuple[LoadedModel, Anatomy]], tables: Tokeniz
         return ModelProbe(loaded=loaded, anatomy=anatomy, kind=kind, is_steady=kind not in _UNSTEADY)
     before = _modules(loaded.model)
     position = if_of_every_row(_POSITIONS.get(kind, lambda: position_of(anatomy)), anatomy, tables)
-    reading = None if reads_images(anatomy) else read_block(anatomy, position, is_checked=kind in _CHECKED)
+    reading = None if anatomy.image is not None else read_block(anatomy, position, is_checked=kind in _CHECKED)
     if _modules(loaded.model) != before:
         log.info("%s exchanges its own modules when it is run: it is trained as it is", type(loaded.model).__name__)
         _UNSTEADY.add(kind)

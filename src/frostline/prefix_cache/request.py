@@ -73,3 +73,9 @@ class CacheRequest:
     sharing: Sharing
     resumed: CacheUse | None
     heartbeat: Callable[[], None]
+
+    @property
+    def dtype(self) -> str:
+        """In which numbers hidden states are kept: a resumed run's, or those that the spec names."""
+        is_on = self.resumed is not None and self.resumed.depth is not None
+        return self.resumed.dtype if self.resumed is not None and is_on else self.spec.runtime.cache.dtype.value

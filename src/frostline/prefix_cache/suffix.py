@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -16,12 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from frostline.models.blocks import Anatomy
+from frostline.models.blocks import Anatomy, NamedModule
+from frostline.prefix_cache.forward_probe import PIXELS, is_pooled, probe_forward, probe_ids, probe_inputs, row_shape
 
 HIDDEN = "prefix_hidden"
-"""Key of a batch: the hidden states after the last frozen block, `[B, T, D]`."""
+"""Key of a batch: the hidden states after the last frozen block, `[B, T, D]`; of images `[B, 1, width]`."""
 
-_PIXELS = "pixel_values"
+_SEQUENCE = 2
+"""Dimensions of a row that is a sequence of vectors, `[T, D]`."""
 
 HIDDEN_AT = "prefix_at"
 """Key of a batch that brings none: where they lie, `[B, T]`."""
@@ -36,37 +37,48 @@ class Suffix:
         anatomy: The model taken apart.
         depth: How many blocks are passed by, 1 or more.
         take: Returns hidden states `[B, T, D]` by where they lie, `[B, T]`; None: batches bring them.
+        position: Which vector of an image alone is cached, if only one is.
     """
 
     def __init__(
-        self, anatomy: Anatomy, depth: int, take: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self,
+        anatomy: Anatomy,
+        depth: int,
+        take: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        position: str | None = None,
     ) -> None:
         assert 1 <= depth <= anatomy.num_blocks
         self._model = anatomy.model
-        self._blocks = [block for _, block in anatomy.blocks[:depth]]
+        self._probe = probe_forward(anatomy)
+        self._blocks = anatomy.blocks[:depth]
+        self._last = self._blocks[-1][0]
         self._take = take
+        self._image = anatomy.image
+        self._row_shape = None if anatomy.image is None else row_shape(anatomy, depth, position)
         self._hidden: torch.Tensor | None = None
         self._was_used = False
         self._before: list[tuple[nn.Module, Any]] = []
-        seen = _probe(anatomy)
-        self._num_outputs = seen.num_outputs
-        # One module that alone makes what the blocks are given need not run either.
-        self._embeddings = [anatomy.embeddings[0][1]] if seen.embeddings_are_one else []
-
-    @property
-    def passes_embeddings_by(self) -> bool:
-        """Whether the embeddings need not run, so that nothing looks at the model's own input."""
-        return bool(self._embeddings)
+        # Of texts, one module that alone makes what the blocks are given need not run either.
+        passes_by = anatomy.image is not None or self._probe.embeddings_are_one
+        self._embeddings = anatomy.embeddings if passes_by else ()
+        self._reader: NamedModule | None = None
+        if is_pooled(anatomy, depth) and position is None and (name := self._probe.pooled) is not None:
+            self._reader = name, anatomy.model.get_submodule(name)
 
     def attach(self) -> None:
         """Replaces forward: a batch must bring `prefix_hidden`, or `prefix_at` if `take` is given."""
         suffix, own = self, self._model.forward
-        modules = (self._model, *self._blocks, *self._embeddings)
+        skipped = [*self._embeddings, *self._blocks] if self._image is None else self._recorded()
+        readers = [] if self._reader is None else [self._reader]
+        modules = (self._model, *(module for _, module in (*skipped, *readers)))
         self._before = [(module, module.__dict__.get("forward")) for module in modules]
 
         def forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             del module
             hidden = kwargs.pop(HIDDEN) if suffix._take is None else suffix._take(kwargs.pop(HIDDEN_AT))
+            if suffix._image is not None and suffix._row_shape is not None:
+                hidden = hidden.reshape(len(hidden), *suffix._row_shape)
+                kwargs[PIXELS] = hidden.new_zeros(1, *suffix._image).expand(len(hidden), -1, -1, -1)
             suffix._hidden, suffix._was_used = hidden, False
             try:
                 output = own(*args, **kwargs)
@@ -77,10 +89,11 @@ class Suffix:
 
         # Instance attributes: they are no parameters, so nothing of this is saved with the model.
         self._model.forward = MethodType(forward, self._model)
-        for block in self._blocks:
-            block.forward = MethodType(self._skip_block, block)
-        for embeddings in self._embeddings:
-            embeddings.forward = MethodType(self._inject_hidden, embeddings)
+        skip = self._skip if self._image is None else self._skip_of_image
+        for name, module in skipped:
+            module.forward = MethodType(partial(_named, skip, name), module)
+        for _, module in readers:
+            module.forward = MethodType(partial(_read_instead, self, module.forward), module)
 
     def detach(self) -> None:
         """The model is as it was."""
@@ -88,17 +101,38 @@ class Suffix:
             _put(module, forward)
         self._before = []
 
-    def _skip_block(self, block: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        del args, kwargs
-        hidden = self._hidden
-        assert hidden is not None, "a block ran outside of the model's forward"
-        self._was_used |= block is self._blocks[-1]
-        return as_output(hidden, self._num_outputs)
+    def _recorded(self) -> list[NamedModule]:
+        """Returns what is skipped of a model of images: what was run in the probe."""
+        return [item for item in (*self._embeddings, *self._blocks) if item[0] in self._probe.outputs]
 
-    def _inject_hidden(self, embeddings: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        del embeddings, args, kwargs
-        assert self._hidden is not None, "the embeddings ran outside of the model's forward"
-        return self._hidden
+    def _skip(self, name: str) -> Any:
+        """Stands in for a frozen module: each passes the hidden states on."""
+        hidden = self._hidden
+        assert hidden is not None, "a frozen module ran outside of the model's forward"
+        self._was_used |= name == self._last
+        return self._probe.outputs[name].of(hidden)
+
+    def _skip_of_image(self, name: str) -> Any:
+        """Stands in for a frozen module: the last returns the cached rows, the others zeros of their own shape."""
+        hidden, output = self._hidden, self._probe.outputs[name]
+        assert hidden is not None, "a frozen module ran outside of the model's forward"
+        if name == self._last and self._reader is None:
+            self._was_used = True
+            return output.of(hidden)
+        return output.of(hidden.new_zeros(1, *output.shape))
+
+
+def _named(skip: Callable[[str], Any], name: str, *args: Any, **kwargs: Any) -> Any:
+    del args, kwargs
+    return skip(name)
+
+
+def _read_instead(suffix: Suffix, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Runs the module that reads what the frozen part passes on, on the cached rows."""
+    del args, kwargs
+    assert suffix._hidden is not None, "the head ran outside of the model's forward"
+    suffix._was_used = True
+    return own(suffix._hidden)
 
 
 @contextmanager
@@ -167,87 +201,10 @@ class TrainableModel(nn.Module):
         parent.add_module(last, module)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Seen:
-    num_outputs: int | None
-    embeddings_are_one: bool
-    num_vectors: int
-
-
-def num_outputs(anatomy: Anatomy) -> int | None:
-    """Returns how many things the blocks of a model return, the first being the hidden states; None: these alone.
-
-    Args:
-        anatomy: The model taken apart; it is run once, on `probe_inputs`.
-    """
-    return _probe(anatomy).num_outputs
-
-
-def vectors_of_image(anatomy: Anatomy) -> int:
-    """Returns how many vectors a model's lowest block is given for an image: one of each patch, and others."""
-    return _probe(anatomy).num_vectors
-
-
-def reads_images(anatomy: Anatomy) -> bool:
-    """Returns whether a model takes pixels."""
-    return anatomy.image is not None
-
-
-def as_output(hidden: torch.Tensor, count: int | None) -> Any:
-    """Returns hidden states as a block would, by `num_outputs`; what else a block returns (attention) is not used."""
-    return hidden if count is None else (hidden, *[None] * (count - 1))
-
-
-@torch.no_grad()
-def _probe(anatomy: Anatomy) -> _Seen:
-    """Runs a model once, on `probe_inputs`, and looks at what its lowest block is given and gives."""
-    seen: dict[str, Any] = {}
-    model = anatomy.model
-    was_training = model.training
-    model.eval()  # dropout would draw from the run's generator
-
-    def record(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        del module
-        seen[name] = (inputs[0] if inputs else None, output)
-
-    handles = [anatomy.blocks[0][1].register_forward_hook(partial(record, "block"))]
-    if len(anatomy.embeddings) == 1:
-        handles.append(anatomy.embeddings[0][1].register_forward_hook(partial(record, "embeddings")))
-    try:
-        model.base_model(**probe_inputs(anatomy))  # type: ignore[operator]
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
-    block_input, output = seen["block"]
-    embeddings = seen.get("embeddings", (None, None))[1]
-    return _Seen(
-        num_outputs=len(output) if isinstance(output, tuple) else None,
-        embeddings_are_one=embeddings is not None and embeddings is block_input,
-        num_vectors=int(block_input.shape[1]),
-    )
-
-
 def hidden_size(model: nn.Module) -> int:
     """Returns the numbers of a hidden state, D."""
     config: Any = model.config
     return int(config.hidden_size)
-
-
-def probe_inputs(anatomy: Anatomy) -> dict[str, torch.Tensor]:
-    """Returns something to try a model with, on its device: three tokens, or an image without anything on it."""
-    if anatomy.image is None:
-        return {"input_ids": probe_ids(anatomy)}
-    device = next(anatomy.model.parameters()).device
-    return {_PIXELS: torch.zeros(1, *anatomy.image, device=device)}
-
-
-def probe_ids(anatomy: Anatomy, length: int = 3) -> torch.Tensor:
-    """Returns token ids to try a model with, `[1, length]`, on its device."""
-    device = next(anatomy.model.parameters()).device
-    pad = getattr(anatomy.model.config, "pad_token_id", None)
-    ids = [token for token in range(length + 1) if token != pad][:length]
-    return torch.tensor([ids], device=device)
 
 
 def read_position(anatomy: Anatomy) -> str | None:
@@ -259,17 +216,20 @@ def read_position(anatomy: Anatomy) -> str | None:
         anatomy: The model taken apart.
     """
     model, last, total = anatomy.model, 2, 5
-    if reads_images(anatomy):
+    if anatomy.image is not None:
+        shape = row_shape(anatomy, anatomy.num_blocks, None)
+        if len(shape) != _SEQUENCE:
+            return None
         inputs = probe_inputs(anatomy)
-        total = vectors_of_image(anatomy)
+        total, width = shape
         last = total - 1
     else:
+        width = hidden_size(model)
         ids = probe_ids(anatomy, total)
         pad = getattr(model.config, "pad_token_id", None)
         ids[0, last + 1 :] = 0 if pad is None else pad
         inputs = {"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1, 0, 0]], device=ids.device)}
     device = next(model.parameters()).device
-    width = hidden_size(model)
     was_training = model.training
     suffix = Suffix(anatomy, anatomy.num_blocks)
     suffix.attach()

@@ -96,12 +96,14 @@ class CacheUse:
         position: The only position that the last block computes, if the head reads one position.
         threads: CPU threads that computed the hidden states, if not as many as the run has.
         dropped: The run was resumed without the cache that it started with.
+        dtype: In which numbers the hidden states were kept.
     """
 
     depth: int | None = None
     position: str | None = None
     threads: int | None = None
     dropped: bool = False
+    dtype: str = "float32"
 
     @property
     def is_on(self) -> bool:
@@ -114,6 +116,7 @@ class CacheUse:
         parts = [f"depth {self.depth}"]
         parts += [f"{self.position} position"] if self.position else []
         parts += [f"filled on {self.threads} threads"] if self.threads else []
+        parts += [self.dtype] if self.dtype != "float32" else []
         return ", ".join(parts + (["then off"] if self.dropped else []))
 
 

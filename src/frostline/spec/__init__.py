@@ -7,6 +7,7 @@ from frostline.spec.optimizer import OptimizerSpec
 from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, check_schema, short_number, spec_diff
 from frostline.spec.runtime import (
     CACHE_MAX_BYTES,
+    CacheDtype,
     CacheMode,
     CacheSpec,
     Device,
@@ -59,6 +60,7 @@ __all__ = [
     "TASKS",
     "TEST_SET",
     "Balance",
+    "CacheDtype",
     "CacheMode",
     "CacheSpec",
     "CostName",

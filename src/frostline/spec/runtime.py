@@ -36,6 +36,13 @@ class CacheMode(StrEnum):
     REQUIRE = "require"
 
 
+class CacheDtype(StrEnum):
+    """In which numbers hidden states are kept."""
+
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+
+
 CACHE_MAX_BYTES = 20e9
 """Default of `runtime.cache.max_bytes`, also in conf/runtime/default.yaml (assumed: a small part of today's disks)."""
 
@@ -47,10 +54,13 @@ class CacheSpec:
     Attributes:
         mode: Whether it is used; `require` fails where it can't be.
         max_bytes: What it may take on the disk; the entries that were used longest ago go first.
+        dtype: In which numbers hidden states are kept. `float16` halves the files and rounds each number by at most
+            2**-11 of itself; a run's numbers are then no longer those that it has without the cache.
     """
 
     mode: CacheMode
     max_bytes: float
+    dtype: CacheDtype = CacheDtype.FLOAT32
 
     def __post_init__(self) -> None:
         ok = finite(self.max_bytes) and self.max_bytes >= 0
@@ -59,7 +69,7 @@ class CacheSpec:
     @staticmethod
     def from_word(word: str) -> dict[str, object]:
         """Returns the keys that a mode alone stands for."""
-        return {"mode": word, "max_bytes": CACHE_MAX_BYTES}
+        return {"mode": word, "max_bytes": CACHE_MAX_BYTES, "dtype": CacheDtype.FLOAT32.value}
 
 
 def expand_cache_shorthand(overrides: Sequence[str]) -> list[str]:

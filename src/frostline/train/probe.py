@@ -14,7 +14,7 @@ from frostline.errors import UserError
 from frostline.files import write_atomically
 from frostline.freezing.methods.depth import FreezeDepth
 from frostline.freezing.methods.none import FreezeNone
-from frostline.prefix_cache.suffix import hidden_size
+from frostline.prefix_cache.forward_probe import numbers_per_unit
 from frostline.records.recorder import NullRecorder
 from frostline.records.result import Cost, RunResult, Status
 from frostline.records.run_context import RunContext, Sharing
@@ -96,7 +96,7 @@ def probe(specs: Sequence[RunSpec], sharing: Sharing, train: Train = run) -> Pro
         seen = deepest.data["train_rows"] + deepest.data["eval_rows"]
         tokens = setup.tables.train.lengths.mean() * sum(rows)
         fill_s = deepest.cost.saved_s / seen * sum(rows)
-        bytes_per_depth = 4.0 * tokens * hidden_size(setup.loaded.model)
+        bytes_per_depth = 4.0 * tokens * numbers_per_unit(setup.anatomy)
     return Probe(
         train_rows=rows[0],
         eval_rows=rows[1],
