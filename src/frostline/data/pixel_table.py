@@ -151,6 +151,9 @@ class PixelTable:
         path: The file that holds them.
     """
 
+    views: int | None = 1
+    """How many views there are of each image, see `AugmentedTable`."""
+
     def __init__(
         self, rows: datasets.Dataset, scale: Scale | None, shape: tuple[int, ...], sha256: str, path: Path
     ) -> None:
@@ -219,15 +222,23 @@ class PixelTable:
             chunks.append(flat.view(dtype).reshape(len(chunk), *self.shape))
         return chunks, np.cumsum([0, *(len(chunk) for chunk in chunks)])
 
+    def view_of(self, epoch: IntArray) -> IntArray:
+        """Returns which view of each image an epoch takes."""
+        return np.zeros_like(epoch)
+
     def inputs(self, numbers: Sequence[int] | IntArray, padding: Padding | None = None) -> dict[str, torch.Tensor]:
         """Returns a batch of some rows: `pixel_values`, `[B, C, H, W]`."""
         del padding
+        images = self.raw(numbers)
+        return {"pixel_values": torch.from_numpy(images if self.scale is None else self.scale(images))}
+
+    def raw(self, numbers: Sequence[int] | IntArray) -> np.ndarray[Any, Any]:
+        """Returns the pixels of some rows as they are kept, `[B, C, H, W]`: bytes, or the processor's own numbers."""
         chunks, starts = self._chunks
         numbers = np.asarray(numbers, dtype=np.int64)
         numbers = numbers if self._places is None else self._places[numbers]
         which = np.searchsorted(starts, numbers, side="right") - 1
-        images = np.stack([chunks[c][n - starts[c]] for c, n in zip(which, numbers, strict=True)])
-        return {"pixel_values": torch.from_numpy(images if self.scale is None else self.scale(images))}
+        return np.stack([chunks[c][n - starts[c]] for c, n in zip(which, numbers, strict=True)])
 
 
 def pixel_tables(
@@ -257,7 +268,10 @@ def _table(rows: datasets.Dataset, image_input: ImageInput, identity: str, folde
     def convert(_batch: Any, indices: list[int]) -> dict[str, Any]:
         arrays = []
         for index in indices:
-            array = processor(images=[_decoded(images, index, name, mode)], **settings)["pixel_values"][0]
+            picture = _decoded(images, index, name, mode)
+            if (trouble := crop_trouble(processor, picture)) is not None:
+                raise DataError(f"{_where(images, index, name)}: {trouble}")
+            array = processor(images=[picture], **settings)["pixel_values"][0]
             pixels = np.ascontiguousarray(array, dtype=dtype)
             if pixels.shape != scale.shape:
                 raise DataError(
@@ -279,6 +293,33 @@ def _table(rows: datasets.Dataset, image_input: ImageInput, identity: str, folde
     )  # fmt: skip
     path.touch()  # used just now
     return PixelTable(done, scale if scale.is_exact else None, scale.shape, sha256, path)
+
+
+def crop_trouble(processor: Any, picture: Picture) -> str | None:
+    """Returns why an image is too small for the crop that an image processor takes; None if it isn't.
+
+    The processor would give it a black border, without a word.
+
+    Args:
+        processor: The model's.
+        picture: Before it is resized.
+    """
+    crop = getattr(processor, "crop_size", None)
+    if not getattr(processor, "do_center_crop", False) or not crop:
+        return None
+    width, height = picture.size
+    size = (getattr(processor, "size", None) or {}) if getattr(processor, "do_resize", False) else {}
+    if shortest := size.get("shortest_edge"):
+        scale = shortest / min(width, height)
+        width, height = round(width * scale), round(height * scale)
+    width, height = size.get("width") or width, size.get("height") or height
+    if width >= crop["width"] and height >= crop["height"]:
+        return None
+    resized = " when it is resized" if size else ""
+    return (
+        f"is {width} x {height} pixels{resized}, smaller than the crop of {crop['width']} x {crop['height']} that the "
+        "model's image processor takes: give larger images, or do_resize in its preprocessor_config.json"
+    )
 
 
 def _decoded(images: datasets.Dataset, index: int, name: str, mode: str) -> Picture:

@@ -141,6 +141,13 @@ class TokenTable:
         """Hash of all that enters a model, but for the labels."""
         return rows_sha256({name: (self.lengths, values) for name, values in self._values.items()})
 
+    views: int | None = 1
+    """How many views there are of each row: texts are not augmented."""
+
+    def view_of(self, epoch: IntArray) -> IntArray:
+        """Returns which view of each row an epoch takes: the only one."""
+        return np.zeros_like(epoch)
+
     def last_tokens(self) -> IntArray:
         """Returns the last token of each row, `[N]`."""
         last: IntArray = self._values["input_ids"][self._starts[1:] - 1].astype(np.int64)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import torch
 
 from frostline import assets
@@ -26,7 +27,6 @@ from frostline.prefix_cache.forward_probe import row_shape
 from frostline.prefix_cache.gpu_memory import fits, keep_on_gpu
 from frostline.prefix_cache.open_or_compute import Prefix, TableOnDisk, is_cached, num_bytes, open_or_compute
 from frostline.prefix_cache.policy import num_passes, reason_to_skip
-from frostline.prefix_cache.probe_model import ModelProbe
 from frostline.prefix_cache.request import CachedPrefix, CacheRequest
 from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
 from frostline.prefix_cache.suffix import Suffix, TrainableModel, hidden_size
@@ -62,7 +62,7 @@ def open_cache(request: CacheRequest) -> CachedPrefix | None:
         log.warning("resume: the run started without a prefix cache, and continues so, whatever runtime.cache says")
     if mode is CacheMode.OFF if resumed is None else not resumed.is_on:
         return None
-    why_not = _cannot(request.probe, request.depth, request.spec.training.frozen_dropout)
+    why_not = _cannot(request)
     if why_not is None:
         assert request.depth is not None
         try:
@@ -90,12 +90,18 @@ def cache_use(cached: CachedPrefix | None, resumed: CacheUse | None) -> CacheUse
     return replace(resumed, dropped=True) if resumed.is_on else resumed
 
 
-def _cannot(probe: ModelProbe, depth: int | None, dropout: bool) -> str | None:
+def _cannot(request: CacheRequest) -> str | None:
+    """Returns why nothing can be cached, for people; None if it can."""
+    probe, depth, training = request.probe, request.depth, request.spec.training
     if depth is None:
         return "the embeddings are trained, or some of them" if probe.anatomy.blocks else "it has no blocks"
     if depth == 0:
         return "no block is frozen together with all that is below it"
-    if dropout:
+    if request.tables.train.views is None:
+        return "each epoch draws new views of the images (dataset.views=null): no two of them are the same"
+    if training.mixup:
+        return "images are mixed (training.mixup), before the frozen blocks see them"
+    if training.frozen_dropout:
         return "the frozen part drops out at random (training.frozen_dropout=true)"
     if not probe.is_steady:
         return "the model's forward changes the model"
@@ -162,7 +168,7 @@ def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
             depth=depth, position=position, threads=threads if threads != machine.threads else None, dtype=request.dtype
         ),
         fill_s=fill_s + others_s,
-        pass_s=pass_s,
+        pass_s=(pass_s[0] / both[0].views, pass_s[1]),
     )
 
 
@@ -224,8 +230,9 @@ def _pays_on_gpu(spec: RunSpec, sharing: Sharing, tables: Sequence[RowsToCompute
 
 
 def _passes(spec: RunSpec, sharing: Sharing, tables: Sequence[RowsToCompute]) -> float:
-    train, evaluation = (int(table.lengths.sum()) for table in tables)
-    return num_passes(spec, sharing, len(tables[0].lengths), (train, evaluation))
+    views = tables[0].views
+    train, evaluation = (int(table.lengths.sum()) // table.views for table in tables)
+    return num_passes(spec, sharing, len(tables[0].lengths) // views, (train, evaluation), views)
 
 
 def _from_files(
@@ -289,7 +296,11 @@ def _table(name: str, table: RowTable, request: CacheRequest) -> RowsToCompute:
         return table.inputs(numbers, plain)
 
     unit = _tokens_of_image(request.probe.anatomy) if isinstance(table, PixelTable) else 1
-    return RowsToCompute(name=name, lengths=table.lengths, sha256=table.sha256, collate=collate, unit_tokens=unit)
+    views = table.views or 1
+    return RowsToCompute(
+        name=name, lengths=np.tile(table.lengths, views), sha256=table.sha256, collate=collate, unit_tokens=unit,
+        views=views,
+    )  # fmt: skip
 
 
 def _tokens_of_image(anatomy: Anatomy) -> int:

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from frostline.data.fillers import mark_fillers
+from frostline.data.mixup import Mixup, mix_labels
 from frostline.data.pixel_table import PixelTable
 from frostline.data.row_table import RowTable
-from frostline.data.token_table import Padding
-from frostline.prefix_cache.entry import HiddenStates
+from frostline.data.token_table import IntArray, Padding
+from frostline.prefix_cache.forward_probe import PIXELS
 from frostline.prefix_cache.gpu_memory import RowOffsets
+from frostline.prefix_cache.hidden_states import HiddenStates
 from frostline.prefix_cache.suffix import HIDDEN, HIDDEN_AT
 
 
@@ -35,23 +37,30 @@ class HiddenRows:
 class Collator:
     """Row numbers to batches: training rows count from 0 up, held-out rows from -1 down.
 
-    The number one past the last training row is a filler: a copy of another row, whose label says that it is none
-    (`frostline.data.fillers.is_row`).
+    A training row's number has its epoch in it (`number_in_epoch`). The row one past the last one is a filler: a copy
+    of another row, whose label says that it is none (`frostline.data.fillers.is_row`).
 
     Args:
         train: Training rows.
         evaluation: Held-out rows.
         padding: How a batch is filled up.
         hidden: Their hidden states, if the model begins at its frozen depth.
+        mixup: Mixes training rows; then they have no hidden states.
     """
 
     def __init__(
-        self, train: RowTable, evaluation: RowTable, padding: Padding, hidden: HiddenRows | None = None
+        self,
+        train: RowTable,
+        evaluation: RowTable,
+        padding: Padding,
+        hidden: HiddenRows | None = None,
+        mixup: Mixup | None = None,
     ) -> None:
         self._train = train
         self._evaluation = evaluation
         self.padding = padding
         self.hidden = hidden
+        self._mixup = mixup
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Returns a batch: the tokenizer's columns `[B, T]`, or pixels `[B, C, H, W]`, and labels `[B]`.
@@ -62,9 +71,10 @@ class Collator:
         is_train = numbers[0] >= 0
         table = self._train if is_train else self._evaluation
         rows = np.asarray(numbers, dtype=np.int64)
-        rows = rows if is_train else -1 - rows
+        epochs, rows = np.divmod(rows, len(table) + 1) if is_train else (np.zeros_like(rows), -1 - rows)
         fillers = rows == len(table) if is_train else np.zeros(len(rows), dtype=bool)
-        rows = np.where(fillers, rows[0] if not fillers[0] else 0, rows)
+        labelled = np.where(fillers, rows[0] if not fillers[0] else 0, rows)
+        rows = labelled + table.view_of(epochs) * len(table)
         hidden = self.hidden
         if hidden is None:
             batch = table.inputs(rows, self.padding)
@@ -84,6 +94,31 @@ class Collator:
                 hidden_states = states.single(rows)[:, None] if is_single else states.padded(rows, length)
                 batch[HIDDEN] = torch.from_numpy(hidden_states)
         width = batch["input_ids"].shape[1] if "input_ids" in batch else 1
-        if (labels := table.labels_at(rows, width)) is not None:
+        if (labels := table.labels_at(labelled, width)) is not None:
             batch["labels"] = mark_fillers(labels, torch.from_numpy(fillers)) if fillers.any() else labels
+            if is_train and self._mixup is not None:
+                self._mix(batch, labelled, epochs)
         return batch
+
+    def _mix(self, batch: dict[str, Any], rows: IntArray, epochs: IntArray) -> None:
+        """Mixes each image with its partner of the same epoch."""
+        assert self._mixup is not None
+        table = self._train
+        partners, shares = self._mixup.draw(rows, epochs, len(table))
+        others = table.inputs(partners + table.view_of(epochs) * len(table), self.padding)[PIXELS]
+        own = torch.from_numpy(shares)[:, None, None, None]
+        batch[PIXELS] = own * batch[PIXELS] + (1 - own) * others
+        labels = table.labels_at(partners, 1)
+        assert labels is not None, "training rows have labels"
+        batch["labels"] = mix_labels(batch["labels"], labels, shares)
+
+
+def number_in_epoch(row: int, epoch: int, num_rows: int) -> int:
+    """Returns a training row's number in an epoch, as `Collator` takes it.
+
+    Args:
+        row: From 0; `num_rows` is the filler.
+        epoch: Counted from 0.
+        num_rows: Training rows.
+    """
+    return row + epoch * (num_rows + 1)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from frostline.models.blocks import Anatomy
-from frostline.prefix_cache.entry import HiddenStates
 from frostline.prefix_cache.forward_probe import entry_of, is_pooled, probe_forward
+from frostline.prefix_cache.hidden_states import HiddenStates
 from frostline.prefix_cache.suffix import HIDDEN, Suffix
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
@@ -54,6 +54,7 @@ class RowsToCompute:
         lengths: Tokens of each row, `[N]`; of images ones.
         sha256: Of all that enters the model: ids and token types, or pixels.
         collate: Pads some of them.
+        views: How many views of each row stand one behind the other: `lengths` has them all.
         unit_tokens: How many tokens one of `lengths` counts for when batches are made: of images more than one.
     """
 
@@ -62,6 +63,7 @@ class RowsToCompute:
     sha256: str
     collate: Collate
     unit_tokens: int = 1
+    views: int = 1
 
 
 def batch_tokens(device: str) -> int:

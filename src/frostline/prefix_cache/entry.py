@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +23,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from frostline.files import write_atomically
+from frostline.prefix_cache.hidden_states import NUMPY_DTYPES, FileShape, HiddenStates
 from frostline.process_cache import PROCESS_CACHE
 
 log = logging.getLogger(__name__)
@@ -42,86 +42,6 @@ class CacheError(Exception):
 
     The message is one line that says why.
     """
-
-
-_STORED: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileShape:
-    """The form of one file.
-
-    Attributes:
-        lengths: Vectors of each row, `[N]`: its tokens, or ones.
-        width: Numbers of a vector.
-        dtype: `float32` or `float16`.
-    """
-
-    lengths: np.ndarray[Any, np.dtype[np.int64]]
-    width: int
-    dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        """Size of one vector."""
-        return self.width * int(_STORED[self.dtype].itemsize)
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of the file."""
-        return int(self.lengths.sum()) * self.row_bytes
-
-    def offsets(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Returns where each row begins, in vectors, `[N + 1]`."""
-        return np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
-
-    def describe(self) -> dict[str, Any]:
-        """Returns what has to be the same for a file to fit."""
-        lengths = hashlib.sha256(np.ascontiguousarray(self.lengths, dtype="<i8").tobytes()).hexdigest()
-        return {"num_rows": len(self.lengths), "lengths": lengths, "width": self.width, "dtype": self.dtype}
-
-
-class HiddenStates:
-    """Hidden states of every row, read from a mapped file.
-
-    Args:
-        data: All rows one behind the other, `[vectors, width]`.
-        shape: Their form.
-    """
-
-    def __init__(self, data: np.ndarray[Any, Any], shape: FileShape) -> None:
-        self._data = np.asarray(data)  # a view: np.memmap does much at each access
-        offsets = shape.offsets()
-        self._first, self._last = offsets[:-1], offsets[1:]
-        self.shape = shape
-
-    def select(self, places: np.ndarray[Any, np.dtype[np.int64]]) -> HiddenStates:
-        """Returns some of the rows; nothing is copied."""
-        part = HiddenStates(
-            self._data, FileShape(lengths=self.shape.lengths[places], width=self.shape.width, dtype=self.shape.dtype)
-        )
-        part._first, part._last = self._first[places], self._last[places]
-        return part
-
-    def __len__(self) -> int:
-        return len(self.shape.lengths)
-
-    def __getitem__(self, row: int) -> np.ndarray[Any, Any]:
-        """Returns a row's vectors, `[T, width]`."""
-        return self._data[self._first[row] : self._last[row]]
-
-    def padded(self, rows: np.ndarray[Any, Any], length: int) -> np.ndarray[Any, Any]:
-        """Returns some rows' vectors, filled up with zeros, `[B, length, width]`, float32."""
-        out = np.zeros((len(rows), length, self.shape.width), dtype=np.float32)
-        for index, row in enumerate(rows.tolist()):
-            first, last = self._first[row], self._last[row]
-            out[index, : last - first] = self._data[first:last]
-        return out
-
-    def single(self, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Returns the vectors of rows that have one each, `[B, width]`, float32."""
-        vectors: np.ndarray[Any, Any] = self._data[self._first[rows]]
-        return np.asarray(vectors, dtype=np.float32)
 
 
 class EntryWriter:
@@ -150,8 +70,8 @@ class EntryWriter:
         """
         length, width = int(self._shape.lengths[row]), self._shape.width
         assert vectors.shape == (length, width), f"row {row}: {vectors.shape} instead of {(length, width)}"
-        with np.errstate(over="ignore"):  # it is looked for below
-            array: Any = np.ascontiguousarray(vectors, dtype=_STORED[self._shape.dtype])
+        with np.errstate(over="ignore"):  # checked below
+            array: Any = np.ascontiguousarray(vectors, dtype=NUMPY_DTYPES[self._shape.dtype])
         if self._shape.dtype == "float16" and not np.isfinite(array).all():
             raise CacheError(BEYOND_FLOAT16)
         data = memoryview(array).cast("B")
@@ -200,7 +120,7 @@ class CacheEntry:
                 with path.open("rb") as file:  # what is hashed is what is mapped, though it be replaced meanwhile
                     trouble = damage_of(file, str(path), self._manifest(name), heartbeat)
                     if trouble is None:
-                        data = np.memmap(file, dtype=_STORED[shape.dtype], mode="r").reshape(-1, shape.width)
+                        data = np.memmap(file, dtype=NUMPY_DTYPES[shape.dtype], mode="r").reshape(-1, shape.width)
                         os.utime(manifest)  # it was used: the oldest ones go first when room is needed
                         return HiddenStates(data, shape)
         except (OSError, ValueError) as error:  # removed by a process that needed room, or a disk error

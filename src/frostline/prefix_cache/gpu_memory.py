@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from frostline.prefix_cache.compute import OverflowInPrefixError, RowsToCompute, compute_hidden_states
-from frostline.prefix_cache.entry import BEYOND_FLOAT16, FileShape
+from frostline.prefix_cache.entry import BEYOND_FLOAT16
+from frostline.prefix_cache.hidden_states import FileShape
 from frostline.prefix_cache.open_or_compute import Prefix
 from frostline.process_cache import PROCESS_CACHE
 from frostline.records.run_folder import FOR_TERMINAL

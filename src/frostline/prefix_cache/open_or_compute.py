@@ -20,8 +20,9 @@ from frostline.prefix_cache.compute import (
     at_position,
     compute_hidden_states,
 )
-from frostline.prefix_cache.entry import CacheEntry, CacheError, FileShape, HiddenStates
+from frostline.prefix_cache.entry import CacheEntry, CacheError
 from frostline.prefix_cache.forward_probe import is_pooled, row_shape
+from frostline.prefix_cache.hidden_states import FileShape, HiddenStates
 from frostline.prefix_cache.last_block import LastBlockAtPosition
 from frostline.prefix_cache.store import PrefixStore
 from frostline.records.run_folder import FOR_TERMINAL

@@ -9,21 +9,22 @@ _MIN_PASSES = 1.5
 """Forward passes that the cache must save; filling it costs one, and writes besides (assumed: a margin for that)."""
 
 
-def num_passes(spec: RunSpec, sharing: Sharing, num_rows: int, num_tokens: tuple[int, int]) -> float:
-    """Returns how often all rows go through the frozen blocks without the cache.
+def num_passes(spec: RunSpec, sharing: Sharing, num_rows: int, num_tokens: tuple[int, int], views: int = 1) -> float:
+    """Returns how often all rows go through the frozen blocks without the cache, in passes that filling it takes.
 
     Args:
         spec: The run.
         sharing: The runs that will read the same hidden states.
         num_rows: Training rows.
         num_tokens: Tokens of the training rows and of the held-out rows.
+        views: Of each training row: an epoch takes one, filling takes all.
     """
     train, evaluation = num_tokens
     training = spec.training
     steps_per_epoch = max(1, -(-num_rows // (training.batch_size * training.accumulation_steps)))
     epochs = training.epochs if training.epochs is not None else (training.max_steps or 0) / steps_per_epoch
     evaluations = max(1.0, epochs) if training.evaluate is Every.EPOCH else 1.0
-    return sharing.num_runs * (epochs * train + evaluations * evaluation) / max(1, train + evaluation)
+    return sharing.num_runs * (epochs * train + evaluations * evaluation) / max(1, train * views + evaluation)
 
 
 def reason_to_skip(passes: float) -> str | None:

@@ -1,6 +1,6 @@
 """Specs: frozen dataclasses that say what a run and a sweep are."""
 
-from frostline.spec.data import EVAL_SET, TEST_SET, Balance, DatasetSpec, Format, MissingLabels
+from frostline.spec.data import EVAL_SET, TEST_SET, Augment, Balance, DatasetSpec, Format, MissingLabels
 from frostline.spec.freeze import FREEZE_METHODS, FreezeMethod, FreezePhase
 from frostline.spec.model import HeadChoice, Init, ModelSpec
 from frostline.spec.optimizer import OptimizerSpec
@@ -42,7 +42,7 @@ from frostline.spec.sweep import (
     SweepSpec,
     ordinal,
 )
-from frostline.spec.task import TASKS, Task
+from frostline.spec.task import PLAIN_LOSS, TASKS, LossOptions, Task
 from frostline.spec.tracking import TrackingSpec
 from frostline.spec.training import Direction, Every, Keep, LastBlock, Precision, Sampling, TrainingSpec
 
@@ -54,11 +54,13 @@ __all__ = [
     "FREEZE_METHODS",
     "LR_KEY",
     "MODEL_KEY",
+    "PLAIN_LOSS",
     "ROWS_KEY",
     "SCHEMA_VERSION",
     "SWEEP_SCHEMA",
     "TASKS",
     "TEST_SET",
+    "Augment",
     "Balance",
     "CacheDtype",
     "CacheMode",
@@ -79,6 +81,7 @@ __all__ = [
     "Keep",
     "KeepModels",
     "LastBlock",
+    "LossOptions",
     "MissingLabels",
     "ModelSpec",
     "OptimizerSpec",

@@ -32,6 +32,15 @@ class Balance(StrEnum):
     WEIGHTS = "weights"  # all rows, each class with the same weight in the training loss
 
 
+class Augment(StrEnum):
+    """What is done to training images, at random."""
+
+    NONE = "none"
+    FLIP_CROP = "flip_crop"  # a crop of random place and size, resized; mirrored or not
+    TRIVIAL = "trivial"  # TrivialAugment (Mueller & Hutter, ICCV 2021): one operation of random strength
+    RANDAUGMENT = "randaugment"  # RandAugment (Cubuk et al. 2020): several operations of one strength
+
+
 class MissingLabels(StrEnum):
     """What is done about rows without a label."""
 
@@ -101,6 +110,14 @@ class DatasetSpec:
         test_rows: How many test rows of the seeded order; None: all.
         test_at_end: Whether every run is scored on the test rows when it has ended; else only those that
             `frostline test` names.
+        augment: What is done to training images, at random; images that a run is evaluated on stay as they are.
+        views: How many fixed views each training image has, drawn from `seed` of this group; epoch e trains on view
+            e mod `views`. None: each epoch has views of its own, drawn from the run's seed, and what frozen blocks
+            compute can't be cached.
+        crop_scale: `flip_crop`: least share of an image's area that a crop keeps, 0 < x <= 1.
+        flip_probability: `flip_crop`: how often an image is mirrored, left to right.
+        randaugment_ops: `randaugment`: how many operations an image goes through.
+        randaugment_magnitude: `randaugment`: their strength, 0 < x < 30.
         also_evaluate: Other data sets, on whose evaluation rows a run is scored when it has ended.
         seed: Seeds the split and the row order. Apart from the run's `seed`, so that replicates over seeds see the
             same rows.
@@ -142,6 +159,12 @@ class DatasetSpec:
     separator: str | None = None
     escape: str | None = None
     missing_labels: MissingLabels = MissingLabels.REFUSE
+    augment: Augment = Augment.NONE
+    views: int | None = 4
+    crop_scale: float = 0.5
+    flip_probability: float = 0.5
+    randaugment_ops: int = 2
+    randaugment_magnitude: int = 9
 
     def __post_init__(self) -> None:
         check_source("dataset", self.source, self.location, self.sha256, self.member)
@@ -174,6 +197,7 @@ class DatasetSpec:
             raise SpecError(f"dataset.balance={self.balance.value}: is for dataset.task=classification")
         self.task.check_dataset(self)
         self._check_images()
+        self._check_augment()
         self._check_test()
         self._check_folds()
         self._check_others()
@@ -219,6 +243,17 @@ class DatasetSpec:
             raise SpecError("dataset.format=conll: has a class for each word; give dataset.task=token_classification")
         if self.format in {Format.FOLDER, Format.PIXELS} and not self.is_image:
             raise SpecError(f"dataset.format={self.format.value}: holds images; give dataset.image_column=image")
+
+    def _check_augment(self) -> None:
+        if self.augment is not Augment.NONE and not self.is_image:
+            raise SpecError(f"dataset.augment={self.augment.value}: is for images; the rows are texts")
+        views, scale, flip = self.views, self.crop_scale, self.flip_probability
+        require(views is None or views >= 1, "dataset.views", views, "1 or more, or null for new ones each epoch")
+        require(finite(scale) and 0 < scale <= 1, "dataset.crop_scale", scale, "above 0 and at most 1")
+        require(finite(flip) and 0 <= flip <= 1, "dataset.flip_probability", flip, "0 to 1")
+        require(1 <= self.randaugment_ops <= 10, "dataset.randaugment_ops", self.randaugment_ops, "1 to 10")
+        magnitude = self.randaugment_magnitude
+        require(0 < magnitude < 30, "dataset.randaugment_magnitude", magnitude, "above 0 and below 30")
 
     def _check_test(self) -> None:
         if self.test_fraction is not None:

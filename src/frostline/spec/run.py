@@ -62,11 +62,21 @@ class RunSpec:
         if self.model.init is Init.RANDOM and self.freeze.name != "none":
             raise SpecError("model.init=random: what is frozen would stay random; give freeze=none")
         self._check_phases()
+        self._check_loss()
         batch_size, processes = self.training.batch_size, self.runtime.num_processes
         if batch_size % processes:
             raise SpecError(
                 f"training.batch_size={batch_size}: {processes} processes (runtime.num_processes) can't share it "
                 f"evenly; give a multiple of {processes}"
+            )
+
+    def _check_loss(self) -> None:
+        if self.training.mixup and not self.dataset.is_image:
+            raise SpecError(f"training.mixup={self.training.mixup:g}: is for images; the rows are texts")
+        if self.training.label_smoothing and not self.dataset.task.smooths_labels:
+            raise SpecError(
+                f"training.label_smoothing={self.training.label_smoothing:g}: dataset.task={self.dataset.task.name} "
+                "has no one class that could be smoothed; give 0"
             )
 
     def check_depth(self, num_blocks: int | None) -> None:

@@ -7,6 +7,7 @@ process of a sweep decodes configs without it.
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +35,25 @@ class Strata(Enum):
     NONE = auto()
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """How the losses of a batch are summed.
+
+    Attributes:
+        may_fill: Whether there may be filler rows.
+        class_weights: `[C]`; None: all classes weigh alike.
+        label_smoothing: Share of the target that is spread over the classes.
+    """
+
+    may_fill: bool = False
+    class_weights: torch.Tensor | None = None
+    label_smoothing: float = 0.0
+
+
+PLAIN_LOSS = LossOptions()
+"""That of an evaluation by one process."""
+
+
 class Task:
     """One task: what a label is. A subclass with a name is registered in `TASKS`; there is one object of it.
 
@@ -50,6 +70,9 @@ class Task:
 
     one_class_a_row: ClassVar[bool] = True
     """Whether a row has just one class: what weighs, evens out or counts rows by class."""
+
+    smooths_labels: ClassVar[bool] = False
+    """Whether `summed_loss` knows `LossOptions.label_smoothing`."""
 
     may_have_no_class: ClassVar[bool] = False
     """Whether a row may have no class at all."""
@@ -126,15 +149,14 @@ class Task:
     # -- loss -------------------------------------------------------------------------------------------------------
 
     def summed_loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, may_fill: bool = False, weights: torch.Tensor | None = None
+        self, logits: torch.Tensor, labels: torch.Tensor, options: LossOptions = PLAIN_LOSS
     ) -> torch.Tensor:
         """Returns the sum of the losses of a batch (scalar), filler rows left out.
 
         Args:
             logits: `[N, C]`, or of each token `[N, T, C]`, in float32.
             labels: `[N]`, or `[N, T]`.
-            may_fill: Whether there may be filler rows.
-            weights: Of the classes, `[C]`; None: all weigh alike.
+            options: Fillers and weights.
         """
         raise NotImplementedError
 

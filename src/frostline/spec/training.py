@@ -75,6 +75,10 @@ class TrainingSpec:
         evaluate: When to evaluate besides at the end.
         keep: Whose weights are kept.
         checkpoint: When to write a checkpoint that an interrupted run can resume from.
+        label_smoothing: Share of the target that is spread evenly over the classes, in the training loss (Szegedy et
+            al. 2016); evaluation is as without. 0: none.
+        mixup: alpha of the Beta distribution from which each training image's share of a mixture with another is
+            drawn, of pixels and loss alike (Zhang et al., ICLR 2018). 0: none.
         log_every: Steps between two records of the training loss.
     """
 
@@ -95,6 +99,8 @@ class TrainingSpec:
     keep: Keep
     checkpoint: Every
     log_every: int
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.max_steps is None):
@@ -111,5 +117,10 @@ class TrainingSpec:
         ):
             require(value >= 1, f"training.{key}", value, "1 or more")
         require(self.max_tokens >= 3, "training.max_tokens", self.max_tokens, "3 or more (special tokens count)")
+        smoothing, mixup = self.label_smoothing, self.mixup
+        require(
+            finite(smoothing) and 0 <= smoothing < 1, "training.label_smoothing", smoothing, "0 or more and below 1"
+        )
+        require(finite(mixup) and mixup >= 0, "training.mixup", mixup, "0 or more")
         if len(set(self.metrics)) != len(self.metrics):
             raise SpecError(f"training.metrics: a name stands there more than once in [{', '.join(self.metrics)}]")

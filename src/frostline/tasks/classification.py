@@ -9,7 +9,7 @@ from frostline.data.label_notes import note_fractions_and_lists, note_lists, not
 from frostline.data.label_rule import ClassRule, LabelRule, ThresholdRule
 from frostline.data.label_values import class_ids, is_missing, names_of
 from frostline.errors import DataError, SpecError
-from frostline.spec import TASKS, Task
+from frostline.spec import PLAIN_LOSS, TASKS, LossOptions, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +28,7 @@ class Classification(Task):
     """One class for each row; a rating may be cut into two classes at a threshold."""
 
     name = "classification"
+    smooths_labels = True
 
     def check_dataset(self, spec: DatasetSpec) -> None:
         """See `Task`."""
@@ -70,15 +71,17 @@ class Classification(Task):
         return AutoModelForImageClassification if reads_images(config) else AutoModelForSequenceClassification
 
     def summed_loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, may_fill: bool = False, weights: torch.Tensor | None = None
+        self, logits: torch.Tensor, labels: torch.Tensor, options: LossOptions = PLAIN_LOSS
     ) -> torch.Tensor:
-        """See `Task`: cross entropy."""
+        """See `Task`: cross entropy. A filler row has `NO_LABEL`."""
         from torch.nn import functional
 
         from frostline.data.token_table import NO_LABEL
 
-        del may_fill  # a filler row has NO_LABEL
-        return functional.cross_entropy(logits, labels, weights, reduction="sum", ignore_index=NO_LABEL)
+        return functional.cross_entropy(
+            logits, labels, options.class_weights, reduction="sum", ignore_index=NO_LABEL,
+            label_smoothing=options.label_smoothing,
+        )  # fmt: skip
 
     def losses_of(self, logits: Array, labels: Array) -> Array:
         """See `Task`."""

@@ -11,7 +11,7 @@ from frostline.data.label_notes import note_lists, note_lookalikes, note_missing
 from frostline.data.label_rule import LabelRule, MultiHotRule, SetRule
 from frostline.data.label_values import class_ids, names_of
 from frostline.errors import DataError
-from frostline.spec import TASKS, Task
+from frostline.spec import PLAIN_LOSS, TASKS, LossOptions, Task
 from frostline.spec.task import Strata
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class MultiLabel(Task):
         return TASKS.get("classification").auto_class(config)
 
     def summed_loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, may_fill: bool = False, weights: torch.Tensor | None = None
+        self, logits: torch.Tensor, labels: torch.Tensor, options: LossOptions = PLAIN_LOSS
     ) -> torch.Tensor:
         """See `Task`: the mean over the classes of the binary cross entropy."""
         import torch
@@ -109,11 +109,10 @@ class MultiLabel(Task):
 
         from frostline.data.fillers import is_row
 
-        del weights
         rows = is_row(labels)
         bits = labels[:, None] >> torch.arange(logits.shape[1], device=labels.device) & 1
         losses = functional.binary_cross_entropy_with_logits(logits, bits.float(), reduction="none").mean(-1)
-        return losses[rows].sum() if may_fill else losses.sum()
+        return losses[rows].sum() if options.may_fill else losses.sum()
 
     def losses_of(self, logits: Array, labels: Array) -> Array:
         """See `Task`."""

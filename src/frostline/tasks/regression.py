@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from frostline.data.label_rule import LabelRule, NumberRule
-from frostline.spec import TASKS, Task
+from frostline.spec import PLAIN_LOSS, TASKS, LossOptions, Task
 from frostline.spec.task import Strata
 
 if TYPE_CHECKING:
@@ -60,16 +60,15 @@ class Regression(Task):
         return TASKS.get("classification").auto_class(config)
 
     def summed_loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, may_fill: bool = False, weights: torch.Tensor | None = None
+        self, logits: torch.Tensor, labels: torch.Tensor, options: LossOptions = PLAIN_LOSS
     ) -> torch.Tensor:
         """See `Task`: squared error."""
         from torch.nn import functional
 
         from frostline.data.fillers import is_row
 
-        del weights
         targets, outputs = labels.float(), logits.squeeze(-1)
-        if may_fill:
+        if options.may_fill:
             rows = is_row(targets)
             targets, outputs = targets[rows], outputs[rows]
         return functional.mse_loss(outputs, targets, reduction="sum")

@@ -8,7 +8,7 @@ from frostline.data.label_notes import note_lookalikes, unique_members
 from frostline.data.label_rule import LabelRule, WordRule
 from frostline.data.label_values import class_ids, names_of
 from frostline.errors import DataError, ModelError
-from frostline.spec import TASKS, Task
+from frostline.spec import PLAIN_LOSS, TASKS, LossOptions, Task
 from frostline.spec.task import Strata
 from frostline.tasks.classification import cross_entropies
 
@@ -33,6 +33,7 @@ class TokenClassification(Task):
     name = "token_classification"
     one_class_a_row = False
     labels_words = True
+    smooths_labels = True
     trainer_counts = False
     strata = Strata.CLASSES  # rows have no class of their own: all are in one stratum
     rows_are_independent = False  # words of a sentence are not
@@ -71,11 +72,11 @@ class TokenClassification(Task):
         return AutoModelForTokenClassification
 
     def summed_loss(
-        self, logits: torch.Tensor, labels: torch.Tensor, may_fill: bool = False, weights: torch.Tensor | None = None
+        self, logits: torch.Tensor, labels: torch.Tensor, options: LossOptions = PLAIN_LOSS
     ) -> torch.Tensor:
         """See `Task`: cross entropy over all words."""
         flat = logits.flatten(0, 1), labels.flatten()
-        return TASKS.get("classification").summed_loss(*flat, may_fill, weights)
+        return TASKS.get("classification").summed_loss(*flat, options)
 
     def num_terms(self, labels: torch.Tensor) -> Any:
         """See `Task`: words."""

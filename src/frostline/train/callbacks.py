@@ -27,7 +27,7 @@ from frostline.train.distributed import World
 from frostline.train.loss import BatchLoss, DivergedError
 from frostline.train.loss_window import LossWindow
 from frostline.train.metric_names import evaluation_metrics
-from frostline.train.sampling import PaddedSampler
+from frostline.train.sampling import EpochSampler, PaddedSampler
 from frostline.train.train_log import BEST_FILE, KeptWeights, TrainLog, trained_weights
 
 log = logging.getLogger(__name__)
@@ -246,12 +246,12 @@ class RankSeedCallback(TrainerCallback):
 
 
 class SamplerEpochCallback(TrainerCallback):
-    """Gives the sampler of a distributed run its epoch.
+    """Gives a sampler its epoch.
 
     Accelerate does not reach it in a resumed epoch: its order would silently be that of another epoch.
     """
 
-    def __init__(self, sampler: PaddedSampler) -> None:
+    def __init__(self, sampler: PaddedSampler | EpochSampler) -> None:
         self._sampler = sampler
 
     def on_epoch_begin(

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from frostline import process_cache
+from frostline.data.augment import Augmentation, AugmentedTable
 from frostline.data.load import Rows
-from frostline.data.pixel_table import ImageInput
+from frostline.data.pixel_table import ImageInput, PixelTable
 from frostline.data.tokenize import Tokenized
 from frostline.errors import SpecError, listing
 from frostline.hashes import unchanged_sha256
@@ -81,7 +82,7 @@ def load_inputs(spec: RunSpec, folder: Path, bar: bool) -> Inputs:
     metrics = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_labels, rows.label_names)
     _check_objective(spec, metrics, num_labels)
     if isinstance(processor, ImageInput):
-        tables = load_pixels(spec, rows, others, processor)
+        tables = _augmented(spec, load_pixels(spec, rows, others, processor))
     else:
         tables = load_tables(spec, rows, others, processor, processor_sha256)
     _warn_of_truncation(spec, tables)
@@ -93,6 +94,17 @@ def load_inputs(spec: RunSpec, folder: Path, bar: bool) -> Inputs:
         processor_sha256=processor_sha256,
         metrics=metrics,
     )
+
+
+def _augmented(spec: RunSpec, tables: Tokenized) -> Tokenized:
+    """Returns the rows of a run with views of its training images, if its config asks for them."""
+    augmentation = Augmentation.of(spec.dataset, spec.seed)
+    if augmentation is None:
+        return tables
+    assert isinstance(tables.train, PixelTable), "only images are augmented"
+    train = AugmentedTable(tables.train, augmentation, spec.dataset.views)
+    # Folds share no pool: the same image is augmented in one, and evaluated as it is in another.
+    return replace(tables, train=train, pool=None, places=None)
 
 
 def _warn_of_truncation(spec: RunSpec, tables: Tokenized) -> None:

@@ -7,11 +7,13 @@ Trainer's own scale depends on accumulation and on the number of processes for s
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from frostline.spec import Task
+from frostline.data.mixup import unmix
+from frostline.spec import LossOptions, Task
 from frostline.train.distributed import World
 
 _LAST_STEP = 2**48
@@ -52,16 +54,21 @@ class BatchLoss:
     Args:
         task: Says what the loss of a row is.
         world: The processes of the run.
-        weights: Of the classes, in training, `[C]`; None: all weigh alike.
+        options: In training: class weights, label smoothing. Evaluation is without.
+        mixes: Whether training rows are mixed: their labels are `[B, 3]`, see `frostline.data.mixup`.
 
     Attributes:
         step: The optimizer step under way; the training callback sets it.
     """
 
-    def __init__(self, task: Task, world: World | None = None, weights: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, task: Task, world: World | None = None, options: LossOptions | None = None, *, mixes: bool = False
+    ) -> None:
         self._task = task
-        self._weights = weights
         self._world = world or World()
+        self._plain = LossOptions(may_fill=self._world.is_distributed)
+        self._options = replace(options or self._plain, may_fill=self._world.is_distributed)
+        self._mixes = mixes
         self.step = 1
         self._first_bad: torch.Tensor | None = None
 
@@ -72,22 +79,36 @@ class BatchLoss:
 
         Args:
             outputs: With `logits` `[B, C]`.
-            labels: `[B]`.
-            num_items_in_batch: Rows of the whole optimizer step; None (evaluation) takes this batch's.
+            labels: `[B]`; of mixed rows `[B, 3]`.
+            num_items_in_batch: Rows of the whole optimizer step. An evaluation, which has no gradients, takes this
+                batch's, though Trainer hands over a count there, too (transformers 5.23).
         """
-        logits, is_distributed = outputs["logits"], self._world.is_distributed
-        if num_items_in_batch is None:
-            mean: torch.Tensor = self._task.summed_loss(logits.float(), labels, is_distributed) / self._task.num_terms(
-                labels
-            )
+        logits = outputs["logits"].float()
+        if num_items_in_batch is None or not torch.is_grad_enabled():
+            mean: torch.Tensor = self._task.summed_loss(logits, labels, self._plain) / self._task.num_terms(labels)
             return mean
-        weights = self._weights
+        weights = self._options.class_weights
         if weights is not None and weights.device != logits.device:
-            weights = self._weights = weights.to(logits.device)
-        summed = self._task.summed_loss(logits.float(), labels, is_distributed, weights)
-        loss = summed / num_items_in_batch
+            self._options = replace(self._options, class_weights=weights.to(logits.device))
+        summed = self._mixed if self._mixes else self._task.summed_loss
+        loss = summed(logits, labels, self._options) / num_items_in_batch
         self._note(loss.detach())
         return loss
+
+    def _mixed(self, logits: torch.Tensor, labels: torch.Tensor, options: LossOptions) -> torch.Tensor:
+        """Returns the sum of the losses of mixed rows: of both their labels, by their shares.
+
+        A task sums over the rows it is given, so that each row is given alone.
+        """
+        own, other, shares = unmix(labels, self._task.label_dtype)
+        losses = [
+            torch.stack(
+                [self._task.summed_loss(logits[row : row + 1], of[row : row + 1], options) for of in (own, other)]
+            )
+            for row in range(len(logits))
+        ]
+        by_row = torch.stack(losses)
+        return (by_row[:, 0] * shares + by_row[:, 1] * (1 - shares)).sum()
 
     def _note(self, loss: torch.Tensor) -> None:
         if loss.device.type == "cpu":

@@ -94,8 +94,9 @@ def probe(specs: Sequence[RunSpec], sharing: Sharing, train: Train = run) -> Pro
     fill_s = bytes_per_depth = 0.0
     if deepest.cost.saved_s is not None:  # it trained one epoch and evaluated once: one pass over its rows
         seen = deepest.data["train_rows"] + deepest.data["eval_rows"]
-        tokens = setup.tables.train.lengths.mean() * sum(rows)
-        fill_s = deepest.cost.saved_s / seen * sum(rows)
+        filled = rows[0] * (setup.tables.train.views or 1) + rows[1]
+        tokens = setup.tables.train.lengths.mean() * filled
+        fill_s = deepest.cost.saved_s / seen * filled
         bytes_per_depth = 4.0 * tokens * numbers_per_unit(setup.anatomy)
     return Probe(
         train_rows=rows[0],

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Sampler
 
+from frostline.prefix_cache.collate import number_in_epoch
+
 _MOST_STEPS = 50
 _FEWEST_PARTS = 4
 """Rows are sorted by length within parts of an epoch: of 50 steps, fewer if there would not be 4 parts. The values of
@@ -16,7 +18,7 @@ epoch."""
 
 
 class IndexDataset(Sequence[int]):
-    """The numbers of the training rows, as Trainer's data set; a sampler may name a filler, which is one past the end.
+    """The numbers of the training rows, as Trainer's data set; a sampler may name fillers, and rows in an epoch.
 
     Args:
         total: How many rows there are.
@@ -62,6 +64,33 @@ class PaddedSampler(Sampler[int]):
         """Yields each row once, and the fillers."""
         yield from self._sampler
         yield from [self._filler] * self._missing
+
+
+class EpochSampler(Sampler[int]):
+    """Another sampler's rows, their epoch in their number, so that a batch's maker knows which view of a row it makes.
+
+    Args:
+        sampler: Of the rows.
+        num_rows: Training rows.
+    """
+
+    def __init__(self, sampler: Any, num_rows: int) -> None:
+        self._sampler = sampler
+        self._num_rows = num_rows
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Accelerate before each epoch, also when a run is resumed in the middle of one."""
+        self._epoch = epoch
+        self._sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yields what the other yields."""
+        for row in self._sampler:
+            yield number_in_epoch(row, self._epoch, self._num_rows)
 
 
 class LengthGroupedSampler(Sampler[int]):

@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from frostline.data.fillers import is_row
+from frostline.data.mixup import Mixup
 from frostline.data.row_table import RowTable
 from frostline.machine import Machine
 from frostline.prefix_cache.collate import Collator
@@ -26,7 +27,7 @@ from frostline.prefix_cache.request import CachedPrefix
 from frostline.records.monitor import Monitor
 from frostline.records.recorder import Recorder
 from frostline.signals import SignalGuard
-from frostline.spec import Balance, Every, Precision, RunSpec, Sampling, Task, TrainingSpec
+from frostline.spec import Balance, Every, LossOptions, Precision, RunSpec, Sampling, Task, TrainingSpec
 from frostline.train import callbacks
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import World
@@ -35,7 +36,7 @@ from frostline.train.loss_window import LossWindow
 from frostline.train.metric_names import EXACT_LOSS
 from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
-from frostline.train.sampling import IndexDataset, LengthGroupedSampler, PaddedSampler
+from frostline.train.sampling import EpochSampler, IndexDataset, LengthGroupedSampler, PaddedSampler
 from frostline.train.setup import Setup, padding_of
 from frostline.train.train_log import TrainLog
 from frostline.train.unfreezing import UnfreezeCallback, UnfreezeSchedule, make_scheduler
@@ -129,8 +130,8 @@ def assemble(
         world: The processes of the run.
     """
     train_log, window = TrainLog(), LossWindow()
-    loss = BatchLoss(spec.dataset.task, world, _class_weights(spec, setup))
-    every, collator = spec.training.checkpoint, _collator(setup)
+    loss = _loss(spec, setup, world)
+    every, collator = spec.training.checkpoint, _collator(spec, setup)
     order = by_length(spec.training, setup.tables.evaluation)
     evaluation = callbacks.EvaluationCallback(spec.training, train_log, recorder, setup.loaded.model)
     progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress) and world.is_main)
@@ -177,6 +178,11 @@ def _remove_printers(trainer: Trainer) -> None:
         trainer.remove_callback(callback)
 
 
+def _loss(spec: RunSpec, setup: Setup, world: World) -> BatchLoss:
+    options = LossOptions(class_weights=_class_weights(spec, setup), label_smoothing=spec.training.label_smoothing)
+    return BatchLoss(spec.dataset.task, world, options, mixes=spec.training.mixup > 0)
+
+
 def _class_weights(spec: RunSpec, setup: Setup) -> torch.Tensor | None:
     if spec.dataset.balance is not Balance.WEIGHTS:
         return None
@@ -184,12 +190,14 @@ def _class_weights(spec: RunSpec, setup: Setup) -> torch.Tensor | None:
     return class_weights(setup.tables.train.labels, len(setup.data["label_names"]))
 
 
-def _collator(setup: Setup) -> Collator:
+def _collator(spec: RunSpec, setup: Setup) -> Collator:
     machine, tables, cached = setup.machine, setup.tables, setup.cached
     # Tensor cores want lengths that are multiples of 8.
     multiple_of = 8 if machine.device == "cuda" and machine.precision is not Precision.FP32 else 1
     padding = padding_of(setup.loaded, multiple_of)
-    return Collator(tables.train, tables.evaluation, padding, cached.hidden if cached is not None else None)
+    hidden = cached.hidden if cached is not None else None
+    mixup = Mixup(alpha=spec.training.mixup, seed=spec.seed) if spec.training.mixup else None
+    return Collator(tables.train, tables.evaluation, padding, hidden, mixup)
 
 
 def _adapt_sampling(trainer: Trainer, spec: RunSpec, setup: Setup, world: World) -> None:
@@ -202,8 +210,11 @@ def _adapt_sampling(trainer: Trainer, spec: RunSpec, setup: Setup, world: World)
         _take_sampler(trainer, sampler)
     if world.is_distributed:
         _share_batches(trainer, spec, len(train))
-    if world.is_distributed or not spec.dataset.task.trainer_counts:
-        _count_rows(trainer)
+    mixes = spec.training.mixup > 0
+    if mixes or train.views != 1:
+        _number_epochs(trainer, len(train))
+    if world.is_distributed or mixes or not spec.dataset.task.trainer_counts:
+        _count_rows(trainer, mixes=mixes)
 
 
 def _add_phases(trainer: Trainer, spec: RunSpec, phases: UnfreezeSchedule, collator: Collator) -> None:
@@ -243,22 +254,36 @@ def _share_batches(trainer: Trainer, spec: RunSpec, total: int) -> None:
         spec: What is trained.
         total: Training rows.
     """
-    sampler: Any = trainer._get_train_sampler()
-    if isinstance(sampler, RandomSampler):
-        # What Accelerate makes of it, when it finds it bare.
-        sampler = SeedableRandomSampler(
-            data_source=sampler.data_source, generator=sampler.generator, data_seed=trainer.args.data_seed
-        )
-    filled = PaddedSampler(sampler, spec.training.batch_size, total)
+    filled = PaddedSampler(_seedable_sampler(trainer), spec.training.batch_size, total)
     _take_sampler(trainer, filled)
     trainer.add_callback(callbacks.SamplerEpochCallback(filled))
 
 
-def _count_rows(trainer: Trainer) -> None:
+def _number_epochs(trainer: Trainer, num_rows: int) -> None:
+    """Lets a batch's maker know the epoch of its rows."""
+    numbered = EpochSampler(_seedable_sampler(trainer), num_rows)
+    _take_sampler(trainer, numbered)
+    trainer.add_callback(callbacks.SamplerEpochCallback(numbered))
+
+
+def _seedable_sampler(trainer: Trainer) -> Any:
+    """Returns the sampler of the training rows, with an order for each epoch."""
+    sampler: Any = trainer._get_train_sampler()
+    if not isinstance(sampler, RandomSampler):
+        return sampler
+    # What Accelerate makes of it, when it finds it bare.
+    return SeedableRandomSampler(
+        data_source=sampler.data_source, generator=sampler.generator, data_seed=trainer.args.data_seed
+    )
+
+
+def _count_rows(trainer: Trainer, *, mixes: bool) -> None:
     """Counts the rows of a step as what they are: Trainer leaves out labels of -100, which may be a target's value."""
 
     def count(batches: list[Any], device: torch.device) -> torch.Tensor:
-        own = torch.stack([is_row(batch["labels"]).sum() for batch in batches]).sum()
+        # Of mixed rows the first column: their own labels.
+        labels = [batch["labels"] for batch in batches]
+        own = torch.stack([is_row(each[:, 0] if mixes and each.dim() > 1 else each).sum() for each in labels]).sum()
         counted: torch.Tensor = trainer.accelerator.gather(own.to(device)).sum()
         return counted
 

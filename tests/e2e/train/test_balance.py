@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.utils.class_weight import compute_class_weight
@@ -49,14 +50,16 @@ def test_weights_are_scikit_learns_and_the_evaluation_has_none():
     assert class_weights(labels, 3).tolist() == pytest.approx(wanted.tolist())
     assert class_weights(labels, 3)[labels].mean() == pytest.approx(1.0)
     assert class_weights(labels, 4).tolist()[3] == 0.0
-    from frostline.spec import TASKS
+    from frostline.spec import TASKS, LossOptions
 
     logits = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-    loss = BatchLoss(TASKS.get("classification"), weights=class_weights(labels, 3))
+    loss = BatchLoss(TASKS.get("classification"), options=LossOptions(class_weights=class_weights(labels, 3)))
     own = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     assert loss({"logits": logits}, labels).item() == pytest.approx(own.mean().item())
     weighted = (own * class_weights(labels, 3)[labels]).sum() / 40
     assert loss({"logits": logits}, labels, 40).item() == pytest.approx(weighted.item())
+    with torch.no_grad():  # an evaluation: Trainer hands over a count there, too
+        assert loss({"logits": logits}, labels, 40).item() == pytest.approx(own.mean().item())
     halves = sum(loss({"logits": logits[rows]}, labels[rows], 40).item() for rows in (slice(0, 17), slice(17, 40)))
     assert halves == pytest.approx(weighted.item())  # however it is cut
 
@@ -72,6 +75,8 @@ def test_a_rare_class_is_learned_with_weights(make_spec, skewed, tmp_path):
     assert plain.data == weighted.data
     assert plain.metrics["eval/balanced_accuracy"] == 0.5  # all rows to the common class
     assert weighted.metrics["eval/balanced_accuracy"] > 0.7
+    rows = pq.read_table(tmp_path / "weighted" / "predictions.parquet")["loss"].to_numpy()
+    assert weighted.metrics["eval/loss"] == pytest.approx(rows.mean(), rel=1e-4)  # it has no weights
 
 
 def test_it_is_for_classes(make_spec):

@@ -14,8 +14,8 @@ import torch
 from frostline.models.blocks import find_blocks
 from frostline.prefix_cache import gpu_memory
 from frostline.prefix_cache.compute import RowsToCompute, at_position
-from frostline.prefix_cache.entry import FileShape, HiddenStates
 from frostline.prefix_cache.gpu_memory import RowOffsets
+from frostline.prefix_cache.hidden_states import FileShape, HiddenStates
 from frostline.prefix_cache.open_or_compute import Prefix
 from frostline.process_cache import PROCESS_CACHE
 from tests.conftest import tiny_config

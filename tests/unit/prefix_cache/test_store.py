@@ -16,7 +16,8 @@ import time
 import numpy as np
 import pytest
 
-from frostline.prefix_cache.entry import CacheError, FileShape
+from frostline.prefix_cache.entry import CacheError
+from frostline.prefix_cache.hidden_states import FileShape
 from frostline.prefix_cache.store import PrefixStore
 
 LENGTHS = np.array([3, 1, 4, 2], dtype=np.int64)
@@ -175,7 +176,7 @@ def test_a_real_full_disk(tmp_path):
 BUILDER = """
 import os, signal, sys, time
 import numpy as np
-from frostline.prefix_cache.entry import FileShape
+from frostline.prefix_cache.hidden_states import FileShape
 from frostline.prefix_cache.store import PrefixStore
 shape = FileShape(lengths=np.array([3, 1, 4, 2]), width=5, dtype="float32")
 entry = PrefixStore({root!r}, 10**6).entry({key!r})

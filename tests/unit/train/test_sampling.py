@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding
 from frostline.data.fillers import is_row
 from frostline.data.token_table import Padding, TokenTable
 from frostline.prefix_cache.collate import Collator
-from frostline.spec import TASKS
+from frostline.spec import TASKS, LossOptions
 from frostline.train.sampling import LengthGroupedSampler, PaddedSampler
 
 
@@ -109,13 +109,13 @@ def test_fillers_are_rows_that_no_loss_counts(tokenizer, labels, task):
     assert batch["input_ids"][1].tolist() == batch["input_ids"][0].tolist()
     torch.manual_seed(0)
     logits = torch.randn(4, 2 if task is TASKS.get("classification") else 1, requires_grad=True)
-    loss = task.summed_loss(logits, batch["labels"], may_fill=True)
+    loss = task.summed_loss(logits, batch["labels"], LossOptions(may_fill=True))
     real = torch.tensor([0, 2])
     assert torch.allclose(loss, task.summed_loss(logits[real], collate([2, 1])["labels"]))
     (grad,) = torch.autograd.grad(loss, logits)
     assert grad[[1, 3]].abs().max() == 0
     assert grad[[0, 2]].abs().min() > 0
-    nothing = task.summed_loss(logits, collate([3, 3, 3, 3])["labels"], may_fill=True)
+    nothing = task.summed_loss(logits, collate([3, 3, 3, 3])["labels"], LossOptions(may_fill=True))
     assert nothing == 0
     assert torch.autograd.grad(nothing, logits)[0].abs().max() == 0
     assert is_row(collate([0, 1, 2])["labels"]).all()  # a true -100 is a row
