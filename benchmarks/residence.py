@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from frostline.prefix_cache.hidden_states import FileShape, HiddenStates
 from frostline.prefix_cache.gpu_memory import RowOffsets, StatesOnGpu
+from frostline.prefix_cache.hidden_states import FileShape, HiddenStates
 from frostline.train.sampling import LengthGroupedSampler
 
 

@@ -83,6 +83,46 @@ shutil.copytree(folder, repo / "snapshots" / commit)
 (repo / "refs" / "main").write_text(commit)
 """
 
+CACHED = """
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+from transformers import AutoModelForImageClassification
+
+from frostline.models.blocks import find_blocks
+from frostline.prefix_cache.compute import RowsToCompute
+from frostline.prefix_cache.forward_probe import is_pooled
+from frostline.prefix_cache.open_or_compute import Prefix, open_or_compute
+from frostline.prefix_cache.store import PrefixStore
+from frostline.prefix_cache.suffix import HIDDEN, Suffix, read_position
+
+images = torch.randn(5, 3, size, size)
+whole = AutoModelForImageClassification.from_pretrained(folder).eval()
+anatomy = replace(find_blocks(whole), image=(3, size, size))
+rows = RowsToCompute(
+    name="rows", lengths=np.ones(5, dtype=np.int64), sha256="0", unit_tokens=1000,
+    collate=lambda numbers: {"pixel_values": images[list(numbers)]},
+)
+prefix = Prefix(
+    anatomy=anatomy, facts={}, about={}, width=0, dtype="float32", position=read_position(anatomy), reading=None,
+    autocast=nullcontext, threads=1,
+)
+last = anatomy.num_blocks
+for depth in sorted({1, last // 2, last - 1, last}):
+    cached = open_or_compute(PrefixStore(Path(f"cache-{depth}"), 10**9), prefix, depth, (), rows, lambda: None).rows
+    suffix = Suffix(anatomy, depth, None, prefix.position if prefix.is_read(depth) else None)
+    with torch.no_grad():
+        expected = whole(pixel_values=images[[3, 0]]).logits
+        suffix.attach()
+        hidden = torch.from_numpy(cached.single(np.array([3, 0])))[:, None]
+        given = whole(pixel_values=torch.zeros(2, 1, 1, 1), **{HIDDEN: hidden}).logits
+        suffix.detach()
+    apart = float((given - expected).abs().max()) / max(1.0, float(expected.abs().max()))
+    print(f"depth {depth}: {apart:.1e} apart, pooled {is_pooled(anatomy, depth)}, {cached.shape.width} numbers a row")
+    assert apart < 1e-6, (depth, apart)
+"""
+
 COMMANDS = """
 from frostline.cli.main import main
 
@@ -159,6 +199,21 @@ def test_a_named_model_of_timm_trains_from_a_copy_of_its_hub_folder(name, site, 
     predicted = [line for line in said.splitlines() if line.split("\t")[0] in {"dark", "light"}]
     assert len(predicted) == 2, said
     assert len(pq.read_table(tmp_path / "vectors.parquet")["embedding"][0]) == width
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "pooled"), [
+    ("convnext_tiny", 768), ("inception_v3", 2048), ("vgg16", None), ("resnet18", 512), ("efficientnet_b0", None),
+])  # fmt: skip
+def test_logits_from_cached_maps_are_those_of_the_whole_model(name, pooled, site, tmp_path):
+    """Of blocks between which convolutions without parameters of their own lie: pooling and activations."""
+    size = 128 if name == "inception_v3" else 64  # the last map has several places
+    said = python(MAKE + CACHED, name, size, tmp_path / "made", site=site, cwd=tmp_path)
+    lines = said.splitlines()
+    assert len(lines) == 4
+    assert ("pooled True" in lines[-1]) == (pooled is not None)
+    if pooled is not None:
+        assert f"{pooled} numbers a row" in lines[-1]
 
 
 @pytest.mark.slow
