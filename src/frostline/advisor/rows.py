@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_MEANS = frozenset({"accuracy", "loss", "mse", "mae"})
-"""Metrics that are means over rows."""
+_MEANS = frozenset({"accuracy", "loss", "mse", "mae", "perplexity", "token_accuracy"})
+"""Metrics that are means over rows, or follow from one."""
 
 
 _OF_ENTITIES = frozenset({"entity_f1", "entity_precision", "entity_recall"})
@@ -74,6 +74,8 @@ def learnt_nothing(metric: str, value: float) -> bool:
 def is_collapsed(rows: RowScores) -> bool:
     """Returns whether a run said the same of every row though their labels differ: it learnt nothing."""
     predicted, labels = rows.predicted, rows.labels
+    if rows.counts_tokens:
+        return False
     return bool(len(predicted) > 1 and (predicted == predicted[0]).all() and not (labels == labels[0]).all())
 
 
@@ -83,6 +85,8 @@ def row_vector(rows: RowScores, metric: str) -> Array | None:
 
     from frostline.decision.rows import of_bootstrap, of_mean
 
+    if rows.counts_tokens:
+        return _of_tokens(rows, metric)
     if metric == "accuracy":
         return of_mean(rows.predicted == rows.labels)
     if metric in {"loss", "mse"}:
@@ -99,6 +103,27 @@ def row_vector(rows: RowScores, metric: str) -> Array | None:
     classes = np.arange(rows.num_classes)
     labels, predicted = (bits.astype(np.int64)[:, None] >> classes & 1 for bits in (rows.labels, rows.predicted))
     return of_bootstrap(compute, labels, predicted)
+
+
+def _of_tokens(rows: RowScores, metric: str) -> Array | None:
+    """Returns the same of a mean over tokens: a ratio of sums over rows, linear about its value.
+
+    With s_i summed over the n_i tokens of row i, a value r = sum s / sum n moves with row i by (s_i - r n_i) / mean(n)
+    (the linearized ratio estimator, Cochran 1977, section 6.3); exp(r) moves by exp(r) times that.
+    """
+    import numpy as np
+
+    from frostline.decision.rows import of_mean
+
+    tokens = rows.labels.astype(np.float64)
+    if metric not in {"loss", "perplexity", "token_accuracy"}:
+        return None
+    sums = rows.predicted if metric == "token_accuracy" else rows.losses.astype(np.float64) * tokens
+    ratio = sums.sum() / tokens.sum()
+    moves = ratio + (sums - ratio * tokens) / tokens.mean()
+    if metric == "token_accuracy":
+        return of_mean(moves)
+    return of_mean(-moves if metric == "loss" else -np.exp(ratio) * (1 + moves - ratio))
 
 
 def _by_rows(metric: str) -> Callable[[Any, Any], float] | None:
@@ -141,6 +166,8 @@ def constant_prediction(rows: RowScores, metric: str) -> float:
     import numpy as np
 
     labels = rows.labels
+    if rows.counts_tokens:
+        return math.nan
     if metric == "accuracy":
         return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
     if metric == "mse":

@@ -1,9 +1,10 @@
-"""`frostline predict`: predicts labels with a trained run's model."""
+"""`frostline predict`: predicts labels, or continues texts, with a trained run's model."""
 
 from __future__ import annotations
 
 import json
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -12,19 +13,24 @@ from frostline.cli.find_run import run_with_model, trained_spec
 from frostline.errors import UserError, visible
 
 if TYPE_CHECKING:
+    from frostline.inference.generate import Generation
     from frostline.inference.predict import Prediction
 
 
 def main(arguments: list[str]) -> int:
-    """Prints a label and its score for each text."""
+    """Prints a label and its score for each text, or what a language model writes behind it."""
     parser = override_parser(
         "predict",
-        "Asks the model of a trained run. Texts (of a model of images: paths) come as arguments, or one a line on\n"
-        "standard input.",
+        "Predicts labels with a trained run's model; a language model continues the texts. Pass texts (or image\n"
+        "paths) as arguments, or one per line on standard input.",
         'examples:\n  frostline predict runs/single/... "a wonderful film" "two hours I will not get back"\n'
-        "  frostline predict 0123456789abcdef < lines.txt      a run id in MLflow (--tracking-uri)",
+        "  frostline predict 0123456789abcdef < lines.txt      a run id in MLflow (--tracking-uri)\n"
+        '  frostline predict runs/single/... --max-new-tokens 20 --temperature 0.7 "The film"      a language model',
     )
-    parser.usage = "frostline predict [-h] [--json] [--pair TEXT] [--tracking-uri URI] RUN [TEXT ...]"
+    parser.usage = (
+        "frostline predict [-h] [--json] [--pair TEXT] [--max-new-tokens N] [--temperature T] [--seed N]\n"
+        "                         [--tracking-uri URI] RUN [TEXT ...]"
+    )
     actions = [action for action in parser._actions if action.dest == "overrides"]
     actions[0].help, actions[0].metavar = (
         "the run: its folder, a sweep (its best run) or an MLflow run id; then texts",
@@ -32,6 +38,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with the score of every class")
     parser.add_argument("--pair", help="second text, for a model of text pairs")
+    parser.add_argument("--max-new-tokens", type=int, help="a language model: tokens to write at most (64)")
+    parser.add_argument("--temperature", type=float, help="a language model: 0 (the default) takes the likeliest token")
+    parser.add_argument("--seed", type=int, help="a language model: of the tokens drawn with a temperature (0)")
     parser.add_argument("--tracking-uri", help="where to look a run id up; the config's by default")
     options = parser.parse_intermixed_args(arguments)
     if not options.overrides:
@@ -44,15 +53,46 @@ def main(arguments: list[str]) -> int:
             "was trained on pairs of texts: give the second with --pair" if options.pair is None else "takes no --pair"
         )
         raise UserError(f"{run}: its model {need}")
+    source = iter(texts) if texts else read_lines()
+    how = _generation(options, run, generates=spec.dataset.task.generates)
+    if how is not None:
+        from frostline.inference.generate import Writer
+
+        writer = Writer(folder / "model", is_chat=spec.dataset.messages_column is not None)
+        for text, written in writer.write(source, how):
+            shown = json.dumps({"text": text, "written": written}, ensure_ascii=False) if options.json else written
+            print(visible(shown), flush=True)
+        return 0
     from frostline.inference.predict import Predictor
 
     predictor = Predictor(folder / "model", spec.training.max_tokens)
-    source = iter(texts) if texts else read_lines()
     if predictor.reads_images and not texts and sys.stdin.isatty():
         raise UserError(f"{run}: its model reads images; give their paths")
     for prediction in predictor.predict((text, options.pair) for text in source):
         print(visible(_shown(prediction, options.json)), flush=True)
     return 0
+
+
+def _generation(options: Namespace, run: str, *, generates: bool) -> Generation | None:
+    """Returns how texts are continued; None: the run's model is no language model.
+
+    Raises:
+        UserError: An option is out of range, or for another model.
+    """
+    settings = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "seed": options.seed}
+    chosen = {name: value for name, value in settings.items() if value is not None}
+    if not generates:
+        if chosen:
+            flag = "--" + next(iter(chosen)).replace("_", "-")
+            raise UserError(f"{flag}: is for a language model; {run} was trained for labels")
+        return None
+    if chosen.get("max_new_tokens", 1) < 1:
+        raise UserError(f"--max-new-tokens {options.max_new_tokens}: must be 1 or more")
+    if not 0 <= chosen.get("temperature", 0.0) < float("inf"):
+        raise UserError(f"--temperature {options.temperature}: must be 0 or more")
+    from frostline.inference.generate import Generation
+
+    return Generation(**chosen)
 
 
 def read_lines() -> Iterator[str]:

@@ -22,7 +22,13 @@ from frostline.records.run_folder import MODEL_FOLDER, SPEC_FILE, TEST_FILE, che
 from frostline.spec import TEST_SET
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from frostline.data.load import Rows
+    from frostline.inference.predict import Predictor
     from frostline.spec import RunSpec
+
+    Array = np.ndarray[Any, Any]
 
 
 def main(arguments: list[str]) -> int:
@@ -116,21 +122,17 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
     """
     import datasets
     import numpy as np
-    import torch
 
     from frostline.console import configure_logging
-    from frostline.data.pixel_table import ImageInput
-    from frostline.data.row_table import RowTable
-    from frostline.data.token_table import NO_PADDING, Padding
-    from frostline.data.tokenize import num_words, token_table
     from frostline.inference.predict import Predictor
     from frostline.metrics import ComputeMetrics
-    from frostline.train.data import load_data, load_pixel_table, warn_once
-    from frostline.train.inputs import load_processor
+    from frostline.models.config_file import load_config
+    from frostline.train.data import load_data
 
     configure_logging()
     (datasets.enable_progress_bars if sys.stderr.isatty() else datasets.disable_progress_bars)()
-    predictor = Predictor(folder / "model", spec.training.max_tokens)
+    kind = spec.dataset.task.auto_class(load_config(folder / "model")) if spec.dataset.task.generates else None
+    predictor = Predictor(folder / "model", spec.training.max_tokens, kind)
     rows, _ = load_data(replace(spec, dataset=replace(spec.dataset, also_evaluate=())), False)
     if rows.fingerprint != fingerprint:
         raise UserError(
@@ -138,35 +140,53 @@ def _compute(spec: RunSpec, folder: Path, fingerprint: str) -> dict[str, float]:
             "training rows of then; put the data back"
         )
     assert rows.test is not None
-    size = spec.training.eval_batch_size
-    labels = np.asarray(rows.test["labels"]) if not spec.dataset.task.labels_words else None
-    if spec.dataset.is_image or labels is None:
-        processor, _ = load_processor(spec, folder / "model")
-        table: RowTable
-        if isinstance(processor, ImageInput):
-            table, padding = load_pixel_table(TEST_SET, rows.test, rows, processor), NO_PADDING
-        else:
-            table, _ = token_table(rows.test, processor, spec.training.max_tokens)
-            padding = Padding.of(processor, predictor.model)
-            if num_cut := num_words(rows.test) - table.num_labels:
-                warn_once(
-                    f"words beyond training.max_tokens={spec.training.max_tokens}, which are not scored: {num_cut}"
-                )
-        labels = table.all_labels()
-        logits = np.zeros((*labels.shape, spec.dataset.task.num_outputs(rows.label_names)))
-        for first in range(0, len(table), size):
-            numbers = np.arange(first, min(first + size, len(table)))
-            outputs = predictor.of_inputs(table.inputs(numbers, padding)).double().numpy()
-            logits[numbers, : outputs.shape[1]] = outputs  # of sentences as long as the longest of these
-    else:
-        pairs = rows.test["pair"] if "pair" in rows.test.column_names else [None] * len(rows.test)
-        logits = predictor.logits(zip(rows.test["text"], pairs, strict=True), size)
-    num_outputs = spec.dataset.task.num_outputs(rows.label_names)
-    compute = ComputeMetrics(spec.training.metrics, spec.dataset.task, num_outputs, rows.label_names)
     task = spec.dataset.task
-    scores, targets = torch.from_numpy(logits), torch.from_numpy(labels)
-    loss = float(task.summed_loss(scores, targets)) / int(task.num_terms(targets))
-    return {**compute(logits, labels), "loss": loss, "rows": float(len(labels))}
+    if spec.dataset.is_image or task.labels_tokens:
+        logits, labels = _of_table(spec, folder, rows, predictor)
+    else:
+        labels = np.asarray(rows.test["labels"])
+        pairs = rows.test["pair"] if "pair" in rows.test.column_names else [None] * len(rows.test)
+        logits = predictor.logits(zip(rows.test["text"], pairs, strict=True), spec.training.eval_batch_size)
+    compute = ComputeMetrics(spec.training.metrics, task, task.num_outputs(rows.label_names), rows.label_names)
+    return {**compute(logits, labels), "loss": task.mean_loss(logits, labels), "rows": float(len(labels))}
+
+
+def _of_table(spec: RunSpec, folder: Path, rows: Rows, predictor: Predictor) -> tuple[Array, Array]:
+    """Returns what an evaluation keeps of test rows that are tokens with a label each, or images, and their labels."""
+    import numpy as np
+    import torch
+
+    from frostline.data.pixel_table import ImageInput
+    from frostline.data.row_table import RowTable
+    from frostline.data.token_table import NO_PADDING, Padding
+    from frostline.data.tokenize import num_words, token_table
+    from frostline.train.data import load_pixel_table, warn_once
+    from frostline.train.inputs import load_processor
+
+    assert rows.test is not None
+    task, size, max_tokens = spec.dataset.task, spec.training.eval_batch_size, spec.training.max_tokens
+    processor, _ = load_processor(spec, folder / "model")
+    table: RowTable
+    if isinstance(processor, ImageInput):
+        table, padding = load_pixel_table(TEST_SET, rows.test, rows, processor), NO_PADDING
+    else:
+        table, _ = token_table(rows.test, processor, max_tokens, own_encode=task.row_encoder(processor, max_tokens))
+        padding = Padding.of(processor, predictor.model)
+        if task.labels_words and (num_cut := num_words(rows.test) - table.num_labels):
+            warn_once(f"words beyond training.max_tokens={max_tokens}, which are not scored: {num_cut}")
+    labels = table.all_labels()
+    num_outputs = task.num_outputs(rows.label_names)
+    logits = np.zeros((len(labels), num_outputs) if task.generates else (*labels.shape, num_outputs))
+    for first in range(0, len(table), size):
+        numbers = np.arange(first, min(first + size, len(table)))
+        outputs = predictor.of_inputs(table.inputs(numbers, padding))
+        if task.generates:
+            logits[numbers] = task.reduce(outputs, torch.from_numpy(labels[numbers, : outputs.shape[1]])).numpy()
+        else:
+            logits[numbers, : outputs.shape[1]] = (
+                outputs.double().numpy()
+            )  # of sentences as long as the longest of these
+    return logits, labels
 
 
 def _print(result: RunResult, record: dict[str, Any], note: str, *, by_word: bool) -> None:

@@ -13,11 +13,12 @@ from typing import Any
 import datasets
 
 from frostline.data.label_rule import LabelRule
-from frostline.data.label_values import NULL_OF_DATABASES, is_number
+from frostline.data.label_values import is_number
 from frostline.data.lists import list_in
 from frostline.data.raw_table import RawTable
 from frostline.data.split import bytes_key, row_key
 from frostline.data.table_cache import map_cached
+from frostline.data.text_rows import text_of, text_rows
 from frostline.errors import DataError, listing, nearest
 from frostline.spec import DatasetSpec, MissingLabels
 
@@ -36,12 +37,15 @@ def keys_of(table: datasets.Dataset) -> Iterator[int]:
         if "words" in batch:
             yield from (row_key(_BETWEEN_WORDS.join(words), None) for words in batch["words"])
             continue
+        if "messages" in batch:
+            yield from (row_key(text, None) for text in batch["messages"])
+            continue
         yield from map(row_key, batch["text"], batch.get("pair") or [None] * len(batch["text"]))
 
 
 def with_named_labels(raw: RawTable, spec: DatasetSpec) -> RawTable:
     """Returns a table whose labels are names, where it brings names of its own: two tables may count them otherwise."""
-    feature = raw.table.features.get(spec.label_column)
+    feature = raw.table.features.get(spec.label_column) if spec.task.has_labels else None
     inner = getattr(feature, "feature", feature)
     if not isinstance(inner, datasets.ClassLabel):
         return raw
@@ -91,14 +95,13 @@ def check_same_form(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> None:
         DataError: It lacks a column, or writes them otherwise.
     """
     _check_columns(spec, raw)
-    rule.check_same_form(raw.table[spec.label_column][:], raw.name, spec.label_column)
+    if spec.task.has_labels:
+        rule.check_same_form(raw.table[spec.label_column][:], raw.name, spec.label_column)
 
 
 def _check_columns(spec: DatasetSpec, raw: RawTable) -> None:
-    content = ("image_column",) if spec.is_image else ("text_column", "pair_column")
-    for key in (*content, "label_column"):
-        column = getattr(spec, key)
-        if column is not None and column not in raw.table.column_names:
+    for key, column in spec.read_columns.items():
+        if column not in raw.table.column_names:
             known = raw.table.column_names
             hint = ""
             if len(known) == 1 and spec.separator is None:  # a hint, and no guess: a text may hold any sign
@@ -118,6 +121,8 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
         return _labelled_images(raw, spec, rule)
     if spec.task.labels_words:
         return _labelled_words(raw, spec, rule)
+    if not spec.task.has_labels:
+        return text_rows(raw, spec, digest_of([ROWS_VERSION, raw.fingerprint, *label_settings(spec, rule)])[:32])
 
     def convert(batch: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         out: dict[str, list[Any]] = {"text": [], "labels": [], "key": []}
@@ -128,10 +133,10 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
             label = _label(rule, batch[spec.label_column][offset], where, spec)
             if label is None:
                 continue
-            text = _text(batch[spec.text_column][offset], where, spec.text_column)
+            text = text_of(batch[spec.text_column][offset], where, spec.text_column)
             pair = None
             if spec.pair_column is not None:
-                pair = _text(batch[spec.pair_column][offset], where, spec.pair_column)
+                pair = text_of(batch[spec.pair_column][offset], where, spec.pair_column)
             out["text"].append(text)
             out["labels"].append(label)
             out["key"].append(row_key(text, pair))
@@ -264,19 +269,12 @@ def _label(rule: LabelRule, value: Any, where: str, spec: DatasetSpec) -> Any:
         raise DataError(f"{where}: {error} (dataset.label_column={spec.label_column})") from error
 
 
-def _text(value: Any, where: str, column: str) -> str:
-    if value is None or value == NULL_OF_DATABASES:
-        raise DataError(f"{where}: the text is missing (column {column}): fill it or remove the row")
-    if not isinstance(value, str):
-        raise DataError(f"{where}: expected text in column {column}, got {type(value).__name__}")
-    return value
-
-
 def label_settings(spec: DatasetSpec, rule: LabelRule) -> list[Any]:
     """Returns the settings that decide texts and labels, for a fingerprint."""
     columns = [spec.text_column, spec.pair_column, spec.label_column, spec.columns, spec.quoted]
     columns += [sign for sign in (spec.separator, spec.escape) if sign is not None]
     images = [spec.image_column] if spec.is_image else []
+    images += [f"{key}: {column}" for key, column in spec.content_columns.items() if spec.task.generates]
     images += [] if rule.missing is MissingLabels.REFUSE else [f"missing labels: {rule.missing.value}"]
     return [*columns, *images, *rule.identity(), spec.task.name, spec.threshold, spec.dead_zone, list(rule.names)]
 

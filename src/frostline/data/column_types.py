@@ -29,7 +29,7 @@ def with_plain_columns(raw: RawTable, spec: DatasetSpec) -> RawTable:
         raw: As read.
         spec: Which columns are which.
     """
-    wanted = (spec.text_column, spec.pair_column, spec.label_column)
+    wanted = set(spec.read_columns.values())
     arrow = raw.table.features.arrow_schema
     kinds = {name: kind for name in raw.table.column_names if name in wanted and (kind := _plain_kind(arrow, name))}
     if not kinds:

@@ -85,6 +85,11 @@ class LabelRule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoRule(LabelRule):
+    """Rows have no labels of their own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NumberRule(LabelRule):
     """Labels are numbers."""
 

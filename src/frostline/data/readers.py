@@ -87,7 +87,9 @@ def read_file(path: Path, spec: DatasetSpec, cache_dir: Path) -> RawTable:
     if form is Format.CONLL:
         return read_conll(path, sha256)
     if form is Format.JSONL:
-        refuse_columns_of_json(path, original.name, has_lists=spec.task.labels_words)
+        refuse_columns_of_json(
+            path, original.name, has_lists=spec.task.labels_words or spec.messages_column is not None
+        )
     builder, options = _builder(path, form, spec)
     notes = check_fields(path, options) if builder == "csv" else ()
     folder = cache_dir / sha256[:20]

@@ -78,7 +78,7 @@ def row_report(
     warnings = [*raw.notes, *rule.notes]
     if task.labels_words and len(parts["train"].used_labels(task)) == len(used["train"][0]) > 1:
         warnings.append("every row has one word: words of a sentence belong into one row, with a list of labels")
-    if not task.has_classes:
+    if "std" in label_counts["train"]:
         warnings += _rounded(label_counts["train"])
     if rule.missing is MissingLabels.DROP and report["rows_dropped"]:
         warnings.append(f"rows left out, most of them for want of a label: {report['rows_dropped']}")
@@ -101,7 +101,9 @@ def row_report(
 
 def _num_empty(part: RowPart) -> int:
     """Returns how many rows hold nothing but blanks."""
-    columns = [name for name in ("text", "pair") if name in part.table.column_names]
+    columns = [name for name in ("text", "pair", "target") if name in part.table.column_names]
+    if not columns:
+        return 0
     table = part.table.select(part.indices).select_columns(columns).with_format("arrow")
     count = 0
     for batch in table.iter(10_000):

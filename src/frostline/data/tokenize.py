@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
+    from frostline.spec.task import RowEncoder
+
 _TOKENS_VERSION = 1  # part of cache fingerprints: raise it when the same rows would give other tokens
 
 
@@ -60,6 +62,7 @@ def tokenize(
     tokenizer_sha256: str,
     max_tokens: int,
     others: Mapping[str, tuple[Dataset, str]] | None = None,
+    encode: RowEncoder | None = None,
 ) -> Tokenized:
     """Tokenizes rows in batches, once for the same rows and tokenizer.
 
@@ -69,13 +72,19 @@ def tokenize(
         tokenizer_sha256: Identity of its files, part of the cache's key.
         max_tokens: Longer texts are cut, and counted.
         others: More rows by name (none of them `train` or `eval`), each with what identifies them.
+        encode: Makes tokens and their labels; None: texts are tokenized, their labels stay.
+
+    Raises:
+        DataError: A row can't be encoded.
     """
     parts = _parts(rows, others)
     tables, flags = dict[str, TokenTable | PixelTable](), dict[str, NDArray[np.bool_]]()
     for name, (table, fingerprint, part) in parts.items():
         identity = f"{_TOKENS_VERSION}:{fingerprint}:{tokenizer_sha256}:{max_tokens}:{version('tokenizers')}"
+        identity += f":{encode.identity}" if encode is not None else ""
         key = hashlib.sha256(f"{identity}:{part}".encode()).hexdigest()[:32]
-        tables[name], flags[name] = token_table(table, tokenizer, max_tokens, key, f"tokens ({name})")
+        about = f"tokens ({name})"
+        tables[name], flags[name] = token_table(table, tokenizer, max_tokens, key, about, encode)
     texts = {name: table for name, (table, _, _) in parts.items()}
     pool = tables.pop("pool", None)
     if rows.pool is not None and pool is not None:
@@ -154,6 +163,7 @@ def token_table(
     max_tokens: int,
     fingerprint: str | None = None,
     about: str = "tokens",
+    own_encode: RowEncoder | None = None,
 ) -> tuple[TokenTable, NDArray[np.bool_]]:
     """Tokenizes rows, and returns which of them were cut to `max_tokens`, `[N]`.
 
@@ -164,12 +174,14 @@ def token_table(
         max_tokens: Longer texts are cut.
         fingerprint: What is kept on the disk is found again by it; None: nothing is kept.
         about: For the progress bar.
+        own_encode: Makes tokens and their labels; None: as said of `rows`.
     """
-    columns = [column for column in rows.column_names if column != "labels" or "words" in rows.column_names]
+    has_token_labels = own_encode is not None or "words" in rows.column_names
+    columns = [column for column in rows.column_names if column != "labels" or has_token_labels]
     options: dict[str, Any] = {"batched": True, "remove_columns": columns, "desc": about}
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        return _encode(batch, tokenizer, max_tokens)
+        return _encode(batch, tokenizer, max_tokens) if own_encode is None else own_encode(batch)
 
     if fingerprint is None:
         done = rows.map(encode, keep_in_memory=True, new_fingerprint="0" * 32, **options)

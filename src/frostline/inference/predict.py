@@ -54,12 +54,13 @@ class Predictor:
     Args:
         model_folder: `model/` of a run's folder.
         max_tokens: Longer texts are cut to this, as in training. Without a meaning for images.
+        kind: The class that it is loaded as; None: a classifier, by its config.
 
     Raises:
         ModelError: There is no model, or it can't be loaded.
     """
 
-    def __init__(self, model_folder: Path, max_tokens: int) -> None:
+    def __init__(self, model_folder: Path, max_tokens: int, kind: Any = None) -> None:
         if not (model_folder / "config.json").is_file():
             raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
         transformers_logging.set_verbosity_error()
@@ -68,8 +69,9 @@ class Predictor:
             config = load_config(model_folder)
             self.reads_images = reads_images(config)
             self.by_word = any("TokenClassification" in name for name in config.architectures or ())
-            kind: Any = AutoModelForImageClassification if self.reads_images else AutoModelForSequenceClassification
-            kind = AutoModelForTokenClassification if self.by_word else kind
+            if kind is None:
+                kind = AutoModelForImageClassification if self.reads_images else AutoModelForSequenceClassification
+                kind = AutoModelForTokenClassification if self.by_word else kind
             if self.reads_images:
                 self._processor = load_image_processor(model_folder)
             else:

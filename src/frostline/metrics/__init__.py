@@ -72,6 +72,8 @@ for _name in ("f1", "precision", "recall"):
 _register("roc_auc", Direction.MAXIMIZE, "classification", scores=True)
 for _name in ("mse", "mae"):
     _register(_name, Direction.MINIMIZE, "regression")
+_register("perplexity", Direction.MINIMIZE, "causal_lm")
+_register("token_accuracy", Direction.MAXIMIZE, "causal_lm")
 for _name in ("pearson", "spearman"):
     _register(_name, Direction.MAXIMIZE, "regression")
 

@@ -109,6 +109,33 @@ class _Entities(evaluate.Metric):  # type: ignore[misc]
         return {f"entity_{self.which}": {"precision": precision, "recall": recall, "f1": both}[self.which]}
 
 
+class _OfTokens(_InMemory):
+    """A metric of a language model.
+
+    Predictions are sums of losses and numbers of right tokens, `[N, 2]`, references the rows' target tokens, `[N]`.
+    """
+
+    which = ""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(keep_in_memory=True, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        features = datasets.Features(
+            {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("float64")}
+        )
+        return evaluate.MetricInfo(description=f"{self.which} over all target tokens.", citation="", features=features)
+
+    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
+        (losses, right), tokens = np.asarray(predictions).sum(0), np.asarray(references).sum()
+        value = np.exp(losses / tokens) if self.which == "perplexity" else right / tokens
+        return {self.which: float(value)}
+
+
+def _token_metric(which: str) -> type[evaluate.Metric]:
+    return type(which.title().replace("_", ""), (_OfTokens,), {"which": which, "__module__": __name__})
+
+
 def spans_of(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """Returns the spans of a sentence: type, first word, one past the last.
 
@@ -197,6 +224,8 @@ METRIC_CLASSES: dict[str, type[evaluate.Metric]] = {
     "entity_f1": _entity_metric("f1"),
     "entity_precision": _entity_metric("precision"),
     "entity_recall": _entity_metric("recall"),
+    "perplexity": _token_metric("perplexity"),
+    "token_accuracy": _token_metric("token_accuracy"),
     "mse": _metric("mse", "Mean squared error.", _plain(sk.mean_squared_error), "float64"),
     "mae": _metric("mae", "Mean absolute error.", _plain(sk.mean_absolute_error), "float64"),
     "pearson": _metric("pearson", "Pearson correlation.", _pearson, "float64"),

@@ -17,6 +17,7 @@ from frostline.errors import ModelError, as_user_error, first_line
 from frostline.files import is_lfs_pointer
 from frostline.hashes import unchanged_sha256
 from frostline.models import head
+from frostline.models.causal import check_causal
 from frostline.models.config_file import load_config, quiet_transformers, reads_images
 from frostline.process_cache import PROCESS_CACHE
 from frostline.spec import TASKS, HeadChoice, Init, Task
@@ -109,6 +110,8 @@ def _pretrained(
 ) -> tuple[PreTrainedModel, tuple[str, ...], tuple[str, ...]]:
     """Returns a model with the weights of a folder, the names of its fresh tensors and those of its reordered ones."""
     classifier = task.auto_class(config)
+    if task.generates:
+        return _language_model(folder, config, classifier)
     file_head, held = _head_in(folder, task)
     keeps = spec.head is HeadChoice.KEEP
     order = _kept_order(folder, task, label_names, held) if keeps else []
@@ -136,6 +139,29 @@ def _pretrained(
         head.reorder(model, file_head, order)
         reordered = tuple(sorted(file_head.output))
     return model, fresh, reordered
+
+
+def _language_model(folder: Path, config: Any, kind: Any) -> tuple[PreTrainedModel, tuple[str, ...], tuple[str, ...]]:
+    """Returns a language model, whose head is the folder's own, as `_pretrained` does.
+
+    Raises:
+        ModelError: The folder holds none, or it sees the tokens that it should predict.
+    """
+    foreign = as_user_error(lambda error: ModelError(f"{folder}: the model can't be loaded: {first_line(error)}"))
+    with foreign, quiet_transformers():
+        model, info = kind.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, local_files_only=True,
+            trust_remote_code=False, output_loading_info=True,
+        )  # fmt: skip
+    if model.generation_config is not None:
+        model.generation_config.pad_token_id = config.pad_token_id  # Trainer does so too, with a warning
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{folder}: its weights lack {missing[0]}: they are not those of a language model with its head"
+        )
+    if not getattr(config, "is_encoder_decoder", False):
+        check_causal(model, folder)
+    return model, (), ()
 
 
 def _head_in(folder: Path, task: Task) -> tuple[head.Head, dict[str, str]]:

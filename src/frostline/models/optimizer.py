@@ -84,10 +84,13 @@ def param_groups(levels: Sequence[tuple[str, Iterable[nn.Module]]], spec: Optimi
         Groups of `params`, `lr`, `weight_decay` and `name`; parameters without gradient are in none.
     """
     groups: ParamGroups = []
+    seen: set[int] = set()
     top = len(levels) - 2  # the top block; the head, above it, has the same rate
     for index, (name, modules) in enumerate(levels):
         lr = spec.lr * spec.layer_decay ** max(0, top - index)
-        decayed, plain = _by_decay(modules)
+        # Output embeddings that are tied to the token embeddings go with these.
+        decayed, plain = ([p for p in part if id(p) not in seen] for part in _by_decay(modules))
+        seen |= {id(p) for p in (*decayed, *plain)}
         for suffix, params, weight_decay in (("", decayed, spec.weight_decay), (" (no decay)", plain, 0.0)):
             if params:
                 groups.append({"params": params, "lr": lr, "weight_decay": weight_decay, "name": name + suffix})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from frostline.data.token_table import IntArray, Padding
 from frostline.prefix_cache.forward_probe import PIXELS
 from frostline.prefix_cache.gpu_memory import RowOffsets
 from frostline.prefix_cache.hidden_states import HiddenStates
+from frostline.prefix_cache.packing import packed
 from frostline.prefix_cache.suffix import HIDDEN, HIDDEN_AT
 
 
@@ -46,6 +48,7 @@ class Collator:
         padding: How a batch is filled up.
         hidden: Their hidden states, if the model begins at its frozen depth.
         mixup: Mixes training rows; then they have no hidden states.
+        packs: Whether training rows are put one behind the other (`frostline.prefix_cache.packing`).
     """
 
     def __init__(
@@ -55,12 +58,15 @@ class Collator:
         padding: Padding,
         hidden: HiddenRows | None = None,
         mixup: Mixup | None = None,
+        *,
+        packs: bool = False,
     ) -> None:
         self._train = train
         self._evaluation = evaluation
         self.padding = padding
         self.hidden = hidden
         self._mixup = mixup
+        self.packs = packs
 
     def __call__(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Returns a batch: the tokenizer's columns `[B, T]`, or pixels `[B, C, H, W]`, and labels `[B]`.
@@ -98,6 +104,8 @@ class Collator:
             batch["labels"] = mark_fillers(labels, torch.from_numpy(fillers)) if fillers.any() else labels
             if is_train and self._mixup is not None:
                 self._mix(batch, labelled, epochs)
+        if is_train and self.packs:
+            return packed(batch, table.lengths[labelled])
         return batch
 
     def _mix(self, batch: dict[str, Any], rows: IntArray, epochs: IntArray) -> None:
@@ -111,6 +119,13 @@ class Collator:
         labels = table.labels_at(partners, 1)
         assert labels is not None, "training rows have labels"
         batch["labels"] = mix_labels(batch["labels"], labels, shares)
+
+
+def replace_packing(collator: Collator, *, packs: bool) -> Collator:
+    """Returns a collator that packs training rows or pads them, and else is the same."""
+    other = copy(collator)
+    other.packs = packs
+    return other
 
 
 def number_in_epoch(row: int, epoch: int, num_rows: int) -> int:

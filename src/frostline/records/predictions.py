@@ -26,12 +26,15 @@ class RowScores:
         predicted: `[N]`: the same.
         losses: `[N]`.
         num_classes: Of rows that may have several; None: each has one, or a number.
+        counts_tokens: Whether labels are the target tokens of each row, whose mean loss is `losses`, and `predicted`
+            those that were the likeliest.
     """
 
     labels: Array
     predicted: Array
     losses: Array
     num_classes: int | None = None
+    counts_tokens: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

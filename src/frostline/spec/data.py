@@ -84,6 +84,10 @@ class DatasetSpec:
             None: there is none, and a quote within quotes is doubled.
         text_column: Column of the text; with a class for each word, of the list of words (a text is cut at its spaces).
         pair_column: Column of the second text of a pair, or None.
+        target_column: Tasks that generate: column of the text to be written, of which alone the loss is taken;
+            `text_column` is then the prompt, or what is to be transformed. None: all of the text.
+        messages_column: `causal_lm`: column of a conversation, a list of `role` and `content`; the loss is taken of the
+            assistant's turns. None: rows are texts.
         image_column: Column of the image, or None: rows are texts. An image, or in a file of texts a path to one,
             relative to that file.
         label_column: Column of the label, or of the list of labels.
@@ -159,8 +163,10 @@ class DatasetSpec:
     separator: str | None = None
     escape: str | None = None
     missing_labels: MissingLabels = MissingLabels.REFUSE
+    target_column: str | None = None
+    messages_column: str | None = None
     augment: Augment = Augment.NONE
-    views: int | None = 4
+    views: int | None = 8
     crop_scale: float = 0.5
     flip_probability: float = 0.5
     randaugment_ops: int = 2
@@ -180,7 +186,7 @@ class DatasetSpec:
         require(finite(self.dead_zone) and self.dead_zone >= 0, "dataset.dead_zone", self.dead_zone, "0 or more")
         if self.threshold is not None:
             require(finite(self.threshold), "dataset.threshold", self.threshold, "a finite number, or null")
-            if not self.task.one_class_a_row:
+            if self.task.has_labels and not self.task.one_class_a_row:
                 raise SpecError(
                     f"dataset.threshold makes two classes: set it to null with dataset.task={self.task.name}"
                 )
@@ -208,6 +214,18 @@ class DatasetSpec:
         return self.image_column is not None
 
     @property
+    def content_columns(self) -> dict[str, str]:
+        """The columns that a row's content is read from, by their key."""
+        keys = ["image_column"] if self.is_image else ["text_column", "pair_column", "target_column"]
+        keys = ["messages_column"] if self.messages_column is not None else keys
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
+
+    @property
+    def read_columns(self) -> dict[str, str]:
+        """The columns that rows are read from, by their key: the content, and the label where rows have one."""
+        return {**self.content_columns, **({"label_column": self.label_column} if self.task.has_labels else {})}
+
+    @property
     def unit(self) -> str:
         """What a row holds, in a word."""
         return "image" if self.is_image else "text"
@@ -228,11 +246,12 @@ class DatasetSpec:
         return {key: path for key, path in files.items() if path is not None and self.source is not Source.HUB}
 
     def _check_images(self) -> None:
-        content = ("image_column",) if self.is_image else ("text_column", "pair_column")
-        read = [(key, getattr(self, key)) for key in (*content, "label_column") if getattr(self, key) is not None]
-        for (key, column), (other, other_column) in itertools.combinations(read, 2):
+        for (key, column), (other, other_column) in itertools.combinations(self.read_columns.items(), 2):
             if column == other_column:
                 raise SpecError(f"dataset.{key}={column}: dataset.{other} names the same column")
+        if not self.task.generates and (self.target_column is not None or self.messages_column is not None):
+            key = "target_column" if self.target_column is not None else "messages_column"
+            raise SpecError(f"dataset.{key}: is for tasks that generate texts; dataset.task={self.task.name} does not")
         by_word = self.task.labels_words
         if (self.is_image or by_word) and self.pair_column is not None:
             what = "images" if self.is_image else "words with a class each"

@@ -73,6 +73,8 @@ class RunSpec:
     def _check_loss(self) -> None:
         if self.training.mixup and not self.dataset.is_image:
             raise SpecError(f"training.mixup={self.training.mixup:g}: is for images; the rows are texts")
+        if self.training.packing and not self.dataset.task.generates:
+            raise SpecError(f"training.packing=true: is for dataset.task=causal_lm, not {self.dataset.task.name}")
         if self.training.label_smoothing and not self.dataset.task.smooths_labels:
             raise SpecError(
                 f"training.label_smoothing={self.training.label_smoothing:g}: dataset.task={self.dataset.task.name} "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from frostline.errors import SpecError, listing, nearest
 from frostline.registry import Registry
@@ -19,12 +19,28 @@ if TYPE_CHECKING:
 
     import numpy as np
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from frostline.data.label_rule import LabelRule
     from frostline.data.raw_table import RawTable
     from frostline.spec.data import DatasetSpec
 
     Array = np.ndarray[Any, Any]
+
+
+class RowEncoder(Protocol):
+    """Makes tokens of a batch of rows, and a label for each token."""
+
+    @property
+    def identity(self) -> str:
+        """What its tokens depend on besides the rows, the tokenizer and the longest row; part of a cache's key."""
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Returns `input_ids`, `labels` (lists of one length for each row) and `truncated`.
+
+        Raises:
+            DataError: A row can't be used.
+        """
 
 
 class Strata(Enum):
@@ -70,6 +86,15 @@ class Task:
 
     one_class_a_row: ClassVar[bool] = True
     """Whether a row has just one class: what weighs, evens out or counts rows by class."""
+
+    has_labels: ClassVar[bool] = True
+    """Whether rows have a column of labels; else what is learned lies in their texts."""
+
+    labels_tokens: ClassVar[bool] = False
+    """Whether each token has a label of its own, `[N, T]`."""
+
+    generates: ClassVar[bool] = False
+    """Whether outputs are over the vocabulary: the head is the pretrained model's own, and a trained model writes."""
 
     smooths_labels: ClassVar[bool] = False
     """Whether `summed_loss` knows `LossOptions.label_smoothing`."""
@@ -121,6 +146,16 @@ class Task:
         counts = np.bincount(labels.astype(np.int64), minlength=len(names))
         return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
+    def row_encoder(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> RowEncoder | None:
+        """Returns what makes tokens and a label for each of them; None: texts are tokenized, their labels stay.
+
+        Args:
+            tokenizer: The model's.
+            max_tokens: Longer rows are cut.
+        """
+        del tokenizer, max_tokens
+        return None
+
     # -- the model --------------------------------------------------------------------------------------------------
 
     def num_outputs(self, names: Sequence[str]) -> int:
@@ -163,6 +198,27 @@ class Task:
     def num_terms(self, labels: torch.Tensor) -> Any:
         """Returns how many terms `summed_loss` sums over, for their mean."""
         return len(labels)
+
+    def reduce(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Returns what an evaluation keeps of a batch's logits, `[B, ...]`: all, unless the task needs less.
+
+        What other methods take as `logits` in NumPy is this.
+
+        Args:
+            logits: `[B, C]`, or `[B, T, C]`.
+            labels: `[B]`, or `[B, T]`.
+        """
+        del labels
+        return logits
+
+    def mean_loss(self, logits: Array, labels: Array) -> float:
+        """Returns the mean loss over all terms of an evaluation.
+
+        Args:
+            logits: What `reduce` kept of all rows.
+            labels: `[N]`, or `[N, T]`.
+        """
+        return float(self.losses_of(logits.astype("float64"), labels).mean())
 
     def losses_of(self, logits: Array, labels: Array) -> Array:
         """Returns each row's loss, `[N]`, in double precision: of a row of several words their mean."""

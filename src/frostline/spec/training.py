@@ -79,6 +79,8 @@ class TrainingSpec:
             al. 2016); evaluation is as without. 0: none.
         mixup: alpha of the Beta distribution from which each training image's share of a mixture with another is
             drawn, of pixels and loss alike (Zhang et al., ICLR 2018). 0: none.
+        packing: `causal_lm`: training rows of a forward pass are put one behind the other, as many as fit into the
+            longest one's length, instead of being padded. A row's tokens attend to its own alone.
         log_every: Steps between two records of the training loss.
     """
 
@@ -101,6 +103,7 @@ class TrainingSpec:
     log_every: int
     label_smoothing: float = 0.0
     mixup: float = 0.0
+    packing: bool = False
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.max_steps is None):

@@ -16,7 +16,7 @@ from frostline.records.result import RunResult
 from frostline.records.run_folder import PREDICTIONS_FILE, SPEC_FILE, check_files
 from frostline.records.trial import TrialRecord, ranked
 from frostline.report import Baseline
-from frostline.spec import TASKS
+from frostline.spec import TASKS, Task
 from frostline.sweep.folder import SweepFolder
 
 log = logging.getLogger(__name__)
@@ -93,13 +93,15 @@ def _read(path: Path) -> dict[str, RowScores]:
         if pa.types.is_nested(predictions.schema.field("label").type):
             return {}  # of words: those of a sentence are not independent, and no test here knows that
         table = predictions.to_pandas()
-        num_classes = _num_classes(path.parent)
+        task = _task(path.parent)
+        num_classes = len(RunResult.read(path.parent).data["label_names"]) if task.may_have_no_class else None
         return {
             str(name): RowScores(
                 labels=part["label"].to_numpy(),
                 predicted=part["predicted"].to_numpy(),
                 losses=part["loss"].to_numpy(),
                 num_classes=num_classes,
+                counts_tokens=task.generates,
             )
             for name, part in table.groupby("set", observed=True)
         }
@@ -111,13 +113,11 @@ def _read(path: Path) -> dict[str, RowScores]:
         return {}
 
 
-def _num_classes(folder: Path) -> int | None:
-    """Returns the number of classes of a run whose rows may have several; None where each has one.
+def _task(folder: Path) -> Task:
+    """Returns the task of a run.
 
     Raises:
         OSError, ValueError, KeyError: The run's record can't be read.
     """
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
-    if not TASKS.get(spec["dataset"]["task"]).may_have_no_class:
-        return None
-    return len(RunResult.read(folder).data["label_names"])
+    return TASKS.get(spec["dataset"]["task"])

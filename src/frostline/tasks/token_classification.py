@@ -33,6 +33,7 @@ class TokenClassification(Task):
     name = "token_classification"
     one_class_a_row = False
     labels_words = True
+    labels_tokens = True
     smooths_labels = True
     trainer_counts = False
     strata = Strata.CLASSES  # rows have no class of their own: all are in one stratum
@@ -93,6 +94,11 @@ class TokenClassification(Task):
         losses[has_label] = cross_entropies(logits[has_label], labels[has_label])
         by_row: Array = losses.sum(-1) / np.maximum(has_label.sum(-1), 1)
         return by_row
+
+    def mean_loss(self, logits: Array, labels: Array) -> float:
+        """See `Task`: over all words."""
+        has_label = _has_label(labels)
+        return float(cross_entropies(logits[has_label].astype("float64"), labels[has_label]).mean())
 
     def for_metrics(self, logits: Array, labels: Array) -> tuple[Array, Array, Array]:
         """See `Task`: of all words."""

@@ -90,7 +90,8 @@ def load_tables(
     data = _key(spec.dataset)
     keys = [_key(other) for other in spec.dataset.also_evaluate]
     known = None if data is None or None in keys else (data, tuple(keys), tokenizer_sha256, max_tokens)
-    return _TABLES.get(known, lambda: tokenize(rows, tokenizer, tokenizer_sha256, max_tokens, also))
+    encode = spec.dataset.task.row_encoder(tokenizer, max_tokens)
+    return _TABLES.get(known, lambda: tokenize(rows, tokenizer, tokenizer_sha256, max_tokens, also, encode))
 
 
 def load_pixels(spec: RunSpec, rows: Rows, others: Mapping[str, Rows], images: ImageInput) -> Tokenized:

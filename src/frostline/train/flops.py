@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -49,6 +49,12 @@ def flops_per_epoch(
     every = sum(p.numel() for p in multiplied)
     trained = sum(p.numel() for p in multiplied if p.requires_grad and id(p) not in below)
     passed = sum(p.numel() for p in multiplied if id(p) not in below)
+    typed_model: Any = model
+    output = typed_model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    if output is not None and id(output.weight) in looked_up:  # tied: a table lookup below, a product above
+        size = output.weight.numel()
+        every, passed = every + size, passed + size
+        trained += size if output.weight.requires_grad else 0
     return float(num_tokens * (2 * every + 2 * trained + 2 * passed))
 
 

@@ -171,6 +171,7 @@ def _tokenizer_sha256(folder: Path) -> str:
         "vocab.json",
         "merges.txt",
         "special_tokens_map.json",
+        "chat_template.jinja",
     )
     files = [folder / name for name in names] + sorted(folder.glob("*.model"))
     parts = [f"{path.name}:{unchanged_sha256(path)}" for path in files if path.is_file()]

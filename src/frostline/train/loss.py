@@ -7,6 +7,7 @@ Trainer's own scale depends on accumulation and on the number of processes for s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,10 @@ import torch
 from frostline.data.mixup import unmix
 from frostline.spec import LossOptions, Task
 from frostline.train.distributed import World
+from frostline.train.output_head import OutputHead
+
+SummedLoss = Callable[[torch.Tensor, torch.Tensor, LossOptions], torch.Tensor]
+"""Outputs, labels and options -> the sum of a batch's losses."""
 
 _LAST_STEP = 2**48
 
@@ -56,19 +61,29 @@ class BatchLoss:
         world: The processes of the run.
         options: In training: class weights, label smoothing. Evaluation is without.
         mixes: Whether training rows are mixed: their labels are `[B, 3]`, see `frostline.data.mixup`.
+        head: Attached output embeddings of a language model, whose outputs are then their input; None: logits.
 
     Attributes:
         step: The optimizer step under way; the training callback sets it.
     """
 
     def __init__(
-        self, task: Task, world: World | None = None, options: LossOptions | None = None, *, mixes: bool = False
+        self,
+        task: Task,
+        world: World | None = None,
+        options: LossOptions | None = None,
+        *,
+        mixes: bool = False,
+        head: OutputHead | None = None,
     ) -> None:
         self._task = task
+        self._head = head
         self._world = world or World()
         self._plain = LossOptions(may_fill=self._world.is_distributed)
         self._options = replace(options or self._plain, may_fill=self._world.is_distributed)
-        self._mixes = mixes
+        self._sum: SummedLoss = task.summed_loss if head is None else head.summed_loss
+        if mixes:
+            self._sum = self._mixed
         self.step = 1
         self._first_bad: torch.Tensor | None = None
 
@@ -83,15 +98,15 @@ class BatchLoss:
             num_items_in_batch: Rows of the whole optimizer step. An evaluation, which has no gradients, takes this
                 batch's, though Trainer hands over a count there, too (transformers 5.23).
         """
-        logits = outputs["logits"].float()
+        logits = outputs["logits"] if self._head is not None else outputs["logits"].float()
         if num_items_in_batch is None or not torch.is_grad_enabled():
-            mean: torch.Tensor = self._task.summed_loss(logits, labels, self._plain) / self._task.num_terms(labels)
+            summed = self._task.summed_loss if self._head is None else self._head.summed_loss
+            mean: torch.Tensor = summed(logits, labels, self._plain) / self._task.num_terms(labels)
             return mean
         weights = self._options.class_weights
         if weights is not None and weights.device != logits.device:
             self._options = replace(self._options, class_weights=weights.to(logits.device))
-        summed = self._mixed if self._mixes else self._task.summed_loss
-        loss = summed(logits, labels, self._options) / num_items_in_batch
+        loss = self._sum(logits, labels, self._options) / num_items_in_batch
         self._note(loss.detach())
         return loss
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,13 @@ from frostline.models import config_file, loading, optimizer
 from frostline.models.blocks import Anatomy, find_blocks, num_blocks_of, whole_as_head
 from frostline.models.loading import LoadedModel
 from frostline.prefix_cache.attach import cache_use, open_cache
+from frostline.prefix_cache.compare import autocast
 from frostline.prefix_cache.probe_model import ModelProbe, probe_model
 from frostline.prefix_cache.request import CachedPrefix, CacheRequest
 from frostline.provenance import capture
 from frostline.records.result import CacheUse
 from frostline.records.run_context import Sharing
+from frostline.records.run_folder import FOR_TERMINAL
 from frostline.registry import plugins_sha256
 from frostline.spec import (
     CacheMode,
@@ -43,8 +47,11 @@ from frostline.spec import (
 from frostline.train.device import seed_everything, set_up
 from frostline.train.distributed import World
 from frostline.train.inputs import Inputs, load_inputs
+from frostline.train.output_head import OutputHead, output_head
 from frostline.train.progress import wants_bar
 from frostline.train.unfreezing import UnfreezeSchedule, open_phases, phases_reached
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,8 @@ class Setup:
         tables: Tokenized rows.
         optimizer: Over the trained part.
         metrics: Logits and labels -> numbers.
+        output_head: Output embeddings of a language model, not attached; None: another model, or its logits are not
+            what they return.
         cached: If the frozen prefix comes from the cache, throughout the run.
         phases: If what is frozen changes.
         data: The data report, truncation counted.
@@ -74,6 +83,7 @@ class Setup:
     tables: Tokenized
     optimizer: Any
     metrics: ComputeMetrics
+    output_head: OutputHead | None
     cached: CachedPrefix | None
     phases: UnfreezeSchedule | None
     data: dict[str, Any]
@@ -111,7 +121,7 @@ def prepare(
     loaded, anatomy, reading = probe.loaded, probe.anatomy, probe.reading
     phases = phases_reached(spec, anatomy.num_blocks, len(inputs.rows.train))
     frozen = _freeze(spec, phases, probe)
-    provenance = _provenance(spec, inputs, loaded)
+    provenance, head = _provenance(spec, inputs, loaded), _output_head(spec, loaded, machine)
     reads_one = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
     if reading is not None and reads_one:
         reading.attach()
@@ -136,7 +146,8 @@ def prepare(
     return Setup(
         machine=machine, loaded=loaded, anatomy=anatomy, frozen=frozen, drift=Drift(anatomy), tables=inputs.tables,
         optimizer=optimizer.build(spec.optimizer, optimizer.param_groups(levels, spec.optimizer)),
-        metrics=inputs.metrics, cached=cached, phases=unfreezing, data=inputs.report(spec.dataset_name),
+        metrics=inputs.metrics, output_head=head, cached=cached, phases=unfreezing,
+        data=inputs.report(spec.dataset_name),
         provenance={**provenance, "compute": compute},
     )  # fmt: skip
 
@@ -160,6 +171,17 @@ def _load_model(spec: RunSpec, folder: Path, inputs: Inputs, resumed: Sequence[C
     if spec.freeze.prepare(probe.anatomy, spec.seed):
         probe = replace(probe, reading=None)  # it reads the layers' own weights, not what is beside them
     return probe
+
+
+def _output_head(spec: RunSpec, loaded: LoadedModel, machine: Machine) -> OutputHead | None:
+    """Returns the output embeddings of a language model, before anything is attached to it."""
+    if not spec.dataset.task.generates:
+        return None
+    model: Any = loaded.model
+    outputs, tokens = model.get_output_embeddings(), model.get_input_embeddings()
+    if outputs is not None and outputs.weight is tokens.weight and not outputs.weight.requires_grad:
+        log.info("the output embeddings are tied to the token embeddings: frozen with them", extra={FOR_TERMINAL: True})
+    return output_head(model, spec.dataset.task, partial(autocast, machine))
 
 
 def _freeze(spec: RunSpec, phases: tuple[FreezePhase, ...], probe: ModelProbe) -> FrozenPart:

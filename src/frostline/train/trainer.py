@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,31 +14,35 @@ from transformers import (
     ProgressCallback,
     Trainer,
     TrainerCallback,
-    TrainingArguments,
 )
 
 from frostline.data.fillers import is_row
 from frostline.data.mixup import Mixup
 from frostline.data.row_table import RowTable
-from frostline.machine import Machine
-from frostline.prefix_cache.collate import Collator
+from frostline.errors import ModelError
+from frostline.prefix_cache.collate import Collator, replace_packing
 from frostline.prefix_cache.request import CachedPrefix
 from frostline.records.monitor import Monitor
 from frostline.records.recorder import Recorder
 from frostline.signals import SignalGuard
-from frostline.spec import Balance, Every, LossOptions, Precision, RunSpec, Sampling, Task, TrainingSpec
+from frostline.spec import Balance, LossOptions, Precision, RunSpec, Sampling, Task, TrainingSpec
 from frostline.train import callbacks
+from frostline.train.arguments import training_arguments
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import World
 from frostline.train.loss import BatchLoss, class_weights
 from frostline.train.loss_window import LossWindow
 from frostline.train.metric_names import EXACT_LOSS
+from frostline.train.output_head import OutputHead
 from frostline.train.progress import ProgressCallback as FrostlineProgress
 from frostline.train.progress import wants_bar
 from frostline.train.sampling import EpochSampler, IndexDataset, LengthGroupedSampler, PaddedSampler
 from frostline.train.setup import Setup, padding_of
 from frostline.train.train_log import TrainLog
 from frostline.train.unfreezing import UnfreezeCallback, UnfreezeSchedule, make_scheduler
+
+_PACKED_ROWS = 4
+"""Short rows that are tried beside the longest: they lie in one sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,52 +66,6 @@ class Assembly:
     collator: Collator
 
 
-def training_arguments(
-    spec: RunSpec, machine: Machine, output_dir: Path, world: World | None = None
-) -> TrainingArguments:
-    """Returns Trainer's arguments: the one place where a spec is translated to them.
-
-    Args:
-        spec: What to train.
-        machine: Device and precision, decided.
-        output_dir: Where Trainer writes checkpoints.
-        world: The processes of the run, which share its batches.
-    """
-    size = world.size if world is not None else 1
-    training, runtime = spec.training, spec.runtime
-    arguments = TrainingArguments(
-        output_dir=str(output_dir),
-        num_train_epochs=training.epochs or 1.0,
-        max_steps=training.max_steps or -1,
-        per_device_train_batch_size=training.batch_size // size,
-        per_device_eval_batch_size=max(1, training.eval_batch_size // size),
-        gradient_accumulation_steps=training.accumulation_steps,
-        max_grad_norm=spec.optimizer.max_grad_norm,
-        lr_scheduler_type=spec.optimizer.schedule,
-        warmup_steps=spec.optimizer.warmup_ratio,  # below 1 it is a share of the steps
-        bf16=machine.precision is Precision.BF16,
-        fp16=machine.precision is Precision.FP16,
-        use_cpu=machine.device == "cpu",
-        seed=spec.seed,
-        data_seed=spec.seed,
-        eval_strategy="epoch" if training.evaluate is Every.EPOCH else "no",
-        save_strategy="epoch" if training.checkpoint is Every.EPOCH else "no",
-        logging_strategy="steps",
-        logging_steps=training.log_every,
-        logging_nan_inf_filter=False,  # it shows NaN as a loss of 0
-        dataloader_num_workers=runtime.loader_workers,
-        dataloader_pin_memory=machine.device == "cuda",
-        label_names=["labels"],
-        remove_unused_columns=False,  # the collator makes what the model wants, and no more
-        report_to="none",
-        disable_tqdm=True,
-    )
-    if machine.device == "cuda":
-        _ = arguments.device  # decides n_gpu
-        arguments._n_gpu = 1  # several GPUs in one process would mean nn.DataParallel: another computation
-    return arguments
-
-
 def assemble(
     spec: RunSpec,
     setup: Setup,
@@ -129,8 +86,8 @@ def assemble(
         monitor: Who may stop the run after an evaluation.
         world: The processes of the run.
     """
-    train_log, window = TrainLog(), LossWindow()
-    loss = _loss(spec, setup, world)
+    train_log, window, head = TrainLog(), LossWindow(), _output_head(spec, setup)
+    loss = _loss(spec, setup, world, head)
     every, collator = spec.training.checkpoint, _collator(spec, setup)
     order = by_length(spec.training, setup.tables.evaluation)
     evaluation = callbacks.EvaluationCallback(spec.training, train_log, recorder, setup.loaded.model)
@@ -156,12 +113,12 @@ def assemble(
         processing_class=setup.loaded.processor,
         compute_loss_func=loss,
         compute_metrics=_compute_metrics(setup, spec.dataset.task, world, train_log, order),
+        preprocess_logits_for_metrics=_reduce(spec.dataset.task, head),
         callbacks=ours,
         optimizers=(setup.optimizer, None),
     )
     _adapt_sampling(trainer, spec, setup, world)
-    if setup.phases is not None:
-        _add_phases(trainer, spec, setup.phases, collator)
+    _adapt_batches(trainer, spec, setup, collator, loss)
     window.attach(trainer)
     _remove_printers(trainer)
     # The loss function normalizes by the rows of the whole step; the model's forward must not do so as well.
@@ -171,6 +128,14 @@ def assemble(
     )
 
 
+def _adapt_batches(trainer: Trainer, spec: RunSpec, setup: Setup, collator: Collator, loss: BatchLoss) -> None:
+    """Lets batches change with the phase of gradual unfreezing, and checks that packed ones mean the same."""
+    if setup.phases is not None:
+        _add_phases(trainer, spec, setup.phases, collator)
+    if spec.training.packing:
+        _check_packing(trainer, setup, collator, loss)
+
+
 def _remove_printers(trainer: Trainer) -> None:
     """Removes Trainer's own bar and prints: frostline has a progress bar."""
     trainer.remove_callback(ProgressCallback)
@@ -178,9 +143,29 @@ def _remove_printers(trainer: Trainer) -> None:
         trainer.remove_callback(callback)
 
 
-def _loss(spec: RunSpec, setup: Setup, world: World) -> BatchLoss:
+def _output_head(spec: RunSpec, setup: Setup) -> OutputHead | None:
+    """Returns the output embeddings of a language model, attached for good: its outputs are their input."""
+    if not spec.dataset.task.generates or setup.output_head is None:
+        return None
+    setup.output_head.attach()
+    return setup.output_head
+
+
+def _reduce(task: Task, head: OutputHead | None) -> Any:
+    """Returns what Trainer does to the outputs of a batch before it keeps them for metrics; None: nothing."""
+    if not task.generates:
+        return None
+    reduce = task.reduce if head is None else head.reduce
+
+    def of_outputs(outputs: Any, labels: torch.Tensor) -> torch.Tensor:
+        return reduce(outputs[0] if isinstance(outputs, tuple) else outputs, labels)
+
+    return of_outputs
+
+
+def _loss(spec: RunSpec, setup: Setup, world: World, head: OutputHead | None) -> BatchLoss:
     options = LossOptions(class_weights=_class_weights(spec, setup), label_smoothing=spec.training.label_smoothing)
-    return BatchLoss(spec.dataset.task, world, options, mixes=spec.training.mixup > 0)
+    return BatchLoss(spec.dataset.task, world, options, mixes=spec.training.mixup > 0, head=head)
 
 
 def _class_weights(spec: RunSpec, setup: Setup) -> torch.Tensor | None:
@@ -197,7 +182,36 @@ def _collator(spec: RunSpec, setup: Setup) -> Collator:
     padding = padding_of(setup.loaded, multiple_of)
     hidden = cached.hidden if cached is not None else None
     mixup = Mixup(alpha=spec.training.mixup, seed=spec.seed) if spec.training.mixup else None
-    return Collator(tables.train, tables.evaluation, padding, hidden, mixup)
+    return Collator(tables.train, tables.evaluation, padding, hidden, mixup, packs=spec.training.packing)
+
+
+@torch.no_grad()
+def _check_packing(trainer: Trainer, setup: Setup, collator: Collator, loss: BatchLoss) -> None:
+    """Compares the loss of a few rows, packed, with that of the same rows padded.
+
+    Raises:
+        ModelError: They differ: tokens of this model attend to other rows of their sequence.
+    """
+    model: Any = trainer.model
+    lengths = setup.tables.train.lengths
+    rows = [int(lengths.argmax()), *np.argsort(lengths, kind="stable")[:_PACKED_ROWS].tolist()]
+    was_training = model.training
+    model.eval()
+    losses = []
+    try:
+        for packs in (True, False):
+            batch = trainer._prepare_inputs(replace_packing(collator, packs=packs)(rows))
+            labels = batch.pop("labels")
+            with trainer.compute_loss_context_manager():
+                losses.append(float(loss(model(**batch), labels)))
+    finally:
+        model.train(was_training)
+    tolerance = 1e-4 if setup.machine.precision is Precision.FP32 else 1e-2
+    if abs(losses[0] - losses[1]) > tolerance * abs(losses[1]):
+        raise ModelError(
+            f"training.packing=true: {type(setup.loaded.model).__name__} lets tokens see other rows of their sequence "
+            f"(loss {losses[0]:.4f} instead of {losses[1]:.4f}); give false"
+        )
 
 
 def _adapt_sampling(trainer: Trainer, spec: RunSpec, setup: Setup, world: World) -> None:
@@ -305,14 +319,13 @@ def _compute_metrics(setup: Setup, task: Task, world: World, train_log: TrainLog
         if len(logits) == len(order):
             train_log.last_logits = np.empty_like(logits)
             train_log.last_logits[order] = logits
-        if not world.is_distributed and not task.labels_words:
+        if not world.is_distributed and not task.labels_tokens:
             return setup.metrics(logits, prediction.label_ids)
         values: dict[str, float] | None = None
         if world.is_main:
             # Trainer's own mean counts rows that fill up the last batch, and each batch of words by its rows.
-            labels = torch.as_tensor(prediction.label_ids)
-            loss = task.summed_loss(torch.as_tensor(logits).float(), labels) / task.num_terms(labels)
-            values = {**setup.metrics(logits, prediction.label_ids), EXACT_LOSS: float(loss)}
+            loss = task.mean_loss(logits, np.asarray(prediction.label_ids))
+            values = {**setup.metrics(logits, prediction.label_ids), EXACT_LOSS: loss}
         return world.broadcast(values)
 
     return compute

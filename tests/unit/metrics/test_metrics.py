@@ -109,4 +109,5 @@ def test_every_metric_has_the_right_direction():
         "mse",
         "mae",
         "hamming_loss",
+        "perplexity",
     }
