@@ -50,7 +50,8 @@ def main() -> None:
     pretrained = pretrain(folder)
     common = [
         "model=path", f"model.location={pretrained}", *digits(folder / "high.csv"), "runtime.progress=off",
-        "dataset.flip_probability=0", f"dataset.crop_scale={options.crop_scale}", f"dataset.train_rows={options.rows}", f"freeze.depth={options.depth}",
+        "dataset.flip_probability=0", f"dataset.crop_scale={options.crop_scale}", f"dataset.train_rows={options.rows}",
+        f"freeze.depth={options.depth}",
         f"training.epochs={options.epochs}", "training.batch_size=16", "optimizer.lr=3e-3", "training.keep=last",
         "training.evaluate=never",
     ]  # fmt: skip
@@ -67,7 +68,8 @@ def main() -> None:
         gains = [accuracy - before for accuracy, before in zip(accuracies, plain, strict=True)]
         seconds = [result.cost.train_s + (result.cost.fill_s or 0.0) for result in results]
         print(f"{name:10}  accuracy {statistics.mean(accuracies):.1f} %, gain {statistics.mean(gains):+.1f} points "
-              f"({min(gains):+.1f} to {max(gains):+.1f}), cache {cached_bytes(own) / options.seeds / 1e6:.1f} MB a run, "
+              f"({min(gains):+.1f} to {max(gains):+.1f}), "
+              f"cache {cached_bytes(own) / options.seeds / 1e6:.1f} MB a run, "
               f"{statistics.median(seconds):.1f} s of training and filling", flush=True)  # fmt: skip
 
 

@@ -24,6 +24,8 @@ def num_passes(spec: RunSpec, sharing: Sharing, num_rows: int, num_tokens: tuple
     steps_per_epoch = max(1, -(-num_rows // (training.batch_size * training.accumulation_steps)))
     epochs = training.epochs if training.epochs is not None else (training.max_steps or 0) / steps_per_epoch
     evaluations = max(1.0, epochs) if training.evaluate is Every.EPOCH else 1.0
+    if training.eval_steps is not None:
+        evaluations = max(1.0, epochs * steps_per_epoch / training.eval_steps)
     return sharing.num_runs * (epochs * train + evaluations * evaluation) / max(1, train * views + evaluation)
 
 

@@ -73,8 +73,12 @@ class TrainingSpec:
         objective: The metric a run is judged by: one of `metrics`, or `loss`.
         direction: Whether more or less of the objective is better.
         evaluate: When to evaluate besides at the end.
+        eval_steps: Optimizer steps between two evaluations, in the place of `evaluate`. None: as that says.
+        patience: A run ends when so many evaluations in a row have not improved the objective. None: at its last step.
         keep: Whose weights are kept.
         checkpoint: When to write a checkpoint that an interrupted run can resume from.
+        gradient_checkpointing: Compute activations of trained blocks again in the backward pass instead of keeping
+            them (Chen et al. 2016): less memory, some 30 % more time, the same numbers.
         label_smoothing: Share of the target that is spread evenly over the classes, in the training loss (Szegedy et
             al. 2016); evaluation is as without. 0: none.
         mixup: alpha of the Beta distribution from which each training image's share of a mixture with another is
@@ -104,6 +108,9 @@ class TrainingSpec:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     packing: bool = False
+    eval_steps: int | None = None
+    patience: int | None = None
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.max_steps is None):
@@ -120,6 +127,13 @@ class TrainingSpec:
         ):
             require(value >= 1, f"training.{key}", value, "1 or more")
         require(self.max_tokens >= 3, "training.max_tokens", self.max_tokens, "3 or more (special tokens count)")
+        for key, count in (("eval_steps", self.eval_steps), ("patience", self.patience)):
+            require(count is None or count >= 1, f"training.{key}", count, "1 or more, or null")
+        if self.patience is not None and self.evaluate is Every.NEVER and self.eval_steps is None:
+            raise SpecError(
+                "training.patience: counts evaluations, and training.evaluate=never has one at the end; give "
+                "training.evaluate=epoch or training.eval_steps"
+            )
         smoothing, mixup = self.label_smoothing, self.mixup
         require(
             finite(smoothing) and 0 <= smoothing < 1, "training.label_smoothing", smoothing, "0 or more and below 1"

@@ -21,6 +21,7 @@ from frostline.spec import (
     LR_KEY,
     ROWS_KEY,
     Dimension,
+    Every,
     Params,
     Progress,
     PrunerName,
@@ -28,6 +29,7 @@ from frostline.spec import (
     SamplerName,
     Space,
     SweepSpec,
+    TrainingSpec,
     Value,
     flat_entries,
 )
@@ -210,26 +212,36 @@ def _check_axis(axis: str | None, space: Space) -> None:
         raise SpecError(f"sweep.axis={axis}: its choices are no numbers, so none is the cheapest")
 
 
+def _own_ends(training: TrainingSpec) -> str | None:
+    """Returns the setting by which runs have no evaluation after the same whole epochs; None: they have."""
+    if training.patience is not None:
+        return f"training.patience={training.patience}"
+    if training.eval_steps is not None:
+        return f"training.eval_steps={training.eval_steps}"
+    return "training.evaluate=never" if training.evaluate is Every.NEVER else None
+
+
 def _fitted(plan: SweepSpec, spec: RunSpec, space: Space) -> tuple[SweepSpec, list[str]]:
     """Returns the plan with rungs that the runs can have, and what was changed."""
     notices = []
-    epochs, every = spec.training.epochs, spec.training.evaluate.value
+    epochs = spec.training.epochs
     lengths = sorted(_LENGTHS & set(space.keys))
     if lengths and plan.rung_epochs is not None:
         plan = replace(plan, rung_epochs=None)
         if plan.promote_fraction < 1 and not plan.has_rungs:
             notices.append(f"one rung only: {lengths[0]} is swept, so that runs have no common first epochs")
-    if plan.rung_epochs is not None and (epochs is None or epochs <= plan.rung_epochs or every == "never"):
+    own_ends = _own_ends(spec.training)
+    if plan.rung_epochs is not None and (epochs is None or epochs <= plan.rung_epochs or own_ends):
         plan = replace(plan, rung_epochs=None)
         if plan.promote_fraction < 1 and not plan.has_rungs:
-            why = (
-                "training.evaluate=never" if every == "never" else f"training.epochs={epochs:g}" if epochs else "steps"
-            )
+            why = own_ends or (f"training.epochs={epochs:g}" if epochs else "steps")
             notices.append(f"one rung only: runs of {why} can't pause after sweep.rung_epochs")
     reports = plan.has_rungs or (plan.seeds is not None and len(plan.seeds) > 1)
-    if plan.pruner.name is not PrunerName.NONE and not reports and (epochs is None or epochs <= 1 or every == "never"):
+    training = spec.training
+    rare = epochs is None or epochs <= 1 or training.evaluate is Every.NEVER or training.eval_steps is not None
+    if plan.pruner.name is not PrunerName.NONE and not reports and rare:
         raise SpecError(
-            f"sweep.pruner={plan.pruner.name.value}: a run of one evaluation can't be pruned; "
+            f"sweep.pruner={plan.pruner.name.value}: a run without evaluations of whole epochs can't be pruned; "
             "give training.epochs=2 or more, or sweep.pruner.name=none"
         )
     if plan.deep_first and plan.sampler.value == "qmc":

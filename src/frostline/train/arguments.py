@@ -24,6 +24,9 @@ def training_arguments(
     """
     size = world.size if world is not None else 1
     training, runtime = spec.training, spec.runtime
+    eval_strategy = "epoch" if training.evaluate is Every.EPOCH else "no"
+    if training.eval_steps is not None:
+        eval_strategy = "steps"
     arguments = TrainingArguments(
         output_dir=str(output_dir),
         num_train_epochs=training.epochs or 1.0,
@@ -39,7 +42,8 @@ def training_arguments(
         use_cpu=machine.device == "cpu",
         seed=spec.seed,
         data_seed=spec.seed,
-        eval_strategy="epoch" if training.evaluate is Every.EPOCH else "no",
+        eval_strategy=eval_strategy,
+        eval_steps=training.eval_steps,
         save_strategy="epoch" if training.checkpoint is Every.EPOCH else "no",
         logging_strategy="steps",
         logging_steps=training.log_every,

@@ -16,11 +16,9 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from frostline.records.monitor import Monitor, RunControl
 from frostline.records.recorder import Recorder
 from frostline.records.run_folder import INPUTS
-from frostline.signals import SignalGuard
-from frostline.spec import Direction, Every, TrainingSpec
+from frostline.spec import Direction, TrainingSpec
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.device import RngState
 from frostline.train.distributed import World
@@ -28,6 +26,7 @@ from frostline.train.loss import BatchLoss, DivergedError
 from frostline.train.loss_window import LossWindow
 from frostline.train.metric_names import evaluation_metrics
 from frostline.train.sampling import EpochSampler, PaddedSampler
+from frostline.train.stops import epoch_is_whole
 from frostline.train.train_log import BEST_FILE, KeptWeights, TrainLog, trained_weights
 
 log = logging.getLogger(__name__)
@@ -100,7 +99,9 @@ class EvaluationCallback(TrainerCallback):
         if not math.isfinite(values["eval/loss"]):
             raise DivergedError(step, f"the evaluation loss is {values['eval/loss']}")
         value = values.get(f"eval/{self._spec.objective}", math.nan)
+        train_log.since_best += 1
         if self._is_better(value):
+            train_log.since_best = 0
             weights = trained_weights(self._model, self._trained)
             train_log.best = KeptWeights(
                 step=step, value=value, metrics=values, weights=weights, logits=train_log.last_logits
@@ -126,7 +127,7 @@ class RecordCallback(TrainerCallback):
 
         Trainer also comes here after a stop inside an epoch, where a run that isn't stopped logs nothing.
         """
-        control.should_log = _epoch_is_whole(state) or state.global_step >= state.max_steps
+        control.should_log = epoch_is_whole(state) or state.global_step >= state.max_steps
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Trainer's log of steps has a loss; its log of an evaluation and its summary have not."""
@@ -135,39 +136,6 @@ class RecordCallback(TrainerCallback):
             names = {"loss": "train/loss", "grad_norm": "train/grad_norm", "learning_rate": "train/lr"}
             values = {new: float(logs[old]) for old, new in names.items() if old in logs}
             self._recorder.log({**values, "train/epoch": float(state.epoch or 0.0)}, state.global_step)
-
-
-class MonitorCallback(TrainerCallback):
-    """Reports to the monitor, and stops the run if the monitor wants that. Comes after `EvaluationCallback`."""
-
-    def __init__(self, monitor: Monitor, train_log: TrainLog, objective: str) -> None:
-        self._monitor = monitor
-        self._train_log = train_log
-        self._objective = objective
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Sends a heartbeat."""
-        self._monitor.heartbeat()
-
-    on_prediction_step = on_step_end
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Asks the monitor, unless training has not started, is over, or is already being stopped."""
-        if (
-            state.global_step >= state.max_steps
-            or state.global_step == 0
-            or self._train_log.verdict is not RunControl.GO
-        ):
-            return
-        self._train_log.verdict = ask_monitor(self._monitor, self._train_log, self._objective, state.epoch or 0.0)
-        if self._train_log.verdict is not RunControl.GO:
-            control.should_training_stop = True
-            control.should_save = self._train_log.verdict is RunControl.PAUSE
-
-
-def ask_monitor(monitor: Monitor, train_log: TrainLog, objective: str, epoch: float) -> RunControl:
-    """Returns the verdict on the newest evaluation."""
-    return monitor.evaluated(epoch, train_log.last_metrics.get(f"eval/{objective}", math.nan))
 
 
 class CheckpointCallback(TrainerCallback):
@@ -212,6 +180,7 @@ class CheckpointCallback(TrainerCallback):
         extra = {
             "spec_digest": self._spec_digest,
             "best": {"step": best.step, "value": best.value, "metrics": best.metrics},
+            "since_best": self._train_log.since_best,
             "last": {"step": self._train_log.last_eval_step, "metrics": self._train_log.last_metrics},
             "cost": {
                 "train_s": self._train_log.train_s,
@@ -259,71 +228,3 @@ class SamplerEpochCallback(TrainerCallback):
     ) -> None:
         """Before the first batch."""
         self._sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-6))
-
-
-class StopCallback(TrainerCallback):
-    """Ends training after the step in which a signal came, to whichever process, with a checkpoint."""
-
-    def __init__(self, guard: SignalGuard, every: Every, world: World) -> None:
-        self._guard = guard
-        self._every = every
-        self._world = world
-
-    def _is_requested(self) -> bool:
-        [signum] = self._world.all_reduce_max([self._guard.requested or 0])
-        if signum and self._guard.requested is None:
-            self._guard.requested = signum
-        return signum != 0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """From now on a step can be finished."""
-        self._guard.defer()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Looks for a signal."""
-        if self._is_requested():
-            control.should_training_stop = True
-            if (
-                not _epoch_is_whole(state) and state.global_step < state.max_steps
-            ):  # else on_epoch_end, which comes next, evaluates and saves
-                control.should_evaluate = False
-                control.should_save = self._every is not Every.NEVER
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Trainer comes here after every stop; only a whole epoch is evaluated, or a resumed run would lack it."""
-        if self._is_requested():
-            control.should_training_stop = True
-            is_whole = _epoch_is_whole(state)
-            control.should_evaluate = control.should_evaluate and is_whole
-            control.should_save = is_whole and self._every is not Every.NEVER
-
-
-class StopAtStepCallback(TrainerCallback):
-    """Ends training after a given step; the schedule stays that of the whole run."""
-
-    def __init__(self, step: int, train_log: TrainLog) -> None:
-        self._step = step
-        self._train_log = train_log
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Looks at the step."""
-        if state.global_step >= self._step and state.global_step < state.max_steps:
-            self._train_log.verdict = RunControl.PAUSE
-            control.should_training_stop = True
-            control.should_save = False
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Trainer comes here after every stop; only a whole epoch is evaluated here."""
-        if self._train_log.verdict is RunControl.PAUSE:
-            control.should_evaluate = control.should_evaluate and _epoch_is_whole(state)
-            control.should_save = False
-
-
-def _epoch_is_whole(state: TrainerState) -> bool:
-    return state.epoch is not None and math.isclose(state.epoch, round(state.epoch), abs_tol=1e-9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from frostline.models.loading import LoadedModel
 
@@ -18,6 +19,10 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     """
     partial = _partial_folder(folder)
     shutil.rmtree(partial, ignore_errors=True)
+    model: Any = loaded.model
+    if model.is_gradient_checkpointing:  # a setting of the training, and not of the model
+        model.gradient_checkpointing_disable()
+        model.config.use_cache = True
     loaded.model.save_pretrained(partial)
     loaded.processor.save_pretrained(partial)
     for path in partial.rglob("*"):  # weights come out readable by their owner alone, whatever the umask says

@@ -174,7 +174,15 @@ def _small(spec: RunSpec, rows: tuple[int, int]) -> RunSpec:
             test_at_end=False,
             also_evaluate=(),
         ),
-        training=replace(training, epochs=1.0, max_steps=None, evaluate=Every.EPOCH, checkpoint=Every.NEVER),
+        training=replace(
+            training,
+            epochs=1.0,
+            max_steps=None,
+            evaluate=Every.EPOCH,
+            checkpoint=Every.NEVER,
+            eval_steps=None,
+            patience=None,
+        ),
         runtime=replace(spec.runtime, progress=Progress.OFF),
     )
 

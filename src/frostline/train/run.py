@@ -31,7 +31,7 @@ from frostline.records.run_context import RunContext
 from frostline.records.run_folder import MODEL_FOLDER
 from frostline.signals import Interrupted, SignalGuard
 from frostline.spec import Keep, RunSpec
-from frostline.train import callbacks
+from frostline.train import stops
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import SharedMonitor, World
 from frostline.train.evaluate import evaluate_tables, write_predictions
@@ -141,7 +141,7 @@ class TrainingRun:
             cause = Cause.PAUSED if assembly.train_log.verdict is RunControl.PAUSE else Cause.PRUNED
             return self.result(Status.PRUNED, f"{cause} after epoch {self._epoch:g}", cause, objective=objective)
         self._conclude(setup, assembly, kept)
-        return self.result(Status.FINISHED, objective=objective)
+        return self.result(Status.FINISHED, assembly.train_log.stall(self._spec.training.patience), objective=objective)
 
     def _set_up(self, resumed: Sequence[CacheUse] | None) -> Setup:
         """Prepares the first process before the others: they find what it fetched and computed, and keep to it."""
@@ -188,7 +188,7 @@ class TrainingRun:
         assembly = assemble(spec, setup, store, context.recorder, guard, self._monitor, self._world)
         train_log = assembly.train_log
         if context.until_step is not None:
-            assembly.trainer.add_callback(callbacks.StopAtStepCallback(context.until_step, train_log))
+            assembly.trainer.add_callback(stops.StopAtStepCallback(context.until_step, train_log))
         self._flops_per_epoch = flops_of_setup(setup)
         if checkpoint is not None:
             precision, versions = setup.machine.precision.value, setup.provenance["versions"]
@@ -213,8 +213,10 @@ class TrainingRun:
             # Killed between this evaluation's checkpoint and the end that the monitor wanted: it is asked again.
             self._epoch = checkpoint.epoch
             objective = self._spec.training.objective
-            train_log.verdict = callbacks.ask_monitor(self._monitor, train_log, objective, self._epoch)
-            if train_log.verdict is not RunControl.GO:
+            is_over = train_log.stall(self._spec.training.patience) is not None
+            if not is_over:
+                train_log.verdict = stops.ask_monitor(self._monitor, train_log, objective, self._epoch)
+            if is_over or train_log.verdict is not RunControl.GO:
                 self._steps = checkpoint.step
                 assert assembly.trainer.model is not None
                 load_weights(assembly.trainer.model, checkpoint.folder)

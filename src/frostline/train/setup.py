@@ -137,7 +137,7 @@ def prepare(
     else:
         cached = open_cache(request)
         uses = (cache_use(cached, request.resumed),)
-    levels = [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]
+    _checkpoint_gradients(spec, loaded)
     compute = {
         **machine.describe(),
         "prefix_cache": [asdict(use) for use in uses],
@@ -145,7 +145,7 @@ def prepare(
     }
     return Setup(
         machine=machine, loaded=loaded, anatomy=anatomy, frozen=frozen, drift=Drift(anatomy), tables=inputs.tables,
-        optimizer=optimizer.build(spec.optimizer, optimizer.param_groups(levels, spec.optimizer)),
+        optimizer=_optimizer(spec, anatomy),
         metrics=inputs.metrics, output_head=head, cached=cached, phases=unfreezing,
         data=inputs.report(spec.dataset_name),
         provenance={**provenance, "compute": compute},
@@ -171,6 +171,29 @@ def _load_model(spec: RunSpec, folder: Path, inputs: Inputs, resumed: Sequence[C
     if spec.freeze.prepare(probe.anatomy, spec.seed):
         probe = replace(probe, reading=None)  # it reads the layers' own weights, not what is beside them
     return probe
+
+
+def _optimizer(spec: RunSpec, anatomy: Anatomy) -> Any:
+    """Returns an optimizer over what takes gradients."""
+    levels = [(name, [module for _, module in modules]) for name, modules in anatomy.groups()]
+    return optimizer.build(spec.optimizer, optimizer.param_groups(levels, spec.optimizer))
+
+
+def _checkpoint_gradients(spec: RunSpec, loaded: LoadedModel) -> None:
+    """Lets trained blocks compute their activations again in the backward pass. Frozen ones, in eval mode, keep none.
+
+    Raises:
+        ModelError: The model can't.
+    """
+    model: Any = loaded.model
+    if not spec.training.gradient_checkpointing:
+        return
+    if not model.supports_gradient_checkpointing:
+        raise ModelError(
+            f"training.gradient_checkpointing=true: {type(model).__name__} does not support it; give false"
+        )
+    model.config.use_cache = False  # of a decoder's keys and values, which only generation reads
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _output_head(spec: RunSpec, loaded: LoadedModel, machine: Machine) -> OutputHead | None:

@@ -52,6 +52,7 @@ class TrainLog:
         num_evals: Evaluations, before a resume too.
         fill_s: Seconds in which hidden states were computed before a resume.
         verdict: What the monitor said last.
+        since_best: Evaluations since the best one.
     """
 
     best: KeptWeights = field(default_factory=KeptWeights)
@@ -62,6 +63,7 @@ class TrainLog:
     num_evals: int = 0
     fill_s: float = 0.0
     verdict: RunControl = RunControl.GO
+    since_best: int = 0
     _carried: tuple[float, float] = (0.0, 0.0)
     _began: float | None = None
     _ended: float | None = None
@@ -79,6 +81,16 @@ class TrainLog:
         self._carried = (float(cost["train_s"]), float(cost["eval_s"]))
         self.eval_s = self._carried[1]
         self.num_evals, self.fill_s = int(cost["num_evals"]), float(cost["fill_s"])
+
+    def stall(self, patience: int | None) -> str | None:
+        """Returns why a run ends before its last step, for people; None: it goes on.
+
+        Args:
+            patience: Evaluations in a row that may not improve the objective; None: any number.
+        """
+        if patience is None or self.since_best < patience:
+            return None
+        return f"ended early: {self.since_best} evaluations in a row did not improve on step {self.best.step}"
 
     @property
     def train_s(self) -> float:
@@ -121,6 +133,7 @@ def load_weights(model: nn.Module, checkpoint: Path) -> None:
 def restore_train_log(train_log: TrainLog, checkpoint: Path, manifest: Mapping[str, Any]) -> None:
     """Fills a log with what a checkpoint knows of the evaluations before it."""
     best, last = manifest["best"], manifest["last"]
+    train_log.since_best = int(manifest.get("since_best", 0))
     train_log.last_eval_step, train_log.last_metrics = last["step"], dict(last["metrics"])
     train_log.carry(manifest["cost"])
     if best["step"] is not None:

@@ -26,7 +26,7 @@ from frostline.records.monitor import Monitor
 from frostline.records.recorder import Recorder
 from frostline.signals import SignalGuard
 from frostline.spec import Balance, LossOptions, Precision, RunSpec, Sampling, Task, TrainingSpec
-from frostline.train import callbacks
+from frostline.train import callbacks, stops
 from frostline.train.arguments import training_arguments
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import World
@@ -87,17 +87,17 @@ def assemble(
         world: The processes of the run.
     """
     train_log, window, head = TrainLog(), LossWindow(), _output_head(spec, setup)
-    loss = _loss(spec, setup, world, head)
-    every, collator = spec.training.checkpoint, _collator(spec, setup)
+    loss, collator = _loss(spec, setup, world, head), _collator(spec, setup)
     order = by_length(spec.training, setup.tables.evaluation)
     evaluation = callbacks.EvaluationCallback(spec.training, train_log, recorder, setup.loaded.model)
     progress = FrostlineProgress(spec.name(), wants_bar(spec.runtime.progress) and world.is_main)
     check_every = 1 if setup.machine.device == "cpu" else spec.training.log_every
     ours: list[TrainerCallback] = [
         callbacks.LossCallback(loss, check_every),
-        callbacks.StopCallback(guard, every, world),
+        stops.StopCallback(guard, spec.training, world),
         evaluation,
-        callbacks.MonitorCallback(monitor, train_log, spec.training.objective),
+        stops.PatienceCallback(spec.training.patience, train_log),
+        stops.MonitorCallback(monitor, train_log, spec.training.objective),
         callbacks.RecordCallback(recorder),
         callbacks.CheckpointCallback(store, train_log, window, spec.digest(), setup.provenance, world),
         callbacks.RankSeedCallback(spec.seed, world),

@@ -133,7 +133,10 @@ def open_phases(
             sample=sample_of(tables.train),
         )
         opened.append(UnfreezePhase(phase=phase, end_epoch=end, cached=cached, flops_per_epoch=flops))
-    schedule = UnfreezeSchedule(anatomy, opened, evaluates=spec.training.evaluate is Every.EPOCH)
+    evals = 1.0 if spec.training.evaluate is Every.EPOCH else 0.0
+    if spec.training.eval_steps is not None:
+        evals = steps_per_epoch(spec, len(tables.train)) / spec.training.eval_steps
+    schedule = UnfreezeSchedule(anatomy, opened, evals_per_epoch=evals)
     return schedule, tuple(uses)
 
 
@@ -143,11 +146,11 @@ class UnfreezeSchedule:
     Args:
         anatomy: The model; all that is trained in the last phase takes gradients.
         phases: In order.
-        evaluates: Whether an evaluation goes with each epoch.
+        evals_per_epoch: Evaluations in an epoch.
     """
 
-    def __init__(self, anatomy: Anatomy, phases: Sequence[UnfreezePhase], *, evaluates: bool) -> None:
-        self._evaluates = evaluates
+    def __init__(self, anatomy: Anatomy, phases: Sequence[UnfreezePhase], *, evals_per_epoch: float) -> None:
+        self._evals_per_epoch = evals_per_epoch
         self._anatomy = anatomy
         self._phases = tuple(phases)
         self._now: UnfreezePhase | None = None
@@ -175,7 +178,7 @@ class UnfreezeSchedule:
         if not cached:
             return None
         spans = [(each.cached, each.epochs_in(epoch)) for each in cached]
-        evals = [math.floor(epochs) if self._evaluates else 0 for _, epochs in spans]
+        evals = [math.floor(epochs * self._evals_per_epoch + 1e-9) for _, epochs in spans]
         return sum(part.saved_s(epochs, n) for (part, epochs), n in zip(spans, evals, strict=True) if part is not None)
 
     def flops(self, epoch: float) -> float | None:

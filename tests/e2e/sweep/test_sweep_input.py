@@ -34,7 +34,10 @@ from tests.support.sweep_tools import call
         (["lr_x_depth", "sweep.enqueue=[{freeze.depth: 1}]"], "optimizer.lr is missing"),
         (["lr_x_depth", "sweep.enqueue=[{freeze.depth: 9, optimizer.lr: 1e-4}]"], "outside of the space"),
         (["lr_x_depth", "sweep.enqueue=corse"], "coarse, none"),
-        (["lr_x_depth", "sweep.pruner.name=median", "training.epochs=1"], "a run of one evaluation can't be pruned"),
+        (
+            ["lr_x_depth", "sweep.pruner.name=median", "training.epochs=1"],
+            "evaluations of whole epochs can't be pruned",
+        ),
         (["lr_x_depth", "sweep.warm_start=nothing"], "sampler frost learns from its own sweep alone"),
         (["lr_x_depth", "sweep.sampler=tpe", "sweep.warm_start=nothing"], "sweep.warm_start=nothing"),
         (["lr_x_depth", "sweep.storage=nonsense://x"], "sweep.storage=nonsense://x"),

@@ -75,13 +75,13 @@ def test_freeze_none_and_head(train, freeze, depth):
 
 
 def test_a_frozen_tensor_that_moves_fails_the_run(train, monkeypatch):
-    from frostline.train import callbacks
+    from frostline.train import stops
 
     def meddle(self, args, state, control, **kwargs):
         with torch.no_grad():
             kwargs["model"].bert.encoder.layer[0].output.dense.bias += 1e-3
 
-    monkeypatch.setattr(callbacks.StopCallback, "on_train_end", meddle, raising=False)
+    monkeypatch.setattr(stops.StopCallback, "on_train_end", meddle, raising=False)
     result, folder, _ = train("freeze.depth=1")
     assert result.status is Status.FAILED
     assert "frozen tensors changed (" in result.reason
