@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
     folder = sweep_folder(options.study)
     from frostline.console import configure_logging
     from frostline.report import make_console, print_answer
+    from frostline.report.model_rows import calibration_line
     from frostline.sweep.finish import progress_line
     from frostline.sweep.folder import SweepFolder, read_description
     from frostline.sweep.predictions import baseline_of, other_rows
@@ -62,11 +63,12 @@ def main(arguments: list[str]) -> int:
         if others:
             raise UserError(f"--against {other}: was judged on other rows: {'; '.join(others)}")
         baselines.append(baseline_of(other, other_folder, recover(SweepFolder(other_folder), known).trials, known))
-    answer, paths, command = report_again(folder, description, trials, baselines)
+    report = report_again(folder, description, trials, baselines)
     console = make_console()
-    print_answer(answer, console)
-    console.print(progress_line(trials, None), highlight=False, soft_wrap=True, markup=False)
-    if command:
-        console.print(f"run it again: {command}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"report: {paths[0]}", highlight=False, soft_wrap=True, markup=False)
+    print_answer(report.answer, console)
+    calibration = calibration_line(report.rows)
+    lines = [f"calibration: {calibration}"] if calibration is not None else []
+    lines += [progress_line(trials, None), *([f"run it again: {report.command}"] if report.command else [])]
+    for line in (*lines, f"report: {report.paths[0]}"):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     return 0

@@ -37,13 +37,15 @@ OVERRIDES_FILE = "overrides.yaml"
 METRICS_FILE = "metrics.jsonl"
 MODEL_FOLDER = "model"
 PREDICTIONS_FILE = "predictions.parquet"
+WORST_ROWS_FILE = "worst_rows.jsonl"
 TEST_FILE = "test.json"
 LOG_FILE = "run.log"
 LOCK_FILE = ".lock"
 ENVIRONMENT_FILE = "environment.json"
 DIFF_FILE = "git.diff"
 RECORDED_FILES = (
-    SPEC_FILE, OVERRIDES_FILE, ENVIRONMENT_FILE, DIFF_FILE, METRICS_FILE, PREDICTIONS_FILE, MODEL_FOLDER,
+    SPEC_FILE, OVERRIDES_FILE, ENVIRONMENT_FILE, DIFF_FILE, METRICS_FILE, PREDICTIONS_FILE, WORST_ROWS_FILE,
+    MODEL_FOLDER,
 )  # fmt: skip
 """What `result.json` has the sha256 of."""
 

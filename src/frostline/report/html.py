@@ -18,6 +18,7 @@ from frostline.files import write_atomically
 from frostline.records.trial import RECOMMENDED_FILE, TrialRecord, TrialState, ranked
 from frostline.report.answer import Answer
 from frostline.report.figures import make_figures
+from frostline.report.model_rows import ModelRows, calibration_line
 from frostline.report.pareto import error_of
 from frostline.report.table import level_table
 from frostline.report.terminal import number, transfer_notes, transfer_table
@@ -45,6 +46,7 @@ class ReportData:
         base: What all runs share, by key.
         command: What to type for the best run.
         status: How the sweep stands, in words.
+        rows: What the recommended trial's model says of the held-out rows; None: unknown.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ReportData:
     base: Mapping[str, Any]
     command: str
     status: str
+    rows: ModelRows | None = None
 
 
 def write_report(material: ReportData, folder: Path) -> list[Path]:
@@ -119,6 +122,8 @@ def _page(material: ReportData, figures: Mapping[str, bytes]) -> str:
         transfer_head=transfer_head,
         transfer_lines=transfer_lines,
         transfer_notes=transfer_notes(answer),
+        rows=material.rows,
+        calibration=calibration_line(material.rows),
         figures=[
             {"name": name, "data": base64.b64encode(data).decode(), "caption": _CAPTIONS[name]}
             for name, data in figures.items()

@@ -242,13 +242,27 @@ class Task:
         labels = np.arange(4) % max(2, num_outputs)
         return np.eye(max(2, num_outputs))[labels][:, :num_outputs], labels
 
+    def probabilities(self, logits: Array) -> Array | None:
+        """Returns the probability of each class, `[N, C]`; None: logits are no such thing."""
+        del logits
+        return None
+
     def prediction_columns(self, logits: Array, labels: Array) -> dict[str, Any]:
-        """Returns the columns `label`, `predicted` and `loss` of `predictions.parquet`."""
+        """Returns the columns of `predictions.parquet`: `label`, `predicted`, `loss`, and `probabilities` if any."""
         import numpy as np
 
         logits = logits.reshape(len(labels), -1)
-        predicted = self.decide(logits).astype(labels.dtype)
-        return {"label": labels, "predicted": predicted, "loss": self.losses_of(logits, labels).astype(np.float32)}
+        columns = {
+            "label": labels,
+            "predicted": self.decide(logits).astype(labels.dtype),
+            "loss": self.losses_of(logits, labels).astype(np.float32),
+        }
+        probabilities = self.probabilities(logits)
+        return columns if probabilities is None else {**columns, "probabilities": probabilities.astype(np.float32)}
+
+    def describe_label(self, value: Any, names: Sequence[str]) -> str:
+        """Returns a value of the columns `label` and `predicted`, for people."""
+        return names[int(value)] if self.one_class_a_row and names else f"{value:g}"
 
     trainer_counts: ClassVar[bool] = True
     """Whether Trainer's own count of labels that are not -100 is the number of loss terms of a step."""

@@ -13,9 +13,11 @@ from frostline.preflight import num_blocks as blocks_of
 from frostline.provenance import redact
 from frostline.records.trial import TrialRecord, TrialState
 from frostline.report import Answer, ReportData, answer_of, make_console, print_answer, write_report
+from frostline.report.model_rows import calibration_line
 from frostline.search import SearchSummary, reason_if_all_failed
 from frostline.spec import CostName, Direction
 from frostline.sweep.folder import REPORT_FOLDER, SweepFolder, read_description
+from frostline.sweep.model_rows import model_rows_in
 from frostline.sweep.predictions import evidence_in
 from frostline.sweep.questions import advisors_of
 from frostline.sweep.read_config import Sweep
@@ -128,6 +130,7 @@ def _write_report(finished: FinishedSweep) -> list[Path]:
         base=_shared_settings(finished.sweep),
         command=finished.recommended_command,
         status=finished.progress,
+        rows=model_rows_in(finished.recommended_folder),
     )
     return write_report(data, finished.folder.folder / REPORT_FOLDER)
 
@@ -137,6 +140,8 @@ def _print_answer(finished: FinishedSweep, run: SweepRun, view: str | None, path
     console = make_console()
     print_answer(answer, console)
     lines = [finished.progress]
+    if (calibration := calibration_line(model_rows_in(finished.recommended_folder))) is not None:
+        lines.insert(0, f"calibration: {calibration}")
     if answer.settle_needed is not None and finished.summary.complete:
         lines.append(f"continue with: {with_settle(command, answer.settle_needed)}")
     lines.append(f"run it again: {finished.recommended_command}")

@@ -89,7 +89,7 @@ def _read(path: Path) -> dict[str, RowScores]:
         return {}
     try:
         check_files(path.parent, RunResult.read(path.parent), path.name)
-        predictions = pq.read_table(path)
+        predictions = pq.read_table(path, columns=["set", "label", "predicted", "loss"])
         if pa.types.is_nested(predictions.schema.field("label").type):
             return {}  # of words: those of a sentence are not independent, and no test here knows that
         table = predictions.to_pandas()

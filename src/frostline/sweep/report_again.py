@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from frostline.files import refuse_links
 from frostline.records.trial import TrialRecord
 from frostline.report import Answer, Baseline, ReportData, answer_of, write_report
+from frostline.report.model_rows import ModelRows
 from frostline.spec import CostName, Direction
 from frostline.sweep.finish import progress_line
 from frostline.sweep.folder import REPORT_FOLDER
+from frostline.sweep.model_rows import model_rows_in
 from frostline.sweep.predictions import evidence_in
 from frostline.sweep.questions import advisors_of
 from frostline.sweep.trial_runs import threads_of
 
 
+@dataclass(frozen=True, kw_only=True)
+class RemadeReport:
+    """A report made from files.
+
+    Attributes:
+        answer: What the sweep says.
+        paths: Of the report, the page first.
+        command: What trains the recommended trial again; empty if there is none.
+        rows: What its model says of the held-out rows; None: unknown.
+    """
+
+    answer: Answer
+    paths: list[Path]
+    command: str
+    rows: ModelRows | None
+
+
 def report_again(
     folder: Path, description: Mapping[str, Any], trials: Sequence[TrialRecord], baselines: Sequence[Baseline] = ()
-) -> tuple[Answer, list[Path], str]:
+) -> RemadeReport:
     """Makes the report of a sweep from its files alone.
 
     Args:
@@ -43,7 +63,7 @@ def report_again(
     )  # fmt: skip
     cost = description["plan"]["cost"]
     chosen = answer.recommended
-    command = ""
+    command, trained = "", None
     if chosen is not None:
         from frostline.sweep.params import encode
 
@@ -62,5 +82,6 @@ def report_again(
         base=description["base"],
         command=command,
         status=status,
+        rows=model_rows_in(trained),
     )
-    return answer, write_report(data, target), command
+    return RemadeReport(answer=answer, paths=write_report(data, target), command=command, rows=data.rows)

@@ -155,6 +155,11 @@ class CausalLm(Task):
             "loss": self.losses_of(logits, labels).astype(np.float32),
         }
 
+    def describe_label(self, value: Any, names: Sequence[str]) -> str:
+        """See `Task`."""
+        del names
+        return f"{value} tokens"
+
     @property
     def pipeline(self) -> Mapping[str, Any] | None:
         """See `Task`: MLflow's classification pipeline can't ask it."""

@@ -83,6 +83,14 @@ class Classification(Task):
             label_smoothing=options.label_smoothing,
         )  # fmt: skip
 
+    def probabilities(self, logits: Array) -> Array:
+        """See `Task`."""
+        import numpy as np
+
+        shifted = np.exp(logits - logits.max(-1, keepdims=True))
+        shares: Array = shifted / shifted.sum(-1, keepdims=True)
+        return shares
+
     def losses_of(self, logits: Array, labels: Array) -> Array:
         """See `Task`."""
         return cross_entropies(logits, labels)

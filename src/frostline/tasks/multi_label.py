@@ -114,6 +114,17 @@ class MultiLabel(Task):
         losses = functional.binary_cross_entropy_with_logits(logits, bits.float(), reduction="none").mean(-1)
         return losses[rows].sum() if options.may_fill else losses.sum()
 
+    def probabilities(self, logits: Array) -> Array:
+        """See `Task`: of each class by itself."""
+        import numpy as np
+
+        shares: Array = np.exp(-np.logaddexp(0.0, -logits))
+        return shares
+
+    def describe_label(self, value: Any, names: Sequence[str]) -> str:
+        """See `Task`."""
+        return ", ".join(name for index, name in enumerate(names) if int(value) >> index & 1) or "-"
+
     def losses_of(self, logits: Array, labels: Array) -> Array:
         """See `Task`."""
         import numpy as np

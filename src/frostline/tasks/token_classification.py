@@ -123,6 +123,10 @@ class TokenClassification(Task):
         )
         return {"label": gold, "predicted": predicted, "loss": self.losses_of(logits, labels).astype(np.float32)}
 
+    def describe_label(self, value: Any, names: Sequence[str]) -> str:
+        """See `Task`."""
+        return " ".join(names[int(each)] for each in value)
+
     @property
     def pipeline(self) -> Mapping[str, Any] | None:
         """See `Task`."""

@@ -6,19 +6,22 @@ those of other data sets are evaluated once, here.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 
 from frostline.data.row_table import RowTable
 from frostline.files import written_whole
 from frostline.prefix_cache.collate import Collator
-from frostline.records.run_folder import PREDICTIONS_FILE
+from frostline.records.run_folder import PREDICTIONS_FILE, WORST_ROWS_FILE
 from frostline.spec import EVAL_SET, RunSpec, Task
 from frostline.train.loss import DivergedError
 from frostline.train.metric_names import evaluation_metrics
@@ -27,6 +30,9 @@ from frostline.train.train_log import KeptWeights
 from frostline.train.trainer import Assembly, by_length
 
 Array = np.ndarray[Any, Any]
+
+_NUM_WORST, _SHOWN = 20, 300
+"""Rows of largest loss that are shown, and characters of each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +111,7 @@ def _evaluate_table(
 
 
 def write_predictions(sets: list[EvaluatedRows], task: Task, folder: Path) -> None:
-    """Writes `predictions.parquet`: `set`, `row` (in the set's seeded order), `label`, `predicted`, `loss`.
+    """Writes `predictions.parquet`: `set`, `row` (in its seeded order), `label`, `predicted`, `loss`, `probabilities`.
 
     Args:
         sets: What was evaluated.
@@ -121,9 +127,52 @@ def write_predictions(sets: list[EvaluatedRows], task: Task, folder: Path) -> No
                 {
                     "set": pa.array([each.name] * len(columns["loss"])).dictionary_encode(),
                     "row": pa.array(np.arange(len(columns["loss"])), pa.int32()),
-                    **columns,
+                    **{name: _arrow(column) for name, column in columns.items()},
                 }
             )
         )
     with written_whole(folder / PREDICTIONS_FILE) as temporary:
         pq.write_table(pa.concat_tables(parts).unify_dictionaries(), temporary, compression="zstd")
+
+
+def write_worst_rows(held_out: EvaluatedRows, setup: Setup, task: Task, folder: Path) -> None:
+    """Writes `worst_rows.jsonl`: the held-out rows of largest loss, with what they hold.
+
+    Args:
+        held_out: What was evaluated.
+        setup: The run's; it has the held-out rows as they were read.
+        task: Says what labels are.
+        folder: The run's.
+    """
+    names = setup.data["label_names"]
+    columns = task.prediction_columns(held_out.logits.astype(np.float64), held_out.labels)
+    labels, predicted = (pa.array(columns[name]).to_pylist() for name in ("label", "predicted"))
+    losses = columns["loss"]
+    lines = []
+    for row in np.argsort(-losses, kind="stable")[:_NUM_WORST].tolist():
+        record = {
+            "row": row, "label": task.describe_label(labels[row], names),
+            "predicted": task.describe_label(predicted[row], names), "loss": round(float(losses[row]), 4),
+            "text": _content(setup.held_out, row),
+        }  # fmt: skip
+        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+    with written_whole(folder / WORST_ROWS_FILE) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def _content(rows: Dataset, row: int) -> str:
+    """Returns what a row holds, cut; of an image its path, if it has one."""
+    if "image" in rows.column_names:
+        plain = rows.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+        return str(plain[row]["image"]["path"] or f"image {row + 1}")
+    own = rows[row]
+    parts = [own[name] for name in ("text", "pair", "target", "messages") if name in own]
+    text = " | ".join(parts) if parts else " ".join(own["words"])
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _arrow(column: Any) -> Any:
+    """Returns a column as Arrow takes it: `[N, C]` as lists of C."""
+    if isinstance(column, np.ndarray) and column.ndim > 1:
+        return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(column).ravel()), column.shape[1])
+    return column

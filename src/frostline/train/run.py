@@ -34,7 +34,7 @@ from frostline.spec import Keep, RunSpec
 from frostline.train import stops
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import SharedMonitor, World
-from frostline.train.evaluate import evaluate_tables, write_predictions
+from frostline.train.evaluate import evaluate_tables, write_predictions, write_worst_rows
 from frostline.train.failures import cause_of, reason_of
 from frostline.train.flops import flops_of_setup
 from frostline.train.model_files import remove_unfinished, save_model
@@ -281,6 +281,7 @@ class TrainingRun:
             if others:
                 self._context.recorder.log(others, kept.step or 0)
             write_predictions(sets, self._spec.dataset.task, self._context.folder)
+            write_worst_rows(sets[0], setup, self._spec.dataset.task, self._context.folder)
             self._spec.freeze.finalize(setup.loaded.model)
             save_model(setup.loaded, self._context.folder / MODEL_FOLDER)
 

@@ -65,6 +65,7 @@ class Setup:
         frozen: The frozen part and its hashes.
         drift: The trained part as it was.
         tables: Tokenized rows.
+        held_out: The rows that are evaluated, as they were read.
         optimizer: Over the trained part.
         metrics: Logits and labels -> numbers.
         output_head: Output embeddings of a language model, not attached; None: another model, or its logits are not
@@ -81,6 +82,7 @@ class Setup:
     frozen: FrozenPart
     drift: Drift
     tables: Tokenized
+    held_out: datasets.Dataset
     optimizer: Any
     metrics: ComputeMetrics
     output_head: OutputHead | None
@@ -145,7 +147,7 @@ def prepare(
     }
     return Setup(
         machine=machine, loaded=loaded, anatomy=anatomy, frozen=frozen, drift=Drift(anatomy), tables=inputs.tables,
-        optimizer=_optimizer(spec, anatomy),
+        held_out=inputs.rows.evaluation, optimizer=_optimizer(spec, anatomy),
         metrics=inputs.metrics, output_head=head, cached=cached, phases=unfreezing,
         data=inputs.report(spec.dataset_name),
         provenance={**provenance, "compute": compute},
