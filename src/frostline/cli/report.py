@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from frostline.cli.common import OneLineParser
 from frostline.cli.find_run import sweep_folder
 from frostline.errors import RunFailedError, UserError, visible
+
+if TYPE_CHECKING:
+    from frostline.sweep.report_again import RemadeReport
 
 
 def main(arguments: list[str]) -> int:
@@ -30,8 +34,6 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     folder = sweep_folder(options.study)
     from frostline.console import configure_logging
-    from frostline.report import make_console, print_answer
-    from frostline.report.model_rows import calibration_line
     from frostline.sweep.finish import progress_line
     from frostline.sweep.folder import SweepFolder, read_description
     from frostline.sweep.predictions import baseline_of, other_rows
@@ -64,11 +66,18 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--against {other}: was judged on other rows: {'; '.join(others)}")
         baselines.append(baseline_of(other, other_folder, recover(SweepFolder(other_folder), known).trials, known))
     report = report_again(folder, description, trials, baselines)
+    _print(report, progress_line(trials, None))
+    return 0
+
+
+def _print(report: RemadeReport, progress: str) -> None:
+    from frostline.report import make_console, print_answer
+    from frostline.report.model_rows import calibration_line
+
     console = make_console()
     print_answer(report.answer, console)
     calibration = calibration_line(report.rows)
     lines = [f"calibration: {calibration}"] if calibration is not None else []
-    lines += [progress_line(trials, None), *([f"run it again: {report.command}"] if report.command else [])]
+    lines += [progress, *([f"run it again: {report.command}"] if report.command else [])]
     for line in (*lines, f"report: {report.paths[0]}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
-    return 0
