@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.cli.common import OneLineParser
@@ -30,6 +31,9 @@ def main(arguments: list[str]) -> int:
         action="append",
         default=[],
         help="another sweep, to whose best trial each depth is compared, on the same rows; may be given several times",
+    )
+    parser.add_argument(
+        "--latency", action="store_true", help="measure what the recommended model takes for a row, at batch 1 and 32"
     )
     options = parser.parse_args(arguments)
     folder = sweep_folder(options.study)
@@ -66,11 +70,24 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--against {other}: was judged on other rows: {'; '.join(others)}")
         baselines.append(baseline_of(other, other_folder, recover(SweepFolder(other_folder), known).trials, known))
     report = report_again(folder, description, trials, baselines)
-    _print(report, progress_line(trials, None))
+    latency = _latency(report.trained, options.study) if options.latency else None
+    _print(report, progress_line(trials, None), latency)
     return 0
 
 
-def _print(report: RemadeReport, progress: str) -> None:
+def _latency(folder: Path | None, study: str) -> str:
+    """Returns what the recommended model takes for a row, measured now."""
+    if folder is None:
+        raise UserError(f"--latency: no trial of {study} was trained to its end")
+    if not (folder / "model").is_dir():
+        raise UserError(f"--latency: {folder} has no model; sweep.keep_models=recommended keeps it")
+    from frostline.cli.find_run import trained_spec
+    from frostline.sweep.model_latency import latency_of
+
+    return str(latency_of(trained_spec(folder), folder))
+
+
+def _print(report: RemadeReport, progress: str, latency: str | None) -> None:
     from frostline.report import make_console, print_answer
     from frostline.report.model_rows import calibration_line
 
@@ -78,6 +95,7 @@ def _print(report: RemadeReport, progress: str) -> None:
     print_answer(report.answer, console)
     calibration = calibration_line(report.rows)
     lines = [f"calibration: {calibration}"] if calibration is not None else []
+    lines += [f"latency: {latency}"] if latency is not None else []
     lines += [progress, *([f"run it again: {report.command}"] if report.command else [])]
     for line in (*lines, f"report: {report.paths[0]}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -30,12 +30,14 @@ class RemadeReport:
         paths: Of the report, the page first.
         command: What trains the recommended trial again; empty if there is none.
         rows: What its model says of the held-out rows; None: unknown.
+        trained: The folder of its run; None: there is none.
     """
 
     answer: Answer
     paths: list[Path]
     command: str
     rows: ModelRows | None
+    trained: Path | None
 
 
 def report_again(
@@ -84,4 +86,6 @@ def report_again(
         status=status,
         rows=model_rows_in(trained),
     )
-    return RemadeReport(answer=answer, paths=write_report(data, target), command=command, rows=data.rows)
+    return RemadeReport(
+        answer=answer, paths=write_report(data, target), command=command, rows=data.rows, trained=trained
+    )
