@@ -66,6 +66,7 @@ def test_mlflow_has_the_run_with_all_that_matters(frostline, in_tmp, tiny_overri
         "result.json",
         "run.log",
         "predictions.parquet",
+        "worst_rows.jsonl",
     }
     assert artifacts - {"git.diff"} == files
     assert len(run.outputs.model_outputs) == 1  # tests/e2e/tracking/test_mlflow_model.py

@@ -25,6 +25,7 @@ def test_a_run_learns_and_records_everything(train):
     assert {p.name for p in folder.iterdir()} - {"git.diff"} == {  # that is there if this checkout has changes
         "spec.json", "overrides.yaml", "environment.json", "metrics.jsonl", "result.json", "run.log", "model",
         "predictions.parquet",
+        "worst_rows.jsonl",
     }  # fmt: skip
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["compute"] == spy.started.provenance["compute"]
