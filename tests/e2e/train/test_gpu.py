@@ -22,6 +22,7 @@ from frostline.train import run
 from tests.conftest import TINY
 from tests.e2e.tasks.test_tokens import save_sentences
 from tests.support import PLUGINS
+from tests.support.language_models import save_language_model
 from tests.support.pictures import save_images, save_model
 from tests.support.sweep_tools import call, trials_in
 
@@ -290,6 +291,33 @@ def test_images(kind, precision, train, tmp_path):
     assert first.cost.peak_of == "cuda"
     assert first.metrics["eval/accuracy"] >= 0.5
     assert second.metrics["eval/loss"] == pytest.approx(first.metrics["eval/loss"], rel=1e-2)
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet", "convnext"])
+def test_views_of_images_from_the_gpus_memory(kind, train, tmp_path):
+    """Maps and vectors of augmented images, in both dtypes that they are kept in."""
+    model, images = save_model(kind, tmp_path / "model"), save_images(tmp_path / "images")
+    given = [f"model.location={model}", "dataset=image_folder", f"dataset.location={images}", "freeze.depth=2"]
+    given += ["dataset.augment=flip_crop", "dataset.views=2", "training.epochs=3", "training.precision=fp32"]
+    plain, _ = train(*given)
+    for dtype, bound in (("float32", 1e-2), ("float16", 5e-2)):
+        cached, _ = train(*given, "runtime.cache.mode=require", f"runtime.cache.dtype={dtype}")
+        assert cached.status is Status.FINISHED, cached.reason
+        assert cached.cache_uses[0].is_on
+        assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=bound)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_language_model(precision, train, tmp_path):
+    """Hidden states in the GPU's memory, packed rows, losses some tokens at a time."""
+    model = save_language_model("llama", tmp_path / "model")
+    given = [f"model.location={model}", "dataset.task=causal_lm", "training=causal_lm", *TINY, "runtime.device=cuda"]
+    given += ["freeze.depth=2", "training.epochs=2", f"training.precision={precision}"]
+    plain, _ = train(*given)
+    cached, _ = train(*given, "runtime.cache=require", "training.packing=true")
+    assert cached.status is plain.status is Status.FINISHED, cached.reason
+    assert cached.cache_uses[0].is_on
+    assert cached.metrics["eval/loss"] == pytest.approx(plain.metrics["eval/loss"], rel=1e-2)
 
 
 @pytest.mark.parametrize("way", ["gradual", "lp_ft", "lora"])
