@@ -176,3 +176,19 @@ def test_halves_are_bounded(tmp_path):
     store = PrefixStore(tmp_path / "beyond", 10**8)
     with pytest.raises(CacheError, match="beyond the range of float16"):
         open_or_compute(store, prefix_of(anatomy, "float16"), 3, (), rows(), lambda: None)
+
+
+def test_a_batch_is_made_outside_of_half_precision(tmp_path):
+    """Augmentation computes, too: its numbers must not depend on who asks for a batch."""
+    seen = []
+    made = rows()
+
+    def collate(numbers):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return made.collate(numbers)
+
+    anatomy = make("resnet")
+    half = replace(prefix_of(anatomy), autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+    open_or_compute(PrefixStore(tmp_path, 10**8), half, 2, (), replace(made, collate=collate), lambda: None)
+    assert seen
+    assert not any(seen)

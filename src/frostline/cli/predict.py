@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from frostline.inference.predict import Prediction
 
 
+_LEAST_TEMPERATURE = 0.01
+"""Logits over a smaller one are beyond float32."""
+
+
 def main(arguments: list[str]) -> int:
     """Prints a label and its score for each text, or what a language model writes behind it."""
     parser = override_parser(
@@ -88,8 +92,11 @@ def _generation(options: Namespace, run: str, *, generates: bool) -> Generation 
         return None
     if chosen.get("max_new_tokens", 1) < 1:
         raise UserError(f"--max-new-tokens {options.max_new_tokens}: must be 1 or more")
-    if not 0 <= chosen.get("temperature", 0.0) < float("inf"):
-        raise UserError(f"--temperature {options.temperature}: must be 0 or more")
+    temperature = chosen.get("temperature", 0.0)
+    if not (temperature == 0 or _LEAST_TEMPERATURE <= temperature < float("inf")):
+        raise UserError(f"--temperature {options.temperature}: must be 0, or {_LEAST_TEMPERATURE} or more")
+    if not 0 <= chosen.get("seed", 0) < 2**32:
+        raise UserError(f"--seed {options.seed}: must be 0 or more and below 2**32")
     from frostline.inference.generate import Generation
 
     return Generation(**chosen)

@@ -150,8 +150,11 @@ class AugmentedTable(PixelTable):
         """Returns a view of an image, `[C, H, W]`."""
         channels = image.shape[0]
         seeds = np.random.SeedSequence([self._augmentation.seed, int(row), int(view)]).generate_state(1, np.uint64)
-        with torch.random.fork_rng(devices=[]):  # kornia draws from the global generator, which is the run's
-            torch.manual_seed(int(seeds[0] >> 1))
+        before = torch.get_rng_state()  # kornia draws from the CPU's global generator, which is the run's
+        try:
+            torch.default_generator.manual_seed(int(seeds[0] >> 1))  # `torch.manual_seed` would seed GPUs, too
             # Operations on colours want three channels.
             changed: torch.Tensor = self._augment(image.expand(_RGB, -1, -1)[None])[0]
+        finally:
+            torch.set_rng_state(before)
         return changed[:channels]

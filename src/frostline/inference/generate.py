@@ -54,6 +54,8 @@ class Writer:
             self._model: Any = kind.from_pretrained(
                 model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
+        # What the model's own file asks for (penalties, sampling) is not what the command line says.
+        self._model.generation_config = GenerationConfig()
         self._model.eval()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = self._model.to(self._device)

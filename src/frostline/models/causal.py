@@ -26,7 +26,8 @@ def check_causal(model: Any, where: object) -> None:
     model.eval()
     try:
         with torch.no_grad():
-            first, second = (model(input_ids=each).logits[0, :-1] for each in (ids, other))
+            mask = torch.ones_like(ids)
+            first, second = (model(input_ids=each, attention_mask=mask).logits[0, :-1] for each in (ids, other))
     finally:
         model.train(was_training)
     if not torch.allclose(first, second, atol=1e-5 * float(first.abs().max())):

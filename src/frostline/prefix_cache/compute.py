@@ -117,7 +117,7 @@ def compute_hidden_states(
     device = next(anatomy.model.parameters()).device
     seen: dict[int, torch.Tensor] = {}
     clock = _Clock(device)
-    with _lowest_blocks(anatomy, depths, partial(_keep, seen, clock), start) as run, autocast or nullcontext():
+    with _lowest_blocks(anatomy, depths, partial(_keep, seen, clock), start, autocast or nullcontext()) as run:
         is_warm = device.type not in SLOW_AT_FIRST
         for rows in canonical_batches(table.lengths * table.unit_tokens, batch_tokens(device.type)):
             inputs = table.collate([int(row) for row in rows])
@@ -148,7 +148,11 @@ class _DeepestReached(Exception):  # noqa: N818 - no error: it ends a forward pa
 
 @contextmanager
 def _lowest_blocks(
-    anatomy: Anatomy, depths: Sequence[int], keep: Callable[..., None], start: tuple[int, HiddenStates] | None
+    anatomy: Anatomy,
+    depths: Sequence[int],
+    keep: Callable[..., None],
+    start: tuple[int, HiddenStates] | None,
+    autocast: AbstractContextManager[Any],
 ) -> Iterator[Callable[[Mapping[str, torch.Tensor]], None]]:
     """Gives what runs a model up to the deepest depth, in eval mode; `keep` gets what comes after each depth."""
     model: Any = anatomy.model
@@ -182,7 +186,7 @@ def _lowest_blocks(
         run = model if start is not None else entry_of(anatomy)
 
         def run_batch(batch: Mapping[str, torch.Tensor]) -> None:
-            with suppress(_DeepestReached):
+            with suppress(_DeepestReached), autocast:  # the model alone: a batch is made without it
                 run(**batch)
 
         yield run_batch

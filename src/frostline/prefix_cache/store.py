@@ -24,6 +24,11 @@ _RESERVE = 1 << 28
 """Bytes of the disk that a cache leaves free (assumed): a run's own files must find room."""
 
 
+def shown_bytes(num_bytes: float) -> str:
+    """Returns a number of bytes, for people."""
+    return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 or num_bytes == 0 else f"{num_bytes / 1e3:.0f} kB"
+
+
 class PrefixStore:
     """All entries below one folder.
 
@@ -77,11 +82,11 @@ class PrefixStore:
     def room_for(self, num_bytes: int) -> str | None:
         """Returns why so many bytes can't be held even if everything else were removed, or None if they can."""
         if num_bytes > self._max_bytes:
-            limit = f"runtime.cache.max_bytes is {self._max_bytes / 1e6:.0f} MB"
-            return f"it would take {num_bytes / 1e6:.0f} MB, and {limit}"
+            limit = f"runtime.cache.max_bytes is {shown_bytes(self._max_bytes)}"
+            return f"it would take {shown_bytes(num_bytes)}, and {limit}"
         free = _free_bytes(self.root) + self._held() - _RESERVE
         if num_bytes > free:
-            return f"it would take {num_bytes / 1e6:.0f} MB, and {max(free, 0) / 1e6:.0f} MB are free at {self.root}"
+            return f"it would take {shown_bytes(num_bytes)}, and {shown_bytes(max(free, 0))} are free at {self.root}"
         return None
 
     def make_room(self, num_bytes: int, keep: Collection[tuple[Path, str]] = ()) -> None:
@@ -106,7 +111,7 @@ class PrefixStore:
                     manifest.unlink(missing_ok=True)
                     manifest.with_suffix(".bin").unlink(missing_ok=True)
         if not self._fits(num_bytes):
-            raise CacheError(self.room_for(num_bytes) or f"there is no room for {num_bytes / 1e6:.0f} MB more")
+            raise CacheError(self.room_for(num_bytes) or f"there is no room for {shown_bytes(num_bytes)} more")
 
     def _fits(self, num_bytes: int) -> bool:
         return self._held() + num_bytes <= self._max_bytes and num_bytes <= _free_bytes(self.root) - _RESERVE

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 NUM_BINS = 15
 """Of confidences, as Guo et al. 2017 take them."""
 
+_LEAST, _MOST = 0.05, 20.0
+"""Temperatures that are tried: beyond them probabilities are all alike, or one of them is 1."""
+
 _MOST_CLASSES = 20
 """A larger confusion matrix can't be read."""
 
@@ -108,7 +111,7 @@ def calibrate(probabilities: Array, labels: Array) -> Calibration:
         right = tempered(float(np.exp(log_temperature)))[np.arange(len(labels)), labels]
         return float(-np.log(np.clip(right, 1e-300, 1.0)).mean())
 
-    bounds = (float(np.log(0.05)), float(np.log(20.0)))
+    bounds = (float(np.log(_LEAST)), float(np.log(_MOST)))
     temperature = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
     return Calibration(
         error=expected_calibration_error(probabilities, labels),
@@ -137,8 +140,11 @@ def calibration_line(rows: ModelRows | None) -> str | None:
     if rows is None or rows.calibration is None:
         return None
     own = rows.calibration
+    error = f"expected calibration error {100 * own.error:.1f} points on {rows.num_rows} held-out rows"
+    if not _LEAST * 1.01 < own.temperature < _MOST * 0.99:
+        return f"{error}; no temperature mends its probabilities"
     sure = "too sure of itself" if own.temperature > 1 else "too unsure"
     return (
-        f"expected calibration error {100 * own.error:.1f} points on {rows.num_rows} held-out rows; "
-        f"{sure}: temperature {own.temperature:.2f} makes it {100 * own.error_after:.1f} (fitted on these rows)"
+        f"{error}; {sure}: the temperature of least loss, {own.temperature:.2f}, makes it "
+        f"{100 * own.error_after:.1f} (fitted on these rows)"
     )

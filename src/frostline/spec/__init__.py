@@ -4,7 +4,7 @@ from frostline.spec.data import EVAL_SET, TEST_SET, Augment, Balance, DatasetSpe
 from frostline.spec.freeze import FREEZE_METHODS, FreezeMethod, FreezePhase
 from frostline.spec.model import HeadChoice, Init, ModelSpec
 from frostline.spec.optimizer import OptimizerSpec
-from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, check_schema, short_number, spec_diff
+from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, check_schema, is_as_before, short_number, spec_diff
 from frostline.spec.runtime import (
     CACHE_MAX_BYTES,
     CacheDtype,
@@ -106,6 +106,7 @@ __all__ = [
     "check_schema",
     "expand_cache_shorthand",
     "flat_entries",
+    "is_as_before",
     "ordinal",
     "parse_dimension",
     "short_number",

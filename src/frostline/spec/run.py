@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.errors import SpecError
 from frostline.spec.checks import require
-from frostline.spec.data import DatasetSpec, last_part
+from frostline.spec.data import Augment, DatasetSpec, last_part
 from frostline.spec.decode import decode
 from frostline.spec.freeze import FreezeMethod
 from frostline.spec.model import Init, ModelSpec
@@ -158,8 +158,50 @@ class RunSpec:
     def digest(self) -> str:
         """Returns the sha256 of everything but `runtime` and local paths: where it ran is not what it was."""
         data = {key: value for key, value in self.without_places().to_dict().items() if key != "runtime"}
+        data = {**data, "dataset": _as_first_recorded(data["dataset"]), "training": _added(data["training"], _TRAINING)}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+_TRAINING: dict[str, Any] = {
+    "eval_steps": None, "patience": None, "gradient_checkpointing": False, "label_smoothing": 0.0, "mixup": 0.0,
+    "packing": False,
+}  # fmt: skip
+"""Keys that records of 0.1 have not, and the values by which a run is what it was without them."""
+
+_DATASET: dict[str, Any] = {"target_column": None, "messages_column": None}
+_AUGMENT = (
+    "augment", "views", "crop_scale", "flip_probability", "randaugment_ops", "randaugment_magnitude",
+)  # fmt: skip
+"""Keys of augmentation, which decide nothing without any."""
+
+
+def is_as_before(key: str, values: Mapping[str, Any]) -> bool:
+    """Returns whether a key that records of 0.1 have not has a value by which a run is what it was without it.
+
+    Args:
+        key: Dotted.
+        values: Of all keys, by their dotted names.
+    """
+    group, _, name = key.partition(".")
+    if group == "dataset" and name in _AUGMENT:
+        return bool(values.get("dataset.augment") == Augment.NONE.value)
+    added: dict[str, dict[str, Any]] = {"training": _TRAINING, "dataset": _DATASET}
+    neutral = added.get(group, {})
+    return name in neutral and values.get(key) == neutral[name]
+
+
+def _added(data: dict[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out keys that were added later where they change nothing: a run's digest stays what it was."""
+    return {key: value for key, value in data.items() if key not in keys or value != keys[key]}
+
+
+def _as_first_recorded(data: dict[str, Any]) -> dict[str, Any]:
+    """Returns a data set's keys as its digest takes them."""
+    data = _added(data, _DATASET)
+    if data["augment"] == Augment.NONE.value:
+        data = {key: value for key, value in data.items() if key not in _AUGMENT}
+    return {**data, "also_evaluate": [_as_first_recorded(each) for each in data["also_evaluate"]]}
 
 
 _HERE = "."

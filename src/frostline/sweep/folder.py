@@ -21,7 +21,7 @@ from frostline.preflight import num_blocks
 from frostline.provenance import redact
 from frostline.records.run_folder import LOCK_FILE, METRICS_FILE, RUN_FILES
 from frostline.records.trial import BASELINE_NUMBER, RECOMMENDED_FILE, TrialRecord, ranked
-from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source
+from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source, is_as_before
 from frostline.sweep.read_config import Sweep
 
 SWEEP_FILE = "sweep.json"
@@ -302,6 +302,8 @@ def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
     for part, prefix in prefixes.items():
         before, after = _flat(recorded.get(part, {})), _flat(now[part])
         for key in sorted((before.keys() | after.keys()) - compared):
+            if key not in before and part == "base" and is_as_before(key, after):
+                continue  # recorded before there was such a key
             if before.get(key) != after.get(key):
                 changes.append(f"{prefix}{key}: {before.get(key)} -> {after.get(key)}")
     return [*changes, *_other_content(recorded, now)]

@@ -20,10 +20,9 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     partial = _partial_folder(folder)
     shutil.rmtree(partial, ignore_errors=True)
     model: Any = loaded.model
-    if model.is_gradient_checkpointing:  # a setting of the training, and not of the model
-        model.gradient_checkpointing_disable()
-        model.config.use_cache = True
-    loaded.model.save_pretrained(partial)
+    if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        model.config.use_cache = True  # false is a setting of the training, and not of the model
+    type(model).save_pretrained(model, partial)  # the class's: the object's own is for checkpoints
     loaded.processor.save_pretrained(partial)
     for path in partial.rglob("*"):  # weights come out readable by their owner alone, whatever the umask says
         path.chmod(0o666 & ~_umask())

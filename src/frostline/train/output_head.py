@@ -115,12 +115,13 @@ def output_head(model: Any, task: Task, autocast: Callable[[], AbstractContextMa
         return None
     head = OutputHead(model, task, autocast)
     ids = torch.arange(4, device=next(model.parameters()).device)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     was_training = model.training
     model.eval()  # dropout would draw from the run's generator
     try:
-        whole = model(input_ids=ids).logits.float()
+        whole = model(**inputs).logits.float()
         head.attach()
-        hidden = model(input_ids=ids).logits
+        hidden = model(**inputs).logits
     finally:
         head.detach()
         model.train(was_training)

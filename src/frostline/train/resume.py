@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from torch import nn
+
 from frostline.errors import UserError
 from frostline.records.recorder import Recorder
 from frostline.records.result import CacheUse, read_cache_uses
@@ -86,6 +89,24 @@ class ResumePoint:
         if other:
             raise UserError(f"resume={self.run_folder}: its inputs changed since the run started: {', '.join(other)}")
 
+    def check_weights(self, model: nn.Module) -> None:
+        """Checks that the checkpoint has every parameter that is trained: Trainer passes over what it does not find.
+
+        Args:
+            model: Trainer's.
+
+        Raises:
+            UserError: One is missing.
+        """
+        path = self.folder / "model.safetensors"
+        if not path.is_file():
+            return  # in several files
+        with safe_open(path, framework="pt") as file:
+            present = set(file.keys())
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        if (missing := next((name for name in trained if name not in present), None)) is not None:
+            raise UserError(f"resume={self.run_folder}: its checkpoint lacks {missing}: start the run anew")
+
     def warn_of_differences(self, precision: str, num_processes: int, versions: Mapping[str, str]) -> None:
         """Warns of what may change the numbers: precision, processes, versions of packages."""
         before = self.manifest
@@ -109,7 +130,13 @@ class ResumePoint:
             log.warning("resume: %s: the numbers may differ from those of a run that was not stopped", ", ".join(other))
 
     def carry_over(self, assembly: Assembly, recorder: Recorder) -> None:
-        """Takes the best evaluation and the recorded numbers up to the checkpoint over from the interrupted run."""
+        """Takes the best evaluation and the recorded numbers up to the checkpoint over from the interrupted run.
+
+        Raises:
+            UserError: The checkpoint lacks a parameter that is trained.
+        """
+        assert assembly.trainer.model is not None
+        self.check_weights(assembly.trainer.model)
         restore_train_log(assembly.train_log, self.folder, self.manifest)
         assembly.window.carry(self.manifest["window"])
         best = assembly.train_log.best

@@ -123,6 +123,7 @@ def prepare(
     loaded, anatomy, reading = probe.loaded, probe.anatomy, probe.reading
     phases = phases_reached(spec, anatomy.num_blocks, len(inputs.rows.train))
     frozen = _freeze(spec, phases, probe)
+    _checkpoint_gradients(spec, loaded)
     provenance, head = _provenance(spec, inputs, loaded), _output_head(spec, loaded, machine)
     reads_one = spec.training.last_block is LastBlock.READ_POSITION and reading is not None
     if reading is not None and reads_one:
@@ -139,7 +140,6 @@ def prepare(
     else:
         cached = open_cache(request)
         uses = (cache_use(cached, request.resumed),)
-    _checkpoint_gradients(spec, loaded)
     compute = {
         **machine.describe(),
         "prefix_cache": [asdict(use) for use in uses],
@@ -195,7 +195,9 @@ def _checkpoint_gradients(spec: RunSpec, loaded: LoadedModel) -> None:
             f"training.gradient_checkpointing=true: {type(model).__name__} does not support it; give false"
         )
     model.config.use_cache = False  # of a decoder's keys and values, which only generation reads
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Transformers 5.23 has another name for it.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def _output_head(spec: RunSpec, loaded: LoadedModel, machine: Machine) -> OutputHead | None:

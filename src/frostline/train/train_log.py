@@ -90,7 +90,8 @@ class TrainLog:
         """
         if patience is None or self.since_best < patience:
             return None
-        return f"ended early: {self.since_best} evaluations in a row did not improve on step {self.best.step}"
+        count = f"{self.since_best} evaluations in a row" if self.since_best > 1 else "an evaluation"
+        return f"ended early: {count} did not improve on step {self.best.step}"
 
     @property
     def train_s(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,12 +118,12 @@ def assemble(
         callbacks=ours,
         optimizers=(setup.optimizer, None),
     )
+    _save_own_names(setup.loaded.model)
     _adapt_sampling(trainer, spec, setup, world)
     _adapt_batches(trainer, spec, setup, collator, loss)
     window.attach(trainer)
     _remove_printers(trainer)
-    # The loss function normalizes by the rows of the whole step; the model's forward must not do so as well.
-    trainer.model_accepts_loss_kwargs = False
+    trainer.model_accepts_loss_kwargs = False  # the loss function normalizes by the rows of the whole step
     return Assembly(
         trainer=trainer, train_log=train_log, window=window, evaluation=evaluation, progress=progress, collator=collator
     )
@@ -134,6 +135,15 @@ def _adapt_batches(trainer: Trainer, spec: RunSpec, setup: Setup, collator: Coll
         _add_phases(trainer, spec, setup.phases, collator)
     if spec.training.packing:
         _check_packing(trainer, setup, collator, loss)
+
+
+def _save_own_names(model: Any) -> None:
+    """Lets checkpoints have the names of the model's own parameters.
+
+    `save_pretrained` writes some architectures (ViT, Swin) under the names of older files, and Trainer loads a
+    checkpoint by the names of parameters, passing over all others. `model_files.save_model` writes those of the files.
+    """
+    model.save_pretrained = partial(type(model).save_pretrained, model, save_original_format=False)
 
 
 def _remove_printers(trainer: Trainer) -> None:

@@ -272,13 +272,15 @@ def test_stages_and_test_rows_from_the_prefix_cache(train):
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_in_the_same_bits(train, frostline, in_tmp, models, folder):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_resumes_in_the_same_bits(train, frostline, in_tmp, models, folder, kind):
+    """Of ViT, too, whose files have other names for its parameters than the model has (transformers 5)."""
     from frostline.config import compose_job
     from frostline.records.recorder import NullRecorder
     from frostline.train.run import run
 
-    given = arguments(models["resnet"], folder, "freeze=depth", "freeze.depth=1", "training.epochs=3")
-    _, whole = train("resnet", "freeze=depth", "freeze.depth=1", "training.epochs=3")
+    given = arguments(models[kind], folder, "freeze=depth", "freeze.depth=1", "training.epochs=3")
+    _, whole = train(kind, "freeze=depth", "freeze.depth=1", "training.epochs=3")
     spec = compose_job(given).run
     part = in_tmp / "part"
     part.mkdir()
@@ -295,7 +297,7 @@ def test_what_does_not_belong_together_is_one_line(frostline, in_tmp, models, fo
     assert (code, "the model (vit) reads images, the data set holds texts" in err) == (2, True)
     small = ("runtime.cache=require", "runtime.cache.max_bytes=1e5", "freeze.depth=1")
     code, _, err = frostline("run", *arguments(models["resnet"], folder, *small))
-    assert (code, "it would take 0 MB, and runtime.cache.max_bytes is 0 MB" in err) == (2, True)
+    assert (code, "kB, and runtime.cache.max_bytes is 100 kB" in err) == (2, True)
     big = shutil.copytree(models["vit"], in_tmp / "big")
     ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(big)
     code, _, err = frostline("run", *arguments(big, folder))

@@ -31,7 +31,7 @@ from tests.conftest import NEGATIVE, POSITIVE
             ["freeze.depth=2", "training.frozen_dropout=true"],
             "the frozen part drops out at random (training.frozen_dropout=true)",
         ),
-        (["freeze.depth=2", "training.epochs=2", "runtime.cache.max_bytes=1000"], "runtime.cache.max_bytes is 0 MB"),
+        (["freeze.depth=2", "training.epochs=2", "runtime.cache.max_bytes=1000"], "runtime.cache.max_bytes is 1 kB"),
     ],
 )
 def test_where_it_cant_be_used_it_says_why_or_continues(frostline, in_tmp, home, tiny_overrides, overrides, why):
@@ -68,7 +68,7 @@ def test_a_model_that_cant_be_taken_apart_like_this_is_trained_as_ever(train, mo
         why = "rows of this model depend on their padding"
     elif broken == "probe":
 
-        def refuse(anatomy, depth):
+        def refuse(anatomy, depth, *more):
             raise IndexError("index out of range in self")
 
         monkeypatch.setattr(attach, "Suffix", refuse)

@@ -9,7 +9,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling
+from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLanguageModeling, GenerationConfig
 
 from frostline.config import compose_job
 from frostline.data.token_table import NO_LABEL
@@ -169,6 +169,9 @@ def test_a_run_of_conversations_is_reproduced_tested_and_asked(frostline, in_tmp
     code, greedy, err = frostline(*ask)
     assert code == 0, err
     assert frostline(*ask)[1] == greedy
+    own = GenerationConfig(repetition_penalty=3.0, min_new_tokens=3, do_sample=True, temperature=5.0)
+    own.save_pretrained(folder / "model")  # what a model's file asks for is not what the command line says
+    assert frostline(*ask)[1] == greedy
     drawn = [
         frostline("predict", "--json", str(folder), "the film", "--temperature", "2", "--seed", seed)[1]
         for seed in ("1", "1", "2")
@@ -176,7 +179,9 @@ def test_a_run_of_conversations_is_reproduced_tested_and_asked(frostline, in_tmp
     assert drawn[0] == drawn[1] != drawn[2]
     assert json.loads(drawn[0])["text"] == "the film"
     for more, message in (
-        (["x", "--temperature", "-1"], "--temperature -1.0: must be 0 or more"),
+        (["x", "--temperature", "-1"], "--temperature -1.0: must be 0, or 0.01 or more"),
+        (["x", "--temperature", "1e-40"], "--temperature 1e-40: must be 0, or 0.01 or more"),
+        (["x", "--seed", str(2**40)], "must be 0 or more and below 2**32"),
         (["x", "--max-new-tokens", "0"], "--max-new-tokens 0: must be 1 or more"),
         (["good " * 200], "leaves no room: the model has 128 positions"),
     ):

@@ -58,6 +58,12 @@ def test_a_view_is_the_same_bits_in_every_batch_and_process(images, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_view_seeds_no_gpu(images, kind, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("it is the run's generator"))
+    views(AugmentedTable(images, augmentation(kind), 4), *range(4 * ROWS))
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_views_differ_from_each_other_and_from_the_image(images, kind):
     table = AugmentedTable(images, augmentation(kind), 8)
     of_first = views(table, *(view * ROWS for view in range(8)))

@@ -45,7 +45,7 @@ def test_rows_of_a_class_that_were_taken_for_another():
     assert sum(map(sum, rows.confusion)) == rows.num_rows == 60
     assert rows.confusion[0][1] == int(((labels == 0) & (predicted == 1)).sum())
     line = calibration_line(rows)
-    assert "on 60 held-out rows; too sure of itself: temperature" in line
+    assert "on 60 held-out rows; too sure of itself: the temperature of least loss, " in line
     many = model_rows(labels, predicted, probabilities, tuple(map(str, range(21))), [])
     assert many.confusion == many.names == ()
 
@@ -54,3 +54,10 @@ def test_without_probabilities_there_are_the_worst_rows_alone():
     rows = model_rows(np.zeros(4), np.zeros(4), None, (), [{"row": 1}])
     assert (rows.calibration, rows.confusion, len(rows.worst)) == (None, (), 1)
     assert calibration_line(rows) is calibration_line(None) is None
+
+
+def test_probabilities_that_no_temperature_mends():
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet([1.0, 1.0], 400)
+    rows = model_rows(1 - shares.argmax(1), shares.argmax(1), shares, ("a", "b"), [])
+    assert calibration_line(rows).endswith("held-out rows; no temperature mends its probabilities")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from frostline.config import compose_run, spec_from_text, spec_to_yaml
 from frostline.errors import SpecError
-from frostline.spec import RunSpec, expand_cache_shorthand, short_number, spec_diff
+from frostline.spec import Augment, RunSpec, expand_cache_shorthand, short_number, spec_diff
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,24 @@ def test_digest_is_pinned(spec):
     assert spec.digest() == PINNED
 
 
-PINNED = "0495d6e400cd20b1a3290342ce9e039e83f0d88e8b30ec468ca1b4372bc80eb3"
+def test_a_key_that_was_added_later_counts_where_it_changes_something(spec):
+    """A record of 0.1, which has none of them, keeps its digest."""
+    training, dataset = spec.training, spec.dataset
+    for same in (replace(dataset, views=3), replace(dataset, crop_scale=0.9)):  # of no augmentation
+        assert replace(spec, dataset=same).digest() == PINNED
+    for other in (
+        replace(spec, training=replace(training, patience=2)),
+        replace(spec, training=replace(training, label_smoothing=0.1)),
+        replace(spec, dataset=replace(dataset, image_column="image", augment=Augment.TRIVIAL)),
+        replace(spec, dataset=replace(dataset, image_column="image", augment=Augment.TRIVIAL, views=3)),
+    ):
+        assert other.digest() != PINNED
+    images = replace(dataset, image_column="image", augment=Augment.TRIVIAL)
+    digests = {replace(spec, dataset=replace(images, views=views)).digest() for views in (3, 4, None)}
+    assert len(digests) == 3
+
+
+PINNED = "672358a913401650db6e41eaed878c0bc0bdc6c03d63e1db9f8f6653d9656c6c"
 
 
 def test_flat_has_dotted_names_and_scalars(spec):
