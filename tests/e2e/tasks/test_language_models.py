@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLan
 
 from frostline.config import compose_job
 from frostline.data.token_table import NO_LABEL
+from frostline.inference.generate import Generation, Writer
 from frostline.records.recorder import NullRecorder
 from frostline.records.result import RunResult
 from frostline.records.run_context import RunContext
@@ -170,8 +171,10 @@ def test_a_run_of_conversations_is_reproduced_tested_and_asked(frostline, in_tmp
     assert code == 0, err
     assert frostline(*ask)[1] == greedy
     own = GenerationConfig(repetition_penalty=3.0, min_new_tokens=3, do_sample=True, temperature=5.0)
-    own.save_pretrained(folder / "model")  # what a model's file asks for is not what the command line says
-    assert frostline(*ask)[1] == greedy
+    other = shutil.copytree(folder / "model", in_tmp / "other")
+    own.save_pretrained(other)  # what a model's file asks for is not what the command line says
+    [(_, written)] = Writer(other, is_chat=True).write(["the film was"], Generation(max_new_tokens=8))
+    assert written == greedy.removesuffix("\n")
     drawn = [
         frostline("predict", "--json", str(folder), "the film", "--temperature", "2", "--seed", seed)[1]
         for seed in ("1", "1", "2")
