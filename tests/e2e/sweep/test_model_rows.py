@@ -19,9 +19,7 @@ def test_rows_and_latency_of_the_recommended_model(frostline, in_tmp, tiny_overr
     )  # fmt: skip
     assert code == 0, err
     line = next(line for line in out.splitlines() if line.startswith("calibration: "))
-    assert re.search(
-        r"expected calibration error [\d.]+ points on \d+ held-out rows; .*temperature [\d.]+ makes it", line
-    )
+    assert re.search(r"expected calibration error [\d.]+ points on \d+ held-out rows; .*temperature", line)
     folder = in_tmp / "runs" / "lr_x_depth"
     chosen = json.loads((folder / "report" / "recommended.json").read_text())["trial"]
     run = folder / f"{chosen:03d}"
