@@ -140,7 +140,7 @@ def calibration_line(rows: ModelRows | None) -> str | None:
     if rows is None or rows.calibration is None:
         return None
     own = rows.calibration
-    error = f"expected calibration error {100 * own.error:.1f} points on {rows.num_rows} held-out rows"
+    error = f"expected calibration error {100 * own.error:.1f} points on {rows.num_rows:,} held-out rows"
     if not _LEAST * 1.01 < own.temperature < _MOST * 0.99:
         return f"{error}; no temperature mends its probabilities"
     sure = "too sure of itself" if own.temperature > 1 else "too unsure"
