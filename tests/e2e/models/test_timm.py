@@ -106,7 +106,7 @@ rows = RowsToCompute(
 )
 prefix = Prefix(
     anatomy=anatomy, facts={}, about={}, width=0, dtype="float32", position=read_position(anatomy), reading=None,
-    autocast=nullcontext, threads=1,
+    autocast=nullcontext, threads=torch.get_num_threads(),
 )
 last = anatomy.num_blocks
 for depth in sorted({1, last // 2, last - 1, last}):

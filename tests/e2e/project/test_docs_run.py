@@ -19,6 +19,7 @@ import pytest
 from frostline.records.run_folder import RUN_FILE
 from tests.conftest import save_tokenizer, sentences, tiny_config, write_csv
 from tests.e2e.tasks.test_tokens import save_sentences
+from tests.support.language_models import save_language_model
 from tests.support.pictures import save_images, save_model
 from tests.support.services import free_port
 from tests.support.sweep_tools import TRIALS_ALONE, call, start, wait_for
@@ -72,7 +73,11 @@ def models(tmp_path_factory) -> dict[str, Path]:
     torch.manual_seed(0)
     BertModel(tiny_config(num_hidden_layers=6, max_position_embeddings=128)).save_pretrained(folder / "words")
     save_tokenizer(folder / "words")
-    return {"words": folder / "words", "images": save_model("vit", folder / "images", num_blocks=12)}
+    return {
+        "words": folder / "words",
+        "images": save_model("vit", folder / "images", num_blocks=12),
+        "texts": save_language_model("gpt2", folder / "texts"),
+    }
 
 
 class Desk:
@@ -119,8 +124,8 @@ class Desk:
     def _on_small_models(self, words: list[str]) -> list[str]:
         if any(word.startswith("runs/") for word in words):
             return words
-        images = "model=vit_base" in words
-        place = self._models["images" if images else "words"]
+        kind = "images" if "model=vit_base" in words else "texts" if "dataset.task=causal_lm" in words else "words"
+        place = self._models[kind]
         kept = [word for word in words if not word.startswith("model=")]
         return [*kept, "model=path", f"model.location={place}"]
 
