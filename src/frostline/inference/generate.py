@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.utils import logging as transformers_logging
 
-from frostline.errors import ModelError, UserError, as_user_error, first_line
+from frostline.errors import UserError
+from frostline.inference.predict import loading
 from frostline.models.config_file import load_config
 from frostline.tasks.causal_lm import CausalEncoder
 
@@ -43,11 +43,7 @@ class Writer:
     """
 
     def __init__(self, model_folder: Path, *, is_chat: bool) -> None:
-        if not (model_folder / "config.json").is_file():
-            raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        with as_user_error(lambda error: ModelError(f"{model_folder}: can't be loaded: {first_line(error)}")):
+        with loading(model_folder):
             config = load_config(model_folder)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
             kind: Any = AutoModelForCausalLM

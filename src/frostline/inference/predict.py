@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -48,6 +49,24 @@ class Prediction:
     words: tuple[tuple[str, str, float], ...] = ()
 
 
+@contextmanager
+def loading(model_folder: Path) -> Iterator[None]:
+    """Loads the model of a run's folder within a context, without messages of transformers.
+
+    Args:
+        model_folder: `model/` of a run's folder.
+
+    Raises:
+        ModelError: There is no model, or it can't be loaded.
+    """
+    if not (model_folder / "config.json").is_file():
+        raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with as_user_error(lambda error: ModelError(f"{model_folder}: can't be loaded: {first_line(error)}")):
+        yield
+
+
 class Predictor:
     """A trained model, ready to be asked.
 
@@ -61,11 +80,7 @@ class Predictor:
     """
 
     def __init__(self, model_folder: Path, max_tokens: int, kind: Any = None) -> None:
-        if not (model_folder / "config.json").is_file():
-            raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-        with as_user_error(lambda error: ModelError(f"{model_folder}: can't be loaded: {first_line(error)}")):
+        with loading(model_folder):
             config = load_config(model_folder)
             self.reads_images = reads_images(config)
             self.by_word = any("TokenClassification" in name for name in config.architectures or ())

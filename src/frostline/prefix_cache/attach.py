@@ -48,7 +48,8 @@ _SEQUENCE = 2
 """Dimensions of what is cached of an image, if it is a sequence of vectors, and no map."""
 
 _PIXELS_PER_TOKEN = 256
-"""What a token of a convolutional network counts for, as a patch of 16 x 16 pixels is one of a vision transformer."""
+"""What a token of a convolutional network counts for, as a patch of 16 x 16 pixels is one of a vision transformer
+(assumed)."""
 
 
 def open_cache(request: CacheRequest) -> CachedPrefix | None:

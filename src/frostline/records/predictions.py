@@ -27,7 +27,7 @@ class RowScores:
         losses: `[N]`.
         num_classes: Of rows that may have several; None: each has one, or a number.
         counts_tokens: Whether labels are the target tokens of each row, whose mean loss is `losses`, and `predicted`
-            those that were the likeliest.
+            how many of them the model ranks first.
     """
 
     labels: Array

@@ -6,6 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from frostline.preflight import num_blocks as blocks_of
 from frostline.provenance import redact
 from frostline.records.trial import TrialRecord, TrialState
 from frostline.report import Answer, ReportData, answer_of, make_console, print_answer, write_report
-from frostline.report.model_rows import calibration_line
+from frostline.report.model_rows import ModelRows, calibration_line
 from frostline.search import SearchSummary, reason_if_all_failed
 from frostline.spec import CostName, Direction
 from frostline.sweep.folder import REPORT_FOLDER, SweepFolder, read_description
@@ -68,6 +69,11 @@ class FinishedSweep:
         if chosen is None:
             return None
         return self.runs.folder_of(chosen.number if chosen.copy_of is None else chosen.copy_of, self.runs.seeds[0])
+
+    @cached_property
+    def rows(self) -> ModelRows | None:
+        """What the recommended trial's model says of the held-out rows."""
+        return model_rows_in(self.recommended_folder)
 
     @property
     def recommended_command(self) -> str:
@@ -130,7 +136,7 @@ def _write_report(finished: FinishedSweep) -> list[Path]:
         base=_shared_settings(finished.sweep),
         command=finished.recommended_command,
         status=finished.progress,
-        rows=model_rows_in(finished.recommended_folder),
+        rows=finished.rows,
     )
     return write_report(data, finished.folder.folder / REPORT_FOLDER)
 
@@ -140,7 +146,7 @@ def _print_answer(finished: FinishedSweep, run: SweepRun, view: str | None, path
     console = make_console()
     print_answer(answer, console)
     lines = [finished.progress]
-    if (calibration := calibration_line(model_rows_in(finished.recommended_folder))) is not None:
+    if (calibration := calibration_line(finished.rows)) is not None:
         lines.insert(0, f"calibration: {calibration}")
     if answer.settle_needed is not None and finished.summary.complete:
         lines.append(f"continue with: {with_settle(command, answer.settle_needed)}")

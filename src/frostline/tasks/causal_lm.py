@@ -2,7 +2,7 @@
 
 Labels are shifted when rows are tokenized: the label of a position is the token that follows it. What an evaluation
 keeps of a row are three numbers: the sum of the losses of its target tokens, how many they are, and how many of them
-were the likeliest token.
+the model ranks first.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class CausalLm(Task):
         return np.array([[2.0, 1.0, 0.0], [3.0, 2.0, 1.0]]), np.zeros((2, 2), dtype=np.int64)
 
     def prediction_columns(self, logits: Array, labels: Array) -> dict[str, Any]:
-        """See `Task`: `label` is the number of target tokens, `predicted` of those that were the likeliest."""
+        """See `Task`: `label` is the number of target tokens, `predicted` how many of them the model ranks first."""
         import numpy as np
 
         return {
