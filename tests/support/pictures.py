@@ -11,6 +11,8 @@ from transformers import ConvNextConfig, ConvNextModel, ResNetConfig, ResNetMode
 from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from tests.conftest import TINY
+
 SIZE = 32
 
 
@@ -48,3 +50,11 @@ def save_images(folder: Path, each: int = 20, classes: tuple[str, ...] = ("dark"
             mode = ("RGB", "L", "RGBA", "P")[number % 4]
             image.convert(mode).save(folder / name / f"{number:03d}.png")
     return folder
+
+
+def image_overrides(model: Path, folder: Path, *more: str) -> list[str]:
+    """Overrides of a run on a folder of images that takes a second."""
+    return [
+        "model=path", f"model.location={model}", "dataset=image_folder", f"dataset.location={folder}", *TINY,
+        "tracking=off", *more,
+    ]  # fmt: skip

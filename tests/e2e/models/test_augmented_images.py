@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from frostline.config import compose_job
-from frostline.records.recorder import NullRecorder
 from frostline.records.result import RunResult
-from frostline.records.run_context import RunContext
-from frostline.train.run import run
-from tests.conftest import TINY
-from tests.support.pictures import save_images, save_model
+from tests.support.pictures import image_overrides, save_images, save_model
+from tests.support.tiny_runs import stop_and_resume, train
 
 VIEWS = ("dataset.augment=flip_crop", "dataset.views=2", "training.epochs=3")
 
@@ -27,15 +23,7 @@ def models(tmp_path_factory):
 
 
 def arguments(model, folder, *more):
-    return [
-        "model=path", f"model.location={model}", "dataset=image_folder", f"dataset.location={folder}", *TINY,
-        "tracking=off", "freeze=depth", *more,
-    ]  # fmt: skip
-
-
-def train(given, folder):
-    folder.mkdir()
-    return run(compose_job(given).run, RunContext(NullRecorder(), folder))
+    return image_overrides(model, folder, "freeze=depth", *more)
 
 
 @pytest.mark.slow
@@ -55,10 +43,7 @@ def test_views_are_learned_alike_from_the_prefix_cache(tmp_path, models, folder,
 def test_a_killed_run_takes_the_views_of_its_epoch_when_it_is_resumed(tmp_path, models, folder, more):
     given = arguments(models["resnet"], folder, "freeze.depth=2", *more)
     whole = train(given, tmp_path / "whole")
-    spec, part = compose_job(given).run, tmp_path / "part"
-    part.mkdir()
-    run(spec, RunContext(NullRecorder(), part, until_step=7))
-    later = run(spec, RunContext(NullRecorder(), part, resume_from=part))
+    later = stop_and_resume(given, tmp_path / "part", 7)
     assert later.weights_sha256 == whole.weights_sha256
 
 
@@ -71,7 +56,7 @@ def test_an_augmented_run_is_reproduced_bit_for_bit(frostline, in_tmp, models, f
     [made] = {path.parent for path in in_tmp.rglob("result.json")}
     code, out, err = frostline("reproduce", str(made))
     assert code == 0, (out, err)
-    assert "bit" in out
+    assert "verdict: identical: every number is bit-equal, the trained weights too" in out
 
 
 @pytest.mark.slow

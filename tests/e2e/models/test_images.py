@@ -21,7 +21,7 @@ from frostline.records.result import RunResult
 from frostline.records.run_context import RunContext
 from frostline.train.flops import flops_per_epoch
 from tests.conftest import TINY
-from tests.support.pictures import save_images, save_model
+from tests.support.pictures import image_overrides, save_images, save_model
 
 KINDS = ("vit", "resnet", "convnext")
 
@@ -37,18 +37,11 @@ def models(tmp_path_factory):
     return {kind: save_model(kind, home / kind) for kind in KINDS}
 
 
-def arguments(model, folder, *more):
-    return [
-        "model=path", f"model.location={model}", "dataset=image_folder", f"dataset.location={folder}", *TINY,
-        "tracking=off", *more,
-    ]  # fmt: skip
-
-
 @pytest.fixture
 def train(frostline, in_tmp, models, folder):
     def call(kind, *more):
         before = {path.parent for path in in_tmp.rglob("result.json")}
-        code, out, err = frostline("run", *arguments(models[kind], folder, *more))
+        code, out, err = frostline("run", *image_overrides(models[kind], folder, *more))
         assert code == 0, err
         [made] = {path.parent for path in in_tmp.rglob("result.json")} - before
         return made, RunResult.read(made)
@@ -237,7 +230,7 @@ def test_images_smaller_than_the_model_was_pretrained_on(train, tmp_path):
 @pytest.mark.slow
 def test_a_folder_held_out_and_depths_of_a_network_in_stages(frostline, in_tmp, models, folder):
     held_out = save_images(in_tmp / "held-out", each=8, seed=3)
-    given = arguments(models["resnet"], folder, f"dataset.eval_from={held_out}")
+    given = image_overrides(models["resnet"], folder, f"dataset.eval_from={held_out}")
     code, out, err = frostline("run", *given)
     assert code == 0, err
     assert "40 rows trained on, 16 held out" in out
@@ -279,7 +272,7 @@ def test_a_killed_run_resumes_in_the_same_bits(train, frostline, in_tmp, models,
     from frostline.records.recorder import NullRecorder
     from frostline.train.run import run
 
-    given = arguments(models[kind], folder, "freeze=depth", "freeze.depth=1", "training.epochs=3")
+    given = image_overrides(models[kind], folder, "freeze=depth", "freeze.depth=1", "training.epochs=3")
     _, whole = train(kind, "freeze=depth", "freeze.depth=1", "training.epochs=3")
     spec = compose_job(given).run
     part = in_tmp / "part"
@@ -290,21 +283,21 @@ def test_a_killed_run_resumes_in_the_same_bits(train, frostline, in_tmp, models,
 
 
 def test_what_does_not_belong_together_is_one_line(frostline, in_tmp, models, folder, tiny_model, tiny_csv):
-    code, _, err = frostline("run", *arguments(tiny_model, folder))
+    code, _, err = frostline("run", *image_overrides(tiny_model, folder))
     assert (code, "the model (bert) reads texts, the data set holds images" in err) == (2, True)
     texts = ["model=path", f"model.location={models['vit']}", "dataset=csv", f"dataset.location={tiny_csv}", *TINY]
     code, _, err = frostline("run", *texts)
     assert (code, "the model (vit) reads images, the data set holds texts" in err) == (2, True)
     small = ("runtime.cache=require", "runtime.cache.max_bytes=1e5", "freeze.depth=1")
-    code, _, err = frostline("run", *arguments(models["resnet"], folder, *small))
+    code, _, err = frostline("run", *image_overrides(models["resnet"], folder, *small))
     assert (code, "kB, and runtime.cache.max_bytes is 100 kB" in err) == (2, True)
     big = shutil.copytree(models["vit"], in_tmp / "big")
     ViTImageProcessorPil(size={"height": 64, "width": 64}).save_pretrained(big)
-    code, _, err = frostline("run", *arguments(big, folder))
+    code, _, err = frostline("run", *image_overrides(big, folder))
     assert (code, "can't take what its image processor makes, (3, 64, 64): Input image size" in err) == (2, True)
     (models["vit"] / "preprocessor_config.json").rename(in_tmp / "aside.json")
     try:
-        code, _, err = frostline("run", *arguments(models["vit"], folder))
+        code, _, err = frostline("run", *image_overrides(models["vit"], folder))
         assert (code, "no image processor there (preprocessor_config.json)" in err) == (2, True)
     finally:
         (in_tmp / "aside.json").rename(models["vit"] / "preprocessor_config.json")
@@ -383,7 +376,7 @@ def test_a_number_of_an_image(frostline, in_tmp, models):
         lines.append(f"{index}.png,{value / 250}")
     (in_tmp / "table.csv").write_text("\n".join(lines))
     code, out, err = frostline(
-        "run", *arguments(models["convnext"], "table.csv", "dataset=csv", "dataset.image_column=file"),
+        "run", *image_overrides(models["convnext"], "table.csv", "dataset=csv", "dataset.image_column=file"),
         "dataset.label_column=brightness", "dataset.task=regression", "training=regression", "freeze=none",
     )  # fmt: skip
     assert code == 0, err
@@ -395,7 +388,7 @@ def test_a_number_of_an_image(frostline, in_tmp, models):
 
 @pytest.mark.slow
 def test_the_model_in_mlflow_is_files_of_the_run(frostline, in_tmp, models, folder):
-    given = [each for each in arguments(models["vit"], folder) if each != "tracking=off"]
+    given = [each for each in image_overrides(models["vit"], folder) if each != "tracking=off"]
     code, _, err = frostline("run", *given)
     assert code == 0, err
     store = mlflow.MlflowClient("sqlite:///mlflow.db")

@@ -14,13 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DataCollatorForLan
 from frostline.config import compose_job
 from frostline.data.token_table import NO_LABEL
 from frostline.inference.generate import Generation, Writer
-from frostline.records.recorder import NullRecorder
 from frostline.records.result import RunResult
-from frostline.records.run_context import RunContext
 from frostline.train.data import load_data
-from frostline.train.run import run
 from tests.conftest import FILLER, TINY
 from tests.support.language_models import save_language_model
+from tests.support.tiny_runs import stop_and_resume, train
 
 KINDS = ("gpt2", "llama")
 COLUMNS = {
@@ -59,11 +57,6 @@ def arguments(model, path, *more):
         "model=path", f"model.location={model}", "dataset=jsonl", f"dataset.location={path}",
         "dataset.task=causal_lm", *TINY, "training=causal_lm", "tracking=off", "freeze=depth", *more,
     ]  # fmt: skip
-
-
-def train(given, folder):
-    folder.mkdir()
-    return run(compose_job(given).run, RunContext(NullRecorder(), folder))
 
 
 @pytest.mark.slow
@@ -144,10 +137,7 @@ def test_other_freeze_methods(tmp_path, models, rows, freeze):
 def test_a_killed_run_resumes_in_the_same_bits(tmp_path, models, rows):
     given = arguments(models["gpt2"], rows, "freeze.depth=1", "training.epochs=3", "training.packing=true")
     whole = train(given, tmp_path / "whole")
-    spec, part = compose_job(given).run, tmp_path / "part"
-    part.mkdir()
-    run(spec, RunContext(NullRecorder(), part, until_step=7))
-    later = run(spec, RunContext(NullRecorder(), part, resume_from=part))
+    later = stop_and_resume(given, tmp_path / "part", 7)
     assert later.weights_sha256 == whole.weights_sha256
 
 
