@@ -1,10 +1,10 @@
-"""How deep to freeze a small language model that moves to another kind of text: perplexity by depth.
+"""How deep to freeze a small language model that moves to another kind of text: loss by depth.
 
 A small Llama with a tokenizer of its own is trained from scratch on the sentences of movie reviews, then swept over
 frozen depth and learning rate on tweets. All parts come from the package index; with the hub at hand, model=gpt2 or
 model=smollm2_135m take the place of the small model.
 
-    python studies/language_model.py FOLDER        # 6 minutes on 2 cores; FOLDER/pretrained/model is the model
+    python studies/language_model.py FOLDER        # 20 minutes on 2 shared cores; FOLDER/pretrained/model is the model
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trials", type=int, default=14)
+    parser.add_argument("--objective", choices=["loss", "perplexity"], default="loss")
+    parser.add_argument("--margin", type=float, default=0.02, help="in the unit of the objective")
     options = parser.parse_args()
     folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,8 @@ def main() -> int:
     )  # fmt: skip
     frostline(
         "sweep", "lr_x_depth", "model=path", f"model.location={pretrained / 'model'}", "dataset=tweets", *task,
-        "dataset.train_rows=1000", "dataset.eval_rows=1000", f"sweep.n_trials={options.trials}", "sweep.margin=1",
+        "dataset.train_rows=1000", "dataset.eval_rows=1000", f"sweep.n_trials={options.trials}",
+        f"training.objective={options.objective}", f"sweep.margin={options.margin}",
         f"hydra.sweep.dir={folder / 'sweep'}",
     )  # fmt: skip
     return 0
