@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -12,12 +13,13 @@ from frostline.errors import SpecError, UserError
 from frostline.models import optimizer
 from frostline.records.recorder import RECORDERS
 from frostline.records.run_folder import SPEC_FILE, is_run_id
-from frostline.spec import ModelSpec, Source, spec_diff
+from frostline.spec import RunSpec, Source, Stack, spec_diff
 
 if TYPE_CHECKING:
     from frostline.config import Job
 
-_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_DECODER_KEYS = ("num_decoder_layers", "decoder_layers")
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers")
 
 
 def preflight(job: Job) -> None:
@@ -32,8 +34,10 @@ def preflight(job: Job) -> None:
     for name in job.tracking.recorders:
         RECORDERS.get(name)
     spec.freeze.check_installed()
+    if spec.training.generate_rows is not None and importlib.util.find_spec("rouge_score") is None:
+        raise UserError("training.generate_rows: needs rouge-score: pip install 'frostline[rouge]', or set it to null")
     if spec.model.source is Source.PATH:
-        spec.check_depth(num_blocks(spec.model))
+        spec.check_depth(num_blocks(spec))
     for dataset in (spec.dataset, *spec.dataset.also_evaluate):
         if dataset.source is Source.PATH:
             assets.data_file(dataset)
@@ -90,18 +94,25 @@ def _resumed(run: str, uri: str) -> Path:
         raise UserError(f"resume={error}") from error
 
 
-def num_blocks(spec: ModelSpec) -> int | None:
-    """Returns how many blocks a model has, if that can be known without loading it."""
-    if spec.num_blocks is not None or spec.source is not Source.PATH:
-        return spec.num_blocks
-    folder = assets.model_folder(spec)
+def num_blocks(spec: RunSpec) -> int | None:
+    """Returns how many blocks a run's model has, if that can be known without loading it."""
+    model = spec.model
+    if model.num_blocks is not None or model.source is Source.PACKAGE:
+        return model.num_blocks
+    path = assets.model_folder(model) / "config.json" if model.source is Source.PATH else assets.fetched_config(model)
+    if path is None:
+        return None
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder / 'config.json'}: can't be read: {error}") from error
+        raise UserError(f"{path}: can't be read: {error}") from error
     if isinstance(config, dict) and isinstance(config.get("vision_config"), dict):
         config = config["vision_config"]
     counts = [config[key] for key in _LAYER_KEYS if isinstance(config, dict) and isinstance(config.get(key), int)]
+    if counts and config.get("is_encoder_decoder"):
+        behind = next((config[key] for key in _DECODER_KEYS if isinstance(config.get(key), int)), counts[0])
+        layers: dict[Stack, int] = {Stack.ENCODER: counts[0], Stack.DECODER: behind}
+        return sum(layers[stack] for stack in spec.dataset.task.stacks)
     if not counts and isinstance(config, dict) and isinstance(config.get("depths"), list):
         return len(config["depths"])  # a convolutional network's stages
     return counts[0] if counts else None

@@ -6,13 +6,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 END = "<|endoftext|>"
@@ -73,6 +77,67 @@ def save_language_model(
                 intermediate_size=2 * width,
                 max_position_embeddings=128,
                 tie_word_embeddings=False,
+                **common,
+            )
+        )
+    )
+    model.save_pretrained(folder)
+    return folder
+
+
+def save_encoder_decoder(
+    kind: str, folder: Path, texts: Iterable[str] = TEXTS, *, num_blocks: tuple[int, int] = (2, 2), width: int = 32
+) -> Path:
+    """A folder as save_pretrained writes it, of a model with an encoder and a decoder.
+
+    Args:
+        kind: `t5`, whose lowest blocks hold the bias of positions, or `bart`.
+        folder: Where to.
+        texts: What the tokenizer is trained on.
+        num_blocks: Of the encoder and of the decoder.
+        width: Of the hidden states.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<pad>", "</s>", "<s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    frame = "$A </s>" if kind == "t5" else "<s> $A </s>"
+    tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=[("</s>", 1), ("<s>", 2)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", bos_token="<s>")
+    fast.model_input_names = ["input_ids", "attention_mask"]
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    encoder, decoder = num_blocks
+    common = {"vocab_size": VOCABULARY, "d_model": width, "pad_token_id": 0, "eos_token_id": 1}
+    model = (
+        T5ForConditionalGeneration(
+            T5Config(
+                num_layers=encoder,
+                num_decoder_layers=decoder,
+                num_heads=4,
+                d_kv=width // 4,
+                d_ff=2 * width,
+                decoder_start_token_id=0,
+                **common,
+            )
+        )
+        if kind == "t5"
+        else BartForConditionalGeneration(
+            BartConfig(
+                encoder_layers=encoder,
+                decoder_layers=decoder,
+                encoder_attention_heads=4,
+                decoder_attention_heads=4,
+                encoder_ffn_dim=2 * width,
+                decoder_ffn_dim=2 * width,
+                max_position_embeddings=128,
+                bos_token_id=2,
+                decoder_start_token_id=1,
+                forced_eos_token_id=None,
                 **common,
             )
         )

@@ -50,6 +50,14 @@ def hub_model(spec: ModelSpec) -> Path:
     )
 
 
+def fetched_config(spec: ModelSpec) -> Path | None:
+    """Returns the `config.json` of a model on the hub; None: it was not fetched yet."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(spec.location, "config.json", revision=spec.revision)
+    return Path(path) if isinstance(path, str) else None
+
+
 def _snapshot(spec: ModelSpec, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 

@@ -1,4 +1,4 @@
-"""`frostline predict`: predicts labels, or continues texts, with a trained run's model."""
+"""`frostline predict`: predicts labels, continues texts or writes others from them, with a trained run's model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ def main(arguments: list[str]) -> int:
     """Prints a label and its score for each text, or what a language model writes behind it."""
     parser = override_parser(
         "predict",
-        "Predicts labels with a trained run's model; a language model continues the texts. Pass texts (or image\n"
-        "paths) as arguments, or one per line on standard input.",
+        "Predicts labels with a trained run's model; a language model continues the texts, and one with an encoder\n"
+        "and a decoder writes others from them, for example summaries. Pass texts (or image paths) as arguments, or\n"
+        "one per line on standard input.",
         'examples:\n  frostline predict runs/single/... "a wonderful film" "two hours I will not get back"\n'
         "  frostline predict 0123456789abcdef < lines.txt      a run id in MLflow (--tracking-uri)\n"
         '  frostline predict runs/single/... --max-new-tokens 20 --temperature 0.7 "The film"      a language model',
@@ -62,7 +63,8 @@ def main(arguments: list[str]) -> int:
     if how is not None:
         from frostline.inference.generate import Writer
 
-        writer = Writer(folder / "model", is_chat=spec.dataset.messages_column is not None)
+        is_chat = spec.dataset.messages_column is not None
+        writer = Writer(folder / "model", is_chat=is_chat, max_tokens=spec.training.max_tokens)
         for text, written in writer.write(source, how):
             shown = json.dumps({"text": text, "written": written}, ensure_ascii=False) if options.json else written
             print(visible(shown), flush=True)

@@ -170,7 +170,7 @@ def _of_table(spec: RunSpec, folder: Path, rows: Rows, predictor: Predictor) -> 
     if isinstance(processor, ImageInput):
         table, padding = load_pixel_table(TEST_SET, rows.test, rows, processor), NO_PADDING
     else:
-        table, _ = token_table(rows.test, processor, max_tokens, own_encode=task.row_encoder(processor, max_tokens))
+        table, _ = token_table(rows.test, processor, max_tokens, own_encode=task.row_encoder(processor, spec.training))
         padding = Padding.of(processor, predictor.model)
         if task.labels_words and (num_cut := num_words(rows.test) - table.num_labels):
             warn_once(f"words beyond training.max_tokens={max_tokens}, which are not scored: {num_cut}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _LABELS = "labels"
 _MASK = "attention_mask"
+DECODER_INPUTS = "decoder_input_ids"
+"""Key of a batch: what a decoder beside an encoder is given."""
 
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -37,6 +39,8 @@ class Padding:
         has_mask: Whether the tokenizer gives an attention mask and the model takes it.
         accepted: Which columns the model takes; None: all.
         multiple_of: Lengths are rounded up to it.
+        decoder_start: What a decoder is given before its first target token; None: there is no decoder beside an
+            encoder.
     """
 
     values: Mapping[str, int]
@@ -44,6 +48,7 @@ class Padding:
     has_mask: bool
     accepted: frozenset[str] | None = None
     multiple_of: int = 1
+    decoder_start: int | None = None
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, model: Any = None, multiple_of: int = 1) -> Padding:
@@ -58,7 +63,21 @@ class Padding:
         values = {"token_type_ids": tokenizer.pad_token_type_id, "special_tokens_mask": 1, _MASK: 0}
         pad: Any = tokenizer.pad_token_id
         has_mask = _MASK in tokenizer.model_input_names and (accepted is None or _MASK in accepted)
-        return cls(values=values, default=int(pad), has_mask=has_mask, accepted=accepted, multiple_of=multiple_of)
+        start = None
+        if model is not None and getattr(model.config, "is_encoder_decoder", False):
+            start = getattr(model.config, "decoder_start_token_id", None)
+        return cls(
+            values=values, default=int(pad), has_mask=has_mask, accepted=accepted, multiple_of=multiple_of,
+            decoder_start=start,
+        )  # fmt: skip
+
+    def without_decoder(self) -> Padding:
+        """Returns the padding of what an encoder alone is given, in float32's lengths."""
+        return replace(self, multiple_of=1, decoder_start=None)
+
+    def width_of(self, lengths: IntArray) -> int:
+        """Returns how long rows of some lengths are when they are filled up; rows without tokens are padding."""
+        return -(-max(1, int(lengths.max())) // self.multiple_of) * self.multiple_of
 
 
 NO_PADDING = Padding(values={}, default=0, has_mask=False)
@@ -74,7 +93,7 @@ class TokenTable:
 
     Args:
         rows: Columns of the tokenizer (`input_ids`, `token_type_ids`, ...), each a list of a row's tokens, and
-            `labels`, one number a row, or one a token.
+            `labels`: one number a row, one a token, or those of a text that a decoder writes.
     """
 
     def __init__(self, rows: Dataset) -> None:
@@ -91,11 +110,16 @@ class TokenTable:
         self.labels: torch.Tensor | None = None
         """`[N]`: class ids (int64) or numbers (float32); None if there are none, or each token has one."""
         self._token_labels: np.ndarray[Any, Any] | None = None
+        self.label_lengths: IntArray = self.lengths
+        """Labels of each row where each token has one, `[N]`; of what a decoder writes not as many as tokens."""
+        self._label_starts = self._starts
         if _LABELS in rows.column_names:
             if isinstance(rows.features[_LABELS], datasets.Value):
                 self.labels = torch.from_numpy(labels_of(plain[_LABELS]))
             else:
-                self._token_labels = _ragged(plain[_LABELS])[1].astype(np.int64)
+                self.label_lengths, token_labels = _ragged(plain[_LABELS])
+                self._label_starts = np.concatenate([[0], np.cumsum(self.label_lengths, dtype=np.int64)])
+                self._token_labels = token_labels.astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -113,7 +137,7 @@ class TokenTable:
 
     def all_labels(self) -> np.ndarray[Any, Any]:
         """Returns all labels, `[N]`, or where each token has one `[N, T]`, T the longest row's."""
-        labels = self.labels_at(np.arange(len(self)), int(self.lengths.max()))
+        labels = self.labels_at(np.arange(len(self)), int(self.label_lengths.max()))
         assert labels is not None, "the rows have no labels"
         return labels.numpy()
 
@@ -126,15 +150,35 @@ class TokenTable:
         """
         if self._token_labels is None:
             return None if self.labels is None else self.labels[torch.from_numpy(numbers)]
-        is_token = np.arange(width) < self.lengths[numbers][:, None]
+        is_token = np.arange(width) < self.label_lengths[numbers][:, None]
         filled = np.full(is_token.shape, NO_LABEL, dtype=np.int64)
-        filled[is_token] = self._token_labels[(self._starts[numbers][:, None] + np.arange(width))[is_token]]
+        filled[is_token] = self._token_labels[(self._label_starts[numbers][:, None] + np.arange(width))[is_token]]
         return torch.from_numpy(filled)
+
+    def _decoder_inputs(self, numbers: IntArray, padding: Padding) -> dict[str, torch.Tensor]:
+        """Returns what a decoder is given: the labels moved by one position, `[B, T]`; nothing, if a row has one label.
+
+        Args:
+            numbers: Of the rows.
+            padding: With the token that comes first.
+        """
+        if self._token_labels is None or padding.decoder_start is None:
+            return {}
+        labels = self.labels_at(numbers, padding.width_of(self.label_lengths[numbers]))
+        assert labels is not None, "each token has a label"
+        first = torch.full((len(numbers), 1), padding.decoder_start)
+        shifted = torch.cat([first, labels[:, :-1]], dim=1)
+        return {DECODER_INPUTS: shifted.masked_fill(shifted == NO_LABEL, padding.default)}
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all rows."""
+        """Tokens of all rows, a decoder's left out."""
         return int(self._starts[-1])
+
+    @property
+    def num_target_tokens(self) -> int:
+        """Labels of all rows, where each token has one."""
+        return int(self._label_starts[-1])
 
     @cached_property
     def sha256(self) -> str:
@@ -154,14 +198,16 @@ class TokenTable:
         return last
 
     def inputs(self, numbers: Sequence[int] | IntArray, padding: Padding) -> dict[str, torch.Tensor]:
-        """Returns a batch of some rows: the tokenizer's columns, `[B, T]`, T the longest row's."""
+        """Returns a batch of some rows: the tokenizer's columns, `[B, T]`, T the longest row's.
+
+        For a model with an encoder and a decoder also `decoder_input_ids`, `[B, T]` with T of the longest target.
+        """
         numbers = np.asarray(numbers, dtype=np.int64)
         lengths = self.lengths[numbers]
-        longest = max(1, int(lengths.max()))  # rows without tokens are padding
-        width = -(-longest // padding.multiple_of) * padding.multiple_of
+        width = padding.width_of(lengths)
         is_token = np.arange(width) < lengths[:, None]
         positions = (self._starts[numbers][:, None] + np.arange(width))[is_token]
-        return self._batch(positions, is_token, padding)
+        return {**self._batch(positions, is_token, padding), **self._decoder_inputs(numbers, padding)}
 
     def inputs_at(self, numbers: Sequence[int] | IntArray, position: str, padding: Padding) -> dict[str, torch.Tensor]:
         """Returns a batch of the `first` or the `last` token of some rows, `[B, 1]`."""

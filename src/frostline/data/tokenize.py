@@ -21,7 +21,7 @@ from frostline.data.token_table import NO_LABEL, TokenTable
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
     from frostline.spec.task import RowEncoder
 
@@ -195,12 +195,20 @@ def _encode(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max
     if "words" in batch:
         return _encode_words(batch, tokenizer, max_tokens)
     encoded = tokenizer(batch["text"], batch.get("pair"), truncation=True, max_length=max_tokens)
-    out = dict(encoded)
+    return {**encoded, "truncated": were_cut(encoded, max_tokens)}
+
+
+def were_cut(encoded: BatchEncoding, max_tokens: int) -> list[bool]:
+    """Returns which texts of a batch a tokenizer cut.
+
+    Args:
+        encoded: What it returned.
+        max_tokens: How many tokens of a text it keeps.
+    """
     if encoded.encodings is not None:
-        out["truncated"] = [bool(encoding.overflowing) for encoding in encoded.encodings]
-    else:  # a slow tokenizer doesn't say: full length is the best sign
-        out["truncated"] = [len(ids) >= max_tokens for ids in encoded["input_ids"]]
-    return out
+        return [bool(encoding.overflowing) for encoding in encoded.encodings]
+    # A slow tokenizer doesn't say: full length is the best sign.
+    return [len(ids) >= max_tokens for ids in encoded["input_ids"]]
 
 
 def _encode_words(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def lowest_blocks(anatomy: Anatomy, depth: int | None) -> Choice:
 
 def below_head(anatomy: Anatomy) -> set[str]:
     """Returns the names of the parameters of the embeddings and the blocks."""
-    parts = [*anatomy.embeddings, *anatomy.blocks]
+    parts = anatomy.prefix(anatomy.num_blocks)
     return {name for part, module in parts for name, _ in module.named_parameters(part)}
 
 
@@ -76,8 +76,8 @@ def by_name(anatomy: Anatomy, frozen: Collection[str], description: str) -> Choi
         frozen: Names of parameters.
         description: For people.
     """
-    units: list[tuple[int | None, tuple[NamedModule, ...]]] = [(0, anatomy.embeddings)]
-    units += [(index + 1, (block,)) for index, block in enumerate(anatomy.blocks)]
+    below = [modules for _, modules in anatomy.groups()][:-1]
+    units: list[tuple[int | None, tuple[NamedModule, ...]]] = list(enumerate(below))
     units += [(None, (module,)) for module in anatomy.head]
     modules: list[NamedModule] = []
     frozen_whole: set[int] = set()

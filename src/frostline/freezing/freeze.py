@@ -104,6 +104,8 @@ def freeze(
         module.requires_grad_(False)
         if not dropout:
             _pin_in_eval(module)
+    if chosen.prefix_depth is not None and not dropout:
+        _pin_own_modes(anatomy.stacks)
     for name in chosen.extra_params:
         named[name].requires_grad_(False)
     tensors = dict(_tensors(anatomy.model, chosen.modules, chosen.extra_params))
@@ -197,6 +199,20 @@ def _pin_in_eval(module: nn.Module) -> None:
     for inner in module.modules():
         # An instance attribute, bound: it survives deepcopy, and `nn.Module.train` of a parent finds it.
         inner.train = MethodType(_stay_in_eval, inner)  # type: ignore[method-assign]
+
+
+def _pin_own_modes(modules: Sequence[NamedModule]) -> None:
+    """Pins the mode of modules, and not that of their children: some drop out embeddings by `functional.dropout`."""
+    for _, module in modules:
+        module.training = False
+        module.train = MethodType(_train_children, module)  # type: ignore[method-assign]
+
+
+def _train_children(module: nn.Module, mode: bool = True) -> nn.Module:
+    """Takes the place of `nn.Module.train` in a module whose own mode is pinned."""
+    for child in module.children():
+        child.train(mode)
+    return module
 
 
 def _tensors(

@@ -25,7 +25,8 @@ from frostline.data.row_table import RowTable
 from frostline.data.token_table import Padding
 from frostline.errors import ModelError, SpecError, as_user_error, first_line
 from frostline.models import timm_models
-from frostline.models.blocks import find_blocks, num_blocks_of
+from frostline.models.blocks import NamedModule, find_blocks, num_blocks_of
+from frostline.models.encoder_decoder import is_encoder_decoder
 
 CHUNK_BATCHES = 64
 """Batches whose rows are sorted by length before they are cut: little padding, and few rows in memory (assumed)."""
@@ -62,7 +63,7 @@ _OF_MAPS = 4
 
 
 class Encoder:
-    """A model without its head, ready to be asked.
+    """A model without its head, ready to be asked; of an encoder and a decoder the encoder.
 
     Args:
         folder: As `save_pretrained` writes it: of a run, or a pretrained one.
@@ -95,6 +96,11 @@ class Encoder:
         if block is not None and self._of_timm:
             raise SpecError("--block: of a model of timm only what its last layer gives can be asked for")
         layers = num_blocks_of(self.model.config) or 0
+        blocks: tuple[NamedModule, ...] = ()
+        if is_encoder_decoder(self.model):
+            anatomy = find_blocks(self.model)
+            layers, blocks = anatomy.num_encoder_blocks or 0, anatomy.blocks
+            self.model = self.model.get_encoder()
         if block is not None and not 0 <= block <= layers:
             raise SpecError(f"--block={block}: the model has {layers} blocks, so give 0 (the embeddings) to {layers}")
         if block == 0 and hasattr(self.model.config, "hidden_sizes"):
@@ -103,7 +109,7 @@ class Encoder:
         self._after: list[torch.Tensor] = []
         if block:
             # Not from `hidden_states`: the last of them is behind a final norm, if the model has one.
-            find_blocks(self.model).blocks[block - 1][1].register_forward_hook(self._keep)
+            (blocks or find_blocks(self.model).blocks)[block - 1][1].register_forward_hook(self._keep)
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.model.to(self._device).eval()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
 from frostline.errors import UserError
 from frostline.inference.predict import loading
@@ -32,26 +32,30 @@ class Generation:
 
 
 class Writer:
-    """A trained language model, ready to continue texts.
+    """A trained language model, ready to continue texts; with an encoder and a decoder, to write others from them.
 
     Args:
         model_folder: `model/` of a run's folder.
         is_chat: Whether it was trained on conversations: a text is then what the user says.
+        max_tokens: What an encoder reads of a text, as in training; a decoder alone continues all of it.
 
     Raises:
         ModelError: There is no model, or it can't be loaded.
     """
 
-    def __init__(self, model_folder: Path, *, is_chat: bool) -> None:
+    def __init__(self, model_folder: Path, *, is_chat: bool, max_tokens: int) -> None:
         with loading(model_folder):
             config = load_config(model_folder)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-            kind: Any = AutoModelForCausalLM
+            self._has_encoder = bool(getattr(config, "is_encoder_decoder", False))
+            kind: Any = AutoModelForSeq2SeqLM if self._has_encoder else AutoModelForCausalLM
             self._model: Any = kind.from_pretrained(
                 model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
         # What the model's own file asks for (penalties, sampling) is not what the command line says.
         self._model.generation_config = GenerationConfig()
+        self._start = config.decoder_start_token_id if self._has_encoder else None
+        self._max_tokens = max_tokens
         self._model.eval()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = self._model.to(self._device)
@@ -61,10 +65,10 @@ class Writer:
         self._is_chat = is_chat
 
     def write(self, texts: Iterable[str], how: Generation) -> Iterator[tuple[str, str]]:
-        """Yields each text and what follows it, in order.
+        """Yields each text and what follows it, or is made of it, in order.
 
         Args:
-            texts: Prompts, or what a user says.
+            texts: Prompts, what a user says, or what an encoder reads.
             how: How they are continued.
 
         Raises:
@@ -74,6 +78,9 @@ class Writer:
             yield text, self._written(text, how)
 
     def _prompt(self, text: str) -> list[int]:
+        if self._has_encoder:
+            read: list[int] = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
+            return read
         if not self._is_chat:
             return self._encoder.prompt_ids([text])[0]
         asked = self._encoder.render([{"role": "user", "content": text}], is_open=True)
@@ -85,7 +92,9 @@ class Writer:
         prompt = self._prompt(text)
         if not prompt:
             raise UserError("a text without a token can't be continued: give some words")
-        room = how.max_new_tokens if self._positions is None else self._positions - len(prompt)
+        room = how.max_new_tokens
+        if self._positions is not None:
+            room = self._positions - (1 if self._has_encoder else len(prompt))
         if room < 1:
             raise UserError(
                 f"a text of {len(prompt)} tokens leaves no room: the model has {self._positions} positions: shorten it"
@@ -95,12 +104,18 @@ class Writer:
             max_new_tokens=min(room, how.max_new_tokens),
             do_sample=how.temperature > 0,
             eos_token_id=self._tokenizer.eos_token_id,
-            pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
+            pad_token_id=self._padding(),
+            decoder_start_token_id=self._start,
             **({"temperature": how.temperature, "top_k": 0} if how.temperature > 0 else {}),
         )
         torch.manual_seed(how.seed)
         output = self._model.generate(
             input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
         )  # fmt: skip
-        written: str = self._tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True)
+        new = output[0] if self._has_encoder else output[0, len(prompt) :]
+        written: str = self._tokenizer.decode(new, skip_special_tokens=True)
         return written
+
+    def _padding(self) -> int | None:
+        own: int | None = self._tokenizer.pad_token_id
+        return self._tokenizer.eos_token_id if own is None else own

@@ -2,7 +2,8 @@
 
 Found from the structure: the one list of as many like modules as the config counts layers (of a convolutional network:
 stages), what is registered before it on the way down to it (embeddings), and everything else (head). What lies beside
-the list and feeds every block counts as embeddings, too.
+the list and feeds every block counts as embeddings, too. Of a model with an encoder and a decoder the encoder's blocks
+come first, then the decoder's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from frostline.errors import ModelError
-from frostline.models import timm_models
+from frostline.models import encoder_decoder, timm_models
 from frostline.records.result import ParamCount
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class Anatomy:
         blocks: The blocks, lowest first.
         head: What runs after the blocks: pooler, final norm, classifier.
         image: Channels, height and width of what it will be given; None: tokens.
+        num_encoder_blocks: How many of the blocks are an encoder's, with a decoder's behind them; None: there is one
+            stack.
+        behind_encoder: What runs between the two, frozen with the encoder's last block.
+        stacks: The modules right around the blocks. Some drop out embeddings by a function, in their own mode.
     """
 
     model: nn.Module
@@ -41,6 +46,9 @@ class Anatomy:
     blocks: tuple[NamedModule, ...]
     head: tuple[NamedModule, ...]
     image: tuple[int, ...] | None = None
+    num_encoder_blocks: int | None = None
+    behind_encoder: tuple[NamedModule, ...] = ()
+    stacks: tuple[NamedModule, ...] = ()
 
     @property
     def num_blocks(self) -> int:
@@ -49,13 +57,24 @@ class Anatomy:
 
     def prefix(self, depth: int) -> tuple[NamedModule, ...]:
         """Returns the embeddings and the lowest `depth` blocks."""
-        return (*self.embeddings, *self.blocks[:depth])
+        units = [modules for _, modules in self.groups()]
+        return tuple(item for modules in units[: depth + 1] for item in modules)
+
+    def above(self, depth: int) -> tuple[NamedModule, ...]:
+        """Returns the blocks above the lowest `depth`, and the head."""
+        units = [modules for _, modules in self.groups()]
+        return tuple(item for modules in units[depth + 1 :] for item in modules)
+
+    def cached_depth(self, depth: int) -> int:
+        """Returns how many of the lowest `depth` blocks one hidden state for each token of a row can stand for."""
+        return depth if self.num_encoder_blocks is None else min(depth, self.num_encoder_blocks)
 
     def groups(self) -> Iterator[tuple[str, tuple[NamedModule, ...]]]:
         """Yields `embeddings`, `block 0`, `block 1`, ..., `head` with their modules."""
         yield "embeddings", self.embeddings
         for index, block in enumerate(self.blocks):
-            yield f"block {index}", (block,)
+            is_last = index + 1 == self.num_encoder_blocks
+            yield f"block {index}", (block, *self.behind_encoder) if is_last else (block,)
         yield "head", self.head
 
 
@@ -63,11 +82,11 @@ def find_blocks(model: PreTrainedModel) -> Anatomy:
     """Finds embeddings, blocks and head of a model.
 
     Args:
-        model: With one stack of blocks: an encoder, a decoder, or the stages of a convolutional network. May live on
-            the meta device.
+        model: With one stack of blocks (an encoder, a decoder, or the stages of a convolutional network), or an
+            encoder and a decoder. May live on the meta device.
 
     Raises:
-        ModelError: There is no such stack, more than one, or the blocks share parameters; the message says why.
+        ModelError: There is no such stack, or the blocks share parameters; the message says why.
     """
     name = type(model).__name__
     config = model.config
@@ -81,6 +100,10 @@ def find_blocks(model: PreTrainedModel) -> Anatomy:
         anatomy = Anatomy(model=model, embeddings=embeddings, blocks=blocks, head=head)
         _check_whole(anatomy, name)
         return anatomy
+    if encoder_decoder.is_encoder_decoder(model):
+        anatomy = _with_encoder_and_decoder(model)
+        _check_whole(anatomy, name)
+        return anatomy
     num_layers = num_blocks_of(config)
     base = model.base_model
     base_name = next((key for key, module in model.named_modules() if module is base), "")
@@ -90,8 +113,6 @@ def find_blocks(model: PreTrainedModel) -> Anatomy:
         if isinstance(module, nn.ModuleList) and _is_stack(module, num_layers)
     ]
     lists = [item for item in lists if not any(item[0].startswith(f"{other}.") for other, _ in lists)]
-    if getattr(config, "is_encoder_decoder", False) and any("decoder" in key for key, _ in model.named_modules()):
-        raise ModelError(f"{name} has an encoder and a decoder: freezing by depth needs one stack of blocks")
     if len(lists) != 1:
         listed = "none" if not lists else f"{len(lists)} ({', '.join(key for key, _ in lists)})"
         raise ModelError(
@@ -99,6 +120,7 @@ def find_blocks(model: PreTrainedModel) -> Anatomy:
             "architecture; give freeze=none, or freeze=pattern with the names of parameters"
         )
     list_name, stack = lists[0]
+    parent = list_name.rpartition(".")[0]
     embeddings, head = _beside(model, list_name, base_name)
     shared = _read_by_blocks(model, head, list_name, base_name)
     anatomy = Anatomy(
@@ -106,15 +128,30 @@ def find_blocks(model: PreTrainedModel) -> Anatomy:
         embeddings=(*embeddings, *shared),
         blocks=tuple((f"{list_name}.{index}", block) for index, block in enumerate(stack)),
         head=tuple(item for item in head if item not in shared),
+        stacks=((parent, model.get_submodule(parent)),),
     )
     _check_whole(anatomy, name)
     return anatomy
 
 
+def _with_encoder_and_decoder(model: nn.Module) -> Anatomy:
+    parts = encoder_decoder.parts_of(model)
+    return Anatomy(
+        model=model, embeddings=parts.embeddings, blocks=(*parts.encoder, *parts.decoder), head=parts.head,
+        num_encoder_blocks=len(parts.encoder), behind_encoder=parts.behind_encoder, stacks=parts.stacks,
+    )  # fmt: skip
+
+
 def num_blocks_of(config: Any) -> int | None:
-    """Returns how many blocks a config counts: layers, or the stages of a convolutional network; None: it doesn't."""
+    """Returns how many blocks a config counts: layers, or the stages of a convolutional network; None: it doesn't.
+
+    Of an encoder and a decoder the blocks of both.
+    """
     config = getattr(config, "vision_config", None) or config
     layers = getattr(config, "num_hidden_layers", None)
+    if getattr(config, "is_encoder_decoder", False) and isinstance(layers, int):
+        behind = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None)
+        return layers + behind if isinstance(behind, int) else None
     if not isinstance(layers, int) and isinstance(getattr(config, "depths", None), (list, tuple)):
         layers = len(config.depths)
     return layers if isinstance(layers, int) else None

@@ -121,5 +121,8 @@ def build(spec: OptimizerSpec, groups: ParamGroups) -> Optimizer:
         UserError: The name is not known, or there is nothing to train.
     """
     if not groups:
-        raise SpecError("nothing is left to train: the frozen part is the whole model")
+        raise SpecError(
+            "nothing is left to train: the frozen part is the whole model; freeze less (in a sweep: "
+            "lower sweep.space.freeze.depth.high)"
+        )
     return OPTIMIZERS.get(spec.name)(groups, spec)

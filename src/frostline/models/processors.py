@@ -31,12 +31,15 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 """Where it may stand what an image processor does."""
 
 
-def load_tokenizer(folder: Path, max_tokens: int, *, by_word: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    folder: Path, max_tokens: int, max_target_tokens: int | None = None, *, by_word: bool = False
+) -> PreTrainedTokenizerBase:
     """Loads the tokenizer of a model folder.
 
     Args:
         folder: The model's folder.
         max_tokens: Longest text in tokens; checked against the model's positions.
+        max_target_tokens: Longest text that a decoder writes.
         by_word: Whether it will be given words, and say which token is of which.
 
     Raises:
@@ -71,8 +74,9 @@ def load_tokenizer(folder: Path, max_tokens: int, *, by_word: bool = False) -> P
             f"they don't belong together"
         )
     positions = max_positions(folder, TASKS.get("token_classification" if by_word else "classification"))
-    if positions is not None and max_tokens > positions:
-        raise ModelError(f"training.max_tokens={max_tokens}: the model has {positions} positions; give that or fewer")
+    for key, length in (("max_tokens", max_tokens), ("max_target_tokens", max_target_tokens)):
+        if positions is not None and length is not None and length > positions:
+            raise ModelError(f"training.{key}={length}: the model has {positions} positions; give that or fewer")
     return tokenizer
 
 

@@ -107,7 +107,7 @@ def _cannot(request: CacheRequest) -> str | None:
     if not probe.is_steady:
         return "the model's forward changes the model"
     anatomy = probe.anatomy
-    if getattr(anatomy.model.config, "layerdrop", 0.0):
+    if any(getattr(anatomy.model.config, key, 0.0) for key in ("layerdrop", "encoder_layerdrop")):
         return "the model drops whole blocks at random (layerdrop)"
     if anatomy.image is None and not hasattr(anatomy.model.config, "hidden_size"):
         return "the config names no hidden_size: unsupported architecture"
@@ -126,7 +126,8 @@ def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
         OverflowInPrefixError: A hidden state is not finite.
     """
     spec, machine, probe, sharing = request.spec, request.machine, request.probe, request.sharing
-    anatomy = probe.anatomy
+    anatomy, frozen_depth = probe.anatomy, depth
+    depth = anatomy.cached_depth(depth)
     tables = (request.tables.train, request.tables.evaluation)
     if any((table.lengths == 0).any() for table in request.tables.every):
         raise CacheError("a row has no tokens")
@@ -157,7 +158,7 @@ def open_prefix(request: CacheRequest, depth: int) -> CachedPrefix:
     if checked not in _CHECKED:
         compare_with_whole(request, suffix, hidden)
         _CHECKED.add(checked)
-    part = TrainableModel(anatomy, depth)
+    part = TrainableModel(anatomy, frozen_depth)
     suffix.attach()
     return CachedPrefix(
         part=part,
@@ -182,7 +183,7 @@ def _others(
     """
     spec, sharing = request.spec, request.sharing
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
-    also = [each for each in sharing.depths if 1 <= each <= prefix.anatomy.num_blocks and each != depth]
+    also = [each for each in _cached_depths(prefix.anatomy, sharing) if each != depth]
     opened, seconds = {}, 0.0
     for name, rows in request.tables.others.items():
         table = _table(name, rows, request)
@@ -192,6 +193,11 @@ def _others(
         opened[name] = HiddenRows(states=(provided.rows, provided.rows), position=position)
         seconds += provided.fill_s
     return opened, seconds
+
+
+def _cached_depths(anatomy: Anatomy, sharing: Sharing) -> set[int]:
+    """Returns the depths whose hidden states the runs of a sweep read."""
+    return {anatomy.cached_depth(each) for each in sharing.depths if 1 <= each <= anatomy.num_blocks}
 
 
 def _prefix(request: CacheRequest, threads: int) -> Prefix:
@@ -244,9 +250,9 @@ def _from_files(
     Raises:
         CacheError: They don't pay, or can't be had.
     """
-    spec, sharing, num_blocks = request.spec, request.sharing, prefix.anatomy.num_blocks
+    spec, sharing = request.spec, request.sharing
     store = PrefixStore(assets.home() / PREFIX_FOLDER, int(spec.runtime.cache.max_bytes))
-    depths = sorted({depth, *(each for each in sharing.depths if 1 <= each <= num_blocks)})
+    depths = sorted({depth, *_cached_depths(prefix.anatomy, sharing)})
     pool, places = request.tables.pool, request.tables.places
     # Rows that were dealt into folds are kept together: one filling serves all folds.
     stored = tables if pool is None else [_table("dealt", pool, request)]
@@ -271,7 +277,7 @@ def _from_files(
         also, how = [], "already computed"
     log.info(
         "prefix cache: on: blocks 1 to %d of %d, %.0f MB, %s",
-        depth, num_blocks, size / 1e6, how, extra={FOR_TERMINAL: not was_cached},
+        depth, prefix.anatomy.num_blocks, size / 1e6, how, extra={FOR_TERMINAL: not was_cached},
     )  # fmt: skip
     opened = [open_or_compute(store, prefix, depth, also, table, request.heartbeat, stored) for table in stored]
     if places is not None:
@@ -290,8 +296,8 @@ def _by_fold(provided: TableOnDisk, places: tuple[Indices, Indices]) -> list[Tab
 
 
 def _table(name: str, table: RowTable, request: CacheRequest) -> RowsToCompute:
-    # What hidden states are computed from does not depend on a run's precision.
-    plain = replace(request.padding, multiple_of=1)
+    # What hidden states are computed from does not depend on a run's precision, and they are an encoder's alone.
+    plain = request.padding.without_decoder()
 
     def collate(numbers: Sequence[int]) -> Mapping[str, torch.Tensor]:
         return table.inputs(numbers, plain)

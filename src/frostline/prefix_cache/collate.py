@@ -14,7 +14,7 @@ from frostline.data.fillers import mark_fillers
 from frostline.data.mixup import Mixup, mix_labels
 from frostline.data.pixel_table import PixelTable
 from frostline.data.row_table import RowTable
-from frostline.data.token_table import IntArray, Padding
+from frostline.data.token_table import DECODER_INPUTS, IntArray, Padding
 from frostline.prefix_cache.forward_probe import PIXELS
 from frostline.prefix_cache.gpu_memory import RowOffsets
 from frostline.prefix_cache.hidden_states import HiddenStates
@@ -99,7 +99,8 @@ class Collator:
                 states = hidden.states[0 if is_train else 1]
                 hidden_states = states.single(rows)[:, None] if is_single else states.padded(rows, length)
                 batch[HIDDEN] = torch.from_numpy(hidden_states)
-        width = batch["input_ids"].shape[1] if "input_ids" in batch else 1
+        keys = (DECODER_INPUTS, "input_ids")
+        width = next((batch[key].shape[1] for key in keys if key in batch), 1)
         if (labels := table.labels_at(labelled, width)) is not None:
             batch["labels"] = mark_fillers(labels, torch.from_numpy(fillers)) if fillers.any() else labels
             if is_train and self._mixup is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from frostline.data.token_table import TokenTable
 from frostline.machine import Machine
 from frostline.prefix_cache.collate import Collator, HiddenRows
 from frostline.prefix_cache.entry import CacheError
@@ -46,8 +47,8 @@ def compare_with_whole(request: CacheRequest, suffix: Suffix, hidden: HiddenRows
     finally:
         suffix.detach()
         model.train(was_training)
-    if expected.dim() == _BY_TOKEN:  # the outputs at padding are not used
-        lengths = torch.from_numpy(train.lengths[rows])[:, None]
+    if expected.dim() == _BY_TOKEN and isinstance(train, TokenTable):  # the outputs at padding are not used
+        lengths = torch.from_numpy(train.label_lengths[rows])[:, None]
         is_token = (torch.arange(expected.shape[1]) < lengths).to(expected.device)
         expected, part = expected[is_token], part[is_token]
     apart, scale = float((expected - part).abs().max()), float(expected.abs().max())

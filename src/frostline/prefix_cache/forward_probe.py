@@ -27,10 +27,12 @@ class ModuleOutput:
         shape: Of its first tensor, the batch dimension left out.
         rest: What it returns beside that tensor, with None for further tensors (attention weights, which nothing
             reads); None: the tensor alone.
+        has_more: Whether there are further tensors.
     """
 
     shape: tuple[int, ...]
     rest: tuple[Any, ...] | None
+    has_more: bool = False
 
     def of(self, hidden: torch.Tensor) -> Any:
         """Returns a tensor in the form in which the module returns it."""
@@ -119,8 +121,11 @@ def probe_ids(anatomy: Anatomy, length: int = 3) -> torch.Tensor:
 
 
 def entry_of(anatomy: Anatomy) -> Any:
-    """Returns what is called to run a model's blocks: the model without its head, or of images the whole model."""
-    return anatomy.model if anatomy.image is not None else anatomy.model.base_model
+    """Returns what is called to run a model's blocks: an encoder, a model without head, or of images all of it."""
+    model: Any = anatomy.model
+    if anatomy.num_encoder_blocks is not None:
+        return model.get_encoder()
+    return model if anatomy.image is not None else model.base_model
 
 
 @torch.no_grad()
@@ -162,8 +167,10 @@ def _pooled(
     anatomy: Anatomy, outputs: Mapping[str, Any], read: list[tuple[str, torch.Tensor]]
 ) -> tuple[str, torch.Tensor] | None:
     """Returns the head's first module with parameters and its input, if that is worth being cached."""
+    if anatomy.image is None or not read:
+        return None
     last = _first(outputs[anatomy.blocks[-1][0]])
-    if anatomy.image is None or not read or last is None:
+    if last is None:
         return None
     is_smaller = math.prod(read[0][1].shape) < math.prod(last.shape)
     return read[0] if is_smaller and not _is_random(anatomy, read[0][1]) else None
@@ -177,10 +184,11 @@ def _first(output: Any) -> torch.Tensor | None:
 def _as_output(output: Any) -> ModuleOutput:
     first = _first(output)
     assert first is not None, "only outputs that begin with a tensor are recorded"
-    rest = None
+    rest, has_more = None, False
     if isinstance(output, tuple):
         rest = tuple(None if isinstance(each, torch.Tensor) else each for each in output[1:])
-    return ModuleOutput(shape=tuple(first.shape[1:]), rest=rest)
+        has_more = any(isinstance(each, torch.Tensor) for each in output[1:])
+    return ModuleOutput(shape=tuple(first.shape[1:]), rest=rest, has_more=has_more)
 
 
 def _with_parameters(modules: tuple[NamedModule, ...]) -> Iterator[NamedModule]:

@@ -131,7 +131,7 @@ def read_block(anatomy: Anatomy, position: str | None, *, is_checked: bool = Fal
 
 def position_of(anatomy: Anatomy) -> str | None:
     """Returns the position that the head reads, or None where the model can't be asked."""
-    if anatomy.blocks:
+    if anatomy.blocks and anatomy.num_encoder_blocks is None:
         # A foreign model's forward may fail in any way: it is then trained as ever.
         with best_effort("the position that the head reads"):
             return read_position(anatomy)

@@ -53,6 +53,11 @@ class Suffix:
         self._blocks = anatomy.blocks[:depth]
         self._last = self._blocks[-1][0]
         self._take = take
+        # T5's lowest block passes on the bias of positions, which all blocks above it read.
+        first = self._probe.outputs[self._blocks[0][0]]
+        size = anatomy.num_encoder_blocks or anatomy.num_blocks
+        self._rest: tuple[Any, ...] = ()
+        self._runs_first = anatomy.image is None and depth < size and first.has_more
         self._image = anatomy.image
         self._row_shape = None if anatomy.image is None else row_shape(anatomy, depth, position)
         self._hidden: torch.Tensor | None = None
@@ -60,7 +65,7 @@ class Suffix:
         self._before: list[tuple[nn.Module, Any]] = []
         # Of texts, one module that alone makes what the blocks are given need not run either.
         passes_by = anatomy.image is not None or self._probe.embeddings_are_one
-        self._embeddings = anatomy.embeddings if passes_by else ()
+        self._embeddings = anatomy.embeddings if passes_by and not self._runs_first else ()
         self._reader: NamedModule | None = None
         if is_pooled(anatomy, depth) and position is None and (name := self._probe.pooled) is not None:
             self._reader = name, anatomy.model.get_submodule(name)
@@ -83,7 +88,7 @@ class Suffix:
             try:
                 output = own(*args, **kwargs)
             finally:
-                suffix._hidden = None
+                suffix._hidden, suffix._rest = None, ()
             assert suffix._was_used, "the model did not come by its last frozen block"
             return output
 
@@ -91,7 +96,10 @@ class Suffix:
         self._model.forward = MethodType(forward, self._model)
         skip = self._skip if self._image is None else self._skip_of_image
         for name, module in skipped:
-            module.forward = MethodType(partial(_named, skip, name), module)
+            forward_of = partial(_named, skip, name)
+            if self._runs_first and name == self._blocks[0][0]:
+                forward_of = partial(_run_first, self, module.forward)
+            module.forward = MethodType(forward_of, module)
         for _, module in readers:
             module.forward = MethodType(partial(_read_instead, self, module.forward), module)
 
@@ -107,10 +115,10 @@ class Suffix:
 
     def _skip(self, name: str) -> Any:
         """Stands in for a frozen module: each passes the hidden states on."""
-        hidden = self._hidden
+        hidden, output = self._hidden, self._probe.outputs[name]
         assert hidden is not None, "a frozen module ran outside of the model's forward"
         self._was_used |= name == self._last
-        return self._probe.outputs[name].of(hidden)
+        return (hidden, *self._rest) if output.has_more and self._rest else output.of(hidden)
 
     def _skip_of_image(self, name: str) -> Any:
         """Stands in for a frozen module: the last returns the cached rows, the others zeros of their own shape."""
@@ -125,6 +133,13 @@ class Suffix:
 def _named(skip: Callable[[str], Any], name: str, *args: Any, **kwargs: Any) -> Any:
     del args, kwargs
     return skip(name)
+
+
+@torch.no_grad()
+def _run_first(suffix: Suffix, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Runs the lowest block for what it returns beside its hidden states: the blocks behind it pass that on."""
+    suffix._rest = own(*args[1:], **kwargs)[1:]
+    return suffix._skip(suffix._blocks[0][0])
 
 
 def _read_instead(suffix: Suffix, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -167,13 +182,14 @@ class TrainableModel(nn.Module):
     def __init__(self, anatomy: Anatomy, depth: int) -> None:
         super().__init__()
         frozen = {module for _, part in anatomy.prefix(depth) for module in part.modules()}
-        trained = [*anatomy.blocks[depth:], *anatomy.head]
+        trained = anatomy.above(depth)
         for name, module in trained:
             self._graft(name, module)
         # Not registered: a tuple is no module. Their flag is all that `train()` has to change in what lies between.
         self._whole = (anatomy.model,)
         inside = {module for _, part in trained for module in part.modules()}
-        self._between = tuple(module for module in anatomy.model.modules() if module not in inside | frozen)
+        outside = [module for module in anatomy.model.modules() if module not in inside | frozen]
+        self._between = tuple(module for module in outside if "train" not in module.__dict__)  # else it is pinned
 
     @property
     def config(self) -> Any:

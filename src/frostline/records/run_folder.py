@@ -38,6 +38,7 @@ METRICS_FILE = "metrics.jsonl"
 MODEL_FOLDER = "model"
 PREDICTIONS_FILE = "predictions.parquet"
 WORST_ROWS_FILE = "worst_rows.jsonl"
+GENERATED_FILE = "generated.jsonl"
 TEST_FILE = "test.json"
 LOG_FILE = "run.log"
 LOCK_FILE = ".lock"
@@ -45,7 +46,7 @@ ENVIRONMENT_FILE = "environment.json"
 DIFF_FILE = "git.diff"
 RECORDED_FILES = (
     SPEC_FILE, OVERRIDES_FILE, ENVIRONMENT_FILE, DIFF_FILE, METRICS_FILE, PREDICTIONS_FILE, WORST_ROWS_FILE,
-    MODEL_FOLDER,
+    GENERATED_FILE, MODEL_FOLDER,
 )  # fmt: skip
 """What `result.json` has the sha256 of."""
 

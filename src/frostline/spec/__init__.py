@@ -42,7 +42,7 @@ from frostline.spec.sweep import (
     SweepSpec,
     ordinal,
 )
-from frostline.spec.task import PLAIN_LOSS, TASKS, LossOptions, Task
+from frostline.spec.task import PLAIN_LOSS, TASKS, LossOptions, Stack, Task
 from frostline.spec.tracking import TrackingSpec
 from frostline.spec.training import Direction, Every, Keep, LastBlock, Precision, Sampling, TrainingSpec
 
@@ -98,6 +98,7 @@ __all__ = [
     "Scalar",
     "Source",
     "Space",
+    "Stack",
     "SweepSpec",
     "Task",
     "TrackingSpec",

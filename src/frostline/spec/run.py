@@ -18,7 +18,7 @@ from frostline.spec.model import Init, ModelSpec
 from frostline.spec.optimizer import OptimizerSpec
 from frostline.spec.runtime import RuntimeSpec
 from frostline.spec.source import Source
-from frostline.spec.task import Task
+from frostline.spec.task import Stack, Task
 from frostline.spec.training import TrainingSpec
 
 if TYPE_CHECKING:
@@ -73,8 +73,16 @@ class RunSpec:
     def _check_loss(self) -> None:
         if self.training.mixup and not self.dataset.is_image:
             raise SpecError(f"training.mixup={self.training.mixup:g}: is for images; the rows are texts")
-        if self.training.packing and not self.dataset.task.generates:
+        if self.training.packing and not self.dataset.task.packs_rows:
             raise SpecError(f"training.packing=true: is for dataset.task=causal_lm, not {self.dataset.task.name}")
+        target, task = self.training.max_target_tokens, self.dataset.task
+        if target is not None and not (task.generates and Stack.ENCODER in task.stacks):
+            raise SpecError(f"training.max_target_tokens={target}: is for dataset.task=seq2seq, not {task.name}")
+        if self.training.generate_rows is not None and self.dataset.target_column is None:
+            raise SpecError(
+                f"training.generate_rows={self.training.generate_rows}: what is written is compared with "
+                "dataset.target_column, which is null"
+            )
         if self.training.label_smoothing and not self.dataset.task.smooths_labels:
             raise SpecError(
                 f"training.label_smoothing={self.training.label_smoothing:g}: dataset.task={self.dataset.task.name} "
@@ -165,7 +173,7 @@ class RunSpec:
 
 _TRAINING: dict[str, Any] = {
     "eval_steps": None, "patience": None, "gradient_checkpointing": False, "label_smoothing": 0.0, "mixup": 0.0,
-    "packing": False,
+    "packing": False, "max_target_tokens": None, "generate_rows": None,
 }  # fmt: skip
 """Keys that records of 0.1 have not, and the values by which a run is what it was without them."""
 

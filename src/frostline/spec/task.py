@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from frostline.data.label_rule import LabelRule
     from frostline.data.raw_table import RawTable
     from frostline.spec.data import DatasetSpec
+    from frostline.spec.training import TrainingSpec
 
     Array = np.ndarray[Any, Any]
 
@@ -36,7 +37,9 @@ class RowEncoder(Protocol):
         """What its tokens depend on besides the rows, the tokenizer and the longest row; part of a cache's key."""
 
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Returns `input_ids`, `labels` (lists of one length for each row) and `truncated`.
+        """Returns `input_ids`, `labels` and `truncated`.
+
+        A label stands for the token at its place. Where the lengths differ, labels are what a decoder writes.
 
         Raises:
             DataError: A row can't be used.
@@ -49,6 +52,13 @@ class Strata(Enum):
     CLASSES = auto()  # within each class
     TENTHS = auto()  # within each tenth of the range of ranks
     NONE = auto()
+
+
+class Stack(Enum):
+    """A part of a model that has an encoder and a decoder."""
+
+    ENCODER = auto()
+    DECODER = auto()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +106,9 @@ class Task:
     generates: ClassVar[bool] = False
     """Whether outputs are over the vocabulary: the head is the pretrained model's own, and a trained model writes."""
 
+    packs_rows: ClassVar[bool] = False
+    """Whether rows may stand one behind the other in a sequence (`training.packing`)."""
+
     smooths_labels: ClassVar[bool] = False
     """Whether `summed_loss` knows `LossOptions.label_smoothing`."""
 
@@ -104,6 +117,9 @@ class Task:
 
     labels_words: ClassVar[bool] = False
     """Whether each word of a row has a label; rows are then lists of words."""
+
+    stacks: ClassVar[tuple[Stack, ...]] = (Stack.ENCODER, Stack.DECODER)
+    """Which parts of a model that has both the task's head is put on."""
 
     strata: ClassVar[Strata] = Strata.CLASSES
 
@@ -146,14 +162,14 @@ class Task:
         counts = np.bincount(labels.astype(np.int64), minlength=len(names))
         return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
-    def row_encoder(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> RowEncoder | None:
+    def row_encoder(self, tokenizer: PreTrainedTokenizerBase, training: TrainingSpec) -> RowEncoder | None:
         """Returns what makes tokens and a label for each of them; None: texts are tokenized, their labels stay.
 
         Args:
             tokenizer: The model's.
-            max_tokens: Longer rows are cut.
+            training: Says where longer rows are cut.
         """
-        del tokenizer, max_tokens
+        del tokenizer, training
         return None
 
     # -- the model --------------------------------------------------------------------------------------------------

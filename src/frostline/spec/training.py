@@ -68,6 +68,9 @@ class TrainingSpec:
             the same, but dropout draws other numbers. Models that allow no other are computed whole.
         frozen_dropout: Whether the frozen part keeps its dropout, as it does in plain Trainer; else it is in eval mode.
         max_tokens: Longer texts are cut to this many tokens (the cut ones are counted).
+        max_target_tokens: `seq2seq`: the same of the texts to be written. None: `max_tokens`.
+        generate_rows: Of how many evaluation rows the kept weights write the target when a run has ended, for ROUGE;
+            needs `dataset.target_column`. None: of none.
         precision: dtype of the forward pass.
         metrics: Names of metrics computed at each evaluation.
         objective: The metric a run is judged by: one of `metrics`, or `loss`.
@@ -111,6 +114,8 @@ class TrainingSpec:
     eval_steps: int | None = None
     patience: int | None = None
     gradient_checkpointing: bool = False
+    max_target_tokens: int | None = None
+    generate_rows: int | None = None
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.max_steps is None):
@@ -127,7 +132,11 @@ class TrainingSpec:
         ):
             require(value >= 1, f"training.{key}", value, "1 or more")
         require(self.max_tokens >= 3, "training.max_tokens", self.max_tokens, "3 or more (special tokens count)")
-        for key, count in (("eval_steps", self.eval_steps), ("patience", self.patience)):
+        target = self.max_target_tokens
+        require(target is None or target >= 2, "training.max_target_tokens", target, "2 or more, or null")
+        for key, count in (
+            ("eval_steps", self.eval_steps), ("patience", self.patience), ("generate_rows", self.generate_rows),
+        ):  # fmt: skip
             require(count is None or count >= 1, f"training.{key}", count, "1 or more, or null")
         if self.patience is not None and self.evaluate is Every.NEVER and self.eval_steps is None:
             raise SpecError(

@@ -133,11 +133,11 @@ def _with_blocks(key: str, entry: Any, job: Job) -> Any:
     """Fills in `high: ${model.num_blocks}` for a model whose config doesn't say it."""
     if key != DEPTH_KEY or not isinstance(entry, Mapping) or "high" not in entry or entry["high"] is not None:
         return entry
-    blocks = num_blocks(job.run.model)
+    blocks = num_blocks(job.run)
     if blocks is None:
         raise SpecError(
             f"sweep.space.{key}.high: how many blocks {job.run.model_name} has is not known before it is loaded; "
-            "give it, for example model.num_blocks=12"
+            "give it, for example model.num_blocks=12, or fetch the model first: frostline fetch"
         )
     return {**entry, "high": blocks}
 

@@ -178,7 +178,7 @@ def answer_for(sweep: Sweep, folder: SweepFolder, trials: Sequence[TrialRecord])
     return answer_of(
         trials, training.objective, advisors_of(read_description(folder.folder), find),
         maximize=training.direction is Direction.MAXIMIZE,
-        num_blocks=None if "model" in sweep.space.keys else blocks_of(sweep.job.run.model), evidence=find,
+        num_blocks=None if "model" in sweep.space.keys else blocks_of(sweep.job.run), evidence=find,
     )  # fmt: skip
 
 

@@ -183,7 +183,7 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
         "direction": sweep.job.run.training.direction.value,
         "model": sweep.job.run.model_name,
         "dataset": sweep.job.run.dataset_name,
-        "num_blocks": None if "model" in swept_keys else num_blocks(sweep.job.run.model),
+        "num_blocks": None if "model" in swept_keys else num_blocks(sweep.job.run),
         "storage": redact(sweep.plan.storage) if sweep.plan.storage else None,
         "command": [redact(line) for line in sweep.fixed],
     }

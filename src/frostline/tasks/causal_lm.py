@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from frostline.data.label_rule import LabelRule, NoRule
 from frostline.errors import DataError, ModelError, SpecError
 from frostline.spec import PLAIN_LOSS, TASKS, LossOptions, Task
-from frostline.spec.task import Strata
+from frostline.spec.task import Stack, Strata
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from frostline.data.raw_table import RawTable
-    from frostline.spec import DatasetSpec
+    from frostline.spec import DatasetSpec, TrainingSpec
     from frostline.spec.task import RowEncoder
 
     Array = np.ndarray[Any, Any]
@@ -45,8 +45,10 @@ class CausalLm(Task):
     one_class_a_row = False
     labels_tokens = True
     generates = True
+    packs_rows = True
     smooths_labels = True
     trainer_counts = False
+    stacks: ClassVar[tuple[Stack, ...]] = (Stack.DECODER,)
     strata = Strata.NONE
 
     def check_dataset(self, spec: DatasetSpec) -> None:
@@ -71,9 +73,9 @@ class CausalLm(Task):
         del labels, names
         return {}
 
-    def row_encoder(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> RowEncoder:
+    def row_encoder(self, tokenizer: PreTrainedTokenizerBase, training: TrainingSpec) -> RowEncoder:
         """See `Task`."""
-        return CausalEncoder(tokenizer, max_tokens)
+        return CausalEncoder(tokenizer, training.max_tokens)
 
     def num_outputs(self, names: Sequence[str]) -> int:
         """See `Task`: what is kept of a row."""

@@ -9,7 +9,7 @@ from frostline.data.label_rule import LabelRule, WordRule
 from frostline.data.label_values import class_ids, names_of
 from frostline.errors import DataError, ModelError
 from frostline.spec import PLAIN_LOSS, TASKS, LossOptions, Task
-from frostline.spec.task import Strata
+from frostline.spec.task import Stack, Strata
 from frostline.tasks.classification import cross_entropies
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class TokenClassification(Task):
     labels_tokens = True
     smooths_labels = True
     trainer_counts = False
+    stacks = (Stack.ENCODER,)
     strata = Strata.CLASSES  # rows have no class of their own: all are in one stratum
     rows_are_independent = False  # words of a sentence are not
 

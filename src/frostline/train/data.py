@@ -89,8 +89,9 @@ def load_tables(
     also = _also(spec, rows, others)
     data = _key(spec.dataset)
     keys = [_key(other) for other in spec.dataset.also_evaluate]
-    known = None if data is None or None in keys else (data, tuple(keys), tokenizer_sha256, max_tokens)
-    encode = spec.dataset.task.row_encoder(tokenizer, max_tokens)
+    lengths = max_tokens, spec.training.max_target_tokens
+    known = None if data is None or None in keys else (data, tuple(keys), tokenizer_sha256, *lengths)
+    encode = spec.dataset.task.row_encoder(tokenizer, spec.training)
     return _TABLES.get(known, lambda: tokenize(rows, tokenizer, tokenizer_sha256, max_tokens, also, encode))
 
 

@@ -110,11 +110,14 @@ def _evaluate_table(
     return EvaluatedRows(name=name, labels=table.all_labels(), logits=logits), values
 
 
-def write_predictions(sets: list[EvaluatedRows], task: Task, folder: Path) -> None:
+def write_predictions(sets: list[EvaluatedRows], setup: Setup, task: Task, folder: Path) -> None:
     """Writes `predictions.parquet`: `set`, `row` (in its seeded order), `label`, `predicted`, `loss`, `probabilities`.
 
+    And `worst_rows.jsonl`: the held-out rows of largest loss, with what they hold.
+
     Args:
-        sets: What was evaluated.
+        sets: What was evaluated, the held-out rows first.
+        setup: The run's; it has the held-out rows as they were read.
         task: Of a classification, `label` and `predicted` are class ids; where a row may have several classes, numbers
             in which bit i stands for class i; where each word has a class, lists.
         folder: The run's.
@@ -133,17 +136,10 @@ def write_predictions(sets: list[EvaluatedRows], task: Task, folder: Path) -> No
         )
     with written_whole(folder / PREDICTIONS_FILE) as temporary:
         pq.write_table(pa.concat_tables(parts).unify_dictionaries(), temporary, compression="zstd")
+    _write_worst_rows(sets[0], setup, task, folder)
 
 
-def write_worst_rows(held_out: EvaluatedRows, setup: Setup, task: Task, folder: Path) -> None:
-    """Writes `worst_rows.jsonl`: the held-out rows of largest loss, with what they hold.
-
-    Args:
-        held_out: What was evaluated.
-        setup: The run's; it has the held-out rows as they were read.
-        task: Says what labels are.
-        folder: The run's.
-    """
+def _write_worst_rows(held_out: EvaluatedRows, setup: Setup, task: Task, folder: Path) -> None:
     names = setup.data["label_names"]
     columns = task.prediction_columns(held_out.logits.astype(np.float64), held_out.labels)
     labels, predicted = (pa.array(columns[name]).to_pylist() for name in ("label", "predicted"))

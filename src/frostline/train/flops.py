@@ -12,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from frostline.data.pixel_table import PixelTable
 from frostline.data.row_table import RowTable
+from frostline.data.token_table import TokenTable
 from frostline.errors import ModelError, in_one_line
-from frostline.models.blocks import NamedModule
+from frostline.models.blocks import Anatomy, NamedModule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +27,7 @@ def flops_per_epoch(
     num_tokens: int,
     prefix: Sequence[NamedModule] = (),
     sample: Mapping[str, torch.Tensor] | None = None,
+    decoder: tuple[Sequence[NamedModule], int] | None = None,
 ) -> float:
     """Returns the floating-point operations of one pass over the rows, padding left out.
 
@@ -40,22 +42,25 @@ def flops_per_epoch(
         prefix: What is frozen below everything that is trained: no gradient goes there, whatever the model says.
         sample: One image, `[1, C, H, W]`: a convolution takes its weights to many places, so that operations are
             counted (by `torch.utils.flop_counter`) and not derived from parameters.
+        decoder: What runs over other tokens than those, and how many they are: the targets'.
     """
     if sample is not None:
         return num_tokens * _counted(model, sample, prefix)
     looked_up = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     below = {id(p) for _, module in prefix for p in module.parameters()}
     multiplied = [p for p in model.parameters() if id(p) not in looked_up]
-    every = sum(p.numel() for p in multiplied)
-    trained = sum(p.numel() for p in multiplied if p.requires_grad and id(p) not in below)
-    passed = sum(p.numel() for p in multiplied if id(p) not in below)
+    modules, num_targets = decoder if decoder is not None else ((), num_tokens)
+    of_decoder = {id(p) for _, module in modules for p in module.parameters()}
+    tokens = {id(p): num_targets if id(p) in of_decoder else num_tokens for p in multiplied}
+    total = 0
+    for p in multiplied:
+        is_passed = id(p) not in below
+        total += tokens[id(p)] * p.numel() * (2 + 2 * (is_passed and p.requires_grad) + 2 * is_passed)
     typed_model: Any = model
     output = typed_model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if output is not None and id(output.weight) in looked_up:  # tied: a table lookup below, a product above
-        size = output.weight.numel()
-        every, passed = every + size, passed + size
-        trained += size if output.weight.requires_grad else 0
-    return float(num_tokens * (2 * every + 2 * trained + 2 * passed))
+        total += num_targets * output.weight.numel() * (4 + 2 * output.weight.requires_grad)
+    return float(total)
 
 
 def sample_of(table: RowTable) -> Mapping[str, torch.Tensor] | None:
@@ -93,6 +98,13 @@ def _counted(model: nn.Module, sample: Mapping[str, torch.Tensor], prefix: Seque
     return float(total + passed + trained + (passed - other))
 
 
+def of_decoder(anatomy: Anatomy, table: RowTable) -> tuple[tuple[NamedModule, ...], int] | None:
+    """Returns what of a model runs over target tokens, and how many there are; None: all runs over the rows' own."""
+    if anatomy.num_encoder_blocks is None or not isinstance(table, TokenTable):
+        return None
+    return anatomy.above(anatomy.num_encoder_blocks), table.num_target_tokens
+
+
 def flops_of_setup(setup: Setup) -> float:
     """Returns the floating-point operations of one epoch of a run, by `flops_per_epoch`.
 
@@ -104,11 +116,13 @@ def flops_of_setup(setup: Setup) -> float:
     """
     depth, sample = setup.frozen.prefix_depth, sample_of(setup.tables.train)
     prefix = setup.anatomy.prefix(depth) if depth is not None else ()
+    decoder = of_decoder(setup.anatomy, setup.tables.train)
     attached = setup.cached if sample is not None else None  # an image is run through the whole model
     if attached is not None:
         attached.detach()
     try:
-        return flops_per_epoch(setup.loaded.model, setup.tables.train.num_tokens, prefix=prefix, sample=sample)
+        num_tokens = setup.tables.train.num_tokens
+        return flops_per_epoch(setup.loaded.model, num_tokens, prefix=prefix, sample=sample, decoder=decoder)
     except (ValueError, RuntimeError) as error:
         if sample is None:
             raise

@@ -110,7 +110,10 @@ def _augmented(spec: RunSpec, tables: Tokenized) -> Tokenized:
 def _warn_of_truncation(spec: RunSpec, tables: Tokenized) -> None:
     cut, max_tokens = sum(tables.truncated.values()), spec.training.max_tokens
     if cut:
-        warn_once(f"{spec.dataset_name}: texts longer than training.max_tokens={max_tokens}, which were cut: {cut}")
+        keys = f"training.max_tokens={max_tokens}"
+        if (target := spec.training.max_target_tokens) is not None:
+            keys += f" (targets: training.max_target_tokens={target})"
+        warn_once(f"{spec.dataset_name}: texts longer than {keys}, which were cut: {cut}")
     for name, num_cut in tables.words_cut.items():
         if num_cut:
             set_name = spec.dataset_name if name in {"train", EVAL_SET, TEST_SET} else name
@@ -150,11 +153,11 @@ def load_processor(spec: RunSpec, folder: Path) -> tuple[PreTrainedTokenizerBase
         sha256 = hashlib.sha256(json.dumps(processor.to_dict(), sort_keys=True, default=str).encode()).hexdigest()
         channels = int(getattr(config_file.load_config(folder), "num_channels", 3))
         return ImageInput(processor=processor, sha256=sha256, channels=channels), sha256
-    max_tokens, sha256 = spec.training.max_tokens, _tokenizer_sha256(folder)
+    lengths, sha256 = (spec.training.max_tokens, spec.training.max_target_tokens), _tokenizer_sha256(folder)
     by_word = spec.dataset.task.labels_words
     tokenizer = _TOKENIZERS.get(
-        (*cache_key, sha256, max_tokens, by_word),
-        lambda: processors.load_tokenizer(folder, max_tokens, by_word=by_word),
+        (*cache_key, sha256, lengths, by_word),
+        lambda: processors.load_tokenizer(folder, *lengths, by_word=by_word),
     )
     return tokenizer, sha256
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from types import MethodType
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from frostline.data.token_table import NO_LABEL
+from frostline.data.token_table import DECODER_INPUTS, NO_LABEL
 from frostline.spec import LossOptions, Task
 
 log = logging.getLogger(__name__)
@@ -116,17 +116,21 @@ def output_head(model: Any, task: Task, autocast: Callable[[], AbstractContextMa
     head = OutputHead(model, task, autocast)
     ids = torch.arange(4, device=next(model.parameters()).device)[None]
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        inputs[DECODER_INPUTS] = ids
     was_training = model.training
     model.eval()  # dropout would draw from the run's generator
     try:
         whole = model(**inputs).logits.float()
-        head.attach()
-        hidden = model(**inputs).logits
+        hidden = None
+        with suppress(RuntimeError):  # BART adds a bias of its own to the logits
+            head.attach()
+            hidden = model(**inputs).logits
     finally:
         head.detach()
         model.train(was_training)
-    part = head._own(hidden) if hidden.shape[:-1] == whole.shape[:-1] else None
+    part = head._own(hidden) if hidden is not None and hidden.shape[:-1] == whole.shape[:-1] else None
     if part is not None and (part - whole).abs().max() <= _ALIKE * whole.abs().max() + 1e-7:
         return head
-    log.info("%s scales its logits: they are held for a whole batch", type(model).__name__)
+    log.info("%s changes its logits behind the head: they are held for a whole batch", type(model).__name__)
     return None

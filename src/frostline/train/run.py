@@ -34,9 +34,10 @@ from frostline.spec import Keep, RunSpec
 from frostline.train import stops
 from frostline.train.checkpoint import CheckpointStore
 from frostline.train.distributed import SharedMonitor, World
-from frostline.train.evaluate import evaluate_tables, write_predictions, write_worst_rows
+from frostline.train.evaluate import evaluate_tables, write_predictions
 from frostline.train.failures import cause_of, reason_of
 from frostline.train.flops import flops_of_setup
+from frostline.train.generated import write_generated
 from frostline.train.model_files import remove_unfinished, save_model
 from frostline.train.resume import ResumePoint
 from frostline.train.setup import Setup, prepare
@@ -262,28 +263,25 @@ class TrainingRun:
         weights_sha256 = trained_sha256(setup.loaded.model)
         self._world.assert_equal(weights_sha256, "the trained weights")
         self._known |= {
-            "metrics": kept.metrics,
-            "step": kept.step,
-            "weights_sha256": weights_sha256,
-            "audit": audit,
+            "metrics": kept.metrics, "step": kept.step, "weights_sha256": weights_sha256, "audit": audit,
             "drift": setup.drift.table(audit.changed),
-        }
+        }  # fmt: skip
         in_eval = audit.pinned_in_eval or self._spec.training.frozen_dropout
         if not (audit.frozen_unchanged and audit.absent_from_optimizer and in_eval):
             raise RuntimeError(f"{audit.violation}: a bug of frostline; report it with the run's spec.json")
 
     def _conclude(self, setup: Setup, assembly: Assembly, kept: KeptWeights) -> None:
-        """Scores the kept weights on all sets of rows and writes predictions and model."""
+        """Scores the kept weights on all sets of rows and writes predictions, model and what it generates."""
         self._monitor.heartbeat()
         sets, others = evaluate_tables(self._spec, setup, assembly, kept)
-        self._known["metrics"] = kept.metrics | others
         if self._world.is_main:
-            if others:
-                self._context.recorder.log(others, kept.step or 0)
-            write_predictions(sets, self._spec.dataset.task, self._context.folder)
-            write_worst_rows(sets[0], setup, self._spec.dataset.task, self._context.folder)
+            write_predictions(sets, setup, self._spec.dataset.task, self._context.folder)
             self._spec.freeze.finalize(setup.loaded.model)
             save_model(setup.loaded, self._context.folder / MODEL_FOLDER)
+            others |= write_generated(self._spec, setup.held_out, self._context.folder, self._monitor.heartbeat)
+            if others:
+                self._context.recorder.log(others, kept.step or 0)
+            self._known["metrics"] = kept.metrics | others
 
     def result(
         self,

@@ -24,7 +24,7 @@ from frostline.prefix_cache.attach import cache_use, open_cache
 from frostline.prefix_cache.request import CachedPrefix, CacheRequest
 from frostline.records.result import CacheUse
 from frostline.spec import Every, FreezePhase, RunSpec
-from frostline.train.flops import flops_per_epoch, sample_of
+from frostline.train.flops import flops_per_epoch, of_decoder, sample_of
 
 log = logging.getLogger(__name__)
 
@@ -131,6 +131,7 @@ def open_phases(
             tables.train.num_tokens,
             prefix=() if phase.depth is None else anatomy.prefix(phase.depth),
             sample=sample_of(tables.train),
+            decoder=of_decoder(anatomy, tables.train),
         )
         opened.append(UnfreezePhase(phase=phase, end_epoch=end, cached=cached, flops_per_epoch=flops))
     evals = 1.0 if spec.training.evaluate is Every.EPOCH else 0.0

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from frostline.assets import model_folder
 from frostline.config import compose_run
 from frostline.errors import AssetError, ModelError
+from frostline.preflight import num_blocks
 from frostline.records.result import Status
 from frostline.records.run_context import RunContext
 from frostline.records.run_folder import RunFolder
@@ -111,29 +112,34 @@ def test_every_named_model_is_tried():
 
 
 @pytest.mark.slow
-def test_the_encoder_of_t5_gives_each_word_a_class(tmp_path, hub_copy):
-    """For a class for each row transformers' head reads the decoder: that has no depth."""
-    from transformers import T5Config, T5Model
+def test_t5_is_an_encoder_for_words_and_both_stacks_for_rows(tmp_path, hub_copy):
+    from transformers import AutoTokenizer, T5Config, T5Model
 
     conll = save_sentences(tmp_path / "moods.conll", rows=60)
     data = ["dataset=conll", f"dataset.location={conll}", "training=token_classification", *TINY]
-    spec = compose_run(["model=t5_small", *data, "freeze.depth=4", "runtime.cache=auto"])
+    spec = compose_run(["model=t5_small", *data, "freeze.depth=4", "runtime.cache=require"])
+    assert num_blocks(spec) is None  # before it is fetched
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 6}
-    T5Model(T5Config(**sizes, pad_token_id=0, decoder_start_token_id=0)).save_pretrained(tmp_path / "made")
+    (tmp_path / "made").mkdir()
     save_tokenizer(tmp_path / "made")
+    end = AutoTokenizer.from_pretrained(tmp_path / "made").sep_token_id  # the head reads the last token of a row
+    config = T5Config(**sizes, pad_token_id=0, decoder_start_token_id=0, eos_token_id=end)
+    T5Model(config).save_pretrained(tmp_path / "made")
     hub_copy(spec.model, tmp_path / "made")
     with RunFolder(tmp_path / "run", spec) as recorder:
         result = run(spec, RunContext(recorder, tmp_path / "run"))
     assert result.status is Status.FINISHED, result.reason
     assert (result.freeze.num_blocks, result.freeze.depth) == (6, 4)
+    assert num_blocks(spec) == 6
     assert result.audit.frozen_unchanged
-    # Its upper blocks read the position bias that the lowest one has made.
-    assert result.prefix_cache == "off"
     rows = ["dataset=csv", f"dataset.location={write_csv(tmp_path / 'rows.csv', sentences(40))}", *TINY]
-    whole = compose_run(["model=t5_small", *rows, "freeze.depth=4"])
-    with RunFolder(tmp_path / "whole", whole) as recorder, pytest.raises(ModelError, match="an encoder and a decoder"):
-        run(whole, RunContext(recorder, tmp_path / "whole"))
+    whole = compose_run(["model=t5_small", *rows, "freeze.depth=8", "runtime.cache=require"])
+    assert num_blocks(whole) == 12
+    with RunFolder(tmp_path / "whole", whole) as recorder:
+        result = run(whole, RunContext(recorder, tmp_path / "whole"))
+    assert (result.freeze.num_blocks, result.freeze.depth) == (12, 8)
+    assert result.audit.frozen_unchanged
 
 
 @pytest.mark.slow

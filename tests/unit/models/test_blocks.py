@@ -15,7 +15,6 @@ from transformers import (
     ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
-    T5Config,
 )
 
 from frostline.errors import ModelError
@@ -148,7 +147,6 @@ def test_distilberts_table():
             AlbertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, intermediate_size=32),
             "shares its weights",
         ),
-        (T5Config(vocab_size=50, d_model=16, num_layers=2, num_heads=2, d_ff=32), "an encoder and a decoder"),
         (
             DebertaV2Config(
                 **SMALL, relative_attention=True, pos_att_type=["c2p"], conv_kernel_size=3, conv_act="gelu"

@@ -44,11 +44,12 @@ class FreezeBlocks(FreezeMethod):
         """See `FreezeMethod`."""
         numbers, total = self.numbers(), anatomy.num_blocks
         assert max(numbers) < total, "FreezeMethod.check comes first"
-        below = anatomy.embeddings if self.embeddings else ()
+        embedded, *blocks = (modules for _, modules in anatomy.groups())
+        below = embedded if self.embeddings else ()
         listed = ", ".join(map(str, self.blocks))
         embeddings = "the embeddings and " if below else ""
         return Choice(
-            modules=(*below, *(anatomy.blocks[number] for number in numbers)),
+            modules=(*below, *(item for number in numbers for item in blocks[number])),
             prefix_depth=prefix_depth(numbers) if self.embeddings else None,
             description=f"{embeddings}{len(numbers)} of {total} blocks ({listed})",
         )

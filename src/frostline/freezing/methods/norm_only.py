@@ -24,7 +24,7 @@ class FreezeAllButNorms(FreezeMethod):
 
     def choose(self, anatomy: Anatomy) -> Choice:
         """See `FreezeMethod`."""
-        parts = [*anatomy.embeddings, *anatomy.blocks]
+        parts = anatomy.prefix(anatomy.num_blocks)
         norms = {name for part, module in parts for name in _of_norms(part, module)}
         return all_but(anatomy, norms, self.name, "norms")
 
