@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from frostline.spec import COST_KEYS, DEPTH_KEY, LR_KEY, Dimension, Params, Value
+from frostline.spec import COST_KEYS, DEPTH_KEY, LR_KEY, ROWS_KEY, Dimension, Params, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _CHEAPER_WHEN_LARGER = frozenset({DEPTH_KEY, "freeze.fraction"})
 """Keys of which more is cheaper; of all others it is less."""
 
-_ON_A_LOG_SCALE = frozenset({"freeze.rank"})
+_ON_A_LOG_SCALE = frozenset({"freeze.rank", ROWS_KEY})
 
-_IN_PROPORTION = frozenset({"training.epochs", "training.max_steps", "training.max_tokens"})
+_IN_PROPORTION = frozenset({"training.epochs", "training.max_steps", "training.max_tokens", ROWS_KEY})
 """Keys by which the time of a run is assumed to grow; of others that are asked for nothing is assumed."""
 
 _MOST_LEVELS = 33
@@ -66,6 +66,8 @@ class Question:
         is_raced: Whether further seeds can be had: not for one of several questions.
         chosen_axis: The swept key that trades quality for cost; None: a depth or a rank, if one is swept.
         fixed_position: Share of the blocks that all runs freeze, where it is not swept.
+        sizes: Where the axis is a config group (`model`): the parameters of each choice. Its levels are the ranks of
+            the choices, from 0, the smallest.
     """
 
     dimensions: tuple[Dimension, ...]
@@ -82,6 +84,12 @@ class Question:
     is_raced: bool = True
     chosen_axis: str | None = None
     fixed_position: float = 0.0
+    sizes: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def level_names(self) -> tuple[str, ...]:
+        """The choices of an axis that is a config group, by level; nothing of an axis of numbers."""
+        return tuple(sorted(self.sizes, key=lambda name: (self.sizes[name], name)))
 
     @property
     def axis_key(self) -> str | None:
@@ -104,6 +112,8 @@ class Question:
         rates, ridge = self.rates()
         if key is None:
             return Axis(levels=(0.0,), positions=(0.0,), relative_costs=(1.0,), rates=rates, ridge=ridge)
+        if self.sizes:
+            return self._axis_of_sizes(rates, ridge)
         dimension = next(each for each in self.dimensions if each.key == key)
         many = _has_many(dimension)
         wanted = () if many and values and not grid else dimension.values(_NUM_LEVELS if many else None)
@@ -115,6 +125,18 @@ class Question:
         return Axis(
             levels=tuple(levels), positions=tuple(positions), relative_costs=tuple(costs), rates=rates, ridge=ridge
         )
+
+    def _axis_of_sizes(self, rates: tuple[float, float] | None, ridge: Ridge | None) -> Axis:
+        """Returns the axis over the choices of a config group, the largest first: cost is in proportion to size."""
+        from frostline.decision import Axis
+
+        sizes = [self.sizes[name] for name in reversed(self.level_names)]
+        span = math.log(sizes[0] / sizes[-1]) or 1.0
+        return Axis(
+            levels=tuple(float(level) for level in reversed(range(len(sizes)))),
+            positions=tuple(math.log(sizes[0] / size) / span for size in sizes),
+            relative_costs=tuple(size / sizes[0] for size in sizes), rates=rates, ridge=ridge,
+        )  # fmt: skip
 
     def _costs(self, dimension: Dimension, levels: Sequence[float], positions: Sequence[float]) -> list[float]:
         key = dimension.key
@@ -175,6 +197,8 @@ class Question:
             if dimension.key == self.axis_key:
                 if dimension.key == DEPTH_KEY and value is None:
                     level = NOTHING_FROZEN
+                elif self.sizes:
+                    level = float(self.level_names.index(str(value)))
                 elif _is_number(value):
                     level = _stepped(dimension, _number(value))
                 else:
@@ -217,7 +241,9 @@ class Question:
         params: Params = {}
         for dimension in self.dimensions:
             if dimension.key == self.axis_key:
-                params[dimension.key] = _typed(dimension, setting.level)
+                is_named = bool(self.sizes)
+                level = self.level_names[round(setting.level)] if is_named else _typed(dimension, setting.level)
+                params[dimension.key] = level
             elif dimension.key == LR_KEY and rates is not None:
                 params[dimension.key] = _nearest_rate(dimension, 10**setting.rate)
             elif is_numeric(dimension):

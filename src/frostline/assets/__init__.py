@@ -1,7 +1,7 @@
 """Files of models and data sets: fetched, checked, unpacked and found again."""
 
 from frostline.assets.data_caches import pixels_bytes, pixels_folder, table_folders, trim_pixels
-from frostline.assets.fetch import data_file, local_file, model_folder, weight_bytes
+from frostline.assets.fetch import data_file, local_file, model_folder, num_weights, weight_bytes
 from frostline.assets.home import home, local_path, places, set_places
 from frostline.assets.hub import converted_hub_model, fetched_config, hub_error
 
@@ -14,6 +14,7 @@ __all__ = [
     "local_file",
     "local_path",
     "model_folder",
+    "num_weights",
     "pixels_bytes",
     "pixels_folder",
     "places",

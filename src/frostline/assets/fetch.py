@@ -7,7 +7,9 @@ apart by member name. Nothing of such a package is ever installed, imported or r
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 from pathlib import Path
 
@@ -45,6 +47,31 @@ def model_folder(spec: ModelSpec, progress: bool = False) -> Path:
 
 def weight_bytes(spec: ModelSpec) -> int | None:
     """Returns the size of a model's files of weights; None where they have to be fetched first, or there are none."""
+    folder = _folder_at_hand(spec)
+    return sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind)) or None
+
+
+def num_weights(spec: ModelSpec) -> int | None:
+    """Returns how many numbers a model's files of weights hold; None where they have to be fetched first.
+
+    Raises:
+        AssetError: A file can't be read.
+    """
+    return sum(map(_num_in_file, _folder_at_hand(spec).glob("*.safetensors"))) or None
+
+
+def _num_in_file(path: Path) -> int:
+    """Returns the numbers in a file of safetensors, by its header: its size in bytes, then JSON with each shape."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AssetError(f"{path}: can't be read as safetensors ({type(error).__name__})") from error
+
+
+def _folder_at_hand(spec: ModelSpec) -> Path:
+    """Returns the folder of a model; of one that has to be fetched first a path without files."""
     folder = local_path(spec.location)
     if spec.source is Source.PACKAGE:
         assert spec.sha256 is not None
@@ -56,8 +83,7 @@ def weight_bytes(spec: ModelSpec) -> int | None:
         folder = Path(os.devnull)
         with best_effort("the hub model at hand"):  # whatever it is, a run will say it
             folder = Path(snapshot_download(spec.location, revision=spec.revision, local_files_only=True))
-    num_bytes = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
-    return num_bytes or None
+    return folder
 
 
 def data_file(spec: DatasetSpec, progress: bool = False) -> Path:

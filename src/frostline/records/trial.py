@@ -191,7 +191,7 @@ class TrialRecord:
     @staticmethod
     def group_of(params: Params) -> str | None:
         """Returns the group that a trial of these parameters is of. See `group`."""
-        return TrialRecord(number=0, params=params, state=TrialState.WAITING).group
+        return TrialRecord(number=0, params=params, state=TrialState.WAITING).group()
 
     @property
     def model(self) -> str | None:
@@ -205,11 +205,15 @@ class TrialRecord:
         value = self.params.get(ROWS_KEY)
         return value if isinstance(value, int) and not isinstance(value, bool) else None
 
-    @property
-    def group(self) -> str | None:
-        """What depths are compared within, if there are several such: choices of config groups, the number of rows."""
-        chosen = sorted((key for key in self.params if is_group(key)), key=lambda key: (key != MODEL_KEY, key))
-        rows = [f"{self.num_rows} rows"] if self.num_rows is not None else []
+    def group(self, axis: str | None = None) -> str | None:
+        """Returns what depths are compared within, if there are several: choices of config groups, the number of rows.
+
+        Args:
+            axis: The key of which one level is compared with another: it makes no groups.
+        """
+        keys = [key for key in self.params if is_group(key) and key != axis]
+        chosen = sorted(keys, key=lambda key: (key != MODEL_KEY, key))
+        rows = [f"{self.num_rows} rows"] if self.num_rows is not None and axis != ROWS_KEY else []
         return ", ".join([*(str(self.params[key]) for key in chosen), *rows]) or None
 
     @property

@@ -106,6 +106,7 @@ class Answer:
         num_cached: Trials that used it.
         num_trials: Trials that have an outcome of their own; duplicates and the baseline left out.
         baseline_failed: Why there is no row of full fine-tuning though one was asked for; None: there is, or it wasn't.
+        level_names: Of an axis that is a config group (`model`), by level; nothing of an axis of numbers.
     """
 
     metric: str
@@ -124,6 +125,13 @@ class Answer:
     num_cached: int = 0
     num_trials: int = 0
     baseline_failed: str | None = None
+    level_names: tuple[str, ...] = ()
+
+    def level_name(self, level: float) -> str:
+        """Returns a level of the axis of cost in a table: `3`; `none` where nothing is frozen; a model's name."""
+        if self.level_names:
+            return self.level_names[round(level)]
+        return "none" if level == NOTHING_FROZEN else f"{level:g}"
 
     @property
     def rows(self) -> list[LevelRow]:
@@ -176,7 +184,7 @@ def answer_of(
     find = evidence or known
     groups, num_collapsed = [], 0
     for name, advisor in advisors.items():
-        own = [trial for trial in trials if trial.group == name]
+        own = [trial for trial in trials if trial.group(advisor.question.axis_key) == name]
         group = _group(name, advisor, own, maximize)
         if group is not None:
             groups.append(group)
@@ -199,6 +207,7 @@ def answer_of(
         saved_s=sum(outcome.cost["saved_s"] for outcome in cached), num_cached=len(cached),
         num_trials=sum(p.outcome is not None and p.copy_of is None and not p.is_baseline for p in trials),
         baseline_failed=_why_no_baseline(trials),
+        level_names=next((advisor.question.level_names for advisor in advisors.values()), ()),
     )  # fmt: skip
 
 
@@ -216,11 +225,11 @@ def _by_depth(finished: Sequence[TrialRecord], main: GroupAnswer | None) -> list
         finished: The best first.
         main: The decision over depths, if there is one.
     """
-    group = main.group if main is not None else finished[0].group if finished else None
+    group = main.group if main is not None else finished[0].group() if finished else None
     judged = {row.level: row.trial for row in (main.rows if main is not None else ()) if row.trial is not None}
     best: dict[int, TrialRecord] = {}
     for trial in finished:
-        if trial.group == group and trial.depth is not None:
+        if trial.group() == group and trial.depth is not None:
             best.setdefault(trial.depth, judged.get(trial.depth, trial))
     return sorted(best.items())
 
@@ -319,8 +328,3 @@ def _seconds_per_cost(main: GroupAnswer | None) -> float | None:
             seconds += trial.outcome.cost["train_s"] + trial.outcome.cost.get("eval_s", 0.0)
             cost += main.fitted.axis.cost(setting.level) * max(1, len(trial.outcome.by_seed))
     return seconds / cost if cost else None
-
-
-def level_name(level: float) -> str:
-    """Returns a level of the axis of cost in a table: `3`; `none` where nothing is frozen."""
-    return "none" if level == NOTHING_FROZEN else f"{level:g}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.decision import LevelState
 from frostline.records.trial import TrialRecord, TrialState, ranked
-from frostline.report.answer import Answer, level_name
+from frostline.report.answer import Answer
 from frostline.report.pareto import pareto
 from frostline.report.text import label
 from frostline.spec import DEPTH_KEY, CostName
@@ -124,7 +124,7 @@ def _posterior(axes: Axes, answer: Answer) -> bool:
     axes.set_xlabel(f"{_axis_words(answer)}\nband: 95 % interval")
     axes.set_ylabel(answer.metric)
     if len(levels) <= 15:
-        axes.set_xticks(levels, [level_name(level) for level in levels])
+        axes.set_xticks(levels, [answer.level_name(level) for level in levels])
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     return True
@@ -165,7 +165,7 @@ def _surface(axes: Axes, answer: Answer) -> bool:
         if not ticks or rate - ticks[-1] > (high - low) / 9:
             ticks.append(rate)
     axes.set_xticks(ticks, [f"{10**tick:.1e}" for tick in ticks], rotation=30)
-    axes.set_yticks(range(len(axis.levels)), [level_name(level) for level in axis.levels])
+    axes.set_yticks(range(len(axis.levels)), [answer.level_name(level) for level in axis.levels])
     axes.set_title(f"expected {answer.metric} at every rate")
     axes.set_xlabel("learning rate")
     axes.set_ylabel(_axis_words(answer))
@@ -191,7 +191,7 @@ def _learning_curve(axes: Axes, answer: Answer) -> bool:
         errors = [[row.mean - row.low for row, _ in line], [row.high - row.mean for row, _ in line]]
         axes.errorbar(
             [number for _, number in line], [row.mean for row, _ in line], yerr=errors, marker="o", capsize=3,
-            label=f"{_axis_words(answer)}: {level_name(level)}",
+            label=f"{_axis_words(answer)}: {answer.level_name(level)}",
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_title(f"Best {answer.metric} by training rows")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from frostline.decision import LevelState
 from frostline.records.trial import is_group
-from frostline.report.answer import Answer, LevelRow, level_name
+from frostline.report.answer import Answer, LevelRow
 from frostline.report.pareto import difference
 from frostline.spec import LR_KEY, ROWS_KEY, CostName, Value, short_number
 
@@ -55,7 +55,7 @@ def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
     if trial is None:
         values = [row.group or "-" if is_group(key) or key == ROWS_KEY else "-" for key in keys]
     return [
-        level_name(row.level),
+        answer.level_name(row.level),
         *values,
         _number(row.mean),
         f"{_number(row.low)} - {_number(row.high)}",

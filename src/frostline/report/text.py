@@ -5,7 +5,7 @@ from __future__ import annotations
 from frostline.advisor import NOTHING_FROZEN, is_mean_over_rows
 from frostline.decision import LevelState, Requirement, Standing
 from frostline.records.trial import TrialRecord
-from frostline.report.answer import Answer, GroupAnswer, LevelRow, level_name
+from frostline.report.answer import Answer, GroupAnswer, LevelRow
 from frostline.report.pareto import difference, is_share
 from frostline.report.significance import LEVEL, Comparison
 from frostline.spec import DEPTH_KEY, LR_KEY, short_number
@@ -47,13 +47,13 @@ def standing_lines(answer: Answer) -> list[str]:
     name = _named(row, answer)
     chance = f"within {margin} of the best with probability {row.p_within:.2f}"
     most = f"at most {difference(row.most_loss, answer.metric)} worse ({100 * LEVEL:.0f} %)"
-    open_names = _names([each for each in main.rows if each.state is LevelState.OPEN])
+    open_names = _names([each for each in main.rows if each.state is LevelState.OPEN], answer)
     lines = []
     if decision.standing is Standing.SETTLED:
         lines.append(f"settled at {margin}: {name} is {chance}, {most}; everything cheaper is worse")
     elif decision.standing is Standing.AT_LEAST:
-        least = name if row.level == NOTHING_FROZEN else f"{_at_least(answer)} {level_name(row.level)}"
-        lines.append(f"{least} at {margin}: it is {chance}, {most}; {_still(main, open_names)}")
+        least = name if row.level == NOTHING_FROZEN else f"{_at_least(answer)} {answer.level_name(row.level)}"
+        lines.append(f"{least} at {margin}: it is {chance}, {most}; {_still(main, open_names, answer)}")
     else:
         expected = difference(decision.recommended.expected_loss, answer.metric)
         lines.append(
@@ -65,10 +65,10 @@ def standing_lines(answer: Answer) -> list[str]:
     return lines
 
 
-def _still(main: GroupAnswer, open_names: str) -> str:
+def _still(main: GroupAnswer, open_names: str, answer: Answer) -> str:
     if open_names:
         return f"open: {open_names}"
-    lacking = ", ".join(level_name(level.level) for level in main.decision.lacking_seeds)
+    lacking = ", ".join(answer.level_name(level.level) for level in main.decision.lacking_seeds)
     return f"fewer than two fresh seeds: {lacking}"
 
 
@@ -80,7 +80,9 @@ def _requirement(needed: Requirement, main: GroupAnswer, answer: Answer) -> str:
             where = f"on {main.fitted.num_folds} folds"
         chance = f"chance {needed.chance:.0%} with 32 of each"
         untried = [row for row in main.rows if row.trial is None and row.state is LevelState.OPEN]
-        other = f"try {_names(untried)}, too (sweep.n_trials)" if untried else "take more rows, or a wider margin"
+        other = (
+            f"try {_names(untried, answer)}, too (sweep.n_trials)" if untried else "take more rows, or a wider margin"
+        )
         return f"further seeds can't settle it {where} ({chance}): {other}"
     unit = answer.seconds_per_cost
     seconds = "" if unit is None else f"{_time(needed.cost * unit)} of training here, "
@@ -102,16 +104,16 @@ def _cautions(main: GroupAnswer, answer: Answer) -> list[str]:
         )
     guessed = "(their numbers are guesses from the others)"
     if untried := [row for row in main.rows if row.trial is None and not row.collapsed]:
-        lines.append(f"not tried to the end: {_names(untried)} {guessed}")
+        lines.append(f"not tried to the end: {_names(untried, answer)} {guessed}")
     if nothing := [row for row in main.rows if row.trial is None and row.collapsed]:
-        lines.append(f"all runs learnt nothing: {_names(nothing)} {guessed}")
+        lines.append(f"all runs learnt nothing: {_names(nothing, answer)} {guessed}")
     if left_out := main.fitted.num_left_out:
         lines.append(
             f"made without {left_out:,} of so many trials: as many at each {_axis_name(answer)} are in it as at the "
             "others, chosen without a look at their values"
         )
     if main.failed_seeds:
-        counts = ", ".join(f"{number} of {level_name(level)}" for level, number in main.failed_seeds.items())
+        counts = ", ".join(f"{number} of {answer.level_name(level)}" for level, number in main.failed_seeds.items())
         lines.append(f"further seeds failed: {counts}")
     if not decision.knows_rows:
         lines.append(f"of these held-out rows alone: {answer.metric} is known by seed only, not row by row")
@@ -206,11 +208,11 @@ def _at_least(answer: Answer) -> str:
 
 
 def _named(row: LevelRow, answer: Answer) -> str:
-    return "full fine-tuning" if row.level == NOTHING_FROZEN else f"{_axis_name(answer)} {level_name(row.level)}"
+    return "full fine-tuning" if row.level == NOTHING_FROZEN else f"{_axis_name(answer)} {answer.level_name(row.level)}"
 
 
-def _names(rows: list[LevelRow]) -> str:
-    return ", ".join(level_name(row.level) for row in rows)
+def _names(rows: list[LevelRow], answer: Answer) -> str:
+    return ", ".join(answer.level_name(row.level) for row in rows)
 
 
 def _in_ten(chance: float) -> str:

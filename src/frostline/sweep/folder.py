@@ -22,6 +22,7 @@ from frostline.provenance import redact
 from frostline.records.run_folder import LOCK_FILE, METRICS_FILE, RUN_FILES
 from frostline.records.trial import BASELINE_NUMBER, RECOMMENDED_FILE, TrialRecord, ranked
 from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source, is_as_before
+from frostline.sweep.model_sizes import sizes_of
 from frostline.sweep.read_config import Sweep
 
 SWEEP_FILE = "sweep.json"
@@ -185,6 +186,7 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
         "dataset": sweep.job.run.dataset_name,
         "num_blocks": None if "model" in swept_keys else num_blocks(sweep.job.run),
         "storage": redact(sweep.plan.storage) if sweep.plan.storage else None,
+        **sizes_of(sweep),
         "command": [redact(line) for line in sweep.fixed],
     }
 

@@ -22,32 +22,42 @@ def questions_of(description: Mapping[str, Any]) -> dict[tuple[Value, ...], Ques
         description: As `describe` makes it and `sweep.json` keeps it.
     """
     space = Space.from_description(description["space"])
-    raced = is_raced(space, cost=description["plan"]["cost"])
+    axis, cost = description["plan"].get("axis"), description["plan"]["cost"]
+    if (group := group_of_axis(space, axis)) is not None:
+        [dimensions] = set(space.variants.values())
+        return {(): _question(description, {}, (group, *dimensions), cost is None)}
+    raced = is_raced(space, cost=cost, axis=axis)
     return {
         chosen: _question(description, description["groups"].get(",".join(map(str, chosen)), {}), dimensions, raced)
         for chosen, dimensions in space.variants.items()
     }
 
 
-def is_raced(space: Space, *, cost: str | None) -> bool:
+def group_of_axis(space: Space, axis: str | None) -> Dimension | None:
+    """Returns the config group that is the axis of cost; None if it is none."""
+    return next((group for group in space.groups if group.key == axis), None)
+
+
+def is_raced(space: Space, *, cost: str | None, axis: str | None) -> bool:
     """Returns whether a race can follow the search: of one question, with one objective.
 
     Args:
         space: Of the sweep.
         cost: Its second objective.
+        axis: The key that is to be cheap, if it is named.
     """
-    sizes = [each for dimensions in space.variants.values() for each in dimensions if each.key == ROWS_KEY]
-    return len(space.variants) == 1 and not sizes and cost is None
+    keys = {each.key for dimensions in space.variants.values() for each in dimensions}
+    return len(space.variants) == 1 and (ROWS_KEY not in keys or axis == ROWS_KEY) and cost is None
 
 
 def _question(
     description: Mapping[str, Any], own: Mapping[str, Any], dimensions: tuple[Dimension, ...], raced: bool
 ) -> Question:
     settings = {**description["base"], **own}
-    answer = description["answer"]
+    answer, axis = description["answer"], description["plan"].get("axis")
     blocks = description["num_blocks"] or settings.get("model.num_blocks")
     question = Question(
-        dimensions=tuple(each for each in dimensions if each.key != ROWS_KEY),
+        dimensions=tuple(each for each in dimensions if each.key != ROWS_KEY or axis == ROWS_KEY),
         metric=description["objective"],
         maximize=description["direction"] == Direction.MAXIMIZE.value,
         margin=answer["margin"],
@@ -58,7 +68,8 @@ def _question(
         seeds=tuple(description["plan"]["seeds"] or (settings["seed"],)),
         num_folds=description["plan"]["folds"] or 1,
         settle_rows=answer.get("settle_rows"),
-        chosen_axis=description["plan"].get("axis"),
+        chosen_axis=axis,
+        sizes=description.get("sizes", {}),
         fixed_position=_fixed_position(settings, blocks),
     )
     return replace(question, is_raced=raced and question.axis_key is not None)
@@ -90,7 +101,10 @@ def advisors_of(description: Mapping[str, Any], find: EvidenceOf) -> dict[str | 
     names = [group.key for group in space.groups]
     advisors: dict[str | None, Advisor] = {}
     for chosen, question in questions_of(description).items():
-        rows = next((each for each in space.variants[chosen] if each.key == ROWS_KEY), None)
+        if question.sizes:
+            return {None: Advisor(question=question, find=find)}
+        swept = () if question.axis_key == ROWS_KEY else space.variants[chosen]
+        rows = next((each for each in swept if each.key == ROWS_KEY), None)
         for number in rows.values() if rows is not None else (None,):
             params: Params = dict(zip(names, chosen, strict=True))
             if number is not None:

@@ -18,7 +18,9 @@ from frostline.config import Job, decode_job
 from frostline.config.errors import one_line_errors
 from frostline.errors import SpecError, nearest
 from frostline.spec import (
+    DEPTH_KEY,
     LR_KEY,
+    MODEL_KEY,
     ROWS_KEY,
     Dimension,
     Every,
@@ -145,7 +147,7 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
     _check_objectives(jobs)
     _check_axis(plan.axis, space)
     plan, more = _fitted(plan, jobs[0].run, space)
-    if plan.sampler is SamplerName.FROST and (space.groups or ROWS_KEY in space.keys):
+    if plan.sampler is SamplerName.FROST and (space.groups or (ROWS_KEY in space.keys and plan.axis != ROWS_KEY)):
         other = space.groups[0].key if space.groups else ROWS_KEY
         raise SpecError(
             f"sweep.sampler=frost: searches one model on one number of rows, but {other} is swept; take tpe"
@@ -201,15 +203,34 @@ def _check_axis(axis: str | None, space: Space) -> None:
         return
     dimensions_of_axis = [each for dimensions in space.variants.values() for each in dimensions if each.key == axis]
     numeric = {each.key for dimensions in space.variants.values() for each in dimensions if is_numeric(each)}
-    if axis in {LR_KEY, ROWS_KEY}:
-        why = "no rate is cheaper than another" if axis == LR_KEY else "each number of rows has an answer of its own"
-        raise SpecError(f"sweep.axis={axis}: {why}")
+    if axis == LR_KEY:
+        raise SpecError(f"sweep.axis={axis}: no rate is cheaper than another")
     if axis in {group.key for group in space.groups}:
-        raise SpecError(f"sweep.axis={axis}: each of its choices has an answer of its own")
+        _check_axis_of_groups(axis, space)
+        return
     if not dimensions_of_axis:
-        raise SpecError(f"sweep.axis={axis}: is not swept{nearest(axis, numeric - {LR_KEY, ROWS_KEY})}")
+        raise SpecError(f"sweep.axis={axis}: is not swept{nearest(axis, numeric - {LR_KEY})}")
     if not all(is_numeric(each) for each in dimensions_of_axis):
         raise SpecError(f"sweep.axis={axis}: its choices are no numbers, so none is the cheapest")
+
+
+def _check_axis_of_groups(axis: str, space: Space) -> None:
+    """Checks that a config group can be the axis of cost: one question is asked of all its choices."""
+    if axis != MODEL_KEY:
+        raise SpecError(
+            f"sweep.axis={axis}: none of its choices is known to be cheaper than another; model is, by size"
+        )
+    if len(space.groups) > 1:
+        other = next(group.key for group in space.groups if group.key != axis)
+        raise SpecError(f"sweep.axis=model: {other} is swept, too; sweep one of them")
+    if ROWS_KEY in space.keys:
+        raise SpecError(f"sweep.axis=model: {ROWS_KEY} is swept, too; sweep one of them")
+    first, *others = space.variants.values()
+    for dimensions in others:
+        differing = next((a.key for a, b in itertools.zip_longest(first, dimensions) if a != b), None)
+        if differing is not None:
+            hint = "; sweep freeze.fraction in its place" if differing == DEPTH_KEY else ""
+            raise SpecError(f"sweep.axis=model: {differing} has another range for each model{hint}")
 
 
 def _own_ends(training: TrainingSpec) -> str | None:

@@ -217,7 +217,7 @@ class SweepCommand:
         """Returns the trials that levels are judged by, of all models and sizes."""
         judged: list[TrialRecord] = []
         for group, advisor in self._advisors.items():
-            judged += advisor.judged([trial for trial in trials if trial.group == group])
+            judged += advisor.judged([each for each in trials if each.group(advisor.question.axis_key) == group])
         return judged
 
     @property

@@ -7,11 +7,14 @@ import re
 import shutil
 
 import pytest
+import torch
+from transformers import BertConfig, BertModel
 
 from frostline.provenance import num_cores
 from frostline.records.result import RunResult
 from frostline.records.trial import TrialState, ranked
 from frostline.sweep.slots import Slots, on_cores
+from tests.conftest import tiny_config
 from tests.e2e.sweep.tiny_sweep import PLUGIN, pairs, small
 from tests.support.sweep_tools import (
     TRIALS_ALONE,
@@ -72,6 +75,32 @@ def test_the_axis_of_cost_may_be_any_numeric_key(tmp_path, quiet):
     assert re.search(r"(recommended|best guess): training.max_tokens=(8|16), lr ", done.stdout)
     refused = call("sweep", "lr_only", *quiet, *axis, *more, "sweep.axis=null", cwd=tmp_path)
     assert (refused.returncode, "axis" in refused.stderr) == (2, True), refused.stderr
+
+
+def test_models_and_numbers_of_rows_are_axes_of_cost(tmp_path, tiny_model, quiet):
+    conf = tmp_path / "conf" / "model"
+    conf.mkdir(parents=True)
+    wide = shutil.copytree(tiny_model, tmp_path / "wide")
+    torch.manual_seed(0)
+    BertModel(BertConfig(**{**tiny_config().to_dict(), "hidden_size": 64})).save_pretrained(wide)
+    for name, folder in (("narrow", tiny_model), ("wide", wide)):
+        lines = ["defaults: [_base/model@_here_, _self_]", f"name: {name}", "source: path", f"location: {folder}"]
+        (conf / f"{name}.yaml").write_text("\n".join(lines) + "\n")
+    fixed = [each for each in quiet if not each.startswith("model")]
+    common = ["freeze.depth=1", "training.epochs=6", "sweep.settle=0", "sweep.sampler=tpe", "sweep.n_trials=4"]
+    common.append("optimizer.lr=tag(log,interval(1e-3,1e-2))")
+    models = [f"--config-dir={tmp_path / 'conf'}", "model=choice(wide,narrow)", "sweep.axis=model", "sweep.name=m"]
+    done = call("sweep", "lr_only", *fixed, *common, *models, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = [line.split()[0] for line in done.stdout.splitlines() if line.split()[:1] in (["wide"], ["narrow"])]
+    assert table == ["wide", "narrow"]  # the dearest first
+    assert re.search(r": model=(wide|narrow), lr ", done.stdout), done.stdout
+    again = call("report", "m", cwd=tmp_path)
+    assert re.findall(r"^ *(wide|narrow) .*$", again.stdout, re.M) == ["wide", "narrow"]
+    rows = ["dataset.train_rows=choice(64,128)", "sweep.axis=dataset.train_rows", "sweep.name=r"]
+    done = call("sweep", "lr_only", *quiet, *common, *rows, "sweep.sampler=frost", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r": dataset.train_rows=(64|128), lr ", done.stdout), done.stdout
 
 
 def test_pareto(tmp_path, quiet):

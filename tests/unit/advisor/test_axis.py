@@ -146,3 +146,71 @@ def test_the_best_of_each_level_of_the_axis_goes_beyond_the_rung(axis, key, valu
             )
     tasks = promoted(trials, plan, True)
     assert {task.params[key] for task in tasks} == set(values)
+
+
+MODELS = parse_dimension("model", {"choices": ["large", "small", "mid"]})[0]
+ROWS = parse_dimension("dataset.train_rows", {"choices": [100, 1000, 10_000]})[0]
+SIZES = {"large": 100_000_000, "small": 1_000_000, "mid": 10_000_000}
+
+
+def describe(space, **more):
+    plan = {"cost": None, "seeds": None, "folds": None, "axis": None} | more.pop("plan")
+    return {
+        "space": space.describe(), "plan": plan,
+        "storage": None, "base": {"seed": 0, "freeze.name": "none"}, "objective": "accuracy", "direction": "maximize",
+        "num_blocks": None, "groups": {}, "answer": {"margin": 0.01, "confidence": 0.9}, **more,
+    }  # fmt: skip
+
+
+def with_seeds(value):
+    return {seed: TrialOutcome(state=TrialState.COMPLETE, by_seed={seed: value}, cost={}) for seed in (1, 2, 3)}
+
+
+def test_models_are_levels_by_their_size():
+    space = Space(groups=(MODELS,), variants={(name,): (RATE,) for name in MODELS.choices})
+    advisors = advisors_of(describe(space, plan={"axis": "model"}, sizes=SIZES), known)
+    [advisor] = advisors.values()
+    question = advisor.question
+    assert question.level_names == ("small", "mid", "large")
+    axis = question.axis()
+    assert axis.levels == (2.0, 1.0, 0.0)
+    assert axis.relative_costs == (1.0, 0.1, 0.01)
+    assert axis.positions == pytest.approx((0.0, 0.5, 1.0))
+    for name in MODELS.choices:
+        params = {"model": name, "optimizer.lr": 1e-4}
+        assert question.params(question.setting(params)) == pytest.approx(params)
+    values = {"small": 0.70, "mid": 0.898, "large": 0.90}
+    trials = [
+        trial(number, {"model": name, "optimizer.lr": 1e-4}, value, with_seeds(value))
+        for number, (name, value) in enumerate(values.items())
+    ]
+    answer = say(trials, advisors)
+    assert [row.trial.model for row in answer.rows] == ["large", "mid", "small"]
+    assert answer.recommended.model == "mid"
+    assert [answer.level_name(row.level) for row in answer.rows] == ["large", "mid", "small"]
+
+
+def test_models_of_one_size_are_two_levels():
+    question = ask(MODELS, RATE, chosen_axis="model", sizes=dict.fromkeys(MODELS.choices, 7)).question
+    assert question.level_names == ("large", "mid", "small")
+    assert question.axis().relative_costs == (1.0, 1.0, 1.0)
+    assert question.axis().positions == (0.0, 0.0, 0.0)
+
+
+def test_fewer_training_rows_are_cheaper():
+    space = Space(groups=(), variants={(): (ROWS, RATE)})
+    apart = advisors_of(describe(space, plan={}), known)
+    assert set(apart) == {"100 rows", "1000 rows", "10000 rows"}
+    together = advisors_of(describe(space, plan={"axis": "dataset.train_rows"}), known)
+    [advisor] = together.values()
+    axis = advisor.question.axis()
+    assert axis.levels == (10_000, 1000, 100)
+    assert axis.relative_costs == (1.0, 0.1, 0.01)
+    assert axis.positions == pytest.approx((0.0, 0.5, 1.0))
+    assert advisor.question.is_raced
+    values = {100: 0.70, 1000: 0.898, 10_000: 0.90}
+    trials = [
+        trial(number, {"dataset.train_rows": rows, "optimizer.lr": 1e-4}, value, with_seeds(value))
+        for number, (rows, value) in enumerate(values.items())
+    ]
+    assert say(trials, together).recommended.num_rows == 1000
