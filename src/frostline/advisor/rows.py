@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from frostline.data.label_sets import indicators
 from frostline.records.predictions import RowScores
 from frostline.records.trial import TrialRecord, TrialState
 
@@ -88,7 +89,7 @@ def row_vector(rows: RowScores, metric: str) -> Array | None:
     if rows.counts_tokens:
         return _of_tokens(rows, metric)
     if metric == "accuracy":
-        return of_mean(rows.predicted == rows.labels)
+        return of_mean((rows.predicted == rows.labels).reshape(len(rows.labels), -1).all(1))
     if metric in {"loss", "mse"}:
         return of_mean(-rows.losses.astype(np.float64))
     if metric == "mae":
@@ -100,8 +101,7 @@ def row_vector(rows: RowScores, metric: str) -> Array | None:
         return of_bootstrap(compute, rows.labels, rows.predicted)
     if metric not in _OF_SEVERAL:
         return None
-    classes = np.arange(rows.num_classes)
-    labels, predicted = (bits.astype(np.int64)[:, None] >> classes & 1 for bits in (rows.labels, rows.predicted))
+    labels, predicted = (indicators(each, rows.num_classes) for each in (rows.labels, rows.predicted))
     return of_bootstrap(compute, labels, predicted)
 
 
@@ -169,7 +169,7 @@ def constant_prediction(rows: RowScores, metric: str) -> float:
     if rows.counts_tokens:
         return math.nan
     if metric == "accuracy":
-        return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+        return float(np.unique(labels, axis=0, return_counts=True)[1].max() / len(labels))
     if metric == "mse":
         return float(np.var(labels))
     if metric == "mae":

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 
 from frostline.data.label_rule import LabelRule
+from frostline.data.label_sets import numbers_per_row
 from frostline.data.label_values import is_number
 from frostline.data.lists import list_in
 from frostline.data.raw_table import RawTable
@@ -144,14 +145,21 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
                 out["pair"].append(pair)
         return out
 
-    features = {"text": "string", "labels": spec.task.label_dtype, "key": "int64"}
+    features = {name: datasets.Value(kind) for name, kind in (("text", "string"), ("key", "int64"))}
+    features["labels"] = _label_feature(spec, rule)
     if spec.pair_column is not None:
-        features["pair"] = "string"
+        features["pair"] = datasets.Value("string")
     return map_cached(
         raw.table, convert, _cache_fingerprint(raw, spec, rule), batched=True, with_indices=True,
-        remove_columns=raw.table.column_names,
-        features=datasets.Features({name: datasets.Value(kind) for name, kind in features.items()}), desc="labels",
+        remove_columns=raw.table.column_names, features=datasets.Features(features), desc="labels",
     )  # fmt: skip
+
+
+def _label_feature(spec: DatasetSpec, rule: LabelRule) -> Any:
+    """Returns the type of the column of labels: one number a row, or several of rows of many classes."""
+    count = numbers_per_row(len(rule.names)) if spec.task.may_have_no_class else 1
+    one = datasets.Value(spec.task.label_dtype)
+    return one if count == 1 else datasets.List(one, length=count)
 
 
 def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:
@@ -220,7 +228,7 @@ def _labelled_images(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datas
             paths.append(image)
         out["labels"].append(label)
         out["key"].append(bytes_key(content))
-    features = {"labels": datasets.Value(spec.task.label_dtype), "key": datasets.Value("int64")}
+    features = {"labels": _label_feature(spec, rule), "key": datasets.Value("int64")}
     labels = datasets.Dataset.from_dict(out, features=datasets.Features(features))
     if is_in_table:  # which may be large: it is not copied
         images = table.select_columns([column]).rename_columns({column: "image"} if column != "image" else {})

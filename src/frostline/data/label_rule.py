@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from frostline.data.label_sets import as_label
 from frostline.data.label_values import (
     IGNORED_LABEL,
     MISSING_WORDS,
@@ -151,7 +152,7 @@ class ClassRule(LabelRule):
 
 @dataclass(frozen=True, kw_only=True)
 class SetRule(ClassRule):
-    """Labels name any number of classes; a label is a whole number in which bit i stands for class i.
+    """Labels name any number of classes; see `frostline.data.label_sets`.
 
     Attributes:
         separator: Between class names in one text.
@@ -159,7 +160,7 @@ class SetRule(ClassRule):
 
     separator: str
 
-    def label(self, value: Any) -> int:
+    def label(self, value: Any) -> int | list[int]:
         """See `LabelRule`."""
         listed = members(value, self.separator)
         bits = 0
@@ -167,15 +168,15 @@ class SetRule(ClassRule):
             bits |= 1 << int(ClassRule.label(self, item))
         if len(listed) > bits.bit_count() and all(as_whole_number(item) is not None for item in listed):
             raise DataError(f"{value!r} names a class twice; for a 0 or 1 per class, give lists of one length")
-        return bits
+        return as_label(bits, len(self.names))
 
     def is_missing(self, value: Any) -> bool:
         """See `LabelRule`: nothing between separators is no label."""
         return is_missing(value) or (isinstance(value, str) and not value.strip(f"{self.separator} "))
 
-    def without_label(self) -> int:
+    def without_label(self) -> int | list[int]:
         """See `LabelRule`."""
-        return _no_class(self.missing)
+        return _no_class(self.missing, len(self.names))
 
     def check_same_form(self, values: Sequence[Any], name: str, column: str) -> None:
         """See `LabelRule`: `[0, 1]` would be taken for the classes of these names."""
@@ -204,21 +205,21 @@ class MultiHotRule(LabelRule):
 
     separator: str
 
-    def label(self, value: Any) -> int:
+    def label(self, value: Any) -> int | list[int]:
         """See `SetRule`."""
         # `[]` is a row of no class
         bits = [as_bit(item) for item in members(value, self.separator)] or [False] * len(self.names)
         if len(bits) != len(self.names) or None in bits:
             raise DataError(f"expected {len(self.names)} times 0 or 1, got {value!r}")
-        return sum(1 << index for index, bit in enumerate(bits) if bit)
+        return as_label(sum(1 << index for index, bit in enumerate(bits) if bit), len(self.names))
 
     def is_missing(self, value: Any) -> bool:
         """See `SetRule`."""
         return is_missing(value) or (isinstance(value, str) and not value.strip(f"{self.separator} "))
 
-    def without_label(self) -> int:
+    def without_label(self) -> int | list[int]:
         """See `LabelRule`."""
-        return _no_class(self.missing)
+        return _no_class(self.missing, len(self.names))
 
     def identity(self) -> list[str]:
         """See `LabelRule`."""
@@ -269,8 +270,8 @@ class WordRule(ClassRule):
         return ["by word"]
 
 
-def _no_class(missing: MissingLabels) -> int:
+def _no_class(missing: MissingLabels, num_classes: int) -> int | list[int]:
     if missing is MissingLabels.NO_CLASS:
-        return 0
+        return as_label(0, num_classes)
     way = "no_class takes them for rows of no class"
     raise DataError(f"the label is missing; dataset.missing_labels=drop leaves such rows out, {way}")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from frostline.data.label_sets import as_bits
 from frostline.data.lists import list_in, refuse_bare_list
 from frostline.errors import DataError, listing, nearest
 
@@ -68,11 +69,13 @@ def members(value: Any, separator: str | None) -> list[Any]:
     return [value]
 
 
-def class_words(label: int, names: Sequence[str], separator: str | None) -> str:
+def class_words(label: int | list[int], names: Sequence[str], separator: str | None) -> str:
     """Returns a label in words: its class, or where a row may have several, those whose bits are set."""
     if separator is None:
+        assert isinstance(label, int), "a row has one class"
         return names[label]
-    return separator.join(name for index, name in enumerate(names) if label >> index & 1)
+    bits = as_bits(label)
+    return separator.join(name for index, name in enumerate(names) if bits >> index & 1)
 
 
 def as_bit(value: Any) -> bool | None:

@@ -192,6 +192,8 @@ def _arrays(table: datasets.Dataset) -> tuple[Any, Any]:
     labels = np.concatenate(
         [np.asarray(b["labels"], dtype=np.float64) for b in table.select_columns("labels").iter(10_000)]
     )
+    if labels.ndim > 1:  # sets of many classes: each set is one label
+        labels = np.unique(labels, axis=0, return_inverse=True)[1].astype(np.float64)
     return keys, labels
 
 

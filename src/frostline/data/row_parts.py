@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from frostline.data.split import Indices, even, order
+from frostline.data.token_table import labels_of
 from frostline.spec import DatasetSpec, Task
 
 
@@ -31,9 +32,11 @@ class RowPart:
 
     def used_labels(self, task: Task) -> Any:
         """Returns the labels of the rows, or where each word has one, of all their words."""
+        column = self.table.select(self.indices).with_format("arrow")["labels"]
+        if isinstance(self.table.features["labels"], datasets.List) and not task.labels_words:
+            return labels_of(column)  # of many classes several numbers a row
         if not task.labels_words:
             return self.labels[self.indices]
-        column = self.table.select(self.indices).with_format("arrow")["labels"]
         return pc.list_flatten(column[:] if not hasattr(column, "combine_chunks") else column).to_numpy()
 
 
@@ -68,7 +71,9 @@ def content_sha256(table: datasets.Dataset) -> str:
     for batch in table.select_columns(["key", "labels"]).with_format("arrow").iter(10_000):
         digest.update(np.ascontiguousarray(batch["key"].to_numpy(), dtype="<i8").tobytes())
         labels = batch["labels"].combine_chunks() if hasattr(batch["labels"], "combine_chunks") else batch["labels"]
-        if pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type):
+        if pa.types.is_fixed_size_list(labels.type):
+            labels = pc.list_flatten(labels)
+        elif pa.types.is_list(labels.type) or pa.types.is_large_list(labels.type):
             digest.update(np.ascontiguousarray(pc.list_value_length(labels).to_numpy(), dtype="<i8").tobytes())
             labels = pc.list_flatten(labels)
         kind = "<f8" if pa.types.is_floating(labels.type) else "<i8"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
@@ -108,13 +109,15 @@ class TokenTable:
         self._values = {name: values for name, (_, values) in ragged.items()}
         self._starts = np.concatenate([[0], np.cumsum(self.lengths, dtype=np.int64)])
         self.labels: torch.Tensor | None = None
-        """`[N]`: class ids (int64) or numbers (float32); None if there are none, or each token has one."""
+        """`[N]`: class ids (int64) or numbers (float32); sets of many classes `[N, W]`; None if there are none, or each
+        token has one."""
         self._token_labels: np.ndarray[Any, Any] | None = None
         self.label_lengths: IntArray = self.lengths
         """Labels of each row where each token has one, `[N]`; of what a decoder writes not as many as tokens."""
         self._label_starts = self._starts
         if _LABELS in rows.column_names:
-            if isinstance(rows.features[_LABELS], datasets.Value):
+            feature = rows.features[_LABELS]
+            if isinstance(feature, datasets.Value) or feature.length > 0:
                 self.labels = torch.from_numpy(labels_of(plain[_LABELS]))
             else:
                 self.label_lengths, token_labels = _ragged(plain[_LABELS])
@@ -142,7 +145,7 @@ class TokenTable:
         return labels.numpy()
 
     def labels_at(self, numbers: IntArray, width: int) -> torch.Tensor | None:
-        """Returns the labels of some rows, `[B]`, or where each token has one `[B, T]`; None if they have none.
+        """Returns the labels of some rows, `[B]`, `[B, W]`, or where each token has one `[B, T]`; None if there are none.
 
         Args:
             numbers: Of the rows.
@@ -251,7 +254,10 @@ def _ragged(column: Any) -> tuple[IntArray, np.ndarray[Any, Any]]:
 
 
 def labels_of(column: Any) -> np.ndarray[Any, Any]:
-    """Returns a column of labels: int64, or float32 where they are numbers."""
+    """Returns a column of labels, `[N]` or `[N, W]`: int64, or float32 where they are numbers."""
     chunks = column[:] if not hasattr(column, "combine_chunks") else column
+    if pa.types.is_fixed_size_list(chunks.type):
+        flat: np.ndarray[Any, Any] = pc.list_flatten(chunks).to_numpy()
+        return flat.astype(np.int64).reshape(len(chunks), -1)
     values: np.ndarray[Any, Any] = chunks.to_numpy()
     return values.astype(np.int64 if np.issubdtype(values.dtype, np.integer) else np.float32)

@@ -22,8 +22,8 @@ class RowScores:
 
     Attributes:
         labels: `[N]`: class ids or numbers, in the set's seeded order: fewer rows are the first ones of more. Where a
-            row may have several classes, bit i stands for class i.
-        predicted: `[N]`: the same.
+            row may have several classes, bit i stands for class i; of many classes `[N, W]`.
+        predicted: The same.
         losses: `[N]`.
         num_classes: Of rows that may have several; None: each has one, or a number.
         counts_tokens: Whether labels are the target tokens of each row, whose mean loss is `losses`, and `predicted`

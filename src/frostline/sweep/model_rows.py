@@ -11,6 +11,7 @@ from frostline.records.result import RunResult
 from frostline.records.run_folder import PREDICTIONS_FILE, WORST_ROWS_FILE, check_files
 from frostline.report.model_rows import ModelRows, model_rows
 from frostline.spec import EVAL_SET
+from frostline.sweep.predictions import task_of
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def model_rows_in(folder: Path | None) -> ModelRows | None:
         worst = [json.loads(line) for line in lines]
         table = pq.read_table(folder / PREDICTIONS_FILE, filters=[("set", "=", EVAL_SET)])
         probabilities = None
-        if "probabilities" in table.column_names and table["label"].type == "int64":
+        if "probabilities" in table.column_names and task_of(folder).one_class_a_row:
             flat = table["probabilities"].combine_chunks().flatten().to_numpy()
             probabilities = flat.reshape(len(table), -1)
         labels, predicted = (np.zeros(len(table), dtype=np.int64),) * 2

@@ -90,15 +90,15 @@ def _read(path: Path) -> dict[str, RowScores]:
     try:
         check_files(path.parent, RunResult.read(path.parent), path.name)
         predictions = pq.read_table(path, columns=["set", "label", "predicted", "loss"])
-        if pa.types.is_nested(predictions.schema.field("label").type):
+        if pa.types.is_list(predictions.schema.field("label").type):
             return {}  # of words: those of a sentence are not independent, and no test here knows that
         table = predictions.to_pandas()
-        task = _task(path.parent)
+        task = task_of(path.parent)
         num_classes = len(RunResult.read(path.parent).data["label_names"]) if task.may_have_no_class else None
         return {
             str(name): RowScores(
-                labels=part["label"].to_numpy(),
-                predicted=part["predicted"].to_numpy(),
+                labels=_stacked(part["label"].to_numpy()),
+                predicted=_stacked(part["predicted"].to_numpy()),
                 losses=part["loss"].to_numpy(),
                 num_classes=num_classes,
                 counts_tokens=task.generates,
@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, RowScores]:
         return {}
 
 
-def _task(folder: Path) -> Task:
+def task_of(folder: Path) -> Task:
     """Returns the task of a run.
 
     Raises:
@@ -121,3 +121,10 @@ def _task(folder: Path) -> Task:
     """
     spec = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
     return TASKS.get(spec["dataset"]["task"])
+
+
+def _stacked(column: Any) -> Any:
+    """Returns a column of numbers, or of arrays of one length as `[N, W]`."""
+    import numpy as np
+
+    return np.stack(column) if column.dtype == object else column

@@ -1,6 +1,7 @@
 """`dataset.task=multi_label`: each row has any number of classes, or none.
 
-A label is one whole number in which bit i stands for class i, from the file to the loss.
+A label is one whole number in which bit i stands for class i, or of many classes several numbers, from the file to the
+loss (`frostline.data.label_sets`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.data.label_notes import note_lists, note_lookalikes, note_missing, unique_members
 from frostline.data.label_rule import LabelRule, MultiHotRule, SetRule
-from frostline.data.label_values import class_ids, names_of
+from frostline.data.label_sets import CLASSES_PER_NUMBER, as_labels, indicators, tensor_indicators
+from frostline.data.label_values import class_ids, class_words, names_of
 from frostline.errors import DataError
 from frostline.spec import PLAIN_LOSS, TASKS, LossOptions, Task
 from frostline.spec.task import Strata
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-MAX_CLASSES = 52
-"""Their bits make one number, which a double holds exactly."""
+MAX_CLASSES = 1000
+
+_MAX_SHARE_OF_CLASSES = 0.5  # assumed: more classes than half the rows, beyond some dozens, are texts or ids
 
 _SEPARATORS = ",;|/"
 
@@ -37,6 +40,7 @@ class MultiLabel(Task):
     name = "multi_label"
     one_class_a_row = False
     may_have_no_class = True
+    trainer_counts = False  # a row may have several numbers
     strata = Strata.NONE  # labels are combinations of classes, most of them rare
 
     def make_rule(self, spec: DatasetSpec, raw: RawTable) -> LabelRule:
@@ -76,6 +80,12 @@ class MultiLabel(Task):
             raise DataError(
                 f"{where}: {len(names)} different classes; dataset.task=multi_label takes 2 to {MAX_CLASSES}{hint}"
             )
+        num_rows = len(raw.table)
+        if label_names is None and len(names) > max(CLASSES_PER_NUMBER, _MAX_SHARE_OF_CLASSES * num_rows):
+            raise DataError(
+                f"{where}: {len(names)} different values in {num_rows} rows are no classes; if they are, name them in "
+                "dataset.label_names"
+            )
         notes = note_lookalikes(names, where) + note_lists(names, where, '["a", "b"]') + note_missing(names, where)
         other = next((name for name in names for sign in _SEPARATORS if sign in name), None)
         if other is not None:
@@ -87,10 +97,8 @@ class MultiLabel(Task):
 
     def count_labels(self, labels: Array, names: Sequence[str]) -> dict[str, Any]:
         """See `Task`."""
-        import numpy as np
-
-        bits = labels.astype(np.int64)
-        return {name: int((bits >> index & 1).sum()) for index, name in enumerate(names)}
+        counts = indicators(labels, len(names)).sum(0)
+        return {name: int(count) for name, count in zip(names, counts, strict=True)}
 
     def head_config(self, names: Sequence[str]) -> dict[str, Any]:
         """See `Task`."""
@@ -104,13 +112,12 @@ class MultiLabel(Task):
         self, logits: torch.Tensor, labels: torch.Tensor, options: LossOptions = PLAIN_LOSS
     ) -> torch.Tensor:
         """See `Task`: the mean over the classes of the binary cross entropy."""
-        import torch
         from torch.nn import functional
 
         from frostline.data.fillers import is_row
 
-        rows = is_row(labels)
-        bits = labels[:, None] >> torch.arange(logits.shape[1], device=labels.device) & 1
+        rows = is_row(labels.reshape(len(labels), -1)[:, 0])
+        bits = tensor_indicators(labels, logits.shape[1])
         losses = functional.binary_cross_entropy_with_logits(logits, bits.float(), reduction="none").mean(-1)
         return losses[rows].sum() if options.may_fill else losses.sum()
 
@@ -123,35 +130,32 @@ class MultiLabel(Task):
 
     def describe_label(self, value: Any, names: Sequence[str]) -> str:
         """See `Task`."""
-        return ", ".join(name for index, name in enumerate(names) if int(value) >> index & 1) or "-"
+        return class_words(value, names, ", ") or "-"
 
     def losses_of(self, logits: Array, labels: Array) -> Array:
         """See `Task`."""
         import numpy as np
 
-        bits = labels[:, None] >> np.arange(logits.shape[1]) & 1
+        bits = indicators(labels, logits.shape[1])
         losses: Array = (np.logaddexp(0.0, logits) - logits * bits).mean(-1)
         return losses
 
     def decide(self, logits: Array) -> Array:
         """See `Task`."""
-        import numpy as np
-
-        bits: Array = ((logits > 0).astype(np.int64) << np.arange(logits.shape[1])).sum(-1)
-        return bits
+        return as_labels(logits > 0)
 
     def for_metrics(self, logits: Array, labels: Array) -> tuple[Array, Array, Array]:
         """See `Task`: predictions and references are `[N, C]` of 0 and 1, as scikit-learn takes them."""
         import numpy as np
 
-        classes = np.arange(logits.shape[1])
-        predictions, references = (np.asarray(bits)[:, None] >> classes & 1 for bits in (self.decide(logits), labels))
-        return logits, predictions, references
+        return logits, (logits > 0).astype(np.int64), indicators(labels, logits.shape[1])
 
     def example(self, num_outputs: int) -> tuple[Array, Array]:
         """See `Task`."""
+        import numpy as np
+
         logits, labels = super().example(num_outputs)
-        return logits, 1 << labels
+        return logits, as_labels(np.eye(max(2, num_outputs), dtype=np.int64)[labels][:, :num_outputs])
 
 
 TASKS.register(MultiLabel.name)(MultiLabel())

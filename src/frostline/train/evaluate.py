@@ -142,7 +142,7 @@ def write_predictions(sets: list[EvaluatedRows], setup: Setup, task: Task, folde
 def _write_worst_rows(held_out: EvaluatedRows, setup: Setup, task: Task, folder: Path) -> None:
     names = setup.data["label_names"]
     columns = task.prediction_columns(held_out.logits.astype(np.float64), held_out.labels)
-    labels, predicted = (pa.array(columns[name]).to_pylist() for name in ("label", "predicted"))
+    labels, predicted = (pa.array(_arrow(columns[name])).to_pylist() for name in ("label", "predicted"))
     losses = columns["loss"]
     lines = []
     for row in np.argsort(-losses, kind="stable")[:_NUM_WORST].tolist():

@@ -13,6 +13,7 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from frostline import process_cache
 from frostline.data.augment import Augmentation, AugmentedTable
+from frostline.data.label_sets import CLASSES_PER_NUMBER
 from frostline.data.load import Rows
 from frostline.data.pixel_table import ImageInput, PixelTable
 from frostline.data.tokenize import Tokenized
@@ -86,6 +87,9 @@ def load_inputs(spec: RunSpec, folder: Path, bar: bool) -> Inputs:
     else:
         tables = load_tables(spec, rows, others, processor, processor_sha256)
     _warn_of_truncation(spec, tables)
+    labels = tables.train.labels
+    if spec.training.mixup and labels is not None and labels.dim() > 1:
+        raise SpecError(f"training.mixup={spec.training.mixup:g}: takes up to {CLASSES_PER_NUMBER} classes; give 0")
     return Inputs(
         rows=rows,
         others=others,

@@ -237,8 +237,9 @@ def _adapt_sampling(trainer: Trainer, spec: RunSpec, setup: Setup, world: World)
     mixes = spec.training.mixup > 0
     if mixes or train.views != 1:
         _number_epochs(trainer, len(train))
-    if world.is_distributed or mixes or not spec.dataset.task.trainer_counts:
-        _count_rows(trainer, mixes=mixes)
+    task = spec.dataset.task
+    if world.is_distributed or mixes or not task.trainer_counts:
+        _count_rows(trainer, by_token=task.labels_tokens and not mixes)
 
 
 def _add_phases(trainer: Trainer, spec: RunSpec, phases: UnfreezeSchedule, collator: Collator) -> None:
@@ -301,13 +302,13 @@ def _seedable_sampler(trainer: Trainer) -> Any:
     )
 
 
-def _count_rows(trainer: Trainer, *, mixes: bool) -> None:
+def _count_rows(trainer: Trainer, *, by_token: bool) -> None:
     """Counts the rows of a step as what they are: Trainer leaves out labels of -100, which may be a target's value."""
 
     def count(batches: list[Any], device: torch.device) -> torch.Tensor:
-        # Of mixed rows the first column: their own labels.
+        # Of mixed rows, and of sets of many classes, the first column says whether there is a row.
         labels = [batch["labels"] for batch in batches]
-        own = torch.stack([is_row(each[:, 0] if mixes and each.dim() > 1 else each).sum() for each in labels]).sum()
+        own = torch.stack([is_row(each if by_token or each.dim() == 1 else each[:, 0]).sum() for each in labels]).sum()
         counted: torch.Tensor = trainer.accelerator.gather(own.to(device)).sum()
         return counted
 
