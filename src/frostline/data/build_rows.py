@@ -158,8 +158,8 @@ def labelled(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Data
 def _label_feature(spec: DatasetSpec, rule: LabelRule) -> Any:
     """Returns the type of the column of labels: one number a row, or several of rows of many classes."""
     count = numbers_per_row(len(rule.names)) if spec.task.may_have_no_class else 1
-    one = datasets.Value(spec.task.label_dtype)
-    return one if count == 1 else datasets.List(one, length=count)
+    number = datasets.Value(spec.task.label_dtype)
+    return number if count == 1 else datasets.List(number, length=count)
 
 
 def _labelled_words(raw: RawTable, spec: DatasetSpec, rule: LabelRule) -> datasets.Dataset:

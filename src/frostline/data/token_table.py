@@ -145,7 +145,7 @@ class TokenTable:
         return labels.numpy()
 
     def labels_at(self, numbers: IntArray, width: int) -> torch.Tensor | None:
-        """Returns the labels of some rows, `[B]`, `[B, W]`, or where each token has one `[B, T]`; None if there are none.
+        """Returns labels of some rows, `[B]`, `[B, W]`, or where each token has one `[B, T]`; None if there are none.
 
         Args:
             numbers: Of the rows.
