@@ -34,6 +34,8 @@ def preflight(job: Job) -> None:
     for name in job.tracking.recorders:
         RECORDERS.get(name)
     spec.freeze.check_installed()
+    if spec.model.quantize is not None and importlib.util.find_spec("torchao") is None:
+        raise UserError("model.quantize: needs torchao: pip install 'frostline[quantize]', or set it to null")
     if spec.training.generate_rows is not None and importlib.util.find_spec("rouge_score") is None:
         raise UserError("training.generate_rows: needs rouge-score: pip install 'frostline[rouge]', or set it to null")
     if spec.model.source is Source.PATH:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from frostline.models.blocks import Anatomy, NamedModule
+from frostline.models.quantized import is_packed, packed_parts
 from frostline.process_cache import PROCESS_CACHE
 from frostline.records.result import Audit, Frozen, ParamCount
 from frostline.spec import FreezeMethod
@@ -227,5 +228,8 @@ def _tensors(
 
 
 def _sha256(tensor: torch.Tensor) -> str:
+    if is_packed(tensor):  # what it is packed into: the numbers that it stands for are made anew each time
+        parts = "\n".join(f"{name} {_sha256(part)}" for name, part in sorted(packed_parts(tensor).items()))
+        return hashlib.sha256(parts.encode()).hexdigest()
     data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)  # the bytes, whatever the dtype
     return hashlib.sha256(data.numpy().data).hexdigest()

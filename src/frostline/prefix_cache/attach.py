@@ -63,7 +63,7 @@ def open_cache(request: CacheRequest) -> CachedPrefix | None:
         log.warning("resume: the run started without a prefix cache, and continues so, whatever runtime.cache says")
     if mode is CacheMode.OFF if resumed is None else not resumed.is_on:
         return None
-    why_not = _cannot(request)
+    why_not = reason_for_none(request)
     if why_not is None:
         assert request.depth is not None
         try:
@@ -91,7 +91,7 @@ def cache_use(cached: CachedPrefix | None, resumed: CacheUse | None) -> CacheUse
     return replace(resumed, dropped=True) if resumed.is_on else resumed
 
 
-def _cannot(request: CacheRequest) -> str | None:
+def reason_for_none(request: CacheRequest) -> str | None:
     """Returns why nothing can be cached, for people; None if it can."""
     probe, depth, training = request.probe, request.depth, request.spec.training
     if depth is None:

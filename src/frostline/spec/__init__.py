@@ -2,7 +2,7 @@
 
 from frostline.spec.data import EVAL_SET, TEST_SET, Augment, Balance, DatasetSpec, Format, MissingLabels
 from frostline.spec.freeze import FREEZE_METHODS, FreezeMethod, FreezePhase
-from frostline.spec.model import HeadChoice, Init, ModelSpec
+from frostline.spec.model import HeadChoice, Init, ModelSpec, Quantize
 from frostline.spec.optimizer import OptimizerSpec
 from frostline.spec.run import SCHEMA_VERSION, RunSpec, Scalar, check_schema, is_as_before, short_number, spec_diff
 from frostline.spec.runtime import (
@@ -90,6 +90,7 @@ __all__ = [
     "Progress",
     "PrunerName",
     "PrunerSpec",
+    "Quantize",
     "RaySpec",
     "RunSpec",
     "RuntimeSpec",

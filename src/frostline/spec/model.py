@@ -24,6 +24,13 @@ class HeadChoice(StrEnum):
     KEEP = "keep"  # it is taken, class by class by its names, which have to be the data set's
 
 
+class Quantize(StrEnum):
+    """Numbers of frozen weights."""
+
+    INT8 = "int8"  # 8-bit integers, a scale for each row
+    NF4 = "nf4"  # 4-bit NormalFloat
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSpec:
     """A pretrained model. `conf/model/`.
@@ -40,6 +47,8 @@ class ModelSpec:
             the model.
         init: Whether the pretrained weights are taken, or random ones of the same shapes, drawn with the run's seed.
         head: Whether the head is drawn with the run's seed, or the folder's own, of a classifier, is taken.
+        quantize: In which numbers the linear layers of frozen blocks are kept. Their hidden states are computed once,
+            and the blocks are not in memory while the rest is trained. None: as all else, in float32.
     """
 
     name: str | None
@@ -52,6 +61,7 @@ class ModelSpec:
     num_blocks: int | None
     init: Init = Init.PRETRAINED
     head: HeadChoice = HeadChoice.FRESH
+    quantize: Quantize | None = None
 
     def __post_init__(self) -> None:
         if self.init is Init.RANDOM and self.head is HeadChoice.KEEP:

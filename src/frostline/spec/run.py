@@ -16,7 +16,7 @@ from frostline.spec.decode import decode
 from frostline.spec.freeze import FreezeMethod
 from frostline.spec.model import Init, ModelSpec
 from frostline.spec.optimizer import OptimizerSpec
-from frostline.spec.runtime import RuntimeSpec
+from frostline.spec.runtime import CacheMode, RuntimeSpec
 from frostline.spec.source import Source
 from frostline.spec.task import Stack, Task
 from frostline.spec.training import TrainingSpec
@@ -62,6 +62,7 @@ class RunSpec:
         if self.model.init is Init.RANDOM and self.freeze.name != "none":
             raise SpecError("model.init=random: what is frozen would stay random; give freeze=none")
         self._check_phases()
+        self._check_quantize()
         self._check_loss()
         batch_size, processes = self.training.batch_size, self.runtime.num_processes
         if batch_size % processes:
@@ -69,6 +70,20 @@ class RunSpec:
                 f"training.batch_size={batch_size}: {processes} processes (runtime.num_processes) can't share it "
                 f"evenly; give a multiple of {processes}"
             )
+
+    def _check_quantize(self) -> None:
+        kind = self.model.quantize
+        if kind is None:
+            return
+        where = f"model.quantize={kind.value}"
+        if self.dataset.is_image:
+            raise SpecError(f"{where}: is for models of texts")
+        if not self.freeze.may_freeze_a_prefix or self.freeze.first_phase is not None:
+            raise SpecError(f"{where}: quantizes frozen blocks; freeze some of the lowest, for example freeze.depth=2")
+        if self.runtime.cache.mode is CacheMode.OFF:
+            raise SpecError(f"{where}: computes the hidden states of frozen blocks once; give runtime.cache=auto")
+        if self.runtime.num_processes > 1:
+            raise SpecError(f"{where}: is for one process; give runtime.num_processes=1")
 
     def _check_loss(self) -> None:
         if self.training.mixup and not self.dataset.is_image:
@@ -166,6 +181,7 @@ class RunSpec:
     def digest(self) -> str:
         """Returns the sha256 of everything but `runtime` and local paths: where it ran is not what it was."""
         data = {key: value for key, value in self.without_places().to_dict().items() if key != "runtime"}
+        data["model"] = _added(data["model"], _MODEL)
         data = {**data, "dataset": _as_first_recorded(data["dataset"]), "training": _added(data["training"], _TRAINING)}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -177,6 +193,7 @@ _TRAINING: dict[str, Any] = {
 }  # fmt: skip
 """Keys that records of 0.1 have not, and the values by which a run is what it was without them."""
 
+_MODEL: dict[str, Any] = {"quantize": None}
 _DATASET: dict[str, Any] = {"target_column": None, "messages_column": None}
 _AUGMENT = (
     "augment", "views", "crop_scale", "flip_probability", "randaugment_ops", "randaugment_magnitude",
@@ -194,7 +211,7 @@ def is_as_before(key: str, values: Mapping[str, Any]) -> bool:
     group, _, name = key.partition(".")
     if group == "dataset" and name in _AUGMENT:
         return bool(values.get("dataset.augment") == Augment.NONE.value)
-    added: dict[str, dict[str, Any]] = {"training": _TRAINING, "dataset": _DATASET}
+    added: dict[str, dict[str, Any]] = {"training": _TRAINING, "dataset": _DATASET, "model": _MODEL}
     neutral = added.get(group, {})
     return name in neutral and values.get(key) == neutral[name]
 

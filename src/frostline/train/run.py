@@ -39,6 +39,7 @@ from frostline.train.failures import cause_of, reason_of
 from frostline.train.flops import flops_of_setup
 from frostline.train.generated import write_generated
 from frostline.train.model_files import remove_unfinished, save_model
+from frostline.train.quantized_prefix import audit_of, make_plain
 from frostline.train.resume import ResumePoint
 from frostline.train.setup import Setup, prepare
 from frostline.train.train_log import KeptWeights, TrainLog, load_weights, restore_weights
@@ -259,7 +260,7 @@ class TrainingRun:
         if setup.phases is not None:
             setup.phases.leave()
             assembly.collator.hidden = None
-        audit = setup.frozen.audit(setup.optimizer)
+        audit = audit_of(setup)
         weights_sha256 = trained_sha256(setup.loaded.model)
         self._world.assert_equal(weights_sha256, "the trained weights")
         self._known |= {
@@ -277,6 +278,7 @@ class TrainingRun:
         if self._world.is_main:
             write_predictions(sets, setup, self._spec.dataset.task, self._context.folder)
             self._spec.freeze.finalize(setup.loaded.model)
+            make_plain(setup)
             save_model(setup.loaded, self._context.folder / MODEL_FOLDER)
             others |= write_generated(self._spec, setup.held_out, self._context.folder, self._monitor.heartbeat)
             if others:

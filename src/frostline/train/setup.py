@@ -49,6 +49,7 @@ from frostline.train.distributed import World
 from frostline.train.inputs import Inputs, load_inputs
 from frostline.train.output_head import OutputHead, output_head
 from frostline.train.progress import wants_bar
+from frostline.train.quantized_prefix import open_offloaded, quantize_prefix
 from frostline.train.unfreezing import UnfreezeSchedule, open_phases, phases_reached
 
 log = logging.getLogger(__name__)
@@ -90,6 +91,11 @@ class Setup:
     phases: UnfreezeSchedule | None
     data: dict[str, Any]
     provenance: dict[str, Any]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the frozen blocks are quantized."""
+        return "quantize" in self.provenance
 
 
 def prepare(
@@ -138,7 +144,7 @@ def prepare(
     if phases:
         unfreezing, uses = open_phases(request, phases, resumed)
     else:
-        cached = open_cache(request)
+        cached = open_cache(request) if spec.model.quantize is None else open_offloaded(request)
         uses = (cache_use(cached, request.resumed),)
     compute = {
         **machine.describe(),
@@ -172,7 +178,7 @@ def _load_model(spec: RunSpec, folder: Path, inputs: Inputs, resumed: Sequence[C
     probe = probe_model(load, inputs.tables, wanted=_wants_look(spec, resumed))
     if spec.freeze.prepare(probe.anatomy, spec.seed):
         probe = replace(probe, reading=None)  # it reads the layers' own weights, not what is beside them
-    return probe
+    return quantize_prefix(spec, probe)
 
 
 def _optimizer(spec: RunSpec, anatomy: Anatomy) -> Any:
@@ -214,7 +220,7 @@ def _output_head(spec: RunSpec, loaded: LoadedModel, machine: Machine) -> Output
 def _freeze(spec: RunSpec, phases: tuple[FreezePhase, ...], probe: ModelProbe) -> FrozenPart:
     """Freezes what the spec says; in a run with phases what stays frozen to the end."""
     loaded = probe.loaded
-    origin = f"{loaded.weights_sha256} {probe.kind}"
+    origin = f"{loaded.weights_sha256} {probe.kind} {spec.model.quantize}"
     if not phases:
         dropout = spec.training.frozen_dropout
         return freeze(probe.anatomy, spec.freeze, origin, fresh=loaded.changed, dropout=dropout)
@@ -237,6 +243,9 @@ def _provenance(spec: RunSpec, inputs: Inputs, loaded: LoadedModel) -> dict[str,
     }
     if (plugins := plugins_sha256()) is not None:
         record["plugins_sha256"] = plugins
+    if spec.model.quantize is not None:
+        record["quantize"] = spec.model.quantize.value
+        record["versions"]["torchao"] = version("torchao")
     if is_image:
         record["versions"]["pillow"] = version("pillow")
     return record
@@ -253,10 +262,13 @@ def _wants_look(spec: RunSpec, resumed: Sequence[CacheUse] | None) -> bool:
 def _prefix_facts(provenance: dict[str, Any]) -> dict[str, Any]:
     """Returns what a frozen prefix depends on besides depth, rows and machine."""
     versions = {name: provenance["versions"].get(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    is_quantized = "quantize" in provenance
+    quantized = {"quantize": [provenance["quantize"], provenance["versions"]["torchao"]]} if is_quantized else {}
     return {
         "weights_sha256": provenance["weights_sha256"],
         "tokenizer_sha256": provenance.get("tokenizer_sha256"),
         **versions,
+        **quantized,
     }
 
 

@@ -37,8 +37,10 @@ def stubs(group, name, text):
     if name in {"regression", "multi_label"} and group == "training":
         found += [f"dataset.task={name}", "dataset.threshold=null"]
         found += ["dataset.label_names=null"] if name == "regression" else []
-    if name == "causal_lm":
-        found.append("dataset.task=causal_lm")
+    if name in {"causal_lm", "seq2seq"}:
+        found.append(f"dataset.task={name}")
+    if name == "seq2seq":
+        found.append("dataset.target_column=summary")
     if name == "conll":
         found.append("training=token_classification")
     if name == "token_classification":
