@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,6 +88,7 @@ def load_inputs(spec: RunSpec, folder: Path, bar: bool) -> Inputs:
     else:
         tables = load_tables(spec, rows, others, processor, processor_sha256)
     _warn_of_truncation(spec, tables)
+    _warn_of_rare_evaluations(spec, len(rows.train))
     labels = tables.train.labels
     if spec.training.mixup and labels is not None and labels.dim() > 1:
         raise SpecError(f"training.mixup={spec.training.mixup:g}: takes up to {CLASSES_PER_NUMBER} classes; give 0")
@@ -125,6 +127,15 @@ def _warn_of_truncation(spec: RunSpec, tables: Tokenized) -> None:
                 f"{set_name} ({name}): words beyond training.max_tokens={max_tokens}, which nothing is trained or "
                 f"scored on: {num_cut}"
             )
+
+
+def _warn_of_rare_evaluations(spec: RunSpec, num_rows: int) -> None:
+    """Says so where a run ends before its first evaluation by `training.eval_steps`."""
+    training, rows_per_step = spec.training, spec.training.batch_size * spec.training.accumulation_steps
+    steps = training.max_steps or math.ceil((training.epochs or 0) * max(1, -(-num_rows // rows_per_step)))
+    if training.eval_steps is not None and training.eval_steps > steps:
+        idle = ", and training.patience counts nothing" if training.patience is not None else ""
+        warn_once(f"training.eval_steps={training.eval_steps}: a run has {steps} steps, so it is evaluated once{idle}")
 
 
 def _check_objective(spec: RunSpec, metrics: ComputeMetrics, num_labels: int) -> None:

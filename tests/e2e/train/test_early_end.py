@@ -60,6 +60,15 @@ def test_evaluation_between_epochs_does_not_change_training(make_spec, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_run_that_ends_before_its_first_evaluation_says_so(make_spec, tmp_path, caplog):
+    result = train(make_spec("training.max_steps=3", "training.epochs=null", "training.eval_steps=50",
+                             "training.patience=2", "freeze.depth=1"), tmp_path / "run")  # fmt: skip
+    assert result.cost.num_evals == 1
+    assert "training.eval_steps=50: a run has 3 steps, so it is evaluated once" in caplog.text
+    assert "training.patience counts nothing" in caplog.text
+
+
+@pytest.mark.slow
 def test_the_best_of_all_steps_is_kept_and_a_stopped_run_resumes(make_spec, tmp_path):
     spec = make_spec("training.epochs=3", "training.eval_steps=2", "freeze.depth=1", "optimizer.lr=3e-2")
     whole = train(spec, tmp_path / "whole")
