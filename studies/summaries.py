@@ -84,7 +84,7 @@ def other_sentences(count: int, seed: int) -> Iterator[tuple[str, str]]:
     for number in range(count):
         thing, mood, other, who = draw.choice(THINGS), draw.choice(MOODS), draw.choice(MOODS), draw.choice(OTHERS)
         yield (
-            f"the {who} of day {number} , who found it {other} at first , told us that it was {mood} , this {thing}",
+            f"the {who} of day {number} , who found it {other} at first , said that it was {mood} , this {thing}",
             f"{who} : a {mood} {thing}",
         )
 

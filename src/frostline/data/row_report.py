@@ -14,7 +14,7 @@ from frostline.data.label_rule import LabelRule
 from frostline.data.raw_table import RawTable
 from frostline.data.row_parts import RowPart
 from frostline.errors import DataError
-from frostline.spec import DatasetSpec, MissingLabels
+from frostline.spec import Balance, DatasetSpec, MissingLabels
 
 _PURPOSES = {"train": "train on", "eval": "evaluate on", "test": "test on"}
 
@@ -82,6 +82,8 @@ def row_report(
         warnings += _rounded(label_counts["train"])
     if rule.missing is MissingLabels.DROP and report["rows_dropped"]:
         warnings.append(f"rows left out, most of them for want of a label: {report['rows_dropped']}")
+    if spec.train_rows is not None and spec.train_rows > len(train_keys) and spec.balance is not Balance.UNDERSAMPLE:
+        warnings.append(f"dataset.train_rows={spec.train_rows}: there are {len(train_keys)} rows to train on")
     for name in used:
         counts = label_counts[name]
         absent = [label for label in rule.names if not counts[label]]

@@ -50,6 +50,13 @@ def quantize(blocks: Sequence[NamedModule], kind: Quantize) -> int:
     return count
 
 
+def copy_from_file(model: nn.Module) -> None:
+    """Gives each parameter memory of its own: one that lies in the mapped file of weights keeps all of it mapped."""
+    for parameter in model.parameters():
+        if not is_packed(parameter):
+            parameter.data = parameter.data.clone()
+
+
 def dequantize(blocks: Sequence[NamedModule]) -> None:
     """Replaces quantized weights by the float32 numbers that they stand for, in place."""
     for layer in _layers(blocks):

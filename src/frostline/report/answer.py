@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted, importances
+from frostline.advisor import NOTHING_FROZEN, Advisor, Fitted, Question, importances
 from frostline.decision import Decision, Level, LevelState, Requirement, Setting, Standing
 from frostline.records.predictions import EvidenceOf, known
 from frostline.records.trial import TrialRecord, TrialState, ranked
+from frostline.report.pareto import in_range
 from frostline.report.transfer import Baseline, Transfer, transfer_of
 from frostline.spec import DEPTH_KEY
 
@@ -185,7 +186,7 @@ def answer_of(
     groups, num_collapsed = [], 0
     for name, advisor in advisors.items():
         own = [trial for trial in trials if trial.group(advisor.question.axis_key) == name]
-        group = _group(name, advisor, own, maximize)
+        group = _group(name, advisor, own)
         if group is not None:
             groups.append(group)
         else:
@@ -234,7 +235,7 @@ def _by_depth(finished: Sequence[TrialRecord], main: GroupAnswer | None) -> list
     return sorted(best.items())
 
 
-def _group(name: str | None, advisor: Advisor, trials: Sequence[TrialRecord], maximize: bool) -> GroupAnswer | None:
+def _group(name: str | None, advisor: Advisor, trials: Sequence[TrialRecord]) -> GroupAnswer | None:
     answer = advisor.decide(trials)
     if answer is None:
         return None
@@ -243,7 +244,9 @@ def _group(name: str | None, advisor: Advisor, trials: Sequence[TrialRecord], ma
     if advisor.question.axis_key is not None:
         tried = [advisor.question.setting(trial.params) for trial in trials if trial.outcome is not None]
         levels = [setting.level for setting in tried if setting is not None]
-        rows = tuple(_row(level, name, fitted, levels.count(level.level), maximize) for level in decision.levels)
+        counts = [levels.count(level.level) for level in decision.levels]
+        each = zip(decision.levels, counts, strict=True)
+        rows = tuple(_row(level, name, fitted, count, advisor.question) for level, count in each)
         rows = _with_prices(rows, advisor, trials)
     chosen = decision.levels.index(decision.recommended)
     return GroupAnswer(
@@ -301,11 +304,14 @@ def _but_for_the_rate(advisor: Advisor, trial: TrialRecord) -> Setting | None:
     return None if setting is None else replace(setting, rate=0.0)
 
 
-def _row(level: Level, group: str | None, fitted: Fitted, num_trials: int, maximize: bool) -> LevelRow:
-    ends = (level.low, level.high) if maximize else (-level.high, -level.low)
+def _row(level: Level, group: str | None, fitted: Fitted, num_trials: int, question: Question) -> LevelRow:
+    values = (level.low, level.mean, level.high)
+    if not question.maximize:
+        values = (-level.high, -level.mean, -level.low)
+    low, mean, high = (in_range(value, question.metric) for value in values)
     return LevelRow(
         level=level.level, group=group, trial=fitted.trials.get(level.setting) if level.tried else None,
-        mean=level.mean if maximize else -level.mean, low=ends[0], high=ends[1], most_loss=level.most_loss,
+        mean=mean, low=low, high=high, most_loss=level.most_loss,
         p_within=level.p_within, state=level.state, seeds=level.seeds, num_trials=num_trials,
         collapsed=level.collapsed,
     )  # fmt: skip

@@ -48,6 +48,11 @@ def is_share(metric: str) -> bool:
     return metric in _SHARES
 
 
+def in_range(value: float, metric: str) -> float:
+    """Returns a value that a metric can have: what is believed of a share may lie a little above 1."""
+    return min(1.0, max(0.0, value)) if is_share(metric) else value
+
+
 def difference(gain: float, metric: str) -> str:
     """Returns a difference of two qualities in words: `0.3 points` of an accuracy, else the number."""
     if not is_share(metric):

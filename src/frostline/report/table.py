@@ -61,7 +61,7 @@ def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:
         f"{_number(row.low)} - {_number(row.high)}",
         difference(row.most_loss, answer.metric),
         f"{row.p_within:.2f}",
-        row.state.value if trial is not None else "not tried",
+        row.state.value if trial is not None else ("learnt nothing" if row.collapsed else "not tried"),
         str(row.seeds),
         "-" if trained is None else _millions(round(trained)),
         "-" if row.operations is None else f"{100 * row.operations:.0f} %",

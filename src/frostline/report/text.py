@@ -6,7 +6,7 @@ from frostline.advisor import NOTHING_FROZEN, is_mean_over_rows
 from frostline.decision import LevelState, Requirement, Standing
 from frostline.records.trial import TrialRecord
 from frostline.report.answer import Answer, GroupAnswer, LevelRow
-from frostline.report.pareto import difference, is_share
+from frostline.report.pareto import difference, in_range, is_share
 from frostline.report.significance import LEVEL, Comparison
 from frostline.spec import DEPTH_KEY, LR_KEY, short_number
 
@@ -79,10 +79,13 @@ def _requirement(needed: Requirement, main: GroupAnswer, answer: Answer) -> str:
         if main.fitted.num_folds > 1:
             where = f"on {main.fitted.num_folds} folds"
         chance = f"chance {needed.chance:.0%} with 32 of each"
-        untried = [row for row in main.rows if row.trial is None and row.state is LevelState.OPEN]
-        other = (
-            f"try {_names(untried, answer)}, too (sweep.n_trials)" if untried else "take more rows, or a wider margin"
-        )
+        missing = [row for row in main.rows if row.trial is None and row.state is LevelState.OPEN]
+        untried = [row for row in missing if not row.collapsed]
+        other = "take more rows, or a wider margin"
+        if untried:
+            other = f"try {_names(untried, answer)}, too (sweep.n_trials)"
+        elif missing:
+            other = f"let {_names(missing, answer)} learn something: other rates, or more training.epochs"
         return f"further seeds can't settle it {where} ({chance}): {other}"
     unit = answer.seconds_per_cost
     seconds = "" if unit is None else f"{_time(needed.cost * unit)} of training here, "
@@ -149,7 +152,7 @@ def legend(answer: Answer) -> str:
         "at most worse: than the best setting, with 95 % probability",
         f"good: within {margin} of the best {axis} with probability {main.decision.confidence:g}; out: another {axis} "
         "is better by more than half of that, as surely; open: not known",
-        f"operations: of training, as recorded, without the prefix cache, beside the dearest {axis}'s",
+        f"operations: of training, as recorded, without the prefix cache, beside the dearest {axis}'s that has some",
         f"train time: measured, median over the {axis}'s runs",
     ]
     if constant is not None:
@@ -188,9 +191,11 @@ def _what(trial: TrialRecord, answer: Answer) -> str:
 
 def _interval(main: GroupAnswer, answer: Answer) -> tuple[float, float, float]:
     level = main.decision.recommended
-    if answer.maximize:
-        return level.low, level.mean, level.high
-    return -level.high, -level.mean, -level.low
+    values = (level.low, level.mean, level.high)
+    if not answer.maximize:
+        values = (-level.high, -level.mean, -level.low)
+    low, mean, high = (in_range(value, answer.metric) for value in values)
+    return low, mean, high
 
 
 def _constant_score(answer: Answer) -> float:

@@ -82,7 +82,8 @@ class FinishedSweep:
         if chosen is None or folder is None:
             return ""
         overrides = self.runs.overrides(chosen.params, self.runs.seeds[0])
-        return "frostline run " + shlex.join(map(redact, [*overrides, *threads_of(folder, overrides)]))
+        words = [*own_configs(self.sweep.config_dir), *overrides, *threads_of(folder, overrides)]
+        return "frostline run " + shlex.join(map(redact, words))
 
     @property
     def failure(self) -> str | None:
@@ -180,6 +181,11 @@ def answer_for(sweep: Sweep, folder: SweepFolder, trials: Sequence[TrialRecord])
         maximize=training.direction is Direction.MAXIMIZE,
         num_blocks=None if "model" in sweep.space.keys else blocks_of(sweep.job.run), evidence=find,
     )  # fmt: skip
+
+
+def own_configs(config_dir: str | None) -> list[str]:
+    """Returns what a command needs that names config groups of the user's own."""
+    return [] if config_dir is None else [f"--config-dir={config_dir}"]
 
 
 def with_settle(command: str, settle: int) -> str:

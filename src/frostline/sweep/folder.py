@@ -21,7 +21,8 @@ from frostline.preflight import num_blocks
 from frostline.provenance import redact
 from frostline.records.run_folder import LOCK_FILE, METRICS_FILE, RUN_FILES
 from frostline.records.trial import BASELINE_NUMBER, RECOMMENDED_FILE, TrialRecord, ranked
-from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source, is_as_before
+from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source
+from frostline.sweep.differences import differences
 from frostline.sweep.model_sizes import sizes_of
 from frostline.sweep.read_config import Sweep
 
@@ -97,8 +98,12 @@ class SweepFolder:
         recorded = read_description(self.folder)
         difference = differences(recorded, description)
         if not difference:
-            ignored = ("answer", "command")  # it may be asked for more or less sure; its files may lie elsewhere
-            if any(recorded.get(key) != description[key] for key in ignored):
+            ignored = (
+                "answer",
+                "command",
+                "config_dir",
+            )  # it may be asked for more or less sure; its files may lie elsewhere
+            if any(recorded.get(key) != description.get(key) for key in ignored):
                 self._record(description)
             return True
         if self._has_trained():
@@ -187,6 +192,7 @@ def describe(sweep: Sweep, swept_keys: Sequence[str]) -> dict[str, Any]:
         "num_blocks": None if "model" in swept_keys else num_blocks(sweep.job.run),
         "storage": redact(sweep.plan.storage) if sweep.plan.storage else None,
         **sizes_of(sweep),
+        **({} if sweep.config_dir is None else {"config_dir": sweep.config_dir}),
         "command": [redact(line) for line in sweep.fixed],
     }
 
@@ -294,39 +300,6 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: can't be read ({type(error).__name__}: {error}); move the folder away, or name another")
-
-
-def differences(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns what differs between two descriptions of a sweep: `key: before -> now`."""
-    changes = []
-    prefixes = {"plan": "sweep.", "space": "sweep.space.", "base": "", "groups": ""}
-    compared = recorded.get("content", {}).keys() & now.get("content", {}).keys()  # by content, wherever it lies
-    for part, prefix in prefixes.items():
-        before, after = _flat(recorded.get(part, {})), _flat(now[part])
-        for key in sorted((before.keys() | after.keys()) - compared):
-            if key not in before and part == "base" and is_as_before(key, after):
-                continue  # recorded before there was such a key
-            if before.get(key) != after.get(key):
-                changes.append(f"{prefix}{key}: {before.get(key)} -> {after.get(key)}")
-    return [*changes, *_other_content(recorded, now)]
-
-
-def _other_content(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    before, after = recorded.get("content", {}), now.get("content", {})
-    return [
-        f"{key}: another content, {before[key][:12]} -> {after[key][:12]}"
-        for key in sorted(before.keys() & after.keys())
-        if before[key] != after[key]
-    ]
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, Mapping):
-        return {prefix: data}
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat.update(_flat(value, f"{prefix}.{key}" if prefix and key else prefix or str(key)))
-    return flat
 
 
 def _owner(folder: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from frostline.errors import UserError
 from frostline.records.result import RESULT_FILE, RunResult
-from frostline.spec import Value
+from frostline.spec import ROWS_KEY, Value
 from frostline.sweep.folder import SweepFolder
 
 _PARTS = {"dataset": ("data_fingerprint", "rows"), "model": ("weights_sha256", "weights")}
@@ -24,10 +24,12 @@ class InputCheck:
     Args:
         folder: The sweep's.
         folder_of: Number of a trial -> the folder of its first run.
+        axis: `sweep.axis`.
     """
 
-    def __init__(self, folder: SweepFolder, folder_of: Callable[[int], Path]) -> None:
+    def __init__(self, folder: SweepFolder, folder_of: Callable[[int], Path], axis: str | None = None) -> None:
         self._folder = folder
+        self._axis = axis
         self._folder_of = folder_of
         self._first: dict[tuple[object, ...], str] | None = None
 
@@ -38,6 +40,8 @@ class InputCheck:
             params: Of its trial.
             run: Its folder.
         """
+        if (missing := self._missing_rows(params, run)) is not None:
+            return missing
         if self._first is None:
             self._first = {}
             for trial in self._folder.read_trials():
@@ -52,6 +56,20 @@ class InputCheck:
             f"{note} are not those that this sweep's first trials were trained with: put them back, or begin afresh "
             "with sweep.new=true"
         )
+
+    def _missing_rows(self, params: Mapping[str, Value], run: Path) -> str | None:
+        """Returns that there are fewer training rows than a trial of `sweep.axis=dataset.train_rows` stands for."""
+        asked = params.get(ROWS_KEY)
+        if self._axis != ROWS_KEY or not isinstance(asked, int):
+            return None
+        with suppress(UserError):
+            at_hand = RunResult.read(run).data["train_rows"]
+            if at_hand < asked:
+                return (
+                    f"sweep.axis={ROWS_KEY}: {asked} rows are asked for, and there are {at_hand}: give its largest "
+                    f"choice as {at_hand}, with a new sweep.name"
+                )
+        return None
 
     def _note(self, params: Mapping[str, Value], run: Path) -> str | None:
         assert self._first is not None

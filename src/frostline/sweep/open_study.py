@@ -13,7 +13,8 @@ from frostline.errors import SpecError
 from frostline.records.trial import TrialRecord
 from frostline.search import CorruptStudyError, Journal, Study, open_locked
 from frostline.spec import Direction, Params, SamplerName
-from frostline.sweep.folder import JOURNAL_FILE, SweepFolder, differences, read_description, refusal
+from frostline.sweep.differences import differences
+from frostline.sweep.folder import JOURNAL_FILE, SweepFolder, read_description, refusal
 from frostline.sweep.read_config import Sweep
 from frostline.sweep.recovery import behind, merged, notes_of, recover
 

@@ -81,6 +81,16 @@ class Sweep:
         return shlex.join([*words, f"sweep.name={self.plan.name}"])
 
     @property
+    def config_dir(self) -> str | None:
+        """The folder of the user's own config groups, as the command names it."""
+        words = shlex.split(self.command)
+        for word, behind in zip(words, [*words[1:], ""], strict=True):
+            name, _, value = word.partition("=")
+            if name in {"--config-dir", "-cd"}:
+                return value or behind
+        return None
+
+    @property
     def wants_bar(self) -> bool:
         """Whether a progress bar is drawn."""
         choice = self.job.run.runtime.progress

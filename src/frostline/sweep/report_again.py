@@ -13,7 +13,7 @@ from frostline.records.trial import TrialRecord
 from frostline.report import Answer, Baseline, ReportData, answer_of, write_report
 from frostline.report.model_rows import ModelRows
 from frostline.spec import CostName, Direction
-from frostline.sweep.finish import progress_line
+from frostline.sweep.finish import own_configs, progress_line
 from frostline.sweep.folder import REPORT_FOLDER
 from frostline.sweep.model_rows import model_rows_in
 from frostline.sweep.predictions import evidence_in
@@ -74,7 +74,8 @@ def report_again(
         overrides = [*description["command"], *encode(chosen.params), *extra]
         number = chosen.number if chosen.copy_of is None else chosen.copy_of
         trained = folder / f"{number:03d}" / (f"s{seeds[0]}" if seeds and len(seeds) > 1 else "")
-        command = "frostline run " + shlex.join([*overrides, *threads_of(trained, overrides)])
+        words = [*own_configs(description.get("config_dir")), *overrides, *threads_of(trained, overrides)]
+        command = "frostline run " + shlex.join(words)
     status = progress_line(trials, None)
     data = ReportData(
         name=folder.name,

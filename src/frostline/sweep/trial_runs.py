@@ -44,7 +44,7 @@ class TrialRuns:
         self._folder = folder
         self._threads = threads
         self._bases: dict[tuple[Value, ...], DictConfig] = {}
-        self._inputs = InputCheck(folder, lambda number: self.folder_of(number, self.seeds[0]))
+        self._inputs = InputCheck(folder, lambda number: self.folder_of(number, self.seeds[0]), sweep.plan.axis)
 
     @property
     def seeds(self) -> tuple[int, ...]:

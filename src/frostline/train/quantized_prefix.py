@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from frostline import scratch
 from frostline.errors import ModelError, SpecError, UserError
-from frostline.models.quantized import OffloadedBlocks, dequantize, quantize
+from frostline.models.quantized import OffloadedBlocks, copy_from_file, dequantize, quantize
 from frostline.prefix_cache.attach import open_prefix, reason_for_none
 from frostline.prefix_cache.compute import OverflowInPrefixError
 from frostline.prefix_cache.entry import CacheError
@@ -49,6 +51,7 @@ def quantize_prefix(spec: RunSpec, probe: ModelProbe) -> ModelProbe:
     count = quantize(anatomy.blocks[:depth], kind)
     if count == 0:
         raise ModelError(f"model.quantize={kind.value}: the blocks of {name} have no linear layers that it could take")
+    copy_from_file(anatomy.model)
     log.info("%d linear layers of %d frozen blocks are in %s", count, depth, kind.value, extra={FOR_TERMINAL: True})
     return replace(probe, reading=None) if depth == anatomy.num_blocks else probe
 
@@ -86,7 +89,16 @@ def open_offloaded(request: CacheRequest) -> CachedPrefix:
         cached.detach()
 
     blocks.offload()
+    _return_memory()
     return replace(cached, attach=attach, detach=detach)
+
+
+def _return_memory() -> None:
+    """Gives freed memory back to the system: glibc keeps it for later, and would for the rest of the run."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc alone
+    if trim is not None:
+        trim(0)
 
 
 def audit_of(setup: Setup) -> Audit:

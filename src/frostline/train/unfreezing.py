@@ -101,6 +101,7 @@ def open_phases(
         The phases, the model unchanged; and how each phase uses the cache.
     """
     spec, anatomy, tables = request.spec, request.probe.anatomy, request.tables
+    _check_trained(spec, anatomy, phases)
     total = num_epochs(spec, len(tables.train))
     ends = [*(float(phase.first_epoch) for phase in phases[1:]), total]
     frozen = [phase for phase in phases if phase.depth]
@@ -139,6 +140,22 @@ def open_phases(
         evals = steps_per_epoch(spec, len(tables.train)) / spec.training.eval_steps
     schedule = UnfreezeSchedule(anatomy, opened, evals_per_epoch=evals)
     return schedule, tuple(uses)
+
+
+def _check_trained(spec: RunSpec, anatomy: Anatomy, phases: Sequence[FreezePhase]) -> None:
+    """Checks that each phase has something to train: output embeddings tied to frozen ones are a head of nothing.
+
+    Raises:
+        SpecError: One has not.
+    """
+    trained = {id(parameter) for parameter in anatomy.model.parameters() if parameter.requires_grad}
+    for phase in phases:
+        prefix = anatomy.prefix(phase.depth) if phase.depth is not None else ()
+        if trained <= {id(parameter) for _, module in prefix for parameter in module.parameters()}:
+            raise SpecError(
+                f"freeze={spec.freeze.name}: nothing is left to train from epoch {phase.first_epoch} on: the model's "
+                "head has no parameters of its own; give freeze=depth"
+            )
 
 
 class UnfreezeSchedule:

@@ -97,10 +97,17 @@ def test_models_and_numbers_of_rows_are_axes_of_cost(tmp_path, tiny_model, quiet
     assert re.search(r": model=(wide|narrow), lr ", done.stdout), done.stdout
     again = call("report", "m", cwd=tmp_path)
     assert re.findall(r"^ *(wide|narrow) .*$", again.stdout, re.M) == ["wide", "narrow"]
+    for shown in (done, again):
+        [command] = re.findall(r"^run it again: frostline (.*)$", shown.stdout, re.M)
+        assert f"--config-dir={tmp_path / 'conf'}" in command  # else the model is not known
     rows = ["dataset.train_rows=choice(64,128)", "sweep.axis=dataset.train_rows", "sweep.name=r"]
     done = call("sweep", "lr_only", *quiet, *common, *rows, "sweep.sampler=frost", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(r": dataset.train_rows=(64|128), lr ", done.stdout), done.stdout
+    more = [each.replace("(64,128)", "(64,4000)") for each in rows]
+    refused = call("sweep", "lr_only", *quiet, *common, *more, "sweep.name=r2", "sweep.sampler=frost", cwd=tmp_path)
+    assert refused.returncode == 2, refused.stdout
+    assert "sweep.axis=dataset.train_rows: 4000 rows are asked for, and there are 128" in refused.stderr
 
 
 def test_pareto(tmp_path, quiet):

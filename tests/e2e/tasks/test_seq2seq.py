@@ -182,6 +182,10 @@ def test_what_does_not_fit_is_one_line(frostline, in_tmp, models, rows, tiny_mod
         ([*full, "freeze.depth=6"], "has 5 blocks"),
         ([*full, "training.max_target_tokens=200"], "training.max_target_tokens=200: the model has 128 positions"),
         (arguments(tiny_model, rows), "bert has not both"),
+        (
+            [each for each in full if each != "freeze=depth"] + ["freeze=lp_ft", "training.epochs=2"],
+            "freeze=lp_ft: nothing is left to train from epoch 0 on: the model's head has no parameters of its own",
+        ),
         ([*full, "training=default"], "accuracy is not for seq2seq; for it there are perplexity"),
     ):
         code, _, err = frostline("run", *given)

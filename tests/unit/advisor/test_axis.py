@@ -9,6 +9,7 @@ from frostline.decision import LevelState, Setting
 from frostline.records.predictions import known
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.report.answer import answer_of
+from frostline.report.table import level_table
 from frostline.report.terminal import transfer_table
 from frostline.search.promotion import promoted
 from frostline.spec import Space, parse_dimension
@@ -214,3 +215,18 @@ def test_fewer_training_rows_are_cheaper():
         for number, (rows, value) in enumerate(values.items())
     ]
     assert say(trials, together).recommended.num_rows == 1000
+
+
+def test_a_share_is_not_shown_above_one_and_what_learnt_nothing_says_so():
+    space = Space(groups=(MODELS,), variants={(name,): (RATE,) for name in MODELS.choices})
+    advisors = advisors_of(describe(space, plan={"axis": "model"}, sizes=SIZES), known)
+    trials = [
+        trial(0, {"model": "small", "optimizer.lr": 1e-4}, 1.0, with_seeds(1.0)),
+        trial(1, {"model": "mid", "optimizer.lr": 1e-4}, 0.998, with_seeds(0.998)),
+        trial(2, {"model": "large", "optimizer.lr": 1e-4}, float("nan"), with_seeds(float("nan"))),
+    ]
+    answer = say(trials, advisors)
+    assert all(0 <= row.low <= row.mean <= row.high <= 1 for row in answer.rows)
+    table = level_table(answer)
+    states = {line[0]: line[table.head.index("")] for line in table.lines}
+    assert states["large"] == "learnt nothing"
