@@ -146,13 +146,14 @@ def legend(answer: Answer) -> str:
         return ""
     margin = difference(main.decision.margin, answer.metric)
     constant, axis = main.fitted.constant_score, _axis_name(answer)
+    own = "" if main.rows[0].operations is not None else " that learnt something"
     num_learnt = main.decision.num_runs - len(main.decision.collapsed)
     parts = [
         f"{answer.metric}: posterior mean of all {num_learnt} runs together, with its 95 % interval",
         "at most worse: than the best setting, with 95 % probability",
         f"good: within {margin} of the best {axis} with probability {main.decision.confidence:g}; out: another {axis} "
         "is better by more than half of that, as surely; open: not known",
-        f"operations: of training, as recorded, without the prefix cache, beside the dearest {axis}'s that has some",
+        f"operations: of training, as recorded, without the prefix cache, beside the dearest {axis}'s{own}",
         f"train time: measured, median over the {axis}'s runs",
     ]
     if constant is not None:
