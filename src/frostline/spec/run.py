@@ -78,8 +78,8 @@ class RunSpec:
         where = f"model.quantize={kind.value}"
         if self.dataset.is_image:
             raise SpecError(f"{where}: is for models of texts")
-        if not self.freeze.may_freeze_a_prefix or self.freeze.first_phase is not None:
-            raise SpecError(f"{where}: quantizes frozen blocks; freeze some of the lowest, for example freeze.depth=2")
+        if self.freeze.first_phase is not None:
+            raise SpecError(f"{where}: with freeze={self.freeze.name} what is frozen changes; give freeze=depth")
         if self.runtime.cache.mode is CacheMode.OFF:
             raise SpecError(f"{where}: computes the hidden states of frozen blocks once; give runtime.cache=auto")
         if self.runtime.num_processes > 1:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from frostline import scratch
-from frostline.errors import ModelError, SpecError, UserError
+from frostline.errors import ModelError, UserError
 from frostline.models.quantized import OffloadedBlocks, copy_from_file, dequantize, quantize
 from frostline.prefix_cache.attach import open_prefix, reason_for_none
 from frostline.prefix_cache.compute import OverflowInPrefixError
@@ -37,7 +37,6 @@ def quantize_prefix(spec: RunSpec, probe: ModelProbe) -> ModelProbe:
         The same model. A last block that is frozen, too, is computed whole.
 
     Raises:
-        SpecError: No block is frozen.
         ModelError: The model has two stacks, or no linear layers in its frozen blocks.
     """
     kind, anatomy = spec.model.quantize, probe.anatomy
@@ -45,7 +44,8 @@ def quantize_prefix(spec: RunSpec, probe: ModelProbe) -> ModelProbe:
         return probe
     depth, name = spec.freeze.choose(anatomy).prefix_depth, type(anatomy.model).__name__
     if not depth:
-        raise SpecError(f"model.quantize={kind.value}: no block is frozen; give freeze.depth=1 or more")
+        log.info("model.quantize=%s: no block is frozen, so nothing is quantized", kind.value)
+        return probe
     if anatomy.num_encoder_blocks is not None:
         raise ModelError(f"model.quantize={kind.value}: is for models of one stack; {name} has two")
     count = quantize(anatomy.blocks[:depth], kind)

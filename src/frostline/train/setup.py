@@ -28,6 +28,7 @@ from frostline.metrics import check as check_metrics
 from frostline.models import config_file, loading, optimizer
 from frostline.models.blocks import Anatomy, find_blocks, num_blocks_of, whole_as_head
 from frostline.models.loading import LoadedModel
+from frostline.models.quantized import is_packed
 from frostline.prefix_cache.attach import cache_use, open_cache
 from frostline.prefix_cache.compare import autocast
 from frostline.prefix_cache.probe_model import ModelProbe, probe_model
@@ -144,7 +145,7 @@ def prepare(
     if phases:
         unfreezing, uses = open_phases(request, phases, resumed)
     else:
-        cached = open_cache(request) if spec.model.quantize is None else open_offloaded(request)
+        cached = open_offloaded(request) if "quantize" in provenance else open_cache(request)
         uses = (cache_use(cached, request.resumed),)
     compute = {
         **machine.describe(),
@@ -243,7 +244,7 @@ def _provenance(spec: RunSpec, inputs: Inputs, loaded: LoadedModel) -> dict[str,
     }
     if (plugins := plugins_sha256()) is not None:
         record["plugins_sha256"] = plugins
-    if spec.model.quantize is not None:
+    if spec.model.quantize is not None and any(map(is_packed, loaded.model.parameters())):
         record["quantize"] = spec.model.quantize.value
         record["versions"]["torchao"] = version("torchao")
     if is_image:

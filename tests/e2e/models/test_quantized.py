@@ -148,20 +148,31 @@ def test_what_can_not_be_quantized_is_one_line(site, data, tmp_path):
     texts = [text for text, _ in sentences(60)]
     models = [save_language_model("gpt2", tmp_path / "gpt2", texts), save_encoder_decoder("t5", tmp_path / "t5", texts)]
     runs = [["run", *overrides(model, data[1], "model.quantize=int8", "tracking=off")] for model in models]
-    runs.append(["run", *overrides(*data, "model.quantize=int8", "freeze.depth=0", "tracking=off")])
     done = python(MAIN, json.dumps(runs), site=site, cwd=tmp_path)
-    assert done.stdout.split() == ["exit", "2"] * 3, (done.stdout, done.stderr)
+    assert done.stdout.split() == ["exit", "2"] * 2, (done.stdout, done.stderr)
     assert "the blocks of GPT2ForSequenceClassification have no linear layers" in done.stderr
     assert "is for models of one stack; T5ForSequenceClassification has two" in done.stderr
-    assert "model.quantize=int8: quantizes frozen blocks; freeze some of the lowest" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_sweep_quantizes_what_each_trial_freezes(site, data, tmp_path):
+    quiet = [each for each in overrides(*data, "model.quantize=int8", "tracking=off") if not each.startswith("freeze")]
+    given = [each for each in quiet if not each.startswith("optimizer.lr")]
+    sweep = ["sweep", "lr_x_depth", *given, "freeze.depth=choice(0,2)", "sweep.n_trials=5"]
+    sweep += ["sweep.settle=0", "sweep.name=s", "sweep.margin=0.2"]
+    done = python(MAIN, json.dumps([sweep]), site=site, cwd=tmp_path)
+    assert "exit 0" in done.stdout, (done.stdout, done.stderr)
+    results = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "s").glob("[0-9]*/result.json")]
+    assert {result["freeze"]["depth"] for result in results} == {0, 2}
+    for result in results:
+        assert ("quantize" in result["provenance"]) == (result["freeze"]["depth"] > 0)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["runtime.cache=off"], "computes the hidden states of frozen blocks once; give runtime.cache=auto"),
-        (["freeze=none"], "quantizes frozen blocks; freeze some of the lowest, for example freeze.depth=2"),
-        (["freeze=gradual", "training.epochs=4"], "quantizes frozen blocks; freeze some of the lowest"),
+        (["freeze=gradual", "training.epochs=4"], "with freeze=gradual what is frozen changes; give freeze=depth"),
         (["dataset=mnist_5k"], "is for models of texts"),
         (["runtime.num_processes=2"], "is for one process"),
     ],
