@@ -209,7 +209,11 @@ def _write_sets(writer: VectorWriter, spec: RunSpec, encoder: Encoder, embedded:
             for part in encoder.embed(name, inputs, embedded.padding, spec.training.eval_batch_size):
                 part_rows = table[part.first : part.first + len(part.vectors)]
                 labels = part_rows["labels"]
-                if label_names and options.out.suffix == ".parquet":
+                if not spec.dataset.task.has_labels:  # what stands there tells rows apart
+                    labels = [None if options.out.suffix == ".parquet" else 0] * len(labels)
+                elif labels and isinstance(labels[0], list) and options.out.suffix != ".parquet":
+                    raise UserError(f"--out={options.out}: labels of so many classes need a .parquet file")
+                elif label_names and options.out.suffix == ".parquet":
                     labels = [class_words(label, label_names, separator) for label in labels]
                 writer.write(part, labels, part_rows["text"] if options.text else None)
                 progress.update(len(part.vectors))

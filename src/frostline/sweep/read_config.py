@@ -83,8 +83,7 @@ class Sweep:
     @property
     def config_dir(self) -> str | None:
         """The folder of the user's own config groups, as the command names it."""
-        words = shlex.split(self.command)
-        for word, behind in zip(words, [*words[1:], ""], strict=True):
+        for word, behind in itertools.pairwise([*shlex.split(self.command), ""]):
             name, _, value = word.partition("=")
             if name in {"--config-dir", "-cd"}:
                 return value or behind

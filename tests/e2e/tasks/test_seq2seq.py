@@ -143,6 +143,10 @@ def test_a_run_writes_summaries_scored_by_rouge(frostline, in_tmp, models, rows)
     assert code == 0, (out, err)
     code, out, err = frostline("test", str(folder))
     assert (code, "perplexity" in out) == (0, True), err
+    for name in ("vectors.parquet", "vectors.safetensors"):
+        code, _, err = frostline("embed", str(folder), "--out", name)
+        assert code == 0, err
+    assert pq.read_table("vectors.parquet")["label"].null_count > 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,6 +174,8 @@ def test_a_sweep_counts_the_blocks_of_both(frostline, in_tmp, models, rows):
     assert code == 0, err
     assert "of 5 blocks" in out
     assert re.search(r"[1-5] of 5 trials used the prefix cache", out), (out, err)
+    code, out, err = frostline("plan", "lr_x_depth", *given, *objective, "training.epochs=2")
+    assert (code, "wall time" in out) == (0, True), err
     code, out, err = frostline("report", "s", "--latency")
     assert (code, "ms a row at batch 32" in out) == (0, True), err
 
