@@ -70,9 +70,6 @@ def open_cache(request: CacheRequest) -> CachedPrefix | None:
             return open_prefix(request, request.depth)
         except (CacheError, OverflowInPrefixError) as error:
             why_not = str(error)
-        except IndexError:
-            log.debug("prefix cache", exc_info=True)
-            why_not = "its hidden states have another shape than [rows, tokens, width]: unsupported architecture"
         except Exception as error:
             log.debug("prefix cache", exc_info=True)
             why_not = f"the cache failed ({type(error).__name__}: {in_one_line(error)})"
