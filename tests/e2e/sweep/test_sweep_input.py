@@ -65,10 +65,6 @@ from tests.support.sweep_tools import call
         ),
         (["lr_x_depth", "sweep.axis=optimizer.lr"], "no rate is cheaper"),
         (["lr_x_depth", "optimizer=choice(adamw,sgd)", "sweep.axis=optimizer"], "none of its choices is known to be"),
-        (
-            ["models_x_depth", "sweep.axis=model", "dataset.train_rows=choice(20,40)"],
-            "dataset.train_rows is swept, too",
-        ),
         (["lr_x_depth", "optimizer.schedule=choice(linear,cosine)", "sweep.axis=optimizer.schedule"], "are no numbers"),
         (["lr_x_depth", "sweep.settle_rows=0"], "sweep.settle_rows=0"),
         (["lr_x_depth", "sweep.folds=1"], "sweep.folds=1: must be 2 or more"),
