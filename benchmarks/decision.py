@@ -55,7 +55,7 @@ from frostline.records.trial import TrialOutcome, TrialRecord, TrialState, ranke
 from frostline.search import SearchLimits, Study, TrialEnded, TrialTask, queue_of, search
 from frostline.spec import EVAL_SET, Params, SamplerName, Space, SweepSpec, parse_dimension
 from frostline.spec.decode import decode
-from frostline.sweep.questions import SeedRace
+from frostline.sweeps.questions import SeedRace
 
 LR_LOW, LR_HIGH = 1e-5, 3e-3
 MARGIN, CONFIDENCE = 0.01, 0.9

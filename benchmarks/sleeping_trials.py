@@ -8,8 +8,8 @@ import random
 import time
 
 from frostline.records.trial import TrialOutcome, TrialState
-from frostline.sweep import engines
-from frostline.sweep.trial_job import TrialJob, TrialReply
+from frostline.sweeps import engines
+from frostline.sweeps.trial_job import TrialJob, TrialReply
 from frostline.workers.worker_main import Channel
 
 engines.RUN_TRIAL = "sleeping_trials:sleep"

@@ -4,4 +4,4 @@ from frostline.workers.process import be_template
 
 be_template()
 
-import frostline.sweep.trial  # noqa: E402, F401 - after that
+import frostline.sweeps.trial  # noqa: E402, F401 - after that

@@ -40,7 +40,7 @@ from frostline.records.result import Status
 from frostline.records.run_context import RunContext, Sharing
 from frostline.records.run_folder import RunFolder
 from frostline.spec import CacheMode, LastBlock, RunSpec, Sampling
-from frostline.sweep.slots import slot_env
+from frostline.sweeps.slots import slot_env
 from frostline.train import run
 from frostline.workers.pool import Pool, WorkerProgram
 from frostline.workers.worker_main import EventKind
@@ -122,7 +122,7 @@ class Workers:
             path = [str(Path(__file__).parent)]
             pool = Pool(
                 options.slots,
-                WorkerProgram(function="sweep_speed:job", warm="frostline.sweep.trial:warm", path=path),
+                WorkerProgram(function="sweep_speed:job", warm="frostline.sweeps.trial:warm", path=path),
                 env=env,
             )
             self._pool = stack.enter_context(pool)

@@ -19,8 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-from frostline.sweep.pool_executor import TEMPLATE, WARM
-from frostline.sweep.slots import slot_env, visible_gpus
+from frostline.sweeps.pool_executor import TEMPLATE, WARM
+from frostline.sweeps.slots import slot_env, visible_gpus
 from frostline.workers.pool import Pool, WorkerProgram
 from frostline.workers.worker_main import Channel, EventKind
 

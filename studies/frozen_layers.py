@@ -33,8 +33,8 @@ from frostline.records.predictions import Evidence
 from frostline.records.trial import TrialRecord, ranked
 from frostline.report.significance import compare, interval_of_seeds
 from frostline.spec import TEST_SET, short_number
-from frostline.sweep.folder import SweepFolder, read_description
-from frostline.sweep.predictions import evidence_in
+from frostline.sweeps.folder import SweepFolder, read_description
+from frostline.sweeps.predictions import evidence_in
 
 SIZES = (100, 500, 1000, 2000)
 DEPTHS = (0, 2, 4, 5, 6)

@@ -17,7 +17,7 @@ import frostline.cli.run
 import frostline.cli.sweep
 import frostline.launch.processes
 import frostline.metrics.offline
-import frostline.sweep.worker_template
+import frostline.sweeps.worker_template
 import frostline.train
 from tests.support.forked import WarmPython
 

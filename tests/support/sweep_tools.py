@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from frostline.records.trial import TrialRecord
-from frostline.sweep.folder import BASELINE_FOLDER, SweepFolder
+from frostline.sweeps.folder import BASELINE_FOLDER, SweepFolder
 from tests.conftest import fresh_store
 from tests.support.forked import Forked, is_read_at_import
 

@@ -61,7 +61,7 @@ def find_run(name: str) -> Path | None:
     """
     sweep = find_sweep(name)
     if sweep is not None:
-        from frostline.sweep.folder import recommended_run_folder
+        from frostline.sweeps.folder import recommended_run_folder
 
         return recommended_run_folder(sweep)
     folder = next((path for path in (Path(name), RUNS / name) if path.is_dir()), None)
@@ -116,7 +116,7 @@ def run_record(name: str, tracking_uri: str, stack: ExitStack) -> tuple[Path, st
         return folder, None
     run_id = _checked_id(name)
     from frostline import tracking
-    from frostline.reproduce.record import RECORD_FILES
+    from frostline.reproduction.record import RECORD_FILES
 
     target = stack.enter_context(scratch.folder("record"))
     tags = tracking.fetch_files(tracking_uri, run_id, RECORD_FILES, target)

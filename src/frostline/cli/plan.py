@@ -31,6 +31,6 @@ def main(arguments: list[str]) -> int:
         parser.error(f"argument --nodes: {options.nodes}: give 1 or more")
     if not rest:
         parser.error("give a sweep's name, for example frostline plan lr_x_depth")
-    from frostline.sweep.plan import PlanRequest
+    from frostline.sweeps.plan import PlanRequest
 
     return sweep.main(rest, PlanRequest(nodes=options.nodes, json=options.json))

@@ -12,7 +12,7 @@ from frostline.cli.find_run import sweep_folder
 from frostline.errors import RunFailedError, UserError, visible
 
 if TYPE_CHECKING:
-    from frostline.sweep.report_again import RemadeReport
+    from frostline.sweeps.report_again import RemadeReport
 
 
 def main(arguments: list[str]) -> int:
@@ -38,11 +38,11 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     folder = sweep_folder(options.study)
     from frostline.console import configure_logging
-    from frostline.sweep.finish import progress_line
-    from frostline.sweep.folder import SweepFolder, read_description
-    from frostline.sweep.predictions import baseline_of, other_rows
-    from frostline.sweep.recovery import notes_of, recover
-    from frostline.sweep.report_again import report_again
+    from frostline.sweeps.finish import progress_line
+    from frostline.sweeps.folder import SweepFolder, read_description
+    from frostline.sweeps.predictions import baseline_of, other_rows
+    from frostline.sweeps.recovery import notes_of, recover
+    from frostline.sweeps.report_again import report_again
 
     configure_logging()
     description = read_description(folder)
@@ -82,7 +82,7 @@ def _latency(folder: Path | None, study: str) -> str:
     if not (folder / "model").is_dir():
         raise UserError(f"--latency: {folder} has no model; sweep.keep_models=recommended keeps it")
     from frostline.cli.find_run import trained_spec
-    from frostline.sweep.model_latency import latency_of
+    from frostline.sweeps.model_latency import latency_of
 
     return str(latency_of(trained_spec(folder), folder))
 

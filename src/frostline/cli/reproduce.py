@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from frostline.config import Job
     from frostline.records.recorder import RunStart
-    from frostline.reproduce.compare import Verdict
-    from frostline.reproduce.record import Recorded
+    from frostline.reproduction.compare import Verdict
+    from frostline.reproduction.record import Recorded
     from frostline.spec import RunSpec
     from frostline.tracking import ChildRun
 
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     """
     options = _parser().parse_intermixed_args(arguments)
     configure_logging()  # else a store that does not answer is reported in the run's log alone
-    from frostline.reproduce.record import read_record
+    from frostline.reproduction.record import read_record
 
     job = _job(options)
     with ExitStack() as stack:
@@ -130,7 +130,7 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
     from frostline.config import value_from_text
     from frostline.errors import nearest
     from frostline.spec import CACHE_MAX_BYTES, CacheDtype, CacheMode, Progress
-    from frostline.sweep.params import with_params
+    from frostline.sweeps.params import with_params
 
     runtime = dataclasses.replace(recorded.spec.runtime, progress=Progress.AUTO)
     compute = recorded.result.provenance.get("compute") or {}
@@ -172,7 +172,7 @@ def _until(recorded: Recorded, at: int | None) -> int | None:
 
 def _explain(recorded: Recorded, spec: RunSpec) -> int:
     from frostline.report import print_differences
-    from frostline.reproduce.compare import differences
+    from frostline.reproduction.compare import differences
     from frostline.spec import CacheMode
     from frostline.train import prepare
 
@@ -201,8 +201,8 @@ def _rerun(
     from frostline.records.run_context import Sharing
     from frostline.records.run_folder import RunFolder
     from frostline.report import print_verdict
-    from frostline.reproduce.compare import TOLERANCE, compare
-    from frostline.reproduce.record import curve_of
+    from frostline.reproduction.compare import TOLERANCE, compare
+    from frostline.reproduction.record import curve_of
     from frostline.signals import Interrupted, exit_code
     from frostline.tracking import recorders_of
 
@@ -246,7 +246,7 @@ class _Watch:
 
     def start(self, run: RunStart) -> None:
         """Prints what differs here, before anything is trained."""
-        from frostline.reproduce.compare import differences
+        from frostline.reproduction.compare import differences
 
         self.differences = differences(self._recorded, self._spec, run.provenance)
         for difference in self.differences:

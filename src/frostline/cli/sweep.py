@@ -10,7 +10,7 @@ from frostline import paths
 from frostline.errors import SpecError, nearest
 
 if TYPE_CHECKING:
-    from frostline.sweep.plan import PlanRequest
+    from frostline.sweeps.plan import PlanRequest
 
 _USAGE = """\
 usage: frostline sweep NAME [flags] [sweep.KEY=VALUE] [KEY=VALUE] ...

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from frostline.spec import RunSpec
-    from frostline.sweep.plan import PlanRequest
+    from frostline.sweeps.plan import PlanRequest
     from frostline.tracking import ChildRun
 
 

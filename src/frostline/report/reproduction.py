@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from frostline.report.terminal import make_console, number
-from frostline.reproduce.compare import Conclusion, Difference, Gap, Verdict
-from frostline.reproduce.record import Recorded
+from frostline.reproduction.compare import Conclusion, Difference, Gap, Verdict
+from frostline.reproduction.record import Recorded
 
 
 def print_differences(source: str, differences: Sequence[Difference], console: Console | None = None) -> None:

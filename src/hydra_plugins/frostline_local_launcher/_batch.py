@@ -13,8 +13,8 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, filter_overrid
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from frostline.provenance import num_cores
-from frostline.sweep.pool_executor import TEMPLATE, WARM
-from frostline.sweep.slots import share_gpus, slot_env, visible_gpus
+from frostline.sweeps.pool_executor import TEMPLATE, WARM
+from frostline.sweeps.slots import share_gpus, slot_env, visible_gpus
 from frostline.workers.pool import Pool, WorkerProgram
 from frostline.workers.worker_main import Channel, EventKind
 

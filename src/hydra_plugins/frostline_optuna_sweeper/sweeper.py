@@ -29,7 +29,7 @@ ConfigStore.instance().store(
 
 
 class FrostlineOptunaSweeper(Sweeper):
-    """Hands the composed config, the overrides and the launcher to `frostline.sweep`."""
+    """Hands the composed config, the overrides and the launcher to `frostline.sweeps`."""
 
     def __init__(self) -> None:
         self.hydra_context: HydraContext | None = None
@@ -57,8 +57,8 @@ class FrostlineOptunaSweeper(Sweeper):
         Returns:
             The exit code, which frostline's own task function keeps, too.
         """
-        from frostline.sweep.plan import plan_sweep
-        from frostline.sweep.run_sweep import run_sweep
+        from frostline.sweeps.plan import plan_sweep
+        from frostline.sweeps.run_sweep import run_sweep
 
         assert self.config is not None
         assert self.hydra_context is not None

@@ -18,7 +18,7 @@ import pytest
 
 from frostline.records.result import RunResult, Status
 from frostline.records.trial import TrialState
-from frostline.sweep.folder import SweepFolder
+from frostline.sweeps.folder import SweepFolder
 from tests.conftest import sentences
 from tests.support import PLUGINS
 from tests.support.pictures import save_images, save_model

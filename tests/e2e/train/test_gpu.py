@@ -41,8 +41,8 @@ def job(payload, channel):
 
 SLOTS = """
 import json, os, sys
-from frostline.sweep.pool_executor import TEMPLATE, WARM
-from frostline.sweep.slots import slot_env, visible_gpus
+from frostline.sweeps.pool_executor import TEMPLATE, WARM
+from frostline.sweeps.slots import slot_env, visible_gpus
 from frostline.workers.pool import Pool
 
 gpus, events = visible_gpus(), []
@@ -58,7 +58,7 @@ print(json.dumps([os.getpid(), gpus[0], [event.value for event in events]]))
 OPENED = """
 import torch
 torch.cuda.is_available()  # opens the GPU
-import frostline.sweep.worker_template
+import frostline.sweeps.worker_template
 """
 
 

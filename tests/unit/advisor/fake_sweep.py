@@ -11,7 +11,7 @@ from frostline.records.predictions import RowScores, known
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.search import Journal, SearchLimits, Study, TrialEnded, queue_of, search
 from frostline.spec import Space, parse_dimension
-from frostline.sweep.questions import SeedRace
+from frostline.sweeps.questions import SeedRace
 from tests.unit.search.fake_search import Killed, Quiet, make_plan
 
 DEPTH = parse_dimension("freeze.depth", {"low": 0, "high": 4})[0]

@@ -13,7 +13,7 @@ from frostline.report.table import level_table
 from frostline.report.terminal import transfer_table
 from frostline.search.promotion import promoted
 from frostline.spec import Space, parse_dimension
-from frostline.sweep.questions import advisors_of
+from frostline.sweeps.questions import advisors_of
 from tests.unit.search.fake_search import make_plan
 
 DEPTH = parse_dimension("freeze.depth", {"low": 0, "high": 4})[0]

@@ -12,7 +12,7 @@ from frostline.config import compose_job
 from frostline.metrics import METRICS, check
 from frostline.models import optimizer
 from frostline.spec import TASKS, Source
-from frostline.sweep.read_config import read
+from frostline.sweeps.read_config import read
 
 ROOT = Path(__file__).parents[3]
 GROUPS = sorted(path for path in (ROOT / "conf").glob("*/*.yaml"))

@@ -315,7 +315,7 @@ def test_forks_of_a_sweeps_template_have_threads_and_random_states_of_their_own(
         tmp_path,
         "def threads_and_draws(slots, threads):\n"
         "    program = WorkerProgram(function='pool_jobs:job', path=[" + repr(HERE) + "],\n"
-        "        warm='frostline.sweep.trial:warm', template='frostline.sweep.worker_template')\n"
+        "        warm='frostline.sweeps.trial:warm', template='frostline.sweeps.worker_template')\n"
         "    pool = Pool(slots, program,\n"
         "        env=lambda _: {'OMP_NUM_THREADS': str(threads)}).__enter__()\n"
         "    for key in range(slots):\n"
