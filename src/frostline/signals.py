@@ -49,6 +49,11 @@ def exit_code(cause: Cause | None) -> int:
     return 143 if cause is Cause.TERMINATED else 130
 
 
+def signal_of(cause: Cause | None) -> signal.Signals:
+    """Returns the signal that ended a KILLED run."""
+    return next((number for number, each in _CAUSES.items() if each is cause), signal.SIGINT)
+
+
 _AT_ONCE_S = 1.5
 """So long a command may take to end in its own way after a second signal."""
 

@@ -26,7 +26,7 @@ def main(arguments: list[str], commands: tuple[str, ...]) -> int:
         rest = words[2:]
         if words[1] == "sweep":
             if len(words) < 3 or (len(words) == 3 and not line.endswith(" ")):
-                from frostline.cli.sweep import names
+                from frostline.sweeps.names import names
 
                 print(" ".join(name for name in names() if name.startswith(words[2] if len(words) == 3 else "")))
                 return 0

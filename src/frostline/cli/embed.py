@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli.common import compose, located, override_parser
+from frostline.api.recorded_spec import located
+from frostline.cli.common import compose, override_parser
 from frostline.errors import SpecError, UserError
 from frostline.files import written_whole
 
@@ -71,7 +72,7 @@ def _spec(options: Any) -> tuple[RunSpec, Path | None]:
     run = next((word for word in options.overrides if "=" not in word or Path(word).exists()), None)
     if run is None:
         return compose(options).run, None
-    from frostline.cli.find_run import run_with_model, trained_spec
+    from frostline.api.find_run import run_with_model, trained_spec
 
     folder = run_with_model(run, options.tracking_uri, options.config_dir)
     recorded = located(trained_spec(folder), folder)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 
 from frostline.cli import sweep
 from frostline.cli.common import OneLineParser
+from frostline.errors import visible
 
 
 def main(arguments: list[str]) -> int:
@@ -31,6 +33,10 @@ def main(arguments: list[str]) -> int:
         parser.error(f"argument --nodes: {options.nodes}: give 1 or more")
     if not rest:
         parser.error("give a sweep's name, for example frostline plan lr_x_depth")
-    from frostline.sweeps.plan import PlanRequest
+    from frostline.cli.task import RunTask
 
-    return sweep.main(rest, PlanRequest(nodes=options.nodes, json=options.json))
+    task = RunTask(command="frostline plan", plan_nodes=options.nodes)
+    code = sweep.main(rest, task)
+    if task.plan is not None:
+        print(visible(json.dumps(dict(task.plan.data)) if options.json else task.plan.text))
+    return code

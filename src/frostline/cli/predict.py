@@ -8,8 +8,8 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from frostline.api.find_run import run_with_model, trained_spec
 from frostline.cli.common import override_parser
-from frostline.cli.find_run import run_with_model, trained_spec
 from frostline.errors import UserError, visible
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frostline.api.find_run import sweep_folder
 from frostline.cli.common import OneLineParser
-from frostline.cli.find_run import sweep_folder
 from frostline.errors import RunFailedError, UserError, visible
 
 if TYPE_CHECKING:
-    from frostline.sweeps.report_again import RemadeReport
+    from frostline.sweeps.recorded_report import RecordedReport
 
 
 def main(arguments: list[str]) -> int:
@@ -38,11 +38,10 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     folder = sweep_folder(options.study)
     from frostline.console import configure_logging
-    from frostline.sweeps.finish import progress_line
     from frostline.sweeps.folder import SweepFolder, read_description
     from frostline.sweeps.predictions import baseline_of, other_rows
+    from frostline.sweeps.recorded_report import recorded_report, write_again
     from frostline.sweeps.recovery import notes_of, recover
-    from frostline.sweeps.report_again import report_again
 
     configure_logging()
     description = read_description(folder)
@@ -69,9 +68,10 @@ def main(arguments: list[str]) -> int:
         if others:
             raise UserError(f"--against {other}: was judged on other rows: {'; '.join(others)}")
         baselines.append(baseline_of(other, other_folder, recover(SweepFolder(other_folder), known).trials, known))
-    report = report_again(folder, description, trials, baselines)
+    report = recorded_report(folder, description, trials, baselines)
+    page, *_ = write_again(folder, report)
     latency = _latency(report.trained, options.study) if options.latency else None
-    _print(report, progress_line(trials, None), latency)
+    _print(report, page, latency)
     return 0
 
 
@@ -81,21 +81,21 @@ def _latency(folder: Path | None, study: str) -> str:
         raise UserError(f"--latency: no trial of {study} was trained to its end")
     if not (folder / "model").is_dir():
         raise UserError(f"--latency: {folder} has no model; sweep.keep_models=recommended keeps it")
-    from frostline.cli.find_run import trained_spec
+    from frostline.api.find_run import trained_spec
     from frostline.sweeps.model_latency import latency_of
 
     return str(latency_of(trained_spec(folder), folder))
 
 
-def _print(report: RemadeReport, progress: str, latency: str | None) -> None:
+def _print(report: RecordedReport, page: Path, latency: str | None) -> None:
     from frostline.report import make_console, print_answer
     from frostline.report.model_rows import calibration_line
 
-    console = make_console()
-    print_answer(report.answer, console)
-    calibration = calibration_line(report.rows)
+    console, data = make_console(), report.data
+    print_answer(data.answer, console)
+    calibration = calibration_line(data.rows)
     lines = [f"calibration: {calibration}"] if calibration is not None else []
     lines += [f"latency: {latency}"] if latency is not None else []
-    lines += [progress, *([f"run it again: {report.command}"] if report.command else [])]
-    for line in (*lines, f"report: {report.paths[0]}"):
+    lines += [data.status, *([f"run it again: {data.command}"] if data.command else [])]
+    for line in (*lines, f"report: {page}"):
         console.print(line, highlight=False, soft_wrap=True, markup=False)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from typing import TYPE_CHECKING
 
-from frostline import paths
-from frostline.errors import SpecError, nearest
+from frostline.errors import SpecError
+from frostline.sweeps.names import check_name, names, spaced
 
 if TYPE_CHECKING:
-    from frostline.sweeps.plan import PlanRequest
+    from frostline.cli.task import RunTask
 
 _USAGE = """\
 usage: frostline sweep NAME [flags] [sweep.KEY=VALUE] [KEY=VALUE] ...
@@ -42,12 +41,12 @@ All keys: frostline sweep NAME --cfg job. Your own sweeps: a folder with sweep/N
 _LOOKING = frozenset({"-c", "--cfg", "-i", "--info", "--hydra-help"})
 
 
-def main(arguments: list[str], plan: PlanRequest | None = None) -> int:
+def main(arguments: list[str], task: RunTask | None = None) -> int:
     """Runs Hydra's application with the sweep's config.
 
     Args:
         arguments: The sweep's name, flags and overrides.
-        plan: Forecast the sweep instead of running it; None: run it.
+        task: The task function; None: that of `frostline sweep`.
 
     Returns:
         The exit code.
@@ -55,35 +54,17 @@ def main(arguments: list[str], plan: PlanRequest | None = None) -> int:
     from frostline.cli import run
     from frostline.cli.task import RunTask
 
-    known = names()
     if not arguments or {"-h", "--help"} & set(arguments):
-        print(_USAGE.format(sweeps="\n".join(f"  {name:<16}{text}" for name, text in known.items())), end="")
+        print(_USAGE.format(sweeps="\n".join(f"  {name:<16}{text}" for name, text in names().items())), end="")
         return 0
     name, *rest = arguments
     if name.startswith("-") or "=" in name:
         raise SpecError(
             f"frostline sweep {name}: the sweep's name comes first, for example frostline sweep lr_x_depth {name}"
         )
-    if "," in name:
-        raise SpecError(f"frostline sweep {name}: one sweep at a time")
-    if name not in known and not any(
-        word in {"--config-dir", "-cd"} or word.startswith("--config-dir=") for word in rest
-    ):
-        raise SpecError(f"frostline sweep {name}: no such sweep{nearest(name, known)}; there are {', '.join(known)}")
+    has_own = any(word in {"--config-dir", "-cd"} or word.startswith("--config-dir=") for word in rest)
+    check_name(name, has_own=has_own)
     only_look = any(word.split("=")[0] in _LOOKING for word in rest)  # Hydra takes one of these or -m
-    # Whatever key is swept may be a new one of the space: Hydra wants that said.
-    rest = [re.sub(r"^(?=sweep\.space[.=])", "++", word) for word in rest]
-    task = RunTask(command=shlex.join(["frostline", "sweep", *arguments]), plan=plan)
+    rest = spaced(rest)
+    task = task or RunTask(command=shlex.join(["frostline", "sweep", *arguments]))
     return run.main([*([] if only_look else ["-m"]), f"+sweep={name}", *rest], task)
-
-
-def names() -> dict[str, str]:
-    """Returns the ready-made sweeps with the first line of each file."""
-    sweeps = {}
-    for path in sorted((paths.sweeps_dir() / "sweep").glob("*.yaml")):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        comments = [
-            line.removeprefix("# ").strip() for line in lines if line.startswith("# ") and "@package" not in line
-        ]
-        sweeps[path.stem] = comments[0] if comments else ""
-    return sweeps

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from frostline.api.find_run import RUNS
 from frostline.cli.common import compose, override_parser
-from frostline.cli.find_run import RUNS
 from frostline.console import report_error
 from frostline.errors import UserError
 

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.cli.common import OneLineParser, located, refuse_scripts
+from frostline.api.recorded_spec import located, refuse_scripts
+from frostline.cli.common import OneLineParser
 from frostline.errors import UserError, as_user_error, visible
 from frostline.files import write_atomically
 from frostline.hashes import sealed, unsealed
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 def main(arguments: list[str]) -> int:
     """Prints what a run's model says of the test rows."""
     options = _parser().parse_args(arguments)
-    from frostline.cli.find_run import run_with_model
+    from frostline.api.find_run import run_with_model
     from frostline.config.recorded import read_spec
 
     folder = run_with_model(options.run, options.tracking_uri, None)

@@ -25,7 +25,7 @@ from frostline.config.recorded import refuse_code
 from frostline.errors import SpecError, listing, nearest
 from frostline.process_cache import PROCESS_CACHE
 from frostline.registry import import_plugins
-from frostline.spec import Engine, RaySpec, RunSpec, Source, TrackingSpec, expand_cache_shorthand
+from frostline.spec import Engine, RaySpec, RunSpec, Source, TrackingSpec
 from frostline.spec.decode import decode
 
 if TYPE_CHECKING:
@@ -188,26 +188,6 @@ def _other_set(name: str, index: int, searchpath: Sequence[str]) -> dict[str, An
                 ) from error
             _OTHER_SETS[key] = OmegaConf.to_container(composed.dataset, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
         return _OTHER_SETS[key]
-
-
-def compose_job(overrides: Sequence[str] = (), config_dir: str | None = None) -> Job:
-    """Composes `conf/config.yaml` with overrides, outside of `hydra.main`.
-
-    Args:
-        overrides: As on the command line: `model=minilm`, `freeze.depth=3`.
-        config_dir: A folder of the user's own groups.
-
-    Raises:
-        SpecError: The config can't be composed or isn't valid.
-    """
-    extra = [f"hydra.searchpath=[file://{config_dir}]"] if config_dir else []
-    with one_line_errors(), _hydra_initialized():
-        return decode_job(compose("config", overrides=[*expand_cache_shorthand(overrides), *extra]), extra)
-
-
-def compose_run(overrides: Sequence[str] = ()) -> RunSpec:
-    """Composes one run. See `compose_job`."""
-    return compose_job(overrides).run
 
 
 def check_multirun(overrides: Sequence[str], config_name: str, check: Callable[[Job], None]) -> None:

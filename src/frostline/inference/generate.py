@@ -46,22 +46,22 @@ class Writer:
     def __init__(self, model_folder: Path, *, is_chat: bool, max_tokens: int) -> None:
         with loading(model_folder):
             config = load_config(model_folder)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+            self.processor: Any = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
             self._has_encoder = bool(getattr(config, "is_encoder_decoder", False))
             kind: Any = AutoModelForSeq2SeqLM if self._has_encoder else AutoModelForCausalLM
-            self._model: Any = kind.from_pretrained(
+            self.model: Any = kind.from_pretrained(
                 model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
         # What the model's own file asks for (penalties, sampling) is not what the command line says.
-        self._model.generation_config = GenerationConfig()
+        self.model.generation_config = GenerationConfig()
         self._start = config.decoder_start_token_id if self._has_encoder else None
         self._max_tokens = max_tokens
-        self._model.eval()
+        self.model.eval()
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model = self._model.to(self._device)
+        self.model = self.model.to(self._device)
         positions = getattr(config, "max_position_embeddings", None)
         self._positions = positions if isinstance(positions, int) and positions > 0 else None
-        self._encoder = CausalEncoder(self._tokenizer, self._positions or 1 << 30)
+        self._encoder = CausalEncoder(self.processor, self._positions or 1 << 30)
         self._is_chat = is_chat
 
     def write(self, texts: Iterable[str], how: Generation) -> Iterator[tuple[str, str]]:
@@ -79,12 +79,12 @@ class Writer:
 
     def _prompt(self, text: str) -> list[int]:
         if self._has_encoder:
-            read: list[int] = self._tokenizer(text, truncation=True, max_length=self._max_tokens)["input_ids"]
+            read: list[int] = self.processor(text, truncation=True, max_length=self._max_tokens)["input_ids"]
             return read
         if not self._is_chat:
             return self._encoder.prompt_ids([text])[0]
         asked = self._encoder.render([{"role": "user", "content": text}], is_open=True)
-        ids: list[int] = self._tokenizer(asked, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.processor(asked, add_special_tokens=False)["input_ids"]
         return ids
 
     @torch.inference_mode()
@@ -103,19 +103,20 @@ class Writer:
         config = GenerationConfig(
             max_new_tokens=min(room, how.max_new_tokens),
             do_sample=how.temperature > 0,
-            eos_token_id=self._tokenizer.eos_token_id,
+            eos_token_id=self.processor.eos_token_id,
             pad_token_id=self._padding(),
             decoder_start_token_id=self._start,
             **({"temperature": how.temperature, "top_k": 0} if how.temperature > 0 else {}),
         )
-        torch.manual_seed(how.seed)
-        output = self._model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
-        )  # fmt: skip
+        with torch.random.fork_rng():  # the caller's draws stay as they were
+            torch.manual_seed(how.seed)
+            output = self.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config
+            )  # fmt: skip
         new = output[0] if self._has_encoder else output[0, len(prompt) :]
-        written: str = self._tokenizer.decode(new, skip_special_tokens=True)
+        written: str = self.processor.decode(new, skip_special_tokens=True)
         return written
 
     def _padding(self) -> int | None:
-        own: int | None = self._tokenizer.pad_token_id
-        return self._tokenizer.eos_token_id if own is None else own
+        own: int | None = self.processor.pad_token_id
+        return self.processor.eos_token_id if own is None else own

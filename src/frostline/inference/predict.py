@@ -61,10 +61,16 @@ def loading(model_folder: Path) -> Iterator[None]:
     """
     if not (model_folder / "config.json").is_file():
         raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    with as_user_error(lambda error: ModelError(f"{model_folder}: can't be loaded: {first_line(error)}")):
-        yield
+    try:
+        with as_user_error(lambda error: ModelError(f"{model_folder}: can't be loaded: {first_line(error)}")):
+            yield
+    finally:  # a notebook goes on with what it had
+        transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()
 
 
 class Predictor:
@@ -74,6 +80,10 @@ class Predictor:
         model_folder: `model/` of a run's folder.
         max_tokens: Longer texts are cut to this, as in training. Without a meaning for images.
         kind: The class that it is loaded as; None: a classifier, by its config.
+
+    Attributes:
+        model: The model, in eval mode.
+        processor: Its tokenizer or image processor.
 
     Raises:
         ModelError: There is no model, or it can't be loaded.
@@ -88,10 +98,10 @@ class Predictor:
                 kind = AutoModelForImageClassification if self.reads_images else AutoModelForSequenceClassification
                 kind = AutoModelForTokenClassification if self.by_word else kind
             if self.reads_images:
-                self._processor = load_image_processor(model_folder)
+                self.processor: Any = load_image_processor(model_folder)
             else:
-                self._tokenizer = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
-                self._tokenizer.padding_side = "right"  # as in training
+                self.processor = AutoTokenizer.from_pretrained(model_folder, local_files_only=True)
+                self.processor.padding_side = "right"  # as in training
             self.model = kind.from_pretrained(
                 model_folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
             )
@@ -155,7 +165,7 @@ class Predictor:
     def _of_words(self, texts: list[str]) -> Iterator[Prediction]:
         sentences = [words for text in texts if (words := text.split())]
         if sentences:
-            encoded = self._tokenizer(
+            encoded = self.processor(
                 sentences, is_split_into_words=True, truncation=True, max_length=self._max_tokens, padding=True,
                 return_tensors="pt",
             )  # fmt: skip
@@ -181,7 +191,7 @@ class Predictor:
 
     def _logits(self, batch: list[tuple[str, str | None]]) -> torch.Tensor:
         pairs = [pair for _, pair in batch if pair is not None]
-        encoded = self._tokenizer(
+        encoded = self.processor(
             [text for text, _ in batch],
             pairs if len(pairs) == len(batch) else None,
             truncation=True,
@@ -200,7 +210,7 @@ class Predictor:
             image = ImageOps.exif_transpose(opened)
             image.load()
         image = in_mode(image, MODES[getattr(self.model.config, "num_channels", 3)], path)
-        return np.asarray(self._processor(images=[image])["pixel_values"][0], dtype=np.float32)
+        return np.asarray(self.processor(images=[image])["pixel_values"][0], dtype=np.float32)
 
     @torch.inference_mode()
     def of_inputs(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:

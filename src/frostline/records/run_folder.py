@@ -211,6 +211,15 @@ def check_files(folder: Path, result: RunResult, *names: str) -> None:
     hashes.check(folder, result.files, names, f"train it again: frostline reproduce {shlex.quote(str(folder))}")
 
 
+def has_whole_model(folder: Path) -> bool:
+    """Whether a run's folder holds its model as the run left it."""
+    try:
+        check_files(folder, RunResult.read(folder), MODEL_FOLDER)
+    except UserError:
+        return False
+    return (folder / MODEL_FOLDER).is_dir()
+
+
 def is_run_id(text: str) -> bool:
     """Returns whether a text has the form of an MLflow run id."""
     return re.fullmatch(r"[0-9a-f]{32}", text) is not None

@@ -6,6 +6,7 @@ from frostline.report.reproduction import print_differences, print_verdict
 from frostline.report.table import level_table
 from frostline.report.terminal import (
     Row,
+    as_text,
     make_console,
     newly_initialized,
     number,
@@ -26,6 +27,7 @@ __all__ = [
     "ReportData",
     "Row",
     "answer_of",
+    "as_text",
     "headline",
     "label",
     "level_table",

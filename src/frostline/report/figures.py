@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.decision import LevelState
@@ -39,32 +39,66 @@ def make_figures(trials: Sequence[TrialRecord], answer: Answer, cost: CostName) 
         answer: What it says.
         cost: The cost axis.
     """
+    with _styled():
+        files = {"answer": figure} if (figure := _answer(answer)) is not None else {}
+        files |= _filled({
+            "learning_curve": lambda axes: _learning_curve(axes, answer),
+            "quality_vs_cost": lambda axes: _quality_vs_cost(axes, trials, answer, cost),
+            "history": lambda axes: _history(axes, trials, answer),
+            "importances": lambda axes: _importances(axes, answer),
+        })  # fmt: skip
+        return {name: _png(figure) for name, figure in files.items()}
+
+
+def single_figures(trials: Sequence[TrialRecord], answer: Answer, cost: CostName) -> dict[str, Figure]:
+    """Returns the same as figures to look at and to change, each with one plot: the answer's two halves apart.
+
+    Args:
+        trials: All of the study.
+        answer: What it says.
+        cost: The cost axis.
+
+    Returns:
+        By name: `depth` (the result at each level of the axis of cost, whichever that is), `rates` (the expected result
+        over level and learning rate), `learning_curve`, `quality_vs_cost`, `history`, `importances`; those that the
+        trials can't fill are left out.
+    """
+    with _styled():
+        return _filled({
+            "depth": lambda axes: _posterior(axes, answer),
+            "rates": lambda axes: _surface(axes, answer),
+            "learning_curve": lambda axes: _learning_curve(axes, answer),
+            "quality_vs_cost": lambda axes: _quality_vs_cost(axes, trials, answer, cost),
+            "history": lambda axes: _history(axes, trials, answer),
+            "importances": lambda axes: _importances(axes, answer),
+        })  # fmt: skip
+
+
+def _styled() -> Any:
+    """Returns a context in which figures look as frostline's."""
     import matplotlib as mpl
-    from matplotlib.figure import Figure
 
     style: dict[Any, Any] = {
         "font.size": 10, "axes.edgecolor": _GREY, "axes.labelcolor": _INK, "text.color": _INK, "xtick.color": _INK,
         "ytick.color": _INK, "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold",
         "axes.titlelocation": "left", "axes.titlesize": 11, "font.family": "DejaVu Sans",
     }  # fmt: skip
-    drawings: dict[str, Callable[[Axes], bool]] = {
-        "learning_curve": lambda axes: _learning_curve(axes, answer),
-        "quality_vs_cost": lambda axes: _quality_vs_cost(axes, trials, answer, cost),
-        "history": lambda axes: _history(axes, trials, answer),
-        "importances": lambda axes: _importances(axes, answer),
-    }
-    files = {}
-    with mpl.rc_context(style):
-        if (picture := _answer(answer)) is not None:
-            files["answer"] = picture
-        for name, draw in drawings.items():
-            figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-            if draw(figure.subplots()):
-                files[name] = _png(figure)
-    return files
+    return mpl.rc_context(style)
 
 
-def _answer(answer: Answer) -> bytes | None:
+def _filled(drawings: Mapping[str, Callable[[Axes], bool]]) -> dict[str, Figure]:
+    """Returns a figure for each drawing that has something to draw."""
+    from matplotlib.figure import Figure
+
+    figures = {}
+    for name, draw in drawings.items():
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        if draw(figure.subplots()):
+            figures[name] = figure
+    return figures
+
+
+def _answer(answer: Answer) -> Figure | None:
     """Returns the one picture of an answer: the result at each level and, where rates were searched, the surface."""
     from matplotlib.figure import Figure
 
@@ -75,7 +109,7 @@ def _answer(answer: Answer) -> bytes | None:
     if not _surface(right, answer):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         _posterior(figure.subplots(), answer)
-    return _png(figure)
+    return figure
 
 
 def _png(figure: Figure) -> bytes:

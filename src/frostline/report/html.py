@@ -70,7 +70,7 @@ def write_report(material: ReportData, folder: Path) -> list[Path]:
     trials = [trial for trial in material.trials if not trial.is_baseline]
     figures = make_figures(trials, material.answer, material.cost)
     page, table = folder / "report.html", folder / "trials.csv"
-    write_atomically(page, _page(material, figures))
+    write_atomically(page, page_of(material, figures))
     write_atomically(table, _csv(material))
     answer = material.answer
     if answer.recommended is not None:
@@ -104,7 +104,16 @@ def recommendation(answer: Answer) -> dict[str, Any]:
     return values
 
 
-def _page(material: ReportData, figures: Mapping[str, bytes]) -> str:
+def page_of(material: ReportData, figures: Mapping[str, bytes] | None = None) -> str:
+    """Returns the page `report.html`, which needs no other file.
+
+    Args:
+        material: What it is made of.
+        figures: PNG files by name; None: they are drawn.
+    """
+    if figures is None:
+        trials = [trial for trial in material.trials if not trial.is_baseline]
+        figures = make_figures(trials, material.answer, material.cost)
     answer = material.answer
     environment = Environment(loader=PackageLoader("frostline.report", ""), autoescape=True, undefined=StrictUndefined)
     transfer_head, transfer_lines = transfer_table(answer)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,18 @@ def make_console() -> Console:
     """Returns a console on standard output, wide when it is a file or a pipe, which has no width to keep to."""
     console = _VisibleConsole()
     return console if console.is_terminal else _VisibleConsole(width=_FILE_WIDTH)
+
+
+def as_text(render: Callable[[Console], None]) -> str:
+    """Returns what a function prints, as plain text.
+
+    Args:
+        render: Prints to the console that it is given.
+    """
+    console = _VisibleConsole(file=io.StringIO(), width=_FILE_WIDTH)
+    with console.capture() as capture:
+        render(console)
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
 
 
 def number(value: float) -> str:

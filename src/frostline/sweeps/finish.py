@@ -119,6 +119,8 @@ def conclude(finished: FinishedSweep, run: SweepRun) -> str | None:
     view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
     record_summary(finished, run, view, paths)
     failure = finished.failure
+    if not sweep.view.prints_answer:
+        return failure
     if finished.answer.best is not None and not finished.interrupted:
         _print_answer(finished, run, view, paths)
     elif not finished.interrupted and finished.summary.fatal is None and failure is None:

@@ -242,7 +242,6 @@ def recommended_run_folder(folder: Path) -> Path:
     description = read_description(folder)
     try:
         maximize = description["direction"] == Direction.MAXIMIZE.value
-        seeds = description["plan"]["seeds"]
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / SWEEP_FILE}: lacks {error}") from error
     sweep = SweepFolder(folder)
@@ -257,10 +256,24 @@ def recommended_run_folder(folder: Path) -> Path:
     number, kind = _recommended(folder), "recommended"
     if number is None:
         number, kind = best[0].number if best[0].copy_of is None else best[0].copy_of, "best"
-    target = sweep.trial_folder(number)
-    run = target / f"s{seeds[0]}" if seeds and len(seeds) > 1 else target
+    run = run_folder_of(folder, description, number)
     print(f"{folder.name}: its {kind} run, {run}", file=sys.stderr)
     return run
+
+
+def run_folder_of(folder: Path, description: Mapping[str, Any], trial: int, seed: int | None = None) -> Path:
+    """Returns the folder of a trial's run.
+
+    Args:
+        folder: The sweep's.
+        description: Its `sweep.json`.
+        trial: The trial's number.
+        seed: Of the run; None: the first.
+    """
+    target, seeds = SweepFolder(folder).trial_folder(trial), description["plan"]["seeds"]
+    if seeds and len(seeds) > 1:
+        return target / f"s{seeds[0] if seed is None else seed}"
+    return target if seed is None or not (target / f"s{seed}").is_dir() else target / f"s{seed}"
 
 
 def _recommended(folder: Path) -> int | None:

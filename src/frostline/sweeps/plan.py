@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from frostline.advisor import Advisor, rows_to_settle
 from frostline.assets import home
 from frostline.decision import least_margin
 from frostline.preflight import preflight
 from frostline.records.predictions import known
-from frostline.report import make_console
+from frostline.report import as_text
 from frostline.search import Costs, Forecast, forecast, queue_of
 from frostline.spec import Engine, Every, SamplerName, SweepSpec
 from frostline.sweeps.folder import describe
@@ -25,6 +24,7 @@ from frostline.sweeps.trial_runs import sharing_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+    from rich.console import Console
 
     from frostline.train import Probe
 
@@ -32,27 +32,14 @@ _START_S = 7.2
 """Until the first training step of a sweep, as `benchmarks/sweep_overhead.py` measured it (docs/benchmarks.md)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PlanRequest:
-    """What to forecast.
-
-    Attributes:
-        nodes: How many work on the sweep.
-        json: Whether a program reads the forecast.
-    """
-
-    nodes: int
-    json: bool
-
-
-def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, planning: PlanRequest) -> int:
-    """Forecasts a sweep and prints it.
+def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, nodes: int) -> SweepPlan:
+    """Forecasts a sweep.
 
     Args:
         cfg: The composed config of the multirun.
         arguments: The overrides of the job.
         compose: Composes a trial's config.
-        planning: What to forecast.
+        nodes: How many work on it.
 
     Raises:
         UserError: Bad input; one line.
@@ -60,18 +47,33 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, plan
     sweep = read(cfg, arguments, compose, preflight)
     advisors = advisors_of(describe(sweep, sweep.space.keys), known)
     advisor = the_advisor(advisors)
-    plan = _forecast(sweep, advisor, planning.nodes)
+    plan = _forecast(sweep, advisor, nodes)
     raced = sweep.plan.settle > 0 and advisor is not None and advisor.question.is_raced
     rows = _scored_rows(sweep, plan.measured, raced=raced)
     asks = any(each.question.axis_key is not None for each in advisors.values())
     # Of other metrics it is not known beforehand.
     is_accuracy = sweep.job.run.training.objective == "accuracy"
     margin = least_margin(rows, sweep.plan.confidence) if asks and is_accuracy else None
-    if planning.json:
-        _print_json(plan, margin)
-    else:
-        _print(plan, _about_the_answer(sweep.plan, plan.predicted, rows, margin, raced=raced))
-    return 0
+    about = _about_the_answer(sweep.plan, plan.predicted, rows, margin, raced=raced)
+    return SweepPlan(data=_data(plan, margin), text=as_text(lambda console: _print(plan, about, console)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan:
+    """A sweep's forecast; prints as `frostline plan` does.
+
+    Attributes:
+        data: Its numbers, as `frostline plan --json` has them: `wall_s`, `trials`, `cache_bytes`, `least_margin` ...
+        text: The same as a table and sentences.
+    """
+
+    data: Mapping[str, Any]
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +145,11 @@ def _forecast(sweep: Sweep, advisor: Advisor | None, nodes: int) -> _Plan:
     )
 
 
-def _print_json(plan: _Plan, margin: float | None) -> None:
+def _data(plan: _Plan, margin: float | None) -> dict[str, Any]:
     predicted = plan.predicted
     data = {**asdict(predicted), "by_depth": {str(depth): row for depth, row in predicted.by_depth.items()}}
     data |= {plan.unit.replace("-", "_"): plan.hours, "slots": plan.slots, "nodes": plan.nodes}
-    print(json.dumps({**data, "limit": plan.limit, "least_margin": margin}))
+    return {**data, "limit": plan.limit, "least_margin": margin}
 
 
 def _scored_rows(sweep: Sweep, measured: Probe, *, raced: bool) -> int:
@@ -210,11 +212,10 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _print(plan: _Plan, answer: Sequence[str]) -> None:
+def _print(plan: _Plan, answer: Sequence[str], console: Console) -> None:
     from rich.table import Table
 
     predicted, sweep, measured = plan.predicted, plan.sweep, plan.measured
-    console = make_console()
     table = Table(box=None, pad_edge=False)
     for name in ("frozen blocks", "trials", "a trial in rung 1" if sweep.plan.has_rungs else "a trial", "to its end"):
         table.add_column(name, justify="right")

@@ -17,6 +17,7 @@ from frostline.advisor import is_numeric
 from frostline.config import Job, decode_job
 from frostline.config.errors import one_line_errors
 from frostline.errors import SpecError, nearest
+from frostline.search import Listener
 from frostline.spec import (
     DEPTH_KEY,
     LR_KEY,
@@ -47,6 +48,19 @@ Compose = Callable[[Sequence[str]], DictConfig]
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepView:
+    """Who watches a sweep.
+
+    Attributes:
+        listeners: Called as trials end, beside the terminal.
+        prints_answer: Whether standard output gets the answer when it ends.
+    """
+
+    listeners: tuple[Listener, ...] = ()
+    prints_answer: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sweep:
     """A sweep, read and checked.
 
@@ -60,6 +74,7 @@ class Sweep:
         folder: As configured.
         notices: For the person at the terminal.
         command: What the user typed, to be typed again.
+        view: Who watches.
     """
 
     plan: SweepSpec
@@ -71,6 +86,7 @@ class Sweep:
     folder: Path
     notices: tuple[str, ...]
     command: str = ""
+    view: SweepView = SweepView()
 
     @property
     def resume_command(self) -> str:

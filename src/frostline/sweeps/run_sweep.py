@@ -12,19 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.cluster import ClusterPool
-from frostline.console import report_error
-from frostline.errors import (
-    MACHINE_WAY_OUT,
-    MachineError,
-    RunFailedError,
-    UserError,
-    machine_trouble,
-    visible,
-)
+from frostline.errors import MACHINE_WAY_OUT, MachineError, RunFailedError, UserError, machine_trouble, visible
 from frostline.preflight import preflight
 from frostline.provenance import redact
-from frostline.records.result import RESULT_FILE, RunResult, Status
-from frostline.records.run_folder import LOG_FILE, MODEL_FOLDER, check_files
+from frostline.records.result import RESULT_FILE, Status
+from frostline.records.run_folder import LOG_FILE, MODEL_FOLDER, has_whole_model
 from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
 from frostline.search import (
     Executor,
@@ -41,16 +33,13 @@ from frostline.search import (
 from frostline.spec import Direction, KeepModels, Params
 from frostline.sweeps.engines import EngineOpener, Training
 from frostline.sweeps.finish import FinishedSweep, answer_for, conclude
-from frostline.sweeps.folder import (
-    SweepFolder,
-    describe,
-)
+from frostline.sweeps.folder import SweepFolder, describe
 from frostline.sweeps.listeners import Listeners, MlflowListener, ProgressView
 from frostline.sweeps.open_study import StudyOpener
 from frostline.sweeps.pool_executor import PoolExecutor
 from frostline.sweeps.predictions import evidence_in
 from frostline.sweeps.questions import SeedRace, advisors_of, the_advisor
-from frostline.sweeps.read_config import Compose, Sweep, read
+from frostline.sweeps.read_config import Compose, Sweep, SweepView, read
 from frostline.sweeps.start import for_batches, renamed, sweep_log, warm_start_trials_of
 from frostline.sweeps.stop_signals import StopSignals
 from frostline.sweeps.trial_files import TrialFiles
@@ -65,7 +54,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launcher: Launcher, command: str) -> int:
+def run_sweep(
+    cfg: DictConfig,
+    arguments: Sequence[str],
+    compose: Compose,
+    launcher: Launcher,
+    command: str,
+    view: SweepView | None = None,
+) -> tuple[Path, int]:
     """Runs a sweep, or resumes it.
 
     Args:
@@ -74,14 +70,16 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
         compose: Composes a trial's config.
         launcher: Set up by Hydra. With warm workers (frostline_local) trials run in a pool, with another in batches.
         command: What the user typed, to be typed again.
+        view: Who watches; None: the terminal, which also gets the answer.
 
     Returns:
-        The exit code.
+        The sweep's folder, and the exit code: 0, or that of the signal that ended it.
 
     Raises:
         UserError: Bad input; one line.
+        RunFailedError: Nothing was trained to its end, or the sweep itself failed.
     """
-    sweep = replace(read(cfg, arguments, compose, preflight), command=command)
+    sweep = replace(read(cfg, arguments, compose, preflight), command=command, view=view or SweepView())
     warm = bool(getattr(launcher, "warm_workers", False))
     if not warm:
         sweep = for_batches(sweep, type(launcher).__name__)
@@ -96,8 +94,8 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
         stack.enter_context(sweep_log(folder.folder))
         course = SweepCommand(sweep, compose, folder, launcher if not warm else None, is_resumed, description, stack)
         try:
-            return course.go(queue, warm_start_trials)
-        except UserError:
+            code = course.go(queue, warm_start_trials)
+        except (UserError, RunFailedError):
             raise
         except Exception as error:
             # The config was validated above, so this is a bug, not a user error.
@@ -106,14 +104,9 @@ def run_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, launc
                 f"{folder.folder}: the sweep failed ({type(error).__name__}: {redact(str(error))}); its trials are "
                 f"kept, the traceback is in {folder.folder / f'sweep-{LOG_FILE}'}"
             ) from error
-
-
-def _has_whole_model(folder: Path) -> bool:
-    try:
-        check_files(folder, RunResult.read(folder), MODEL_FOLDER)
-    except UserError:
-        return False
-    return (folder / MODEL_FOLDER).is_dir()
+        if course.failure is not None:
+            raise course.failure
+        return folder.folder, code
 
 
 class SweepCommand:
@@ -143,6 +136,8 @@ class SweepCommand:
         self._mlflow_run: SweepRun | None = None
         self._training: Training | None = None
         self._warned: set[str] = set()
+        self.failure: UserError | RunFailedError | None = None
+        """Why the command failed, once `go` has returned."""
         self._studies = StudyOpener(
             sweep=sweep, folder=folder, description=description, is_resumed=is_resumed, advisor=self._advisor,
             stack=stack,
@@ -184,7 +179,7 @@ class SweepCommand:
                 self._take_up(study, view)
                 mlflow = MlflowListener(self._mlflow_run, self._metric, self._maximize)
                 summary = search(
-                    plan, study, executor, Listeners([files, mlflow, view]),
+                    plan, study, executor, Listeners([files, mlflow, view, *sweep.view.listeners]),
                     SearchLimits(total=total, should_stop=lambda: self._should_stop(executor)),
                     race=self._race(runs), baseline=self._baseline,
                 )  # fmt: skip
@@ -285,9 +280,9 @@ class SweepCommand:
             self._say_how_to_go_on()
             return 128 + signum
         if summary.fatal is not None:
-            return report_error(UserError(summary.fatal))
-        if failed is not None:
-            return report_error(RunFailedError(failed), 1)
+            self.failure = UserError(summary.fatal)
+        elif failed is not None:
+            self.failure = RunFailedError(failed)
         if summary.stopped is not None:  # by its time limit
             self._say_how_to_go_on()
         return 0
@@ -301,10 +296,10 @@ class SweepCommand:
         folder = runs.folder_of(trial.number, runs.seeds[0])
         is_wanted = self._sweep.plan.keep_models is KeepModels.RECOMMENDED
         pool = None if self._training is None else self._training.pool
-        if is_wanted and isinstance(pool, ClusterPool) and not _has_whole_model(folder):
+        if is_wanted and isinstance(pool, ClusterPool) and not has_whole_model(folder):
             below = (folder / MODEL_FOLDER).relative_to(self._folder.trial_folder(trial.number))
             pool.bring((trial.number, None), below.as_posix())
-        is_kept = not is_wanted or _has_whole_model(folder)
+        is_kept = not is_wanted or has_whole_model(folder)
         if is_kept or trial.copy_of is not None:
             return
         why = "is damaged" if (folder / MODEL_FOLDER).is_dir() else "was not kept here"

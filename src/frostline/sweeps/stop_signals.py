@@ -1,9 +1,10 @@
-"""SIGINT and SIGTERM while a sweep runs: the first stops it after a step, the second at once."""
+"""SIGINT and SIGTERM while workers train: the first stops them after a step, the second at once."""
 
 from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ class StopSignals:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Catches signals inside."""
+        """Catches signals inside; in the main thread, the only one that Python hands them to."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield

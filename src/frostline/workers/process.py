@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 from frostline import scratch
@@ -108,7 +109,7 @@ class ProcessStarter:
             context = self._context(env)
             ours, theirs = context.Pipe()
             forked = context.get_start_method() == "forkserver"
-            about = (forked, {**os.environ, **env}, body, theirs, args, kwargs)
+            about = (forked, {**os.environ, **env}, str(Path.cwd()), body, theirs, args, kwargs)
             process = context.Process(target=_process_main, args=about, name=name)
             attempts -= 1
             try:
@@ -221,6 +222,7 @@ def _hidden_main() -> Any:
 def _process_main(
     forked: bool,
     env: Mapping[str, str],
+    folder: str,
     body: Callable[..., None],
     connection: Connection,
     args: tuple[Any, ...],
@@ -230,6 +232,7 @@ def _process_main(
     try:
         os.environ.clear()  # the template's is that of when it started
         os.environ.update(env)
+        os.chdir(folder)  # multiprocessing goes to where the program was started, and a notebook may have left that
         die_with_creator()  # of a fork that is the template: without it the parent gets no more from this process
         with contextlib.suppress(OSError):
             os.setsid()  # Ctrl-C in the terminal goes to the parent, which decides what its workers do

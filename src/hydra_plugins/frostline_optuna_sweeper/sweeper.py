@@ -69,11 +69,11 @@ class FrostlineOptunaSweeper(Sweeper):
             return loader.load_sweep_config(config, list(overrides))
 
         task: Any = self.task_function  # frostline's `RunTask`, or another application's function
-        if (plan := getattr(task, "plan", None)) is not None:
-            code = plan_sweep(config, arguments, compose, plan)
+        if (nodes := getattr(task, "plan_nodes", None)) is not None:
+            task.plan, code = plan_sweep(config, arguments, compose, nodes), 0
         else:
             command = getattr(task, "command", None) or shlex.join(sys.argv)
-            code = run_sweep(config, arguments, compose, self.launcher, command)
+            _, code = run_sweep(config, arguments, compose, self.launcher, command)
         if hasattr(task, "exit_code"):
             task.exit_code = code
         return code

@@ -1,4 +1,4 @@
-"""A sweep's report made again from its files alone."""
+"""A sweep's report from its files alone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import Any
 
 from frostline.files import refuse_links
 from frostline.records.trial import TrialRecord
-from frostline.report import Answer, Baseline, ReportData, answer_of, write_report
-from frostline.report.model_rows import ModelRows
+from frostline.report import Baseline, ReportData, answer_of, write_report
 from frostline.spec import CostName, Direction
 from frostline.sweeps.finish import own_configs, progress_line
-from frostline.sweeps.folder import REPORT_FOLDER
+from frostline.sweeps.folder import REPORT_FOLDER, run_folder_of
 from frostline.sweeps.model_rows import model_rows_in
 from frostline.sweeps.predictions import evidence_in
 from frostline.sweeps.questions import advisors_of
@@ -22,45 +21,33 @@ from frostline.sweeps.trial_runs import threads_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemadeReport:
-    """A report made from files.
+class RecordedReport:
+    """What a sweep's files say.
 
     Attributes:
-        answer: What the sweep says.
-        paths: Of the report, the page first.
-        command: What trains the recommended trial again; empty if there is none.
-        rows: What its model says of the held-out rows; None: unknown.
-        trained: The folder of its run; None: there is none.
+        data: What a report is made of.
+        trained: The folder of the recommended trial's run; None: there is none.
     """
 
-    answer: Answer
-    paths: list[Path]
-    command: str
-    rows: ModelRows | None
+    data: ReportData
     trained: Path | None
 
 
-def report_again(
+def recorded_report(
     folder: Path, description: Mapping[str, Any], trials: Sequence[TrialRecord], baselines: Sequence[Baseline] = ()
-) -> RemadeReport:
-    """Makes the report of a sweep from its files alone.
+) -> RecordedReport:
+    """Returns what a sweep says, from its files alone; nothing is written.
 
     Args:
         folder: The sweep's.
         description: Its `sweep.json`.
         trials: From the trials' files.
         baselines: Trials of other sweeps to compare with.
-
-    Raises:
-        UserError: What would be written is a link.
     """
-    target = folder / REPORT_FOLDER
-    refuse_links([target, *target.glob("*")])
-    maximize = description["direction"] == Direction.MAXIMIZE.value
-    num_blocks = description["num_blocks"]
     find = evidence_in(folder, description["plan"]["seeds"])
     answer = answer_of(
-        trials, description["objective"], advisors_of(description, find), maximize=maximize, num_blocks=num_blocks,
+        trials, description["objective"], advisors_of(description, find),
+        maximize=description["direction"] == Direction.MAXIMIZE.value, num_blocks=description["num_blocks"],
         baselines=baselines, evidence=find,
     )  # fmt: skip
     cost = description["plan"]["cost"]
@@ -73,10 +60,9 @@ def report_again(
         extra = [f"seed={seeds[0]}"] if seeds else []
         overrides = [*description["command"], *encode(chosen.params), *extra]
         number = chosen.number if chosen.copy_of is None else chosen.copy_of
-        trained = folder / f"{number:03d}" / (f"s{seeds[0]}" if seeds and len(seeds) > 1 else "")
+        trained = run_folder_of(folder, description, number)
         words = [*own_configs(description.get("config_dir")), *overrides, *threads_of(trained, overrides)]
         command = "frostline run " + shlex.join(words)
-    status = progress_line(trials, None)
     data = ReportData(
         name=folder.name,
         trials=trials,
@@ -84,9 +70,22 @@ def report_again(
         cost=CostName(cost) if cost else CostName.TRAIN_S,
         base=description["base"],
         command=command,
-        status=status,
+        status=progress_line(trials, None),
         rows=model_rows_in(trained),
     )
-    return RemadeReport(
-        answer=answer, paths=write_report(data, target), command=command, rows=data.rows, trained=trained
-    )
+    return RecordedReport(data=data, trained=trained)
+
+
+def write_again(folder: Path, report: RecordedReport) -> list[Path]:
+    """Writes the files of a sweep's report anew; returns them, the page first.
+
+    Args:
+        folder: The sweep's.
+        report: What they say.
+
+    Raises:
+        UserError: What would be written is a link.
+    """
+    target = folder / REPORT_FOLDER
+    refuse_links([target, *target.glob("*")])
+    return write_report(report.data, target)

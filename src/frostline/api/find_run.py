@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline import scratch
-from frostline.cli.common import compose
+from frostline.config import compose_job
 from frostline.config.recorded import read_spec
 from frostline.errors import UserError, nearest
 from frostline.records.result import RunResult
@@ -96,7 +95,7 @@ def run_with_model(name: str, tracking_uri: str | None, config_dir: str | None) 
     run_id = _checked_id(name)
     from frostline import tracking
 
-    uri = tracking_uri or compose(Namespace(overrides=[], config_dir=config_dir)).tracking.uri
+    uri = tracking_uri or compose_job([], config_dir).tracking.uri
     return tracking.run_folder(uri, run_id)
 
 

@@ -1,0 +1,1 @@
+"""What commands and programs ask for: runs, sweeps, forecasts, re-runs, models, rows in memory."""

@@ -1,0 +1,134 @@
+"""Models and rows that a program holds, as the overrides of a config that names them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frostline import paths
+from frostline.api.models import store_model
+from frostline.api.tables import store
+from frostline.errors import DataError, SpecError, listing, nearest
+from frostline.sweeps.params import encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Rows and their columns, as a caller names them.
+
+    Attributes:
+        train: To train on: see `frostline.run`.
+        evaluate: To be evaluated on; None: a part of `train` is held out.
+        text: Column of the text.
+        pair: Column of the second text of a pair.
+        image: Column of the image.
+        label: Column of the label.
+        task: What the label is.
+    """
+
+    train: Any = None
+    evaluate: Any = None
+    text: str | None = None
+    pair: str | None = None
+    image: str | None = None
+    label: str | None = None
+    task: str | None = None
+
+    def overrides(self) -> list[str]:
+        """Returns the overrides that name them.
+
+        Raises:
+            DataError: They are no table, or have no such column.
+        """
+        values: dict[str, Any] = {}
+        words: list[str] = []
+        classes: Mapping[str, Sequence[str]] = {}
+        if self.train is None and self.evaluate is not None:
+            raise DataError("evaluate: give train, too: the rows to train on")
+        if self.train is not None:
+            group, location, classes = self._source(self.train, "train")
+            words.append(f"dataset={group}")
+            if location is not None:
+                values["dataset.location"] = location
+        if self.evaluate is not None:
+            _, location, _ = self._source(self.evaluate, "evaluate")
+            if location is None:
+                raise DataError(f"evaluate={self.evaluate}: no such file; give a file or a table")
+            values["dataset.eval_from"] = location
+        names = {"text_column": self.text, "pair_column": self.pair, "image_column": self.image}
+        values |= {f"dataset.{key}": name for key, name in names.items() if name is not None}
+        if self.label is not None:
+            values["dataset.label_column"] = self.label
+        if self.task is not None:
+            values["dataset.task"] = self.task
+            if (paths.conf_dir() / "training" / f"{self.task}.yaml").is_file():
+                words.append(f"training={self.task}")
+        words += encode(values)
+        if names_of_classes := classes.get(self.label or "label"):
+            words.append(f"dataset.label_names=[{','.join(_quoted(name) for name in names_of_classes)}]")
+        return words
+
+    def _source(self, rows: Any, argument: str) -> tuple[str, str | None, Mapping[str, Sequence[str]]]:
+        """Returns the dataset's group, its location if it has one of its own, and the class names of its columns."""
+        if isinstance(rows, (str, os.PathLike)):
+            return (*_named(rows, argument), {})
+        table = store(rows, argument)
+        for key in ("text", "pair", "image", "label"):
+            name = getattr(self, key)
+            if name is not None and name not in table.columns:
+                raise DataError(
+                    f"{key}={name}: {argument} has no such column{nearest(name, table.columns)}; it has "
+                    f"{listing(table.columns)}"
+                )
+        return "parquet", str(table.path), table.class_names
+
+
+def _named(source: str | os.PathLike[str], argument: str) -> tuple[str, str | None]:
+    """Returns the dataset's group and location of a file, a folder of images, or a ready-made data set."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return "image_folder", str(source)
+    if path.suffix or path.exists():
+        group = {".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}.get(path.suffix, "csv")
+        return group, str(source)
+    known = sorted(each.stem for each in (paths.conf_dir() / "dataset").glob("*.yaml"))
+    if str(source) in known:
+        return str(source), None
+    raise DataError(f"{argument}={source}: no such file, and no ready-made data set{nearest(str(source), known)}")
+
+
+def model_overrides(model: Any, tokenizer: Any = None) -> list[str]:
+    """Returns the overrides that name a model.
+
+    Args:
+        model: The name of a ready-made one, a folder, `OWNER/NAME` on the hub, or a model of transformers; None: the
+            config's default.
+        tokenizer: Of a model of transformers, its tokenizer or image processor; None: that of the folder or repository
+            it was loaded from.
+
+    Raises:
+        SpecError: There is none of this name.
+        ModelError: It is no model of transformers, or it can't be saved.
+    """
+    if model is None:
+        return []
+    if not isinstance(model, (str, os.PathLike)):
+        return ["model=path", *encode({"model.location": str(store_model(model, tokenizer))})]
+    if tokenizer is not None:
+        raise SpecError(f"tokenizer: is for a model in memory; {model} brings its own")
+    path = Path(model).expanduser()
+    if path.is_dir() or isinstance(model, os.PathLike):
+        return ["model=path", *encode({"model.location": str(model)})]
+    known = sorted(each.stem for each in (paths.conf_dir() / "model").glob("*.yaml"))
+    if model in known:
+        return [f"model={model}"]
+    if model.count("/") == 1:
+        return ["model=hub", *encode({"model.location": model})]
+    raise SpecError(f"model={model}: no such folder, and no ready-made model{nearest(model, known)}")
+
+
+def _quoted(text: str) -> str:
+    return encode({"": text})[0].removeprefix("=")
