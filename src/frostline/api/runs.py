@@ -132,9 +132,8 @@ class Run:
             raise UserError("predict: give a list of texts, for example [text]")
         texts, spec = [str(each) for each in inputs], trained_spec(self.folder)
         if (spec.dataset.pair_column is None) != (pairs is None):
-            raise UserError(
-                f"predict: {self.folder} was trained on {'one text a row' if pairs else 'pairs: give pairs'}"
-            )
+            what = "pairs of texts: give pairs=" if pairs is None else "single texts: leave pairs out"
+            raise UserError(f"predict: {self.folder} was trained on {what}")
         seconds = [None] * len(texts) if pairs is None else [str(each) for each in pairs]
         if len(seconds) != len(texts):
             raise UserError(f"predict: {len(texts)} texts and {len(seconds)} second ones")

@@ -150,18 +150,13 @@ class Study:
     @property
     def table(self) -> pd.DataFrame:
         """A row for each level of the axis of cost (a frozen depth, a LoRA rank), from the dearest to the cheapest."""
-        import pandas as pd
-
         answer = self._answer
-        rows = [_level(row, group, answer) for group in answer.groups for row in group.rows]
-        return pd.DataFrame(rows)
+        return _frame([_level(row, group, answer) for group in answer.groups for row in group.rows])
 
     @property
     def trials(self) -> pd.DataFrame:
         """A row for each trial, the baseline (number -1) first."""
-        import pandas as pd
-
-        return pd.DataFrame([trial_row(trial) for trial in self._records])
+        return _frame([trial_row(trial) for trial in self._records])
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
@@ -220,6 +215,18 @@ class Study:
 
     def __repr__(self) -> str:
         return f"<frostline.Study {self.folder}: {self._report.data.status}>"
+
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Returns rows as a data frame in which whole numbers stay whole beside what is missing."""
+    import pandas as pd
+
+    frame = pd.DataFrame(rows)
+    for name in frame.columns:
+        values = [row[name] for row in rows if row.get(name) is not None]
+        if values and all(type(value) is int for value in values):
+            frame[name] = pd.array([row.get(name) for row in rows], dtype="Int64")
+    return frame
 
 
 def _level(row: LevelRow, group: GroupAnswer, answer: Answer) -> dict[str, Any]:

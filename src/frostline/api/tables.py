@@ -80,7 +80,8 @@ def _arrow(rows: Any, argument: str) -> tuple[pa.Table, dict[str, tuple[str, ...
     names: dict[str, tuple[str, ...]] = {}
 
     def refused(error: BaseException) -> DataError:
-        return DataError(f"{argument}: is no table of plain values: {first_line(error)}")
+        words = "; ".join(str(part) for part in error.args) or first_line(error)
+        return DataError(f"{argument}: is no table of plain values: {words}")
 
     kind = f"{type(rows).__module__.partition('.')[0]}.{type(rows).__name__}"
     with as_user_error(refused):

@@ -90,9 +90,15 @@ def _filled(drawings: Mapping[str, Callable[[Axes], bool]]) -> dict[str, Figure]
     """Returns a figure for each drawing that has something to draw."""
     from matplotlib.figure import Figure
 
-    figures = {}
+    class ShownFigure(Figure):
+        """A figure that a notebook shows though pyplot does not know of it."""
+
+        def _repr_png_(self) -> bytes:
+            return _png(self)
+
+    figures: dict[str, Figure] = {}
     for name, draw in drawings.items():
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = ShownFigure(figsize=(6.4, 4.2), layout="constrained")
         if draw(figure.subplots()):
             figures[name] = figure
     return figures
