@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.api.find_run import RUNS, run_record
+from frostline.api.from_run import changes_of
 from frostline.api.in_worker import call
 from frostline.api.recorded_spec import located, refuse_scripts
 from frostline.api.runs import Run
 from frostline.api.study import Study
-from frostline.config import compose_job, spec_from_json, value_from_text
-from frostline.errors import UserError, best_effort, nearest, visible
+from frostline.config import compose_job, spec_from_json
+from frostline.errors import UserError, best_effort, visible
 from frostline.provenance import redact
 from frostline.records.result import Status
 from frostline.records.run_context import RunContext, Sharing
@@ -229,14 +230,7 @@ def _spec(recorded: Recorded, overrides: Sequence[str]) -> RunSpec:
         dtype=CacheDtype(cached[0].dtype) if cached else runtime.cache.dtype,
     )
     spec = dataclasses.replace(recorded.spec, runtime=dataclasses.replace(runtime, cache=cache))
-    known = spec.flat()
-    changes: dict[str, Any] = {}
-    for word in overrides:
-        key, equals, value = word.partition("=")
-        key = "runtime.cache.mode" if key == "runtime.cache" else key
-        if not equals or key not in known:
-            raise UserError(f"{word}: give KEY=VALUE with a key of the run{nearest(key, known)}")
-        changes[key] = value_from_text(value)
+    changes = changes_of(spec, overrides)
     return with_params(spec, changes) if changes else spec
 
 

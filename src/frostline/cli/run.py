@@ -32,8 +32,12 @@ def main(arguments: list[str], task: RunTask | None = None) -> int:
     from frostline.cli.comparison import multirun_folder, print_comparison
     from frostline.cli.task import RunTask
 
-    task = task or RunTask(command=shlex.join(["frostline", "run", *arguments]))
     configure_logging()
+    if any(word == "--from" or word.startswith("--from=") for word in arguments):
+        from frostline.cli.run_from import main as run_from
+
+        return run_from(arguments)
+    task = task or RunTask(command=shlex.join(["frostline", "run", *arguments]))
     HydraConfig.instance().cfg = None  # of an earlier command of this process
     try:
         application(arguments, task)()

@@ -78,7 +78,7 @@ class RunTask:
                 sys.exit(code)
             raise
         if single:
-            _show(result, out_dir)
+            show(result, out_dir)
         else:
             total = f"/{self.num_jobs}" if self.num_jobs else ""
             print(f"[{settings.job.num + 1}{total}] {visible(one_line(result))}", flush=True)
@@ -91,7 +91,7 @@ class RunTask:
         return result.objective.value if result.objective else None
 
 
-def _show(result: RunResult, out_dir: Path) -> None:
+def show(result: RunResult, out_dir: Path) -> None:
     """Prints a summary of a run, and how an interrupted one is resumed."""
     print(visible(summary(result, out_dir)), flush=True)
     if result.status is Status.KILLED and any((out_dir / "checkpoints").glob("step-*")):

@@ -22,7 +22,7 @@ from frostline.sweeps.model_rows import model_rows_in
 from frostline.sweeps.predictions import evidence_in
 from frostline.sweeps.questions import advisors_of
 from frostline.sweeps.read_config import Sweep
-from frostline.sweeps.trial_runs import TrialRuns, threads_of
+from frostline.sweeps.trial_runs import TrialRuns
 from frostline.tracking.links import UI_ADDRESS
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ class FinishedSweep:
     @property
     def recommended_command(self) -> str:
         """What trains the recommended trial again; empty if there is none."""
-        chosen, folder = self.answer.recommended, self.recommended_folder
-        if chosen is None or folder is None:
-            return ""
-        overrides = self.runs.overrides(chosen.params, self.runs.seeds[0])
-        words = [*own_configs(self.sweep.config_dir), *overrides, *threads_of(folder, overrides)]
-        return "frostline run " + shlex.join(map(redact, words))
+        return command_again(self.recommended_folder)
 
     @property
     def failure(self) -> str | None:
@@ -185,9 +180,9 @@ def answer_for(sweep: Sweep, folder: SweepFolder, trials: Sequence[TrialRecord])
     )  # fmt: skip
 
 
-def own_configs(config_dir: str | None) -> list[str]:
-    """Returns what a command needs that names config groups of the user's own."""
-    return [] if config_dir is None else [f"--config-dir={config_dir}"]
+def command_again(folder: Path | None) -> str:
+    """Returns what trains a recorded run again; empty if there is none."""
+    return "" if folder is None else shlex.join(["frostline", "run", "--from", str(folder)])
 
 
 def with_settle(command: str, settle: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,11 @@ from frostline.files import refuse_links
 from frostline.records.trial import TrialRecord
 from frostline.report import Baseline, ReportData, answer_of, write_report
 from frostline.spec import CostName, Direction
-from frostline.sweeps.finish import own_configs, progress_line
+from frostline.sweeps.finish import command_again, progress_line
 from frostline.sweeps.folder import REPORT_FOLDER, run_folder_of
 from frostline.sweeps.model_rows import model_rows_in
 from frostline.sweeps.predictions import evidence_in
 from frostline.sweeps.questions import advisors_of
-from frostline.sweeps.trial_runs import threads_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,24 +50,17 @@ def recorded_report(
     )  # fmt: skip
     cost = description["plan"]["cost"]
     chosen = answer.recommended
-    command, trained = "", None
+    trained = None
     if chosen is not None:
-        from frostline.sweeps.params import encode
-
-        seeds = description["plan"]["seeds"]
-        extra = [f"seed={seeds[0]}"] if seeds else []
-        overrides = [*description["command"], *encode(chosen.params), *extra]
         number = chosen.number if chosen.copy_of is None else chosen.copy_of
         trained = run_folder_of(folder, description, number)
-        words = [*own_configs(description.get("config_dir")), *overrides, *threads_of(trained, overrides)]
-        command = "frostline run " + shlex.join(words)
     data = ReportData(
         name=folder.name,
         trials=trials,
         answer=answer,
         cost=CostName(cost) if cost else CostName.TRAIN_S,
         base=description["base"],
-        command=command,
+        command=command_again(trained),
         status=progress_line(trials, None),
         rows=model_rows_in(trained),
     )

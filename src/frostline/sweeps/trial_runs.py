@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from frostline.advisor import race_rows
 from frostline.config import Job, decode_job, without_hydra
 from frostline.provenance import redact
 from frostline.records.run_context import Sharing
-from frostline.records.run_folder import RUN_FILE, SPEC_FILE
+from frostline.records.run_folder import RUN_FILE
 from frostline.records.trial import TrialState
 from frostline.search import TrialEnded, TrialTask
 from frostline.spec import DEPTH_KEY, Params, Progress, Value
@@ -175,14 +174,3 @@ def clear_attempt(folder: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
         elif path.name not in {RUN_FILE, TRIAL_FILE}:
             path.unlink()
-
-
-def threads_of(run: Path, overrides: Sequence[str]) -> list[str]:
-    """Returns what trains on as many threads as a run did: its share of the cores, where the overrides don't say."""
-    if any(override.startswith("runtime.threads=") for override in overrides):
-        return []
-    try:
-        threads = json.loads((run / SPEC_FILE).read_text(encoding="utf-8"))["runtime"]["threads"]
-    except (OSError, ValueError, LookupError, TypeError):
-        return []
-    return [f"runtime.threads={threads}"] if isinstance(threads, int) else []

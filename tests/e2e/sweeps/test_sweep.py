@@ -34,7 +34,7 @@ def test_a_trial_alone_gives_the_bits_that_it_gave_in_the_sweep(tmp_path, tiny):
     assert paused  # these were stopped after an epoch, and resumed
     chosen = ranked(paused, True)[0]
     command = next(line for line in done.stdout.splitlines() if line.startswith("run it again: "))
-    assert "freeze.depth=" in command
+    assert re.fullmatch(r"run it again: frostline run --from runs/lr_x_depth/(\d{3}|baseline)", command)
     overrides = [*tiny, *small(6), f"freeze.depth={chosen.depth}", f"optimizer.lr={chosen.lr!r}"]
     alone = call("run", "+sweep=lr_x_depth", *overrides, "hydra.run.dir=alone", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
@@ -99,7 +99,10 @@ def test_models_and_numbers_of_rows_are_axes_of_cost(tmp_path, tiny_model, quiet
     assert re.findall(r"^ *(wide|narrow) .*$", again.stdout, re.M) == ["wide", "narrow"]
     for shown in (done, again):
         [command] = re.findall(r"^run it again: frostline (.*)$", shown.stdout, re.M)
-        assert f"--config-dir={tmp_path / 'conf'}" in command  # else the model is not known
+    alone = call(*command.split(), "hydra.run.dir=alone", cwd=tmp_path)  # the model is not of frostline's own configs
+    assert alone.returncode == 0, alone.stderr
+    ours = command.split()[-1]
+    assert (tmp_path / "alone" / "metrics.jsonl").read_text() == (tmp_path / ours / "metrics.jsonl").read_text()
     rows = ["dataset.train_rows=choice(64,128)", "sweep.axis=dataset.train_rows", "sweep.name=r"]
     done = call("sweep", "lr_only", *quiet, *common, *rows, "sweep.sampler=frost", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
