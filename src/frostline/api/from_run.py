@@ -23,8 +23,8 @@ _BESIDE = ("tracking", "plugins", "resume", "hydra")
 def job_from(run: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> tuple[Job, Path]:
     """Returns a recorded run's config with changes, and the folder of the new run.
 
-    A group (`freeze=lora`) is taken as a whole from `conf/`, with its defaults; a key (`optimizer.lr=1e-4`) is changed in
-    what was recorded. The run is recorded where the config says, not where the first one was.
+    A group (`freeze=lora`) is taken as a whole from `conf/`, with its defaults; a key (`optimizer.lr=1e-4`) is changed
+    in what was recorded. The run is recorded where the config says, not where the first one was.
 
     Args:
         run: A run's folder, a sweep (its recommended run), or a run id in MLflow.

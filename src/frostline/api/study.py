@@ -357,9 +357,10 @@ def sweep_overrides(
     Raises:
         UserError: There is no such sweep, or the rows can't be used.
     """
+    from frostline.config import own_folder
     from frostline.sweeps.names import check_name, spaced
 
-    check_name(name, has_own=config_dir is not None)
+    check_name(name, has_own=config_dir is not None or own_folder() is not None)
     return [f"+sweep={name}", *model, *rows.overrides(), *spaced(overrides)]
 
 

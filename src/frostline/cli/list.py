@@ -12,6 +12,7 @@ from pathlib import Path
 
 from frostline import paths
 from frostline.cli.common import OneLineParser
+from frostline.config.own_files import own_folder
 from frostline.errors import UserError
 from frostline.registry import import_plugins
 from frostline.spec import PrunerName, SamplerName
@@ -55,6 +56,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config-dir", type=Path, help="a folder of your own config groups, listed too")
     parser.add_argument("--plugin", action="append", default=[], help="a module that registers names of its own")
     options = parser.parse_args(arguments)
+    options.config_dir = options.config_dir or own_folder()
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise UserError(f"--config-dir={options.config_dir}: no such folder")
     import_plugins(options.plugin)

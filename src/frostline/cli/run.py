@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline import paths
 from frostline.config.errors import explain
+from frostline.config.own_files import own_folder, with_files
 from frostline.console import configure_logging, report_error
 from frostline.errors import RunFailedError, UserError
 
@@ -61,7 +62,8 @@ def application(arguments: list[str], task: RunTask) -> Callable[[], Any]:
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks and exits by itself
-    sys.argv = ["frostline", *_flags_first(arguments)]
+    own_folder()
+    sys.argv = ["frostline", *_flags_first(with_files(arguments))]
     _check_flags(sys.argv[1:])
     decorated: Callable[[], Any] = hydra.main(
         version_base="1.3", config_path=str(paths.conf_dir()), config_name="config"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from frostline.config.own_files import own_folder
 from frostline.errors import SpecError
 from frostline.sweeps.names import check_name, names, spaced
 
@@ -34,7 +35,8 @@ sweeps:
   runtime.slots=2                         trials side by side
   hydra/launcher=basic                    any other launcher of Hydra, in batches
 
-All keys: frostline sweep NAME --cfg job. Your own sweeps: a folder with sweep/NAME.yaml, and --config-dir FOLDER.
+All keys: frostline sweep NAME --cfg job. Sweeps of your own: frostline sweep ./mine.yaml, or a folder with
+sweep/NAME.yaml that FROSTLINE_CONFIG_DIR or --config-dir names.
 """
 
 
@@ -62,7 +64,8 @@ def main(arguments: list[str], task: RunTask | None = None) -> int:
         raise SpecError(
             f"frostline sweep {name}: the sweep's name comes first, for example frostline sweep lr_x_depth {name}"
         )
-    has_own = any(word in {"--config-dir", "-cd"} or word.startswith("--config-dir=") for word in rest)
+    flags = ("--config-dir", "-cd", "--config-dir=")
+    has_own = own_folder() is not None or any(word in flags or word.startswith(flags[2]) for word in rest)
     check_name(name, has_own=has_own)
     only_look = any(word.split("=")[0] in _LOOKING for word in rest)  # Hydra takes one of these or -m
     rest = spaced(rest)

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline import paths
 from frostline.config.errors import one_line_errors
+from frostline.config.own_files import check_first_lines
 from frostline.config.recorded import refuse_code
 from frostline.errors import SpecError, listing, nearest
 from frostline.process_cache import PROCESS_CACHE
@@ -95,11 +96,8 @@ def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
         assert isinstance(data, dict)
         refuse_code(data, "")
         values = {str(key): value for key, value in data.items()}
-        sweep = values.pop("sweep", None)  # how the run came about is not part of it: cli.sweeping reads it
-        if isinstance(sweep, dict) and isinstance(sweep.get("sweep"), dict):
-            raise SpecError(
-                "the sweep's file lies one level too deep (sweep.sweep): its first line must be '# @package _global_'"
-            )
+        check_first_lines(values)
+        values.pop("sweep", None)  # how the run came about is not part of it: sweeps.read_config reads it
         # What is not part of a run may be left out by a config that another program composed.
         rest = {"resume": None, "plugins": [], **{key: values.pop(key) for key in _BESIDE_THE_RUN if key in values}}
         runtime = values.get("runtime")

@@ -18,6 +18,7 @@ from omegaconf import open_dict
 from frostline import paths
 from frostline.config.compose import Job, decode_job
 from frostline.config.errors import one_line_errors
+from frostline.config.own_files import with_files
 from frostline.spec import RunSpec, expand_cache_shorthand
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ def compose_job(overrides: Sequence[str] = (), config_dir: str | None = None) ->
     Raises:
         SpecError: The config can't be composed or isn't valid.
     """
-    extra = _searched(config_dir)
+    extra, words = _searched(config_dir), _expanded(overrides)
     with one_line_errors(), _own_hydra():
-        return decode_job(compose("config", overrides=[*expand_cache_shorthand(overrides), *extra]), extra)
+        return decode_job(compose("config", overrides=[*words, *extra]), extra)
 
 
 def compose_run(overrides: Sequence[str] = ()) -> RunSpec:
@@ -77,9 +78,10 @@ def composed_sweep(overrides: Sequence[str], config_dir: str | None, task: TaskF
     Raises:
         SpecError: It can't be composed.
     """
+    words = [*_expanded(overrides), *_searched(config_dir)]
     with _own_hydra():
         with one_line_errors():
-            cfg = compose("config", overrides=[*overrides, *_searched(config_dir)], return_hydra_config=True)
+            cfg = compose("config", overrides=words, return_hydra_config=True)
             with open_dict(cfg):
                 cfg.hydra.mode = RunMode.MULTIRUN
             HydraConfig.instance().set_config(cfg)
@@ -96,11 +98,16 @@ def composed_sweep(overrides: Sequence[str], config_dir: str | None, task: TaskF
 
 def compose_with_folder(overrides: Sequence[str] = (), config_dir: str | None = None) -> tuple[Job, Path]:
     """Composes a job, and the folder that `hydra.run.dir` gives it. See `compose_job`."""
-    words = [*expand_cache_shorthand(overrides), *_searched(config_dir)]
+    words = [*_expanded(overrides), *_searched(config_dir)]
     with _own_hydra(), one_line_errors():
         cfg = compose("config", overrides=words, return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
         return decode_job(cfg, _searched(config_dir)), Path(str(cfg.hydra.run.dir))
+
+
+def _expanded(overrides: Sequence[str]) -> list[str]:
+    """Returns overrides as Hydra takes them; to be called before it is initialized, which sets its search path."""
+    return with_files(expand_cache_shorthand(overrides))
 
 
 def _searched(config_dir: str | None) -> list[str]:

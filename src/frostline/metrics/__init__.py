@@ -44,7 +44,54 @@ class MetricInfo:
 
 
 METRICS: Registry[MetricInfo] = Registry("metric")
-"""Names for `training.metrics`. Register your own in a plugin: `METRICS.register("mine")(MetricInfo(...))`."""
+"""Names for `training.metrics`. Register your own in a plugin: see `metric`."""
+
+
+def metric(
+    name: str, *, direction: str, task: str = "classification", probabilities: bool = False
+) -> Callable[[Callable[[Any, Any], float]], Callable[[Any, Any], float]]:
+    """Returns a decorator that makes a function a metric: `@metric("recall_of_spam", direction="maximize")`.
+
+    Args:
+        name: For `training.metrics` and `training.objective`.
+        direction: `maximize` or `minimize`.
+        task: Which task it is for.
+        probabilities: Whether the function is called with labels `[N]` and the classes' probabilities `[N, C]`; else
+            with labels `[N]` and predictions `[N]`, class ids or numbers. All are numpy arrays.
+
+    Raises:
+        ValueError: The name is taken, or the direction is neither.
+    """
+
+    def register(function: Callable[[Any, Any], float]) -> Callable[[Any, Any], float]:
+        info = MetricInfo(
+            direction=Direction(direction), task=task, load=lambda: _FunctionMetric(name, function),
+            scores=probabilities,
+        )  # fmt: skip
+        METRICS.register(name)(info)
+        return function
+
+    return register
+
+
+class _FunctionMetric:
+    """A function as a metric of `evaluate`."""
+
+    def __init__(self, name: str, function: Callable[[Any, Any], float]) -> None:
+        self._name = name
+        self._function = function
+
+    def compute_in_memory(
+        self, references: Any, predictions: Any = None, prediction_scores: Any = None
+    ) -> dict[str, float]:
+        """See `evaluate.Metric.compute`.
+
+        Raises:
+            UserError: The function raises, or returns no number.
+        """
+        with as_user_error(lambda error: UserError(f"metric {self._name}: {type(error).__name__}: {error}")):
+            value = self._function(references, predictions if prediction_scores is None else prediction_scores)
+            return {self._name: float(value)}
 
 
 def _offline(name: str) -> Callable[[], Any]:

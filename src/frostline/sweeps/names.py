@@ -34,7 +34,7 @@ def check_name(name: str, *, has_own: bool) -> None:
     if "," in name:
         raise SpecError(f"frostline sweep {name}: one sweep at a time")
     known = names()
-    if name not in known and not has_own:
+    if name not in known and not has_own and not name.endswith((".yaml", ".yml")):
         raise SpecError(f"frostline sweep {name}: no such sweep{nearest(name, known)}; there are {', '.join(known)}")
 
 

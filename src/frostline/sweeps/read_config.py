@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.advisor import is_numeric
 from frostline.config import Job, decode_job
 from frostline.config.errors import one_line_errors
+from frostline.config.own_files import check_first_lines
 from frostline.errors import SpecError, nearest
 from frostline.search import Listener
 from frostline.spec import (
@@ -193,6 +194,7 @@ def _read_settings(cfg: DictConfig) -> tuple[SweepSpec, dict[str, Any], Any]:
     """Returns how a sweep searches, the entries of its space by key, and its `enqueue`."""
     if "sweep" not in cfg or not isinstance(cfg.sweep, DictConfig):
         raise SpecError("no sweep was named: frostline sweep lr_x_depth, or +sweep=lr_x_depth")
+    check_first_lines({"sweep": OmegaConf.to_container(cfg.sweep, resolve=False)})
     raw = OmegaConf.to_container(cfg.sweep, resolve=False)
     settings = OmegaConf.to_container(cfg.sweep, resolve=True)
     assert isinstance(raw, dict)

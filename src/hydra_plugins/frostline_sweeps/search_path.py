@@ -1,4 +1,7 @@
-"""Hydra plugin that puts `sweeps/` on the search path. Every Hydra application imports it: keep it light."""
+"""Hydra plugin that puts `sweeps/` and the user's own folders on the search path.
+
+Every Hydra application imports it: keep it light.
+"""
 
 from __future__ import annotations
 
@@ -21,3 +24,7 @@ class FrostlineSearchPathPlugin(SearchPathPlugin):
         entries = search_path.get_path()
         if any(entry.provider == "main" and entry.path.removeprefix("file://") == conf for entry in entries):
             search_path.append("frostline", f"file://{paths.sweeps_dir()}")
+            from frostline.config.own_files import searched
+
+            for folder in searched():
+                search_path.append("frostline-own", f"file://{folder}")
