@@ -92,11 +92,11 @@ def decode_job(cfg: DictConfig, searchpath: Sequence[str] = ()) -> Job:
         assert isinstance(raw, dict)
         raw.pop("hydra", None)
         refuse_code(raw, "")
+        check_first_lines({str(key): value for key, value in raw.items()})
         data = OmegaConf.to_container(without_hydra(cfg), resolve=True, throw_on_missing=True)
         assert isinstance(data, dict)
         refuse_code(data, "")
         values = {str(key): value for key, value in data.items()}
-        check_first_lines(values)
         values.pop("sweep", None)  # how the run came about is not part of it: sweeps.read_config reads it
         # What is not part of a run may be left out by a config that another program composed.
         rest = {"resume": None, "plugins": [], **{key: values.pop(key) for key in _BESIDE_THE_RUN if key in values}}
