@@ -23,8 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP) ## fetch model and data, search over frozen depth and learning rate, print the answer
-	$(BIN)/frostline fetch model=minilm dataset=movie_reviews
-	$(BIN)/frostline sweep demo
+	$(BIN)/frostline demo
 
 study: $(STAMP) ## frozen layers x training size, five seeds: an hour and a half on two cores with bf16, hours without; stopped, it is resumed
 	$(BIN)/frostline fetch model=minilm dataset=movie_reviews

@@ -178,5 +178,7 @@ def test_a6_a_damaged_recommended_model_is_trained_again(home, tiny_overrides):
 def test_a6_sync_records_no_file_that_was_changed(home):
     pend(home / "run", "sqlite:///mlflow.db")
     flip(home / "run/predictions.parquet")
-    one_line(call("sync", "run", cwd=home, timeout=60), 2, "predictions.parquet", "differs from the run's record")
+    one_line(
+        call("ui", "--sync", "run", cwd=home, timeout=60), 2, "predictions.parquet", "differs from the run's record"
+    )
     assert (home / "run/.mlflow-pending.json").exists()

@@ -46,10 +46,10 @@ def test_a12_sync_sends_nothing_to_an_address_that_a_record_names(home, listener
     (home / "runs/strange").mkdir()
     shutil.copytree(home / "run", home / "runs/strange/run")
     pend(home / "runs/strange/run", uri)
-    done = call("sync", cwd=home, timeout=60, MLFLOW_TRACKING_TOKEN="geheim")
+    done = call("ui", "--sync", cwd=home, timeout=60, MLFLOW_TRACKING_TOKEN="geheim")
     one_line(done, 2, f"belongs to {uri}, not to sqlite:///mlflow.db", f"tracking.uri={uri}")
     assert received == []
-    done = call("sync", f"tracking.uri={uri}", cwd=home, timeout=60)  # named by the user it is asked
+    done = call("ui", "--sync", f"tracking.uri={uri}", cwd=home, timeout=60)  # named by the user it is asked
     assert done.returncode == 2
     assert received
 
@@ -70,7 +70,7 @@ def test_a12_sync_sends_regular_files_of_the_folder_alone(home):
     (home / "runs/s/out").symlink_to(home / "secret")
     sweep = {"kind": "sweep", "name": "s", "params": {}, "metrics": [], "view": None, "ending": ending}
     pend(home / "runs/s", "sqlite:///mlflow.db", **sweep)
-    done = call("sync", "run", "runs", cwd=home, timeout=120)
+    done = call("ui", "--sync", "run", "runs", cwd=home, timeout=120)
     assert "recorded: runs/s" in done.stdout, done.stdout + done.stderr
     assert f"{home.name}" not in done.stdout
     assert "is a link" in done.stderr  # its model is not uploaded from a folder with links

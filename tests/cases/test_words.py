@@ -56,8 +56,8 @@ def test_what_was_made_of_data_files_is_listed_and_removed(frostline, in_tmp, ti
     kept = assets.table_folders()
     assert len(kept) == 2
     assert all(kept.values())
-    assert " MB of data files, unpacked or as tables, in " in frostline("cache", "list")[1]
-    assert " MB of data files from " in frostline("cache", "clear")[1]
+    assert " MB of data files, unpacked or as tables, in " in frostline("list", "cache")[1]
+    assert " MB of data files from " in frostline("prune", "--cache")[1]
     assert not assets.table_folders()
     code, _, err = frostline("run", *words, *few, "hydra.run.dir=again")
     assert code == 0, err
@@ -198,7 +198,7 @@ def test_mlflows_variables_count(monkeypatch):
         (["run", "-m", "optimizer.lr=interval(1e-5,1e-3)"], "a multirun draws nothing from an interval"),
         (["run", "dataset=csv", "dataset.location=ünï.csv"], """quote the value: 'dataset.location="ünï.csv"'"""),
         (["run", "dataset=csv", "dataset.location=a=b.csv"], """quote the value: 'dataset.location="a=b.csv"'"""),
-        (["sweep", "mine", "--config-dir=conf"], "its first line must be '# @package _global_'"),
+        (["sweep", "mine", "--config-dir=conf"], "its file lacks its first line, '# @package _global_'"),
         (["sweep", "lr_only", "sweep.space.optimizer.lrr.low=1"], "no such key in a run's config (did you mean"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Calls a function in a worker process: what it sets in torch, and what it fills of a GPU, is gone with it.
+"""Calls a function in a worker process: what it sets in torch, and what it fills of a GPU, ends with it.
 
 A notebook or a script keeps its own threads, seeds and random states, and a run has the numbers that it has on the
 command line.

@@ -15,10 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.api.find_run import RUNS, run_record
 from frostline.api.from_run import changes_of
-from frostline.api.in_worker import call
 from frostline.api.recorded_spec import located, refuse_scripts
-from frostline.api.runs import Run
-from frostline.api.study import Study
 from frostline.config import compose_job, spec_from_json
 from frostline.errors import UserError, best_effort, visible
 from frostline.provenance import redact
@@ -33,6 +30,8 @@ from frostline.spec import CACHE_MAX_BYTES, CacheDtype, CacheMode, Progress
 from frostline.sweeps.params import with_params
 
 if TYPE_CHECKING:
+    from frostline.api.runs import Run
+    from frostline.api.study import Study
     from frostline.config import Job
     from frostline.records.recorder import RunStart
     from frostline.spec import RunSpec
@@ -130,6 +129,10 @@ def reproduce(
         UserError: There is no such run, or its inputs can't be had.
         KeyboardInterrupt: A signal ended it.
     """
+    from frostline.api.in_worker import call
+    from frostline.api.runs import Run
+    from frostline.api.study import Study
+
     run = run.best if isinstance(run, Study) else run
     request = Request(
         run=str(run.folder if isinstance(run, Run) else run), overrides=tuple(overrides), at=at, tolerance=tolerance,

@@ -31,9 +31,9 @@ def main(arguments: list[str], commands: tuple[str, ...]) -> int:
                 print(" ".join(name for name in names() if name.startswith(words[2] if len(words) == 3 else "")))
                 return 0
             rest = [f"+sweep={words[2]}", *words[3:]]
-        elif words[1] in {"list", "cache"}:
+        elif words[1] == "list":
             if len(words) < 3 or (len(words) == 3 and not line.endswith(" ")):
-                print(" ".join(_choices(words[1], words[2] if len(words) == 3 else "")))
+                print(" ".join(_kinds(words[2] if len(words) == 3 else "")))
             return 0
         elif words[1] not in _TAKE_OVERRIDES:
             return 0
@@ -47,7 +47,7 @@ def main(arguments: list[str], commands: tuple[str, ...]) -> int:
     return 0
 
 
-def _choices(command: str, start: str) -> list[str]:
+def _kinds(start: str) -> list[str]:
     from frostline.cli.list import KINDS
 
-    return [word for word in (KINDS if command == "list" else ("clear", "list")) if word.startswith(start)]
+    return [word for word in KINDS if word.startswith(start)]

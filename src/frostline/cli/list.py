@@ -1,4 +1,4 @@
-"""`frostline list`: the names that a config may choose from."""
+"""`frostline list`: the names that a config may choose from, the runs of this folder, and what is cached."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import re
 import shutil
 import textwrap
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 from frostline import paths
 from frostline.cli.common import OneLineParser
 from frostline.config.own_files import own_folder
-from frostline.errors import UserError
+from frostline.errors import UserError, visible
 from frostline.registry import import_plugins
 from frostline.spec import PrunerName, SamplerName
 
@@ -44,14 +45,16 @@ def main(arguments: list[str]) -> int:
     """Prints names and what they are."""
     parser = OneLineParser(
         prog="frostline list",
-        description="The names that a config may choose from.",
+        description="The names that a config may choose from; the runs and sweeps of this folder; what is cached.",
         epilog="examples:\n"
         "  frostline list models        for model=NAME\n"
         "  frostline list freezes       for freeze=NAME\n"
-        "  frostline list metrics       for training.metrics=[NAME,...]",
+        "  frostline list metrics       for training.metrics=[NAME,...]\n"
+        "  frostline list runs          what lies in runs/, with sizes\n"
+        "  frostline list cache         what is kept of data and frozen blocks for later runs",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=list(_KINDS), help="what to list")
+    parser.add_argument("what", choices=KINDS, help="what to list")
     parser.add_argument("--json", action="store_true", help="as JSON: names and descriptions")
     parser.add_argument("--config-dir", type=Path, help="a folder of your own config groups, listed too")
     parser.add_argument("--plugin", action="append", default=[], help="a module that registers names of its own")
@@ -60,6 +63,9 @@ def main(arguments: list[str]) -> int:
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise UserError(f"--config-dir={options.config_dir}: no such folder")
     import_plugins(options.plugin)
+    if options.what in _ON_DISK:
+        _ON_DISK[options.what](options.json)
+        return 0
     names = dict(_KINDS[options.what](options.config_dir))
     if options.json:
         print(json.dumps([{"name": name, "about": about} for name, about in names.items()], ensure_ascii=False))
@@ -142,10 +148,53 @@ _KINDS: dict[str, Callable[[Path | None], Entries]] = {
     "datasets": _group("dataset"),
     "freezes": _group("freeze"),
     "optimizers": _optimizers,
+    "experiments": _group("experiment"),
     "sweeps": _sweeps,
     "metrics": _metrics,
     "samplers": _samplers,
     "pruners": _pruners,
 }
-KINDS = tuple(_KINDS)
+
+
+def _print_runs(as_json: bool) -> None:
+    from frostline.api.find_run import RUNS
+    from frostline.api.runs_here import entries_in
+
+    entries = list(entries_in(RUNS)) if RUNS.is_dir() else []
+    if as_json:
+        keys = ("folder", "about", "size", "is_sweep")
+        print(json.dumps([{key: getattr(each, key) for key in keys} for each in entries], default=str))
+        return
+    for each in entries:
+        print(visible(f"{each.size / 1e6:9.1f} MB  {each.folder}: {each.about}"))
+    print(f"{sum(each.size for each in entries) / 1e6:9.1f} MB in {len(entries)} of {RUNS}/ (frostline prune)")
+
+
+def _print_cache(as_json: bool) -> None:
+    from frostline.assets import home, pixels_bytes, pixels_folder, table_folders
+    from frostline.prefix_cache.store import PREFIX_FOLDER, PrefixStore
+
+    store = PrefixStore(home() / PREFIX_FOLDER, 0)
+    entries = store.listing()
+    if as_json:
+        print(json.dumps([
+            {"folder": str(folder), "key": key, "bytes": sizes, "used": used} for folder, key, sizes, used in entries
+        ]))  # fmt: skip
+        return
+    for folder, key, sizes, used in entries:
+        about = key.get("about") or {}
+        what = ", ".join(str(about[name]) for name in ("model", "dataset", "rows") if name in about) or folder.name
+        when = f"{datetime.fromtimestamp(used):%Y-%m-%d %H:%M}"
+        print(f"{sum(sizes.values()) / 1e6:9.1f} MB  {when}  {what}: {', '.join(sorted(sizes)) or 'nothing'}")
+    total = sum(sum(sizes.values()) for _, _, sizes, _ in entries)
+    print(f"{total / 1e6:9.1f} MB in {len(entries)} entries of {store.root}")
+    if size := pixels_bytes():
+        print(f"{size / 1e6:9.1f} MB of images, decoded and resized, in {pixels_folder()}")
+    if tables := table_folders():
+        print(f"{sum(tables.values()) / 1e6:9.1f} MB of data files, unpacked or as tables, in {home() / 'datasets'}")
+
+
+_ON_DISK: dict[str, Callable[[bool], None]] = {"runs": _print_runs, "cache": _print_cache}
+
+KINDS = (*_KINDS, *_ON_DISK)
 """What can be listed."""

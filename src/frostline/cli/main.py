@@ -16,28 +16,29 @@ from typing import NoReturn
 from frostline import __version__, paths, scratch, signals, variables
 from frostline.cli.common import OneLineParser
 from frostline.console import report_error
-from frostline.errors import MACHINE_WAY_OUT, MachineError, RunFailedError, UserError, machine_trouble
+from frostline.errors import MACHINE_WAY_OUT, MachineError, RunFailedError, UserError, machine_trouble, nearest
 from frostline.provenance import redact
 from frostline.spec import expand_cache_shorthand
 
 _COMMANDS = {
+    "demo": "fetch a real model and real data, search, and print the answer: three minutes",
+    "init": "write a folder of your own: data, a dataset, a sweep, an experiment and a metric that run",
     "run": "train one model, or with -m one for each combination of values",
-    "sweep": "search over learning rate, frozen depth and other settings; the same command resumes it",
-    "plan": "forecast a sweep: its trials, hours, bytes and wall time, and what limits it",
+    "sweep": "search over learning rate, frozen depth and other settings, or --plan it; the same command resumes it",
     "report": "what a sweep says: the best at each depth, a recommendation, pictures",
     "test": "a chosen run's final number, on test rows that no choice was made by",
     "reproduce": "re-run a recorded run from its record, and say whether it came out the same",
-    "sync": "record in MLflow what it missed while it was out of reach",
-    "cache": "list or remove what is kept of data and frozen blocks for later runs",
-    "list": "the models, datasets, ways of freezing, sweeps, metrics, samplers ... that a config may name",
+    "show": "a recorded run: its numbers and its whole config",
+    "list": "the runs of this folder; the models, datasets, sweeps, metrics ... that a config may name; what is cached",
+    "prune": "remove models and checkpoints that nothing needs any more, or what is cached",
     "fetch": "fetch the model and data that a later, offline run needs",
     "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
     "predict": "ask a trained run's model",
     "embed": "write what a model makes of each row of a data set: one vector a row, Parquet or safetensors",
-    "ui": "open the MLflow UI on the store that runs went to",
+    "ui": "open the MLflow UI on the store that runs went to; --sync: record there what it missed",
 }
 
-_COMPUTING = frozenset({"run", "sweep", "plan", "reproduce", "test", "predict", "embed"})
+_COMPUTING = frozenset({"demo", "run", "sweep", "reproduce", "test", "predict", "embed"})
 """Commands that train or run a model."""
 
 _EXAMPLES = """\
@@ -94,8 +95,14 @@ def _command(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str
     if not arguments:
         parser.print_help()
         sys.exit(0)
+    if arguments[0] == "help":
+        parser.print_help()
+        sys.exit(0)
     if arguments[0] not in _COMMANDS:
-        parser.parse_args(arguments)  # --help, --version, or an error with the choices
+        if not arguments[0].startswith("-"):
+            near = nearest(arguments[0], _COMMANDS)
+            raise UserError(f"{arguments[0]}: no such command{near}; there are {', '.join(_COMMANDS)}")
+        parser.parse_args(arguments)  # --help, --version, or an error
     ignored = variables.ignore(os.environ)
     if ignored and arguments[0] in _COMPUTING:
         listed = ", ".join(f"{name}={redact(value)}" for name, value in ignored.items())

@@ -6,16 +6,22 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frostline.api.find_run import run_with_model, trained_spec
 from frostline.cli.common import override_parser
-from frostline.errors import UserError, visible
+from frostline.errors import UserError, nearest, visible
+from frostline.spec import Format
 
 if TYPE_CHECKING:
     from frostline.inference.generate import Generation
     from frostline.inference.predict import Prediction
+    from frostline.spec import RunSpec
 
+
+_DATA_FILES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"})
 
 _LEAST_TEMPERATURE = 0.01
 """Logits over a smaller one are beyond float32."""
@@ -26,15 +32,17 @@ def main(arguments: list[str]) -> int:
     parser = override_parser(
         "predict",
         "Predicts labels with a trained run's model; a language model continues the texts, and one with an encoder\n"
-        "and a decoder writes others from them, for example summaries. Pass texts (or image paths) as arguments, or\n"
-        "one per line on standard input.",
+        "and a decoder writes others from them, for example summaries. Pass texts (or image paths) as arguments, one\n"
+        "per line on standard input, or as a column of a file.",
         'examples:\n  frostline predict runs/single/... "a wonderful film" "two hours I will not get back"\n'
+        "  frostline predict lr_x_depth --file new.csv --column review --json > predictions.jsonl\n"
         "  frostline predict 0123456789abcdef < lines.txt      a run id in MLflow (--tracking-uri)\n"
         '  frostline predict runs/single/... --max-new-tokens 20 --temperature 0.7 "The film"      a language model',
     )
     parser.usage = (
-        "frostline predict [-h] [--json] [--pair TEXT] [--max-new-tokens N] [--temperature T] [--seed N]\n"
-        "                         [--tracking-uri URI] RUN [TEXT ...]"
+        "frostline predict [-h] [--json] [--pair TEXT] [--file FILE [--column NAME] [--pair-column NAME]]\n"
+        "                         [--max-new-tokens N] [--temperature T] [--seed N] [--tracking-uri URI]\n"
+        "                         RUN [TEXT ...]"
     )
     actions = [action for action in parser._actions if action.dest == "overrides"]
     actions[0].help, actions[0].metavar = (
@@ -43,6 +51,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with the score of every class")
     parser.add_argument("--pair", help="second text, for a model of text pairs")
+    parser.add_argument("--file", type=Path, help="CSV, TSV, JSON lines or Parquet: each row of a column is a text")
+    parser.add_argument("--column", help="with --file: the column; that of the run's data by default")
+    parser.add_argument("--pair-column", help="with --file: the column of the second text, of a model of text pairs")
     parser.add_argument("--max-new-tokens", type=int, help="a language model: tokens to write at most (64)")
     parser.add_argument("--temperature", type=float, help="a language model: 0 (the default) takes the likeliest token")
     parser.add_argument("--seed", type=int, help="a language model: of the tokens drawn with a temperature (0)")
@@ -53,30 +64,73 @@ def main(arguments: list[str]) -> int:
     run, *texts = options.overrides
     folder = run_with_model(run, options.tracking_uri, options.config_dir)
     spec = trained_spec(folder)
-    if (spec.dataset.pair_column is None) != (options.pair is None):
-        need = (
-            "was trained on pairs of texts: give the second with --pair" if options.pair is None else "takes no --pair"
-        )
-        raise UserError(f"{run}: its model {need}")
-    source = iter(texts) if texts else read_lines()
+    source = _inputs(options, run, texts, spec)
     how = _generation(options, run, generates=spec.dataset.task.generates)
     if how is not None:
         from frostline.inference.generate import Writer
 
         is_chat = spec.dataset.messages_column is not None
         writer = Writer(folder / "model", is_chat=is_chat, max_tokens=spec.training.max_tokens)
-        for text, written in writer.write(source, how):
+        for text, written in writer.write((text for text, _ in source), how):
             shown = json.dumps({"text": text, "written": written}, ensure_ascii=False) if options.json else written
             print(visible(shown), flush=True)
         return 0
     from frostline.inference.predict import Predictor
 
     predictor = Predictor(folder / "model", spec.training.max_tokens)
-    if predictor.reads_images and not texts and sys.stdin.isatty():
-        raise UserError(f"{run}: its model reads images; give their paths")
-    for prediction in predictor.predict((text, options.pair) for text in source):
+    for prediction in predictor.predict(source):
         print(visible(_shown(prediction, options.json)), flush=True)
     return 0
+
+
+def _inputs(options: Namespace, run: str, texts: list[str], spec: RunSpec) -> Iterator[tuple[str, str | None]]:
+    """Returns the texts to be asked, each with the second one of a pair or None.
+
+    Raises:
+        UserError: They are not what the model reads, or the file has no such column.
+    """
+    from_file = options.file is not None
+    if not from_file and (options.column is not None or options.pair_column is not None):
+        raise UserError("--column: is for --file FILE")
+    if from_file and (texts or options.pair is not None):
+        raise UserError("--file: the texts come from it; give no others, and --pair-column for --pair")
+    is_pair = spec.dataset.pair_column is not None
+    if is_pair != (options.pair is not None or (from_file and is_pair)):
+        need = "was trained on pairs of texts: give the second with --pair" if is_pair else "takes no --pair"
+        raise UserError(f"{run}: its model {need}")
+    if from_file:
+        return _rows_of(options, spec)
+    if spec.dataset.is_image and not texts and sys.stdin.isatty():
+        raise UserError(f"{run}: its model reads images; give their paths")
+    file = next((text for text in texts if Path(text).suffix in _DATA_FILES and Path(text).is_file()), None)
+    if file is not None and not spec.dataset.is_image:
+        raise UserError(f"{file}: is a file; to ask of its rows give --file {file} --column NAME")
+    return ((text, options.pair) for text in (texts or read_lines()))
+
+
+def _rows_of(options: Namespace, spec: RunSpec) -> Iterator[tuple[str, str | None]]:
+    """Yields the texts of a file's rows.
+
+    Raises:
+        UserError: It can't be read, or has no such column, or a row holds no text.
+    """
+    from frostline import assets
+    from frostline.data.readers import read_file
+
+    columns = [options.column or next(iter(spec.dataset.content_columns.values()))]
+    if spec.dataset.pair_column is not None:
+        columns.append(options.pair_column or spec.dataset.pair_column)
+    if not options.file.is_file():
+        raise UserError(f"--file {options.file}: no such file")
+    read = read_file(options.file, replace(spec.dataset, format=Format.AUTO), assets.home() / "datasets")
+    for column in columns:
+        if column not in read.table.column_names:
+            known = read.table.column_names
+            raise UserError(f"--column {column}: {options.file} has no such column{nearest(column, known)}")
+    for number, row in enumerate(read.table.select_columns(columns), 1):
+        if not all(isinstance(row[column], str) for column in columns):
+            raise UserError(f"{options.file}, row {number}: holds no text in {' and '.join(columns)}")
+        yield row[columns[0]], row[columns[1]] if len(columns) > 1 else None
 
 
 def _generation(options: Namespace, run: str, *, generates: bool) -> Generation | None:

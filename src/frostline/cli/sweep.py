@@ -35,6 +35,9 @@ sweeps:
   runtime.slots=2                         trials side by side
   hydra/launcher=basic                    any other launcher of Hydra, in batches
 
+  --plan              forecast it instead: trials, hours, bytes, wall time, and what limits it (a probe of a few rows is
+                      trained); with --nodes M machines like this one, and --json
+
 All keys: frostline sweep NAME --cfg job. Sweeps of your own: frostline sweep ./mine.yaml, or a folder with
 sweep/NAME.yaml that FROSTLINE_CONFIG_DIR or --config-dir names.
 """
@@ -59,6 +62,10 @@ def main(arguments: list[str], task: RunTask | None = None) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_USAGE.format(sweeps="\n".join(f"  {name:<16}{text}" for name, text in names().items())), end="")
         return 0
+    if task is None and "--plan" in arguments:
+        from frostline.cli.sweep_plan import main as plan
+
+        return plan(arguments)
     name, *rest = arguments
     if name.startswith("-") or "=" in name:
         raise SpecError(

@@ -12,11 +12,17 @@ from frostline.tracking.links import UI_HOST, UI_PORT
 
 
 def main(arguments: list[str]) -> int:
-    """Replaces this process by MLflow's UI."""
+    """Replaces this process by MLflow's UI; with `--sync` it does not."""
+    if "--sync" in arguments:
+        from frostline.cli.ui_sync import main as sync
+
+        return sync([word for word in arguments if word != "--sync"])
     parser = override_parser(
         "ui",
         "Serves the MLflow UI on the store of tracking.uri, sqlite:///mlflow.db in this folder by default.",
-        "example: frostline ui --port 5001",
+        "examples:\n"
+        "  frostline ui --port 5001\n"
+        "  frostline ui --sync [FOLDER ...]     record there what it missed while it was out of reach, and end",
     )
     parser.add_argument("--host", default=UI_HOST, help="address to listen on (default: this machine only)")
     parser.add_argument("--port", type=int, default=UI_PORT)
@@ -28,4 +34,4 @@ def main(arguments: list[str]) -> int:
     command = tracking.ui_command(uri, options.host, options.port)
     print(f"MLflow UI on http://{options.host}:{options.port}/ (Ctrl-C ends it)", flush=True)
     os.chdir(sys.prefix)  # uvicorn imports from the current folder before all others, whatever the flags of Python
-    os.execv(command[0], command)
+    return os.execv(command[0], command)

@@ -67,7 +67,7 @@ def loading(model_folder: Path) -> Iterator[None]:
     try:
         with as_user_error(lambda error: ModelError(f"{model_folder}: can't be loaded: {first_line(error)}")):
             yield
-    finally:  # a notebook goes on with what it had
+    finally:  # a notebook keeps its own
         transformers_logging.set_verbosity(verbosity)
         if has_bars:
             transformers_logging.enable_progress_bar()

@@ -157,7 +157,7 @@ def _print_answer(finished: FinishedSweep, run: SweepRun, view: str | None, path
     if missed := run.num_missed():
         # sync sends nothing to an address that only a record names
         uri = [redact(word) for word in shlex.split(command) if word.startswith("tracking.uri=")]
-        sync = f"frostline sync {shlex.join([str(finished.folder.folder), *uri])}"
+        sync = f"frostline ui --sync {shlex.join([str(finished.folder.folder), *uri])}"
         lines.append(f"not in MLflow yet: {missed} of its runs; {sync}")
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

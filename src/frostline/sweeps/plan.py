@@ -1,4 +1,4 @@
-"""`frostline plan`: measures a few trials and prints a sweep's forecast."""
+"""`frostline sweep NAME --plan`: measures a few trials and prints a sweep's forecast."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def plan_sweep(cfg: DictConfig, arguments: Sequence[str], compose: Compose, node
 
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan:
-    """A sweep's forecast; prints as `frostline plan` does.
+    """A sweep's forecast; prints as `frostline sweep NAME --plan` does.
 
     Attributes:
         data: Its numbers, as `frostline plan --json` has them: `wall_s`, `trials`, `cache_bytes`, `least_margin` ...

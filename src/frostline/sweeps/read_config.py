@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +18,6 @@ from frostline.config import Job, decode_job
 from frostline.config.errors import one_line_errors
 from frostline.config.own_files import check_first_lines
 from frostline.errors import SpecError, nearest
-from frostline.search import Listener
 from frostline.spec import (
     DEPTH_KEY,
     LR_KEY,
@@ -40,6 +39,9 @@ from frostline.spec import (
 from frostline.spec.decode import decode
 from frostline.sweeps.dimensions import corners, dimensions_of, groups_of, read_enqueue, split_overrides
 from frostline.sweeps.params import encode
+
+if TYPE_CHECKING:
+    from frostline.search import Listener
 
 _LENGTHS = frozenset({"training", "training.epochs", "training.max_steps", "training.evaluate"})
 """Keys that decide how long a run is: if they are swept there is no common end of rung 1."""

@@ -109,7 +109,7 @@ def warning(uri: str, reason: str) -> str:
     """Returns one line about a store's trouble."""
     return (
         f"MLflow at {redact(uri)} does not answer as it should ({reason}); training continues. What it misses is "
-        "kept in the runs' folders: frostline sync records it later"
+        "kept in the runs' folders: frostline ui --sync records it later"
     )
 
 

@@ -59,7 +59,9 @@ def test_a_tracking_server_that_is_down_ends_no_run(frostline, in_tmp, tiny_over
     code, out, err = frostline("run", *tiny_overrides, "tracking.uri=http://me:secret@127.0.0.1:9")
     assert code == 0
     assert err.count("MLflow at") == 1
-    assert "training continues. What it misses is kept in the runs' folders: frostline sync records it later" in err
+    assert (
+        "training continues. What it misses is kept in the runs' folders: frostline ui --sync records it later" in err
+    )
     assert RunResult.read(Path(out.splitlines()[-1].removeprefix("run_dir: "))).status is Status.FINISHED
     arguments = (
         "tracking.uri=http://me:secret@127.0.0.1:9",

@@ -117,7 +117,7 @@ def test_hydras_own_flags(frostline, in_tmp, tiny_overrides):
         ("frostline sweep ", {"lr_x_depth", "demo", "pareto"}),
         ("frostline list ", {"models", "datasets", "freezes", "sweeps", "metrics", "samplers"}),
         ("frostline list mo", {"models"}),
-        ("frostline cache ", {"list", "clear"}),
+        ("frostline list ca", {"cache"}),
         ("frostline sweep lr", {"lr_x_depth", "lr_only"}),
         ("frostline sweep demo sweep.n_tr", {"sweep.n_trials="}),
         ("frostline inspect dataset=tw", {"dataset=tweets"}),

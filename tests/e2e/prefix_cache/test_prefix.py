@@ -168,7 +168,7 @@ def test_reproduce_makes_it_as_it_was_made(frostline, in_tmp, home, tiny_overrid
     arguments = [*tiny_overrides, "runtime.cache=require", "tracking=off", "freeze.depth=3", "hydra.run.dir=one"]
     code, _, err = frostline("run", *arguments)
     assert code == 0, err
-    assert frostline("cache", "clear")[1].startswith("removed 0.")
+    assert frostline("prune", "--cache")[1].startswith("removed 0.")
     code, out, err = frostline("reproduce", "one", "tracking=off", "--explain")
     assert code == 0, err
     assert "prefix_cache" not in out
@@ -182,16 +182,16 @@ def test_reproduce_makes_it_as_it_was_made(frostline, in_tmp, home, tiny_overrid
 
 
 def test_the_cache_is_listed_and_cleared(frostline, in_tmp, home, tiny_overrides):
-    assert frostline("cache", "list")[1].startswith("      0.0 MB in 0 entries of ")
+    assert frostline("list", "cache")[1].startswith("      0.0 MB in 0 entries of ")
     arguments = [*tiny_overrides, "runtime.cache=require", "tracking=off", "freeze.depth=3"]
     assert frostline("run", *arguments)[0] == 0
-    code, out, _ = frostline("cache", "list")
+    code, out, _ = frostline("list", "cache")
     assert code == 0
     assert "tiny, moods, 128 training: depth-003" in out
     assert "in 2 entries of " in out
-    entries = json.loads(frostline("cache", "list", "--json")[1])
+    entries = json.loads(frostline("list", "cache", "--json")[1])
     assert {entry["key"]["architecture"] for entry in entries} == {"BertForSequenceClassification"}
-    assert frostline("cache", "clear")[0] == 0
+    assert frostline("prune", "--cache")[0] == 0
     assert not list(home.rglob("*.bin"))
     assert frostline("cache")[0] == 2
 

@@ -73,5 +73,5 @@ def test_a_run_is_predicted_with_and_explained(home):
 
 @pytest.mark.slow
 def test_a_cache_entry_is_listed(home):
-    listed = done("cache", "list", cwd=home).stdout
+    listed = done("list", "cache", cwd=home).stdout
     assert "moods" in listed

@@ -220,7 +220,9 @@ def test_eight_workers_start_together(tmp_path, tiny):
 
 def test_a_plan_is_reported_before_anything_runs(tmp_path, tiny):
     home = {"FROSTLINE_HOME": str(tmp_path / "home")}
-    done = call("plan", "lr_x_depth", *tiny, *small(12), "runtime.slots=2", "--nodes", "3", cwd=tmp_path, **home)
+    done = call(
+        "sweep", "lr_x_depth", "--plan", *tiny, *small(12), "runtime.slots=2", "--nodes", "3", cwd=tmp_path, **home
+    )
     assert done.returncode == 0, done.stderr
     assert "12 trials, of which" in done.stdout
     assert "with 6 slots on 3 nodes" in done.stdout
@@ -228,16 +230,16 @@ def test_a_plan_is_reported_before_anything_runs(tmp_path, tiny):
     assert not (tmp_path / "runs").exists()
     assert not (tmp_path / "mlflow.db").exists()
     more = ["optimizer.lr=1e-3", "sweep.space.freeze.depth.low=1", "runtime.cache=require", "--json"]
-    asked = call("plan", "depth_only", *tiny, *more, cwd=tmp_path, **home)
+    asked = call("sweep", "depth_only", "--plan", *tiny, *more, cwd=tmp_path, **home)
     assert asked.returncode == 0, asked.stderr
     found = json.loads(asked.stdout)
     assert set(found["by_depth"]) == {"1", "2", "3", "4"}
     assert found["wall_s"] > found["fill_s"] > 0
     assert found["cache_bytes"] > 0
-    two = call("plan", "depth_only", *tiny, *more, "runtime.num_processes=2", cwd=tmp_path, **home)
+    two = call("sweep", "depth_only", "--plan", *tiny, *more, "runtime.num_processes=2", cwd=tmp_path, **home)
     assert two.returncode == 0, two.stderr
     # Starting two processes takes longer than a whole trial of these in a process that is warm.
     assert json.loads(two.stdout)["longest_s"] > 2 * found["longest_s"]
-    wrong = call("plan", "lr_x_dept", cwd=tmp_path)
+    wrong = call("sweep", "lr_x_dept", "--plan", cwd=tmp_path)
     assert (wrong.returncode, "no such sweep" in wrong.stderr) == (2, True)
-    assert call("plan", "lr_x_depth", "--nodes", "0", cwd=tmp_path).returncode == 2
+    assert call("sweep", "lr_x_depth", "--plan", "--nodes", "0", cwd=tmp_path).returncode == 2

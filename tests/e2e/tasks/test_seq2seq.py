@@ -174,7 +174,7 @@ def test_a_sweep_counts_the_blocks_of_both(frostline, in_tmp, models, rows):
     assert code == 0, err
     assert "of 5 blocks" in out
     assert re.search(r"[1-5] of 5 trials used the prefix cache", out), (out, err)
-    code, out, err = frostline("plan", "lr_x_depth", *given, *objective, "training.epochs=2")
+    code, out, err = frostline("sweep", "lr_x_depth", "--plan", *given, *objective, "training.epochs=2")
     assert (code, "wall time" in out) == (0, True), err
     code, out, err = frostline("report", "s", "--latency")
     assert (code, "ms a row at batch 32" in out) == (0, True), err

@@ -164,8 +164,8 @@ def test_a_model_that_was_cut_off_is_uploaded_again(frostline, tiny_overrides, s
         patched.setattr(MlflowClient, call, missing)
         code, _, err = frostline("run", *tiny_overrides, "dataset.train_rows=32", "hydra.run.dir=runs/one")
     assert code == 0
-    assert "frostline sync records it later" in err
-    code, _, err = frostline("sync")
+    assert "frostline ui --sync records it later" in err
+    code, _, err = frostline("ui", "--sync")
     assert code == 0, err
     run = the_run(store)
     (output,) = run.outputs.model_outputs

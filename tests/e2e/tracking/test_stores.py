@@ -1,4 +1,4 @@
-"""A real MLflow server, and one that is down, slow or answers 500: training continues, `frostline sync` catches up."""
+"""A real MLflow server, and one that is down, slow or answers 500: `frostline ui --sync` catches up."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_a_run_without_its_server_is_finished_and_reported_once(tmp_path, tiny_o
         assert done.returncode == 0, done.stderr
         warnings = [line for line in done.stderr.splitlines() if "MLflow" in line]
         assert len(warnings) == 1, done.stderr
-        assert "frostline sync records it later" in warnings[0]
+        assert "frostline ui --sync records it later" in warnings[0]
         assert pending.load(tmp_path / "runs" / "one")["kind"] == "run"
-        again = call("sync", f"tracking.uri={uri}", cwd=tmp_path, **QUICK)
+        again = call("ui", "--sync", f"tracking.uri={uri}", cwd=tmp_path, **QUICK)
         assert again.returncode == 2
         assert "runs/one: can't be recorded" in again.stderr
         assert len(again.stderr.splitlines()) <= 2
@@ -93,14 +93,14 @@ def _on_a_real_server(tmp_path, tiny_overrides, database):
         missed.check_parent(uri, parent, best)
         for trial in missed.trials:
             missed.check_trial(uri, trial, children[trial.number], is_best=children[trial.number] == best)
-        assert call("sync", cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
+        assert call("ui", "--sync", cwd=tmp_path).stdout == "nothing is pending: MLflow has it all\n"
         missed.load_model(uri, best)
         if database:
             missed.train_while_it_listens(uri, num_before=1 + len(children))
 
 
 class Missed:
-    """A sweep that a server missed, since nobody listened there yet, and that it gets by `frostline sync`."""
+    """A sweep that a server missed, since nobody listened there yet, and that it gets by `frostline ui --sync`."""
 
     def __init__(self, home, tiny_overrides, database):
         self.home, self.database, self.port = home, database, free_port()
@@ -122,7 +122,7 @@ class Missed:
     def train_while_nobody_listens(self):
         down = call(*self.sweep, cwd=self.home, **QUICK)
         assert down.returncode == 0, down.stderr
-        way = f"not in MLflow yet: 6 of its runs; frostline sync runs/lr_x_depth {self.here}"
+        way = f"not in MLflow yet: 6 of its runs; frostline ui --sync runs/lr_x_depth {self.here}"
         assert way in down.stdout
         assert len([line for line in down.stderr.splitlines() if "MLflow" in line]) == 1, down.stderr
         assert len(pending.find_pending([self.folder])) == 6
@@ -130,12 +130,12 @@ class Missed:
     def sync_to_the_wrong_place(self):
         """One line each, and an attempt that failed changes nothing."""
         before = {path: pending.load(path) for path in pending.find_pending([self.folder])}
-        foreign = call("sync", cwd=self.home, **QUICK)
+        foreign = call("ui", "--sync", cwd=self.home, **QUICK)
         assert foreign.returncode == 2
         place = f"belongs to http://127.0.0.1:{self.port}, not to sqlite:///mlflow.db"
         assert f"{place}; if you trust it, {self.here}" in foreign.stderr
         for elsewhere in (self.here, f"tracking.uri=http://127.0.0.1:{free_port()}"):
-            early = call("sync", elsewhere, cwd=self.home, **QUICK)
+            early = call("ui", "--sync", elsewhere, cwd=self.home, **QUICK)
             assert early.returncode == 2
             assert len(early.stderr.splitlines()) <= 2, early.stderr
         for path, missed in before.items():
@@ -147,14 +147,14 @@ class Missed:
         pruned = next(trial for trial in self.trials if trial.state is TrialState.PRUNED)
         name = f"{(best if self.database else pruned).number:03d}"
         (self.folder / name / "spec.json").rename(self.folder / name / "spec.away")
-        sync = call("sync", self.here, cwd=self.home)
+        sync = call("ui", "--sync", self.here, cwd=self.home)
         assert sync.returncode == 2
         assert f"{name}/spec.json: can't be read" in sync.stderr
         assert ("its best run is not recorded yet" in sync.stderr) == bool(self.database)
         recorded = [line for line in sync.stdout.splitlines() if line.startswith("recorded: ")]
         assert len(recorded) == 4 + (not self.database)
         (self.folder / name / "spec.away").rename(self.folder / name / "spec.json")
-        again = call("sync", self.here, cwd=self.home)
+        again = call("ui", "--sync", self.here, cwd=self.home)
         assert again.returncode == 0, again.stderr
         parent_too = "recorded: runs/lr_x_depth\n" if self.database else ""
         assert again.stdout == f"recorded: runs/lr_x_depth/{name}\n{parent_too}"
@@ -237,7 +237,7 @@ def test_a_server_that_goes_away_midway(tmp_path, tiny_overrides):
     assert process.returncode == 0, err
     assert len([line for line in err.splitlines() if "MLflow" in line]) == 1, err
     with mlflow_server(tmp_path, port) as uri:
-        assert call("sync", here, cwd=tmp_path).returncode == 0
+        assert call("ui", "--sync", here, cwd=tmp_path).returncode == 0
         made, (run,) = all_runs(uri)
         assert run.info.status == "FINISHED"
         reported = [json.loads(line) for line in metrics.read_text().splitlines()]

@@ -79,7 +79,7 @@ def test_class_ids_of_a_dataset_become_class_names():
         (pd.DataFrame({"text": ["a", 1]}), "column text"),
         ([{"text": object()}], "no table of plain values"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_what_is_no_table_gets_one_line(rows, words):
     with pytest.raises(DataError) as caught:

@@ -202,8 +202,8 @@ def test_pixels_that_were_used_longest_ago_go_first(folder, models, tmp_path, fr
     assert (old.path.exists(), new.path.exists()) == (False, True)
     assert old.inputs([0])["pixel_values"].shape == (1, 3, 32, 32), "open readers are not disturbed"
     assert assets.trim_pixels(0, {new.path}) == 0
-    assert "MB of images, decoded and resized" in frostline("cache", "list")[1]
-    assert "MB of images from" in frostline("cache", "clear")[1]
+    assert "MB of images, decoded and resized" in frostline("list", "cache")[1]
+    assert "MB of images from" in frostline("prune", "--cache")[1]
     assert not new.path.exists()
 
 

@@ -40,7 +40,7 @@ print("\\n" + json.dumps([code, loaded]))
         (["run", "dataset=csv", "dataset.location=missing.csv"], 2),
         (["run", "-m", "freeze.depth=0,9"], 2),
         (["fetch", "--help"], 0),
-        (["cache", "list"], 0),
+        (["list", "cache"], 0),
         (["list", "models"], 0),
         (["list", "metrics"], 0),
         (["list", "nosuch"], 2),

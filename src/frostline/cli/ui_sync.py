@@ -1,4 +1,4 @@
-"""`frostline sync`: records in MLflow what it missed, from the runs' folders."""
+"""`frostline ui --sync`: records in MLflow what it missed, from the runs' folders."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def main(arguments: list[str]) -> int:
         0; 1 if something was left alone, 2 if something could not be recorded.
     """
     parser = override_parser(
-        "sync",
+        "ui --sync",
         "Records in MLflow what it has missed: runs and sweeps that were trained while its server was down or\n"
         "answered with errors. Their folders hold everything.",
-        "examples:\n  frostline sync\n  frostline sync runs/lr_x_depth tracking.uri=http://host:5000",
+        "examples:\n  frostline ui --sync\n  frostline ui --sync runs/lr_x_depth tracking.uri=http://host:5000",
     )
-    parser.usage = "frostline sync [-h] [--config-dir FOLDER] [FOLDER ...] [KEY=VALUE ...]"
+    parser.usage = "frostline ui --sync [-h] [--config-dir FOLDER] [FOLDER ...] [KEY=VALUE ...]"
     actions = [action for action in parser._actions if action.dest == "overrides"]
     actions[0].help, actions[0].metavar = (
         "where to look (runs/), and keys, for example tracking.uri=...",
