@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from frostline import paths
 from frostline.config.errors import explain
+from frostline.config.hydra_options import MAIN
 from frostline.config.own_files import own_folder, with_files
 from frostline.console import configure_logging, report_error
 from frostline.errors import RunFailedError, UserError
@@ -65,9 +66,7 @@ def application(arguments: list[str], task: RunTask) -> Callable[[], Any]:
     own_folder()
     sys.argv = ["frostline", *_flags_first(with_files(arguments))]
     _check_flags(sys.argv[1:])
-    decorated: Callable[[], Any] = hydra.main(
-        version_base="1.3", config_path=str(paths.conf_dir()), config_name="config"
-    )(task)
+    decorated: Callable[[], Any] = hydra.main(config_path=str(paths.conf_dir()), config_name="config", **MAIN)(task)
     return decorated
 
 

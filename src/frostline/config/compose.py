@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from frostline import paths
 from frostline.config.errors import one_line_errors
+from frostline.config.hydra_options import VERSION_BASE
 from frostline.config.own_files import check_first_lines
 from frostline.config.recorded import refuse_code
 from frostline.errors import SpecError, listing, nearest
@@ -229,7 +230,7 @@ def _hydra_initialized() -> Iterator[None]:
     if GlobalHydra.instance().is_initialized():
         yield
     else:
-        with initialize_config_dir(config_dir=str(paths.conf_dir()), version_base="1.3", job_name="frostline"):
+        with initialize_config_dir(config_dir=str(paths.conf_dir()), job_name="frostline", **VERSION_BASE):
             yield
 
 

@@ -18,6 +18,7 @@ from omegaconf import open_dict
 from frostline import paths
 from frostline.config.compose import Job, decode_job
 from frostline.config.errors import one_line_errors
+from frostline.config.hydra_options import VERSION_BASE
 from frostline.config.own_files import with_files
 from frostline.spec import RunSpec, expand_cache_shorthand
 
@@ -86,7 +87,7 @@ def composed_sweep(overrides: Sequence[str], config_dir: str | None, task: TaskF
                 cfg.hydra.mode = RunMode.MULTIRUN
             HydraConfig.instance().set_config(cfg)
         loader = GlobalHydra.instance().config_loader()
-        context = HydraContext(config_loader=loader, callbacks=Callbacks(cfg))
+        context = HydraContext(config_loader=loader, callbacks=Callbacks())
         launcher = Plugins.instance().instantiate_launcher(hydra_context=context, task_function=task, config=cfg)
         yield SweepConfig(
             cfg=cfg,
@@ -121,7 +122,7 @@ def _own_hydra() -> Iterator[None]:
     before = application.hydra, settings.cfg
     application.hydra, settings.cfg = None, None
     try:
-        with initialize_config_dir(config_dir=str(paths.conf_dir()), version_base="1.3", job_name="frostline"):
+        with initialize_config_dir(config_dir=str(paths.conf_dir()), job_name="frostline", **VERSION_BASE):
             yield
     finally:
         application.hydra, settings.cfg = before
