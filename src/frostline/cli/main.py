@@ -31,6 +31,7 @@ _COMMANDS = {
     "show": "a recorded run: its numbers and its whole config",
     "list": "the runs of this folder; the models, datasets, sweeps, metrics ... that a config may name; what is cached",
     "prune": "remove models and checkpoints that nothing needs any more, or what is cached",
+    "schema": "print a JSON Schema of the config, by which editors complete YAML",
     "fetch": "fetch the model and data that a later, offline run needs",
     "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
     "predict": "ask a trained run's model",
