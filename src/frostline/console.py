@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
 import traceback
+import warnings
 
 from frostline.errors import visible
 
@@ -23,6 +25,13 @@ class _VisibleFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record))
+
+
+def import_progress_bars() -> None:
+    """Imports tqdm as transformers does, without its warning in a notebook that has no widgets: plain bars will do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        importlib.import_module("tqdm.auto")
 
 
 def configure_logging() -> None:

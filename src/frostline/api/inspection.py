@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline import assets
+from frostline.console import import_progress_bars
 from frostline.errors import ModelError
 from frostline.report import as_text, newly_initialized
 from frostline.spec import RunSpec
@@ -61,6 +62,7 @@ def inspect(
     from frostline.api.inputs import model_overrides
     from frostline.config import compose_job
 
+    import_progress_bars()
     words = [*model_overrides(model, tokenizer), *overrides]
     return Inspection(examine(compose_job(words, config_dir).run))
 

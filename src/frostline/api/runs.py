@@ -13,6 +13,7 @@ from frostline.api.find_run import trained_spec
 from frostline.api.in_worker import Logged, call
 from frostline.api.inputs import Rows, model_overrides
 from frostline.config.recorded import read_spec
+from frostline.console import import_progress_bars
 from frostline.errors import RunFailedError, UserError, visible
 from frostline.records.result import RunResult, Status
 from frostline.records.run_folder import METRICS_FILE, MODEL_FOLDER
@@ -89,6 +90,7 @@ class Run:
 
     def _loaded(self) -> Predictor | Writer:
         spec = trained_spec(self.folder)
+        import_progress_bars()
         if spec.dataset.task.generates:
             from frostline.inference.generate import Writer
 
@@ -125,6 +127,7 @@ class Run:
         """
         import pandas as pd
 
+        import_progress_bars()
         from frostline.inference.generate import Generation
         from frostline.inference.predict import Predictor
 

@@ -248,10 +248,10 @@ def as_text(render: Callable[[Console], None]) -> str:
     Args:
         render: Prints to the console that it is given.
     """
-    console = _VisibleConsole(file=io.StringIO(), width=_FILE_WIDTH)
-    with console.capture() as capture:
-        render(console)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())
+    file = io.StringIO()
+    # A notebook passes for a terminal with colours.
+    render(_VisibleConsole(file=file, width=_FILE_WIDTH, color_system=None, force_terminal=False, force_jupyter=False))
+    return "\n".join(line.rstrip() for line in file.getvalue().strip("\n").splitlines())
 
 
 def number(value: float) -> str:
