@@ -14,7 +14,7 @@ from frostline.api.inputs import Rows, model_overrides
 from frostline.api.runs import Run
 from frostline.errors import RunFailedError, UserError
 from frostline.records.trial import TrialRecord
-from frostline.report import as_text, print_answer
+from frostline.report import as_text, level_rows, print_answer
 from frostline.search import Listener, TrialTask
 from frostline.spec import DEPTH_KEY, LR_KEY
 from frostline.sweeps.folder import SweepFolder, read_description, run_folder_of
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from frostline.report import Answer, GroupAnswer, LevelRow
+    from frostline.report import Answer
 
 OnTrial = Callable[[Mapping[str, Any]], None]
 """Called when a trial ends: a row of `Study.trials`, as a dict."""
@@ -150,8 +150,7 @@ class Study:
     @property
     def table(self) -> pd.DataFrame:
         """A row for each level of the axis of cost (a frozen depth, a LoRA rank), from the dearest to the cheapest."""
-        answer = self._answer
-        return _frame([_level(row, group, answer) for group in answer.groups for row in group.rows])
+        return _frame(level_rows(self._answer))
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -227,23 +226,6 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         if values and all(type(value) is int for value in values):
             frame[name] = pd.array([row.get(name) for row in rows], dtype="Int64")
     return frame
-
-
-def _level(row: LevelRow, group: GroupAnswer, answer: Answer) -> dict[str, Any]:
-    params = {} if row.trial is None else dict(row.trial.params)
-    axis = str(answer.axis_key)
-    level = row.level if row.level != int(row.level) else int(row.level)
-    shown: Any = answer.level_name(row.level) if answer.level_names else None if row.level < 0 else level
-    return {
-        **({"group": row.group} if len(answer.groups) > 1 else {}),
-        axis: shown,
-        **{key: value for key, value in params.items() if key != axis},
-        answer.metric: row.mean, "low": row.low, "high": row.high, "most_loss": row.most_loss,
-        "p_within": row.p_within, "state": row.state.value if row.trial is not None else "not tried",
-        "recommended": row is group.recommended_row, "seeds": row.seeds, "trials": row.num_trials,
-        "collapsed": row.collapsed, "operations": row.operations, "train_s": row.seconds,
-        "trial": None if row.trial is None else row.trial.number,
-    }  # fmt: skip
 
 
 def trial_row(trial: TrialRecord) -> dict[str, Any]:

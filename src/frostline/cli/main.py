@@ -36,6 +36,7 @@ _COMMANDS = {
     "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
     "predict": "ask a trained run's model",
     "embed": "write what a model makes of each row of a data set: one vector a row, Parquet or safetensors",
+    "push": "upload a trained model with its card to the Hugging Face hub",
     "ui": "open the MLflow UI on the store that runs went to; --sync: record there what it missed",
 }
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from frostline.api.find_run import sweep_folder
 from frostline.cli.common import OneLineParser
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--latency", action="store_true", help="measure what the recommended model takes for a row, at batch 1 and 32"
     )
+    parser.add_argument("--json", action="store_true", help="the answer and its table as JSON")
     options = parser.parse_args(arguments)
     folder = sweep_folder(options.study)
     from frostline.console import configure_logging
@@ -71,8 +73,30 @@ def main(arguments: list[str]) -> int:
     report = recorded_report(folder, description, trials, baselines)
     page, *_ = write_again(folder, report)
     latency = _latency(report.trained, options.study) if options.latency else None
-    _print(report, page, latency)
+    if options.json:
+        print(json.dumps(_as_json(report, page, latency), ensure_ascii=False))
+    else:
+        _print(report, page, latency)
     return 0
+
+
+def _as_json(report: RecordedReport, page: Path, latency: str | None) -> dict[str, Any]:
+    from frostline.records.result import finite
+    from frostline.report import level_rows, recommendation
+
+    answer = report.data.answer
+    data = {
+        "name": report.data.name,
+        "answer": None if answer.recommended is None else recommendation(answer),
+        "levels": level_rows(answer),
+        "status": report.data.status,
+        "run_again": report.data.command,
+        "recommended_run": None if report.trained is None else str(report.trained),
+        "latency": latency,
+        "page": str(page),
+    }
+    known: dict[str, Any] = finite(data)
+    return known
 
 
 def _latency(folder: Path | None, study: str) -> str:

@@ -23,6 +23,7 @@ from frostline import hashes
 from frostline.errors import MachineError, UserError, machine_trouble
 from frostline.files import refuse_links, remove_unfinished, write_atomically
 from frostline.provenance import environment, git_diff
+from frostline.records.model_card import CARD_FILE, write_card
 from frostline.records.recorder import RunStart
 from frostline.records.result import RESULT_FILE, RunResult, Status, finite
 
@@ -189,6 +190,8 @@ class RunFolder:
             MachineError: The folder can't be written any more.
         """
         try:
+            if result.status is Status.FINISHED and (self.folder / MODEL_FOLDER).is_dir():
+                write_card(self._spec, result, self.folder, self.folder / MODEL_FOLDER)
             files = hashes.hashes_of(self.folder, RECORDED_FILES)
             write_atomically(self.folder / RESULT_FILE, replace(result, files=files).to_json())
         except OSError as error:
@@ -209,6 +212,26 @@ def check_files(folder: Path, result: RunResult, *names: str) -> None:
         DamagedError: A file is not as the run left it.
     """
     hashes.check(folder, result.files, names, f"train it again: frostline reproduce {shlex.quote(str(folder))}")
+
+
+def rewrite_card(folder: Path, spec: RunSpec, answer: Sequence[str]) -> None:
+    """Writes the card of a recommended run's model anew, with what its sweep says, and its hash into the record.
+
+    Args:
+        folder: The run's; without a `model/` nothing is done.
+        spec: What was trained.
+        answer: See `write_card`.
+
+    Raises:
+        UserError: The folder holds no result that can be read.
+    """
+    name = f"{MODEL_FOLDER}/{CARD_FILE}"
+    if not (folder / name).is_file():
+        return
+    result = RunResult.read(folder)
+    write_card(spec, result, folder, folder / MODEL_FOLDER, answer)
+    files = {**result.files, **hashes.hashes_of(folder, [name])}
+    write_atomically(folder / RESULT_FILE, replace(result, files=files).to_json())
 
 
 def has_whole_model(folder: Path) -> bool:

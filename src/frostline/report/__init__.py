@@ -1,9 +1,9 @@
 """Reports: tables, figures and one HTML page of results."""
 
 from frostline.report.answer import Answer, GroupAnswer, LevelRow, answer_of
-from frostline.report.html import ReportData, write_report
+from frostline.report.html import ReportData, recommendation, write_report
 from frostline.report.reproduction import print_differences, print_verdict
-from frostline.report.table import level_table
+from frostline.report.table import level_rows, level_table
 from frostline.report.terminal import (
     Row,
     as_text,
@@ -30,6 +30,7 @@ __all__ = [
     "as_text",
     "headline",
     "label",
+    "level_rows",
     "level_table",
     "make_console",
     "newly_initialized",
@@ -39,6 +40,7 @@ __all__ = [
     "print_differences",
     "print_table",
     "print_verdict",
+    "recommendation",
     "standing_lines",
     "summary",
     "varying",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from frostline.decision import LevelState
 from frostline.records.trial import is_group
-from frostline.report.answer import Answer, LevelRow
+from frostline.report.answer import Answer, GroupAnswer, LevelRow
 from frostline.report.pareto import difference
 from frostline.spec import LR_KEY, ROWS_KEY, CostName, Value, short_number
 
@@ -45,6 +46,28 @@ def level_table(answer: Answer) -> LevelTable:
         recommended=next((index for index, row in enumerate(rows) if row is chosen), None),
         states=[row.state for row in rows],
     )
+
+
+def level_rows(answer: Answer) -> list[dict[str, Any]]:
+    """Returns the rows of an answer as values: the axis of cost, the other swept keys, the metric, how sure."""
+    return [_level(row, group, answer) for group in answer.groups for row in group.rows]
+
+
+def _level(row: LevelRow, group: GroupAnswer, answer: Answer) -> dict[str, Any]:
+    params = {} if row.trial is None else dict(row.trial.params)
+    axis = str(answer.axis_key)
+    level = row.level if row.level != int(row.level) else int(row.level)
+    shown: Any = answer.level_name(row.level) if answer.level_names else None if row.level < 0 else level
+    return {
+        **({"group": row.group} if len(answer.groups) > 1 else {}),
+        axis: shown,
+        **{key: value for key, value in params.items() if key != axis},
+        answer.metric: row.mean, "low": row.low, "high": row.high, "most_loss": row.most_loss,
+        "p_within": row.p_within, "state": row.state.value if row.trial is not None else "not tried",
+        "recommended": row is group.recommended_row, "seeds": row.seeds, "trials": row.num_trials,
+        "collapsed": row.collapsed, "operations": row.operations, "train_s": row.seconds,
+        "trial": None if row.trial is None else row.trial.number,
+    }  # fmt: skip
 
 
 def _line(row: LevelRow, keys: Sequence[str], answer: Answer) -> list[str]:

@@ -10,10 +10,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frostline.config.recorded import read_spec
+from frostline.errors import best_effort
 from frostline.preflight import num_blocks as blocks_of
 from frostline.provenance import redact
+from frostline.records.run_folder import rewrite_card
 from frostline.records.trial import TrialRecord, TrialState
-from frostline.report import Answer, ReportData, answer_of, make_console, print_answer, write_report
+from frostline.report import (
+    Answer,
+    ReportData,
+    answer_of,
+    headline,
+    label,
+    make_console,
+    print_answer,
+    standing_lines,
+    write_report,
+)
 from frostline.report.model_rows import ModelRows, calibration_line
 from frostline.search import SearchSummary, reason_if_all_failed
 from frostline.spec import CostName, Direction
@@ -111,7 +124,9 @@ def conclude(finished: FinishedSweep, run: SweepRun) -> str | None:
     sweep, training = finished.sweep, finished.sweep.job.run.training
     paths = _write_report(finished)
     maximize = training.direction is Direction.MAXIMIZE
-    view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
+    _write_card(finished)
+    best = finished.recommended_folder
+    view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys, best=best)
     record_summary(finished, run, view, paths)
     failure = finished.failure
     if not sweep.view.prints_answer:
@@ -121,6 +136,16 @@ def conclude(finished: FinishedSweep, run: SweepRun) -> str | None:
     elif not finished.interrupted and finished.summary.fatal is None and failure is None:
         make_console().print(finished.progress, highlight=False, soft_wrap=True, markup=False)
     return failure
+
+
+def _write_card(finished: FinishedSweep) -> None:
+    """Puts the sweep's answer into the card of the recommended model."""
+    folder, answer = finished.recommended_folder, finished.answer
+    if folder is None or not finished.summary.complete:
+        return
+    with best_effort("the model card's answer"):
+        sentences = [f"{label(answer)}: {headline(answer)}", *standing_lines(answer)]
+        rewrite_card(folder, read_spec(folder), sentences)
 
 
 def _write_report(finished: FinishedSweep) -> list[Path]:

@@ -3,7 +3,7 @@
 from frostline.records.run_folder import MODEL_FOLDER
 from frostline.tracking.client import RUN_DIR_TAG, absolute, client, preload, ui_command
 from frostline.tracking.content import ChildRun
-from frostline.tracking.lookup import fetch_files, recorded_folder, run_folder, tag_run
+from frostline.tracking.lookup import fetch_files, recorded_folder, run_folder, tag_run, views_of
 from frostline.tracking.orphans import reconcile
 from frostline.tracking.pending import find_pending
 from frostline.tracking.recorders import recorders_of
@@ -34,4 +34,5 @@ __all__ = [
     "run_folder",
     "tag_run",
     "ui_command",
+    "views_of",
 ]

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _TAG = "mlflow.sharedViewState."
+
+RECOMMENDED_TAG = "frostline.recommended"
+"""Of the run that its sweep recommends."""
+
 _LOG_LR = "optimizer.log10_lr"  # charts draw rates on a linear axis
 
 
@@ -34,12 +38,14 @@ class RunListView:
         metric: Of the objective, `best/accuracy`.
         maximize: Whether more of it is better: the best come first.
         keys: The swept keys, as params.
+        pinned: Run ids that stay at the top: of the recommended run.
     """
 
     parent: str
     metric: str
     maximize: bool
     keys: Sequence[str]
+    pinned: Sequence[str] = ()
 
 
 def publish(store: MlflowClient, experiment_id: str, view: RunListView) -> str:
@@ -50,11 +56,24 @@ def publish(store: MlflowClient, experiment_id: str, view: RunListView) -> str:
         experiment_id: Where the sweep is.
         view: What it shows. The view of a sweep has the same key each time.
     """
-    key = hashlib.sha256(f"frostline {view.parent}".encode()).hexdigest()
-    store.set_experiment_tag(experiment_id, f"{_TAG}{key}", _packed(state_of(view)))
+    store.set_experiment_tag(experiment_id, f"{_TAG}{_key(view.parent)}", _packed(state_of(view)))
+    return address_of(experiment_id, view.parent)
+
+
+def address_of(experiment_id: str, parent: str) -> str:
+    """Returns the part of a sweep's address behind the server's, of the view that `publish` keeps.
+
+    Args:
+        experiment_id: Where the sweep is.
+        parent: Run id of the sweep.
+    """
     # Without the first part the page shows itself as one for generative AI.
     mode = "workflowType=machine_learning&compareRunsMode=TABLE"
-    return f"/#/experiments/{experiment_id}/runs?{mode}&viewStateShareKey={quote(key)}"
+    return f"/#/experiments/{experiment_id}/runs?{mode}&viewStateShareKey={quote(_key(parent))}"
+
+
+def _key(parent: str) -> str:
+    return hashlib.sha256(f"frostline {parent}".encode()).hexdigest()
 
 
 def state_of(view: RunListView) -> dict[str, Any]:
@@ -66,10 +85,11 @@ def state_of(view: RunListView) -> dict[str, Any]:
             *(f"params.`{key}`" for key in view.keys),
             f"metrics.`{view.metric}`",
             "metrics.`cost/train_s`",
+            f"tags.`{RECOMMENDED_TAG}`",
             "tags.`frostline.status`",
         ],
         "runsExpanded": {},
-        "runsPinned": [],
+        "runsPinned": list(view.pinned),
         "runsHidden": [],
         "runsVisibilityMap": {},
         "runsHiddenMode": "SHOW_ALL",

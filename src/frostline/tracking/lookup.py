@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline import scratch
-from frostline.errors import UserError, as_user_error
+from frostline.errors import UserError, as_user_error, best_effort
 from frostline.provenance import redact
 from frostline.records.run_folder import MODEL_FOLDER
 from frostline.tracking.client import RUN_DIR_TAG, absolute, client
+from frostline.tracking.links import address_of
 from frostline.tracking.model import download_model, model_id_of
 from frostline.tracking.pending import reason_of
-from frostline.tracking.stored_run import BEST_TAG
+from frostline.tracking.stored_run import BEST_TAG, lookup_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -78,6 +79,23 @@ def _look_up(uri: str, run_id: str) -> tuple[MlflowClient, Run]:
     ):
         store = client(uri)
         return store, store.get_run(run_id)
+
+
+def views_of(uri: str, sweeps: Sequence[Path]) -> dict[Path, str]:
+    """Returns the page of each sweep's trials in MLflow: what comes behind the server's address.
+
+    Args:
+        uri: Of the store.
+        sweeps: Folders of sweeps; those that are not recorded there are left out.
+    """
+    views = {}
+    for folder in sweeps:
+        with best_effort("looking up a sweep in MLflow"):
+            recorded = lookup_run(folder, uri)
+            if recorded is not None:
+                info = recorded[1].info
+                views[folder] = address_of(info.experiment_id, info.run_id)
+    return views
 
 
 def fetch_files(uri: str, run_id: str, names: Sequence[str], target: Path) -> Mapping[str, str]:

@@ -16,7 +16,7 @@ from frostline.records.run_folder import MODEL_FOLDER
 from frostline.spec import TrackingSpec
 from frostline.tracking import pending
 from frostline.tracking.client import RUN_DIR_TAG, client, experiment_of
-from frostline.tracking.links import RunListView, publish
+from frostline.tracking.links import RECOMMENDED_TAG, RunListView, publish
 from frostline.tracking.model import log_model
 from frostline.tracking.names import Sanitizer, clean_name
 from frostline.tracking.orphans import end_dead_runs, end_runs_below, reconcile
@@ -117,13 +117,14 @@ class SweepRun:
         """Returns the MLflow run that the folder of a run is recorded in, or None."""
         return recorded_run(folder, self._tracking.uri) if self._tracking.enabled else None
 
-    def publish_view(self, metric: str, *, maximize: bool, keys: Sequence[str]) -> str | None:
+    def publish_view(self, metric: str, *, maximize: bool, keys: Sequence[str], best: Path | None = None) -> str | None:
         """Makes a view of the sweep's trials in MLflow's page; returns where it is, None if it could not be made.
 
         Args:
             metric: The objective's name.
             maximize: Whether more of it is better.
             keys: The swept keys.
+            best: The folder of the recommended run, which stays at the top.
 
         Returns:
             The whole address if the store is a server, else what comes behind that of `frostline ui`.
@@ -132,7 +133,8 @@ class SweepRun:
         if self._stored is None or self._broken:
             return None
         with best_effort("MLflow's view of the sweep"):
-            view = RunListView(parent=self._stored.run_id, **self._view)
+            run_id = None if best is None else self.recorded(best)
+            view = RunListView(parent=self._stored.run_id, pinned=[run_id] if run_id else [], **self._view)
             path = publish(self._stored.store, self._experiment_id, view)
             uri = without_user(self._tracking.uri).rstrip("/")
             return f"{uri}{path}" if uri.startswith(("http://", "https://")) else path
@@ -192,7 +194,7 @@ class SweepRun:
         best = self._inside(self._ending.get("best"))
         run_id = self.recorded(best) if best is not None else None
         if run_id is not None:
-            stored.store.set_tag(stored.run_id, BEST_TAG, run_id)
+            self._mark(stored, run_id)
         for folder, more in self._ending.get("trials", {}).items():
             place = self._inside(folder)
             child = None if place is None else self.recorded(place)
@@ -210,6 +212,15 @@ class SweepRun:
             self._keep("its best run is not recorded yet")
         else:
             pending.clear(self._folder)
+
+    def _mark(self, stored: StoredRun, run_id: str) -> None:
+        """Notes the recommended run at the sweep's and in the list of runs, in the place of an earlier one."""
+        earlier = stored.store.get_run(stored.run_id).data.tags.get(BEST_TAG)
+        if earlier not in {None, run_id}:
+            with best_effort("taking the mark off the run that was recommended before"):
+                stored.store.delete_tag(earlier, RECOMMENDED_TAG)
+        stored.store.set_tag(stored.run_id, BEST_TAG, run_id)
+        stored.store.set_tag(run_id, RECOMMENDED_TAG, "recommended")
 
     def _relative(self, path: Path) -> str:
         """Returns a path below the sweep's folder as it is kept: the folder may be moved."""
