@@ -66,7 +66,19 @@ def test_a_package_index_takes_them(installed):
     with zipfile.ZipFile(installed[0]) as wheel:
         metadata = wheel.read("frostline-0.1.0.dist-info/METADATA").decode()
     extras = set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M))
-    assert extras == {"dev", "images", "lora", "postgresql", "quantize", "ray", "rouge", "timm"}
+    assert extras == {
+        "dev",
+        "images",
+        "lora",
+        "postgresql",
+        "quantize",
+        "ray",
+        "rouge",
+        "tensorboard",
+        "timm",
+        "trackio",
+        "wandb",
+    }
 
 
 def test_the_installed_package_is_used_from_python(installed, tmp_path, tiny_model, tiny_csv):

@@ -39,7 +39,12 @@ def imported() -> dict[str, set[str]]:
 def test_every_import_is_declared():
     known = packages_distributions()
     known |= {"peft": ["peft"], "timm": ["timm"], "ray": ["ray"], "kornia": ["kornia"], "rouge_score": ["rouge-score"]}
-    known |= {"torchao": ["torchao"], "torchvision": ["timm"]}  # timm brings torchvision
+    known |= {
+        "torchao": ["torchao"],
+        "torchvision": ["timm"],
+        "wandb": ["wandb"],
+        "trackio": ["trackio"],
+    }  # timm brings torchvision
     declared = {name_of(each) for each in PROJECT["dependencies"]}
     declared |= {
         name_of(each) for key, extra in PROJECT["optional-dependencies"].items() if key != "dev" for each in extra
