@@ -8,7 +8,7 @@ from frostline import paths
 
 def test_sweeps_are_found_by_frostlines_application_only(tmp_path):
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
-        assert compose("config", overrides=["+sweep=demo"]).dataset.train_rows == 256
+        assert compose("config", overrides=["+sweep=demo"]).dataset.train_rows == 1024
     (tmp_path / "config.yaml").write_text("a: 1\n")
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         # No such group there, so it is a plain value.

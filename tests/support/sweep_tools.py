@@ -58,7 +58,8 @@ def start(
         before: Python that the process runs first, as to break something; not `as_users_do`.
         env: What differs from our environment.
     """
-    if not (cwd / "mlflow.db").exists() and "tracking=off" not in arguments and arguments[0] in {"sweep", "run"}:
+    records = arguments[0] in {"sweep", "run"} and not {"tracking=off", "--plan"} & set(arguments)
+    if records and not (cwd / "mlflow.db").exists():
         fresh_store(cwd / "mlflow.db")
     everything = {**os.environ, **env}
     if not as_users_do and not any(map(is_read_at_import, env)):

@@ -37,8 +37,15 @@ def main(arguments: list[str]) -> int:
         "--latency", action="store_true", help="measure what the recommended model takes for a row, at batch 1 and 32"
     )
     parser.add_argument("--json", action="store_true", help="the answer and its table as JSON")
+    parser.add_argument(
+        "--watch", action="store_true", help="while the sweep runs: make its page anew as trials end; then the report"
+    )
     options = parser.parse_args(arguments)
     folder = sweep_folder(options.study)
+    if options.watch:
+        from frostline.cli.report_watch import watch
+
+        watch(folder)
     from frostline.console import configure_logging
     from frostline.sweeps.folder import SweepFolder, read_description
     from frostline.sweeps.predictions import baseline_of, other_rows

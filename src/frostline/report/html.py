@@ -35,6 +35,23 @@ _CAPTIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class LiveStatus:
+    """How a sweep stands that is under way.
+
+    Attributes:
+        done: Trials that have ended.
+        running: Coordinates of those that are trained now.
+        left: What is left, in words: how many trials and, as far as it can be told, how long.
+        refresh_s: After so many seconds the page loads itself again.
+    """
+
+    done: int
+    running: Sequence[str]
+    left: str
+    refresh_s: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """What a report is made of.
 
@@ -47,6 +64,7 @@ class ReportData:
         command: What to type for the best run.
         status: How the sweep stands, in words.
         rows: What the recommended trial's model says of the held-out rows; None: unknown.
+        live: How it stands; None: no process works on it.
     """
 
     name: str
@@ -57,6 +75,7 @@ class ReportData:
     command: str
     status: str
     rows: ModelRows | None = None
+    live: LiveStatus | None = None
 
 
 def write_report(material: ReportData, folder: Path) -> list[Path]:
@@ -120,6 +139,7 @@ def page_of(material: ReportData, figures: Mapping[str, bytes] | None = None) ->
     return environment.get_template("report.html.j2").render(
         name=material.name,
         status=material.status,
+        live=material.live,
         label=label(answer),
         headline=headline(answer),
         standing=standing_lines(answer),

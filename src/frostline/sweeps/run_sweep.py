@@ -169,6 +169,7 @@ class SweepCommand:
             try:
                 study = self._studies.open(queue, warm_start_trials)
                 total = base_total + study.num_extra
+                self._folder.note_total(total)
                 view = ProgressView(self._metric, self._maximize, total, training.slots, bar)
                 self._stack.callback(view.close)
                 self._view = view

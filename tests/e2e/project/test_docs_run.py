@@ -99,10 +99,10 @@ class Desk:
         kind = words[0]
         if kind in {"run", "sweep", "inspect", "embed"}:
             words = self._on_small_models(words)
-        words += SMALL if kind == "run" else SMALL_SWEEP if kind in {"sweep", "plan"} else ()
+        words += SMALL if kind == "run" else SMALL_SWEEP if kind == "sweep" else ()
         if kind == "sweep" and "sweep.settle" not in command:
             words += TRIALS_ALONE
-        if kind == "ui":
+        if kind == "ui" and "--sync" not in words:
             return self._look_at(words)
         done = call(*words, cwd=self.folder, FROSTLINE_HOME=str(self._home))
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

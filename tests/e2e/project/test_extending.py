@@ -57,7 +57,8 @@ def test_the_example_runs(title, tmp_path, tiny_overrides):
         assert result.audit.frozen_unchanged
         assert result.freeze.name == "every_other"
     if title == "A metric":
-        assert result.objective.metric == "errors"
+        assert result.objective.metric == "brier"
+        assert result.metrics["eval/errors"] == round(result.metrics["eval/errors"])
     if title == "A kind of data":
         assert result.data["label_names"] == ["bad", "good"]
     if title == "A tracker":
@@ -97,4 +98,6 @@ def test_a_recorder_that_fails_ends_no_run(tmp_path, tiny_overrides):
     assert done.stderr.count("the wire is cut") == 1
     unknown = call(*words, "tracking.recorders=[borken]", cwd=tmp_path)
     assert unknown.returncode == 2
-    assert unknown.stderr.strip().endswith("recorder 'borken' is not known (did you mean 'broken'?); known: broken")
+    assert unknown.stderr.strip().endswith(
+        "recorder 'borken' is not known (did you mean 'broken'?); known: broken, tensorboard, trackio, wandb"
+    )

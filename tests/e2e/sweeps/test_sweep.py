@@ -190,9 +190,12 @@ def test_by_default_as_many_trials_as_cores_are_trained_side_by_side_and_the_com
     assert f"note: {Slots(count=count, threads=threads, gpus=())}; runtime.slots=N changes that" in done.stderr
     specs = [json.loads(path.read_text()) for path in (tmp_path / "runs" / "lr_x_depth").glob("[0-9]*/spec.json")]
     assert {spec["runtime"]["threads"] for spec in specs} == {threads}
-    assert f" runtime.threads={threads}\n" in done.stdout
     again = call("report", "lr_x_depth", cwd=tmp_path)
-    assert f" runtime.threads={threads}\n" in again.stdout, again.stdout
+    commands = {re.findall(r"^run it again: frostline (.*)$", each.stdout, re.M)[0] for each in (done, again)}
+    assert len(commands) == 1
+    alone = call(*commands.pop().split(), "hydra.run.dir=alone", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert json.loads((tmp_path / "alone" / "spec.json").read_text())["runtime"]["threads"] == threads
 
 
 def test_a_gpu_that_torch_can_not_use_is_measured_in_vain_and_the_sweep_continues(tmp_path, tiny):

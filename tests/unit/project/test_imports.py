@@ -44,7 +44,7 @@ print("\\n" + json.dumps([code, loaded]))
         (["list", "models"], 0),
         (["list", "metrics"], 0),
         (["list", "nosuch"], 2),
-        (["plan", "--help"], 0),
+        (["show", "--help"], 0),
         (["plan", "nosuch"], 2),
         (["run", "runtime.num_processes=3"], 2),
         (["inspect", "--help"], 0),
