@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from frostline.files import write_atomically
 from frostline.records.result import RunResult
 from frostline.spec import EVAL_SET, Source
 
@@ -18,14 +17,13 @@ if TYPE_CHECKING:
 CARD_FILE = "README.md"
 
 
-def write_card(spec: RunSpec, result: RunResult, folder: Path, model: Path, answer: Sequence[str] = ()) -> None:
-    """Writes the card of a run's model.
+def model_card(spec: RunSpec, result: RunResult, folder: Path, answer: Sequence[str] = ()) -> str:
+    """Returns the card of a run's model.
 
     Args:
         spec: What was trained.
         result: Of the run.
         folder: The run's.
-        model: Where the model lies.
         answer: What the sweep says that recommends the run, a sentence each; nothing of a run without a sweep.
     """
     head: dict[str, Any] = {"library_name": "transformers", "tags": ["frostline", f"freeze-{spec.freeze.name}"]}
@@ -53,7 +51,7 @@ def write_card(spec: RunSpec, result: RunResult, folder: Path, model: Path, answ
         "", "## Train it again", "", "The run's folder holds its whole config, and what all of it depends on:", "",
         "```", f"frostline reproduce {place}", "```", "",
     ]  # fmt: skip
-    write_atomically(model / CARD_FILE, f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n" + "\n".join(lines))
+    return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n" + "\n".join(lines)
 
 
 def _facts(spec: RunSpec, result: RunResult, values: dict[str, float]) -> list[tuple[str, str]]:

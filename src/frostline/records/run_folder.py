@@ -23,7 +23,7 @@ from frostline import hashes
 from frostline.errors import MachineError, UserError, machine_trouble
 from frostline.files import refuse_links, remove_unfinished, write_atomically
 from frostline.provenance import environment, git_diff
-from frostline.records.model_card import CARD_FILE, write_card
+from frostline.records.model_card import CARD_FILE, model_card
 from frostline.records.recorder import RunStart
 from frostline.records.result import RESULT_FILE, RunResult, Status, finite
 
@@ -191,7 +191,8 @@ class RunFolder:
         """
         try:
             if result.status is Status.FINISHED and (self.folder / MODEL_FOLDER).is_dir():
-                write_card(self._spec, result, self.folder, self.folder / MODEL_FOLDER)
+                card = model_card(self._spec, result, self.folder)
+                write_atomically(self.folder / MODEL_FOLDER / CARD_FILE, card)
             files = hashes.hashes_of(self.folder, RECORDED_FILES)
             write_atomically(self.folder / RESULT_FILE, replace(result, files=files).to_json())
         except OSError as error:
@@ -220,7 +221,7 @@ def rewrite_card(folder: Path, spec: RunSpec, answer: Sequence[str]) -> None:
     Args:
         folder: The run's; without a `model/` nothing is done.
         spec: What was trained.
-        answer: See `write_card`.
+        answer: See `model_card`.
 
     Raises:
         UserError: The folder holds no result that can be read.
@@ -229,7 +230,10 @@ def rewrite_card(folder: Path, spec: RunSpec, answer: Sequence[str]) -> None:
     if not (folder / name).is_file():
         return
     result = RunResult.read(folder)
-    write_card(spec, result, folder, folder / MODEL_FOLDER, answer)
+    card = model_card(spec, result, folder, answer)
+    if (folder / name).read_text(encoding="utf-8") == card:
+        return
+    write_atomically(folder / name, card)
     files = {**result.files, **hashes.hashes_of(folder, [name])}
     write_atomically(folder / RESULT_FILE, replace(result, files=files).to_json())
 

@@ -125,8 +125,7 @@ def conclude(finished: FinishedSweep, run: SweepRun) -> str | None:
     paths = _write_report(finished)
     maximize = training.direction is Direction.MAXIMIZE
     _write_card(finished)
-    best = finished.recommended_folder
-    view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys, best=best)
+    view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
     record_summary(finished, run, view, paths)
     failure = finished.failure
     if not sweep.view.prints_answer:

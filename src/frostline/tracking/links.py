@@ -38,14 +38,12 @@ class RunListView:
         metric: Of the objective, `best/accuracy`.
         maximize: Whether more of it is better: the best come first.
         keys: The swept keys, as params.
-        pinned: Run ids that stay at the top: of the recommended run.
     """
 
     parent: str
     metric: str
     maximize: bool
     keys: Sequence[str]
-    pinned: Sequence[str] = ()
 
 
 def publish(store: MlflowClient, experiment_id: str, view: RunListView) -> str:
@@ -89,7 +87,7 @@ def state_of(view: RunListView) -> dict[str, Any]:
             "tags.`frostline.status`",
         ],
         "runsExpanded": {},
-        "runsPinned": list(view.pinned),
+        "runsPinned": [],
         "runsHidden": [],
         "runsVisibilityMap": {},
         "runsHiddenMode": "SHOW_ALL",

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_STAR = "\u2605 "
+"""Before the name of the run that a sweep recommends: the first thing that one sees of it in the list."""
+
 
 class SweepRun:
     """The parent run: its charts show the answer, its artifacts hold the report.
@@ -117,14 +120,13 @@ class SweepRun:
         """Returns the MLflow run that the folder of a run is recorded in, or None."""
         return recorded_run(folder, self._tracking.uri) if self._tracking.enabled else None
 
-    def publish_view(self, metric: str, *, maximize: bool, keys: Sequence[str], best: Path | None = None) -> str | None:
+    def publish_view(self, metric: str, *, maximize: bool, keys: Sequence[str]) -> str | None:
         """Makes a view of the sweep's trials in MLflow's page; returns where it is, None if it could not be made.
 
         Args:
             metric: The objective's name.
             maximize: Whether more of it is better.
             keys: The swept keys.
-            best: The folder of the recommended run, which stays at the top.
 
         Returns:
             The whole address if the store is a server, else what comes behind that of `frostline ui`.
@@ -133,8 +135,7 @@ class SweepRun:
         if self._stored is None or self._broken:
             return None
         with best_effort("MLflow's view of the sweep"):
-            run_id = None if best is None else self.recorded(best)
-            view = RunListView(parent=self._stored.run_id, pinned=[run_id] if run_id else [], **self._view)
+            view = RunListView(parent=self._stored.run_id, **self._view)
             path = publish(self._stored.store, self._experiment_id, view)
             uri = without_user(self._tracking.uri).rstrip("/")
             return f"{uri}{path}" if uri.startswith(("http://", "https://")) else path
@@ -216,11 +217,15 @@ class SweepRun:
     def _mark(self, stored: StoredRun, run_id: str) -> None:
         """Notes the recommended run at the sweep's and in the list of runs, in the place of an earlier one."""
         earlier = stored.store.get_run(stored.run_id).data.tags.get(BEST_TAG)
-        if earlier not in {None, run_id}:
+        if earlier is not None and earlier != run_id:
             with best_effort("taking the mark off the run that was recommended before"):
                 stored.store.delete_tag(earlier, RECOMMENDED_TAG)
+                name = stored.store.get_run(earlier).info.run_name or ""
+                stored.store.update_run(earlier, name=name.removeprefix(_STAR))
         stored.store.set_tag(stored.run_id, BEST_TAG, run_id)
         stored.store.set_tag(run_id, RECOMMENDED_TAG, "recommended")
+        name = stored.store.get_run(run_id).info.run_name or ""
+        stored.store.update_run(run_id, name=_STAR + name.removeprefix(_STAR))
 
     def _relative(self, path: Path) -> str:
         """Returns a path below the sweep's folder as it is kept: the folder may be moved."""

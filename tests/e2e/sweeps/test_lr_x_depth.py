@@ -81,7 +81,10 @@ def test_each_trial_is_a_child_run_in_mlflow_with_its_state(finished):
     states = [run.data.tags["frostline.status"] for run in children]
     assert states.count("PRUNED") == len([p for p in finished.trials if p.state is TrialState.PRUNED])
     assert states.count("FINISHED") == len(completed(finished))
-    assert all(re.match(r"d\d lr", run.info.run_name) for run in children)
+    assert all(re.match(r"(\u2605 )?d\d lr", run.info.run_name) for run in children)
+    (marked,) = (run for run in children if run.info.run_name.startswith("\u2605 "))
+    assert marked.data.tags["frostline.recommended"] == "recommended"
+    assert marked.info.run_id == parent.data.tags["frostline.best_run"]
     assert all(len(run.data.params) <= 10 and "freeze.depth" in run.data.params for run in children)
 
 
@@ -90,6 +93,11 @@ def test_the_parent_run_holds_the_answer(finished, store):
     best = ranked(finished.trials, True)[0]
     assert parent.data.tags["frostline.best"] == best.label()
     assert parent.data.metrics["best/accuracy"] == best.quality
+    assert (
+        parent.data.metrics["answer/low"]
+        <= parent.data.metrics["answer/accuracy"]
+        <= parent.data.metrics["answer/high"]
+    )
     steps = {metric.step for metric in store.get_metric_history(parent.info.run_id, "by_depth/accuracy")}
     assert steps
     assert steps <= {trial.depth for trial in completed(finished)}  # a depth whose runs learnt nothing has no number

@@ -85,6 +85,7 @@ def test_its_files_are_safe_and_name_what_it_needs(frostline, tiny_overrides, st
     files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
     assert {path.rpartition(".")[2] for path in files} <= {
         "json",
+        "md",  # the card
         "safetensors",
         "txt",
         "yaml",
