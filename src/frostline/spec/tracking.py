@@ -22,6 +22,8 @@ class TrackingSpec:
         parent_run: Id of the MLflow run that the run is nested under; None: of none.
         run_name: Name of the MLflow run; None: the run's coordinates.
         recorders: Names of further recorders, of frostline or of a plugin.
+        register: A name in MLflow's model registry: of a sweep the recommended model becomes a version of it, with the
+            alias `recommended`, of a run outside of a sweep its model. None: nothing is registered.
         params: Keys of a nested run's config that are recorded as params besides the usual ones.
     """
 
@@ -36,6 +38,7 @@ class TrackingSpec:
     run_name: str | None
     params: tuple[str, ...]
     recorders: tuple[str, ...] = ()
+    register: str | None = None
 
     def __post_init__(self) -> None:
         if self.enabled and not self.uri.strip():

@@ -83,6 +83,35 @@ def log_model(store: MlflowClient, run_id: str, folder: Path) -> None:
     store.finalize_logged_model(model.model_id, "READY")  # last: a model that is ready is not changed again
 
 
+RECOMMENDED = "recommended"
+"""Alias in the model registry of the model that a sweep recommends."""
+
+
+def register_model(store: MlflowClient, run_id: str, name: str, alias: str | None = None) -> None:
+    """Makes the model of a run a version of a registered model, once.
+
+    Args:
+        store: Of the store.
+        run_id: Of the run, whose model was logged.
+        name: Of the registered model; made if it isn't there.
+        alias: Points at this version from now on.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        store.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    versions = [each for each in store.search_model_versions(f"name='{name}'") if each.run_id == run_id]
+    if not versions:
+        model_id = model_id_of(store.get_run(run_id))
+        source = f"runs:/{run_id}/{MODEL_FOLDER}" if model_id is None else f"models:/{model_id}"
+        versions = [store.create_model_version(name, source, run_id, model_id=model_id)]
+    if alias is not None:
+        store.set_registered_model_alias(name, alias, versions[0].version)
+
+
 def _as_artifact(store: MlflowClient, run_id: str, folder: Path) -> None:
     """Uploads the model as files of the run, once."""
     if MODEL_FOLDER not in {item.path for item in store.list_artifacts(run_id)}:

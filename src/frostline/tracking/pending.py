@@ -77,6 +77,7 @@ def location_of(tracking: TrackingSpec) -> dict[str, Any]:
         "experiment": tracking.experiment,
         "log_model": tracking.log_model,
         "tags": {key: redact(value) for key, value in tracking.tags.items()},
+        "register": tracking.register,
     }
 
 

@@ -31,7 +31,7 @@ from frostline.tracking.content import (
     params_of,
     tags_of,
 )
-from frostline.tracking.model import log_model
+from frostline.tracking.model import log_model, register_model
 from frostline.tracking.names import Sanitizer
 from frostline.tracking.orphans import reconcile
 from frostline.tracking.stored_run import (
@@ -249,6 +249,8 @@ class MlflowRecorder:
                 stored.store.log_artifact(stored.run_id, str(path), None if parent == "." else parent)
         if self._tracking.log_model and (self._folder / MODEL_FOLDER).is_dir():
             log_model(stored.store, stored.run_id, self._folder)
+            if self._tracking.register is not None and self._child is None:
+                register_model(stored.store, stored.run_id, self._tracking.register)
 
     @contextmanager
     def _forgiving(self, what: str) -> Iterator[None]:

@@ -17,7 +17,7 @@ from frostline.spec import TrackingSpec
 from frostline.tracking import pending
 from frostline.tracking.client import RUN_DIR_TAG, client, experiment_of
 from frostline.tracking.links import RECOMMENDED_TAG, RunListView, publish
-from frostline.tracking.model import log_model
+from frostline.tracking.model import RECOMMENDED, log_model, register_model
 from frostline.tracking.names import Sanitizer, clean_name
 from frostline.tracking.orphans import end_dead_runs, end_runs_below, reconcile
 from frostline.tracking.stored_run import BEST_TAG, StoredRun, lookup_run, recorded_run, save_run_id, source_tags
@@ -208,6 +208,8 @@ class SweepRun:
         with_model = self._ending.get("with_model") and best is not None and (best / MODEL_FOLDER).is_dir()
         if best is not None and run_id is not None and with_model:
             log_model(stored.store, run_id, best)
+            if self._tracking.register is not None:
+                register_model(stored.store, run_id, self._tracking.register, RECOMMENDED)
         if best is not None and run_id is None and pending.load(best) is not None:
             self._is_whole = False  # this run names its best one: it is to be logged again when that one is there
             self._keep("its best run is not recorded yet")

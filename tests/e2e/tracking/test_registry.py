@@ -1,0 +1,34 @@
+"""`tracking.register`: the model that a sweep recommends, in MLflow's registry."""
+
+import pytest
+
+from tests.support.sweep_tools import TRIALS_ALONE, call
+
+
+def test_a_runs_model_is_a_version_once(frostline, tiny_overrides, in_tmp):
+    from mlflow import MlflowClient
+
+    for _ in range(2):
+        assert frostline("run", *tiny_overrides, "tracking.register=moods")[0] == 0
+    store = MlflowClient(f"sqlite:///{in_tmp / 'mlflow.db'}")
+    versions = store.search_model_versions("name='moods'")
+    assert sorted(int(version.version) for version in versions) == [1, 2]
+    assert store.get_registered_model("moods").aliases == {}
+
+
+@pytest.mark.slow
+def test_the_alias_follows_what_is_recommended(tiny_overrides, tmp_path):
+    from mlflow import MlflowClient
+
+    tiny = [word for word in tiny_overrides if not word.startswith("optimizer.lr=")]
+    words = [*TRIALS_ALONE, "training.epochs=1", "tracking.register=moods"]
+    for trials in (2, 5):
+        done = call("sweep", "lr_x_depth", *tiny, *words, f"sweep.n_trials={trials}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    store = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    version = store.get_model_version_by_alias("moods", "recommended")
+    run = store.get_run(version.run_id)
+    assert run.data.tags["frostline.recommended"] == "recommended"
+    starred = [each for each in store.search_runs([run.info.experiment_id]) if each.info.run_name.startswith("\u2605 ")]
+    assert [each.info.run_id for each in starred] == [version.run_id]
+    assert "error" not in done.stderr.lower()
