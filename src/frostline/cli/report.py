@@ -18,29 +18,7 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str]) -> int:
     """Prints the best trial of each depth and the recommendation; writes the report's files anew."""
-    parser = OneLineParser(
-        prog="frostline report",
-        description="What a sweep says: the best trial at each frozen depth, a recommendation, pictures; written to "
-        "STUDY/report/ as one HTML page, PNG and CSV.",
-        epilog="example: frostline report lr_x_depth",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("study", metavar="STUDY", help="a sweep's name, for example lr_x_depth, or its folder")
-    parser.add_argument(
-        "--against",
-        metavar="STUDY",
-        action="append",
-        default=[],
-        help="another sweep, to whose best trial each depth is compared, on the same rows; may be given several times",
-    )
-    parser.add_argument(
-        "--latency", action="store_true", help="measure what the recommended model takes for a row, at batch 1 and 32"
-    )
-    parser.add_argument("--json", action="store_true", help="the answer and its table as JSON")
-    parser.add_argument(
-        "--watch", action="store_true", help="while the sweep runs: make its page anew as trials end; then the report"
-    )
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     folder = sweep_folder(options.study)
     if options.watch:
         from frostline.cli.report_watch import watch
@@ -85,6 +63,32 @@ def main(arguments: list[str]) -> int:
     else:
         _print(report, page, latency)
     return 0
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
+        prog="frostline report",
+        description="What a sweep says: the best trial at each frozen depth, a recommendation, pictures; written to "
+        "STUDY/report/ as one HTML page, PNG and CSV.",
+        epilog="example: frostline report lr_x_depth",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study", metavar="STUDY", help="a sweep's name, for example lr_x_depth, or its folder")
+    parser.add_argument(
+        "--against",
+        metavar="STUDY",
+        action="append",
+        default=[],
+        help="another sweep, to whose best trial each depth is compared, on the same rows; may be given several times",
+    )
+    parser.add_argument(
+        "--latency", action="store_true", help="measure what the recommended model takes for a row, at batch 1 and 32"
+    )
+    parser.add_argument("--json", action="store_true", help="the answer and its table as JSON")
+    parser.add_argument(
+        "--watch", action="store_true", help="while the sweep runs: make its page anew as trials end; then the report"
+    )
+    return parser
 
 
 def _as_json(report: RecordedReport, page: Path, latency: str | None) -> dict[str, Any]:

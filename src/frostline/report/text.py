@@ -218,7 +218,8 @@ def _named(row: LevelRow, answer: Answer) -> str:
 
 
 def _names(rows: list[LevelRow], answer: Answer) -> str:
-    return ", ".join(answer.level_name(row.level) for row in rows)
+    names = ("full fine-tuning" if row.level == NOTHING_FROZEN else answer.level_name(row.level) for row in rows)
+    return ", ".join(names)
 
 
 def _in_ten(chance: float) -> str:

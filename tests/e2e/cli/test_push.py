@@ -29,7 +29,7 @@ def test_a_model_that_froze_nothing_says_so(frostline, tiny_overrides, in_tmp):
 
 
 def test_it_is_pushed_whole(frostline, tiny_overrides, in_tmp, monkeypatch):
-    """The hub can't be had in a test: what is asked of it is looked at."""
+    """The hub can't be had in a test: what is asked of it is checked."""
     asked = []
 
     class Hub:
