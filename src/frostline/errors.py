@@ -168,7 +168,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
         return " (did you mean 'optimizer.lr'?)"
     initials = "".join(part[:1] for part in last.split("_")) if "_" in last else ""
     guess = f"{group}.{initials}" if group else initials
-    match = [guess] if guess in known else get_close_matches(word, known, n=1, cutoff=0.5)
+    same_end = [name for name in known if not group and name.rpartition(".")[2] == word]  # `lr`: optimizer.lr
+    match = [guess] if guess in known else same_end or get_close_matches(word, known, n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 

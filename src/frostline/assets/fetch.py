@@ -113,7 +113,8 @@ def local_file(location: str, key: str, *, folder: bool = False) -> Path:
     """
     path = local_path(location)
     if not path.is_file() and not (folder and path.is_dir()):
-        what = "is a folder, not a file" if path.is_dir() else "no such file"
+        where = "" if path.is_absolute() else f" in {Path.cwd()}, the current folder"
+        what = "is a folder, not a file" if path.is_dir() else f"no such file{where}"
         raise AssetError(f"{key}={location}: {what}")
     if not os.access(path, os.R_OK):
         raise AssetError(f"{key}={location}: can't be read (permissions)")
