@@ -14,6 +14,8 @@ from frostline.api.tables import store
 from frostline.errors import DataError, SpecError, listing, nearest
 from frostline.sweeps.params import encode
 
+_COLUMNS = ("text", "pair", "image", "label")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
@@ -37,8 +39,11 @@ class Rows:
     label: str | None = None
     task: str | None = None
 
-    def overrides(self) -> list[str]:
+    def overrides(self, others: Sequence[str] = ()) -> list[str]:
         """Returns the overrides that name them.
+
+        Args:
+            others: The caller's own, which may name columns, too.
 
         Raises:
             DataError: They are no table, or have no such column.
@@ -48,9 +53,12 @@ class Rows:
         classes: Mapping[str, Sequence[str]] = {}
         if self.train is None and self.evaluate is not None:
             raise DataError("evaluate: give train, too: the rows to train on")
+        if self.train is None and (key := next((key for key in _COLUMNS if getattr(self, key) is not None), None)):
+            raise DataError(f"{key}: names a column of train, which is not given; give train=, the rows to train on")
         if self.train is not None:
             group, location, classes = self._source(self.train, "train")
             words.append(f"dataset={group}")
+            self._check_label(others)
             if location is not None:
                 values["dataset.location"] = location
         if self.evaluate is not None:
@@ -71,12 +79,26 @@ class Rows:
             words.append(f"dataset.label_names=[{','.join(_quoted(name) for name in names_of_classes)}]")
         return words
 
+    def _check_label(self, others: Sequence[str]) -> None:
+        """Refuses a table in memory in which nobody says where the label is.
+
+        Raises:
+            DataError: It has no column `label`.
+        """
+        is_named = self.label is not None or any(word.startswith("dataset.label_column=") for word in others)
+        kinds = [self.task, *(word.partition("=")[2] for word in others if word.startswith("dataset.task="))]
+        if is_named or isinstance(self.train, (str, os.PathLike)) or {"causal_lm", "seq2seq"} & set(kinds):
+            return
+        columns = store(self.train, "train").columns
+        if "label" not in columns:
+            raise DataError(f"label: name the column of the label; train has {listing(columns)}")
+
     def _source(self, rows: Any, argument: str) -> tuple[str, str | None, Mapping[str, Sequence[str]]]:
         """Returns the dataset's group, its location if it has one of its own, and the class names of its columns."""
         if isinstance(rows, (str, os.PathLike)):
             return (*_named(rows, argument), {})
         table = store(rows, argument)
-        for key in ("text", "pair", "image", "label"):
+        for key in _COLUMNS:
             name = getattr(self, key)
             if name is not None and name not in table.columns:
                 raise DataError(
@@ -98,6 +120,17 @@ def _named(source: str | os.PathLike[str], argument: str) -> tuple[str, str | No
     if str(source) in known:
         return str(source), None
     raise DataError(f"{argument}={source}: no such file, and no ready-made data set{nearest(str(source), known)}")
+
+
+def list_of(overrides: Any) -> list[str]:
+    """Returns overrides as a list.
+
+    Raises:
+        SpecError: They are one text, or no texts.
+    """
+    if isinstance(overrides, (str, Mapping)) or not all(isinstance(word, str) for word in overrides):
+        raise SpecError("overrides: give a list of texts, for example ['training.epochs=2', 'freeze.depth=3']")
+    return list(overrides)
 
 
 def model_overrides(model: Any, tokenizer: Any = None) -> list[str]:

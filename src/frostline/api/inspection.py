@@ -59,11 +59,11 @@ def inspect(
     Raises:
         UserError: The model can't be found or isn't supported.
     """
-    from frostline.api.inputs import model_overrides
+    from frostline.api.inputs import list_of, model_overrides
     from frostline.config import compose_job
 
     import_progress_bars()
-    words = [*model_overrides(model, tokenizer), *overrides]
+    words = [*model_overrides(model, tokenizer), *list_of(overrides)]
     return Inspection(examine(compose_job(words, config_dir).run))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from frostline.api.in_worker import call
-from frostline.api.inputs import Rows, model_overrides
+from frostline.api.inputs import Rows, list_of, model_overrides
 from frostline.api.study import sweep_overrides
 from frostline.sweeps.plan import SweepPlan
 
@@ -51,7 +51,7 @@ def plan(
         UserError: Bad input; one line.
     """
     rows = Rows(train=train, evaluate=evaluate, text=text, pair=pair, image=image, label=label, task=task)
-    words = sweep_overrides(name, model_overrides(model, tokenizer), rows, overrides, config_dir)
+    words = sweep_overrides(name, model_overrides(model, tokenizer), rows, list_of(overrides), config_dir)
     forecast: SweepPlan = call(f"{__name__}:plan_in_worker", words=words, config_dir=config_dir, nodes=nodes)
     return forecast
 

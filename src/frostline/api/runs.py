@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.api.find_run import trained_spec
 from frostline.api.in_worker import Logged, call
-from frostline.api.inputs import Rows, model_overrides
+from frostline.api.inputs import Rows, list_of, model_overrides
 from frostline.config.recorded import read_spec
 from frostline.console import import_progress_bars
 from frostline.errors import RunFailedError, UserError, visible
@@ -33,6 +34,10 @@ OnMetrics = Callable[[int, Mapping[str, float]], None]
 """Called while a run trains: the optimizer step, and numbers by name (`train/loss`, `eval/accuracy`)."""
 
 
+def _label(label: str | None) -> dict[str, str]:
+    return {} if label is None else {"label": label}  # a regression has none
+
+
 class Run:
     """A recorded run, read from its folder.
 
@@ -44,7 +49,7 @@ class Run:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self.result: RunResult = RunResult.read(self.folder)
 
     @cached_property
@@ -131,13 +136,11 @@ class Run:
         from frostline.inference.generate import Generation
         from frostline.inference.predict import Predictor
 
-        if isinstance(inputs, str):
-            raise UserError("predict: give a list of texts, for example [text]")
-        texts, spec = [str(each) for each in inputs], trained_spec(self.folder)
+        texts, spec = _texts(inputs, "predict"), trained_spec(self.folder)
         if (spec.dataset.pair_column is None) != (pairs is None):
             what = "pairs of texts: give pairs=" if pairs is None else "single texts: leave pairs out"
             raise UserError(f"predict: {self.folder} was trained on {what}")
-        seconds = [None] * len(texts) if pairs is None else [str(each) for each in pairs]
+        seconds = [None] * len(texts) if pairs is None else _texts(pairs, "pairs")
         if len(seconds) != len(texts):
             raise UserError(f"predict: {len(texts)} texts and {len(seconds)} second ones")
         loaded = self._loaded()
@@ -145,7 +148,7 @@ class Run:
             how = Generation(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
             return pd.DataFrame(loaded.write(iter(texts), how), columns=["text", "written"])
         rows = [
-            {"text": each.text, "label": each.label, "score": each.score, **each.scores}
+            {"text": each.text, **_label(each.label), "score": each.score, **each.scores}
             for each in loaded.predict(zip(texts, seconds, strict=True))
         ]
         return pd.DataFrame(rows, columns=None if rows else ["text", "label", "score"])
@@ -155,6 +158,21 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<frostline.Run {self.folder}: {self.status}>"
+
+
+def _texts(values: Iterable[Any], argument: str) -> list[str]:
+    """Returns texts, or paths, as a list.
+
+    Raises:
+        UserError: They are no list of texts: a text alone, a data frame, or something else among them.
+    """
+    if isinstance(values, str) or hasattr(values, "columns") or isinstance(values, Mapping):
+        raise UserError(f"{argument}: give a list of texts, for example [text] or df['text']")
+    texts = list(values)
+    other = next((index for index, each in enumerate(texts) if not isinstance(each, (str, os.PathLike))), None)
+    if other is not None:
+        raise UserError(f"{argument}: number {other} is no text but {texts[other]!r}")
+    return [str(each) for each in texts]
 
 
 def run(
@@ -207,7 +225,10 @@ def run(
     from frostline.preflight import check_folder, preflight
 
     rows = Rows(train=train, evaluate=evaluate, text=text, pair=pair, image=image, label=label, task=task)
-    words = [*model_overrides(model, tokenizer), *rows.overrides(), *overrides]
+    more = list_of(overrides)
+    words = [*model_overrides(model, tokenizer), *rows.overrides(more), *more]
+    if on_metrics is not None and not callable(on_metrics):
+        raise UserError("on_metrics: give a function of a step and of numbers by name")
     job, own_folder = compose_with_folder(words, config_dir)
     target = own_folder if folder is None else Path(folder)
     preflight(job)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import html
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frostline.api.inputs import Rows, model_overrides
+from frostline.api.frames import Figures, frame_of, trial_row
+from frostline.api.inputs import Rows, list_of, model_overrides
 from frostline.api.runs import Run
+from frostline.api.trial_caller import OnTrial, TrialCaller
 from frostline.errors import RunFailedError, UserError
-from frostline.records.trial import TrialRecord
 from frostline.report import as_text, level_rows, print_answer
-from frostline.search import Listener, TrialTask
+from frostline.search import Listener
 from frostline.spec import DEPTH_KEY, LR_KEY
 from frostline.sweeps.folder import SweepFolder, read_description, run_folder_of
 from frostline.sweeps.recorded_report import RecordedReport, recorded_report
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from frostline.report import Answer
-
-OnTrial = Callable[[Mapping[str, Any]], None]
-"""Called when a trial ends: a row of `Study.trials`, as a dict."""
 
 _PAGE_HEIGHT = 900
 
@@ -98,7 +96,7 @@ class Study:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self._description = read_description(self.folder)
         recovery = recover(SweepFolder(self.folder), self._description)
         if recovery.unreadable:
@@ -150,20 +148,25 @@ class Study:
     @property
     def table(self) -> pd.DataFrame:
         """A row for each level of the axis of cost (a frozen depth, a LoRA rank), from the dearest to the cheapest."""
-        return _frame(level_rows(self._answer))
+        return frame_of(level_rows(self._answer))
 
     @property
     def trials(self) -> pd.DataFrame:
         """A row for each trial, the baseline (number -1) first."""
-        return _frame([trial_row(trial) for trial in self._records])
+        return frame_of([trial_row(trial) for trial in self._records])
 
     @cached_property
     def figures(self) -> dict[str, Figure]:
-        """Figures of matplotlib by name: `depth`, `rates`, `history`, `quality_vs_cost`, `importances`."""
+        """Figures of matplotlib by name, those that the trials can fill.
+
+        `depth`, `rates`, `history`, `quality_vs_cost`, `importances` (of several swept keys), `learning_curve` (of
+        several numbers of rows).
+        """
         from frostline.report.figures import single_figures
 
         data = self._report.data
-        return single_figures([trial for trial in data.trials if not trial.is_baseline], data.answer, data.cost)
+        trials = [trial for trial in data.trials if not trial.is_baseline]
+        return Figures(single_figures(trials, data.answer, data.cost))
 
     @property
     def best(self) -> Run:
@@ -216,54 +219,6 @@ class Study:
         return f"<frostline.Study {self.folder}: {self._report.data.status}>"
 
 
-def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Returns rows as a data frame in which whole numbers stay whole beside what is missing."""
-    import pandas as pd
-
-    frame = pd.DataFrame(rows)
-    for name in frame.columns:
-        values = [row[name] for row in rows if row.get(name) is not None]
-        if values and all(type(value) is int for value in values):
-            frame[name] = pd.array([row.get(name) for row in rows], dtype="Int64")
-    return frame
-
-
-def trial_row(trial: TrialRecord) -> dict[str, Any]:
-    """Returns a trial as a row of `Study.trials`: number, state, parameters, value, what it took."""
-    outcome = trial.outcome
-    cost = {} if outcome is None else dict(outcome.cost)
-    return {
-        "number": trial.number, "state": trial.state.value, **trial.params, "value": trial.quality,
-        "seeds": len(trial.by_seed), "sd": trial.spread, **cost, "reason": trial.reason,
-    }  # fmt: skip
-
-
-class _Caller:
-    """A listener that calls a function of the user's at each trial's end."""
-
-    def __init__(self, on_trial: OnTrial) -> None:
-        self._on_trial = on_trial
-
-    def started(self, task: TrialTask) -> None:
-        """See `Listener`."""
-
-    def reported(self, number: int, step: int, value: float) -> None:
-        """See `Listener`."""
-
-    def ended(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """See `Listener`."""
-        self._on_trial(trial_row(trial))
-
-    def pruned(self, trial: TrialRecord, trials: Sequence[TrialRecord]) -> None:
-        """See `Listener`."""
-
-    def replicated(self, trial: TrialRecord, seed: int) -> None:
-        """See `Listener`."""
-
-    def released(self, number: int) -> None:
-        """See `Listener`."""
-
-
 def sweep(
     name: str = "lr_x_depth",
     *,
@@ -314,18 +269,26 @@ def sweep(
 
     words = sweep_overrides(
         name, model_overrides(model, tokenizer),
-        Rows(train=train, evaluate=evaluate, text=text, pair=pair, image=image, label=label, task=task), overrides,
-        config_dir,
+        Rows(train=train, evaluate=evaluate, text=text, pair=pair, image=image, label=label, task=task),
+        list_of(overrides), config_dir,
     )  # fmt: skip
-    listeners: tuple[Listener, ...] = () if on_trial is None else (_Caller(on_trial),)
+    if on_trial is not None and not callable(on_trial):
+        raise UserError("on_trial: give a function of one argument")
+    caller = None if on_trial is None else TrialCaller(on_trial)
+    listeners: tuple[Listener, ...] = () if caller is None else (caller,)
     command = command_of("sweep", name, words[1:], config_dir)
     with composed_sweep(words, config_dir, lambda _cfg: None) as composed:
         if not getattr(composed.launcher, "warm_workers", False):
             raise UserError("hydra/launcher: from Python, trials run in frostline's own workers or on Ray")
-        folder, code = run_sweep(
-            composed.cfg, composed.arguments, composed.compose, composed.launcher, command,
-            SweepView(listeners=listeners, prints_answer=False),
-        )  # fmt: skip
+        try:
+            folder, code = run_sweep(
+                composed.cfg, composed.arguments, composed.compose, composed.launcher, command,
+                SweepView(listeners=listeners, prints_answer=False),
+            )  # fmt: skip
+        except RunFailedError as error:
+            if caller is not None and caller.is_calling and error.__cause__ is not None:
+                raise error.__cause__ from None
+            raise
     if code:
         raise KeyboardInterrupt(f"{folder}: stopped; the same call resumes it")
     return Study(folder)
@@ -343,7 +306,7 @@ def sweep_overrides(
     from frostline.sweeps.names import check_name, spaced
 
     check_name(name, has_own=config_dir is not None or own_folder() is not None)
-    return [f"+sweep={name}", *model, *rows.overrides(), *spaced(overrides)]
+    return [f"+sweep={name}", *model, *rows.overrides(overrides), *spaced(overrides)]
 
 
 def command_of(verb: str, name: str, words: Sequence[str], config_dir: str | None) -> str:

@@ -122,7 +122,12 @@ def _rows_of(options: Namespace, spec: RunSpec) -> Iterator[tuple[str, str | Non
         columns.append(options.pair_column or spec.dataset.pair_column)
     if not options.file.is_file():
         raise UserError(f"--file {options.file}: no such file")
-    read = read_file(options.file, replace(spec.dataset, format=Format.AUTO), assets.home() / "datasets")
+    plain = replace(
+        spec.dataset, format=Format.AUTO, columns=None, quoted=True, separator=None, escape=None
+    )  # the rows that the run was trained on may have had another form
+    read = read_file(options.file, plain, assets.home() / "datasets")
+    if spec.dataset.columns is not None and not set(columns) <= set(read.table.column_names):
+        read = read_file(options.file, replace(spec.dataset, format=Format.AUTO), assets.home() / "datasets")
     for column in columns:
         if column not in read.table.column_names:
             known = read.table.column_names

@@ -42,10 +42,13 @@ def main(arguments: list[str]) -> int:
     for each in surplus:
         print(f"{each.size / 1e6:9.1f} MB  {each.folder}  ({each.why})")
     total = sum(each.size for each in surplus) / 1e6
+    more = sum(each.size for each in surplus_in(options.folder, models=True)) / 1e6 - total
     if options.yes:
         print(f"removed {remove(surplus) / 1e6:.1f} MB")
     else:
         print(f"{total:9.1f} MB in {len(surplus)} folders" + ("; --yes removes them" if surplus else ""))
+        if more > 0 and not options.models:
+            print(f"{more:9.1f} MB are models of runs outside of sweeps; --models removes them, too")
     return 0
 
 

@@ -15,9 +15,9 @@ def main(arguments: list[str]) -> int:
         description="Prints a JSON Schema of the config, made from what reads it: editors complete YAML by it.",
         epilog="examples:\n"
         "  frostline schema > frostline.schema.json\n"
-        "then, as the first line of a sweep's or an experiment's file\n"
+        "then, below the line '# @package _global_' of a sweep's or an experiment's file\n"
         "  # yaml-language-server: $schema=frostline.schema.json\n"
-        "and of a dataset's file\n"
+        "and at the top of a dataset's file\n"
         "  # yaml-language-server: $schema=frostline.schema.json#/$defs/dataset",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

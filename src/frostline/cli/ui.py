@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"tracking.uri={uri}: no runs were recorded there yet: frostline run first, in this folder")
         command = tracking.ui_command(uri, options.host, options.port)
         page = _print_views(uri, address)
-    print(f"serving on {address}/ (Ctrl-C ends it)", flush=True)
+    print(f"starting on {address}/, which takes some seconds (Ctrl-C ends it)", flush=True)
     if not options.no_browser and sys.stdout.isatty():
         words = [sys.executable, "-c", _OPEN_WHEN_IT_SERVES, options.host, str(options.port), page]
         subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)

@@ -150,7 +150,7 @@ def legend(answer: Answer) -> str:
     num_learnt = main.decision.num_runs - len(main.decision.collapsed)
     parts = [
         f"{answer.metric}: posterior mean of all {num_learnt} runs together, with its 95 % interval",
-        "at most worse: than the best setting, with 95 % probability",
+        "at most worse: than the best setting, rates that nobody tried included, with 95 % probability",
         f"good: within {margin} of the best {axis} with probability {main.decision.confidence:g}; out: another {axis} "
         "is better by more than half of that, as surely; open: not known",
         f"operations: of training, as recorded, without the prefix cache, beside the dearest {axis}'s{own}",

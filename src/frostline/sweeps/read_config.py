@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from frostline.advisor import is_numeric
 from frostline.config import Job, decode_job
 from frostline.config.errors import one_line_errors
-from frostline.config.own_files import check_first_lines
+from frostline.config.own_files import VARIABLE, check_first_lines
 from frostline.errors import SpecError, nearest
 from frostline.spec import (
     DEPTH_KEY,
@@ -94,10 +95,12 @@ class Sweep:
     @property
     def resume_command(self) -> str:
         """What resumes the sweep: its command, but for `sweep.new`, which would start another one."""
+        own = os.environ.get(VARIABLE)
+        before = f"{VARIABLE}={shlex.quote(own)} " if own else ""
         if not self.plan.new:
-            return self.command
+            return before + self.command
         words = [word for word in shlex.split(self.command) if not word.startswith(("sweep.new=", "sweep.name="))]
-        return shlex.join([*words, f"sweep.name={self.plan.name}"])
+        return before + shlex.join([*words, f"sweep.name={self.plan.name}"])
 
     @property
     def config_dir(self) -> str | None:

@@ -284,7 +284,7 @@ class SweepCommand:
             self.failure = UserError(summary.fatal)
         elif failed is not None:
             self.failure = RunFailedError(failed)
-        if summary.stopped is not None:  # by its time limit
+        if self.failure is None and summary.stopped is not None:  # by its time limit
             self._say_how_to_go_on()
         return 0
 

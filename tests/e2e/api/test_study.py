@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import frostline as fl
@@ -78,6 +79,8 @@ def test_its_figures_are_matplotlibs(study):
     assert {"depth", "rates", "history"} <= set(swept.figures)
     assert swept.figures["depth"]._repr_png_().startswith(b"\x89PNG")
     assert swept.figures["depth"].axes[0].get_xlabel().startswith("frozen blocks")
+    with pytest.raises(fl.UserError, match="no such figure"):
+        swept.figures["deep"]
 
 
 def test_a_notebook_shows_the_report(study):
@@ -91,6 +94,11 @@ def test_a_notebook_shows_the_report(study):
 def test_the_recommended_model_predicts(study):
     swept, _ = study
     assert list(swept.predict(["a superb film"])["text"]) == ["a superb film"]
+    for wrong in (pd.DataFrame(ROWS), ["a", None], {"a": 1}):
+        with pytest.raises(fl.UserError, match="predict: "):
+            swept.predict(wrong)
+    os.chdir("/")  # as %cd in a notebook
+    assert len(swept.predict(["a superb film"])) == 1
 
 
 def test_the_same_call_resumes_it_and_trains_nothing_again(study, tiny_model):
@@ -123,8 +131,10 @@ def test_what_a_callback_raises_ends_it_and_it_can_be_resumed(tiny_model, in_tmp
         if trial["number"] == 1:
             raise ValueError("enough")
 
-    with pytest.raises(fl.RunFailedError, match="enough"):
+    with pytest.raises(ValueError, match="enough"):
         sweep(tiny_model, on_trial=refuse)
+    with pytest.raises(fl.UserError, match="on_trial: give a function"):
+        sweep(tiny_model, on_trial=3)
     assert {0, 1} <= set(sweep(tiny_model).trials["number"])
 
 

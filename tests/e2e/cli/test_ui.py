@@ -40,7 +40,7 @@ def test_it_prints_the_page_of_the_last_sweep_on_its_own_port(swept):
     assert first.startswith(f"lr_x_depth: http://127.0.0.1:{port}/#/experiments/")
     view = first.partition("/#/")[2].strip()
     assert view in shown  # the page that the sweep named when it ended
-    assert second == f"serving on http://127.0.0.1:{port}/ (Ctrl-C ends it)\n"
+    assert second == f"starting on http://127.0.0.1:{port}/, which takes some seconds (Ctrl-C ends it)\n"
     wait_for(lambda: get(port) is not None, what="the MLflow UI")
     assert "<title>MLflow" in get(port)
     os.killpg(process.pid, signal.SIGTERM)

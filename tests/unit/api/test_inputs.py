@@ -6,7 +6,7 @@ import datasets
 import pytest
 from transformers import AutoModel, AutoTokenizer
 
-from frostline.api.inputs import Rows, model_overrides
+from frostline.api.inputs import Rows, list_of, model_overrides
 from frostline.api.tables import store
 from frostline.config import compose_run
 from frostline.errors import DataError, ModelError, SpecError
@@ -60,8 +60,10 @@ def test_a_task_brings_its_training():
         (Rows(train=ROWS, text="review", label="moods"), "label=moods"),
         (Rows(train="movie_revews"), "did you mean 'movie_reviews'?"),
         (Rows(evaluate=ROWS), "evaluate: give train, too"),
-        (Rows(train=ROWS, evaluate="tweets"), "evaluate=tweets: no such file"),
-        (Rows(train=ROWS, evaluate=[{"other": 1}], text="review"), "evaluate has no such column"),
+        (Rows(text="review"), "text: names a column of train, which is not given"),
+        (Rows(train=ROWS, text="review"), "label: name the column of the label; train has mood, review"),
+        (Rows(train=ROWS, label="mood", evaluate="tweets"), "evaluate=tweets: no such file"),
+        (Rows(train=ROWS, evaluate=[{"other": 1}], text="review", label="mood"), "evaluate has no such column"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -100,6 +102,12 @@ def test_what_is_no_model_gets_one_line(model, error, words):
     with pytest.raises(error) as caught:
         model_overrides(model)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides", ["sweep.n_trials=5", {"sweep.n_trials": 5}, [5]])
+def test_overrides_are_a_list(overrides):
+    with pytest.raises(SpecError, match="overrides: give a list of texts"):
+        list_of(overrides)
 
 
 def test_a_tokenizer_is_for_a_model_in_memory():
