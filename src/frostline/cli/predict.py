@@ -126,7 +126,8 @@ def _rows_of(options: Namespace, spec: RunSpec) -> Iterator[tuple[str, str | Non
         spec.dataset, format=Format.AUTO, columns=None, quoted=True, separator=None, escape=None
     )  # the rows that the run was trained on may have had another form
     read = read_file(options.file, plain, assets.home() / "datasets")
-    if spec.dataset.columns is not None and not set(columns) <= set(read.table.column_names):
+    is_like_training = len(spec.dataset.columns or ()) == len(read.table.column_names)
+    if is_like_training and not set(columns) <= set(read.table.column_names):
         read = read_file(options.file, replace(spec.dataset, format=Format.AUTO), assets.home() / "datasets")
     for column in columns:
         if column not in read.table.column_names:

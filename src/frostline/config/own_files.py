@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from frostline import paths
 from frostline.assets import home
 from frostline.errors import SpecError
@@ -24,6 +26,7 @@ _BASES = {"dataset": "_base/rows@_here_", "model": "_base/model@_here_"}
 """What the files of a group begin with, by group: it has the keys that a file does not name."""
 
 _A_KEY_OF_EACH_BASE = {"dataset": "eval_fraction", "model": "weights_sha256"}
+_WHOLE = ("model", "dataset", "freeze", "optimizer", "training", "runtime", "tracking")
 _SWEEP_LINES = "'# @package _global_', then defaults: [_base/plan, _self_]"
 
 
@@ -102,10 +105,29 @@ def _read(group: str, value: str) -> tuple[str, str]:
     name = path.stem
     if not re.fullmatch(r"[A-Za-z_][\w-]*", name):
         raise SpecError(f"{group}={value}: name the file by a word of letters, digits and _")
+    _check_kind(group, value, text)
     ready_made = (paths.sweeps_dir() if group == "sweep" else paths.conf_dir()) / group / f"{name}.yaml"
     if ready_made.is_file() and not path.samefile(ready_made):
         raise SpecError(f"{group}={value}: there is a ready-made {group} of this name: give the file another one")
     return name, text
+
+
+def _check_kind(group: str, value: str, text: str) -> None:
+    """Refuses a file of another kind: a dataset's as a sweep, a sweep's as a dataset.
+
+    Raises:
+        SpecError: It is one.
+    """
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError:  # Hydra says what is wrong with it
+        return
+    keys = set(data) if isinstance(data, Mapping) else set()
+    is_whole = bool(keys & {"sweep", *_WHOLE})
+    if group == "sweep" and not is_whole and keys & {"location", "source", "format", "text_column"}:
+        raise SpecError(f"sweep={value}: is a file of a dataset or a model: give dataset={value}, or model={value}")
+    if group in _BASES and "sweep" in keys:
+        raise SpecError(f"{group}={value}: is a file of a sweep: frostline sweep {value}")
 
 
 def check_first_lines(config: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,26 @@ def test_what_may_go_and_what_stays(runs, tmp_path):
 def test_a_folder_that_is_not_there(in_tmp):
     done = call("prune", "nothing", cwd=in_tmp)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_rows_of_a_file_of_another_form_than_the_training_rows(tiny_overrides, tmp_path):
+    """Trained on a table without a header in which quotes are letters, asked of an ordinary CSV."""
+    rows = [line.rsplit(",", 1) for line in Path(tiny_overrides[3].partition("=")[2]).read_text().splitlines()[1:]]
+    (tmp_path / "train.tsv").write_text(
+        "".join(f"{number}\t{label}\t{text}\n" for number, (text, label) in enumerate(rows))
+    )
+    data = ["dataset=tsv", "dataset.location=train.tsv", "dataset.columns=[id,label,text]", "dataset.quoted=false"]
+    words = [*tiny_overrides[:2], *data, *tiny_overrides[4:], "tracking=off", "hydra.run.dir=it"]
+    done = call("run", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "new.csv").write_text('text,x\n"good, very good",1\n')
+    done = call("predict", "it", "--file", "new.csv", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["text"] == "good, very good", done.stderr
+    done = call("predict", "it", "--file", "train.tsv", cwd=tmp_path)
+    assert len(done.stdout.splitlines()) == len(rows)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    done = call("predict", "it", "--file", "other.csv", cwd=tmp_path)
+    assert "--column text: other.csv has no such column" in done.stderr
 
 
 def test_rows_of_a_file_are_predicted(runs, tmp_path):

@@ -71,6 +71,8 @@ def test_a_folder_named_by_a_variable(files, monkeypatch):
         ("dataset=./latin.yaml", "is not UTF-8"),
         ("dataset=./bare.yaml", "dataset: its file lacks its first lines"),
         ("model=./bare.yaml", "model: its file lacks its first lines"),
+        ("dataset=./deep.yaml", "dataset=./deep.yaml: is a file of a sweep: frostline sweep ./deep.yaml"),
+        ("+sweep=./mine.yaml", "sweep=./mine.yaml: is a file of a dataset or a model: give dataset=./mine.yaml"),
     ],
 )
 def test_what_is_wrong_with_a_file_gets_one_line(files, word, words):
