@@ -154,6 +154,10 @@ class best_effort:  # noqa: N801 - reads as a statement, as `contextlib.suppress
         return False
 
 
+_OTHER_WORDS = {"min": "low", "max": "high"}
+"""What other tools call the bounds of a space."""
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Returns `" (did you mean 'x'?)"` for the choice nearest to `word`, or an empty string.
 
@@ -166,6 +170,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     # `learing_rate` is near `lr` in meaning, not in letters: try the initials of its parts first.
     if last == "learning_rate" and "optimizer.lr" in known:
         return " (did you mean 'optimizer.lr'?)"
+    other = f"{group}.{_OTHER_WORDS[last]}" if last in _OTHER_WORDS else None
+    if other in known:
+        return f" (did you mean {other!r}?)"
     initials = "".join(part[:1] for part in last.split("_")) if "_" in last else ""
     guess = f"{group}.{initials}" if group else initials
     same_end = [name for name in known if not group and name.rpartition(".")[2] == word]  # `lr`: optimizer.lr

@@ -225,7 +225,9 @@ def progress_line(trials: Sequence[TrialRecord], stopped: str | None) -> str:
     parts += [f"{left} left"] if left else []
     copies = sum(trial.copy_of is not None for trial in trials)
     parts += [f"{copies} taken over from like trials"] if copies else []
-    return f"{len(trials)} trials: {', '.join(parts)}" + (f"; {stopped}" if stopped else "")
+    return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}: {', '.join(parts)}" + (
+        f"; {stopped}" if stopped else ""
+    )
 
 
 def _shared_settings(sweep: Sweep) -> dict[str, Any]:
