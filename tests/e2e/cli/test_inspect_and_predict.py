@@ -101,9 +101,9 @@ def test_hydras_own_flags(frostline, in_tmp, tiny_overrides):
     assert code == 0
     assert "lr: 0.001" in out
     code, out, _ = frostline("run", "+sweep=demo", "--cfg", "job")
-    assert "train_rows: 256" in out
+    assert "train_rows: 1024" in out
     code, out, _ = frostline("sweep", "demo", "--cfg", "job")
-    assert "n_trials: 11" in out
+    assert "n_trials: 8" in out
     assert not (in_tmp / "runs").exists()
 
 

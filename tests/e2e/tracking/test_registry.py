@@ -8,9 +8,10 @@ from tests.support.sweep_tools import TRIALS_ALONE, call
 def test_a_runs_model_is_a_version_once(frostline, tiny_overrides, in_tmp):
     from mlflow import MlflowClient
 
+    uri = f"sqlite:///{in_tmp / 'mlflow.db'}"
     for _ in range(2):
-        assert frostline("run", *tiny_overrides, "tracking.register=moods")[0] == 0
-    store = MlflowClient(f"sqlite:///{in_tmp / 'mlflow.db'}")
+        assert frostline("run", *tiny_overrides, "tracking.register=moods", f"tracking.uri={uri}")[0] == 0
+    store = MlflowClient(uri)
     versions = store.search_model_versions("name='moods'")
     assert sorted(int(version.version) for version in versions) == [1, 2]
     assert store.get_registered_model("moods").aliases == {}
