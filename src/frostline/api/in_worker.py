@@ -125,7 +125,7 @@ def _result(kind: EventKind, value: Any, signals: StopSignals) -> Any:
         return value
     if signals.requested is not None:
         raise KeyboardInterrupt(f"stopped by {signal.Signals(signals.requested).name}")
-    raise RunFailedError(f"its process ended: {value}")
+    raise RunFailedError(str(value) if kind is EventKind.ERROR else f"its process ended: {value}")
 
 
 class _LogSender(logging.Handler):
@@ -152,7 +152,9 @@ def serve(call_: _Call, channel: Channel) -> Any:
     try:
         return resolve(call_.function)(channel=channel, **call_.arguments)
     except UserError as error:
-        return _Refused(kind=type(error), text=str(error))
+        # Some kinds are made of more than a text.
+        kind = type(error) if type(error).__init__ is UserError.__init__ else UserError
+        return _Refused(kind=kind, text=str(error))
     except RunFailedError as error:
         return _Refused(kind=RunFailedError, text=str(error))
     except Interrupted as stop:

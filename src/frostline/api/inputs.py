@@ -11,6 +11,7 @@ from typing import Any
 from frostline import paths
 from frostline.api.models import store_model
 from frostline.api.tables import store
+from frostline.config.own_files import is_file, own_folder
 from frostline.errors import DataError, SpecError, listing, nearest
 from frostline.sweeps.params import encode
 
@@ -111,15 +112,24 @@ class Rows:
 def _named(source: str | os.PathLike[str], argument: str) -> tuple[str, str | None]:
     """Returns the dataset's group and location of a file, a folder of images, or a ready-made data set."""
     path = Path(source).expanduser()
+    if is_file(str(source)):
+        return str(source), None
     if path.is_dir():
         return "image_folder", str(source)
     if path.suffix or path.exists():
         group = {".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}.get(path.suffix, "csv")
         return group, str(source)
-    known = sorted(each.stem for each in (paths.conf_dir() / "dataset").glob("*.yaml"))
+    known = _choices("dataset")
     if str(source) in known:
         return str(source), None
     raise DataError(f"{argument}={source}: no such file, and no ready-made data set{nearest(str(source), known)}")
+
+
+def _choices(group: str) -> list[str]:
+    """Returns the choices of a group: frostline's, and those in the folder that FROSTLINE_CONFIG_DIR names."""
+    own = own_folder()
+    folders = [paths.conf_dir(), *([] if own is None else [own])]
+    return sorted({each.stem for folder in folders for each in (folder / group).glob("*.yaml")})
 
 
 def list_of(overrides: Any) -> list[str]:
@@ -137,8 +147,8 @@ def model_overrides(model: Any, tokenizer: Any = None) -> list[str]:
     """Returns the overrides that name a model.
 
     Args:
-        model: The name of a ready-made one, a folder, `OWNER/NAME` on the hub, or a model of transformers; None: the
-            config's default.
+        model: The name of a ready-made one, a config file, a folder, `OWNER/NAME` on the hub, or a model of
+            transformers; None: the config's default.
         tokenizer: Of a model of transformers, its tokenizer or image processor; None: that of the folder or repository
             it was loaded from.
 
@@ -153,9 +163,11 @@ def model_overrides(model: Any, tokenizer: Any = None) -> list[str]:
     if tokenizer is not None:
         raise SpecError(f"tokenizer: is for a model in memory; {model} brings its own")
     path = Path(model).expanduser()
+    if is_file(str(model)):
+        return [f"model={model}"]
     if path.is_dir() or isinstance(model, os.PathLike):
         return ["model=path", *encode({"model.location": str(model)})]
-    known = sorted(each.stem for each in (paths.conf_dir() / "model").glob("*.yaml"))
+    known = _choices("model")
     if model in known:
         return [f"model={model}"]
     if model.count("/") == 1:

@@ -1,10 +1,12 @@
 """`frostline.run`, `reproduce`, `load` and `inspect` from Python."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +108,14 @@ def test_it_comes_out_the_same_again(run, in_tmp):
     assert again.conclusion == "identical"
     assert again.run.result.weights_sha256 == trained.result.weights_sha256
     assert "verdict: identical" in str(again)
+
+
+def test_a_damaged_record_is_a_user_error(run, in_tmp):
+    trained, _ = run
+    copy = Path(shutil.copytree(trained.folder, in_tmp / "copy"))
+    (copy / "spec.json").write_text((copy / "spec.json").read_text() + " ")
+    with pytest.raises(fl.UserError, match=r"spec\.json"):
+        fl.reproduce(copy)
 
 
 def test_bad_input_is_a_user_error(tiny_model, in_tmp):

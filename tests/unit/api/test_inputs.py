@@ -42,6 +42,18 @@ def test_a_ready_made_data_set_by_its_name():
     assert Rows(train="movie_reviews").overrides() == ["dataset=movie_reviews"]
 
 
+def test_configs_of_ones_own(in_tmp, monkeypatch):
+    (in_tmp / "own/dataset").mkdir(parents=True)
+    (in_tmp / "own/model").mkdir()
+    (in_tmp / "own/dataset/moods.yaml").write_text("defaults: [_base/rows@_here_, _self_]\nlocation: mine.csv\n")
+    (in_tmp / "own/model/small.yaml").write_text("defaults: [_base/model@_here_, _self_]\nlocation: small\n")
+    by_path = [*Rows(train="own/dataset/moods.yaml").overrides(), *model_overrides("own/model/small.yaml")]
+    assert (compose_run(by_path).dataset.location, compose_run(by_path).model.location) == ("mine.csv", "small")
+    monkeypatch.setenv("FROSTLINE_CONFIG_DIR", "own")
+    by_name = [*Rows(train="moods").overrides(), *model_overrides("small")]
+    assert compose_run(by_name) == compose_run(by_path)
+
+
 def test_a_folder_holds_images(tmp_path):
     spec = compose_run(Rows(train=tmp_path).overrides()).dataset
     assert (spec.location, spec.image_column) == (str(tmp_path), "image")
