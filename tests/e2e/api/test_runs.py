@@ -113,9 +113,13 @@ def test_it_comes_out_the_same_again(run, in_tmp):
 def test_a_damaged_record_is_a_user_error(run, in_tmp):
     trained, _ = run
     copy = Path(shutil.copytree(trained.folder, in_tmp / "copy"))
-    (copy / "spec.json").write_text((copy / "spec.json").read_text() + " ")
-    with pytest.raises(fl.UserError, match=r"spec\.json"):
+    (copy / "result.json").write_text("{}")
+    with pytest.raises(fl.UserError, match=r"result\.json"):  # found by the worker
         fl.reproduce(copy)
+    copy = Path(shutil.copytree(trained.folder, in_tmp / "again"))
+    (copy / "model" / "config.json").write_text("{}")
+    with pytest.raises(fl.UserError, match=r"config\.json"):
+        fl.Run(copy).predict(["a good film"])
 
 
 def test_bad_input_is_a_user_error(tiny_model, in_tmp):
