@@ -35,14 +35,16 @@ def job_from(run: str, overrides: Sequence[str] = (), config_dir: str | None = N
         UserError: There is no such run, or a change can't be made.
     """
     beside = [word for word in overrides if _key(word).partition(".")[0].partition("/")[0] in _BESIDE]
-    groups = [word for word in overrides if _key(word) in _GROUPS]
+    chosen_groups = {_key(word) for word in overrides if _key(word) in _GROUPS}
+    # A group that is chosen anew comes with its keys: `dataset=csv dataset.location=...`.
+    groups = [word for word in overrides if _key(word).partition(".")[0] in chosen_groups]
     base, folder = compose_with_folder([*groups, *beside], config_dir)
     with ExitStack() as stack:
         source, run_id = run_record(run, base.tracking.uri, stack)
         recorded = read_spec(source)
     if run_id is None:
         recorded = located(recorded, source)
-    chosen = {_key(word): getattr(base.run, _key(word)) for word in groups}
+    chosen = {group: getattr(base.run, group) for group in chosen_groups}
     runtime = dataclasses.replace(recorded.runtime, progress=Progress.AUTO)
     spec = dataclasses.replace(recorded, **{"runtime": runtime, **chosen})
     changes = changes_of(spec, [word for word in overrides if word not in groups and word not in beside])

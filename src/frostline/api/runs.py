@@ -187,6 +187,7 @@ def run(
     image: str | None = None,
     label: str | None = None,
     task: str | None = None,
+    like: Run | str | Path | None = None,
     folder: str | Path | None = None,
     config_dir: str | None = None,
     on_metrics: OnMetrics | None = None,
@@ -208,6 +209,8 @@ def run(
         label: Column of the label.
         task: What the label is: `classification`, `multi_label`, `regression`, `token_classification`, `causal_lm`,
             `seq2seq`. None: as the config says, which is classification.
+        like: A run, or what names one: its recorded config is taken, and changed by what else is given. None: the
+            defaults are.
         folder: Where the run is recorded; None: a new one in `runs/single`.
         config_dir: A folder of your own config groups.
         on_metrics: Called with each step that is recorded, in this process.
@@ -221,6 +224,7 @@ def run(
         RunFailedError: It FAILED, for example since it diverged; its record is in its folder.
         KeyboardInterrupt: It was stopped by a signal, after a step; `overrides=["resume=FOLDER"]` resumes it.
     """
+    from frostline.api.from_run import job_from
     from frostline.config import compose_with_folder
     from frostline.preflight import check_folder, preflight
 
@@ -229,7 +233,10 @@ def run(
     words = [*model_overrides(model, tokenizer), *rows.overrides(more), *more]
     if on_metrics is not None and not callable(on_metrics):
         raise UserError("on_metrics: give a function of a step and of numbers by name")
-    job, own_folder = compose_with_folder(words, config_dir)
+    if like is None:
+        job, own_folder = compose_with_folder(words, config_dir)
+    else:
+        job, own_folder = job_from(str(like.folder if isinstance(like, Run) else like), words, config_dir)
     target = own_folder if folder is None else Path(folder)
     preflight(job)
     check_folder(target)

@@ -110,6 +110,14 @@ def test_it_comes_out_the_same_again(run, in_tmp):
     assert "verdict: identical" in str(again)
 
 
+def test_a_run_like_another_one_with_something_changed(run, in_tmp):
+    trained, _ = run
+    other = fl.run(["seed=1", "tracking=off"], like=trained)
+    differing = {key for key in trained.params if trained.params[key] != other.params[key]} - {"runtime.progress"}
+    assert differing == {"seed"}
+    assert fl.run(["tracking=off"], like=trained).result.weights_sha256 == trained.result.weights_sha256
+
+
 def test_a_damaged_record_is_a_user_error(run, in_tmp):
     trained, _ = run
     copy = Path(shutil.copytree(trained.folder, in_tmp / "copy"))

@@ -31,6 +31,15 @@ def test_keys_and_groups_are_changed(frostline, first, in_tmp):
     assert changed == {"seed", "freeze.name", "freeze.depth", "training.epochs"}
 
 
+def test_a_group_that_is_chosen_anew_comes_with_its_keys(frostline, first, in_tmp, tiny_csv):
+    (in_tmp / "new.csv").write_text(tiny_csv.read_text().replace("text,label", "review,mood"))
+    data = ["dataset=csv", "dataset.location=new.csv", "dataset.text_column=review", "dataset.label_column=mood"]
+    code, _, err = frostline("run", "--from", "first", *data, "tracking=off", "hydra.run.dir=other")
+    assert code == 0, err
+    assert read_spec(in_tmp / "other").dataset.text_column == "review"
+    assert RunResult.read(first).weights_sha256 == RunResult.read(in_tmp / "other").weights_sha256  # the same rows
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
