@@ -5,13 +5,16 @@ import pytest
 from tests.support.sweep_tools import TRIALS_ALONE, call
 
 
-def test_a_runs_model_is_a_version_once(frostline, tiny_overrides, in_tmp):
+@pytest.mark.slow
+def test_a_runs_model_is_a_version_once(tiny_overrides, tmp_path):
+    """In processes of their own: MLflow keeps the address of a registry for a whole process."""
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{in_tmp / 'mlflow.db'}"
     for _ in range(2):
-        assert frostline("run", *tiny_overrides, "tracking.register=moods", f"tracking.uri={uri}")[0] == 0
-    store = MlflowClient(uri)
+        done = call("run", *tiny_overrides, "tracking.register=moods", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    store = MlflowClient(uri, registry_uri=uri)
     versions = store.search_model_versions("name='moods'")
     assert sorted(int(version.version) for version in versions) == [1, 2]
     assert store.get_registered_model("moods").aliases == {}
@@ -26,7 +29,8 @@ def test_the_alias_follows_what_is_recommended(tiny_overrides, tmp_path):
     for trials in (2, 5):
         done = call("sweep", "lr_x_depth", *tiny, *words, f"sweep.n_trials={trials}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-    store = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    store = MlflowClient(uri, registry_uri=uri)
     version = store.get_model_version_by_alias("moods", "recommended")
     run = store.get_run(version.run_id)
     assert run.data.tags["frostline.recommended"] == "recommended"
