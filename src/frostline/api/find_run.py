@@ -39,7 +39,7 @@ def sweep_folder(name: str) -> Path:
     """Returns the folder of a sweep. See `find_sweep`.
 
     Raises:
-        UserError: There is none of this name.
+        UserError: No sweep has this name.
     """
     folder = find_sweep(name)
     if folder is not None:

@@ -153,7 +153,7 @@ def model_overrides(model: Any, tokenizer: Any = None) -> list[str]:
             it was loaded from.
 
     Raises:
-        SpecError: There is none of this name.
+        SpecError: No model has this name.
         ModelError: It is no model of transformers, or it can't be saved.
     """
     if model is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from frostline.config.recorded import read_spec
 from frostline.console import import_progress_bars
 from frostline.errors import RunFailedError, UserError, visible
 from frostline.records.result import RunResult, Status
-from frostline.records.run_folder import METRICS_FILE, MODEL_FOLDER
+from frostline.records.run_folder import MODEL_FOLDER, metrics_up_to
 from frostline.report import number, summary
 
 if TYPE_CHECKING:
@@ -78,10 +77,8 @@ class Run:
         import pandas as pd
 
         rows: dict[int, dict[str, Any]] = {}
-        path = self.folder / METRICS_FILE
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            values = json.loads(line)
-            rows.setdefault(values["step"], {}).update(values)
+        for step, values in metrics_up_to(self.folder, sys.maxsize):
+            rows.setdefault(step, {"step": step}).update(values)
         return pd.DataFrame(list(rows.values())).set_index("step") if rows else pd.DataFrame()
 
     def model(self) -> tuple[Any, Any]:
@@ -128,7 +125,7 @@ class Run:
             and `written`.
 
         Raises:
-            UserError: The run has no model, or an image can't be read.
+            UserError: The run has no model, an image can't be read, or a number is out of range.
         """
         import pandas as pd
 

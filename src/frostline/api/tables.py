@@ -53,7 +53,7 @@ def store(rows: Any, argument: str) -> StoredTable:
         argument: What the caller calls them, for errors: `train`.
 
     Raises:
-        DataError: They are none of these, empty, or hold what Parquet can't: one line.
+        DataError: Not a supported type of table, no rows, or values that Parquet can't hold: one line.
     """
     import pyarrow.parquet as pq
 

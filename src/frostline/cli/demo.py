@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
         print(
             "usage: frostline demo [KEY=VALUE ...]\n\n"
             "Fetches MiniLM and 10,605 sentences of film reviews, some 100 MB, and searches over frozen depth and\n"
-            "learning rate: three minutes on two cores. The same as frostline fetch model=minilm\n"
+            "learning rate: five minutes on two cores. The same as frostline fetch model=minilm\n"
             "dataset=movie_reviews, then frostline sweep demo."
         )
         return 0

@@ -21,7 +21,7 @@ from frostline.provenance import redact
 from frostline.spec import expand_cache_shorthand
 
 _COMMANDS = {
-    "demo": "fetch a real model and real data, search, and print the answer: three minutes",
+    "demo": "fetch a real model and real data, search, and print the answer: five minutes",
     "init": "write a folder of your own: data, a dataset, a sweep, an experiment and a metric that run",
     "run": "train one model, or with -m one for each combination of values",
     "sweep": "search over learning rate, frozen depth and other settings, or --plan it; the same command resumes it",

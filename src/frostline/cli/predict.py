@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 _DATA_FILES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"})
 
-_LEAST_TEMPERATURE = 0.01
-"""Logits over a smaller one are beyond float32."""
-
 
 def main(arguments: list[str]) -> int:
     """Prints a label and its score for each text, or what a language model writes behind it."""
@@ -152,15 +149,15 @@ def _generation(options: Namespace, run: str, *, generates: bool) -> Generation 
             flag = "--" + next(iter(chosen)).replace("_", "-")
             raise UserError(f"{flag}: is for a language model; {run} was trained for labels")
         return None
+    from frostline.inference.generate import LEAST_TEMPERATURE, Generation
+
     if chosen.get("max_new_tokens", 1) < 1:
         raise UserError(f"--max-new-tokens {options.max_new_tokens}: must be 1 or more")
     temperature = chosen.get("temperature", 0.0)
-    if not (temperature == 0 or _LEAST_TEMPERATURE <= temperature < float("inf")):
-        raise UserError(f"--temperature {options.temperature}: must be 0, or {_LEAST_TEMPERATURE} or more")
+    if not (temperature == 0 or LEAST_TEMPERATURE <= temperature < float("inf")):
+        raise UserError(f"--temperature {options.temperature}: must be 0, or {LEAST_TEMPERATURE} or more")
     if not 0 <= chosen.get("seed", 0) < 2**32:
         raise UserError(f"--seed {options.seed}: must be 0 or more and below 2**32")
-    from frostline.inference.generate import Generation
-
     return Generation(**chosen)
 
 

@@ -15,6 +15,9 @@ from frostline.inference.predict import loading
 from frostline.models.config_file import load_config
 from frostline.tasks.causal_lm import CausalEncoder
 
+LEAST_TEMPERATURE = 0.01
+"""Logits over a smaller one are beyond float32."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
@@ -29,6 +32,19 @@ class Generation:
     max_new_tokens: int = 64
     temperature: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses what can't be written with.
+
+        Raises:
+            UserError: A value is out of range.
+        """
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens {self.max_new_tokens}: must be 1 or more")
+        if not (self.temperature == 0 or LEAST_TEMPERATURE <= self.temperature < float("inf")):
+            raise UserError(f"temperature {self.temperature}: must be 0, or {LEAST_TEMPERATURE} or more")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed {self.seed}: must be 0 or more and below 2**32")
 
 
 class Writer:

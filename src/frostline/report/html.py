@@ -40,7 +40,7 @@ class LiveStatus:
 
     Attributes:
         done: Trials that have ended.
-        running: Coordinates of those that are trained now.
+        running: Parameters of the trials in training.
         left: What is left, in words: how many trials and, as far as that is known, how long.
         refresh_s: After so many seconds the page loads itself again.
     """

@@ -50,12 +50,16 @@ def test_a_run_is_that_of_the_command_line(run, tmp_path):
     assert there.metrics == trained.metrics
 
 
-def test_numbers_come_while_it_trains(run):
+def test_numbers_come_while_it_trains(run, tmp_path):
     trained, logged = run
     steps = [step for step, metrics in logged if "eval/accuracy" in metrics]
     assert len(steps) == 2
     assert [step for step, _ in logged] == sorted(step for step, _ in logged)
     assert trained.history.loc[steps[-1], "eval/accuracy"] == dict(logged[-1][1])["eval/accuracy"]
+    whole = (trained.folder / "metrics.jsonl").read_text()
+    torn = fl.Run(shutil.copytree(trained.folder, tmp_path / "torn"))
+    (torn.folder / "metrics.jsonl").write_text(whole + '{"step": 99, "train/lo')  # as a killed run leaves it
+    assert torn.history.equals(trained.history)
 
 
 def test_what_is_known_of_a_run(run):
