@@ -13,7 +13,7 @@ from frostline.config.recorded import read_spec
 from frostline.errors import UserError
 from frostline.files import regular_files
 from frostline.records.result import RESULT_FILE, RunResult, Status
-from frostline.records.run_folder import CHECKPOINTS_FOLDER, LOCK_FILE, MODEL_FOLDER, SPEC_FILE
+from frostline.records.run_folder import CHECKPOINTS_FOLDER, MODEL_FOLDER, SPEC_FILE, is_locked
 from frostline.records.trial import RECOMMENDED_FILE
 from frostline.spec import DEPTH_KEY, LR_KEY, short_number
 from frostline.sweeps.folder import REPORT_FOLDER, SWEEP_FILE, SweepFolder, read_description
@@ -85,7 +85,7 @@ def surplus_in(folder: Path, *, models: bool = False) -> Iterator[Surplus]:
             status = RunResult.read(run).status
         except UserError:
             continue
-        if _is_locked(run) or (sweep is not None and _is_locked(sweep)):
+        if is_locked(run) or (sweep is not None and is_locked(sweep)):
             continue
         checkpoints, model = run / CHECKPOINTS_FOLDER, run / MODEL_FOLDER
         if status is Status.FINISHED and checkpoints.is_dir():
@@ -123,21 +123,6 @@ def _recommended(sweep: Path) -> Path | None:
         return SweepFolder(sweep).trial_folder(int(record["trial"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _is_locked(folder: Path) -> bool:
-    from filelock import FileLock, Timeout
-
-    lock = folder / LOCK_FILE
-    if not lock.exists():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # a folder that can't be written is nobody's here
-        return False
 
 
 def _sweep(folder: Path) -> str:

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from frostline.records.run_folder import LOCK_FILE
+from frostline.records.run_folder import is_locked
 from frostline.records.trial import TrialRecord, TrialState
 from frostline.report import LiveStatus
 from frostline.sweeps.folder import REPORT_FOLDER, TRIAL_FILE, SweepFolder, read_description, total_of
@@ -32,7 +30,7 @@ def watch(folder: Path) -> None:
     """
     print(f"live page: {folder / REPORT_FOLDER / 'report.html'} (Ctrl-C ends the watching, not the sweep)", flush=True)
     before: object = None
-    while _is_worked_on(folder):
+    while is_locked(folder):
         stamp = {path: path.stat().st_mtime_ns for path in folder.glob(f"*/{TRIAL_FILE}")}
         if stamp != before:
             before = stamp
@@ -74,11 +72,3 @@ def live_status(trials: Sequence[TrialRecord], total: int | None) -> LiveStatus:
             minutes = statistics.fmean(seconds) * (total - len(ended)) / max(1, len(running)) / 60
             left += f", some {minutes:.1f} min at the pace so far, and then further seeds"
     return LiveStatus(done=len(ended), running=running, left=left, refresh_s=_REFRESH_S)
-
-
-def _is_worked_on(folder: Path) -> bool:
-    try:
-        with FileLock(folder / LOCK_FILE, timeout=0):
-            return False
-    except Timeout:
-        return True

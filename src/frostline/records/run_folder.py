@@ -284,6 +284,20 @@ def _rewind(folder: Path, step: int) -> None:
     (folder / RESULT_FILE).unlink(missing_ok=True)
 
 
+def is_locked(folder: Path) -> bool:
+    """Returns whether a process works in a run's or a sweep's folder; without a lock file none does."""
+    lock = folder / LOCK_FILE
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that can't be written is nobody's here
+        return False
+
+
 class _FolderLock:
     """A lock that the system frees when its process dies, and that leaves no file when released."""
 
