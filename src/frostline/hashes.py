@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,9 @@ def hashes_of(folder: Path, names: Iterable[str]) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): unchanged_sha256(path) for path in _files(folder, names)}
 
 
-def check(folder: Path, recorded: Mapping[str, str], names: Iterable[str], remedy: str) -> None:
+def check(
+    folder: Path, recorded: Mapping[str, str], names: Iterable[str], remedy: str, without: Collection[str] = ()
+) -> None:
     """Checks files below a folder against their recorded hashes.
 
     Args:
@@ -131,6 +133,7 @@ def check(folder: Path, recorded: Mapping[str, str], names: Iterable[str], remed
         recorded: From `hashes_of`.
         names: Which: files, or folders with all that is in them. What neither exists nor was recorded passes.
         remedy: What the user can do, for the message.
+        without: Relative paths of files that the user may change.
 
     Raises:
         DamagedError: A file differs, is missing, or is not in the record.
@@ -143,7 +146,7 @@ def check(folder: Path, recorded: Mapping[str, str], names: Iterable[str], remed
         if any(name == each or name.startswith(f"{each}/") for each in names)
     }
     present = {path.relative_to(folder).as_posix(): path for path in _files(folder, names)}
-    for name in sorted(wanted.keys() | present.keys()):
+    for name in sorted((wanted.keys() | present.keys()) - set(without)):
         if name not in present:
             what = "is missing"
         elif name not in wanted:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from frostline import variables
 from frostline.config import Job, spec_from_json
-from frostline.errors import UserError
+from frostline.errors import SpecError, UserError
 from frostline.preflight import check_resume
 from frostline.records.recorder import Recorder
 from frostline.records.result import Cause, RunResult, Status
@@ -36,14 +36,16 @@ def execute(job: Job, out_dir: Path, overrides: Sequence[str], *recorders: Recor
         The result, and the exit code if a signal asked to stop: of a run that it killed, or that was done already.
 
     Raises:
-        UserError: Bad input.
+        UserError: Bad input; a name in the model registry without a model.
     """
     from frostline.launch import runner_of
     from frostline.tracking import recorders_of
     from frostline.train.checkpoint import CheckpointStore
 
     variables.ignore(os.environ)  # a launcher's job begins here, and not at the command line
-    spec = job.run
+    spec, tracking = job.run, job.tracking
+    if tracking.register is not None and tracking.parent_run is None and not tracking.log_model:
+        raise SpecError("tracking.register: needs the model in MLflow; set tracking.log_model=true")
     resume_from = check_resume(job) if job.resume is not None else None
     child, step = _child(job), _step_before_requeue(out_dir, spec)
     if step:
@@ -52,9 +54,9 @@ def execute(job: Job, out_dir: Path, overrides: Sequence[str], *recorders: Recor
         step = CheckpointStore(out_dir).newest_step()  # the command named the folder, and is given once more
         if step is None:
             raise UserError(f"resume={job.resume}: {_why_none(out_dir)}")
-    with RunFolder(out_dir, spec, overrides, resume_step=step, keep_diff=job.tracking.git_diff) as folder:
+    with RunFolder(out_dir, spec, overrides, resume_step=step, keep_diff=tracking.git_diff) as folder:
         reopen = child is not None or step is not None
-        record = recorders_of(folder, spec, job.tracking, *recorders, child=child, reopen=reopen)
+        record = recorders_of(folder, spec, tracking, *recorders, child=child, reopen=reopen)
         try:
             result = runner_of(spec)(spec, RunContext(record, out_dir, overrides=overrides, resume_from=resume_from))
         except Interrupted as stop:

@@ -10,9 +10,10 @@ from typing import Any
 
 from frostline import paths
 from frostline.api.models import store_model
-from frostline.api.tables import store
+from frostline.api.tables import StoredTable, store
 from frostline.config.own_files import is_file, own_folder
 from frostline.errors import DataError, SpecError, listing, nearest
+from frostline.spec import TASKS
 from frostline.sweeps.params import encode
 
 _COLUMNS = ("text", "pair", "image", "label")
@@ -57,11 +58,13 @@ class Rows:
         if self.train is None and (key := next((key for key in _COLUMNS if getattr(self, key) is not None), None)):
             raise DataError(f"{key}: names a column of train, which is not given; give train=, the rows to train on")
         if self.train is not None:
-            group, location, classes = self._source(self.train, "train")
+            group, location, table = self._source(self.train, "train")
             words.append(f"dataset={group}")
-            self._check_label(others)
             if location is not None:
                 values["dataset.location"] = location
+            if table is not None:
+                classes = table.class_names
+                self._check_label(table.columns, others)
         if self.evaluate is not None:
             _, location, _ = self._source(self.evaluate, "evaluate")
             if location is None:
@@ -80,24 +83,22 @@ class Rows:
             words.append(f"dataset.label_names=[{','.join(_quoted(name) for name in names_of_classes)}]")
         return words
 
-    def _check_label(self, others: Sequence[str]) -> None:
+    def _check_label(self, columns: Sequence[str], others: Sequence[str]) -> None:
         """Refuses a table in memory in which nobody says where the label is.
 
         Raises:
             DataError: It has no column `label`.
         """
         is_named = self.label is not None or any(word.startswith("dataset.label_column=") for word in others)
-        kinds = [self.task, *(word.partition("=")[2] for word in others if word.startswith("dataset.task="))]
-        if is_named or isinstance(self.train, (str, os.PathLike)) or {"causal_lm", "seq2seq"} & set(kinds):
-            return
-        columns = store(self.train, "train").columns
-        if "label" not in columns:
+        named = [self.task, *(word.partition("=")[2] for word in others if word.startswith("dataset.task="))]
+        has_labels = all(TASKS.get(name).has_labels for name in named if name and name in TASKS)
+        if has_labels and not is_named and "label" not in columns:
             raise DataError(f"label: name the column of the label; train has {listing(columns)}")
 
-    def _source(self, rows: Any, argument: str) -> tuple[str, str | None, Mapping[str, Sequence[str]]]:
-        """Returns the dataset's group, its location if it has one of its own, and the class names of its columns."""
+    def _source(self, rows: Any, argument: str) -> tuple[str, str | None, StoredTable | None]:
+        """Returns the dataset's group, its location if it has one of its own, and the table, if the rows are one."""
         if isinstance(rows, (str, os.PathLike)):
-            return (*_named(rows, argument), {})
+            return (*_named(rows, argument), None)
         table = store(rows, argument)
         for key in _COLUMNS:
             name = getattr(self, key)
@@ -106,7 +107,7 @@ class Rows:
                     f"{key}={name}: {argument} has no such column{nearest(name, table.columns)}; it has "
                     f"{listing(table.columns)}"
                 )
-        return "parquet", str(table.path), table.class_names
+        return "parquet", str(table.path), table
 
 
 def _named(source: str | os.PathLike[str], argument: str) -> tuple[str, str | None]:

@@ -175,7 +175,7 @@ def rerun(request: Request) -> Rerun:
     overrides = [redact(word) for word in (recorded.source, *request.overrides)]
     with RunFolder(folder, spec, overrides, keep_diff=job.tracking.git_diff) as run_folder:
         # Its model is the recorded one once more, or not worth keeping.
-        tracking = dataclasses.replace(job.tracking, log_model=False)
+        tracking = dataclasses.replace(job.tracking, log_model=False, register=None)
         recorders = recorders_of(run_folder, spec, tracking, watch, child=_child(recorded, spec, run_id))
         context = RunContext(recorders, folder, overrides=overrides, until_step=until, sharing=sharing)
         result = runner_of(spec)(spec, context)

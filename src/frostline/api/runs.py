@@ -93,14 +93,9 @@ class Run:
     def _loaded(self) -> Predictor | Writer:
         spec = trained_spec(self.folder)
         import_progress_bars()
-        if spec.dataset.task.generates:
-            from frostline.inference.generate import Writer
+        from frostline.inference.load import load_model
 
-            is_chat = spec.dataset.messages_column is not None
-            return Writer(self.folder / MODEL_FOLDER, is_chat=is_chat, max_tokens=spec.training.max_tokens)
-        from frostline.inference.predict import Predictor
-
-        return Predictor(self.folder / MODEL_FOLDER, spec.training.max_tokens)
+        return load_model(self.folder / MODEL_FOLDER, spec)
 
     def predict(
         self,

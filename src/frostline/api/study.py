@@ -276,7 +276,7 @@ def sweep(
         raise UserError("on_trial: give a function of one argument")
     caller = None if on_trial is None else TrialCaller(on_trial)
     listeners: tuple[Listener, ...] = () if caller is None else (caller,)
-    command = command_of("sweep", name, words[1:], config_dir)
+    command = command_of(name, words[1:], config_dir)
     with composed_sweep(words, config_dir, lambda _cfg: None) as composed:
         if not getattr(composed.launcher, "warm_workers", False):
             raise UserError("hydra/launcher: from Python, trials run in frostline's own workers or on Ray")
@@ -309,7 +309,7 @@ def sweep_overrides(
     return [f"+sweep={name}", *model, *rows.overrides(overrides), *spaced(overrides)]
 
 
-def command_of(verb: str, name: str, words: Sequence[str], config_dir: str | None) -> str:
-    """Returns the command line that does the same."""
+def command_of(name: str, words: Sequence[str], config_dir: str | None) -> str:
+    """Returns the command line that runs the same sweep."""
     own = [] if config_dir is None else [f"--config-dir={config_dir}"]
-    return shlex.join(["frostline", verb, name, *own, *words])
+    return shlex.join(["frostline", "sweep", name, *own, *words])

@@ -62,20 +62,17 @@ def main(arguments: list[str]) -> int:
     folder = run_with_model(run, options.tracking_uri, options.config_dir)
     spec = trained_spec(folder)
     source = _inputs(options, run, texts, spec)
-    how = _generation(options, run, generates=spec.dataset.task.generates)
-    if how is not None:
-        from frostline.inference.generate import Writer
+    how = _generation(options, run, spec)
+    from frostline.inference.generate import Writer
+    from frostline.inference.load import load_model
 
-        is_chat = spec.dataset.messages_column is not None
-        writer = Writer(folder / "model", is_chat=is_chat, max_tokens=spec.training.max_tokens)
-        for text, written in writer.write((text for text, _ in source), how):
+    model = load_model(folder / "model", spec)
+    if isinstance(model, Writer):
+        for text, written in model.write((text for text, _ in source), how):
             shown = json.dumps({"text": text, "written": written}, ensure_ascii=False) if options.json else written
             print(visible(shown), flush=True)
         return 0
-    from frostline.inference.predict import Predictor
-
-    predictor = Predictor(folder / "model", spec.training.max_tokens)
-    for prediction in predictor.predict(source):
+    for prediction in model.predict(source):
         print(visible(_shown(prediction, options.json)), flush=True)
     return 0
 
@@ -136,28 +133,19 @@ def _rows_of(options: Namespace, spec: RunSpec) -> Iterator[tuple[str, str | Non
         yield row[columns[0]], row[columns[1]] if len(columns) > 1 else None
 
 
-def _generation(options: Namespace, run: str, *, generates: bool) -> Generation | None:
-    """Returns how texts are continued; None: the run's model is no language model.
+def _generation(options: Namespace, run: str, spec: RunSpec) -> Generation:
+    """Returns how texts are continued, if the run's model does that.
 
     Raises:
         UserError: An option is out of range, or for another model.
     """
     settings = {"max_new_tokens": options.max_new_tokens, "temperature": options.temperature, "seed": options.seed}
     chosen = {name: value for name, value in settings.items() if value is not None}
-    if not generates:
-        if chosen:
-            flag = "--" + next(iter(chosen)).replace("_", "-")
-            raise UserError(f"{flag}: is for a language model; {run} was trained for labels")
-        return None
-    from frostline.inference.generate import LEAST_TEMPERATURE, Generation
+    if chosen and not spec.dataset.task.generates:
+        flag = "--" + next(iter(chosen)).replace("_", "-")
+        raise UserError(f"{flag}: is for a language model; {run} was trained for labels")
+    from frostline.inference.generate import Generation
 
-    if chosen.get("max_new_tokens", 1) < 1:
-        raise UserError(f"--max-new-tokens {options.max_new_tokens}: must be 1 or more")
-    temperature = chosen.get("temperature", 0.0)
-    if not (temperature == 0 or LEAST_TEMPERATURE <= temperature < float("inf")):
-        raise UserError(f"--temperature {options.temperature}: must be 0, or {LEAST_TEMPERATURE} or more")
-    if not 0 <= chosen.get("seed", 0) < 2**32:
-        raise UserError(f"--seed {options.seed}: must be 0 or more and below 2**32")
     return Generation(**chosen)
 
 

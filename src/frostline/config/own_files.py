@@ -61,14 +61,19 @@ def with_files(words: Sequence[str]) -> list[str]:
     Raises:
         SpecError: A file can't be read, has the name of a ready-made choice, or is no name.
     """
-    changed, files = [], {}
+    changed: list[str] = []
+    files: dict[str, str] = {}
     for word in words:
-        group, equals, value = word.partition("=")
-        key = group.lstrip("+")
-        if equals and is_file(value) and re.fullmatch(r"[a-z]+", key) and "," not in value:
-            name, text = _read(key, value)
-            files[f"{key}/{name}.yaml"] = text
-            word = f"{group}={name}"
+        group, _, value = word.partition("=")
+        key, choices = group.lstrip("+"), value.split(",")  # a multirun's
+        if re.fullmatch(r"[a-z]+", key) and any(map(is_file, choices)):
+            for index, choice in enumerate(choices):
+                if is_file(choice):
+                    choices[index], text = _read(key, choice)
+                    place = f"{key}/{choices[index]}.yaml"
+                    if files.setdefault(place, text) != text:
+                        raise SpecError(f"{word}: two files of one name: rename one of them")
+            word = f"{group}={','.join(choices)}"
         changed.append(word)
     _folders.clear()
     if not files:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def model_card(spec: RunSpec, result: RunResult, folder: Path, answer: Sequence[
     place = place.relative_to(Path.cwd()) if place.is_relative_to(Path.cwd()) else Path(place.name)
     lines += [
         "", "## Train it again", "", "The run's folder holds its whole config, and what all of it depends on:", "",
-        "```", f"frostline reproduce {place}", "```", "",
+        "```", f"frostline reproduce {shlex.quote(str(place))}", "```", "",
     ]  # fmt: skip
     return f"---\n{yaml.safe_dump(head, sort_keys=False)}---\n" + "\n".join(lines)
 

@@ -37,6 +37,7 @@ SPEC_FILE = "spec.json"
 OVERRIDES_FILE = "overrides.yaml"
 METRICS_FILE = "metrics.jsonl"
 MODEL_FOLDER = "model"
+_CARD = f"{MODEL_FOLDER}/{CARD_FILE}"
 PREDICTIONS_FILE = "predictions.parquet"
 WORST_ROWS_FILE = "worst_rows.jsonl"
 GENERATED_FILE = "generated.jsonl"
@@ -192,7 +193,7 @@ class RunFolder:
         try:
             if result.status is Status.FINISHED and (self.folder / MODEL_FOLDER).is_dir():
                 card = model_card(self._spec, result, self.folder)
-                write_atomically(self.folder / MODEL_FOLDER / CARD_FILE, card)
+                write_atomically(self.folder / _CARD, card)
             files = hashes.hashes_of(self.folder, RECORDED_FILES)
             write_atomically(self.folder / RESULT_FILE, replace(result, files=files).to_json())
         except OSError as error:
@@ -212,30 +213,31 @@ def check_files(folder: Path, result: RunResult, *names: str) -> None:
     Raises:
         DamagedError: A file is not as the run left it.
     """
-    hashes.check(folder, result.files, names, f"train it again: frostline reproduce {shlex.quote(str(folder))}")
+    remedy = f"train it again: frostline reproduce {shlex.quote(str(folder))}"
+    hashes.check(folder, result.files, names, remedy, without=[_CARD])
 
 
 def rewrite_card(folder: Path, spec: RunSpec, answer: Sequence[str]) -> None:
-    """Writes the card of a recommended run's model anew, with what its sweep says, and its hash into the record.
+    """Writes the card of a run's model anew, with what its sweep says, unless the user has changed it.
 
     Args:
-        folder: The run's; without a `model/` nothing is done.
+        folder: The run's; without a card nothing is done.
         spec: What was trained.
-        answer: See `model_card`.
+        answer: See `model_card`; nothing where another run is recommended.
 
     Raises:
         UserError: The folder holds no result that can be read.
     """
-    name = f"{MODEL_FOLDER}/{CARD_FILE}"
-    if not (folder / name).is_file():
+    if not (folder / _CARD).is_file():
         return
     result = RunResult.read(folder)
-    card = model_card(spec, result, folder, answer)
-    if (folder / name).read_text(encoding="utf-8") == card:
+    if hashes.hashes_of(folder, [_CARD])[_CARD] != result.files.get(_CARD):
         return
-    write_atomically(folder / name, card)
-    files = {**result.files, **hashes.hashes_of(folder, [name])}
-    write_atomically(folder / RESULT_FILE, replace(result, files=files).to_json())
+    card = model_card(spec, result, folder, answer)
+    if (folder / _CARD).read_text(encoding="utf-8") != card:
+        write_atomically(folder / _CARD, card)
+        files = {**result.files, **hashes.hashes_of(folder, [_CARD])}
+        write_atomically(folder / RESULT_FILE, replace(result, files=files).to_json())
 
 
 def has_whole_model(folder: Path) -> bool:

@@ -47,3 +47,9 @@ class TrackingSpec:
             raise SpecError("tracking.experiment is empty: give the name of an MLflow experiment")
         if self.enabled and len(self.experiment) > 500:
             raise SpecError("tracking.experiment: MLflow takes names of up to 500 characters")
+        if self.register is None:
+            return
+        if not self.register.strip() or {"/", ":"} & set(self.register):
+            raise SpecError(f"tracking.register={self.register}: MLflow takes a name without / and :")
+        if not self.enabled:
+            raise SpecError("tracking.register: nothing is registered with tracking=off; leave one of them out")

@@ -14,7 +14,8 @@ from frostline.config.recorded import read_spec
 from frostline.errors import best_effort
 from frostline.preflight import num_blocks as blocks_of
 from frostline.provenance import redact
-from frostline.records.run_folder import rewrite_card
+from frostline.records.model_card import CARD_FILE
+from frostline.records.run_folder import MODEL_FOLDER, rewrite_card
 from frostline.records.trial import TrialRecord, TrialState
 from frostline.report import (
     Answer,
@@ -124,7 +125,7 @@ def conclude(finished: FinishedSweep, run: SweepRun) -> str | None:
     sweep, training = finished.sweep, finished.sweep.job.run.training
     paths = _write_report(finished)
     maximize = training.direction is Direction.MAXIMIZE
-    _write_card(finished)
+    _write_cards(finished)
     view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
     record_summary(finished, run, view, paths)
     failure = finished.failure
@@ -137,14 +138,16 @@ def conclude(finished: FinishedSweep, run: SweepRun) -> str | None:
     return failure
 
 
-def _write_card(finished: FinishedSweep) -> None:
-    """Puts the sweep's answer into the card of the recommended model."""
-    folder, answer = finished.recommended_folder, finished.answer
-    if folder is None or not finished.summary.complete:
+def _write_cards(finished: FinishedSweep) -> None:
+    """Puts the sweep's answer into the card of the recommended model, and takes it out of those of others."""
+    answer, recommended = finished.answer, finished.recommended_folder
+    if recommended is None or not finished.summary.complete:
         return
-    with best_effort("the model card's answer"):
-        sentences = [f"{label(answer)}: {headline(answer)}", *standing_lines(answer)]
-        rewrite_card(folder, read_spec(folder), sentences)
+    sentences = [f"{label(answer)}: {headline(answer)}", *standing_lines(answer)]
+    for card in finished.folder.folder.glob(f"**/{MODEL_FOLDER}/{CARD_FILE}"):
+        folder = card.parent.parent
+        with best_effort("the model card's answer"):
+            rewrite_card(folder, read_spec(folder), sentences if folder == recommended else ())
 
 
 def _write_report(finished: FinishedSweep) -> list[Path]:

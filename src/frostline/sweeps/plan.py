@@ -63,7 +63,8 @@ class SweepPlan:
     """A sweep's forecast; prints as `frostline sweep NAME --plan` does.
 
     Attributes:
-        data: Its numbers, as `frostline plan --json` has them: `wall_s`, `trials`, `cache_bytes`, `least_margin` ...
+        data: Its numbers, as `frostline sweep NAME --plan --json` prints them: `wall_s`, `trials`, `cache_bytes`,
+            `least_margin` ...
         text: The same as a table and sentences.
     """
 

@@ -26,6 +26,7 @@ from frostline.spec import (
     ROWS_KEY,
     Dimension,
     Every,
+    KeepModels,
     Params,
     Progress,
     PrunerName,
@@ -173,6 +174,7 @@ def _read(cfg: DictConfig, arguments: Sequence[str], compose: Compose, check: Ca
         notices += [notice for notice in more if notice not in notices]
         jobs += [job, *(replace(job, run=spec) for spec in corners(job.run, variants[chosen]))]
     space = Space(groups=groups, variants=variants)
+    _check_registered(plan, jobs[0])
     for job in jobs:
         check(job)
     _check_objectives(jobs)
@@ -199,8 +201,8 @@ def _read_settings(cfg: DictConfig) -> tuple[SweepSpec, dict[str, Any], Any]:
     """Returns how a sweep searches, the entries of its space by key, and its `enqueue`."""
     if "sweep" not in cfg or not isinstance(cfg.sweep, DictConfig):
         raise SpecError("no sweep was named: frostline sweep lr_x_depth, or +sweep=lr_x_depth")
-    check_first_lines({"sweep": OmegaConf.to_container(cfg.sweep, resolve=False)})
     raw = OmegaConf.to_container(cfg.sweep, resolve=False)
+    check_first_lines({"sweep": raw})
     settings = OmegaConf.to_container(cfg.sweep, resolve=True)
     assert isinstance(raw, dict)
     assert isinstance(settings, dict)
@@ -222,6 +224,16 @@ def _shared_overrides(plan: SweepSpec, fixed: Sequence[Override]) -> tuple[str, 
     if own is not None:
         raise SpecError(f"{own.input_line}: sweep.folds={plan.folds} sets it; leave one of them out")
     return (*lines, f"dataset.folds={plan.folds}")
+
+
+def _check_registered(plan: SweepSpec, job: Job) -> None:
+    """Refuses a name in the model registry where no model would get it."""
+    if job.tracking.register is None:
+        return
+    if not plan.log_best_model:
+        raise SpecError("tracking.register: needs the recommended model in MLflow; set sweep.log_best_model=true")
+    if plan.keep_models is KeepModels.NONE:
+        raise SpecError("tracking.register: needs the recommended model; set sweep.keep_models=recommended")
 
 
 def _check_objectives(jobs: Sequence[Job]) -> None:

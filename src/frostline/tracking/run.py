@@ -249,7 +249,7 @@ class MlflowRecorder:
                 stored.store.log_artifact(stored.run_id, str(path), None if parent == "." else parent)
         if self._tracking.log_model and (self._folder / MODEL_FOLDER).is_dir():
             log_model(stored.store, stored.run_id, self._folder)
-            if self._tracking.register is not None and self._child is None:
+            if self._tracking.register is not None and (self._child is None or self._child.parent is None):
                 register_model(stored.store, stored.run_id, self._tracking.register)
 
     @contextmanager

@@ -107,6 +107,7 @@ class Replay:
             experiment=self._tracking_spec.experiment if "experiment" in self._keys else str(place["experiment"]),
             log_model=self._tracking_spec.log_model if "log_model" in self._keys else bool(place["log_model"]),
             tags={**place["tags"], **self._tracking_spec.tags},
+            register=self._tracking_spec.register if "register" in self._keys else place.get("register"),
         )
 
     def _run(self, folder: Path, tracking: TrackingSpec, missed: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from transformers import AutoModelForSequenceClassification
 
 from frostline.config.recorded import read_spec
 from frostline.records.result import RunResult
+from frostline.records.run_folder import rewrite_card
 
 
 def test_every_kept_model_has_a_card(frostline, tiny_overrides, in_tmp):
@@ -20,7 +21,10 @@ def test_every_kept_model_has_a_card(frostline, tiny_overrides, in_tmp):
         assert fact in body
     assert "Why this depth" not in body
     assert AutoModelForSequenceClassification.from_pretrained(in_tmp / "runs/it/model").num_labels == 2
+    (in_tmp / "runs/it/model/README.md").write_text(f"{card}\nOur own words.\n")  # a card is there to be edited
     assert frostline("predict", "runs/it", "a good film")[0] == 0
+    rewrite_card(in_tmp / "runs/it", read_spec(in_tmp / "runs/it"), ["recommended"])
+    assert "Our own words." in (in_tmp / "runs/it/model/README.md").read_text()
 
 
 def test_a_model_that_froze_nothing_says_so(frostline, tiny_overrides, in_tmp):

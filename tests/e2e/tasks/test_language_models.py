@@ -172,10 +172,10 @@ def test_a_run_of_conversations_is_reproduced_tested_and_asked(frostline, in_tmp
     assert drawn[0] == drawn[1] != drawn[2]
     assert json.loads(drawn[0])["text"] == "the film"
     for more, message in (
-        (["x", "--temperature", "-1"], "--temperature -1.0: must be 0, or 0.01 or more"),
-        (["x", "--temperature", "1e-40"], "--temperature 1e-40: must be 0, or 0.01 or more"),
+        (["x", "--temperature", "-1"], "temperature -1.0: must be 0, or 0.01 or more"),
+        (["x", "--temperature", "1e-40"], "temperature 1e-40: must be 0, or 0.01 or more"),
         (["x", "--seed", str(2**40)], "must be 0 or more and below 2**32"),
-        (["x", "--max-new-tokens", "0"], "--max-new-tokens 0: must be 1 or more"),
+        (["x", "--max-new-tokens", "0"], "max_new_tokens 0: must be 1 or more"),
         (["good " * 200], "leaves no room: the model has 128 positions"),
     ):
         code, _, err = frostline("predict", str(folder), *more)

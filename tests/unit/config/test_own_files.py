@@ -99,3 +99,28 @@ def test_a_sweep_without_its_first_lines_is_never_a_run_of_all_defaults(files, t
 def test_words_that_name_no_file_stay_as_they_are():
     words = ["dataset.location=a.yaml", "freeze.depth=1", "hydra.run.dir=b.yaml", "model=path"]
     assert with_files(words) == words
+
+
+def test_each_choice_of_a_multirun_may_be_a_file(files):
+    (files / "other.yaml").write_text(DATASET.replace("mine.csv", "other.csv"))
+    assert with_files(["dataset=./mine.yaml,movie_reviews,other.yaml"]) == ["dataset=mine,movie_reviews,other"]
+
+
+def test_two_files_of_one_name_are_refused(files):
+    (files / "a").mkdir()
+    (files / "a" / "mine.yaml").write_text(DATASET.replace("mine.csv", "other.csv"))
+    with pytest.raises(SpecError, match=r"two files of one name: rename one"):
+        with_files(["dataset=mine.yaml,a/mine.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("sweep.log_best_model=false", "set sweep.log_best_model=true"),
+        ("sweep.keep_models=none", "set sweep.keep_models=recommended"),
+    ],
+)
+def test_a_sweep_without_a_model_registers_none(word, words):
+    with pytest.raises(SpecError) as caught:
+        read_sweep("+sweep=lr_x_depth", "tracking.register=moods", word)
+    assert words in str(caught.value)

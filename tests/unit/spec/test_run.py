@@ -165,6 +165,7 @@ def test_another_schema_version_is_refused(spec, version):
         ("model.location=''", r"model.location is empty"),
         ("runtime.threads=0", r"runtime.threads=0"),
         ("tracking.uri=''", r"tracking.uri is empty"),
+        ("tracking.register=a/b", r"tracking.register=a/b: MLflow takes a name without / and :"),
     ],
 )
 def test_values_out_of_range_get_one_line_with_the_key(override, message):
