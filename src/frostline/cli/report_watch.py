@@ -9,14 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from frostline.records.run_folder import is_locked
-from frostline.records.trial import TrialRecord, TrialState
+from frostline.records.trial import TrialRecord
 from frostline.report import LiveStatus
-from frostline.sweeps.folder import REPORT_FOLDER, TRIAL_FILE, SweepFolder, read_description, total_of
+from frostline.sweeps.folder import REPORT_FOLDER, TRIAL_FILE, SweepFolder, read_description
+from frostline.sweeps.progress_file import SweepProgress, progress_of
 from frostline.sweeps.recorded_report import recorded_report, write_again
 from frostline.sweeps.recovery import recover
 
 _POLL_S = 2.0
 _REFRESH_S = 5
+_SHOWN = 5
 
 
 def watch(folder: Path) -> None:
@@ -30,45 +32,54 @@ def watch(folder: Path) -> None:
     """
     print(f"live page: {folder / REPORT_FOLDER / 'report.html'} (Ctrl-C ends the watching, not the sweep)", flush=True)
     before: object = None
+    last_line: object = None
     while is_locked(folder):
-        stamp = {path: path.stat().st_mtime_ns for path in folder.glob(f"*/{TRIAL_FILE}")}
+        stamp = {path: path.stat().st_mtime_ns for path in folder.glob(f"*/{TRIAL_FILE}")}, progress_of(folder)
         if stamp != before:
             before = stamp
-            _write(folder)
+            status = _write(folder)
+            if status is not None and (status.done, status.left) != last_line:
+                last_line = (status.done, status.left)
+                print(f"{status.done} trials have ended; {status.left}", flush=True)
         time.sleep(_POLL_S)
 
 
-def _write(folder: Path) -> None:
+def _write(folder: Path) -> LiveStatus | None:
+    """Writes the page; returns how the sweep stands, None if no trial has a result yet."""
     description = read_description(folder)
     trials = recover(SweepFolder(folder), description).trials
     searched = [trial for trial in trials if not trial.is_baseline]
-    if not any(trial.quality is not None for trial in searched):
-        return
+    progress = progress_of(folder)
+    if progress is None or not any(trial.quality is not None for trial in searched):
+        return None
     report = recorded_report(folder, description, trials)
-    status = live_status(searched, total_of(folder))
+    status = live_status(searched, progress)
     write_again(folder, replace(report, data=replace(report.data, live=status)))
-    print(f"{status.done} trials have ended; {status.left}", flush=True)
+    return status
 
 
-def live_status(trials: Sequence[TrialRecord], total: int | None) -> LiveStatus:
+def live_status(trials: Sequence[TrialRecord], progress: SweepProgress) -> LiveStatus:
     """Returns how a sweep stands.
 
     Args:
         trials: Of the search.
-        total: How many there will be; None: that is not known.
+        progress: How far its command is.
     """
     ended = [trial for trial in trials if trial.outcome is not None and not trial.outcome.paused]
-    running = [trial.label() for trial in trials if trial.state is TrialState.RUNNING]
+    total, running, queued = progress.total, progress.running, progress.queued
     seconds = [
         trial.outcome.cost["train_s"] + trial.outcome.cost.get("eval_s", 0.0)
         for trial in ended
         if trial.outcome is not None and "train_s" in trial.outcome.cost
     ]
-    if total is None or len(ended) >= total:
-        left = "what is left are further seeds and the baseline, if any are asked for"
+    if len(ended) >= total:
+        left = "the search is over"
+        following = "full fine-tuning, then further seeds of the depths in question, as far as they are asked for"
     else:
         left = f"{total - len(ended)} of {total} trials are left"
         if seconds:
             minutes = statistics.fmean(seconds) * (total - len(ended)) / max(1, len(running)) / 60
             left += f", some {minutes:.1f} min at the pace so far, and then further seeds"
-    return LiveStatus(done=len(ended), running=running, left=left, refresh_s=_REFRESH_S)
+        more = f", and {len(queued) - _SHOWN} more" if len(queued) > _SHOWN else ""
+        following = ", ".join(queued[:_SHOWN]) + more if queued else "what the sampler chooses when a slot is free"
+    return LiveStatus(done=len(ended), running=running, left=left, following=following, refresh_s=_REFRESH_S)

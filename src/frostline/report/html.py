@@ -40,14 +40,16 @@ class LiveStatus:
 
     Attributes:
         done: Trials that have ended.
-        running: Parameters of the trials in training.
+        running: Names of what is in training.
         left: What is left, in words: how many trials and, as far as that is known, how long.
+        following: What comes next, in words.
         refresh_s: After so many seconds the page loads itself again.
     """
 
     done: int
     running: Sequence[str]
     left: str
+    following: str
     refresh_s: int
 
 

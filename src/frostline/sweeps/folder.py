@@ -24,6 +24,7 @@ from frostline.records.trial import BASELINE_NUMBER, RECOMMENDED_FILE, TrialReco
 from frostline.spec import SWEEP_SCHEMA, Direction, Enqueue, RunSpec, Source
 from frostline.sweeps.differences import differences
 from frostline.sweeps.model_sizes import sizes_of
+from frostline.sweeps.progress_file import PROGRESS_FILE
 from frostline.sweeps.read_config import Sweep
 
 SWEEP_FILE = "sweep.json"
@@ -33,7 +34,7 @@ BASELINE_FOLDER = "baseline"
 REPORT_FOLDER = "report"
 WORKERS_FOLDER = "workers"
 _OWNER = ".owner.json"
-_OWN_FILES = (SWEEP_FILE, JOURNAL_FILE, LOCK_FILE, _OWNER, REPORT_FOLDER, WORKERS_FOLDER)
+_OWN_FILES = (SWEEP_FILE, JOURNAL_FILE, LOCK_FILE, _OWNER, PROGRESS_FILE, REPORT_FOLDER, WORKERS_FOLDER)
 
 
 class SweepFolder:
@@ -56,7 +57,8 @@ class SweepFolder:
             self._lock.acquire(timeout=0)
             for each in (self.folder, *self.folder.glob("[0-9b]*")):
                 remove_unfinished(each)
-            self._note_owner()
+            owner = {"pid": os.getpid(), "host": socket.gethostname()}
+            write_atomically(self.folder / _OWNER, json.dumps(owner) + "\n")
         except Timeout:
             raise UserError(
                 f"{self.folder}: another process works on this sweep ({_owner(self.folder)}); "
@@ -70,14 +72,6 @@ class SweepFolder:
         with contextlib.suppress(OSError):
             (self.folder / _OWNER).unlink(missing_ok=True)
         self._lock.release()
-
-    def note_total(self, total: int) -> None:
-        """Notes how many trials the command that holds the folder will have trained, for who watches it."""
-        self._note_owner(total=total)
-
-    def _note_owner(self, **more: int) -> None:
-        owner = {"pid": os.getpid(), "host": socket.gethostname(), **more}
-        write_atomically(self.folder / _OWNER, json.dumps(owner) + "\n")
 
     def _places(self) -> Iterator[Path]:
         """Yields what is written in the folder."""
@@ -320,14 +314,6 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path}: can't be read ({type(error).__name__}: {error}); move the folder away, or name another")
-
-
-def total_of(folder: Path) -> int | None:
-    """Returns how many trials the command that works on a sweep will have trained; None: no command does."""
-    try:
-        return int(json.loads((folder / _OWNER).read_text(encoding="utf-8"))["total"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _owner(folder: Path) -> str:

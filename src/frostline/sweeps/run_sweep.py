@@ -38,6 +38,7 @@ from frostline.sweeps.listeners import Listeners, MlflowListener, ProgressView
 from frostline.sweeps.open_study import StudyOpener
 from frostline.sweeps.pool_executor import PoolExecutor
 from frostline.sweeps.predictions import evidence_in
+from frostline.sweeps.progress_file import ProgressFile
 from frostline.sweeps.questions import SeedRace, advisors_of, the_advisor
 from frostline.sweeps.read_config import Compose, Sweep, SweepView, read
 from frostline.sweeps.start import for_batches, renamed, sweep_log, warm_start_trials_of
@@ -169,7 +170,8 @@ class SweepCommand:
             try:
                 study = self._studies.open(queue, warm_start_trials)
                 total = base_total + study.num_extra
-                self._folder.note_total(total)
+                progress = ProgressFile(self._folder.folder, total, study.trials())
+                self._stack.callback(progress.close)
                 view = ProgressView(self._metric, self._maximize, total, training.slots, bar)
                 self._stack.callback(view.close)
                 self._view = view
@@ -180,7 +182,7 @@ class SweepCommand:
                 self._take_up(study, view)
                 mlflow = MlflowListener(self._mlflow_run, self._metric, self._maximize)
                 summary = search(
-                    plan, study, executor, Listeners([files, mlflow, view, *sweep.view.listeners]),
+                    plan, study, executor, Listeners([files, mlflow, view, progress, *sweep.view.listeners]),
                     SearchLimits(total=total, should_stop=lambda: self._should_stop(executor)),
                     race=self._race(runs), baseline=self._baseline,
                 )  # fmt: skip
