@@ -105,6 +105,7 @@ def _as_json(report: RecordedReport, page: Path, latency: str | None) -> dict[st
         "recommended_run": None if report.trained is None else str(report.trained),
         "latency": latency,
         "page": str(page),
+        "mlflow": None if report.data.view is None else report.data.view.address,
     }
     known: dict[str, Any] = finite(data)
     return known
@@ -132,5 +133,6 @@ def _print(report: RecordedReport, page: Path, latency: str | None) -> None:
     lines = [f"calibration: {calibration}"] if calibration is not None else []
     lines += [f"latency: {latency}"] if latency is not None else []
     lines += [data.status, *([f"run it again: {data.command}"] if data.command else [])]
-    for line in (*lines, f"report: {page}"):
+    lines += [f"report: {page}", *([f"compare in the MLflow UI: {data.view}"] if data.view is not None else [])]
+    for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)

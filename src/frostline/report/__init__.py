@@ -1,7 +1,7 @@
 """Reports: tables, figures and one HTML page of results."""
 
 from frostline.report.answer import Answer, GroupAnswer, LevelRow, answer_of
-from frostline.report.html import LiveStatus, ReportData, recommendation, write_report
+from frostline.report.html import LiveStatus, MlflowView, ReportData, recommendation, write_report
 from frostline.report.reproduction import print_differences, print_verdict
 from frostline.report.table import level_rows, level_table
 from frostline.report.terminal import (
@@ -25,6 +25,7 @@ __all__ = [
     "GroupAnswer",
     "LevelRow",
     "LiveStatus",
+    "MlflowView",
     "ReportData",
     "Row",
     "answer_of",

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from frostline.files import write_atomically
 from frostline.records.trial import RECOMMENDED_FILE, TrialRecord, TrialState, ranked
 from frostline.report.answer import Answer
+from frostline.report.canvas import Picture
 from frostline.report.figures import make_figures
 from frostline.report.model_rows import ModelRows, calibration_line
 from frostline.report.pareto import error_of
@@ -30,6 +31,8 @@ _CAPTIONS = {
     "learning_curve": "What more rows bring, at each level.",
     "quality_vs_cost": "Every finished trial; on the line lie those that no other beats in both.",
     "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",
+    "slices": "Every finished trial over each key.",
+    "parallel_coordinates": "Every finished trial, from key to key to its result; the recommended one in orange.",
     "importances": "Of the surface that the answer draws: all runs together, so with few of them this is rough.",
 }
 
@@ -54,6 +57,22 @@ class LiveStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MlflowView:
+    """A page of MLflow's UI.
+
+    Attributes:
+        command: What serves it; None: a server does.
+        address: Of the page.
+    """
+
+    command: str | None
+    address: str
+
+    def __str__(self) -> str:
+        return self.address if self.command is None else f"{self.command}, then {self.address}"
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """What a report is made of.
 
@@ -67,6 +86,7 @@ class ReportData:
         status: How the sweep stands, in words.
         rows: What the recommended trial's model says of the held-out rows; None: unknown.
         live: How it stands; None: no process works on it.
+        view: Where MLflow shows it; None: it is not recorded there.
     """
 
     name: str
@@ -78,6 +98,7 @@ class ReportData:
     status: str
     rows: ModelRows | None = None
     live: LiveStatus | None = None
+    view: MlflowView | None = None
 
 
 def write_report(material: ReportData, folder: Path) -> list[Path]:
@@ -97,9 +118,9 @@ def write_report(material: ReportData, folder: Path) -> list[Path]:
     if answer.recommended is not None:
         write_atomically(folder / RECOMMENDED_FILE, json.dumps(recommendation(answer), indent=1) + "\n")
     paths = [page, table]
-    for name, data in figures.items():
+    for name, picture in figures.items():
         path = folder / f"{name}.png"
-        path.write_bytes(data)
+        path.write_bytes(picture.png)
         paths.append(path)
     return paths
 
@@ -125,12 +146,12 @@ def recommendation(answer: Answer) -> dict[str, Any]:
     return values
 
 
-def page_of(material: ReportData, figures: Mapping[str, bytes] | None = None) -> str:
+def page_of(material: ReportData, figures: Mapping[str, Picture] | None = None) -> str:
     """Returns the page `report.html`, which needs no other file.
 
     Args:
         material: What it is made of.
-        figures: PNG files by name; None: they are drawn.
+        figures: Pictures by name; None: they are drawn.
     """
     if figures is None:
         trials = [trial for trial in material.trials if not trial.is_baseline]
@@ -142,6 +163,7 @@ def page_of(material: ReportData, figures: Mapping[str, bytes] | None = None) ->
         name=material.name,
         status=material.status,
         live=material.live,
+        view=material.view,
         label=label(answer),
         headline=headline(answer),
         standing=standing_lines(answer),
@@ -156,8 +178,13 @@ def page_of(material: ReportData, figures: Mapping[str, bytes] | None = None) ->
         rows=material.rows,
         calibration=calibration_line(material.rows),
         figures=[
-            {"name": name, "data": base64.b64encode(data).decode(), "caption": _CAPTIONS[name]}
-            for name, data in figures.items()
+            {
+                "name": name,
+                "data": base64.b64encode(picture.png).decode(),
+                "spots": picture.spots,
+                "caption": _CAPTIONS[name],
+            }
+            for name, picture in figures.items()
         ],
         trials_head=["#", *_keys(material.trials), answer.metric, "+-", "training", "state", ""],
         trials=_trial_rows(material),

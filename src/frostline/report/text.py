@@ -46,7 +46,9 @@ def standing_lines(answer: Answer) -> list[str]:
     margin = difference(decision.margin, answer.metric)
     name = _named(row, answer)
     chance = f"within {margin} of the best with probability {row.p_within:.2f}"
-    most = f"at most {difference(row.most_loss, answer.metric)} worse ({100 * LEVEL:.0f} %)"
+    most = (
+        f"at most {difference(row.most_loss, answer.metric)} worse than any setting, tried or not ({100 * LEVEL:.0f} %)"
+    )
     open_names = _names([each for each in main.rows if each.state is LevelState.OPEN], answer)
     lines = []
     if decision.standing is Standing.SETTLED:

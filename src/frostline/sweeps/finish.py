@@ -19,6 +19,7 @@ from frostline.records.run_folder import MODEL_FOLDER, rewrite_card
 from frostline.records.trial import TrialRecord, TrialState
 from frostline.report import (
     Answer,
+    MlflowView,
     ReportData,
     answer_of,
     headline,
@@ -123,10 +124,10 @@ def conclude(finished: FinishedSweep, run: SweepRun) -> str | None:
     from frostline.sweeps.mlflow_summary import record_summary
 
     sweep, training = finished.sweep, finished.sweep.job.run.training
-    paths = _write_report(finished)
     maximize = training.direction is Direction.MAXIMIZE
-    _write_cards(finished)
     view = run.publish_view(training.objective, maximize=maximize, keys=sweep.space.keys)
+    paths = _write_report(finished, mlflow_view(view))
+    _write_cards(finished)
     record_summary(finished, run, view, paths)
     failure = finished.failure
     if not sweep.view.prints_answer:
@@ -150,7 +151,14 @@ def _write_cards(finished: FinishedSweep) -> None:
             rewrite_card(folder, read_spec(folder), sentences if folder == recommended else ())
 
 
-def _write_report(finished: FinishedSweep) -> list[Path]:
+def mlflow_view(address: str | None) -> MlflowView | None:
+    """Returns the page in MLflow that `SweepRun.publish_view` named, and how one gets there."""
+    if address is None or not address.startswith("/"):
+        return None if address is None else MlflowView(command=None, address=address)
+    return MlflowView(command="frostline ui", address=f"{UI_ADDRESS}{address}")
+
+
+def _write_report(finished: FinishedSweep, view: MlflowView | None) -> list[Path]:
     if all(trial.quality is None for trial in finished.trials):
         return []
     data = ReportData(
@@ -162,6 +170,7 @@ def _write_report(finished: FinishedSweep) -> list[Path]:
         command=finished.recommended_command,
         status=finished.progress,
         rows=finished.rows,
+        view=view,
     )
     return write_report(data, finished.folder.folder / REPORT_FOLDER)
 
@@ -179,8 +188,7 @@ def _print_answer(finished: FinishedSweep, run: SweepRun, view: str | None, path
     if paths:
         lines.append(f"report: {paths[0]}")
     if view is not None:
-        local = f"frostline ui, then {UI_ADDRESS}{view}" if view.startswith("/") else view
-        lines.append(f"compare in the MLflow UI: {local}")
+        lines.append(f"compare in the MLflow UI: {mlflow_view(view)}")
     if missed := run.num_missed():
         # sync sends nothing to an address that only a record names
         uri = [redact(word) for word in shlex.split(command) if word.startswith("tracking.uri=")]

@@ -11,11 +11,12 @@ from frostline.files import refuse_links
 from frostline.records.trial import TrialRecord
 from frostline.report import Baseline, ReportData, answer_of, write_report
 from frostline.spec import CostName, Direction
-from frostline.sweeps.finish import command_again, progress_line
+from frostline.sweeps.finish import command_again, mlflow_view, progress_line
 from frostline.sweeps.folder import REPORT_FOLDER, run_folder_of
 from frostline.sweeps.model_rows import model_rows_in
 from frostline.sweeps.predictions import evidence_in
 from frostline.sweeps.questions import advisors_of
+from frostline.tracking import saved_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ def recorded_report(
         command=command_again(trained),
         status=progress_line(trials, None),
         rows=model_rows_in(trained),
+        view=mlflow_view(saved_view(folder)),
     )
     return RecordedReport(data=data, trained=trained)
 

@@ -8,7 +8,7 @@ from frostline.tracking.orphans import reconcile
 from frostline.tracking.pending import find_pending
 from frostline.tracking.recorders import recorders_of
 from frostline.tracking.run import MlflowRecorder
-from frostline.tracking.stored_run import log_metrics_and_tags, recorded_run
+from frostline.tracking.stored_run import log_metrics_and_tags, recorded_run, saved_view
 from frostline.tracking.sweep import SweepRun
 from frostline.tracking.sync import OtherStoreError, Replay, publish_run
 
@@ -32,6 +32,7 @@ __all__ = [
     "recorded_run",
     "recorders_of",
     "run_folder",
+    "saved_view",
     "tag_run",
     "ui_command",
     "views_of",

@@ -238,6 +238,20 @@ def recorded_run(folder: Path, uri: str) -> str | None:
         return None
 
 
+def save_view(folder: Path, address: str) -> None:
+    """Keeps in a sweep's folder where MLflow shows it, beside the id of its run there."""
+    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    write_atomically(folder / RUN_FILE, json.dumps({**record, "view": address}) + "\n")
+
+
+def saved_view(folder: Path) -> str | None:
+    """Returns what `save_view` kept: the whole address, or what comes behind that of `frostline ui`; None: nothing."""
+    try:
+        return str(json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["view"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def lookup_run(folder: Path, uri: str) -> tuple[MlflowClient, Run] | None:
     """Returns the MLflow run that a folder is recorded in, or None if it has none or it was deleted.
 

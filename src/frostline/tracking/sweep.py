@@ -20,7 +20,15 @@ from frostline.tracking.links import RECOMMENDED_TAG, RunListView, publish
 from frostline.tracking.model import RECOMMENDED, log_model, register_model
 from frostline.tracking.names import Sanitizer, clean_name
 from frostline.tracking.orphans import end_dead_runs, end_runs_below, reconcile
-from frostline.tracking.stored_run import BEST_TAG, StoredRun, lookup_run, recorded_run, save_run_id, source_tags
+from frostline.tracking.stored_run import (
+    BEST_TAG,
+    StoredRun,
+    lookup_run,
+    recorded_run,
+    save_run_id,
+    save_view,
+    source_tags,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -135,11 +143,15 @@ class SweepRun:
         if self._stored is None or self._broken:
             return None
         with best_effort("MLflow's view of the sweep"):
-            view = RunListView(parent=self._stored.run_id, **self._view)
-            path = publish(self._stored.store, self._experiment_id, view)
-            uri = without_user(self._tracking.uri).rstrip("/")
-            return f"{uri}{path}" if uri.startswith(("http://", "https://")) else path
+            return self._publish(self._stored, self._view)
         return None
+
+    def _publish(self, stored: StoredRun, view: Mapping[str, Any]) -> str:
+        path = publish(stored.store, self._experiment_id, RunListView(parent=stored.run_id, **view))
+        uri = without_user(self._tracking.uri).rstrip("/")
+        address = f"{uri}{path}" if uri.startswith(("http://", "https://")) else path
+        save_view(self._folder, address)
+        return address
 
     def log_by_step(self, name: str, values: Mapping[int, float]) -> None:
         """Records one metric over something that isn't time, for example the frozen depth."""
@@ -259,7 +271,7 @@ class SweepRun:
             # A process that was killed before its end has no ending.
             self._ending = missed["ending"] or {"status": Status.KILLED.value, "tags": {}, "files": []}
             if missed.get("view"):
-                publish(stored.store, self._experiment_id, RunListView(parent=stored.run_id, **missed["view"]))
+                self._publish(stored, missed["view"])
             self._end(stored)
         return not self._broken and self._is_whole
 

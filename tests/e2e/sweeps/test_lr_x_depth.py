@@ -59,7 +59,8 @@ def test_the_report_is_a_page_that_needs_no_other_file(finished):
     assert names >= {"report.html", "trials.csv", "answer.png", "history.png", "quality_vs_cost.png"}
     page = (report / "report.html").read_text(encoding="utf-8")
     assert 'src="data:image/png;base64,' in page
-    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert not re.search(r'src="(?!data:)', page)
+    assert re.findall(r'href="(.*?)"', page.replace("&amp;", "&")) == [re.search(r"then (http\S+)", finished.out)[1]]
 
 
 def test_the_model_of_the_recommended_trial_alone_is_kept(finished):
