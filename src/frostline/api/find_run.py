@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +75,11 @@ def find_run(name: str) -> Path | None:
 
 def _checked_id(name: str) -> str:
     if not is_run_id(name):
-        raise UserError(f"{name}: no run's folder, no sweep in {RUNS}/, and no MLflow run id (32 hexadecimal digits)")
+        others = sorted(RUNS.glob(f"*/{glob.escape(Path(name).name)}/{SPEC_FILE}"))
+        hint = f" (did you mean {others[-1].parent.relative_to(RUNS)}?)" if others else ""
+        raise UserError(
+            f"{name}: no run's folder, no sweep in {RUNS}/, and no MLflow run id (32 hexadecimal digits){hint}"
+        )
     return name
 
 

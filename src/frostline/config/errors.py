@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 import shlex
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import yaml
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from frostline import paths
 from frostline.errors import SpecError, UserError, nearest
 from frostline.spec import RunSpec, SweepSpec, TrackingSpec
 from frostline.spec.freeze import FreezeMethod, freeze_keys
@@ -94,7 +96,8 @@ def _unread(override: str) -> str:
     """Returns what is wrong with an override that Hydra's grammar does not know, and how it is typed."""
     key, equals, value = override.partition("=")
     if not equals:
-        return f"{override}: is no KEY=VALUE"
+        group = next((path.parent.name for path in paths.conf_dir().glob(f"*/{glob.escape(override)}.yaml")), None)
+        return f"{override}: is no KEY=VALUE" + (f" (did you mean {group}={override}?)" if group else "")
     sweep = re.fullmatch(r"choice\((.*)\)", value)
     if sweep and "null" in re.split(r"\s*,\s*", sweep[1]):
         return f"{override}: choice() takes no null; list the values, for example {key}={sweep[1]}"

@@ -183,7 +183,7 @@ def _print_answer(finished: FinishedSweep, run: SweepRun, view: str | None, path
     if (calibration := calibration_line(finished.rows)) is not None:
         lines.insert(0, f"calibration: {calibration}")
     if answer.settle_needed is not None and finished.summary.complete:
-        lines.append(f"continue with: {with_settle(command, answer.settle_needed)}")
+        lines.append(f"continue with: {finished.sweep.settle_command(answer.settle_needed)}")
     lines.append(f"run it again: {finished.recommended_command}")
     if paths:
         lines.append(f"report: {paths[0]}")
@@ -218,12 +218,6 @@ def answer_for(sweep: Sweep, folder: SweepFolder, trials: Sequence[TrialRecord])
 def command_again(folder: Path | None) -> str:
     """Returns what trains a recorded run again; empty if there is none."""
     return "" if folder is None else shlex.join(["frostline", "run", "--from", str(folder)])
-
-
-def with_settle(command: str, settle: int) -> str:
-    """Returns a sweep's command with another budget for further seeds."""
-    words = [word for word in shlex.split(command) if not word.startswith("sweep.settle=")]
-    return shlex.join([*words, f"sweep.settle={settle}"])
 
 
 def progress_line(trials: Sequence[TrialRecord], stopped: str | None) -> str:

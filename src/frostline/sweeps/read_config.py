@@ -6,7 +6,7 @@ import itertools
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,12 +96,19 @@ class Sweep:
     @property
     def resume_command(self) -> str:
         """What resumes the sweep: its command, but for `sweep.new`, which would start another one."""
+        return self._command_with({})
+
+    def settle_command(self, settle: int) -> str:
+        """Returns what resumes the sweep with another budget for further seeds."""
+        return self._command_with({"sweep.settle": str(settle)})
+
+    def _command_with(self, changed: Mapping[str, str]) -> str:
+        if self.plan.new:
+            changed = {"sweep.new": "", "sweep.name": self.plan.name, **changed}
         own = os.environ.get(VARIABLE)
         before = f"{VARIABLE}={shlex.quote(own)} " if own else ""
-        if not self.plan.new:
-            return before + self.command
-        words = [word for word in shlex.split(self.command) if not word.startswith(("sweep.new=", "sweep.name="))]
-        return before + shlex.join([*words, f"sweep.name={self.plan.name}"])
+        words = [word for word in shlex.split(self.command) if word.partition("=")[0] not in changed]
+        return before + shlex.join([*words, *(f"{key}={value}" for key, value in changed.items() if value)])
 
     @property
     def config_dir(self) -> str | None:

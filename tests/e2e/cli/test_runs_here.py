@@ -109,5 +109,8 @@ def test_rows_of_a_file_are_predicted(runs, tmp_path):
     assert "did you mean 'review'?" in wrong.stderr
     wrong = call("predict", "runs/single/a", str(file), cwd=runs)
     assert f"is a file; to ask of its rows give --file {file} --column NAME" in wrong.stderr
+    wrong = call("predict", "runs/single/a", "nowhere.csv", cwd=runs)
+    assert wrong.returncode == 2
+    assert "nowhere.csv: no such file; to ask of its rows" in wrong.stderr
     wrong = call("predict", "runs/single/a", "--column", "review", "a", cwd=runs)
     assert "is for --file FILE" in wrong.stderr

@@ -14,6 +14,7 @@ from frostline.errors import SpecError, UserError, nearest
         (["optimizer.learing_rate=1"], r"optimizer.learing_rate: unknown key \(did you mean 'optimizer.lr'\?\)"),
         (["+optimizer.learing_rate=1"], r"optimizer.learing_rate: unknown key \(did you mean 'optimizer.lr'\?\)"),
         (["training.batchsize=1"], r"did you mean 'training.batch_size'"),
+        (["bert_base"], r"bert_base: is no KEY=VALUE \(did you mean model=bert_base\?\)"),
         (["modle=minilm"], r"modle: unknown key \(did you mean 'model'\?\)"),
         (["learning_rate=1e-3"], r"did you mean 'optimizer.lr'"),
         (
