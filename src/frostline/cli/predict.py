@@ -98,10 +98,8 @@ def _inputs(options: Namespace, run: str, texts: list[str], spec: RunSpec) -> It
         raise UserError(f"{run}: its model reads images; give their paths")
     file = next((text for text in texts if Path(text).suffix in _DATA_FILES and len(text.split()) == 1), None)
     if file is not None and not spec.dataset.is_image:
-        there = "is a file" if Path(file).is_file() else "no such file"
-        raise UserError(
-            f"{file}: {there}; to ask of its rows give --file {file} --column NAME, texts on standard input"
-        )
+        kind = "is a file" if Path(file).is_file() else "no such file"
+        raise UserError(f"{file}: {kind}; to ask of its rows give --file {file} --column NAME")
     return ((text, options.pair) for text in (texts or read_lines()))
 
 
