@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -180,7 +181,10 @@ def test_24_many_classes_of_few_rows_train_where_they_are_named(tmp_path):
 def test_a1_a_store_that_was_half_made_is_made_anew(tmp_path, caplog):
     path = tmp_path / "mlflow.db"
     fresh_store(path)
-    with sqlite3.connect(path) as database:  # as a kill leaves it: a column is there, the revision that adds it isn't
+    with (
+        closing(sqlite3.connect(path)) as database,
+        database,
+    ):  # as a kill leaves it: a column is there, the revision that adds it isn't
         database.execute("UPDATE alembic_version SET version_num = '90e64c465722'")
     made = client.client(f"sqlite:///{path}")
     assert made.create_experiment("one")
@@ -193,7 +197,7 @@ def test_a1_a_damaged_store_with_runs_is_left_alone(tmp_path):
     fresh_store(path)
     made = client.client(f"sqlite:///{path}")
     made.create_run("0")
-    with sqlite3.connect(path) as database:
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '90e64c465722'")
     with pytest.raises(Exception, match="out-of-date database schema"):
         client.client(f"sqlite:///{path}?again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_sqlite_storage_takes_one_writer_and_a_folder_one_parent(tmp_path, quiet
     # the lock of a killed parent is taken over
     again = call("sweep", "depth_only", *quiet, *slow, storage, cwd=tmp_path, SLOW_S="0", **PLUGIN)
     assert again.returncode == 0, again.stderr
-    with sqlite3.connect(tmp_path / "optuna.db") as base:
+    with closing(sqlite3.connect(tmp_path / "optuna.db")) as base, base:
         assert base.execute("select count(*) from trials where state = 'COMPLETE'").fetchone() == (4,)
 
 

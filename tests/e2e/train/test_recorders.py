@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_trackio(tiny_overrides, tmp_path):
     words = [*tiny_overrides, "training.epochs=2", "tracking=off", "tracking.recorders=[trackio]", "hydra.run.dir=it"]
     done = call("run", *words, cwd=tmp_path, PYTHONPATH=place, TRACKIO_DIR=str(tmp_path / "trackio"))
     assert done.returncode == 0, done.stderr
-    with sqlite3.connect(tmp_path / "trackio/frostline.db") as database:
+    with closing(sqlite3.connect(tmp_path / "trackio/frostline.db")) as database, database:
         rows = database.execute("select step, metrics from metrics").fetchall()
     known = {step: json.loads(values) for step, values in rows}
     read = {step: values["eval/accuracy"] for step, values in known.items() if "eval/accuracy" in values}
