@@ -181,10 +181,8 @@ def test_24_many_classes_of_few_rows_train_where_they_are_named(tmp_path):
 def test_a1_a_store_that_was_half_made_is_made_anew(tmp_path, caplog):
     path = tmp_path / "mlflow.db"
     fresh_store(path)
-    with (
-        closing(sqlite3.connect(path)) as database,
-        database,
-    ):  # as a kill leaves it: a column is there, the revision that adds it isn't
+    # As a kill leaves it: a column is there, the revision that adds it isn't.
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '90e64c465722'")
     made = client.client(f"sqlite:///{path}")
     assert made.create_experiment("one")
