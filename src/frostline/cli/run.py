@@ -63,7 +63,7 @@ def application(arguments: list[str], task: RunTask) -> Callable[[], Any]:
     import hydra
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints tracebacks and exits by itself
-    own_folder()
+    own_folder()  # refuses one that is not there, in a line of its own; Hydra's search path asks for it later
     sys.argv = ["frostline", *_flags_first(with_files(arguments))]
     _check_flags(sys.argv[1:])
     decorated: Callable[[], Any] = hydra.main(config_path=str(paths.conf_dir()), config_name="config", **MAIN)(task)

@@ -4,6 +4,6 @@ from frostline.metrics import metric
 
 
 @metric("worst_class", direction="maximize")
-def worst_class(labels, predictions):  # type: ignore[no-untyped-def]
+def worst_class(labels, predictions):
     """The share of rows that are right, of the class that has the fewest."""
     return min((predictions[labels == each] == each).mean() for each in set(labels.tolist()))
