@@ -123,7 +123,9 @@ def _named(source: str | os.PathLike[str], argument: str) -> tuple[str, str | No
     known = _choices("dataset")
     if str(source) in known:
         return str(source), None
-    raise DataError(f"{argument}={source}: no such file, and no ready-made data set{nearest(str(source), known)}")
+    raise DataError(
+        f"{argument}={source}: no such file, and no ready-made data set{nearest(str(source), known)}; there are {listing(known)}"
+    )
 
 
 def _choices(group: str) -> list[str]:
@@ -173,7 +175,9 @@ def model_overrides(model: Any, tokenizer: Any = None) -> list[str]:
         return [f"model={model}"]
     if model.count("/") == 1:
         return ["model=hub", *encode({"model.location": model})]
-    raise SpecError(f"model={model}: no such folder, and no ready-made model{nearest(model, known)}")
+    raise SpecError(
+        f"model={model}: no such folder, and no ready-made model{nearest(model, known)}; there are {listing(known)}"
+    )
 
 
 def _quoted(text: str) -> str:
