@@ -124,7 +124,8 @@ def _named(source: str | os.PathLike[str], argument: str) -> tuple[str, str | No
     if str(source) in known:
         return str(source), None
     raise DataError(
-        f"{argument}={source}: no such file, and no ready-made data set{nearest(str(source), known)}; there are {listing(known)}"
+        f"{argument}={source}: no such file, and no ready-made data set{nearest(str(source), known)}; "
+        f"there are {listing(known)}"
     )
 
 
