@@ -20,7 +20,7 @@ from frostline.search import Listener
 from frostline.spec import DEPTH_KEY, LR_KEY
 from frostline.sweeps.folder import SweepFolder, read_description, run_folder_of
 from frostline.sweeps.recorded_report import RecordedReport, recorded_report
-from frostline.sweeps.recovery import recover
+from frostline.sweeps.recovery import check_reportable, recover
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,13 +99,7 @@ class Study:
         self.folder = Path(folder).absolute()
         self._description = read_description(self.folder)
         recovery = recover(SweepFolder(self.folder), self._description)
-        if recovery.unreadable:
-            raise RunFailedError(
-                f"{self.folder}: {len(recovery.unreadable)} of its trials can't be read; the sweep's own command "
-                "trains them again"
-            )
-        if not recovery.trials:
-            raise UserError(f"{self.folder}: no trial of this sweep has started yet")
+        check_reportable(self.folder, recovery)
         self._records = list(recovery.trials)
 
     @cached_property

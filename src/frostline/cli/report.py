@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.api.find_run import sweep_folder
 from frostline.cli.common import OneLineParser
-from frostline.errors import RunFailedError, UserError, visible
+from frostline.errors import UserError, visible
 
 if TYPE_CHECKING:
     from frostline.sweeps.recorded_report import RecordedReport
@@ -28,21 +28,15 @@ def main(arguments: list[str]) -> int:
     from frostline.sweeps.folder import SweepFolder, read_description
     from frostline.sweeps.predictions import baseline_of, other_rows
     from frostline.sweeps.recorded_report import recorded_report, write_again
-    from frostline.sweeps.recovery import notes_of, recover
+    from frostline.sweeps.recovery import check_reportable, notes_of, recover
 
     configure_logging()
     description = read_description(folder)
     recovery = recover(SweepFolder(folder), description)
     for note in notes_of(recovery):
         print(f"warning: {visible(note)}", file=sys.stderr)
-    if recovery.unreadable:
-        raise RunFailedError(
-            f"{folder}: no report: {len(recovery.unreadable)} of its trials can't be read; the sweep's own "
-            "command trains them again"
-        )
+    check_reportable(folder, recovery)
     trials = recovery.trials
-    if not trials:
-        raise UserError(f"{folder}: no trial of this sweep has started yet")
     baselines = []
     for other in options.against:
         other_folder = sweep_folder(other)

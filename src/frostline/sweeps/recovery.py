@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from frostline.config import value_from_text
-from frostline.errors import UserError
+from frostline.errors import RunFailedError, UserError
 from frostline.records.result import RESULT_FILE, Cause, RunResult, Status
 from frostline.records.run_folder import OVERRIDES_FILE, check_files
 from frostline.records.trial import BASELINE_NUMBER, TrialOutcome, TrialRecord, TrialState
@@ -72,6 +72,26 @@ def recover(sweep: SweepFolder, description: Mapping[str, Any]) -> Recovery:
             trials[number] = trial
             notes.append(f"{sweep.trial_folder(number)}: is missing; the trial is taken from {JOURNAL_FILE}")
     return Recovery(trials=sorted(trials.values(), key=lambda trial: trial.number), notes=notes, unreadable=unreadable)
+
+
+def check_reportable(folder: Path, recovery: Recovery) -> None:
+    """Checks that a report can be made of what is left of a sweep.
+
+    Args:
+        folder: The sweep's, for the message.
+        recovery: From `recover`.
+
+    Raises:
+        RunFailedError: Some of its trials can't be read.
+        UserError: None has started.
+    """
+    if recovery.unreadable:
+        raise RunFailedError(
+            f"{folder}: no report: {len(recovery.unreadable)} of its trials can't be read; the sweep's own "
+            "command trains them again"
+        )
+    if not recovery.trials:
+        raise UserError(f"{folder}: no trial of this sweep has started yet")
 
 
 def behind(study: Sequence[TrialRecord], recorded: Sequence[TrialRecord]) -> list[int]:
