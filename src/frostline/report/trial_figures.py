@@ -126,8 +126,9 @@ def slices(canvas: Canvas, trials: Sequence[TrialRecord], answer: Answer) -> boo
 def parallel_coordinates(canvas: Canvas, trials: Sequence[TrialRecord], answer: Answer) -> bool:
     """Draws a line for each finished trial through its value of each key and its result."""
     import matplotlib as mpl
+    from matplotlib.collections import LineCollection
 
-    finished = ranked(trials, answer.maximize)[::-1]  # the best on top
+    finished = ranked(trials, answer.maximize)
     keys = _varied(finished)[: 2 * _MOST_KEYS]
     values = [p.quality or 0.0 for p in finished]
     if len(finished) < 3 or len(keys) < 2 or len(set(values)) < 2:
@@ -144,15 +145,16 @@ def parallel_coordinates(canvas: Canvas, trials: Sequence[TrialRecord], answer: 
                 text, (place, height), xytext=(4, 0), textcoords="offset points", fontsize=7, va="center", zorder=4,
                 bbox={"boxstyle": "round,pad=0.1", "fc": "white", "ec": "none", "alpha": 0.7},
             )  # fmt: skip
+    lines = [[(place, scaled[index]) for place, scaled in enumerate(heights)] for index in range(len(finished))]
     low, high = min(values), max(values)
     colors = mpl.colormaps["viridis" if answer.maximize else "viridis_r"]
-    for index, (trial, value) in enumerate(zip(finished, values, strict=True)):
-        line = [scaled[index] for scaled in heights]
-        looks: dict[str, Any] = {"color": colors((value - low) / (high - low)), "linewidth": 1, "zorder": 2}
+    shades = colors([(value - low) / (high - low) for value in values])
+    axes.add_collection(LineCollection(lines[::-1], colors=shades[::-1], linewidths=1, alpha=0.9))  # the best on top
+    for trial, line in zip(finished, lines, strict=True):
         if answer.recommended is not None and trial.number == answer.recommended.number:
-            looks = {"color": WARM, "linewidth": 2.5, "zorder": 3}
-        axes.plot(range(len(columns)), line, alpha=0.9, **looks)
-        canvas.note(axes, [(place, height, _words(trial, answer)) for place, height in enumerate(line)])
+            axes.plot(*zip(*line, strict=True), color=WARM, linewidth=2.5, zorder=3)
+        canvas.note(axes, [(place, height, _words(trial, answer)) for place, height in line])
+    axes.set_ylim(-0.03, 1.03)
     axes.set_xticks(range(len(columns)), [*keys, answer.metric])
     axes.set_xlim(-0.1, len(columns) - 0.6)
     axes.yaxis.set_visible(False)
