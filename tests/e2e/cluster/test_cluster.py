@@ -219,7 +219,7 @@ def test_a_node_that_dies_costs_no_trial_and_one_that_comes_is_used(tmp_path, no
 
 
 def test_a_trial_of_a_drained_node_resumes_on_another_one(tmp_path, nodes, tiny):
-    first = nodes.add(SLOW_S="1")
+    first = nodes.add(SLOW_S="3")
     arguments = ["sweep", "lr_x_depth", *tiny, "sweep.n_trials=2", *TRIALS_ALONE, "sweep.sampler=random", *ALONE]
     arguments += [*slow(tmp_path), "training.epochs=1", "dataset.train_rows=256"]  # no checkpoint but the signal's
     process = start(*arguments, nodes.address, cwd=tmp_path)
