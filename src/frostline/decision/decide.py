@@ -126,6 +126,11 @@ class Decision:
         return tuple(level for level in self.levels if _lacks_seeds(level))
 
     @property
+    def is_comparable(self) -> bool:
+        """Whether more than one level was tried, if there are several: else no probability of theirs is known."""
+        return _is_comparable([level.tried for level in self.levels])
+
+    @property
     def contenders(self) -> tuple[Level, ...]:
         """Those that further seeds can settle: what was never trained has no setting to train again."""
         return tuple(level for level in self.levels if level.state is not LevelState.OUT and level.tried)
@@ -169,12 +174,14 @@ def decide(
     most = np.quantile(could.max(axis=1, keepdims=True) - draws, _CREDIBLE_MASS, axis=0)
     low, high = np.quantile(draws, [(1 - _CREDIBLE_MASS) / 2, (1 + _CREDIBLE_MASS) / 2], axis=0)
     counts = _Counts(runs)
+    is_comparable = _is_comparable([tried for _, tried in targets])
     levels = []
     for index, (setting, tried) in enumerate(targets):
         state = state_of(loss[:, index], draws - could[:, [index]], margin, confidence)
         # What was never trained can't be taken, and what mostly learns nothing is no good.
         if state is LevelState.GOOD and (not tried or counts.failing[setting] > counts.seeds[setting]):
             state = LevelState.OPEN
+        state = state if is_comparable else LevelState.OPEN
         levels.append(
             Level(
                 level=setting.level, setting=setting, tried=tried, mean=float(draws[:, index].mean()),
@@ -190,6 +197,11 @@ def decide(
         best=max(levels, key=lambda level: level.mean), collapsed=tuple(run for run in runs if run.collapsed),
         num_runs=len(runs), seed_sd=posterior.seed_sd, knows_rows=noise.rows is not None,
     )  # fmt: skip
+
+
+def _is_comparable(tried: Sequence[bool]) -> bool:
+    """Whether levels can be told apart: the runs of one of several say nothing of how much they differ."""
+    return sum(tried) > 1 or len(tried) == 1
 
 
 class _Counts:

@@ -63,7 +63,7 @@ def least_margin(rows: int, confidence: float, *, row_sd: float = 0.4, correlati
 def requirement(
     decision: Decision, posterior: Posterior, *, rows: int, new_rows: int | None = None, seed: int = 0
 ) -> Requirement | None:
-    """Returns what it would take to settle the question; None if it is settled.
+    """Returns what it would take to settle the question; None if it is settled, or more seeds can't tell.
 
     Futures are simulated: the posterior covariance after k further seeds of each contender is known beforehand, its
     mean is drawn, and the rule is applied to it. The hyperparameters are taken as they stand.
@@ -75,7 +75,7 @@ def requirement(
         new_rows: That further runs would be scored on; None: the same.
         seed: Of the simulation.
     """
-    if decision.standing is Standing.SETTLED:
+    if decision.standing is Standing.SETTLED or not decision.is_comparable:
         return None
     contenders = decision.contenders
     held_out = new_rows or rows

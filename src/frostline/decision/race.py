@@ -64,6 +64,8 @@ def next_replicate(
     """
     if decision.standing is Standing.SETTLED:
         return RaceEnd.SETTLED
+    if not decision.is_comparable:
+        return RaceEnd.FUTILE
     contenders = [level for level in decision.contenders if level.fresh or started.get(level.setting, 0) < _FIRST_ROUND]
     if not contenders:
         return RaceEnd.FUTILE

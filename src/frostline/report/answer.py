@@ -28,8 +28,9 @@ class LevelRow:
         mean: Posterior mean of the metric.
         low: Lower end of its 95 % interval.
         high: Upper end.
-        most_loss: By how much it is worse than the best setting, at most, with 95 % probability.
-        p_within: Probability that it is within the margin of the best level.
+        most_loss: By how much it is worse than the best setting, at most, with 95 % probability; None: one level was
+            tried, which tells nothing of the others.
+        p_within: Probability that it is within the margin of the best level; None: likewise.
         state: What is known of it.
         seeds: Of the trial.
         num_trials: Trials at this level, those stopped early included.
@@ -44,8 +45,8 @@ class LevelRow:
     mean: float
     low: float
     high: float
-    most_loss: float
-    p_within: float
+    most_loss: float | None
+    p_within: float | None
     state: LevelState
     seeds: int
     num_trials: int
@@ -247,6 +248,8 @@ def _group(name: str | None, advisor: Advisor, trials: Sequence[TrialRecord]) ->
         counts = [levels.count(level.level) for level in decision.levels]
         each = zip(decision.levels, counts, strict=True)
         rows = tuple(_row(level, name, fitted, count, advisor.question) for level, count in each)
+        if not decision.is_comparable:
+            rows = tuple(replace(row, most_loss=None, p_within=None) for row in rows)
         rows = _with_prices(rows, advisor, trials)
     chosen = decision.levels.index(decision.recommended)
     return GroupAnswer(

@@ -45,10 +45,12 @@ def standing_lines(answer: Answer) -> list[str]:
     decision, row = main.decision, main.recommended_row
     margin = difference(decision.margin, answer.metric)
     name = _named(row, answer)
-    chance = f"within {margin} of the best with probability {row.p_within:.2f}"
-    most = (
-        f"at most {difference(row.most_loss, answer.metric)} worse than any setting, tried or not ({100 * LEVEL:.0f} %)"
-    )
+    if row.p_within is None or row.most_loss is None:
+        lone = f"not settled at {margin}: only {name} was tried to the end"
+        return [f"{lone}; more trials (sweep.n_trials) tell of the others", *_cautions(main, answer)]
+    chance = f"within {margin} of the best {_axis_name(answer)} with probability {row.p_within:.2f}"
+    most = f"at most {difference(row.most_loss, answer.metric)} worse than any setting, tried or not"
+    most += f" ({100 * LEVEL:.0f} %)"
     open_names = _names([each for each in main.rows if each.state is LevelState.OPEN], answer)
     lines = []
     if decision.standing is Standing.SETTLED:

@@ -60,7 +60,7 @@ def _log_charts(finished: FinishedSweep, run: SweepRun) -> None:
     chosen = None if answer.main is None else answer.main.recommended_row
     if chosen is not None:  # what the note says, as numbers
         values = {metric: chosen.mean, "low": chosen.low, "high": chosen.high, "p_within": chosen.p_within}
-        run.log({f"answer/{name}": value for name, value in values.items()}, 0)
+        run.log({f"answer/{name}": value for name, value in values.items() if value is not None}, 0)
     best_so_far: float | None = None
     searched = [trial for trial in finished.trials if not trial.is_baseline]
     for trial in sorted(ranked(searched, answer.maximize), key=lambda trial: trial.number):

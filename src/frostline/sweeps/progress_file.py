@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from frostline.files import write_atomically
@@ -20,11 +20,13 @@ class SweepProgress:
 
     Attributes:
         total: Trials of the search in all.
+        settle: `sweep.settle`: what further seeds may take, in times of the search.
         running: Names of what is in training.
         queued: Names of the trials that come next, as far as they are known: others are chosen when a slot is free.
     """
 
     total: int
+    settle: float = 0.0
     running: tuple[str, ...] = ()
     queued: tuple[str, ...] = ()
 
@@ -34,13 +36,13 @@ class ProgressFile:
 
     Args:
         folder: The sweep's.
-        total: Trials of the search in all.
+        start: Before anything is trained.
         trials: All of the study.
     """
 
-    def __init__(self, folder: Path, total: int, trials: Sequence[TrialRecord]) -> None:
+    def __init__(self, folder: Path, start: SweepProgress, trials: Sequence[TrialRecord]) -> None:
         self._path = folder / PROGRESS_FILE
-        self._total = total
+        self._start = start
         self._queued = _waiting(trials)
         self._running: dict[Key, str] = {}
         self._write()
@@ -77,9 +79,8 @@ class ProgressFile:
         self._write()
 
     def _write(self) -> None:
-        progress = SweepProgress(
-            total=self._total, running=tuple(self._running.values()), queued=tuple(self._queued.values())
-        )
+        running, queued = tuple(self._running.values()), tuple(self._queued.values())
+        progress = replace(self._start, running=running, queued=queued)
         write_atomically(self._path, json.dumps(asdict(progress)) + "\n")
 
 
@@ -91,6 +92,9 @@ def progress_of(folder: Path) -> SweepProgress | None:
     """Returns how far the command is that works on a sweep; None: none does."""
     try:
         data = json.loads((folder / PROGRESS_FILE).read_text(encoding="utf-8"))
-        return SweepProgress(total=int(data["total"]), running=tuple(data["running"]), queued=tuple(data["queued"]))
+        return SweepProgress(
+            total=int(data["total"]), settle=float(data["settle"]), running=tuple(data["running"]),
+            queued=tuple(data["queued"]),
+        )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):
         return None

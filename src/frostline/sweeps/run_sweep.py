@@ -38,7 +38,7 @@ from frostline.sweeps.listeners import Listeners, MlflowListener, ProgressView
 from frostline.sweeps.open_study import StudyOpener
 from frostline.sweeps.pool_executor import PoolExecutor
 from frostline.sweeps.predictions import evidence_in
-from frostline.sweeps.progress_file import ProgressFile
+from frostline.sweeps.progress_file import ProgressFile, SweepProgress
 from frostline.sweeps.questions import SeedRace, advisors_of, the_advisor
 from frostline.sweeps.read_config import Compose, Sweep, SweepView, read
 from frostline.sweeps.start import for_batches, renamed, sweep_log, warm_start_trials_of
@@ -170,7 +170,9 @@ class SweepCommand:
             try:
                 study = self._studies.open(queue, warm_start_trials)
                 total = base_total + study.num_extra
-                progress = ProgressFile(self._folder.folder, total, study.trials())
+                progress = ProgressFile(
+                    self._folder.folder, SweepProgress(total=total, settle=plan.settle), study.trials()
+                )
                 self._stack.callback(progress.close)
                 view = ProgressView(self._metric, self._maximize, total, training.slots, bar)
                 self._stack.callback(view.close)

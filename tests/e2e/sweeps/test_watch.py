@@ -6,30 +6,58 @@ import time
 import pytest
 
 from frostline.cli.report_watch import live_status
-from frostline.records.trial import TrialOutcome, TrialRecord, TrialState
+from frostline.records.trial import BASELINE_NUMBER, TrialRecord, TrialState
+from frostline.report import ReportData
 from frostline.search import TrialTask
+from frostline.spec import CostName
 from frostline.sweeps.progress_file import ProgressFile, SweepProgress, progress_of
 from tests.support.sweep_tools import TRIALS_ALONE, start
+from tests.unit.report.test_answer import say, trial
 
 
-def trial(number, state, seconds=None):
-    outcome = None if seconds is None else TrialOutcome(state=state, by_seed={0: 0.5}, cost={"train_s": seconds})
-    return TrialRecord(number=number, params={"freeze.depth": number}, state=state, outcome=outcome)
+def data(*trials):
+    return ReportData(
+        name="x", trials=trials, answer=say(trials), cost=CostName.TRAIN_S, base={}, command="", status=""
+    )  # fmt: skip
 
 
-def test_what_is_left_is_reckoned_from_what_has_ended():
-    trials = [trial(0, TrialState.COMPLETE, 60.0), trial(1, TrialState.COMPLETE, 120.0)]
-    status = live_status(trials, SweepProgress(total=8, running=("d2", "d3")))
-    assert status.left == "6 of 8 trials are left, some 4.5 min at the pace so far, and then further seeds"
+def test_what_is_left_is_reckoned_from_the_depths_that_were_tried():
+    """Of seven depths, each a second shorter than the one before, two were tried; the sixth of the others is any."""
+    tried = [trial(0, 6, 0.7, train_s=1.0), trial(1, 4, 0.8, lr=2e-4, train_s=3.0)]
+    status = live_status(data(*tried), SweepProgress(total=8, settle=2.0, running=("d2",)))
+    seeds = "full fine-tuning and further seeds, as far as they are needed: at most some 64 s"
+    assert status.left == f"6 of 8 trials are left, some 28 s; then {seeds}"
     assert status.following == "what the sampler chooses when a slot is free"
+    assert "some 14 s; then" in live_status(data(*tried), SweepProgress(total=8, settle=2.0, running=("d2", "d1"))).left
+
+
+def test_of_one_depth_alone_nothing_is_reckoned():
+    tried = [trial(0, 6, 0.7, train_s=1.0), trial(1, 6, 0.71, lr=2e-4, train_s=1.0)]
+    assert (
+        live_status(data(*tried), SweepProgress(total=8, settle=2.0, running=("d6",))).left == "6 of 8 trials are left"
+    )
+
+
+def test_what_comes_next():
+    tried = [trial(0, 6, 0.7, train_s=1.0), trial(1, 4, 0.8, lr=2e-4, train_s=3.0)]
     queued = tuple(f"d{depth}" for depth in range(6))
-    assert live_status(trials, SweepProgress(total=8, queued=queued)).following == "d0, d1, d2, d3, d4, and 1 more"
-    assert "further seeds" in live_status(trials, SweepProgress(total=2)).following
+    following = live_status(data(*tried), SweepProgress(total=8, settle=1.0, queued=queued)).following
+    assert following == "d0, d1, d2, d3, d4, and 1 more"
+    over = live_status(data(*tried), SweepProgress(total=2, settle=1.0))
+    assert over.left.startswith("the search is over; then full fine-tuning and further seeds")
+    assert over.following.startswith("full fine-tuning and further seeds of the depths in question")
+    full = trial(BASELINE_NUMBER, None, 0.8, lr=2e-5, train_s=6.0)
+    assert live_status(data(*tried, full), SweepProgress(total=2, settle=1.0)).following.startswith(
+        "further seeds of the"
+    )
 
 
 def test_the_progress_file_has_what_is_in_training_and_what_is_queued(tmp_path):
-    trials = [trial(0, TrialState.COMPLETE, 60.0), trial(1, TrialState.WAITING), trial(2, TrialState.WAITING)]
-    progress = ProgressFile(tmp_path, 3, trials)
+    trials = [
+        TrialRecord(number=number, params={"freeze.depth": number}, state=state)
+        for number, state in enumerate([TrialState.COMPLETE, TrialState.WAITING, TrialState.WAITING])
+    ]
+    progress = ProgressFile(tmp_path, SweepProgress(total=3), trials)
     assert progress_of(tmp_path) == SweepProgress(total=3, queued=("d1", "d2"))
     progress.started(TrialTask(number=1, params=trials[1].params, rung=1))
     for seed in (1, 2):

@@ -271,6 +271,22 @@ def test_nothing_is_settled_by_the_runs_that_chose_their_setting():
     assert {level.level for level in decision.lacking_seeds} == {0.0, 1.0, 2.0, 3.0}
 
 
+def test_one_level_alone_says_nothing_of_the_others():
+    """Three like rates at the deepest level were once taken for depths that are all alike."""
+    runs = [on_ridge(6, value, offset=offset) for value, offset in ((0.63, -0.8), (0.67, 0.0), (0.675, 0.5))]
+    posterior = Posterior(runs, AXIS, QUIET)
+    decision = decide(runs, AXIS, QUIET, margin=0.2, confidence=0.9, posterior=posterior)
+    assert not decision.is_comparable
+    assert decision.standing is Standing.NOT_SETTLED
+    assert {level.state for level in decision.levels} == {LevelState.OPEN}
+    assert requirement(decision, posterior, rows=512) is None
+    ended = next_replicate(decision, posterior, budget=9.0, spent=0.0, rows=512, started=Counter())
+    assert ended is RaceEnd.FUTILE
+    both = decide([*runs, on_ridge(0, 0.7)], AXIS, QUIET, margin=0.2, confidence=0.9)
+    assert both.is_comparable
+    assert both.standing is Standing.AT_LEAST
+
+
 def test_noise_larger_than_the_margin_leaves_it_open_with_a_guess():
     runs = [on_ridge(level, value) for level, value in enumerate((0.80, 0.82, 0.79, 0.81, 0.80, 0.78, 0.70))]
     noise = Noise(rows=np.eye(7) * 0.02**2, seed_sd=0.02)

@@ -277,6 +277,17 @@ def test_the_pareto_front():
     assert [p.number for p in pareto(trials, CostName.TRAIN_S, maximize=True)] == [3, 1, 0]
 
 
+def test_of_one_depth_alone_no_probability_is_shown():
+    answer = say([trial(n, 6, 0.63 + n / 50, lr=1e-4 * 3**n) for n in range(3)], margin=0.2)
+    assert label(answer) == "best guess"
+    assert standing_lines(answer)[0] == (
+        "not settled at 20 points: only depth 6 was tried to the end; more trials (sweep.n_trials) tell of the others"
+    )
+    table = level_table(answer)
+    columns = [table.head.index("at most worse"), table.head.index("P(within 20 points)")]
+    assert {line[column] for line in table.lines for column in columns} == {"-"}
+
+
 def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp_path):
     trials = [trial(n, n % 4, 0.7 + n / 100, lr=1e-5 * 3**n) for n in range(8)]
     trials.append(trial(8, 1, 0.5, state=TrialState.FAILED, reason="=cmd() <script>alert(1)</script>"))
