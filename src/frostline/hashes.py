@@ -155,7 +155,7 @@ def check(
             what = "differs from the run's record (sha256)"
         else:
             continue
-        raise DamagedError(f"{folder / name}: {what}", remedy)
+        raise DamagedError(f"{folder / name}: {what}", remedy if name in wanted else "remove it")
 
 
 def _is_shown(path: Path, folder: Path) -> bool:

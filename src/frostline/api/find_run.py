@@ -141,6 +141,8 @@ def trained_spec(folder: Path) -> RunSpec:
     """
     spec = read_spec(folder)
     if not (folder / MODEL_FOLDER).is_dir():
-        raise UserError(f"{folder / MODEL_FOLDER}: no trained model there (did the run finish?)")
+        raise UserError(
+            f"{folder / MODEL_FOLDER}: no trained model there (did the run finish? frostline prune removes models, too)"
+        )
     check_files(folder, RunResult.read(folder), SPEC_FILE, MODEL_FOLDER)
     return spec

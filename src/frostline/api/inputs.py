@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from frostline import paths
@@ -50,6 +51,9 @@ class Rows:
         Raises:
             DataError: They are no table, or have no such column.
         """
+        for argument in (*_COLUMNS, "task"):
+            if not isinstance(getattr(self, argument), (str, NoneType)):
+                raise DataError(f"{argument}: give one name, not {getattr(self, argument)!r}")
         values: dict[str, Any] = {}
         words: list[str] = []
         classes: Mapping[str, Sequence[str]] = {}
@@ -174,7 +178,7 @@ def model_overrides(model: Any, tokenizer: Any = None) -> list[str]:
     known = _choices("model")
     if model in known:
         return [f"model={model}"]
-    if model.count("/") == 1:
+    if model.count("/") == 1 and model[0] not in "./~":
         return ["model=hub", *encode({"model.location": model})]
     raise SpecError(
         f"model={model}: no such folder, and no ready-made model{nearest(model, known)}; there are {listing(known)}"

@@ -163,7 +163,7 @@ def _texts(values: Iterable[Any], argument: str) -> list[str]:
     texts = list(values)
     other = next((index for index, each in enumerate(texts) if not isinstance(each, (str, os.PathLike))), None)
     if other is not None:
-        raise UserError(f"{argument}: number {other} is no text but {texts[other]!r}")
+        raise UserError(f"{argument}: number {other + 1} is no text but {texts[other]!r}")
     return [str(each) for each in texts]
 
 

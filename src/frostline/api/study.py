@@ -189,6 +189,8 @@ class Study:
         Raises:
             UserError: There is none.
         """
+        if not isinstance(trial, int):
+            raise UserError(f"trial {trial!r}: give its number, for example {self._records[-1].number}")
         return Run(run_folder_of(self.folder, self._description, trial, seed))
 
     def predict(self, inputs: Iterable[str], **options: Any) -> pd.DataFrame:

@@ -61,7 +61,7 @@ def store(rows: Any, argument: str) -> StoredTable:
     if not table.num_rows:
         raise DataError(f"{argument}: has no rows")
     digest = _digest(table)
-    path = home() / FOLDER / f"rows-{digest[:_HASH_DIGITS]}.parquet"
+    path = home() / FOLDER / f"{argument}-{digest[:_HASH_DIGITS]}.parquet"
     if not path.is_file():
 
         def refused(error: BaseException) -> DataError:
@@ -119,7 +119,7 @@ def _refuse_repeated(names: Sequence[str], argument: str) -> None:
 def _refuse_others(rows: Sequence[Any], argument: str) -> None:
     other = next((index for index, row in enumerate(rows) if not isinstance(row, Mapping)), None)
     if other is not None:
-        raise DataError(f"{argument}: row {other} is a {type(rows[other]).__name__}; give a dict for each row")
+        raise DataError(f"{argument}: row {other + 1} is a {type(rows[other]).__name__}; give a dict for each row")
 
 
 def _of_dataset(rows: Any) -> tuple[pa.Table, dict[str, tuple[str, ...]]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from frostline.api.find_run import run_with_model, trained_spec
 from frostline.cli.common import override_parser
-from frostline.errors import UserError, nearest, visible
+from frostline.errors import UserError, listing, nearest, visible
 from frostline.spec import Format
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from frostline.spec import RunSpec
 
 
-_DATA_FILES = frozenset({".csv", ".tsv", ".txt", ".json", ".jsonl", ".parquet"})
+_DATA_FILES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet"})
 
 
 def main(arguments: list[str]) -> int:
@@ -96,10 +96,13 @@ def _inputs(options: Namespace, run: str, texts: list[str], spec: RunSpec) -> It
         return _rows_of(options, spec)
     if spec.dataset.is_image and not texts and sys.stdin.isatty():
         raise UserError(f"{run}: its model reads images; give their paths")
-    file = next((text for text in texts if Path(text).suffix in _DATA_FILES and len(text.split()) == 1), None)
+    file = next(
+        (text for text in texts if Path(text).suffix in {*_DATA_FILES, ".txt"} and len(text.split()) == 1), None
+    )
     if file is not None and not spec.dataset.is_image:
         kind = "is a file" if Path(file).is_file() else "no such file"
-        raise UserError(f"{file}: {kind}; to ask of its rows give --file {file} --column NAME")
+        rows = f"rows give --file {file} --column NAME"
+        raise UserError(f"{file}: {kind}; to ask of its {f'lines: < {file}' if file.endswith('.txt') else rows}")
     return ((text, options.pair) for text in (texts or read_lines()))
 
 
@@ -109,14 +112,23 @@ def _rows_of(options: Namespace, spec: RunSpec) -> Iterator[tuple[str, str | Non
     Raises:
         UserError: It can't be read, or has no such column, or a row holds no text.
     """
+    import datasets
+
     from frostline import assets
     from frostline.data.readers import read_file
+
+    (datasets.enable_progress_bars if sys.stderr.isatty() else datasets.disable_progress_bars)()
 
     columns = [options.column or next(iter(spec.dataset.content_columns.values()))]
     if spec.dataset.pair_column is not None:
         columns.append(options.pair_column or spec.dataset.pair_column)
     if not options.file.is_file():
         raise UserError(f"--file {options.file}: no such file")
+    if not {*options.file.suffixes} & _DATA_FILES:
+        raise UserError(
+            f"--file {options.file}: give CSV, TSV, JSON lines or Parquet; of plain lines: frostline predict RUN < "
+            f"{options.file}"
+        )
     plain = replace(
         spec.dataset, format=Format.AUTO, columns=None, quoted=True, separator=None, escape=None
     )  # the rows that the run was trained on may have had another form
@@ -127,7 +139,9 @@ def _rows_of(options: Namespace, spec: RunSpec) -> Iterator[tuple[str, str | Non
     for column in columns:
         if column not in read.table.column_names:
             known = read.table.column_names
-            raise UserError(f"--column {column}: {options.file} has no such column{nearest(column, known)}")
+            raise UserError(
+                f"--column {column}: {options.file} has no such column{nearest(column, known)}; it has {listing(known)}"
+            )
     for number, row in enumerate(read.table.select_columns(columns), 1):
         if not all(isinstance(row[column], str) for column in columns):
             raise UserError(f"{options.file}, row {number}: holds no text in {' and '.join(columns)}")

@@ -98,7 +98,7 @@ def live_status(data: ReportData, progress: SweepProgress) -> LiveStatus:
 
 
 def _expected_s(answer: Answer, ended: Sequence[TrialRecord], left: int) -> float | None:
-    """Returns the seconds that so many trials will take, one after the other; None: it can't be told yet.
+    """Returns the seconds that so many trials will take, one after the other; None: not known yet.
 
     A trial at an untried level takes what a straight line through the tried ones says (as `sweep --plan` reckons), and
     those after it take the mean over all levels.

@@ -15,6 +15,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from frostline import paths
+from frostline.config.own_files import forgotten
 from frostline.errors import SpecError, UserError, nearest
 from frostline.spec import RunSpec, SweepSpec, TrackingSpec
 from frostline.spec.freeze import FreezeMethod, freeze_keys
@@ -84,7 +85,7 @@ def _hydra_line(error: BaseException, chain: list[BaseException]) -> str:
         return f"config: the environment variable {variable} is not set{_key_of(text)}"
     if text.startswith("Ambiguous value for argument"):
         override = _first(r"argument '(.*)'", text)
-        return f"{override}: several values: add -m for a run of each, or write a list as key=[a,b]"
+        return f"{override}: several values: frostline run -m makes a run of each; a list is written key=[a,b]"
     if isinstance(error, OverrideParseException):
         return _unread(str(error.override))
     lines = [line.strip() for line in text.splitlines() if line.strip()][:2]
@@ -122,7 +123,8 @@ def _choice_line(text: str) -> str:
         return f"{option}: there is no such config"
     listed = re.findall(r"^\s+(\S+)\s*$", text.split("Available options in", 1)[1], re.M)
     choices = [name for name in listed if not name.startswith("_") and not name.endswith(":")]
-    return f"{group}={choice}: no such choice{nearest(choice, choices)}; one of {', '.join(sorted(choices))}"
+    hint = forgotten(group, choice)
+    return f"{group}={choice}: no such choice{nearest(choice, choices)}; one of {', '.join(sorted(choices))}{hint}"
 
 
 def _yaml_line(error: yaml.YAMLError) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,17 @@ def own_folder() -> Path | None:
     if not folder.is_dir():
         raise SpecError(f"{VARIABLE}={place}: no such folder")
     return folder
+
+
+def forgotten(group: str, name: str) -> str:
+    """Returns a hint at a folder of the user's own that holds a choice, and that nobody named; empty: there is none.
+
+    Args:
+        group: For example `sweep`.
+        name: Of the choice.
+    """
+    path = next(iter(Path().glob(f"*/{glob.escape(group)}/{glob.escape(name)}.yaml")), None)
+    return "" if path is None else f"; for {path}: export {VARIABLE}={shlex.quote(str(path.parents[1]))}"
 
 
 def is_file(name: str) -> bool:

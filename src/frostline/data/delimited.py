@@ -112,6 +112,10 @@ class _FieldCheck:
             return "; if the first is the number of the row, as R writes it, write without (row.names=FALSE)"
         if self.odd["escaped"].lines:
             return f'; if \\" is a quote there, use {_ESCAPE}'
+        sign = next((sign for sign in ";\t|" if sign in "".join(self._options["column_names"])), None)
+        if self._num_columns == 1 and sign is not None:
+            way = "dataset.format=tsv" if sign == "\t" else f"'dataset.separator=\"{sign}\"'"
+            return f"; if {sign!r} stands between its columns, give {way}"
         return "; quote texts that hold a separator" if len(fields) > self._num_columns else ""
 
     def notes(self, stray: int | None) -> tuple[str, ...]:

@@ -129,8 +129,9 @@ def class_ids(values: Sequence[Any], names: Sequence[str] | None, column: str) -
         ids = {value: int(number) for value, number in zip(values, numbers, strict=True) if number is not None}
         return by_number | ids
     if all(_is_fraction(value) for value in values):
+        fraction = next((value for value in values if as_whole_number(value) is None), values[0])
         raise DataError(
-            f"dataset.label_column={column}: its values are fractions ({values[0]}): give dataset.threshold to make "
+            f"dataset.label_column={column}: its values are fractions ({fraction}): give dataset.threshold to make "
             f"two classes of them, or dataset.task=regression"
         )
     if names is None:  # "1" and "1.0" are one class here, too

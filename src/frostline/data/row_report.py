@@ -81,7 +81,9 @@ def row_report(
     if "std" in label_counts["train"]:
         warnings += _rounded(label_counts["train"])
     if rule.missing is MissingLabels.DROP and report["rows_dropped"]:
-        warnings.append(f"rows left out, most of them for want of a label: {report['rows_dropped']}")
+        warnings.append(
+            f"rows left out for want of a label, or by another rule of the dataset: {report['rows_dropped']}"
+        )
     if spec.train_rows is not None and spec.train_rows > len(train_keys) and spec.balance is not Balance.UNDERSAMPLE:
         warnings.append(f"dataset.train_rows={spec.train_rows}: there are {len(train_keys)} rows to train on")
     for name in used:

@@ -174,14 +174,13 @@ def decide(
     most = np.quantile(could.max(axis=1, keepdims=True) - draws, _CREDIBLE_MASS, axis=0)
     low, high = np.quantile(draws, [(1 - _CREDIBLE_MASS) / 2, (1 + _CREDIBLE_MASS) / 2], axis=0)
     counts = _Counts(runs)
-    is_comparable = _is_comparable([tried for _, tried in targets])
     levels = []
     for index, (setting, tried) in enumerate(targets):
         state = state_of(loss[:, index], draws - could[:, [index]], margin, confidence)
         # What was never trained can't be taken, and what mostly learns nothing is no good.
-        if state is LevelState.GOOD and (not tried or counts.failing[setting] > counts.seeds[setting]):
+        is_bad = not tried or counts.failing[setting] > counts.seeds[setting]
+        if not _is_comparable([tried for _, tried in targets]) or (state is LevelState.GOOD and is_bad):
             state = LevelState.OPEN
-        state = state if is_comparable else LevelState.OPEN
         levels.append(
             Level(
                 level=setting.level, setting=setting, tried=tried, mean=float(draws[:, index].mean()),
@@ -200,7 +199,7 @@ def decide(
 
 
 def _is_comparable(tried: Sequence[bool]) -> bool:
-    """Whether levels can be told apart: the runs of one of several say nothing of how much they differ."""
+    """Whether the runs say how much levels differ: those of one level alone do not."""
     return sum(tried) > 1 or len(tried) == 1
 
 

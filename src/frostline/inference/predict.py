@@ -60,7 +60,9 @@ def loading(model_folder: Path) -> Iterator[None]:
         ModelError: There is no model, or it can't be loaded.
     """
     if not (model_folder / "config.json").is_file():
-        raise ModelError(f"{model_folder}: no trained model there (did the run finish?)")
+        raise ModelError(
+            f"{model_folder}: no trained model there (did the run finish? frostline prune removes models, too)"
+        )
     verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

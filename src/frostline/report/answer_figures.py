@@ -50,10 +50,11 @@ def levels(canvas: Canvas, axes: Axes, answer: Answer) -> bool:
         own = [row for row in rows if row.state is state and row.trial is not None]
         if own:
             axes.plot([row.level for row in own], [row.mean for row in own], "o", color=color, ms=8, label=words)
-    untried = [row for row in rows if row.trial is None]
-    if untried:
-        axes.plot([row.level for row in untried], [row.mean for row in untried], "o", mfc="none", color=GREY,
-                  ms=8, label="not tried")  # fmt: skip
+    for words, marker, has_collapsed in (("not tried", "o", False), ("learnt nothing", "x", True)):
+        own = [row for row in rows if row.trial is None and bool(row.collapsed) is has_collapsed]
+        if own:
+            axes.plot([row.level for row in own], [row.mean for row in own], marker, mfc="none", color=GREY,
+                      ms=8, label=words)  # fmt: skip
     if main.fitted.constant_score is not None:
         low, high = axes.get_ylim()
         if low - (high - low) < main.fitted.constant_score < high + (high - low):
@@ -168,7 +169,7 @@ def _has_rates(group: GroupAnswer) -> bool:
 
 def _level_words(row: LevelRow, answer: Answer) -> str:
     level = f"{_axis_words(answer)} {answer.level_name(row.level)}"
-    state = row.state.value if row.trial is not None else "not tried"
+    state = row.state.value if row.trial is not None else "learnt nothing" if row.collapsed else "not tried"
     return f"{level}: {number(row.mean)} ({number(row.low)} to {number(row.high)}), {state}"
 
 

@@ -26,7 +26,7 @@ def make_figures(trials: Sequence[TrialRecord], answer: Answer, cost: CostName) 
         cost: The cost axis.
     """
     with styled():
-        drawings = {"answer": lambda canvas: answer_figures.whole(canvas, answer), **_others(trials, answer, cost)}
+        drawings = {"answer": lambda canvas: answer_figures.whole(canvas, answer), **_single(trials, answer, cost)}
         return {name: canvas.picture() for name, canvas in _filled(drawings).items()}
 
 
@@ -44,16 +44,13 @@ def single_figures(trials: Sequence[TrialRecord], answer: Answer, cost: CostName
         `importances`; those that the trials can't fill are left out.
     """
     with styled():
-        drawings: dict[str, _Draw] = {
-            "depth": lambda canvas: answer_figures.levels(canvas, canvas.axes(), answer),
-            "rates": lambda canvas: answer_figures.rates(canvas, canvas.axes(), answer),
-            **_others(trials, answer, cost),
-        }
-        return {name: canvas.figure for name, canvas in _filled(drawings).items()}
+        return {name: canvas.figure for name, canvas in _filled(_single(trials, answer, cost)).items()}
 
 
-def _others(trials: Sequence[TrialRecord], answer: Answer, cost: CostName) -> dict[str, _Draw]:
+def _single(trials: Sequence[TrialRecord], answer: Answer, cost: CostName) -> dict[str, _Draw]:
     return {
+        "depth": lambda canvas: answer_figures.levels(canvas, canvas.axes(), answer),
+        "rates": lambda canvas: answer_figures.rates(canvas, canvas.axes(), answer),
         "learning_curve": lambda canvas: answer_figures.learning_curve(canvas, answer),
         "quality_vs_cost": lambda canvas: trial_figures.quality_vs_cost(canvas, trials, answer, cost),
         "history": lambda canvas: trial_figures.history(canvas, trials, answer),

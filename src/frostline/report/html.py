@@ -28,11 +28,13 @@ from frostline.spec import CostName
 
 _CAPTIONS = {
     "answer": "Quality to expect at each level with its 95 % band and the margin; beside it, at every rate.",
+    "depth": "Quality to expect at each level, with its 95 % band and the margin.",
+    "rates": "Quality to expect at every rate of each level.",
     "learning_curve": "What more rows bring, at each level.",
     "quality_vs_cost": "Every finished trial; on the line lie those that no other beats in both.",
-    "history": "In the order of the search: first the coarse grid, then what the sampler asked for.",
+    "history": "Every trial, in the order of the search.",
     "slices": "Every finished trial over each key.",
-    "parallel_coordinates": "Every finished trial, from key to key to its result; the recommended one in orange.",
+    "parallel_coordinates": "Every finished trial over its keys, in the colour of its result; recommended: orange.",
     "importances": "Of the surface that the answer draws: all runs together, so with few of them this is rough.",
 }
 
@@ -131,6 +133,7 @@ def recommendation(answer: Answer) -> dict[str, Any]:
     assert trial is not None
     values: dict[str, Any] = {
         "trial": trial.number if trial.copy_of is None else trial.copy_of,
+        "label": label(answer),
         "params": dict(trial.params),
         "metric": answer.metric,
         "standing": answer.standing.value if answer.standing is not None else None,
@@ -185,6 +188,7 @@ def page_of(material: ReportData, figures: Mapping[str, Picture] | None = None) 
                 "caption": _CAPTIONS[name],
             }
             for name, picture in figures.items()
+            if name != "answer"  # a file for other pages: its halves stand here
         ],
         trials_head=["#", *_keys(material.trials), answer.metric, "+-", "training", "state", ""],
         trials=_trial_rows(material),
@@ -207,8 +211,8 @@ def _trial_rows(material: ReportData) -> list[dict[str, Any]]:
             f"{error:.4f}" if error is not None else "-",
             f"{seconds:.1f} s" if seconds is not None else "-",
         ]
-        is_best = answer.best is not None and trial.number == answer.best.number
-        rows.append({"cells": cells, "is_best": is_best, "state": trial.state.value, "remark": _remark(trial)})
+        is_chosen = answer.recommended is not None and trial.number == answer.recommended.number
+        rows.append({"cells": cells, "is_chosen": is_chosen, "state": trial.state.value, "remark": _remark(trial)})
     return rows
 
 

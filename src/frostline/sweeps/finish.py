@@ -227,7 +227,7 @@ def progress_line(trials: Sequence[TrialRecord], stopped: str | None) -> str:
     names = {TrialState.COMPLETE: "to the end", TrialState.PRUNED: "stopped early", TrialState.FAILED: "failed"}
     parts = [f"{counts[state]} {name}" for state, name in names.items() if counts[state]]
     left = counts[TrialState.WAITING] + counts[TrialState.RUNNING]
-    parts += [f"{left} left"] if left else []
+    parts += [f"{left} not finished"] if left else []
     copies = sum(trial.copy_of is not None for trial in trials)
     parts += [f"{copies} taken over from like trials"] if copies else []
     return f"{len(trials)} trial{'' if len(trials) == 1 else 's'}: {', '.join(parts)}" + (

@@ -254,11 +254,11 @@ def recommended_run_folder(folder: Path) -> Path:
     best = ranked(recovery.trials, maximize)
     if not best:
         raise UserError(f"{folder}: no trial of this sweep was trained to its end")
-    number, kind = _recommended(folder), "recommended"
+    number, kind = _recommended(folder)
     if number is None:
-        number, kind = best[0].number if best[0].copy_of is None else best[0].copy_of, "best"
+        number, kind = best[0].number if best[0].copy_of is None else best[0].copy_of, "best run"
     run = run_folder_of(folder, description, number)
-    print(f"{folder.name}: its {kind} run, {run}", file=sys.stderr)
+    print(f"{folder.name}: its {kind}, {run}", file=sys.stderr)
     return run
 
 
@@ -277,11 +277,14 @@ def run_folder_of(folder: Path, description: Mapping[str, Any], trial: int, seed
     return target if seed is None or not (target / f"s{seed}").is_dir() else target / f"s{seed}"
 
 
-def _recommended(folder: Path) -> int | None:
+def _recommended(folder: Path) -> tuple[int | None, str]:
+    """Returns the number of the trial that the report names, if there is one, and what it calls it."""
     try:
-        return int(json.loads((folder / REPORT_FOLDER / RECOMMENDED_FILE).read_text(encoding="utf-8"))["trial"])
+        record = json.loads((folder / REPORT_FOLDER / RECOMMENDED_FILE).read_text(encoding="utf-8"))
+        is_guess = record.get("label") == "best guess"
+        return int(record["trial"]), "best guess" if is_guess else "recommended run"
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return None, ""
 
 
 def refusal(difference: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from frostline import paths
+from frostline.config.own_files import forgotten
 from frostline.errors import SpecError, nearest
 
 
@@ -35,7 +36,8 @@ def check_name(name: str, *, has_own: bool) -> None:
         raise SpecError(f"frostline sweep {name}: one sweep at a time")
     known = names()
     if name not in known and not has_own and not name.endswith((".yaml", ".yml")):
-        raise SpecError(f"frostline sweep {name}: no such sweep{nearest(name, known)}; there are {', '.join(known)}")
+        hint = f"{nearest(name, known)}; there are {', '.join(known)}{forgotten('sweep', name)}"
+        raise SpecError(f"frostline sweep {name}: no such sweep{hint}")
 
 
 def spaced(overrides: Sequence[str]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from frostline.files import refuse_links
+from frostline.records.run_folder import is_locked
 from frostline.records.trial import TrialRecord
 from frostline.report import Baseline, ReportData, answer_of, write_report
 from frostline.spec import CostName, Direction
@@ -62,11 +64,20 @@ def recorded_report(
         cost=CostName(cost) if cost else CostName.TRAIN_S,
         base=description["base"],
         command=command_again(trained),
-        status=progress_line(trials, None),
+        status=progress_line(trials, _how_to_resume(folder, description, trials)),
         rows=model_rows_in(trained),
         view=mlflow_view(saved_view(folder)),
     )
     return RecordedReport(data=data, trained=trained)
+
+
+def _how_to_resume(folder: Path, description: Mapping[str, Any], trials: Sequence[TrialRecord]) -> str | None:
+    """Returns what resumes a sweep that was left before its trials had ended; None: nothing has to."""
+    if is_locked(folder) or all(trial.outcome is not None and not trial.outcome.paused for trial in trials):
+        return None
+    name, *words = description.get("command") or [f"+sweep={description['name']}"]
+    own = [f"--config-dir={description['config_dir']}"] if "config_dir" in description else []
+    return f"resume with: {shlex.join(['frostline', 'sweep', name.removeprefix('+sweep='), *own, *words])}"
 
 
 def write_again(folder: Path, report: RecordedReport) -> list[Path]:

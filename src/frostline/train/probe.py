@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import datasets
 import torch
 from torch.profiler import ProfilerActivity, profile
 
@@ -21,6 +22,7 @@ from frostline.records.run_context import RunContext, Sharing
 from frostline.records.run_folder import SPEC_FILE
 from frostline.spec import CacheMode, Every, FreezeMethod, Progress, RunSpec
 from frostline.train.data import load_only
+from frostline.train.progress import wants_bar
 from frostline.train.run import run
 from frostline.train.setup import prepare
 
@@ -69,6 +71,8 @@ def probe(specs: Sequence[RunSpec], sharing: Sharing, train: Train = run) -> Pro
     Raises:
         UserError: Bad input, or a trial failed.
     """
+    if not wants_bar(specs[0].runtime.progress):
+        datasets.disable_progress_bars()
     rows = load_only(specs[0])
     small = [_small(spec, rows) for spec in specs]
     on_several = specs[0].runtime.num_processes > 1

@@ -120,5 +120,6 @@ def test_of_a_sweep_it_is_the_recommended_runs(frostline, tiny_overrides, in_tmp
     code, _, err = frostline("test", "st")
     assert code == 0
     shown = json.loads((in_tmp / "runs" / "st" / "report" / "recommended.json").read_text())["trial"]
-    assert err.startswith(f"st: its recommended run, runs/st/{shown:03d}")
+    assert err.startswith(("st: its recommended run, ", "st: its best guess, "))
+    assert f"runs/st/{shown:03d}" in err
     assert [path.parent.name for path in (in_tmp / "runs").rglob("test.json")] == [f"{shown:03d}"]

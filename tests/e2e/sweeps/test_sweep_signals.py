@@ -44,6 +44,10 @@ def test_one_signal_finishes_the_step_and_the_same_command_resumes(tmp_path, tin
         assert "stopping after the step" in err
         assert "resume with: frostline sweep lr_x_depth" in err
         assert "Traceback" not in err
+        report = call("report", "lr_x_depth", cwd=tmp_path, **PLUGIN)
+        assert (
+            f"1 not finished; {next(line for line in err.splitlines() if line.startswith('resume'))}" in report.stdout
+        )
         assert [each for each, result in results(folder).items() if result["status"] == "KILLED"] == [name]
         assert list((folder / name / "checkpoints").glob("step-*"))
         runs = mlflow_runs(tmp_path)

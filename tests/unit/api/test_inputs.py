@@ -125,3 +125,21 @@ def test_overrides_are_a_list(overrides):
 def test_a_tokenizer_is_for_a_model_in_memory():
     with pytest.raises(SpecError, match="minilm brings its own"):
         model_overrides("minilm", tokenizer=object())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: Rows(train=ROWS, text=["review", "mood"], label="mood").overrides(),
+            "text: give one name, not ['review'",
+        ),
+        (lambda: Rows(train=ROWS, text="review", label="mood", task=3).overrides(), "task: give one name, not 3"),
+        (lambda: model_overrides("./nomodel"), "model=./nomodel: no such folder, and no ready-made model"),
+        (lambda: model_overrides("~/nomodel"), "model=~/nomodel: no such folder"),
+    ],
+)
+def test_what_names_nothing_gets_one_line(call, words):
+    with pytest.raises((DataError, SpecError)) as caught:
+        call()
+    assert words in str(caught.value)

@@ -74,7 +74,7 @@ def test_class_ids_of_a_dataset_become_class_names():
         ("abc", "a str is no table"),
         ([], "has no rows"),
         (pd.DataFrame({"text": []}), "has no rows"),
-        ([{"text": "a"}, "b"], "row 1 is a str"),
+        ([{"text": "a"}, "b"], "row 2 is a str"),
         (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "several columns of one name: text"),
         (pd.DataFrame({"text": ["a", 1]}), "column text"),
         ([{"text": object()}], "no table of plain values"),

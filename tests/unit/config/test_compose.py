@@ -37,7 +37,7 @@ from frostline.errors import SpecError, UserError, nearest
         (["~optimizer"], r"optimizer is missing"),
         (["optimizer=[]"], r"optimizer"),
         (["freeze=none", "freeze.depth=2"], r"freeze.depth=2 contradicts freeze=none"),
-        (["freeze.depth=1,2"], r"freeze.depth=1,2: several values: add -m"),
+        (["freeze.depth=1,2"], r"freeze.depth=1,2: several values: frostline run -m makes a run of each"),
         (["optimizer.lr=["], r"optimizer.lr=\[: can't be read as KEY=VALUE"),
         (["dataset.name=${oc.env:FROSTLINE_NO_SUCH}"], r"environment variable FROSTLINE_NO_SUCH is not set"),
         (["dataset.name=${dataset.location}", "dataset.location=${dataset.name}"], r"refers to itself"),

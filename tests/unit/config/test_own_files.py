@@ -5,6 +5,7 @@ import pytest
 from frostline.config import compose_job, compose_run, composed_sweep, with_files
 from frostline.errors import SpecError
 from frostline.preflight import preflight
+from frostline.sweeps.names import check_name
 from frostline.sweeps.read_config import read
 
 DATASET = "defaults: [_base/rows@_here_, _self_]\nlocation: mine.csv\ntext_column: review\n"
@@ -124,3 +125,16 @@ def test_a_sweep_without_a_model_registers_none(word, words):
     with pytest.raises(SpecError) as caught:
         read_sweep("+sweep=lr_x_depth", "tracking.register=moods", word)
     assert words in str(caught.value)
+
+
+def test_a_folder_that_nobody_named_is_hinted_at(files):
+    (files / "conf" / "sweep").mkdir(parents=True)
+    (files / "conf" / "dataset").mkdir()
+    (files / "conf" / "sweep" / "deep.yaml").write_text(SWEEP)
+    (files / "conf" / "dataset" / "moods.yaml").write_text(DATASET)
+    with pytest.raises(
+        SpecError, match=r"dataset=moods: no such choice.*moods\.yaml: export FROSTLINE_CONFIG_DIR=conf$"
+    ):
+        compose_run(["dataset=moods"])
+    with pytest.raises(SpecError, match=r"no such sweep.*for conf/sweep/deep\.yaml: export FROSTLINE_CONFIG_DIR=conf$"):
+        check_name("deep", has_own=False)

@@ -300,13 +300,13 @@ def test_the_report_is_one_page_with_everything_in_it_and_nothing_in_it_runs(tmp
     )  # fmt: skip
     paths = write_report(material, tmp_path)
     assert {path.name for path in paths} == {
-        "report.html", "trials.csv", "answer.png", "quality_vs_cost.png", "history.png", "slices.png",
-        "parallel_coordinates.png", "importances.png",
+        "report.html", "trials.csv", "answer.png", "depth.png", "rates.png", "quality_vs_cost.png", "history.png",
+        "slices.png", "parallel_coordinates.png", "importances.png",
     }  # fmt: skip
     page = paths[0].read_text(encoding="utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
-    assert page.count("data:image/png;base64,") == 6
+    assert page.count("data:image/png;base64,") == 7
     assert 'data-text="#7 d3 lr2.19e-02: accuracy 0.7700' in page
     rows = list(csv.DictReader(io.StringIO(paths[1].read_text(encoding="utf-8"))))
     assert len(rows) == 10

@@ -14,7 +14,7 @@ TRIALS = [trial(n, n % 4, 0.7 + n / 100, lr=1e-5 * 3**n) for n in range(6)]
 
 def test_a_points_words_stand_where_it_is_drawn():
     pictures = make_figures(TRIALS, say(TRIALS), CostName.TRAIN_S)
-    assert set(pictures) == {"answer", "quality_vs_cost", "history", "slices", "parallel_coordinates"}
+    assert set(pictures) == {"answer", "depth", "rates", "quality_vs_cost", "history", "slices", "parallel_coordinates"}
     spots = pictures["history"].spots
     assert [spot.text.split(":")[0] for spot in spots] == [f"#{n} {each.label()}" for n, each in enumerate(TRIALS)]
     assert [spot.left for spot in spots] == sorted(spot.left for spot in spots)  # from left to right, ever better
