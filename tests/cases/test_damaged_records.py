@@ -31,7 +31,11 @@ pytestmark = pytest.mark.slow
 )
 def test_a6_a_model_that_is_not_as_it_was_trained_predicts_nothing(home, name, damage):
     damage(home / "run" / name)
-    for command in (("predict", "run", "a text"), ("embed", "run", "--out=x.parquet"), ("test", "run")):
+    for command in (
+        ("predict", "run", "a text"),
+        ("predict", "--vectors", "run", "--out=x.parquet"),
+        ("show", "--test", "run"),
+    ):
         done = call(*command, cwd=home, timeout=60)
         one_line(done, 2, name)
         assert done.stdout == ""
@@ -59,8 +63,8 @@ def test_a9_a_metric_of_a_strangers_record_is_not_run(home):
     spec["training"]["metrics"] = ["accuracy", "canary.py"]
     (run / "spec.json").write_text(json.dumps(spec))
     rewrite(run / "result.json", lambda data: data.update(files=hashes_of(run, RECORDED_FILES)))
-    for command in ("test", "reproduce"):
-        one_line(call(command, "run", cwd=home, timeout=60), 2, "--metric canary.py")
+    for command in (["show", "--test"], ["reproduce"]):
+        one_line(call(*command, "run", cwd=home, timeout=60), 2, "--metric canary.py")
     assert not (home / "was_run").exists()
 
 
@@ -116,11 +120,11 @@ BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("command", ["predict", "test", "reproduce", "embed"])
+@pytest.mark.parametrize("command", ["predict", "show --test", "reproduce", "predict --vectors"])
 def test_a14_a_record_that_blows_up_is_one_line(home, command):
     (home / "run/spec.json").write_text(BOMB)
-    more = {"predict": ["a text"], "embed": ["--out=x.parquet"]}.get(command, [])
-    one_line(call(command, "run", *more, cwd=home, timeout=20), 2, "spec")
+    more = {"predict": ["a text"], "predict --vectors": ["--out=x.parquet"]}.get(command, [])
+    one_line(call(*command.split(), "run", *more, cwd=home, timeout=20), 2, "spec")
 
 
 def test_a14_the_ui_of_a_damaged_store_is_one_line(home):

@@ -58,8 +58,8 @@ def test_8_a_project_that_was_moved_works_as_before(moved, tiny_overrides, tmp_p
     run_id = json.loads((moved / "runs/one/.mlflow.json").read_text())["run_id"]
     for command in (
         ("report", "s"), ("predict", "runs/one", "a text"), ("predict", run_id, "a text"), ("predict", "s", "a text"),
-        ("test", "runs/one"), ("embed", "runs/one", "--out=x.parquet"), ("reproduce", "runs/one"),
-        ("reproduce", run_id), ("sweep", "lr_x_depth", *words(tiny_overrides), *FOUR),
+        ("show", "--test", "runs/one"), ("predict", "--vectors", "runs/one", "--out=x.parquet"),
+        ("reproduce", "runs/one"), ("reproduce", run_id), ("sweep", "lr_x_depth", *words(tiny_overrides), *FOUR),
     ):  # fmt: skip
         done = call(*command, cwd=moved, timeout=100)
         assert done.returncode == 0, (command, done.stderr)
@@ -89,7 +89,10 @@ def test_8_a_copy_of_a_project_has_its_own_artifacts(project, tmp_path):
 
 def test_relative_paths_of_a_record_are_found_from_any_folder(project, tmp_path):
     run = str(project / "runs/one")
-    for command in (("predict", run, "a text"), ("test", run, "--again"), ("embed", run, "--out=x.parquet")):
+    for command in (
+        ("predict", run, "a text"), ("show", "--test", run, "--again"),
+        ("predict", "--vectors", run, "--out=x.parquet"),
+    ):  # fmt: skip
         done = call(*command, cwd=tmp_path, timeout=60)
         assert done.returncode == 0, (command, done.stderr)
     done = call("reproduce", run, "tracking=off", cwd=tmp_path, timeout=60)

@@ -114,7 +114,9 @@ def test_2_the_head_is_a_fresh_one_though_the_folder_holds_a_classifier(tmp_path
         assert torch.equal(
             trained["bert.embeddings.word_embeddings.weight"], before["bert.embeddings.word_embeddings.weight"]
         )
-        reported = call("inspect", *tiny_overrides[2:4], "model=path", f"model.location={folder}", cwd=tmp_path)
+        reported = call(
+            "show", "--blocks", *tiny_overrides[2:4], "model=path", f"model.location={folder}", cwd=tmp_path
+        )
         assert "classifier.bias, classifier.weight" in reported.stdout.partition("newly initialized: ")[2]
         if name == "words":  # its weights have no pooler
             assert "bert.pooler.dense.weight" in reported.stdout

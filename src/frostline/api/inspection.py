@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A model's structure; prints as `frostline inspect` does.
+    """A model's structure; prints as `frostline show --blocks` does.
 
     Attributes:
         facts: All that is known: `num_params`, `num_blocks`, `parts`, `params`, `fresh_tensors` ...

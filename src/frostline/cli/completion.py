@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 
-_TAKE_OVERRIDES = frozenset({"run", "fetch", "inspect", "ui"})
+_TAKE_OVERRIDES = frozenset({"run", "fetch", "ui"})
 
 
 def main(arguments: list[str], commands: tuple[str, ...]) -> int:
@@ -35,6 +35,8 @@ def main(arguments: list[str], commands: tuple[str, ...]) -> int:
             if len(words) < 3 or (len(words) == 3 and not line.endswith(" ")):
                 print(" ".join(_kinds(words[2] if len(words) == 3 else "")))
             return 0
+        elif "--blocks" in rest:
+            rest.remove("--blocks")
         elif words[1] not in _TAKE_OVERRIDES:
             return 0
         ending = " " if line.endswith(" ") else ""

@@ -26,21 +26,18 @@ _COMMANDS = {
     "run": "train one model, or with -m one for each combination of values",
     "sweep": "search over learning rate, frozen depth and other settings, or --plan it; the same command resumes it",
     "report": "what a sweep says: the best at each depth, a recommendation, pictures",
-    "test": "a chosen run's final number, on test rows that no choice was made by",
     "reproduce": "re-run a recorded run from its record, and say whether it came out the same",
-    "show": "a recorded run: its numbers and its whole config",
+    "show": "a recorded run: its numbers and whole config; --test: its score on test rows; --blocks: a model's parts",
     "list": "the runs of this folder; the models, datasets, sweeps, metrics ... that a config may name; what is cached",
     "prune": "remove models and checkpoints that nothing needs any more, or what is cached",
     "schema": "print a JSON Schema of the config, by which editors complete YAML",
     "fetch": "fetch the model and data that a later, offline run needs",
-    "inspect": "show a model's blocks, parameters, and what each frozen depth leaves to train",
-    "predict": "ask a trained run's model",
-    "embed": "write what a model makes of each row of a data set: one vector a row, Parquet or safetensors",
+    "predict": "ask a trained run's model; --vectors: write what a model makes of each row of a data set",
     "push": "upload a trained model with its card to the Hugging Face hub",
     "ui": "open the MLflow UI on the store that runs went to; --sync: record there what it missed",
 }
 
-_COMPUTING = frozenset({"demo", "run", "sweep", "reproduce", "test", "predict", "embed"})
+_COMPUTING = frozenset({"demo", "run", "sweep", "reproduce", "predict"})
 """Commands that train or run a model."""
 
 _EXAMPLES = """\
@@ -106,7 +103,7 @@ def _command(arguments: list[str]) -> tuple[Callable[[list[str]], int], list[str
             raise UserError(f"{arguments[0]}: no such command{near}; there are {', '.join(_COMMANDS)}")
         parser.parse_args(arguments)  # --help, --version, or an error
     ignored = variables.ignore(os.environ)
-    if ignored and arguments[0] in _COMPUTING:
+    if ignored and (arguments[0] in _COMPUTING or "--test" in arguments):
         listed = ", ".join(f"{name}={redact(value)}" for name, value in ignored.items())
         print(f"note: ignored, since the config decides: {listed}", file=sys.stderr)
     scratch.remove_left()

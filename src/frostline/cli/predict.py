@@ -25,7 +25,11 @@ _DATA_FILES = frozenset({".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet
 
 
 def main(arguments: list[str]) -> int:
-    """Prints a label and its score for each text, or what a language model writes behind it."""
+    """Prints a label and its score for each text, or what a language model writes; `--vectors` writes a file."""
+    if "--vectors" in arguments:
+        from frostline.cli.predict_vectors import main as write_vectors
+
+        return write_vectors([word for word in arguments if word != "--vectors"])
     parser = override_parser(
         "predict",
         "Predicts labels with a trained run's model; a language model continues the texts, and one with an encoder\n"
@@ -55,6 +59,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--temperature", type=float, help="a language model: 0 (the default) takes the likeliest token")
     parser.add_argument("--seed", type=int, help="a language model: of the tokens drawn with a temperature (0)")
     parser.add_argument("--tracking-uri", help="where to look a run id up; the config's by default")
+    parser.add_argument(
+        "--vectors",
+        action="store_true",
+        help="a vector for each row of a data set: see frostline predict --vectors --help",
+    )
     options = parser.parse_intermixed_args(arguments)
     if not options.overrides:
         parser.error("give a run: its folder or its MLflow run id")

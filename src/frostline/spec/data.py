@@ -113,7 +113,7 @@ class DatasetSpec:
             with it and without. None with `test_from`, or without test rows.
         test_rows: How many test rows of the seeded order; None: all.
         test_at_end: Whether every run is scored on the test rows when it has ended; else only those that
-            `frostline test` names.
+            `frostline show --test` names.
         augment: What is done to training images, at random; images that a run is evaluated on stay as they are.
         views: How many fixed views each training image has, drawn from `seed` of this group; epoch e trains on view
             e mod `views`. None: each epoch has views of its own, drawn from the run's seed, and what frozen blocks

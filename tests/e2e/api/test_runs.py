@@ -153,7 +153,7 @@ def test_a_failed_run_raises_and_keeps_its_record(tiny_model, in_tmp):
 
 def test_inspect_prints_what_the_command_prints(tiny_model, in_tmp):
     shown = fl.inspect(tiny_model)
-    ended = call("inspect", "model=path", f"model.location={tiny_model}", cwd=in_tmp)
+    ended = call("show", "--blocks", "model=path", f"model.location={tiny_model}", cwd=in_tmp)
     assert [line.rstrip() for line in ended.stdout.strip().splitlines()] == str(shown).splitlines()
     assert list(shown.depths["freeze"])[:2] == ["none", "depth=0"]
 

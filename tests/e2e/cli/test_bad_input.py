@@ -90,7 +90,7 @@ def test_predict_on_a_damaged_run_gets_one_line(frostline, in_tmp, tiny_override
     assert len(err.strip().splitlines()) == 1, err
 
 
-@pytest.mark.parametrize("command", ["inspect", "run", "run -m"])
+@pytest.mark.parametrize("command", ["show --blocks", "run", "run -m"])
 def test_debug_shows_the_traceback_too(frostline, in_tmp, monkeypatch, command):
     monkeypatch.setenv("FROSTLINE_DEBUG", "1")
     code, _, err = frostline(*command.split(), "freeze.depth=9")

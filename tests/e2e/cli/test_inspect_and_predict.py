@@ -14,7 +14,7 @@ from tests.e2e.cli.store_runs import runs_of
 
 def test_inspect(frostline, in_tmp, tiny_model, tmp_path):
     shutil.copytree(tiny_model, tmp_path / "config-only", ignore=shutil.ignore_patterns("*.safetensors"))
-    arguments = ["inspect", "model=path", f"model.location={tmp_path / 'config-only'}"]
+    arguments = ["show", "--blocks", "model=path", f"model.location={tmp_path / 'config-only'}"]
     code, out, err = frostline(*arguments, "--json")
     assert code == 0, err
     facts = json.loads(out)
@@ -51,9 +51,9 @@ def test_inspect_counts_bert_as_it_comes(frostline, in_tmp):
 
     BertConfig().save_pretrained(in_tmp / "bert")
     DistilBertConfig().save_pretrained(in_tmp / "distilbert")
-    facts = json.loads(frostline("inspect", "model=path", "model.location=bert", "--json")[1])
+    facts = json.loads(frostline("show", "--blocks", "model=path", "model.location=bert", "--json")[1])
     assert facts["base"]["num_named_params"] == 199
-    facts = json.loads(frostline("inspect", "model=path", "model.location=distilbert", "--json")[1])
+    facts = json.loads(frostline("show", "--blocks", "model=path", "model.location=distilbert", "--json")[1])
     parts = {part["part"]: part["num_params"] for part in facts["parts"]}
     assert parts["embeddings"] == 23_440_896 + 393_216 + 1_536
     assert sum(count for part, count in parts.items() if part.startswith("block")) == 42_527_232
@@ -111,7 +111,7 @@ def test_hydras_own_flags(frostline, in_tmp, tiny_overrides):
     ("line", "has"),
     [
         ("frostline r", {"run"}),
-        ("frostline ", {"run", "sweep", "report", "fetch", "inspect", "predict", "ui"}),
+        ("frostline ", {"run", "sweep", "report", "fetch", "show", "predict", "ui"}),
         ("frostline run model=", {"model=minilm", "model=path", "model=hub"}),
         ("frostline run freeze.de", {"freeze.depth="}),
         ("frostline sweep ", {"lr_x_depth", "demo", "pareto"}),
@@ -120,7 +120,7 @@ def test_hydras_own_flags(frostline, in_tmp, tiny_overrides):
         ("frostline list ca", {"cache"}),
         ("frostline sweep lr", {"lr_x_depth", "lr_only"}),
         ("frostline sweep demo sweep.n_tr", {"sweep.n_trials="}),
-        ("frostline inspect dataset=tw", {"dataset=tweets"}),
+        ("frostline show --blocks dataset=tw", {"dataset=tweets"}),
     ],
 )
 def test_completion(frostline, in_tmp, monkeypatch, line, has):

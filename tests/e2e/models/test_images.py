@@ -118,7 +118,7 @@ def test_brightness_is_learned(train, frostline, in_tmp):
     assert said[0]["scores"]["dark"] == pytest.approx(float(logits.softmax(-1)[0, 0]), rel=1e-4)
     code, _, err = frostline("predict", str(made), str(in_tmp / "none.png"))
     assert (code, "none.png: No such file" in err) == (2, True)
-    code, out, err = frostline("test", str(made))
+    code, out, err = frostline("show", "--test", str(made))
     assert code == 0, err
     assert "accuracy 1.0000" in out
     assert "(8 rows)" in out
@@ -129,7 +129,7 @@ def test_brightness_is_learned(train, frostline, in_tmp):
 def test_vectors_of_images(frostline, in_tmp, models, folder, pool):
     out = in_tmp / "vectors.parquet"
     code, _, err = frostline(
-        "embed", "model=path", f"model.location={models['vit']}", "dataset=image_folder",
+        "predict", "--vectors", "model=path", f"model.location={models['vit']}", "dataset=image_folder",
         f"dataset.location={folder}", "--pool", pool, "--out", str(out),
     )  # fmt: skip
     assert code == 0, err
@@ -142,7 +142,7 @@ def test_vectors_of_images(frostline, in_tmp, models, folder, pool):
 @pytest.mark.slow
 def test_vectors_of_a_stage(frostline, in_tmp, models, folder):
     out = in_tmp / "vectors.parquet"
-    given = ["embed", "model=path", f"model.location={models['resnet']}", "dataset=image_folder"]
+    given = ["predict", "--vectors", "model=path", f"model.location={models['resnet']}", "dataset=image_folder"]
     given += [f"dataset.location={folder}", "--out", str(out)]
     code, _, err = frostline(*given, "--block", "1")
     assert code == 0, err
@@ -305,7 +305,7 @@ def test_what_does_not_belong_together_is_one_line(frostline, in_tmp, models, fo
 
 def test_inspect(frostline, in_tmp, models):
     code, out, err = frostline(
-        "inspect", "--json", "model=path", f"model.location={models['resnet']}", "dataset=mnist_5k"
+        "show", "--blocks", "--json", "model=path", f"model.location={models['resnet']}", "dataset=mnist_5k"
     )
     assert code == 0, err
     facts = json.loads(out)

@@ -131,7 +131,7 @@ def test_peft_is_an_extra(frostline, monkeypatch, tiny_overrides, make_spec, tmp
 
 
 def test_inspect_counts_the_adapters(frostline, tiny_overrides):
-    code, out, _ = frostline("inspect", *tiny_overrides, "freeze=lora", "freeze.rank=4", "--json")
+    code, out, _ = frostline("show", "--blocks", *tiny_overrides, "freeze=lora", "freeze.rank=4", "--json")
     assert code == 0
     facts = json.loads(out)
     assert facts["chosen"]["num_trainable"] == 4 * 4 * (4 * 64 + 2 * 96) + 32 * 32 + 32 + 64 + 2

@@ -185,7 +185,7 @@ def test_a_named_model_of_timm_trains_from_a_copy_of_its_hub_folder(name, site, 
     commands = [
         ["run", *chosen, f"freeze.depth={num_blocks}", "tracking=off", "hydra.run.dir=run"],
         ["predict", "run", *pictures],
-        ["embed", "run", "--out", "vectors.parquet"],
+        ["predict", "--vectors", "run", "--out", "vectors.parquet"],
     ]
     said = python(
         MAKE + EXACT + PLACED + COMMANDS, name, size, tmp_path / "made", repo, commit, json.dumps(commands),

@@ -97,7 +97,7 @@ class Desk:
     def type(self, command: str) -> str:
         words = shlex.split(self._filled_in(command))[1:]
         kind = words[0]
-        if kind in {"run", "sweep", "inspect", "embed"}:
+        if kind in {"run", "sweep"} or {"--blocks", "--vectors"} & set(words):
             words = self._on_small_models(words)
         words += SMALL if kind == "run" else SMALL_SWEEP if kind == "sweep" else ()
         if kind == "sweep" and "sweep.settle" not in command:

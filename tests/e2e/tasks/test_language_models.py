@@ -152,7 +152,7 @@ def test_a_run_of_conversations_is_reproduced_tested_and_asked(frostline, in_tmp
     [folder] = {path.parent for path in in_tmp.rglob("result.json")}
     code, out, err = frostline("reproduce", str(folder))
     assert code == 0, (out, err)
-    code, out, err = frostline("test", str(folder))
+    code, out, err = frostline("show", "--test", str(folder))
     assert code == 0, err
     assert "perplexity" in out
     assert "rows)" in out

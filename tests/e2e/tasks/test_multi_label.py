@@ -100,7 +100,7 @@ def test_a_pipeline_and_predict_say_all_classes_of_a_text(several, tmp_path, fro
     assert reported["score"] == pytest.approx(min(scores["negative"], scores["positive"]), abs=1e-4)
     code, out, _ = frostline("predict", "r", "the plot of the actors")
     assert out.startswith("-\t")
-    assert frostline("embed", "r", "--set", "eval")[0] == 0
+    assert frostline("predict", "--vectors", "r", "--set", "eval")[0] == 0
     labels = pd.read_parquet("embeddings.parquet")["label"]
     assert {part for label in labels for part in label.split(";") if part} == set(NAMES)
 
@@ -194,7 +194,7 @@ def test_a_row_may_have_some_of_very_many_classes(several, tmp_path, frostline, 
     [folder] = [each.parent for each in (tmp_path / "runs" / "s").glob("000/result.json")]
     scores = pd.read_parquet(folder / "predictions.parquet")
     assert scores["label"].map(len).eq(3).all()
-    code, out, err = frostline("test", str(folder))
+    code, out, err = frostline("show", "--test", str(folder))
     assert code == 0, err
     assert "f1_micro" in out
     code, out, err = frostline("report", "s")

@@ -141,10 +141,10 @@ def test_a_run_writes_summaries_scored_by_rouge(frostline, in_tmp, models, rows)
     assert other != written  # of the text it reads two tokens
     code, out, err = frostline("reproduce", str(folder))
     assert code == 0, (out, err)
-    code, out, err = frostline("test", str(folder))
+    code, out, err = frostline("show", "--test", str(folder))
     assert (code, "perplexity" in out) == (0, True), err
     for name in ("vectors.parquet", "vectors.safetensors"):
-        code, _, err = frostline("embed", str(folder), "--out", name)
+        code, _, err = frostline("predict", "--vectors", str(folder), "--out", name)
         assert code == 0, err
     assert pq.read_table("vectors.parquet")["label"].null_count > 0
 

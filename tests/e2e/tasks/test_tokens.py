@@ -190,7 +190,7 @@ def test_a_run_learns_and_its_model_is_asked(train, frostline, conll):
     theirs = pipeline("token-classification", model=str(made / "model"), aggregation_strategy="none")("a bad story")
     mood = next(each for each in theirs if each["word"] == "bad")
     assert said["words"][1]["score"] == pytest.approx(float(mood["score"]), rel=1e-4)
-    code, out, err = frostline("test", str(made))
+    code, out, err = frostline("show", "--test", str(made))
     assert code == 0, err
     assert "entity_f1" in out
     assert "(24 rows)" in out

@@ -343,10 +343,10 @@ def test_vectors_and_test_rows(train, tiny_overrides, tmp_path, frostline):
     result, folder = train("freeze.depth=2", "dataset.test_fraction=0.2", "training.precision=fp32")
     assert result.status is Status.FINISHED, result.reason
     out = tmp_path / "vectors.parquet"
-    code, _, err = frostline("embed", str(folder), "--out", str(out))
+    code, _, err = frostline("predict", "--vectors", str(folder), "--out", str(out))
     assert code == 0, err
     table = pq.read_table(out)
-    code, text, err = frostline("test", str(folder))
+    code, text, err = frostline("show", "--test", str(folder))
     assert code == 0, err
     assert "(32 rows)" in text
     encoder = Encoder(folder / "model", Pooling("mean"), device="cpu")

@@ -85,7 +85,7 @@ def test_there_is_something_to_test():
 def test_every_command_is_one_and_its_config_is_valid(where, command):
     words = shlex.split(command)
     assert words[1] in _COMMANDS
-    if _UNKNOWN.search(command) or words[1] not in {"run", "sweep", "inspect", "fetch"} or "--help" in words:
+    if _UNKNOWN.search(command) or words[1] not in {"run", "sweep", "show", "fetch"} or "--help" in words:
         return
     overrides = [word for word in words[2:] if re.match(r"[+~]?[\w./@]+=", word)]
     overrides = [word for word in overrides if not word.startswith(("hydra.", "hydra/", "resume="))]

@@ -83,7 +83,7 @@ def _matches(model: nn.Module, patterns: tuple[str, ...]) -> set[str]:
         if not hits:
             raise SpecError(
                 f"freeze.pattern[{index}]={pattern}: found in no parameter's name; they are like "
-                f"{names[len(names) // 2]} (frostline inspect --params lists them)"
+                f"{names[len(names) // 2]} (frostline show --blocks --params lists them)"
             )
         if not hits & trained - matched:
             log.warning(

@@ -1,4 +1,4 @@
-"""`frostline inspect`: counts a model's parts and lists its newly initialized tensors."""
+"""`frostline show --blocks`: counts a model's parts and lists its newly initialized tensors."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from frostline.report import make_console
 def main(arguments: list[str]) -> int:
     """Prints blocks, parameter names, shapes and counts of a model, and what each frozen depth leaves to train."""
     parser = override_parser(
-        "inspect",
+        "show --blocks",
         "Shows a model's blocks, parameter names, shapes and counts, and what is frozen and trained at each depth.\n"
         "Its weights are read to say which tensors they lack: those are drawn with the run's seed.",
-        "example: frostline inspect model=minilm freeze=blocks freeze.blocks=[0-3]",
+        "example: frostline show --blocks model=minilm freeze=blocks freeze.blocks=[0-3]",
     )
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     parser.add_argument("--params", action="store_true", help="list every parameter tensor, too")

@@ -1,4 +1,4 @@
-"""`frostline embed`: the vectors that transformers gives, in files that others read, whatever their size."""
+"""`frostline predict --vectors`: those that transformers gives, in files that others read, whatever their size."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def test_parquet_holds_each_rows_vector_label_and_text(
     more = [] if block is None else ["--block", str(block)]
     pooled = ["model.location=" + str(tiny_model)]
     code, out, err = frostline(
-        "embed", *tiny_overrides, *pooled, "dataset.test_fraction=0.2", "training.eval_batch_size=16", "--pool", pool,
+        "predict", "--vectors", *tiny_overrides, *pooled, "dataset.test_fraction=0.2", "training.eval_batch_size=16",
+        "--pool", pool,
         "--text", *more,
     )  # fmt: skip
     assert code == 0, err
@@ -62,7 +63,7 @@ def test_parquet_holds_each_rows_vector_label_and_text(
 
 def test_safetensors_holds_the_same(frostline, tiny_overrides, in_tmp, monkeypatch):
     monkeypatch.setattr(embeddings, "CHUNK_BATCHES", 2)
-    common = ["embed", *tiny_overrides, "training.eval_batch_size=16", "dataset.train_rows=101"]
+    common = ["predict", "--vectors", *tiny_overrides, "training.eval_batch_size=16", "dataset.train_rows=101"]
     assert frostline(*common)[0] == 0
     code, _, err = frostline(*common, "--out", "vectors.safetensors")
     assert code == 0, err
@@ -81,9 +82,9 @@ def test_a_trained_runs_model_on_its_own_rows_and_on_others(frostline, tiny_over
     assert (
         frostline("run", *tiny_overrides, "freeze=none", "optimizer.lr=1e-2", "tracking=off", "hydra.run.dir=r")[0] == 0
     )
-    assert frostline("embed", *tiny_overrides, "--pool", "pooler", "--set", "eval")[0] == 0
+    assert frostline("predict", "--vectors", *tiny_overrides, "--pool", "pooler", "--set", "eval")[0] == 0
     before = np.stack(pd.read_parquet("embeddings.parquet")["embedding"])
-    code, out, err = frostline("embed", "r", "--pool", "pooler", "--set", "eval", "--text")
+    code, out, err = frostline("predict", "--vectors", "r", "--pool", "pooler", "--set", "eval", "--text")
     assert code == 0, err
     table = pd.read_parquet("embeddings.parquet")
     after = np.stack(table["embedding"])
@@ -91,7 +92,7 @@ def test_a_trained_runs_model_on_its_own_rows_and_on_others(frostline, tiny_over
     assert np.abs(after - before).max() > 1e-3
     own = [each for each in tiny_overrides if each.startswith("dataset")]
     for data in (own, []):  # named anew; and the run's own, cut
-        code, out, _ = frostline("embed", "r", *data, "dataset.eval_rows=7")
+        code, out, _ = frostline("predict", "--vectors", "r", *data, "dataset.eval_rows=7")
         assert code == 0
         assert "128 train, 7 eval rows" in out
 
@@ -139,7 +140,7 @@ def test_minilms_pooler_output_is_its_pooler_on_cls(real_home):
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(frostline, tiny_overrides, in_tmp, arguments, message):
-    code, out, err = frostline("embed", *tiny_overrides, *arguments)
+    code, out, err = frostline("predict", "--vectors", *tiny_overrides, *arguments)
     assert (code, out) == (2, "")
     assert err.strip().splitlines()[-1] == f"frostline: {message}"
     assert not list(in_tmp.iterdir())
@@ -154,16 +155,16 @@ def test_only_the_data_of_a_run_can_be_another(frostline, tiny_overrides, in_tmp
         )[0]
         == 0
     )
-    code, _, err = frostline("embed", "q", "model=minilm")
+    code, _, err = frostline("predict", "--vectors", "q", "model=minilm")
     assert code == 2
     assert "model=minilm: the run has its own model and settings; only dataset can be another" in err
-    code, _, err = frostline("embed", "r")
+    code, _, err = frostline("predict", "--vectors", "r")
     assert code == 2
     assert "is no run's folder" in err
 
 
 def test_the_weights_are_checked(frostline, tiny_overrides, in_tmp):
-    code, _, err = frostline("embed", *tiny_overrides, f"model.weights_sha256={'a' * 64}")
+    code, _, err = frostline("predict", "--vectors", *tiny_overrides, f"model.weights_sha256={'a' * 64}")
     assert code == 2
     assert "model.weights_sha256 says aaaaaaaaaaaa" in err
 

@@ -1,4 +1,4 @@
-"""`frostline test`: the final score of a chosen run on its test rows.
+"""`frostline show --test`: the final score of a chosen run on its test rows.
 
 Every look at test rows before the last choice makes the number a little too good. So the first look is recorded in the
 run's folder, and shown again rather than repeated.
@@ -78,12 +78,12 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = OneLineParser(
-        prog="frostline test",
+        prog="frostline show --test",
         description="The final number of a run: its model on the test rows (dataset.test_fraction, test_from), which\n"
         "training and every choice left alone. Computed once: afterwards the same number is shown again.",
         epilog="examples:\n"
-        "  frostline test lr_x_depth            a sweep: its best run\n"
-        "  frostline test runs/single/...",
+        "  frostline show --test lr_x_depth            a sweep: its best run\n"
+        "  frostline show --test runs/single/...",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", metavar="RUN", help="its folder, a sweep (its best run) or an MLflow run id")

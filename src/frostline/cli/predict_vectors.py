@@ -1,4 +1,4 @@
-"""`frostline embed`: writes the rows of a data set as vectors to a file."""
+"""`frostline predict --vectors`: writes the rows of a data set as vectors to a file."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ _SETS = ("train", "eval", "test")
 def main(arguments: list[str]) -> int:
     """Writes one vector for each row."""
     parser = override_parser(
-        "embed",
+        "predict --vectors",
         "Writes what a model makes of each row of a data set, one vector a row, to a Parquet or safetensors file:\n"
         "a trained run's model, or a pretrained one. Rows are written as they come: the file may be of any size.",
         "examples:\n"
-        "  frostline embed model=minilm dataset=tweets --pool mean\n"
-        "  frostline embed runs/single/... --out vectors.safetensors\n"
-        "  frostline embed runs/single/... dataset=amazon --block 3 --pool first",
+        "  frostline predict --vectors model=minilm dataset=tweets --pool mean\n"
+        "  frostline predict --vectors runs/single/... --out vectors.safetensors\n"
+        "  frostline predict --vectors runs/single/... dataset=amazon --block 3 --pool first",
     )
     parser.usage = (
-        "frostline embed [-h] [--pool POOL] [--block N] [--set SET] [--text] [--out FILE] [RUN] [KEY=VALUE ...]"
+        "frostline predict --vectors [-h] [--pool POOL] [--block N] [--set SET] [--text] [--out FILE]\n"
+        "                                   [RUN] [KEY=VALUE ...]"
     )
     actions = [action for action in parser._actions if action.dest == "overrides"]
     actions[0].help, actions[0].metavar = (
