@@ -189,6 +189,8 @@ def _print_answer(finished: FinishedSweep, run: SweepRun, view: str | None, path
         lines.append(f"report: {paths[0]}")
     if view is not None:
         lines.append(f"compare in the MLflow UI: {mlflow_view(view)}")
+    if run.registered is not None:
+        lines.append(f"registered in MLflow: models:/{run.registered}")
     if missed := run.num_missed():
         # sync sends nothing to an address that only a record names
         uri = [redact(word) for word in shlex.split(command) if word.startswith("tracking.uri=")]

@@ -64,6 +64,8 @@ class SweepRun:
         self._experiment_id = ""
         self._ending: dict[str, Any] = {}
         self._view: dict[str, Any] | None = None
+        self.registered: str | None = None
+        """The name in the model registry that the recommended model has got."""
         self.warning: str | None = None
         """The last warning about the store."""
 
@@ -222,6 +224,7 @@ class SweepRun:
             log_model(stored.store, run_id, best)
             if self._tracking.register is not None:
                 register_model(stored.store, run_id, self._tracking.register, RECOMMENDED)
+                self.registered = f"{self._tracking.register}@{RECOMMENDED}"
         if best is not None and run_id is None and pending.load(best) is not None:
             self._is_whole = False  # this run names its best one: it is to be logged again when that one is there
             self._keep("its best run is not recorded yet")

@@ -50,6 +50,7 @@ def test_the_alias_follows_what_is_recommended(tiny_overrides, tmp_path):
     for trials in (2, 5):
         done = call("sweep", "lr_x_depth", *tiny, *words, f"sweep.n_trials={trials}", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+    assert "registered in MLflow: models:/moods@recommended" in done.stdout
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     store = MlflowClient(uri, registry_uri=uri)
     version = store.get_model_version_by_alias("moods", "recommended")
