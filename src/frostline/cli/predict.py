@@ -106,7 +106,7 @@ def _inputs(options: Namespace, run: str, texts: list[str], spec: RunSpec) -> It
     if spec.dataset.is_image and not texts and sys.stdin.isatty():
         raise UserError(f"{run}: its model reads images; give their paths")
     file = next(
-        (text for text in texts if Path(text).suffix in {*_DATA_FILES, ".txt"} and len(text.split()) == 1), None
+        (text for text in texts if Path(text).suffix.lower() in {*_DATA_FILES, ".txt"} and len(text.split()) == 1), None
     )
     if file is not None and not spec.dataset.is_image:
         kind = "is a file" if Path(file).is_file() else "no such file"
@@ -133,7 +133,7 @@ def _rows_of(options: Namespace, spec: RunSpec) -> Iterator[tuple[str, str | Non
         columns.append(options.pair_column or spec.dataset.pair_column)
     if not options.file.is_file():
         raise UserError(f"--file {options.file}: no such file")
-    if not {*options.file.suffixes} & _DATA_FILES:
+    if not {suffix.lower() for suffix in options.file.suffixes} & _DATA_FILES:
         raise UserError(
             f"--file {options.file}: give CSV, TSV, JSON lines or Parquet; of plain lines: frostline predict RUN < "
             f"{options.file}"

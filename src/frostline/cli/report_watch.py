@@ -108,7 +108,7 @@ def _expected_s(answer: Answer, ended: Sequence[TrialRecord], left: int) -> floa
     if not rows:
         times = [_seconds(trial.outcome) for trial in ended]
         return statistics.fmean(times) * left if times else None
-    if len(known) < 2 and len(rows) > 1:
+    if not known or (len(known) < 2 and len(rows) > 1):
         return None
     slope, start = statistics.linear_regression(list(known), list(known.values())) if len(known) > 1 else (0.0, 0.0)
     least = min(known.values())

@@ -35,7 +35,7 @@ def whole(canvas: Canvas, answer: Answer) -> bool:
 def levels(canvas: Canvas, axes: Axes, answer: Answer) -> bool:
     """Draws the posterior of each level's quality, the margin below the best, and what is known of each level."""
     main = answer.main
-    if main is None or len(main.rows) < 2:
+    if main is None or len(main.rows) < 2 or not main.decision.is_comparable:
         return False
     rows = main.rows
     levels = [row.level for row in rows]
@@ -163,7 +163,7 @@ def _has_rates(group: GroupAnswer) -> bool:
     """Whether rates were searched, and nothing else beside the axis of cost."""
     setting, axis = group.decision.recommended.setting, group.fitted.axis
     is_plain = group.fitted.posterior is not None and not setting.others and not setting.groups
-    several = len({run.setting.rate for run in group.fitted.runs}) > 1
+    several = len({run.setting.rate for run in group.fitted.runs}) > 1 and group.decision.is_comparable
     return is_plain and several and len(group.rows) > 1 and axis is not None and axis.rates is not None
 
 

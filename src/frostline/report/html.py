@@ -31,7 +31,7 @@ _CAPTIONS = {
     "depth": "Quality to expect at each level, with its 95 % band and the margin.",
     "rates": "Quality to expect at every rate of each level.",
     "learning_curve": "What more rows bring, at each level.",
-    "quality_vs_cost": "Every finished trial; on the line lie those that no other beats in both.",
+    "quality_vs_cost": "Every finished trial, and the Pareto front of result and cost.",
     "history": "Every trial, in the order of the search.",
     "slices": "Every finished trial over each key.",
     "parallel_coordinates": "Every finished trial over its keys, in the colour of its result; recommended: orange.",
@@ -133,7 +133,6 @@ def recommendation(answer: Answer) -> dict[str, Any]:
     assert trial is not None
     values: dict[str, Any] = {
         "trial": trial.number if trial.copy_of is None else trial.copy_of,
-        "label": label(answer),
         "params": dict(trial.params),
         "metric": answer.metric,
         "standing": answer.standing.value if answer.standing is not None else None,

@@ -32,7 +32,7 @@ def error_of(trial: TrialRecord, metric: str) -> tuple[float | None, str]:
 
 
 def pareto(trials: Sequence[TrialRecord], cost: CostName, *, maximize: bool) -> list[TrialRecord]:
-    """Returns the finished trials that no other beats in both quality and cost, the cheapest first."""
+    """Returns the Pareto front of quality and cost among the finished trials, the cheapest first."""
     sign = -1.0 if maximize else 1.0
     known_cost = [trial for trial in ranked(trials, maximize) if trial.cost(cost) is not None]
     known_cost.sort(key=lambda trial: (trial.cost(cost) or 0.0, sign * (trial.quality or 0.0)))

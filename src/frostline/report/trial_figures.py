@@ -27,7 +27,7 @@ _TICK_ROOM = 0.07
 
 
 def quality_vs_cost(canvas: Canvas, trials: Sequence[TrialRecord], answer: Answer, cost: CostName) -> bool:
-    """Draws every finished trial over its cost, and the line of those that no other beats in both."""
+    """Draws the finished trials over their cost, and the Pareto front."""
     finished = [p for p in ranked(trials, answer.maximize) if p.cost(cost) is not None]
     if len(finished) < 2:
         return False

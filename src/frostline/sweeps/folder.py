@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from frostline.decision import Standing
 from frostline.errors import SpecError, UserError, visible
 from frostline.files import refuse_links, remove_unfinished, write_atomically
 from frostline.hashes import quick_sha256, sealed, unsealed
@@ -281,7 +282,7 @@ def _recommended(folder: Path) -> tuple[int | None, str]:
     """Returns the number of the trial that the report names, if there is one, and what it calls it."""
     try:
         record = json.loads((folder / REPORT_FOLDER / RECOMMENDED_FILE).read_text(encoding="utf-8"))
-        is_guess = record.get("label") == "best guess"
+        is_guess = record.get("standing") == Standing.NOT_SETTLED.value or record.get("learnt") is False
         return int(record["trial"]), "best guess" if is_guess else "recommended run"
     except (OSError, ValueError, KeyError, TypeError):
         return None, ""

@@ -47,6 +47,11 @@ def test_any_key_is_drawn_numbers_and_names(draw):
     assert len(canvas.picture().spots) == len(trials) * (4 if draw is slices else 5)
 
 
+def test_one_depth_alone_has_no_picture_of_the_others():
+    trials = [trial(n, 6, 0.63 + n / 50, lr=1e-4 * 3**n) for n in range(3)]
+    assert {"depth", "rates", "answer"} & set(make_figures(trials, say(trials), CostName.TRAIN_S)) == set()
+
+
 @pytest.mark.parametrize(
     "trials",
     [TRIALS[:2], [trial(n, 1, 0.7, lr=1e-5 * 3**n) for n in range(6)], [trial(0, 0, None, state=TrialState.FAILED)]],
